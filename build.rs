@@ -1,0 +1,67 @@
+//! Checks build-time overrides of src/limits.rs, tells the program its target
+//! and revision, and sets the link options of the binary.
+
+use std::{env, fs, process::Command};
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=src/limits.rs");
+    check_overrides();
+
+    let target = env::var("TARGET").unwrap_or_default();
+    println!("cargo:rustc-env=TCPPARSER_TARGET={target}");
+    println!("cargo:rustc-env=TCPPARSER_REVISION={}", revision());
+
+    // A no_std crate links no C library by itself.
+    println!("cargo:rustc-link-arg-bins=-lc");
+    // One page less on disk and in memory for each segment that is merged.
+    println!("cargo:rustc-link-arg-bins=-Wl,-z,noseparate-code");
+    println!("cargo:rustc-link-arg-bins=-Wl,-z,relro,-z,now");
+}
+
+/// A misspelt override must not be ignored silently.
+fn check_overrides() {
+    let limits = fs::read_to_string("src/limits.rs").expect("src/limits.rs is readable");
+    let mut names = Vec::new();
+    for line in limits.lines() {
+        let Some((name, rest)) = line.trim().split_once(": ") else {
+            continue;
+        };
+        let is_name = name
+            .bytes()
+            .all(|b| b.is_ascii_uppercase() || b == b'_' || b.is_ascii_digit());
+        if is_name && (rest.starts_with("usize =") || rest.starts_with("Duration =")) {
+            names.push(format!("TCPPARSER_BUILD_{name}"));
+        }
+    }
+    for name in &names {
+        println!("cargo:rerun-if-env-changed={name}");
+    }
+    for (name, _) in env::vars() {
+        if name.starts_with("TCPPARSER_BUILD_") && !names.contains(&name) {
+            panic!("{name} names no limit of src/limits.rs");
+        }
+    }
+}
+
+/// The revision: from the environment, else from git, else unknown.
+fn revision() -> String {
+    println!("cargo:rerun-if-env-changed=TCPPARSER_REVISION");
+    if let Ok(revision) = env::var("TCPPARSER_REVISION") {
+        return revision;
+    }
+    for path in [".git/HEAD", ".git/logs/HEAD"] {
+        if fs::metadata(path).is_ok() {
+            println!("cargo:rerun-if-changed={path}");
+        }
+    }
+    let git = Command::new("git")
+        .args(["rev-parse", "--short=12", "HEAD"])
+        .output();
+    match git {
+        Ok(output) if output.status.success() => {
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        }
+        _ => "unknown".to_owned(),
+    }
+}

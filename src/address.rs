@@ -1,0 +1,495 @@
+//! Addresses and networks: parse, print, compare. Built on `core::net`, whose
+//! own Display is avoided because it pulls in core::fmt.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::text::{Sink, Text, parse_decimal};
+
+/// One end of a TCP connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The address; IPv4-mapped IPv6 is folded to IPv4.
+    pub address: IpAddr,
+    /// The port, 0 to 65535.
+    pub port: u16,
+}
+
+/// The unspecified IPv4 address, also the filler of unused slots.
+pub const UNSPECIFIED: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+/// An address block in CIDR notation (RFC 4632, RFC 4291 section 2.3). Host
+/// bits are zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    prefix_length: u8,
+}
+
+impl Network {
+    /// Filler for unused slots: 0.0.0.0/0 never stands in a live slot.
+    pub const BLANK: Self = Self {
+        address: UNSPECIFIED,
+        prefix_length: 0,
+    };
+
+    /// The block of `prefix_length` bits around `address`; longer prefixes
+    /// than the family has are cut to a single address.
+    pub const fn new(address: IpAddr, prefix_length: u8) -> Self {
+        match address {
+            IpAddr::V4(v4) => {
+                let length = if prefix_length > 32 {
+                    32
+                } else {
+                    prefix_length
+                };
+                let bits = v4.to_bits() & mask32(length);
+                Self {
+                    address: IpAddr::V4(Ipv4Addr::from_bits(bits)),
+                    prefix_length: length,
+                }
+            }
+            IpAddr::V6(v6) => {
+                let length = if prefix_length > 128 {
+                    128
+                } else {
+                    prefix_length
+                };
+                let bits = v6.to_bits() & mask128(length);
+                Self {
+                    address: IpAddr::V6(Ipv6Addr::from_bits(bits)),
+                    prefix_length: length,
+                }
+            }
+        }
+    }
+
+    /// The block that holds just `address`.
+    pub const fn single(address: IpAddr) -> Self {
+        Self::new(address, 128)
+    }
+
+    /// The lowest address.
+    pub const fn address(self) -> IpAddr {
+        self.address
+    }
+
+    /// The number of leading bits that all addresses share.
+    pub const fn prefix_length(self) -> u8 {
+        self.prefix_length
+    }
+
+    /// Whether the block is one of IPv6 addresses.
+    pub const fn is_ipv6(self) -> bool {
+        matches!(self.address, IpAddr::V6(_))
+    }
+
+    /// Whether the block holds just one address.
+    pub const fn is_single(self) -> bool {
+        self.prefix_length == if self.is_ipv6() { 128 } else { 32 }
+    }
+
+    /// Whether `address` lies in the block.
+    pub fn contains(self, address: IpAddr) -> bool {
+        match (self.address, address) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => {
+                (a.to_bits() ^ b.to_bits()) & mask32(self.prefix_length) == 0
+            }
+            (IpAddr::V6(a), IpAddr::V6(b)) => {
+                (a.to_bits() ^ b.to_bits()) & mask128(self.prefix_length) == 0
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the two blocks share an address.
+    pub fn overlaps(self, other: Self) -> bool {
+        if self.prefix_length <= other.prefix_length {
+            self.contains(other.address)
+        } else {
+            other.contains(self.address)
+        }
+    }
+
+    /// Parses `192.0.2.0/24`, `2001:db8::/32` or a single address. Host bits
+    /// are cleared. An IPv4-mapped IPv6 address is folded to IPv4 when single.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let slash = text.iter().position(|byte| *byte == b'/');
+        let Some(slash) = slash else {
+            return Some(Self::single(fold_mapped(parse_address(text)?)));
+        };
+        let (address, length) = text.split_at_checked(slash)?;
+        let length = length.get(1..).filter(|digits| digits.len() <= 3)?;
+        let length = parse_decimal(length)?;
+        let address = parse_address(address)?;
+        let longest = if address.is_ipv6() { 128 } else { 32 };
+        if length > longest {
+            return None;
+        }
+        Some(Self::new(address, length as u8))
+    }
+
+    /// Appends the block: a single address without its length, else CIDR.
+    pub fn write(self, out: &mut impl Sink) {
+        write_address(out, self.address);
+        if !self.is_single() {
+            out.put_byte(b'/');
+            out.put_decimal(u64::from(self.prefix_length));
+        }
+    }
+
+    /// Appends the block always with its length, as iptables-save prints it.
+    pub fn write_cidr(self, out: &mut impl Sink) {
+        write_address(out, self.address);
+        out.put_byte(b'/');
+        out.put_decimal(u64::from(self.prefix_length));
+    }
+}
+
+const fn mask32(length: u8) -> u32 {
+    if length == 0 {
+        0
+    } else {
+        u32::MAX << (32 - if length > 32 { 32 } else { length })
+    }
+}
+
+const fn mask128(length: u8) -> u128 {
+    if length == 0 {
+        0
+    } else {
+        u128::MAX << (128 - if length > 128 { 128 } else { length })
+    }
+}
+
+/// `address`, with ::ffff:a.b.c.d (RFC 4291 section 2.5.5.2) turned into IPv4.
+pub fn fold_mapped(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(v6) => {
+            let bits = v6.to_bits();
+            if bits >> 32 == 0xffff {
+                IpAddr::V4(Ipv4Addr::from_bits(bits as u32))
+            } else {
+                address
+            }
+        }
+        IpAddr::V4(_) => address,
+    }
+}
+
+/// Parses a numeric address: dotted IPv4 or RFC 4291 text, without brackets,
+/// zone or blanks.
+pub fn parse_address(text: &[u8]) -> Option<IpAddr> {
+    if text.contains(&b':') {
+        parse_ipv6(text).map(IpAddr::V6)
+    } else {
+        parse_ipv4(text).map(IpAddr::V4)
+    }
+}
+
+fn parse_ipv4(text: &[u8]) -> Option<Ipv4Addr> {
+    let mut bits: u32 = 0;
+    let mut count = 0;
+    for part in text.split(|byte| *byte == b'.') {
+        // A leading zero means octal to some tools: refused as ambiguous.
+        if part.len() > 3 || (part.len() > 1 && part.first() == Some(&b'0')) || count == 4 {
+            return None;
+        }
+        let number = parse_decimal(part).filter(|number| *number <= 255)?;
+        bits = bits << 8 | number as u32;
+        count += 1;
+    }
+    (count == 4).then_some(Ipv4Addr::from_bits(bits))
+}
+
+fn parse_ipv6(text: &[u8]) -> Option<Ipv6Addr> {
+    // The part before `::` fills from the top, the part behind it from the
+    // bottom; each is (bits, number of 16-bit groups).
+    let gap = text.windows(2).position(|pair| pair == b"::");
+    let (bits, groups) = match gap {
+        None => parse_groups(text, true)?,
+        Some(gap) => {
+            let (head, head_groups) = parse_groups(text.get(..gap)?, false)?;
+            let (tail, tail_groups) = parse_groups(text.get(gap + 2..)?, true)?;
+            if head_groups + tail_groups > 7 {
+                return None;
+            }
+            let shift = 16 * (8 - head_groups);
+            (if shift == 128 { 0 } else { head << shift } | tail, 8)
+        }
+    };
+    (groups == 8).then_some(Ipv6Addr::from_bits(bits))
+}
+
+fn parse_groups(text: &[u8], dotted_end: bool) -> Option<(u128, u32)> {
+    let mut bits: u128 = 0;
+    let mut groups = 0;
+    if text.is_empty() {
+        return Some((0, 0));
+    }
+    let mut parts = text.split(|byte| *byte == b':').peekable();
+    while let Some(part) = parts.next() {
+        if dotted_end && parts.peek().is_none() && part.contains(&b'.') {
+            bits = bits << 32 | u128::from(parse_ipv4(part)?.to_bits());
+            groups += 2;
+        } else {
+            if part.is_empty() || part.len() > 4 {
+                return None;
+            }
+            let mut group: u128 = 0;
+            for byte in part {
+                group = group << 4 | u128::from(hex_digit(*byte)?);
+            }
+            bits = bits << 16 | group;
+            groups += 1;
+        }
+        if groups > 8 {
+            return None;
+        }
+    }
+    Some((bits, groups))
+}
+
+/// The value of one hexadecimal digit.
+pub fn hex_digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
+        _ => None,
+    }
+}
+
+/// Appends `address`: dotted IPv4, or IPv6 as RFC 5952 recommends.
+pub fn write_address(out: &mut impl Sink, address: IpAddr) {
+    match address {
+        IpAddr::V4(v4) => write_ipv4(out, v4.to_bits()),
+        IpAddr::V6(v6) => write_ipv6(out, v6.to_bits()),
+    }
+}
+
+fn write_ipv4(out: &mut impl Sink, bits: u32) {
+    for (index, octet) in bits.to_be_bytes().iter().enumerate() {
+        if index > 0 {
+            out.put_byte(b'.');
+        }
+        out.put_decimal(u64::from(*octet));
+    }
+}
+
+fn write_ipv6(out: &mut impl Sink, bits: u128) {
+    if bits >> 32 == 0xffff {
+        out.put(b"::ffff:");
+        return write_ipv4(out, bits as u32);
+    }
+    let group = |index: u32| (bits >> (112 - 16 * index)) as u16;
+    // RFC 5952 section 4.2: the longest run of at least two zero groups, the
+    // first of equals, is written `::`.
+    let (mut run_start, mut run_length, mut index) = (8, 1, 0);
+    while index < 8 {
+        let length = (index..8).take_while(|i| group(*i) == 0).count() as u32;
+        if length > run_length {
+            (run_start, run_length) = (index, length);
+        }
+        index += length.max(1);
+    }
+    let mut index = 0;
+    while index < 8 {
+        if index == run_start {
+            out.put(b"::");
+            index += run_length;
+            continue;
+        }
+        if index > 0 && index != run_start + run_length {
+            out.put_byte(b':');
+        }
+        out.put_hex(u64::from(group(index)), 1);
+        index += 1;
+    }
+}
+
+/// The longest text of an endpoint: `[` 39 bytes `]:65535`.
+pub const ENDPOINT_TEXT: usize = 48;
+
+impl Endpoint {
+    /// Filler for unused slots.
+    pub const BLANK: Self = Self {
+        address: UNSPECIFIED,
+        port: 0,
+    };
+
+    /// Appends `192.0.2.1:80` or `[2001:db8::1]:443`.
+    pub fn write(self, out: &mut impl Sink) {
+        if self.address.is_ipv6() {
+            out.put_byte(b'[');
+            write_address(out, self.address);
+            out.put_byte(b']');
+        } else {
+            write_address(out, self.address);
+        }
+        out.put_byte(b':');
+        out.put_decimal(u64::from(self.port));
+    }
+
+    /// The endpoint as text of its own, for padding.
+    pub fn to_text(self) -> Text<ENDPOINT_TEXT> {
+        let mut text = Text::new();
+        self.write(&mut text);
+        text
+    }
+
+    /// Parses `192.0.2.1:80` or `[2001:db8::1]:443`.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let colon = text.iter().rposition(|byte| *byte == b':')?;
+        let (address, port) = text.split_at_checked(colon)?;
+        let port = parse_decimal(port.get(1..)?).filter(|port| *port <= 65_535)? as u16;
+        let address = match address {
+            [b'[', inner @ .., b']'] => IpAddr::V6(parse_ipv6(inner)?),
+            _ => IpAddr::V4(parse_ipv4(address)?),
+        };
+        Some(Self { address, port })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(network: Network) -> std::string::String {
+        let mut text: Text<64> = Text::new();
+        network.write(&mut text);
+        std::string::String::from_utf8(text.as_bytes().to_vec()).unwrap()
+    }
+
+    /// The standard library is the oracle: what it prints we print, what it
+    /// parses we parse.
+    #[test]
+    fn addresses_agree_with_std() {
+        let mut state: u64 = 0x9e37_79b9_7f4a_7c15;
+        for round in 0..20_000u32 {
+            let mut bits: u128 = 0;
+            for _ in 0..8 {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                let group = if state & 0x300 == 0 {
+                    0
+                } else {
+                    (state >> 20) as u16 >> (state % 16)
+                };
+                bits = bits << 16 | u128::from(if state & 0x30 == 0 { 0 } else { group });
+            }
+            let address = if round % 4 == 0 {
+                IpAddr::V4(Ipv4Addr::from_bits(bits as u32))
+            } else {
+                IpAddr::V6(Ipv6Addr::from_bits(bits))
+            };
+            let mut text: Text<64> = Text::new();
+            write_address(&mut text, address);
+            let expected = std::format!("{address}");
+            assert_eq!(std::str::from_utf8(text.as_bytes()).unwrap(), expected);
+            assert_eq!(parse_address(expected.as_bytes()), Some(address));
+        }
+    }
+
+    #[test]
+    fn parsing_refuses_what_std_refuses() {
+        for text in [
+            "",
+            "1",
+            "1.2.3",
+            "1.2.3.4.5",
+            "1.2.3.256",
+            "01.2.3.4",
+            "1.2.3.4 ",
+            ":",
+            ":::",
+            "1::2::3",
+            "::1%eth0",
+            "12345::",
+            "1:2:3:4:5:6:7:8:9",
+            "1:2:3:4:5:6:7",
+            "g::",
+            "1:2:3:4:5:6:7:8::",
+            "::1.2.3",
+            "1:",
+            ":1",
+            "::ffff:1.2.3.4.5",
+            "1:2:3:4:5:6:7:1.2.3.4",
+            "1.2.3.4::",
+        ] {
+            assert_eq!(
+                text.parse::<IpAddr>().ok(),
+                parse_address(text.as_bytes()),
+                "{text}"
+            );
+        }
+        for text in [
+            "::",
+            "::1",
+            "1::",
+            "::1.2.3.4",
+            "1:2:3:4:5:6:1.2.3.4",
+            "1:2:3:4:5:6:7::",
+            "0:0:0::",
+        ] {
+            assert_eq!(
+                text.parse::<IpAddr>().ok(),
+                parse_address(text.as_bytes()),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn networks() {
+        let parse = |text: &str| Network::parse(text.as_bytes());
+        assert_eq!(written(parse("10.1.2.3/8").unwrap()), "10.0.0.0/8");
+        assert_eq!(written(parse("10.1.2.3").unwrap()), "10.1.2.3");
+        assert_eq!(written(parse("2001:db8::1/64").unwrap()), "2001:db8::/64");
+        assert_eq!(written(parse("::ffff:10.1.2.3").unwrap()), "10.1.2.3");
+        assert_eq!(written(parse("0.0.0.0/0").unwrap()), "0.0.0.0/0");
+        for text in [
+            "10.0.0.0/33",
+            "::/129",
+            "10.0.0.0/",
+            "10.0.0.0/+8",
+            "/8",
+            "10.0.0.0/8/8",
+        ] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+        let wide = parse("2001:db8::/32").unwrap();
+        let narrow = parse("2001:db8:1:2::/64").unwrap();
+        assert!(wide.overlaps(narrow) && narrow.overlaps(wide));
+        assert!(!wide.overlaps(parse("2001:db9::/64").unwrap()));
+        assert!(!parse("0.0.0.0/0").unwrap().overlaps(narrow));
+        assert!(wide.contains("2001:db8:ffff::1".parse().unwrap()));
+    }
+
+    #[test]
+    fn endpoints() {
+        for text in [
+            "192.0.2.1:80",
+            "[2001:db8::1]:443",
+            "0.0.0.0:0",
+            "[::]:65535",
+        ] {
+            let endpoint = Endpoint::parse(text.as_bytes()).unwrap();
+            assert_eq!(
+                std::str::from_utf8(endpoint.to_text().as_bytes()).unwrap(),
+                text
+            );
+        }
+        for text in [
+            "1.2.3.4",
+            "1.2.3.4:",
+            "1.2.3.4:65536",
+            "::1:80",
+            "[::1]",
+            "[1.2.3.4]:80",
+            "[::1:80",
+        ] {
+            assert_eq!(Endpoint::parse(text.as_bytes()), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! What the daemon asks of the operating system: syscall-shaped verbs without
+//! policy. `linux.rs` implements them for real, `testing/fake_kernel.rs` lies
+//! on purpose.
+
+use core::net::IpAddr;
+
+use crate::address::Endpoint;
+use crate::text::Text;
+use crate::time::{Calendar, Duration, Instant};
+
+/// The error number of a failed system call, errno(3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errno(pub i32);
+
+impl Errno {
+    /// Operation not permitted.
+    pub const EPERM: Self = Self(libc::EPERM);
+    /// No such file or directory.
+    pub const ENOENT: Self = Self(libc::ENOENT);
+    /// Interrupted by a signal: try again.
+    pub const EINTR: Self = Self(libc::EINTR);
+    /// Nothing there yet: wait for poll.
+    pub const EAGAIN: Self = Self(libc::EAGAIN);
+    /// Permission denied.
+    pub const EACCES: Self = Self(libc::EACCES);
+    /// Address in use.
+    pub const EADDRINUSE: Self = Self(libc::EADDRINUSE);
+    /// Address not there (yet).
+    pub const EADDRNOTAVAIL: Self = Self(libc::EADDRNOTAVAIL);
+    /// The kernel lacks the address family.
+    pub const EAFNOSUPPORT: Self = Self(libc::EAFNOSUPPORT);
+    /// Too many open files in this process.
+    pub const EMFILE: Self = Self(libc::EMFILE);
+    /// Too many open files in the system.
+    pub const ENFILE: Self = Self(libc::ENFILE);
+    /// Netlink lost messages (netlink(7)).
+    pub const ENOBUFS: Self = Self(libc::ENOBUFS);
+    /// The reader is gone.
+    pub const EPIPE: Self = Self(libc::EPIPE);
+    /// Not something to read rows from.
+    pub const EINVAL: Self = Self(libc::EINVAL);
+}
+
+/// An open file descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Descriptor(pub i32);
+
+/// A path without its terminating NUL; longer ones are refused by the options.
+pub type Path = Text<{ PATH_MAX_LENGTH + 1 }>;
+
+/// Longest path the options accept, in bytes.
+pub const PATH_MAX_LENGTH: usize = 255;
+
+/// What poll(2) shall wait for on one descriptor, and what it found.
+#[derive(Clone, Copy, Debug)]
+pub struct Interest {
+    /// The descriptor.
+    pub descriptor: Descriptor,
+    /// Wait until it can be read.
+    pub readable: bool,
+    /// Wait until it can be written.
+    pub writable: bool,
+    /// Found: something can be read, or the other side hung up or failed.
+    pub is_readable: bool,
+    /// Found: something can be written, or the other side hung up or failed.
+    pub is_writable: bool,
+}
+
+impl Interest {
+    /// Waits for something to read.
+    pub const fn read(descriptor: Descriptor) -> Self {
+        Self {
+            descriptor,
+            readable: true,
+            writable: false,
+            is_readable: false,
+            is_writable: false,
+        }
+    }
+
+    /// Waits for room to write.
+    pub const fn write(descriptor: Descriptor) -> Self {
+        Self {
+            descriptor,
+            readable: false,
+            writable: true,
+            is_readable: false,
+            is_writable: false,
+        }
+    }
+}
+
+/// What kind of file `Kernel::open_rows` found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowsFile {
+    /// A file of procfs: kept open and rewound for each reading.
+    Procfs(Descriptor),
+    /// A regular file elsewhere, a fixture: opened anew for each reading.
+    Regular(Descriptor),
+}
+
+/// Signals the daemon reacts to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGTERM or SIGINT: end.
+    Terminate,
+    /// SIGCHLD: a child ended.
+    Child,
+}
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// exit(3) with this status; 127 where the program could not be started.
+    Status(u8),
+    /// Ended by this signal.
+    Signal(u8),
+}
+
+/// A program to run: words of an argv, separated by NUL bytes, and what it
+/// reads from its standard input. A plain value of fixed size, so that it can
+/// be handed to a privileged helper through a pipe.
+#[derive(Clone)]
+pub struct Invocation {
+    /// The program's name and arguments, each ended by NUL. The program is
+    /// looked up in PATH.
+    pub arguments: Text<ARGUMENTS>,
+    /// Bytes for its standard input.
+    pub input: Text<CHILD_INPUT>,
+}
+
+/// Bytes of all arguments of one child together.
+pub const ARGUMENTS: usize = 512;
+/// Bytes of a child's standard input: what a pipe takes without waiting
+/// (pipe(7): 65,536), so that writing it never blocks the loop.
+pub const CHILD_INPUT: usize = 32_768;
+
+impl Invocation {
+    /// No program yet; all bytes zero.
+    pub const fn new() -> Self {
+        Self {
+            arguments: Text::new(),
+            input: Text::new(),
+        }
+    }
+}
+
+impl Default for Invocation {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A running child in a process group of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Child {
+    /// Its process (and group) number.
+    pub process: i32,
+    /// Its standard output, readable without blocking.
+    pub output: Descriptor,
+    /// Its standard error, readable without blocking.
+    pub errors: Descriptor,
+}
+
+/// Netlink protocols (netlink(7)) the daemon opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Netlink {
+    /// NETLINK_ROUTE: addresses and routes are asked for.
+    Route,
+    /// NETLINK_SOCK_DIAG joined to the destroy groups of TCP and TCP over IPv6.
+    DestroyEvents,
+    /// NETLINK_SOCK_DIAG to ask for sockets and to destroy them.
+    SockDiag,
+}
+
+/// The operating system. Each verb is one system call or a fixed handful; none
+/// waits except `poll`, none retries, none decides.
+pub trait Kernel {
+    /// CLOCK_BOOTTIME.
+    fn boottime(&mut self) -> Instant;
+    /// CLOCK_REALTIME in nanoseconds since 1970, to be printed only.
+    fn realtime(&mut self) -> u64;
+    /// Local calendar time of `unix_seconds`, localtime_r(3).
+    fn calendar(&mut self, unix_seconds: u64) -> Calendar;
+    /// User and system time this process used so far, getrusage(2).
+    fn cpu_time(&mut self) -> Duration;
+
+    /// Waits until an interest is met, a signal arrives or `timeout` passed
+    /// (`None`: for ever); fills in what was found.
+    fn poll(&mut self, interests: &mut [Interest], timeout: Option<Duration>) -> Result<(), Errno>;
+    /// The next signal that arrived, if any. Its descriptor is
+    /// `signal_descriptor`.
+    fn next_signal(&mut self) -> Option<Signal>;
+    /// Becomes readable when a signal arrived, signalfd(2).
+    fn signal_descriptor(&mut self) -> Descriptor;
+
+    /// Opens a file of rows without blocking and refuses (EINVAL) what is
+    /// neither on procfs nor a regular file: a FIFO, a device, a directory.
+    fn open_rows(&mut self, path: &Path) -> Result<RowsFile, Errno>;
+    /// Opens any small file for reading, without blocking.
+    fn open(&mut self, path: &Path) -> Result<Descriptor, Errno>;
+    /// read(2).
+    fn read(&mut self, descriptor: Descriptor, buffer: &mut [u8]) -> Result<usize, Errno>;
+    /// lseek(2) to the start.
+    fn rewind(&mut self, descriptor: Descriptor) -> Result<(), Errno>;
+    /// close(2).
+    fn close(&mut self, descriptor: Descriptor);
+
+    /// Writes to standard output without ever blocking; EAGAIN where it is
+    /// full.
+    fn write_output(&mut self, bytes: &[u8]) -> Result<usize, Errno>;
+    /// The descriptor to poll for room on standard output.
+    fn output_descriptor(&mut self) -> Descriptor;
+    /// Writes one diagnostic to standard error without ever blocking.
+    fn write_error(&mut self, bytes: &[u8]);
+
+    /// A listening, non-blocking TCP socket. `[::]` is dual-stack.
+    fn listen(&mut self, address: Endpoint) -> Result<Descriptor, Errno>;
+    /// The next client of a listener: a non-blocking socket and its address.
+    fn accept(&mut self, listener: Descriptor) -> Result<(Descriptor, IpAddr), Errno>;
+    /// recv(2), MSG_DONTWAIT.
+    fn receive(&mut self, socket: Descriptor, buffer: &mut [u8]) -> Result<usize, Errno>;
+    /// send(2), MSG_DONTWAIT and MSG_NOSIGNAL.
+    fn send(&mut self, socket: Descriptor, bytes: &[u8]) -> Result<usize, Errno>;
+    /// shutdown(2) of the sending side.
+    fn shutdown_sending(&mut self, socket: Descriptor);
+
+    /// A bound, non-blocking netlink socket.
+    fn netlink(&mut self, kind: Netlink) -> Result<Descriptor, Errno>;
+
+    /// Starts a program with a clean environment, default signals, no inherited
+    /// descriptors and a process group of its own.
+    fn spawn(&mut self, invocation: &Invocation) -> Result<Child, Errno>;
+    /// How the child ended, if it did; waitpid(2) with WNOHANG.
+    fn reap(&mut self, process: i32) -> Option<Exit>;
+    /// Asks (false, SIGTERM) or forces (true, SIGKILL) a child's group to end.
+    fn kill_group(&mut self, process: i32, force: bool);
+}

@@ -1,0 +1,174 @@
+//! Every capacity and period that is not an option, each with its reason.
+//!
+//! The environment of the build overrides any of them: `TCPPARSER_BUILD_NAME=7
+//! make build` (build.rs checks the names). The assertions at the end are
+//! compile-time proofs that an override keeps the program sound.
+
+use crate::time::Duration;
+
+/// A number that the environment of the build may override.
+macro_rules! limit {
+    ($(#[$doc:meta])* $name:ident: usize = $default:expr) => {
+        $(#[$doc])*
+        pub const $name: usize =
+            from_environment(option_env!(concat!("TCPPARSER_BUILD_", stringify!($name))), $default);
+    };
+    ($(#[$doc:meta])* $name:ident: Duration = $milliseconds:expr) => {
+        $(#[$doc])*
+        pub const $name: Duration = Duration::from_millis(from_environment(
+            option_env!(concat!("TCPPARSER_BUILD_", stringify!($name))),
+            $milliseconds,
+        ) as u64);
+    };
+}
+
+const fn from_environment(text: Option<&str>, default: usize) -> usize {
+    let Some(text) = text else { return default };
+    let bytes = text.as_bytes();
+    let mut value = 0;
+    let mut index = 0;
+    assert!(!bytes.is_empty(), "a build-time override is a whole number");
+    while index < bytes.len() {
+        assert!(
+            bytes[index].is_ascii_digit(),
+            "a build-time override is a whole number"
+        );
+        value = value * 10 + (bytes[index] - b'0') as usize;
+        index += 1;
+    }
+    value
+}
+
+/// The smallest power of two that indexes a table of `capacity` half full.
+pub const fn index_size(capacity: usize) -> usize {
+    let size = (2 * capacity).next_power_of_two();
+    if size < 64 { 64 } else { size }
+}
+
+limit! {
+    /// Bytes read(2) is given at a time: procfs hands out at most one page
+    /// whatever it is given (fs/seq_file.c), so more would only cost memory.
+    READ_BUFFER: usize = 4096
+}
+limit! {
+    /// Sources watched at once. A larger botnet makes the least suspicious
+    /// give way; those close to the threshold stay.
+    SOURCES: usize = 8_192
+}
+limit! {
+    /// Ports remembered for one source: --ports allows 63, one more decides.
+    PORTS_PER_SOURCE: usize = 64
+}
+limit! {
+    /// 4-tuples remembered: several times what a router's conntrack holds.
+    CONNECTIONS: usize = 131_072
+}
+limit! {
+    /// Sources blocked, waiting to be, or with strikes remembered.
+    BLOCKS: usize = 16_384
+}
+limit! {
+    /// Listening (address, port) pairs, including those gone ten minutes ago.
+    LISTENERS: usize = 1_024
+}
+limit! {
+    /// HTTP clients at once; the oldest unfinished one gives way.
+    HTTP_CLIENTS: usize = 64
+}
+limit! {
+    /// Bytes of one HTTP request (request line and headers).
+    HTTP_REQUEST: usize = 8_192
+}
+limit! {
+    /// The host's own addresses; a container host has a few hundred.
+    OWN_ADDRESSES: usize = 1_024
+}
+limit! {
+    /// On-link prefixes of the host.
+    ON_LINK_PREFIXES: usize = 1_024
+}
+limit! {
+    /// Gateways, nameservers and the peer of our own SSH session.
+    GATEWAYS: usize = 512
+}
+limit! {
+    /// --allow networks.
+    ALLOWED: usize = 256
+}
+limit! {
+    /// Connections that were over before a scheduled reading and join its list.
+    LIST_EXTRA: usize = 100
+}
+limit! {
+    /// Bytes of output kept while stdout is not ready. Writes of at most
+    /// PIPE_BUF bytes (pipe(7)) are whole or not at all.
+    OUTPUT_BUFFER: usize = 4_096
+}
+limit! {
+    /// How long, in a row, one reading may wait for a slow stdout.
+    OUTPUT_PATIENCE: Duration = 10
+}
+limit! {
+    /// How long a vanished 4-tuple and a vanished listener stay remembered:
+    /// applications close sockets that were reset minutes before.
+    MEMORY: Duration = 600_000
+}
+limit! {
+    /// A firewall command past this is asked to end (SIGTERM).
+    CHILD_DEADLINE: Duration = 10_000
+}
+limit! {
+    /// Between SIGTERM and SIGKILL.
+    CHILD_GRACE: Duration = 1_000
+}
+limit! {
+    /// What a running child gets of our own last second.
+    EXIT_GRACE: Duration = 700
+}
+limit! {
+    /// How often the firewall is listed and compared with what we know.
+    VERIFY_PERIOD: Duration = 60_000
+}
+limit! {
+    /// The first wait before a failed firewall command is tried again; it
+    /// doubles up to `RETRY_LONGEST`.
+    RETRY_FIRST: Duration = 1_000
+}
+limit! {
+    /// The longest wait between tries.
+    RETRY_LONGEST: Duration = 60_000
+}
+limit! {
+    /// Strikes of a source are forgotten after this much quiet.
+    STRIKE_MEMORY: Duration = 604_800_000
+}
+limit! {
+    /// A request's headers must be whole by then.
+    HTTP_HEADER_DEADLINE: Duration = 5_000
+}
+limit! {
+    /// A whole exchange must be over by then.
+    HTTP_EXCHANGE_DEADLINE: Duration = 10_000
+}
+limit! {
+    /// An idle keep-alive connection is closed after this.
+    HTTP_KEEP_ALIVE: Duration = 75_000
+}
+limit! {
+    /// How often what was missing at start (listen address, /proc/net/tcp) is
+    /// tried again.
+    START_RETRY: Duration = 1_000
+}
+
+const _: () = assert!(READ_BUFFER >= 1_024, "a row and its carry-over must fit");
+const _: () = assert!(
+    PORTS_PER_SOURCE == 64,
+    "--ports N allows 63 and the set is printed whole"
+);
+const _: () = assert!(SOURCES >= 2 && CONNECTIONS >= 2 && BLOCKS >= 2 && LISTENERS >= 2);
+const _: () = assert!(HTTP_CLIENTS >= 1 && HTTP_REQUEST >= 512);
+const _: () = assert!(
+    OUTPUT_BUFFER >= 1_024 && OUTPUT_BUFFER <= 4_096,
+    "a line fits, PIPE_BUF holds"
+);
+const _: () = assert!(CHILD_GRACE.as_nanos() > 0 && EXIT_GRACE.as_nanos() < 1_000_000_000);

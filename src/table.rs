@@ -1,0 +1,568 @@
+//! A keyed hash table of fixed capacity whose entries stand in ordered classes.
+//!
+//! One shape serves every table of the daemon: connections, listeners, sources
+//! and blocks. Entries keep their slot for life, and each belongs to one class,
+//! a list ordered by last touch, so that "the oldest of the least suspicious"
+//! is one look at a list's head. All-zero bytes are an empty table, and slots
+//! and index are used from the front, so memory in .bss grows with use only.
+
+use core::net::IpAddr;
+
+use crate::address::Network;
+
+/// What an unused slot holds; must be all zero bytes where that matters for
+/// .bss.
+pub trait Blank: Copy {
+    /// The filler.
+    const BLANK: Self;
+}
+
+/// A secret 128-bit key: without it nobody can aim at collisions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HashKey {
+    /// The first half.
+    pub k0: u64,
+    /// The second half.
+    pub k1: u64,
+}
+
+impl HashKey {
+    /// SipHash-1-3 (Aumasson and Bernstein, "SipHash: a fast short-input PRF")
+    /// over whole 64-bit words.
+    pub fn hash(self, words: &[u64]) -> u64 {
+        let mut v = [
+            self.k0 ^ 0x736f_6d65_7073_6575,
+            self.k1 ^ 0x646f_7261_6e64_6f6d,
+            self.k0 ^ 0x6c79_6765_6e65_7261,
+            self.k1 ^ 0x7465_6462_7974_6573,
+        ];
+        for word in words {
+            absorb(&mut v, *word);
+        }
+        absorb(&mut v, (words.len() as u64 * 8) << 56);
+        v[2] ^= 0xff;
+        for _ in 0..3 {
+            sip_round(&mut v);
+        }
+        v[0] ^ v[1] ^ v[2] ^ v[3]
+    }
+}
+
+fn absorb(v: &mut [u64; 4], word: u64) {
+    v[3] ^= word;
+    sip_round(v);
+    v[0] ^= word;
+}
+
+fn sip_round(v: &mut [u64; 4]) {
+    v[0] = v[0].wrapping_add(v[1]);
+    v[1] = v[1].rotate_left(13) ^ v[0];
+    v[0] = v[0].rotate_left(32);
+    v[2] = v[2].wrapping_add(v[3]);
+    v[3] = v[3].rotate_left(16) ^ v[2];
+    v[0] = v[0].wrapping_add(v[3]);
+    v[3] = v[3].rotate_left(21) ^ v[0];
+    v[2] = v[2].wrapping_add(v[1]);
+    v[1] = v[1].rotate_left(17) ^ v[2];
+    v[2] = v[2].rotate_left(32);
+}
+
+/// What a table looks entries up by.
+pub trait Key: Blank + Eq {
+    /// A keyed hash of the whole value.
+    fn hash(&self, key: HashKey) -> u64;
+}
+
+impl Blank for u64 {
+    const BLANK: Self = 0;
+}
+
+/// A key that is a keyed fingerprint already.
+impl Key for u64 {
+    fn hash(&self, _: HashKey) -> u64 {
+        *self
+    }
+}
+
+impl Blank for Network {
+    const BLANK: Self = Network::BLANK;
+}
+
+impl Key for Network {
+    fn hash(&self, key: HashKey) -> u64 {
+        let length = u64::from(self.prefix_length());
+        match self.address() {
+            IpAddr::V4(v4) => key.hash(&[u64::from(v4.to_bits()) << 8 | length]),
+            IpAddr::V6(v6) => {
+                let bits = v6.to_bits();
+                key.hash(&[(bits >> 64) as u64, bits as u64, length])
+            }
+        }
+    }
+}
+
+/// The number of an entry's place, stable until the entry is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot(u32);
+
+#[derive(Clone, Copy)]
+struct Entry<K, V> {
+    key: K,
+    value: V,
+    hash: u32,
+    /// Neighbours in the class's list as slot number + 1; 0 ends it. A free
+    /// entry uses `next` for the free list.
+    previous: u32,
+    next: u32,
+    /// Class number + 1; 0 marks a free entry.
+    class: u8,
+}
+
+/// Head and tail of a class's list as slot number + 1, and its length.
+#[derive(Clone, Copy)]
+struct List {
+    head: u32,
+    tail: u32,
+    length: u32,
+}
+
+/// Index sizes are powers of two from this one up to `INDEX`.
+const INDEX_MIN: usize = 64;
+
+/// A table of at most `N` entries in `CLASSES` classes. `INDEX` is a power of
+/// two of at least `2 * N`.
+pub struct Table<K, V, const N: usize, const INDEX: usize, const CLASSES: usize> {
+    hash_key: HashKey,
+    length: usize,
+    /// Slots ever used: those behind were never touched.
+    used: usize,
+    free: u32,
+    /// Index positions in use minus one; 0 until the first insertion.
+    index_mask: usize,
+    lists: [List; CLASSES],
+    /// Open addressing with linear probing; slot number + 1, 0 for empty.
+    index: [u32; INDEX],
+    entries: [Entry<K, V>; N],
+}
+
+/// The table has no free slot: evict first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
+    Table<K, V, N, INDEX, CLASSES>
+{
+    const PROOF: () = {
+        assert!(
+            N > 0 && N < u32::MAX as usize,
+            "a table needs between 1 and 2^32-2 slots"
+        );
+        assert!(INDEX.is_power_of_two(), "an index is a power of two");
+        assert!(
+            INDEX >= INDEX_MIN && INDEX >= 2 * N,
+            "an index is at least twice the table"
+        );
+        assert!(CLASSES > 0 && CLASSES < 255, "a class is a byte");
+    };
+
+    /// An empty table: all zero bytes.
+    pub const fn new() -> Self {
+        let () = Self::PROOF;
+        Self {
+            hash_key: HashKey { k0: 0, k1: 0 },
+            length: 0,
+            used: 0,
+            free: 0,
+            index_mask: 0,
+            lists: [List {
+                head: 0,
+                tail: 0,
+                length: 0,
+            }; CLASSES],
+            index: [0; INDEX],
+            entries: [Entry {
+                key: K::BLANK,
+                value: V::BLANK,
+                hash: 0,
+                previous: 0,
+                next: 0,
+                class: 0,
+            }; N],
+        }
+    }
+
+    /// Sets the secret; call before the first insertion.
+    pub fn set_hash_key(&mut self, hash_key: HashKey) {
+        self.hash_key = hash_key;
+    }
+
+    /// Entries in the table.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Entries it can hold.
+    pub const fn capacity(&self) -> usize {
+        N
+    }
+
+    /// Entries in one class.
+    pub fn class_len(&self, class: usize) -> usize {
+        self.lists.get(class).map_or(0, |list| list.length as usize)
+    }
+
+    /// The slot of `key`.
+    pub fn find(&self, key: &K) -> Option<Slot> {
+        if self.index_mask == 0 {
+            return None;
+        }
+        let hash = fold(key.hash(self.hash_key));
+        let mut position = hash as usize & self.index_mask;
+        // The index is at most half full, so an empty position ends the probe.
+        loop {
+            let slot = self.index.get(position)?.checked_sub(1)?;
+            let entry = self.entries.get(slot as usize)?;
+            if entry.hash == hash && entry.key == *key {
+                return Some(Slot(slot));
+            }
+            position = (position + 1) & self.index_mask;
+        }
+    }
+
+    /// Adds an entry at the young end of `class`. The key must not be in the
+    /// table yet.
+    pub fn insert(&mut self, key: K, value: V, class: usize) -> Result<Slot, Full> {
+        debug_assert!(self.find(&key).is_none());
+        if self.length * 2 > self.index_mask {
+            self.grow_index();
+        }
+        let slot = match self.free.checked_sub(1) {
+            Some(slot) => {
+                self.free = self.entries.get(slot as usize).ok_or(Full)?.next;
+                slot
+            }
+            None if self.used < N => {
+                self.used += 1;
+                self.used as u32 - 1
+            }
+            None => return Err(Full),
+        };
+        let hash = fold(key.hash(self.hash_key));
+        if let Some(entry) = self.entries.get_mut(slot as usize) {
+            *entry = Entry {
+                key,
+                value,
+                hash,
+                previous: 0,
+                next: 0,
+                class: 0,
+            };
+        }
+        self.index_insert(hash, slot);
+        self.link(slot, class);
+        self.length += 1;
+        Ok(Slot(slot))
+    }
+
+    /// Takes an entry out; its slot may serve another key afterwards.
+    pub fn remove(&mut self, slot: Slot) -> Option<(K, V)> {
+        let entry = *self.entry(slot)?;
+        self.index_remove(entry.hash, slot.0);
+        self.unlink(slot.0);
+        let free = self.free;
+        if let Some(entry) = self.entries.get_mut(slot.0 as usize) {
+            entry.class = 0;
+            entry.next = free;
+        }
+        self.free = slot.0 + 1;
+        self.length -= 1;
+        Some((entry.key, entry.value))
+    }
+
+    /// The key in `slot`.
+    pub fn key(&self, slot: Slot) -> Option<&K> {
+        self.entry(slot).map(|entry| &entry.key)
+    }
+
+    /// The value in `slot`.
+    pub fn value(&self, slot: Slot) -> Option<&V> {
+        self.entry(slot).map(|entry| &entry.value)
+    }
+
+    /// The value in `slot`, to change.
+    pub fn value_mut(&mut self, slot: Slot) -> Option<&mut V> {
+        self.entries
+            .get_mut(slot.0 as usize)
+            .filter(|entry| entry.class != 0)
+            .map(|entry| &mut entry.value)
+    }
+
+    /// The class an entry is in.
+    pub fn class(&self, slot: Slot) -> Option<usize> {
+        self.entry(slot).map(|entry| usize::from(entry.class) - 1)
+    }
+
+    /// Moves an entry to the young end of `class`.
+    pub fn touch(&mut self, slot: Slot, class: usize) {
+        if self.entry(slot).is_some() {
+            self.unlink(slot.0);
+            self.link(slot.0, class);
+        }
+    }
+
+    /// The entry of `class` that was touched longest ago.
+    pub fn oldest(&self, class: usize) -> Option<Slot> {
+        self.lists.get(class)?.head.checked_sub(1).map(Slot)
+    }
+
+    /// The next younger entry of the same class.
+    pub fn younger(&self, slot: Slot) -> Option<Slot> {
+        self.entry(slot)?.next.checked_sub(1).map(Slot)
+    }
+
+    /// Every entry, in slot order.
+    pub fn iter(&self) -> impl Iterator<Item = (Slot, &K, &V)> {
+        self.entries
+            .iter()
+            .take(self.used)
+            .enumerate()
+            .filter(|(_, entry)| entry.class != 0)
+            .map(|(slot, entry)| (Slot(slot as u32), &entry.key, &entry.value))
+    }
+
+    fn entry(&self, slot: Slot) -> Option<&Entry<K, V>> {
+        self.entries
+            .get(slot.0 as usize)
+            .filter(|entry| entry.class != 0)
+    }
+
+    fn link(&mut self, slot: u32, class: usize) {
+        let class = class.min(CLASSES - 1);
+        let Some(list) = self.lists.get_mut(class) else {
+            return;
+        };
+        let previous = list.tail;
+        list.tail = slot + 1;
+        list.length += 1;
+        if previous == 0 {
+            list.head = slot + 1;
+        } else if let Some(entry) = self.entries.get_mut(previous as usize - 1) {
+            entry.next = slot + 1;
+        }
+        if let Some(entry) = self.entries.get_mut(slot as usize) {
+            entry.previous = previous;
+            entry.next = 0;
+            entry.class = class as u8 + 1;
+        }
+    }
+
+    fn unlink(&mut self, slot: u32) {
+        let Some(&Entry {
+            previous,
+            next,
+            class,
+            ..
+        }) = self.entries.get(slot as usize)
+        else {
+            return;
+        };
+        let Some(list) = self.lists.get_mut(usize::from(class).wrapping_sub(1)) else {
+            return;
+        };
+        list.length -= 1;
+        if previous == 0 {
+            list.head = next;
+        } else if let Some(entry) = self.entries.get_mut(previous as usize - 1) {
+            entry.next = next;
+        }
+        if next == 0 {
+            list.tail = previous;
+        } else if let Some(entry) = self.entries.get_mut(next as usize - 1) {
+            entry.previous = previous;
+        }
+    }
+
+    fn grow_index(&mut self) {
+        let size = ((self.index_mask + 1) * 2).clamp(INDEX_MIN, INDEX);
+        if size == self.index_mask + 1 {
+            return;
+        }
+        self.index_mask = size - 1;
+        if let Some(index) = self.index.get_mut(..size) {
+            index.fill(0);
+        }
+        for slot in 0..self.used {
+            let Some(entry) = self.entries.get(slot) else {
+                return;
+            };
+            if entry.class != 0 {
+                self.index_insert(entry.hash, slot as u32);
+            }
+        }
+    }
+
+    fn index_insert(&mut self, hash: u32, slot: u32) {
+        let mut position = hash as usize & self.index_mask;
+        loop {
+            match self.index.get_mut(position) {
+                Some(place) if *place == 0 => {
+                    *place = slot + 1;
+                    return;
+                }
+                Some(_) => position = (position + 1) & self.index_mask,
+                None => return,
+            }
+        }
+    }
+
+    /// Backward-shift deletion (Knuth, TAOCP volume 3, section 6.4, algorithm
+    /// R): no tombstones, probes stay short for ever.
+    fn index_remove(&mut self, hash: u32, slot: u32) {
+        let mask = self.index_mask;
+        let mut hole = hash as usize & mask;
+        while self
+            .index
+            .get(hole)
+            .is_some_and(|place| *place != slot + 1 && *place != 0)
+        {
+            hole = (hole + 1) & mask;
+        }
+        let mut position = hole;
+        loop {
+            position = (position + 1) & mask;
+            let Some(&place) = self.index.get(position) else {
+                return;
+            };
+            let home = match place
+                .checked_sub(1)
+                .and_then(|slot| self.entries.get(slot as usize))
+            {
+                Some(entry) => entry.hash as usize & mask,
+                None => break,
+            };
+            // An entry may fill the hole only if its home lies at or before it.
+            if (position.wrapping_sub(home) & mask) >= (position.wrapping_sub(hole) & mask) {
+                if let Some(empty) = self.index.get_mut(hole) {
+                    *empty = place;
+                }
+                hole = position;
+            }
+        }
+        if let Some(empty) = self.index.get_mut(hole) {
+            *empty = 0;
+        }
+    }
+}
+
+impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize> Default
+    for Table<K, V, N, INDEX, CLASSES>
+{
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn fold(hash: u64) -> u32 {
+    (hash ^ hash >> 32) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    /// The standard library's DefaultHasher is SipHash-1-3 with a zero key.
+    #[test]
+    fn siphash_agrees_with_std() {
+        use std::hash::{DefaultHasher, Hasher};
+        for words in [
+            &[0u64][..],
+            &[0, 0],
+            &[1],
+            &[0, 1, 7],
+            &[u64::MAX, 1 << 63],
+            &[],
+        ] {
+            let mut reference = DefaultHasher::new();
+            for word in words {
+                reference.write_u64(*word);
+            }
+            assert_eq!(HashKey::default().hash(words), reference.finish());
+            assert_ne!(HashKey { k0: 1, k1: 2 }.hash(words), reference.finish());
+        }
+    }
+
+    type Small = Table<u64, u64, 8, 64, 3>;
+
+    #[test]
+    fn full_is_an_answer() {
+        let mut table = std::boxed::Box::new(Small::new());
+        for key in 0..8 {
+            table.insert(key, key * 10, 0).unwrap();
+        }
+        assert_eq!(table.insert(8, 0, 0), Err(Full));
+        let oldest = table.oldest(0).unwrap();
+        assert_eq!(table.remove(oldest), Some((0, 0)));
+        assert!(table.insert(8, 80, 1).is_ok());
+        assert_eq!(table.len(), 8);
+        assert_eq!(table.class_len(1), 1);
+    }
+
+    /// A Vec with linear search does the same, slowly.
+    #[test]
+    fn agrees_with_a_naive_twin() {
+        let mut table = std::boxed::Box::new(Table::<u64, u64, 300, 1024, 3>::new());
+        let mut twin: [Vec<(u64, u64)>; 3] = [Vec::new(), Vec::new(), Vec::new()];
+        let mut state: u64 = 88_172_645_463_325_252;
+        for step in 0..200_000u64 {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            // Few distinct low bits: long probe chains.
+            let key = (state >> 8) % 500 * 64;
+            let class = (state >> 40) as usize % 3;
+            let held = twin
+                .iter()
+                .position(|list| list.iter().any(|(k, _)| *k == key));
+            let found = table.find(&key);
+            assert_eq!(found.is_some(), held.is_some());
+            match (found, held) {
+                (None, _) => match table.insert(key, step, class) {
+                    Ok(_) => twin[class].push((key, step)),
+                    Err(Full) => assert_eq!(twin.iter().map(Vec::len).sum::<usize>(), 300),
+                },
+                (Some(slot), Some(held)) => {
+                    let at = twin[held].iter().position(|(k, _)| *k == key).unwrap();
+                    assert_eq!(table.class(slot), Some(held));
+                    assert_eq!(table.value(slot), Some(&twin[held][at].1));
+                    let pair = twin[held].remove(at);
+                    if state & 1 == 0 {
+                        assert_eq!(table.remove(slot), Some(pair));
+                    } else {
+                        table.touch(slot, class);
+                        twin[class].push(pair);
+                    }
+                }
+                _ => unreachable!(),
+            }
+            if step % 1_000 == 0 {
+                for (class, list) in twin.iter().enumerate() {
+                    let mut keys = Vec::new();
+                    let mut next = table.oldest(class);
+                    while let Some(slot) = next {
+                        keys.push((*table.key(slot).unwrap(), *table.value(slot).unwrap()));
+                        next = table.younger(slot);
+                    }
+                    assert_eq!(&keys, list);
+                    assert_eq!(table.class_len(class), list.len());
+                }
+                assert_eq!(table.iter().count(), table.len());
+            }
+        }
+    }
+}

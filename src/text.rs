@@ -1,0 +1,232 @@
+//! Bounded text without core::fmt: numbers and padding appended to byte sinks.
+
+use heapless::Vec;
+
+/// Where bytes of text go. Appending never fails: a full sink drops the rest
+/// and remembers that it did.
+pub trait Sink {
+    /// Appends `bytes` as they are.
+    fn put(&mut self, bytes: &[u8]);
+
+    /// Appends one byte.
+    fn put_byte(&mut self, byte: u8) {
+        self.put(core::slice::from_ref(&byte));
+    }
+
+    /// Appends `number` in decimal.
+    fn put_decimal(&mut self, number: u64) {
+        self.put_decimal_padded(number, 1);
+    }
+
+    /// Appends `number` in decimal with leading zeros up to `width` digits
+    /// (at most 20).
+    fn put_decimal_padded(&mut self, number: u64, width: usize) {
+        let mut digits: Vec<u8, 20> = Vec::new();
+        let mut rest = number;
+        while rest != 0 || digits.len() < width {
+            if digits.push(b'0' + (rest % 10) as u8).is_err() {
+                break;
+            }
+            rest /= 10;
+        }
+        for digit in digits.iter().rev() {
+            self.put_byte(*digit);
+        }
+    }
+
+    /// Appends `number` in lower-case hexadecimal with leading zeros up to
+    /// `width` digits (at most 16).
+    fn put_hex(&mut self, number: u64, width: usize) {
+        let mut digits: Vec<u8, 16> = Vec::new();
+        let mut rest = number;
+        while rest != 0 || digits.len() < width {
+            let digit = (rest & 15) as u8;
+            let letter = if digit < 10 {
+                b'0' + digit
+            } else {
+                b'a' + digit - 10
+            };
+            if digits.push(letter).is_err() {
+                break;
+            }
+            rest >>= 4;
+        }
+        for digit in digits.iter().rev() {
+            self.put_byte(*digit);
+        }
+    }
+
+    /// Appends a count of nanoseconds as seconds with up to nine decimals and
+    /// no trailing zeros: `1500000000` becomes `1.5`.
+    fn put_seconds(&mut self, nanoseconds: u64) {
+        self.put_decimal(nanoseconds / 1_000_000_000);
+        let mut fraction = nanoseconds % 1_000_000_000;
+        if fraction == 0 {
+            return;
+        }
+        let mut width = 9;
+        while fraction % 10 == 0 {
+            fraction /= 10;
+            width -= 1;
+        }
+        self.put_byte(b'.');
+        self.put_decimal_padded(fraction, width);
+    }
+
+    /// Appends `bytes` with spaces before them up to `width` bytes.
+    fn put_right(&mut self, bytes: &[u8], width: usize) {
+        for _ in bytes.len()..width {
+            self.put_byte(b' ');
+        }
+        self.put(bytes);
+    }
+}
+
+/// Text of at most `N` bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text<const N: usize> {
+    bytes: Vec<u8, N>,
+    truncated: bool,
+}
+
+impl<const N: usize> Text<N> {
+    /// An empty text; all its bytes are zero, so that statics stay in .bss.
+    pub const fn new() -> Self {
+        Self {
+            bytes: Vec::new(),
+            truncated: false,
+        }
+    }
+
+    /// A text of `bytes`, cut at `N`.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        let mut text = Self::new();
+        text.put(bytes);
+        text
+    }
+
+    /// The bytes appended so far.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Whether bytes were dropped since the last `clear`.
+    pub fn is_truncated(&self) -> bool {
+        self.truncated
+    }
+
+    /// Whether nothing was appended since the last `clear`.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Bytes that still fit.
+    pub fn room(&self) -> usize {
+        N.saturating_sub(self.bytes.len())
+    }
+
+    /// Empties the text.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.truncated = false;
+    }
+
+    /// Removes the first `count` bytes.
+    pub fn consume(&mut self, count: usize) {
+        let length = self.bytes.len();
+        let count = count.min(length);
+        if count < length {
+            self.bytes.copy_within(count.., 0);
+        }
+        self.bytes.truncate(length - count);
+    }
+}
+
+impl<const N: usize> Default for Text<N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<const N: usize> Sink for Text<N> {
+    fn put(&mut self, bytes: &[u8]) {
+        let room = N.saturating_sub(self.bytes.len());
+        let kept = bytes.get(..room.min(bytes.len())).unwrap_or(bytes);
+        if kept.len() < bytes.len() {
+            self.truncated = true;
+        }
+        if self.bytes.extend_from_slice(kept).is_err() {
+            self.truncated = true;
+        }
+    }
+}
+
+/// The value of decimal `digits` (at least one, no sign), or `None`.
+pub fn parse_decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    let mut number: u64 = 0;
+    for byte in digits {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        number = number.checked_mul(10)?.checked_add(u64::from(digit))?;
+    }
+    Some(number)
+}
+
+/// `bytes` without blanks (space, tab, carriage return) at either end.
+pub fn trim(bytes: &[u8]) -> &[u8] {
+    let mut rest = bytes;
+    while let [b' ' | b'\t' | b'\r', tail @ ..] = rest {
+        rest = tail;
+    }
+    while let [head @ .., b' ' | b'\t' | b'\r'] = rest {
+        rest = head;
+    }
+    rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(build: impl Fn(&mut Text<64>)) -> std::string::String {
+        let mut text = Text::new();
+        build(&mut text);
+        std::string::String::from_utf8(text.as_bytes().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn numbers() {
+        assert_eq!(text(|t| t.put_decimal(0)), "0");
+        assert_eq!(text(|t| t.put_decimal(u64::MAX)), "18446744073709551615");
+        assert_eq!(text(|t| t.put_decimal_padded(7, 2)), "07");
+        assert_eq!(text(|t| t.put_hex(0xbeef, 8)), "0000beef");
+        assert_eq!(text(|t| t.put_hex(0, 1)), "0");
+        assert_eq!(text(|t| t.put_seconds(1_500_000_000)), "1.5");
+        assert_eq!(text(|t| t.put_seconds(12_345)), "0.000012345");
+        assert_eq!(text(|t| t.put_seconds(3_000_000_000)), "3");
+        assert_eq!(text(|t| t.put_right(b"ab", 5)), "   ab");
+        assert_eq!(parse_decimal(b"18446744073709551615"), Some(u64::MAX));
+        assert_eq!(parse_decimal(b"18446744073709551616"), None);
+        assert_eq!(parse_decimal(b""), None);
+        assert_eq!(parse_decimal(b"-1"), None);
+    }
+
+    #[test]
+    fn full_text_drops_and_says_so() {
+        let mut text: Text<4> = Text::new();
+        text.put(b"abc");
+        assert!(!text.is_truncated());
+        text.put(b"de");
+        assert_eq!(text.as_bytes(), b"abcd");
+        assert!(text.is_truncated());
+        text.consume(3);
+        assert_eq!(text.as_bytes(), b"d");
+        text.consume(9);
+        assert!(text.is_empty());
+    }
+}

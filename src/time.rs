@@ -1,0 +1,282 @@
+//! Instants, durations and calendar time. Time is an argument everywhere; only
+//! `kernel.rs` implementations read clocks.
+
+use crate::text::{Sink, parse_decimal};
+
+/// A length of time in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Duration {
+    nanoseconds: u64,
+}
+
+impl Duration {
+    /// No time at all.
+    pub const ZERO: Self = Self { nanoseconds: 0 };
+
+    /// A length in nanoseconds.
+    pub const fn from_nanos(nanoseconds: u64) -> Self {
+        Self { nanoseconds }
+    }
+
+    /// A length in milliseconds.
+    pub const fn from_millis(milliseconds: u64) -> Self {
+        Self {
+            nanoseconds: milliseconds.saturating_mul(1_000_000),
+        }
+    }
+
+    /// A length in seconds.
+    pub const fn from_secs(seconds: u64) -> Self {
+        Self {
+            nanoseconds: seconds.saturating_mul(1_000_000_000),
+        }
+    }
+
+    /// Nanoseconds.
+    pub const fn as_nanos(self) -> u64 {
+        self.nanoseconds
+    }
+
+    /// Whole milliseconds, rounded up so that a sleep never ends early.
+    pub const fn as_millis_rounded_up(self) -> u64 {
+        self.nanoseconds.div_ceil(1_000_000)
+    }
+
+    /// Whole seconds, rounded up.
+    pub const fn as_secs_rounded_up(self) -> u64 {
+        self.nanoseconds.div_ceil(1_000_000_000)
+    }
+
+    /// The sum, at most what fits.
+    pub const fn saturating_add(self, other: Self) -> Self {
+        Self {
+            nanoseconds: self.nanoseconds.saturating_add(other.nanoseconds),
+        }
+    }
+
+    /// The difference, at least zero.
+    pub const fn saturating_sub(self, other: Self) -> Self {
+        Self {
+            nanoseconds: self.nanoseconds.saturating_sub(other.nanoseconds),
+        }
+    }
+
+    /// `factor` times as long, at most what fits.
+    pub const fn saturating_mul(self, factor: u64) -> Self {
+        Self {
+            nanoseconds: self.nanoseconds.saturating_mul(factor),
+        }
+    }
+
+    /// Parses `10s`, `100ms`, `5m`, `1h`, `7d`; a bare number means seconds.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let digit_count = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let (digits, unit) = text.split_at_checked(digit_count)?;
+        let milliseconds = match unit {
+            b"ms" => 1,
+            b"" | b"s" => 1_000,
+            b"m" => 60_000,
+            b"h" => 3_600_000,
+            b"d" => 86_400_000,
+            _ => return None,
+        };
+        let nanoseconds = parse_decimal(digits)?
+            .checked_mul(milliseconds)?
+            .checked_mul(1_000_000)?;
+        Some(Self { nanoseconds })
+    }
+
+    /// Appends the length in the largest unit that divides it: `10m`, `90s`,
+    /// `250ms`. Below a millisecond it rounds down.
+    pub fn write(self, out: &mut impl Sink) {
+        let milliseconds = self.nanoseconds / 1_000_000;
+        let units: [(u64, &[u8]); 5] = [
+            (86_400_000, b"d"),
+            (3_600_000, b"h"),
+            (60_000, b"m"),
+            (1_000, b"s"),
+            (1, b"ms"),
+        ];
+        if milliseconds == 0 {
+            out.put(b"0s");
+            return;
+        }
+        for (size, unit) in units {
+            if milliseconds.checked_rem(size) == Some(0) {
+                out.put_decimal(milliseconds.checked_div(size).unwrap_or(0));
+                out.put(unit);
+                return;
+            }
+        }
+    }
+}
+
+/// A point on CLOCK_BOOTTIME (clock_gettime(2)): monotonic, runs on in suspend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Instant {
+    nanoseconds: u64,
+}
+
+impl Instant {
+    /// The moment of boot.
+    pub const BOOT: Self = Self { nanoseconds: 0 };
+    /// Later than every moment that happens.
+    pub const NEVER: Self = Self {
+        nanoseconds: u64::MAX,
+    };
+
+    /// A point in nanoseconds since boot.
+    pub const fn from_nanos(nanoseconds: u64) -> Self {
+        Self { nanoseconds }
+    }
+
+    /// A point in whole seconds since boot.
+    pub const fn from_secs(seconds: u64) -> Self {
+        Self {
+            nanoseconds: seconds.saturating_mul(1_000_000_000),
+        }
+    }
+
+    /// Nanoseconds since boot.
+    pub const fn as_nanos(self) -> u64 {
+        self.nanoseconds
+    }
+
+    /// Whole seconds since boot, rounded down.
+    pub const fn as_secs(self) -> u64 {
+        self.nanoseconds / 1_000_000_000
+    }
+
+    /// Whole seconds since boot, rounded up: ends of blocks never come early.
+    pub const fn as_secs_rounded_up(self) -> u64 {
+        self.nanoseconds.div_ceil(1_000_000_000)
+    }
+
+    /// The time since `earlier`, zero if that lies ahead.
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.nanoseconds.saturating_sub(earlier.nanoseconds))
+    }
+
+    /// The time until `later`, zero if that has passed.
+    pub const fn until(self, later: Self) -> Duration {
+        later.since(self)
+    }
+
+    /// The point `length` later.
+    pub const fn after(self, length: Duration) -> Self {
+        Self {
+            nanoseconds: self.nanoseconds.saturating_add(length.as_nanos()),
+        }
+    }
+
+    /// The point `length` earlier, boot at the earliest.
+    pub const fn before(self, length: Duration) -> Self {
+        Self {
+            nanoseconds: self.nanoseconds.saturating_sub(length.as_nanos()),
+        }
+    }
+}
+
+/// Local calendar time as localtime_r(3) gives it, already in human numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calendar {
+    /// The year, such as 2021.
+    pub year: u16,
+    /// 1 to 12.
+    pub month: u8,
+    /// 1 to 31.
+    pub day: u8,
+    /// 0 to 23.
+    pub hour: u8,
+    /// 0 to 59.
+    pub minute: u8,
+    /// 0 to 60.
+    pub second: u8,
+}
+
+impl Calendar {
+    /// Appends `2021-11-01 21:11:53`.
+    pub fn write(self, out: &mut impl Sink) {
+        out.put_decimal_padded(u64::from(self.year), 4);
+        for (separator, number) in [
+            (b'-', self.month),
+            (b'-', self.day),
+            (b' ', self.hour),
+            (b':', self.minute),
+            (b':', self.second),
+        ] {
+            out.put_byte(separator);
+            out.put_decimal_padded(u64::from(number), 2);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::Text;
+
+    fn written(duration: Duration) -> std::vec::Vec<u8> {
+        let mut text: Text<32> = Text::new();
+        duration.write(&mut text);
+        text.as_bytes().to_vec()
+    }
+
+    #[test]
+    fn durations_parse_and_print() {
+        for (text, milliseconds) in [
+            ("10", 10_000),
+            ("10s", 10_000),
+            ("100ms", 100),
+            ("5m", 300_000),
+            ("1h", 3_600_000),
+            ("7d", 604_800_000),
+            ("0", 0),
+        ] {
+            assert_eq!(
+                Duration::parse(text.as_bytes()),
+                Some(Duration::from_millis(milliseconds))
+            );
+        }
+        for text in [
+            "",
+            "s",
+            "-1",
+            "1.5s",
+            "1 s",
+            "1w",
+            "99999999999999999999d",
+            "10S",
+        ] {
+            assert_eq!(Duration::parse(text.as_bytes()), None, "{text}");
+        }
+        assert_eq!(written(Duration::from_secs(600)), b"10m");
+        assert_eq!(written(Duration::from_secs(90)), b"90s");
+        assert_eq!(written(Duration::from_secs(604_800)), b"7d");
+        assert_eq!(written(Duration::from_millis(250)), b"250ms");
+        assert_eq!(written(Duration::ZERO), b"0s");
+    }
+
+    #[test]
+    fn calendar_prints_with_padding() {
+        let calendar = Calendar {
+            year: 2021,
+            month: 11,
+            day: 1,
+            hour: 21,
+            minute: 1,
+            second: 3,
+        };
+        let mut text: Text<32> = Text::new();
+        calendar.write(&mut text);
+        assert_eq!(text.as_bytes(), b"2021-11-01 21:01:03");
+    }
+
+    #[test]
+    fn rounding_goes_up() {
+        assert_eq!(Duration::from_nanos(1).as_millis_rounded_up(), 1);
+        assert_eq!(Instant::from_nanos(1_000_000_001).as_secs_rounded_up(), 2);
+        assert_eq!(Instant::from_nanos(1_999_999_999).as_secs(), 1);
+        assert_eq!(Instant::BOOT.since(Instant::from_secs(5)), Duration::ZERO);
+    }
+}
