@@ -5,6 +5,7 @@
 use core::net::IpAddr;
 
 use crate::address::Endpoint;
+use crate::table::HashKey;
 use crate::text::Text;
 use crate::time::{Calendar, Duration, Instant};
 
@@ -173,6 +174,28 @@ pub enum Netlink {
     SockDiag,
 }
 
+/// The bit of CAP_NET_ADMIN in a capability set (linux/capability.h).
+pub const CAP_NET_ADMIN: u64 = 1 << 12;
+/// The bit of CAP_NET_RAW in a capability set (linux/capability.h).
+pub const CAP_NET_RAW: u64 = 1 << 13;
+
+/// What the kernel says about this process, for the process_* metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessStatus {
+    /// User and system time used, getrusage(2).
+    pub cpu_time: Duration,
+    /// Open descriptors; 0 where unknown.
+    pub open_descriptors: u64,
+    /// Limit of open descriptors (RLIMIT_NOFILE); `None` for unlimited.
+    pub max_descriptors: Option<u64>,
+    /// Virtual memory in bytes, from /proc/self/statm.
+    pub virtual_bytes: u64,
+    /// Limit of virtual memory (RLIMIT_AS) in bytes; `None` for unlimited.
+    pub max_virtual_bytes: Option<u64>,
+    /// Resident memory in bytes, from /proc/self/statm.
+    pub resident_bytes: u64,
+}
+
 /// The operating system. Each verb is one system call or a fixed handful; none
 /// waits except `poll`, none retries, none decides.
 pub trait Kernel {
@@ -184,6 +207,15 @@ pub trait Kernel {
     fn calendar(&mut self, unix_seconds: u64) -> Calendar;
     /// User and system time this process used so far, getrusage(2).
     fn cpu_time(&mut self) -> Duration;
+    /// What the process_* metrics tell; reads /proc/self.
+    fn process_status(&mut self) -> ProcessStatus;
+    /// The effective capability set, capget(2).
+    fn capabilities(&mut self) -> u64;
+    /// A secret for keyed hashes: getrandom(2) with GRND_NONBLOCK, else the
+    /// AT_RANDOM bytes of getauxval(3). Never waits.
+    fn hash_key(&mut self) -> HashKey;
+    /// The value of an environment variable, getenv(3).
+    fn environment(&self, name: &str) -> Option<&[u8]>;
 
     /// Waits until an interest is met, a signal arrives or `timeout` passed
     /// (`None`: for ever); fills in what was found.
