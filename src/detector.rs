@@ -1,1 +1,386 @@
-//! Placeholder.
+//! The rule: a source with evidence on more than N distinct local ports
+//! within the window is a port scan.
+
+use core::net::IpAddr;
+
+use heapless::Vec;
+
+use crate::address::{Network, UNSPECIFIED};
+use crate::limits::PORTS_PER_SOURCE;
+use crate::table::{Blank, HashKey, Slot, Table};
+use crate::time::{Duration, Instant};
+
+/// Proof that a source completed a handshake with a local port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    /// Who.
+    pub source: Network,
+    /// The local port.
+    pub port: u16,
+    /// The local address, to be printed.
+    pub local: IpAddr,
+}
+
+/// Local ports in ascending order.
+pub type Ports = Vec<u16, PORTS_PER_SOURCE>;
+
+/// A port scan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scan {
+    /// Who scanned.
+    pub source: Network,
+    /// The local address of the connection that completed the evidence.
+    pub local: IpAddr,
+    /// The ports seen within the window.
+    pub ports: Ports,
+}
+
+/// A source's ports; slots `0..count` are in use, in no order.
+#[derive(Clone, Copy)]
+struct Watched {
+    last_seen: Instant,
+    local: IpAddr,
+    count: u8,
+    ports: [u16; PORTS_PER_SOURCE],
+    seen: [Instant; PORTS_PER_SOURCE],
+}
+
+impl Blank for Watched {
+    const BLANK: Self = Self {
+        last_seen: Instant::BOOT,
+        local: UNSPECIFIED,
+        count: 0,
+        ports: [0; PORTS_PER_SOURCE],
+        seen: [Instant::BOOT; PORTS_PER_SOURCE],
+    };
+}
+
+impl Watched {
+    fn ports(&self) -> impl Iterator<Item = (u16, Instant)> {
+        self.ports.iter().copied().zip(self.seen.iter().copied()).take(usize::from(self.count))
+    }
+
+    /// Drops ports last seen at or before `limit` and notes `port`.
+    fn note(&mut self, port: u16, now: Instant, window: Duration) {
+        self.drop_old(now, window);
+        let known = self.ports().position(|(known, _)| known == port);
+        if let Some(index) = known {
+            self.set(index, port, now);
+        } else if usize::from(self.count) < PORTS_PER_SOURCE {
+            self.set(usize::from(self.count), port, now);
+            self.count += 1;
+        } else {
+            // More ports than can decide anything: the oldest gives way.
+            let oldest = self.ports().enumerate().min_by_key(|(_, (_, seen))| *seen);
+            let index = oldest.map_or(0, |(index, _)| index);
+            self.set(index, port, now);
+        }
+    }
+
+    fn set(&mut self, index: usize, port: u16, seen: Instant) {
+        if let (Some(a), Some(b)) = (self.ports.get_mut(index), self.seen.get_mut(index)) {
+            (*a, *b) = (port, seen);
+        }
+    }
+
+    fn drop_old(&mut self, now: Instant, window: Duration) {
+        let (ports, seen) = (self.ports, self.seen);
+        let count = usize::from(self.count);
+        if self.ports().all(|(_, seen)| now.since(seen) < window) {
+            return;
+        }
+        self.count = 0;
+        for (port, seen) in ports.iter().zip(seen.iter()).take(count) {
+            if now.since(*seen) < window {
+                self.set(usize::from(self.count), *port, *seen);
+                self.count += 1;
+            }
+        }
+    }
+
+    fn sorted(&self) -> Ports {
+        let mut sorted = Ports::new();
+        let mut floor = None;
+        // Selection sort: at most 64 ports, once a scan.
+        while let Some(next) = self.ports().map(|(port, _)| port).filter(|port| Some(*port) > floor).min() {
+            if sorted.push(next).is_err() {
+                break;
+            }
+            floor = Some(next);
+        }
+        sorted
+    }
+}
+
+/// Classes of the table: a source with k ports that decide nothing yet stands
+/// in class k, so that the least suspicious gives way first.
+const CROSSED: usize = PORTS_PER_SOURCE + 1;
+/// Reported and not blocked: silent until it was quiet for one window.
+const REPORTED: usize = PORTS_PER_SOURCE + 2;
+const CLASSES: usize = PORTS_PER_SOURCE + 3;
+
+/// Up to `N` sources under watch, with an index of `I`.
+pub struct Detector<const N: usize, const I: usize> {
+    threshold: u8,
+    window: Duration,
+    sources: Table<Network, Watched, N, I, CLASSES>,
+    evictions: u64,
+}
+
+impl<const N: usize, const I: usize> Detector<N, I> {
+    /// Nobody under watch; all bytes zero.
+    pub const fn new() -> Self {
+        Self { threshold: 0, window: Duration::ZERO, sources: Table::new(), evictions: 0 }
+    }
+
+    /// Sets the secret, the number of ports that are still no scan, and how far
+    /// back ports count; call once, at start.
+    pub fn configure(&mut self, hash_key: HashKey, threshold: u8, window: Duration) {
+        self.sources.set_hash_key(hash_key);
+        self.threshold = threshold;
+        self.window = window;
+    }
+
+    /// Takes in one piece of evidence.
+    pub fn observe(&mut self, evidence: &Evidence, now: Instant) {
+        let Some(slot) = self.watch(evidence.source) else { return };
+        let class = self.sources.class(slot);
+        let Some(watched) = self.sources.value_mut(slot) else { return };
+        let was_quiet = now.since(watched.last_seen) >= self.window;
+        watched.note(evidence.port, now, self.window);
+        watched.last_seen = now;
+        let class = match class {
+            Some(CROSSED) => CROSSED,
+            Some(REPORTED) if !was_quiet => REPORTED,
+            _ => {
+                watched.local = evidence.local;
+                if watched.count > self.threshold { CROSSED } else { usize::from(watched.count) }
+            }
+        };
+        self.sources.touch(slot, class);
+    }
+
+    fn watch(&mut self, source: Network) -> Option<Slot> {
+        if let Some(slot) = self.sources.find(&source) {
+            return Some(slot);
+        }
+        if self.sources.len() >= N {
+            let oldest = (0..CLASSES).find_map(|class| self.sources.oldest(class))?;
+            self.sources.remove(oldest);
+            self.evictions += 1;
+        }
+        self.sources.insert(source, Watched::BLANK, 0).ok()
+    }
+
+    /// The next scan that was recognised and not handed out yet. It is handed
+    /// out again only after `forget`, or after one window of quiet.
+    pub fn next_scan(&mut self) -> Option<Scan> {
+        let slot = self.sources.oldest(CROSSED)?;
+        let source = *self.sources.key(slot)?;
+        let watched = self.sources.value(slot)?;
+        let scan = Scan { source, local: watched.local, ports: watched.sorted() };
+        self.sources.touch(slot, REPORTED);
+        Some(scan)
+    }
+
+    /// Drops all evidence of a source: it is blocked.
+    pub fn forget(&mut self, source: Network) {
+        if let Some(slot) = self.sources.find(&source) {
+            self.sources.remove(slot);
+        }
+    }
+
+    /// Drops sources that were quiet for one window.
+    pub fn expire(&mut self, now: Instant) {
+        for class in 0..CLASSES {
+            while let Some(slot) = self.sources.oldest(class) {
+                let last_seen = self.sources.value(slot).map_or(Instant::BOOT, |watched| watched.last_seen);
+                if now.since(last_seen) < self.window {
+                    break;
+                }
+                self.sources.remove(slot);
+            }
+        }
+    }
+
+    /// Sources under watch and how many can be.
+    pub fn sources(&self) -> (usize, usize) {
+        (self.sources.len(), N)
+    }
+
+    /// Sources that gave way to newer ones so far.
+    pub fn evictions(&self) -> u64 {
+        self.evictions
+    }
+}
+
+impl<const N: usize, const I: usize> Default for Detector<N, I> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::net::Ipv4Addr;
+    use std::boxed::Box;
+    use std::collections::HashMap;
+
+    const WINDOW: Duration = Duration::from_secs(60);
+
+    fn detector<const N: usize, const I: usize>() -> Box<Detector<N, I>> {
+        let mut detector = Box::new(Detector::new());
+        detector.configure(HashKey { k0: 1, k1: 2 }, 3, WINDOW);
+        detector
+    }
+
+    fn source(number: u32) -> Network {
+        Network::single(IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + number)))
+    }
+
+    fn evidence(number: u32, port: u16) -> Evidence {
+        Evidence { source: source(number), port, local: UNSPECIFIED }
+    }
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_secs(1_000 + seconds)
+    }
+
+    #[test]
+    fn three_ports_are_no_scan_four_are() {
+        let mut detector = detector::<16, 64>();
+        for port in [80, 22, 445, 80, 22] {
+            detector.observe(&evidence(1, port), at(0));
+        }
+        assert_eq!(detector.next_scan(), None);
+        detector.observe(&evidence(1, 25), at(1));
+        let scan = detector.next_scan().unwrap();
+        assert_eq!((scan.source, &scan.ports[..]), (source(1), &[22, 25, 80, 445][..]));
+        assert_eq!(detector.next_scan(), None);
+    }
+
+    #[test]
+    fn ports_count_for_one_window() {
+        let mut detector = detector::<16, 64>();
+        detector.observe(&evidence(1, 1), at(0));
+        detector.observe(&evidence(1, 2), at(1));
+        detector.observe(&evidence(1, 3), at(2));
+        detector.observe(&evidence(1, 4), at(60));
+        assert_eq!(detector.next_scan(), None, "port 1 is 60 s old");
+        detector.observe(&evidence(1, 5), at(60));
+        assert_eq!(detector.next_scan().unwrap().ports[..], [2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_scan_is_reported_again_only_after_a_window_of_quiet() {
+        let mut detector = detector::<16, 64>();
+        for port in 1..=4 {
+            detector.observe(&evidence(1, port), at(0));
+        }
+        assert!(detector.next_scan().is_some());
+        for second in (10..300).step_by(10) {
+            for port in 1..=6 {
+                detector.observe(&evidence(1, port), at(second));
+            }
+            detector.expire(at(second));
+            assert_eq!(detector.next_scan(), None);
+        }
+        for port in 1..=4 {
+            detector.observe(&evidence(1, port), at(350));
+        }
+        assert!(detector.next_scan().is_some(), "60 s after the last evidence");
+    }
+
+    #[test]
+    fn forgotten_sources_start_from_nothing() {
+        let mut detector = detector::<16, 64>();
+        for port in 1..=3 {
+            detector.observe(&evidence(1, port), at(0));
+        }
+        detector.forget(source(1));
+        detector.observe(&evidence(1, 4), at(1));
+        assert_eq!(detector.next_scan(), None);
+        assert_eq!(detector.sources(), (1, 16));
+    }
+
+    #[test]
+    fn one_port_short_survives_a_flood_of_ten_times_the_capacity() {
+        let mut detector = detector::<16, 64>();
+        for port in 1..=3 {
+            detector.observe(&evidence(0, port), at(0));
+        }
+        for number in 1..=160 {
+            detector.observe(&evidence(number, 80), at(1));
+        }
+        assert_eq!(detector.evictions(), 145);
+        detector.observe(&evidence(0, 4), at(2));
+        assert_eq!(detector.next_scan().unwrap().source, source(0));
+    }
+
+    #[test]
+    fn more_ports_than_fit_never_lose_the_scan() {
+        let mut detector = detector::<16, 64>();
+        for port in 1..=1_000 {
+            detector.observe(&evidence(1, port), at(0));
+        }
+        let scan = detector.next_scan().unwrap();
+        assert_eq!(scan.ports.len(), PORTS_PER_SOURCE);
+        assert!(scan.ports.is_sorted());
+    }
+
+    /// The rule in a few slow lines: a map of every port's last sight.
+    #[derive(Default)]
+    struct Naive {
+        sources: HashMap<Network, (HashMap<u16, Instant>, Option<Instant>)>,
+    }
+
+    impl Naive {
+        fn observe(&mut self, evidence: &Evidence, now: Instant) -> Option<Vec<u16, 64>> {
+            let (ports, reported) = self.sources.entry(evidence.source).or_default();
+            if reported.is_some_and(|last| now.since(last) < WINDOW) {
+                *reported = Some(now);
+                return None;
+            }
+            *reported = None;
+            ports.insert(evidence.port, now);
+            ports.retain(|_, seen| now.since(*seen) < WINDOW);
+            if ports.len() <= 3 {
+                return None;
+            }
+            let mut sorted: std::vec::Vec<u16> = ports.keys().copied().collect();
+            sorted.sort();
+            *reported = Some(now);
+            Vec::from_slice(&sorted).ok()
+        }
+    }
+
+    impl std::hash::Hash for Network {
+        fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+            (self.address(), self.prefix_length()).hash(state);
+        }
+    }
+
+    #[test]
+    fn agrees_with_a_naive_twin() {
+        let mut detector = detector::<64, 128>();
+        let mut naive = Naive::default();
+        let mut state: u64 = 42;
+        let mut now = at(0);
+        let mut scans = 0;
+        for step in 0..100_000 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let evidence = evidence((state >> 33) as u32 % 12, (state >> 45) as u16 % 7);
+            now = now.after(Duration::from_millis((state >> 50) % 6_000));
+            detector.observe(&evidence, now);
+            let expected = naive.observe(&evidence, now);
+            let scan = detector.next_scan();
+            scans += usize::from(scan.is_some());
+            assert_eq!(scan.map(|scan| scan.ports), expected, "step {step}");
+            if step % 10 == 0 {
+                detector.expire(now);
+            }
+        }
+        assert!(scans > 1_000, "{scans}");
+    }
+}

@@ -238,7 +238,7 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
     /// table yet.
     pub fn insert(&mut self, key: K, value: V, class: usize) -> Result<Slot, Full> {
         debug_assert!(self.find(&key).is_none());
-        if self.length * 2 > self.index_mask {
+        if (self.length + 1) * 2 > self.index_mask {
             self.grow_index();
         }
         let slot = match self.free.checked_sub(1) {
