@@ -1,1 +1,1079 @@
-//! Placeholder.
+//! Blocks from verdict to end: what shall be dropped, what the kernel has, and
+//! the commands that bring the two together.
+//!
+//! The table says what we want; only a listing or a finished command says what
+//! the kernel has. At most one child runs at a time. A family's changes wait
+//! until its filter table was listed once, and again after any failure.
+//!
+//! ```text
+//!            block()            command()            exit 0          next_notice()
+//! (nothing) --------> Wanted ------------> Adding ----------> Added ---------> Standing
+//!    ^                  ^------ failure ------'                                   |
+//!    |  STRIKE_MEMORY                                                   its end   |
+//!   Ended <--------- Removed <--------- Removing <------------- Expired <---------'
+//!       next_notice()        exit 0              command()
+//!
+//! Standing, rule lost to a reload -> Lost -> Restoring -> Standing, silently
+//! Standing, rule taken by an operator -> Removed
+//! ```
+
+pub mod comment;
+pub mod iptables;
+
+use heapless::Vec;
+
+use crate::address::Network;
+use crate::detector::{Ports, Scan};
+use crate::host::{Host, Protection};
+use crate::kernel::{Exit, Invocation};
+use crate::limits::{CHILD_DEADLINE, CHILD_GRACE, RETRY_FIRST, RETRY_LONGEST, STRIKE_MEMORY, VERIFY_PERIOD};
+use crate::table::{Blank, Full, HashKey, Slot, Table};
+use crate::text::{Sink, Text};
+use crate::time::{Duration, Instant};
+use comment::{Comment, Data, Facts};
+use iptables::{Batch, Hook, Lines, Listed, Rule};
+
+/// Where a block stands; also its class in the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Decided, not in the kernel yet.
+    Wanted,
+    /// In the batch of the running child.
+    Adding,
+    /// In the kernel, not announced yet.
+    Added,
+    /// In the kernel.
+    Standing,
+    /// Announced, and lost to a reload or about to get a new comment.
+    Lost,
+    /// In the batch of the running child, once more.
+    Restoring,
+    /// Over, still in the kernel.
+    Expired,
+    /// In the removing batch of the running child.
+    Removing,
+    /// Out of the kernel, not announced yet.
+    Removed,
+    /// Refused by the last check, not announced yet.
+    Refused,
+    /// Over; kept for its strikes.
+    Ended,
+}
+
+impl Stage {
+    const ALL: [Self; 11] = [
+        Self::Wanted,
+        Self::Adding,
+        Self::Added,
+        Self::Standing,
+        Self::Lost,
+        Self::Restoring,
+        Self::Expired,
+        Self::Removing,
+        Self::Removed,
+        Self::Refused,
+        Self::Ended,
+    ];
+
+    fn from_class(class: usize) -> Self {
+        Self::ALL.get(class).copied().unwrap_or(Self::Ended)
+    }
+
+    /// Whether the source's connections are ours to ignore.
+    fn is_blocked(self) -> bool {
+        match self {
+            Self::Wanted
+            | Self::Adding
+            | Self::Added
+            | Self::Standing
+            | Self::Lost
+            | Self::Restoring
+            | Self::Expired
+            | Self::Removing => true,
+            Self::Removed | Self::Refused | Self::Ended => false,
+        }
+    }
+}
+
+/// Why a block ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EndReason {
+    /// Its time was over.
+    #[default]
+    Expired,
+    /// Somebody took the rule away.
+    Operator,
+}
+
+/// One source's block, or the memory of one.
+#[derive(Clone, Copy)]
+struct Block {
+    end: Instant,
+    ended: Instant,
+    since_seconds: u64,
+    strikes: u32,
+    data: Data,
+    host_only: bool,
+    end_reason: EndReason,
+    refusal: Option<Protection>,
+    /// The kernel's rule carries this comment.
+    comment: Comment,
+    /// The comment is from another boot and shall be replaced by `renewed`.
+    renewed: Option<Comment>,
+    /// Commands of its own that failed in a row.
+    failures: u32,
+    /// No command before this, and how long the wait was.
+    retry: Instant,
+    backoff: Duration,
+    /// The number of the listing that showed it last.
+    listing: u32,
+}
+
+impl Blank for Block {
+    const BLANK: Self = Self {
+        end: Instant::BOOT,
+        ended: Instant::BOOT,
+        since_seconds: 0,
+        strikes: 0,
+        data: Data::Unknown,
+        host_only: false,
+        end_reason: EndReason::Expired,
+        refusal: None,
+        comment: Comment::BLANK,
+        renewed: None,
+        failures: 0,
+        retry: Instant::BOOT,
+        backoff: Duration::ZERO,
+        listing: 0,
+    };
+}
+
+/// What we know of one family's filter table.
+#[derive(Clone, Copy)]
+struct Side {
+    /// A listing succeeded since the last failure.
+    is_known: bool,
+    has_chain: bool,
+    has_foreign_rules: bool,
+    /// Positions of our jumps in INPUT and FORWARD, from 1; 0 where missing.
+    jumps: [u32; 2],
+    next_listing: Instant,
+    /// No command before this.
+    retry: Instant,
+    backoff: Duration,
+    /// A batch failed: one change at a time until one fails alone or all are
+    /// through, so that one refused entry never vetoes the others.
+    one_by_one: bool,
+}
+
+impl Side {
+    const UNKNOWN: Self = Self {
+        is_known: false,
+        has_chain: false,
+        has_foreign_rules: false,
+        jumps: [0; 2],
+        next_listing: Instant::BOOT,
+        retry: Instant::BOOT,
+        backoff: Duration::ZERO,
+        one_by_one: false,
+    };
+}
+
+/// What the running child does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Job {
+    List,
+    Change { changes: u32 },
+    RemoveChain,
+}
+
+#[derive(Clone, Copy)]
+struct Running {
+    job: Job,
+    is_ipv6: bool,
+    started: Instant,
+    /// When it was asked to end.
+    asked: Option<Instant>,
+}
+
+/// How a child that is past its deadline shall be ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overdue {
+    /// SIGTERM.
+    Ask,
+    /// SIGKILL.
+    Force,
+}
+
+/// Why a command failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureReason {
+    /// The program could not be started: not there or not executable.
+    Missing,
+    /// It exited with this status.
+    Status(u8),
+    /// It was ended by this signal.
+    Signal(u8),
+    /// It ran past its deadline.
+    Deadline,
+}
+
+/// Unwanted rules taken away at a time.
+const STRAYS: usize = 64;
+
+/// Bytes kept of what a failing command said.
+pub const EXPLANATION_MAX: usize = 200;
+
+/// A failed command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What happened.
+    pub reason: FailureReason,
+    /// Which family's command.
+    pub is_ipv6: bool,
+    /// The first words it wrote on its standard error, printable bytes only.
+    pub explanation: Text<EXPLANATION_MAX>,
+    /// Whose block it was about, if just one's.
+    pub source: Option<Network>,
+    /// Whether it was the first of its kind: later ones are counted only.
+    pub is_first: bool,
+}
+
+/// Something to say and to count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The kernel drops the source now.
+    Blocked {
+        /// The rule, for the undo command.
+        rule: Rule,
+        /// For how long; `None` for ever.
+        length: Option<Duration>,
+        /// Whether data was sent.
+        data: Data,
+    },
+    /// The last check refused.
+    Refused {
+        /// Who.
+        source: Network,
+        /// Why.
+        protection: Protection,
+    },
+    /// The kernel drops the source no longer.
+    Unblocked {
+        /// Who.
+        source: Network,
+        /// Why.
+        reason: EndReason,
+    },
+}
+
+/// Up to `N` blocks, with an index of `I`.
+pub struct Firewall<const N: usize, const I: usize> {
+    boot_id: u32,
+    lengths: Vec<Option<Duration>, 8>,
+    is_enabled: bool,
+    has_ipv6: bool,
+    blocks: Table<Network, Block, N, I, 11>,
+    sides: [Side; 2],
+    running: Option<Running>,
+    lines: Lines,
+    hook_rules: [u32; 2],
+    listing: u32,
+    listed: Side,
+    /// Rules of ours that the last listing showed and nobody wants; what does
+    /// not fit shows up again.
+    strays: Vec<Rule, STRAYS>,
+    /// The listing shows a rule that we took away.
+    came_back: bool,
+    explanation: Text<EXPLANATION_MAX>,
+    /// No block ends before this.
+    next_end: Instant,
+    last_family: bool,
+    repairs: u64,
+    evictions: u64,
+}
+
+impl<const N: usize, const I: usize> Firewall<N, I> {
+    /// No block, nothing known; all bytes zero.
+    pub const fn new() -> Self {
+        Self {
+            boot_id: 0,
+            lengths: Vec::new(),
+            is_enabled: false,
+            has_ipv6: false,
+            blocks: Table::new(),
+            sides: [Side::UNKNOWN; 2],
+            running: None,
+            lines: Lines::new(),
+            hook_rules: [0; 2],
+            listing: 0,
+            listed: Side::UNKNOWN,
+            strays: Vec::new(),
+            came_back: false,
+            explanation: Text::new(),
+            next_end: Instant::BOOT,
+            last_family: false,
+            repairs: 0,
+            evictions: 0,
+        }
+    }
+
+    /// Sets the secret, this boot's id and the lengths of a source's first,
+    /// second, … block (`None`: for ever; the last one repeats). From then on
+    /// commands are made.
+    pub fn enable(&mut self, hash_key: HashKey, boot_id: u32, lengths: &[Option<Duration>]) {
+        self.blocks.set_hash_key(hash_key);
+        self.boot_id = boot_id;
+        self.lengths.clear();
+        let _ = self.lengths.extend_from_slice(lengths);
+        self.is_enabled = true;
+    }
+
+    /// Whether the kernel speaks IPv6; without it ip6tables is left alone.
+    pub fn set_ipv6(&mut self, has_ipv6: bool) {
+        self.has_ipv6 = has_ipv6;
+    }
+
+    /// Whether scans lead to blocks.
+    pub fn is_enabled(&self) -> bool {
+        self.is_enabled
+    }
+
+    /// Whether every family's filter table was understood and took our last
+    /// command.
+    pub fn is_up(&self) -> bool {
+        self.is_enabled && self.families().all(|is_ipv6| self.side(is_ipv6).is_known)
+    }
+
+    /// Whether our jumps are the first rules of INPUT and FORWARD wherever
+    /// there is a chain of ours.
+    pub fn is_jump_first(&self) -> bool {
+        self.sides.iter().all(|side| !side.has_chain || side.jumps == [1, 1])
+    }
+
+    /// Whether the source is blocked or about to be.
+    pub fn is_blocked(&self, source: Network) -> bool {
+        let slot = if self.blocks.is_empty() { None } else { self.blocks.find(&source) };
+        slot.is_some_and(|slot| self.stage(slot).is_blocked())
+    }
+
+    /// When the source's last block ended: connections first seen before are
+    /// no evidence any more.
+    pub fn ended(&self, source: Network) -> Option<Instant> {
+        if self.blocks.is_empty() {
+            return None;
+        }
+        let slot = self.blocks.find(&source)?;
+        match self.stage(slot) {
+            Stage::Ended | Stage::Removed => self.blocks.value(slot).map(|block| block.ended),
+            Stage::Wanted
+            | Stage::Adding
+            | Stage::Added
+            | Stage::Standing
+            | Stage::Lost
+            | Stage::Restoring
+            | Stage::Expired
+            | Stage::Removing
+            | Stage::Refused => None,
+        }
+    }
+
+    /// Blocks that stand in the kernel.
+    pub fn standing(&self) -> usize {
+        [Stage::Added, Stage::Standing, Stage::Lost, Stage::Restoring, Stage::Expired, Stage::Removing]
+            .iter()
+            .map(|stage| self.blocks.class_len(*stage as usize))
+            .sum()
+    }
+
+    /// Blocks and memories of blocks, and how many fit.
+    pub fn entries(&self) -> (usize, usize) {
+        (self.blocks.len(), N)
+    }
+
+    /// Memories that gave way to newer blocks so far.
+    pub fn evictions(&self) -> u64 {
+        self.evictions
+    }
+
+    /// Reloads by others that were put right so far.
+    pub fn repairs(&self) -> u64 {
+        self.repairs
+    }
+
+    /// Wants a scanner blocked. `Full` where every slot holds a block.
+    pub fn block(&mut self, scan: &Scan, host: &Host, now: Instant) -> Result<(), Full> {
+        let slot = match self.blocks.find(&scan.source) {
+            Some(slot) if self.stage(slot).is_blocked() => return Ok(()),
+            Some(slot) => slot,
+            None => self.new_slot(scan.source)?,
+        };
+        let strikes = self.blocks.value(slot).map_or(0, |block| block.strikes).saturating_add(1);
+        let end = self.end(strikes, now);
+        let facts = self.facts(strikes, end, now.as_secs(), Data::Unknown);
+        if let Some(block) = self.blocks.value_mut(slot) {
+            *block = Block {
+                end,
+                since_seconds: now.as_secs(),
+                strikes,
+                host_only: host.is_on_link(scan.source),
+                comment: facts.write(&scan.ports),
+                ..Block::BLANK
+            };
+        }
+        self.set_stage(slot, Stage::Wanted);
+        Ok(())
+    }
+
+    fn new_slot(&mut self, source: Network) -> Result<Slot, Full> {
+        if self.blocks.len() >= N {
+            let oldest = self.blocks.oldest(Stage::Ended as usize).ok_or(Full)?;
+            self.blocks.remove(oldest);
+            self.evictions += 1;
+        }
+        self.blocks.insert(source, Block::BLANK, Stage::Ended as usize)
+    }
+
+    /// Ends are whole seconds, rounded up, as the comment says them.
+    fn end(&self, strikes: u32, now: Instant) -> Instant {
+        let index = (strikes as usize).saturating_sub(1);
+        match self.lengths.get(index).or(self.lengths.last()).copied().flatten() {
+            Some(length) => Instant::from_secs(now.after(length).as_secs_rounded_up()),
+            None => Instant::NEVER,
+        }
+    }
+
+    fn facts(&self, strikes: u32, end: Instant, since_seconds: u64, data: Data) -> Facts {
+        let end_seconds = if end == Instant::NEVER { 0 } else { end.as_secs() };
+        Facts { boot_id: self.boot_id, end_seconds, strikes, since_seconds, data }
+    }
+
+    // The child.
+
+    /// Whether a child runs.
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Puts the next command into `invocation`, if one is due. The caller
+    /// starts it at once and reports back through `output`, `errors` and
+    /// `finished`.
+    pub fn command(&mut self, invocation: &mut Invocation, host: &Host, now: Instant) -> bool {
+        if !self.is_enabled || self.running.is_some() {
+            return false;
+        }
+        self.expire(now);
+        // The families take turns, so that one that keeps failing never
+        // starves the other.
+        let first = !self.last_family;
+        for is_ipv6 in [first, !first] {
+            if is_ipv6 && !self.has_ipv6 {
+                continue;
+            }
+            if let Some(job) = self.prepare(invocation, is_ipv6, host, now) {
+                self.last_family = is_ipv6;
+                self.running = Some(Running { job, is_ipv6, started: now, asked: None });
+                self.explanation.clear();
+                return true;
+            }
+        }
+        false
+    }
+
+    fn prepare(
+        &mut self,
+        invocation: &mut Invocation,
+        is_ipv6: bool,
+        host: &Host,
+        now: Instant,
+    ) -> Option<Job> {
+        let side = *self.side(is_ipv6);
+        if now < side.retry {
+            return None;
+        }
+        if !side.is_known || (side.has_chain && now >= side.next_listing) {
+            iptables::list(invocation, is_ipv6);
+            self.lines.clear();
+            self.hook_rules = [0; 2];
+            self.listing = self.listing.wrapping_add(1);
+            self.listed = Side { is_known: true, ..Side::UNKNOWN };
+            self.strays.clear();
+            self.came_back = false;
+            return Some(Job::List);
+        }
+        if let Some(job) = self.change(invocation, is_ipv6, host, now) {
+            return Some(job);
+        }
+        if side.has_chain && !side.has_foreign_rules && !self.has_blocks(is_ipv6) {
+            self.remove_chain(invocation, is_ipv6);
+            return Some(Job::RemoveChain);
+        }
+        None
+    }
+
+    /// All changes of one family in one batch. What it removes comes first, so
+    /// that a source is never in two rules.
+    fn change(
+        &mut self,
+        invocation: &mut Invocation,
+        is_ipv6: bool,
+        host: &Host,
+        now: Instant,
+    ) -> Option<Job> {
+        let side = *self.side(is_ipv6);
+        let mut batch = Batch::new(invocation, is_ipv6);
+        if !side.has_chain {
+            batch.make_chain();
+        }
+        let mut changes = self.remove_strays(&mut batch, is_ipv6);
+        let most = if side.one_by_one { 1 } else { u32::MAX };
+        for stage in [Stage::Expired, Stage::Lost, Stage::Wanted] {
+            let mut next = self.blocks.oldest(stage as usize);
+            while let Some(slot) = next {
+                next = self.blocks.younger(slot);
+                if changes >= most || !batch.has_room() {
+                    break;
+                }
+                changes += u32::from(self.add_change(&mut batch, slot, is_ipv6, host, now));
+            }
+        }
+        let lacks_jump = side.jumps.contains(&0) && self.has_blocks(is_ipv6);
+        if changes == 0 && !(side.has_chain && lacks_jump) {
+            if side.one_by_one {
+                self.side_mut(is_ipv6).one_by_one = false;
+            }
+            return None;
+        }
+        for (hook, position) in Hook::ALL.into_iter().zip(side.jumps) {
+            if position == 0 {
+                batch.add_jump(hook);
+            }
+        }
+        batch.commit();
+        Some(Job::Change { changes })
+    }
+
+    /// Puts one block's change into the batch. This is the last look at an
+    /// address before the child: whatever is protected by now is refused.
+    fn add_change(&mut self, batch: &mut Batch, slot: Slot, is_ipv6: bool, host: &Host, now: Instant) -> bool {
+        let (Some(rule), Some(block)) = (self.rule(slot), self.blocks.value(slot).copied()) else {
+            return false;
+        };
+        if rule.source.is_ipv6() != is_ipv6 || now < block.retry {
+            return false;
+        }
+        let stage = match self.stage(slot) {
+            Stage::Expired => {
+                batch.remove(&rule);
+                Stage::Removing
+            }
+            stage => {
+                if let Some(protection) = host.protection(rule.source) {
+                    self.refuse(slot, protection, now);
+                    return false;
+                }
+                if let Some(comment) = block.renewed {
+                    batch.remove(&rule);
+                    batch.add(&Rule { comment, ..rule });
+                } else {
+                    batch.add(&rule);
+                }
+                if stage == Stage::Lost { Stage::Restoring } else { Stage::Adding }
+            }
+        };
+        self.set_stage(slot, stage);
+        true
+    }
+
+    fn remove_strays(&mut self, batch: &mut Batch, is_ipv6: bool) -> u32 {
+        let mut removed = 0;
+        for rule in self.strays.iter().filter(|rule| rule.source.is_ipv6() == is_ipv6) {
+            batch.remove(rule);
+            removed += 1;
+        }
+        removed
+    }
+
+    fn remove_chain(&mut self, invocation: &mut Invocation, is_ipv6: bool) {
+        let mut batch = Batch::new(invocation, is_ipv6);
+        for (hook, position) in Hook::ALL.into_iter().zip(self.side(is_ipv6).jumps) {
+            if position != 0 {
+                batch.remove_jump(hook);
+            }
+        }
+        batch.remove_chain();
+        batch.commit();
+    }
+
+    fn refuse(&mut self, slot: Slot, protection: Protection, now: Instant) {
+        if let Some(block) = self.blocks.value_mut(slot) {
+            block.refusal = Some(protection);
+            block.strikes = block.strikes.saturating_sub(1);
+            block.ended = now;
+        }
+        self.set_stage(slot, Stage::Refused);
+    }
+
+    /// Takes in what the child wrote on its standard output.
+    pub fn output(&mut self, bytes: &[u8], now: Instant) {
+        if self.running.is_none_or(|running| running.job != Job::List) {
+            return;
+        }
+        let mut lines = core::mem::take(&mut self.lines);
+        lines.feed(bytes, |listed| self.listed(listed, now));
+        self.lines = lines;
+    }
+
+    /// Takes in what the child wrote on its standard error.
+    pub fn errors(&mut self, bytes: &[u8]) {
+        for byte in bytes.iter().take(self.explanation.room()) {
+            let is_printable = (b' '..=b'~').contains(byte);
+            if is_printable || !self.explanation.as_bytes().ends_with(b" ") {
+                self.explanation.put_byte(if is_printable { *byte } else { b' ' });
+            }
+        }
+    }
+
+    /// Whether the child is past its deadline; says each step once.
+    pub fn overdue(&mut self, now: Instant) -> Option<Overdue> {
+        let running = self.running.as_mut()?;
+        match running.asked {
+            None if now.since(running.started) >= CHILD_DEADLINE => {
+                running.asked = Some(now);
+                Some(Overdue::Ask)
+            }
+            Some(asked) if asked != Instant::NEVER && now.since(asked) >= CHILD_GRACE => {
+                running.asked = Some(Instant::NEVER);
+                Some(Overdue::Force)
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes in how the child ended, and how long it ran. `None` stands for a
+    /// child that could not be started at all.
+    pub fn finished(&mut self, exit: Option<Exit>, now: Instant) -> Option<Failure> {
+        let running = self.running.take()?;
+        let reason = match exit {
+            Some(_) if running.asked.is_some() => FailureReason::Deadline,
+            Some(Exit::Status(0)) => {
+                self.succeeded(running, now);
+                return None;
+            }
+            Some(Exit::Status(126 | 127)) | None => FailureReason::Missing,
+            Some(Exit::Status(status)) => FailureReason::Status(status),
+            Some(Exit::Signal(signal)) => FailureReason::Signal(signal),
+        };
+        Some(self.failed(running, reason, now))
+    }
+
+    fn succeeded(&mut self, running: Running, now: Instant) {
+        let is_ipv6 = running.is_ipv6;
+        let side = self.side_mut(is_ipv6);
+        side.backoff = Duration::ZERO;
+        match running.job {
+            Job::List => self.reconcile(is_ipv6, now),
+            Job::RemoveChain => {
+                side.has_chain = false;
+                side.jumps = [0; 2];
+            }
+            Job::Change { .. } => {
+                if !side.has_chain {
+                    side.next_listing = now.after(VERIFY_PERIOD);
+                }
+                side.has_chain = true;
+                for jump in side.jumps.iter_mut().filter(|position| **position == 0) {
+                    *jump = 1;
+                }
+                self.strays.retain(|rule| rule.source.is_ipv6() != is_ipv6);
+                self.confirm(is_ipv6, now);
+            }
+        }
+    }
+
+    /// The batch of the child that ended well is in the kernel.
+    fn confirm(&mut self, is_ipv6: bool, now: Instant) {
+        for (from, to) in [
+            (Stage::Removing, Stage::Removed),
+            (Stage::Restoring, Stage::Standing),
+            (Stage::Adding, Stage::Added),
+        ] {
+            self.for_each(from, is_ipv6, |firewall, slot| {
+                if let Some(block) = firewall.blocks.value_mut(slot) {
+                    block.failures = 0;
+                    if let Some(comment) = block.renewed.take() {
+                        block.comment = comment;
+                    }
+                    if to == Stage::Removed {
+                        block.ended = now;
+                    } else {
+                        firewall.next_end = firewall.next_end.min(block.end);
+                    }
+                }
+                firewall.set_stage(slot, to);
+            });
+        }
+    }
+
+    fn failed(&mut self, running: Running, reason: FailureReason, now: Instant) -> Failure {
+        let is_ipv6 = running.is_ipv6;
+        let mut source = None;
+        let mut is_first = false;
+        for (from, to) in [
+            (Stage::Removing, Stage::Expired),
+            (Stage::Restoring, Stage::Lost),
+            (Stage::Adding, Stage::Wanted),
+        ] {
+            self.for_each(from, is_ipv6, |firewall, slot| {
+                if running.job == (Job::Change { changes: 1 }) {
+                    source = firewall.blocks.key(slot).copied();
+                    is_first = firewall.postpone(slot, now);
+                }
+                firewall.set_stage(slot, to);
+            });
+        }
+        let side = self.side_mut(is_ipv6);
+        // The kernel's state is uncertain now: look before the next change.
+        side.is_known = false;
+        side.one_by_one |= matches!(running.job, Job::Change { changes } if changes > 1);
+        if source.is_none() && !side.one_by_one || running.job == Job::List {
+            is_first = side.backoff == Duration::ZERO;
+            side.backoff = longer(side.backoff);
+            side.retry = now.after(side.backoff);
+        }
+        Failure { reason, is_ipv6, source, explanation: self.explanation.clone(), is_first }
+    }
+
+    /// A block whose own command failed waits longer each time; true for the
+    /// first.
+    fn postpone(&mut self, slot: Slot, now: Instant) -> bool {
+        let Some(block) = self.blocks.value_mut(slot) else { return false };
+        block.failures = block.failures.saturating_add(1);
+        block.backoff = longer(block.backoff);
+        block.retry = now.after(block.backoff);
+        block.failures == 1
+    }
+
+    // Listings.
+
+    fn listed(&mut self, listed: Listed, now: Instant) {
+        match listed {
+            Listed::Chain => self.listed.has_chain = true,
+            Listed::HookRule(hook, is_jump) => {
+                let (Some(count), Some(jump)) =
+                    (self.hook_rules.get_mut(hook as usize), self.listed.jumps.get_mut(hook as usize))
+                else {
+                    return;
+                };
+                *count += 1;
+                if is_jump && *jump == 0 {
+                    *jump = *count;
+                }
+            }
+            Listed::Ours(rule) => self.listed_rule(rule, now),
+            Listed::Foreign => self.listed.has_foreign_rules = true,
+            Listed::Other => {}
+        }
+    }
+
+    fn listed_rule(&mut self, rule: Rule, now: Instant) {
+        let Some(slot) = self.blocks.find(&rule.source) else {
+            return self.adopt(rule, now);
+        };
+        let listing = self.listing;
+        let is_blocked = self.stage(slot).is_blocked();
+        let Some(block) = self.blocks.value_mut(slot) else { return };
+        let is_known = block.comment == rule.comment;
+        if is_blocked && is_known {
+            block.listing = listing;
+        } else if is_blocked || is_known {
+            // An older rule of a blocked source, or one that we took away: a
+            // reload brought it back.
+            self.came_back |= is_known;
+            let _ = self.strays.push(rule);
+        } else {
+            self.adopt(rule, now);
+        }
+    }
+
+    /// A rule of an earlier run, or one put back by somebody.
+    fn adopt(&mut self, rule: Rule, now: Instant) {
+        let facts = Facts::read(&rule.comment);
+        let (block, stage) = match facts {
+            Some(facts) if facts.boot_id == self.boot_id => {
+                let end = match facts.end_seconds {
+                    0 => Instant::NEVER,
+                    seconds => Instant::from_secs(seconds),
+                };
+                if end <= now {
+                    let _ = self.strays.push(rule);
+                    return;
+                }
+                (Block { end, ..self.adopted(&rule, facts) }, Stage::Standing)
+            }
+            // Times of another boot mean nothing now: the first length anew.
+            other => {
+                let old = other.unwrap_or(Facts {
+                    boot_id: 0,
+                    end_seconds: 0,
+                    strikes: 1,
+                    since_seconds: 0,
+                    data: Data::Unknown,
+                });
+                let end = self.end(1, now);
+                let new = self.facts(old.strikes, end, now.as_secs(), old.data);
+                let renewed = Some(new.rewrite(&rule.comment));
+                (Block { end, renewed, ..self.adopted(&rule, new) }, Stage::Lost)
+            }
+        };
+        let slot = match self.blocks.find(&rule.source) {
+            Some(slot) => slot,
+            None => match self.new_slot(rule.source) {
+                Ok(slot) => slot,
+                Err(Full) => return,
+            },
+        };
+        if let Some(value) = self.blocks.value_mut(slot) {
+            *value = block;
+        }
+        self.set_stage(slot, stage);
+        self.next_end = self.next_end.min(block.end);
+    }
+
+    fn adopted(&self, rule: &Rule, facts: Facts) -> Block {
+        Block {
+            since_seconds: facts.since_seconds,
+            strikes: facts.strikes,
+            data: facts.data,
+            host_only: rule.host_only,
+            comment: rule.comment,
+            listing: self.listing,
+            ..Block::BLANK
+        }
+    }
+
+    /// The listing is whole: what it lacks was lost to a reload if more than
+    /// rules is missing, else taken away by an operator.
+    fn reconcile(&mut self, is_ipv6: bool, now: Instant) {
+        let before = *self.side(is_ipv6);
+        let came_back = self.came_back;
+        let is_jump_lost = self.listed.jumps.contains(&0);
+        let is_reload = before.has_chain && (!self.listed.has_chain || is_jump_lost) || came_back;
+        if is_reload && self.has_blocks(is_ipv6) {
+            self.repairs += 1;
+        }
+        let side = Side {
+            one_by_one: before.one_by_one,
+            next_listing: now.after(VERIFY_PERIOD),
+            ..self.listed
+        };
+        *self.side_mut(is_ipv6) = side;
+        for stage in [Stage::Added, Stage::Standing] {
+            self.for_each(stage, is_ipv6, |firewall, slot| {
+                if firewall.is_listed(slot) {
+                    return;
+                }
+                if is_reload {
+                    firewall.set_stage(slot, Stage::Lost);
+                } else {
+                    firewall.end_block(slot, EndReason::Operator, now);
+                }
+            });
+        }
+        self.for_each(Stage::Expired, is_ipv6, |firewall, slot| {
+            if !firewall.is_listed(slot) {
+                firewall.end_block(slot, EndReason::Expired, now);
+            }
+        });
+        self.for_each(Stage::Lost, is_ipv6, |firewall, slot| {
+            let is_listed = firewall.is_listed(slot);
+            let Some(block) = firewall.blocks.value_mut(slot) else { return };
+            match (is_listed, block.renewed) {
+                (false, Some(comment)) => (block.comment, block.renewed) = (comment, None),
+                (true, None) => firewall.set_stage(slot, Stage::Standing),
+                (true, Some(_)) | (false, None) => {}
+            }
+        });
+        self.for_each(Stage::Wanted, is_ipv6, |firewall, slot| {
+            if firewall.is_listed(slot) {
+                firewall.set_stage(slot, Stage::Added);
+            }
+        });
+    }
+
+    fn is_listed(&self, slot: Slot) -> bool {
+        self.blocks.value(slot).is_some_and(|block| block.listing == self.listing)
+    }
+
+    // Ends.
+
+    fn expire(&mut self, now: Instant) {
+        while let Some(slot) = self.blocks.oldest(Stage::Ended as usize) {
+            let ended = self.blocks.value(slot).map_or(Instant::BOOT, |block| block.ended);
+            if now.since(ended) < STRIKE_MEMORY {
+                break;
+            }
+            self.blocks.remove(slot);
+        }
+        if now < self.next_end {
+            return;
+        }
+        self.next_end = Instant::NEVER;
+        for stage in [Stage::Wanted, Stage::Added, Stage::Standing, Stage::Lost] {
+            let mut next = self.blocks.oldest(stage as usize);
+            while let Some(slot) = next {
+                next = self.blocks.younger(slot);
+                let end = self.blocks.value(slot).map_or(Instant::NEVER, |block| block.end);
+                if end > now {
+                    self.next_end = self.next_end.min(end);
+                } else if stage == Stage::Wanted {
+                    self.end_block(slot, EndReason::Expired, now);
+                } else {
+                    self.set_stage(slot, Stage::Expired);
+                }
+            }
+        }
+    }
+
+    fn end_block(&mut self, slot: Slot, reason: EndReason, now: Instant) {
+        if let Some(block) = self.blocks.value_mut(slot) {
+            block.ended = now;
+            block.end_reason = reason;
+            if reason == EndReason::Operator {
+                // A person's judgement outweighs ours.
+                block.strikes = block.strikes.saturating_sub(1);
+            }
+        }
+        self.set_stage(slot, Stage::Removed);
+    }
+
+    /// The next thing to say and to count.
+    pub fn next_notice(&mut self) -> Option<Notice> {
+        if let Some(slot) = self.blocks.oldest(Stage::Added as usize) {
+            let rule = self.rule(slot)?;
+            let block = *self.blocks.value(slot)?;
+            self.set_stage(slot, Stage::Standing);
+            let forever = block.end == Instant::NEVER;
+            let length = block.end.since(Instant::from_secs(block.since_seconds));
+            let length = self.nominal_length(block.strikes).unwrap_or(length);
+            return Some(Notice::Blocked { rule, length: (!forever).then_some(length), data: block.data });
+        }
+        if let Some(slot) = self.blocks.oldest(Stage::Refused as usize) {
+            let (source, block) = (*self.blocks.key(slot)?, *self.blocks.value(slot)?);
+            self.set_stage(slot, Stage::Ended);
+            if block.strikes == 0 {
+                self.blocks.remove(slot);
+            }
+            return block.refusal.map(|protection| Notice::Refused { source, protection });
+        }
+        let slot = self.blocks.oldest(Stage::Removed as usize)?;
+        let (source, block) = (*self.blocks.key(slot)?, *self.blocks.value(slot)?);
+        self.set_stage(slot, Stage::Ended);
+        Some(Notice::Unblocked { source, reason: block.end_reason })
+    }
+
+    fn nominal_length(&self, strikes: u32) -> Option<Duration> {
+        let index = (strikes as usize).saturating_sub(1);
+        self.lengths.get(index).or(self.lengths.last()).copied().flatten()
+    }
+
+    /// The nearest moment at which something is to be done.
+    pub fn deadline(&self) -> Instant {
+        if !self.is_enabled {
+            return Instant::NEVER;
+        }
+        if let Some(running) = self.running {
+            return match running.asked {
+                None => running.started.after(CHILD_DEADLINE),
+                Some(Instant::NEVER) => Instant::NEVER,
+                Some(asked) => asked.after(CHILD_GRACE),
+            };
+        }
+        let mut deadline = self.next_end;
+        for is_ipv6 in self.families() {
+            let side = self.side(is_ipv6);
+            if !side.is_known {
+                deadline = deadline.min(side.retry);
+            } else if side.has_chain {
+                deadline = deadline.min(side.next_listing.max(side.retry));
+            }
+        }
+        for stage in [Stage::Expired, Stage::Lost, Stage::Wanted] {
+            let mut next = self.blocks.oldest(stage as usize);
+            while let Some(slot) = next {
+                next = self.blocks.younger(slot);
+                let (Some(source), Some(block)) = (self.blocks.key(slot), self.blocks.value(slot)) else {
+                    break;
+                };
+                deadline = deadline.min(block.retry.max(self.side(source.is_ipv6()).retry));
+            }
+        }
+        deadline
+    }
+
+    // Small things.
+
+    fn families(&self) -> impl Iterator<Item = bool> + use<N, I> {
+        [false, true].into_iter().take(if self.has_ipv6 { 2 } else { 1 })
+    }
+
+    fn side(&self, is_ipv6: bool) -> &Side {
+        let [v4, v6] = &self.sides;
+        if is_ipv6 { v6 } else { v4 }
+    }
+
+    fn side_mut(&mut self, is_ipv6: bool) -> &mut Side {
+        let [v4, v6] = &mut self.sides;
+        if is_ipv6 { v6 } else { v4 }
+    }
+
+    /// Whether blocking a source of this family has to wait for the firewall.
+    pub fn is_failing(&self, is_ipv6: bool) -> bool {
+        self.side(is_ipv6).backoff != Duration::ZERO
+    }
+
+    fn has_blocks(&self, is_ipv6: bool) -> bool {
+        self.blocks.iter().any(|(slot, source, _)| source.is_ipv6() == is_ipv6 && self.stage(slot).is_blocked())
+    }
+
+    fn stage(&self, slot: Slot) -> Stage {
+        Stage::from_class(self.blocks.class(slot).unwrap_or(Stage::Ended as usize))
+    }
+
+    fn set_stage(&mut self, slot: Slot, stage: Stage) {
+        self.blocks.touch(slot, stage as usize);
+    }
+
+    fn rule(&self, slot: Slot) -> Option<Rule> {
+        let block = self.blocks.value(slot)?;
+        let source = *self.blocks.key(slot)?;
+        Some(Rule { source, host_only: block.host_only, comment: block.comment })
+    }
+
+    /// Visits each block that is in `stage` now; the visit may move it on.
+    fn for_each(&mut self, stage: Stage, is_ipv6: bool, mut visit: impl FnMut(&mut Self, Slot)) {
+        let mut next = self.blocks.oldest(stage as usize);
+        let mut left = self.blocks.class_len(stage as usize);
+        while let Some(slot) = next {
+            next = self.blocks.younger(slot);
+            if left == 0 {
+                return;
+            }
+            left -= 1;
+            if self.blocks.key(slot).is_some_and(|source| source.is_ipv6() == is_ipv6) {
+                visit(self, slot);
+            }
+        }
+    }
+}
+
+impl<const N: usize, const I: usize> Default for Firewall<N, I> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// 1, 2, 4 … 60 seconds.
+fn longer(backoff: Duration) -> Duration {
+    backoff.saturating_mul(2).max(RETRY_FIRST).min(RETRY_LONGEST)
+}

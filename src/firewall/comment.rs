@@ -1,0 +1,246 @@
+//! The comment that makes a rule ours and carries all state that survives.
+
+use crate::detector::Ports;
+use crate::table::Blank;
+use crate::text::{Sink, Text, parse_decimal};
+
+/// Longest comment, in bytes: nft takes 128 with its terminating NUL
+/// (NFTNL_UDATA_COMMENT_MAXLEN), iptables 256 (XT_MAX_COMMENT_LEN).
+pub const COMMENT_MAX: usize = 120;
+
+/// How every comment of ours starts.
+pub const OURS: &[u8] = b"tcpparser ";
+
+/// Whether a source's connections carried data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Data {
+    /// Nothing says so or otherwise.
+    #[default]
+    Unknown,
+    /// None of them did.
+    Silent,
+    /// At least one did.
+    Sent,
+}
+
+/// A comment as it stands in the kernel, to the letter: `-D` needs it exactly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Comment {
+    length: u8,
+    bytes: [u8; COMMENT_MAX],
+}
+
+impl Blank for Comment {
+    const BLANK: Self = Self { length: 0, bytes: [0; COMMENT_MAX] };
+}
+
+impl Comment {
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.length)).unwrap_or(&[])
+    }
+
+    fn from_text(text: &Text<COMMENT_MAX>) -> Self {
+        let mut comment = Self::BLANK;
+        for (to, from) in comment.bytes.iter_mut().zip(text.as_bytes()) {
+            *to = *from;
+        }
+        comment.length = text.as_bytes().len() as u8;
+        comment
+    }
+
+    /// A comment read from a listing; `None` if it is not one of ours.
+    pub fn from_listing(text: &[u8]) -> Option<Self> {
+        if !text.starts_with(OURS) || text.len() > COMMENT_MAX {
+            return None;
+        }
+        let mut comment = Self::BLANK;
+        for (to, from) in comment.bytes.iter_mut().zip(text) {
+            // What could end the quotes that a restore line puts around it.
+            if !(b' '..=b'~').contains(from) || matches!(from, b'"' | b'\\' | b'\'') {
+                return None;
+            }
+            *to = *from;
+        }
+        comment.length = text.len() as u8;
+        Some(comment)
+    }
+}
+
+/// What a comment says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// The first 32 bits of /proc/sys/kernel/random/boot_id: ends are times of
+    /// this boot.
+    pub boot_id: u32,
+    /// CLOCK_BOOTTIME seconds of the end; 0 for ever.
+    pub end_seconds: u64,
+    /// How many times the source was blocked, this time included.
+    pub strikes: u32,
+    /// CLOCK_BOOTTIME seconds of the start.
+    pub since_seconds: u64,
+    /// Whether data was sent.
+    pub data: Data,
+}
+
+impl Facts {
+    /// `tcpparser v1 b=0badcafe e=700 s=1 t=100 d=n p=22,25,80,443`; ports that
+    /// don't fit are counted: `p=22,25+9`.
+    pub fn write(&self, ports: &Ports) -> Comment {
+        let mut text = self.head();
+        write_ports(&mut text, ports);
+        Comment::from_text(&text)
+    }
+
+    /// The same with the ports of an older comment.
+    pub fn rewrite(&self, older: &Comment) -> Comment {
+        let mut text = self.head();
+        text.put(Self::ports(older));
+        Comment::from_text(&text)
+    }
+
+    fn head(&self) -> Text<COMMENT_MAX> {
+        let mut text: Text<COMMENT_MAX> = Text::new();
+        text.put(OURS);
+        text.put(b"v1 b=");
+        text.put_hex(u64::from(self.boot_id), 8);
+        text.put(b" e=");
+        text.put_decimal(self.end_seconds);
+        text.put(b" s=");
+        text.put_decimal(u64::from(self.strikes));
+        text.put(b" t=");
+        text.put_decimal(self.since_seconds);
+        text.put(match self.data {
+            Data::Unknown => b" d=?",
+            Data::Silent => b" d=n",
+            Data::Sent => b" d=y",
+        });
+        text.put(b" p=");
+        text
+    }
+
+    /// Reads a comment of ours; `None` where a field is missing or odd.
+    pub fn read(comment: &Comment) -> Option<Self> {
+        let mut words = comment.as_bytes().split(|byte| *byte == b' ').skip(1);
+        if words.next() != Some(b"v1") {
+            return None;
+        }
+        let mut facts =
+            Self { boot_id: 0, end_seconds: 0, strikes: 0, since_seconds: 0, data: Data::Unknown };
+        let mut found = 0u8;
+        for word in words {
+            let (name, value) = word.split_at_checked(2)?;
+            match name {
+                b"b=" => facts.boot_id = parse_hex(value)?,
+                b"e=" => facts.end_seconds = parse_decimal(value)?,
+                b"s=" => facts.strikes = u32::try_from(parse_decimal(value)?).ok()?,
+                b"t=" => facts.since_seconds = parse_decimal(value)?,
+                b"d=" => {
+                    facts.data = match value {
+                        b"y" => Data::Sent,
+                        b"n" => Data::Silent,
+                        _ => Data::Unknown,
+                    }
+                }
+                _ => continue,
+            }
+            found += 1;
+        }
+        (found == 5).then_some(facts)
+    }
+
+    /// The ports as the comment lists them.
+    pub fn ports(comment: &Comment) -> &[u8] {
+        let words = comment.as_bytes().split(|byte| *byte == b' ');
+        words.filter_map(|word| word.strip_prefix(b"p=")).next().unwrap_or(b"")
+    }
+}
+
+fn write_ports(text: &mut Text<COMMENT_MAX>, ports: &Ports) {
+    // `+NN` and the comma before the next port.
+    const RESERVE: usize = 4;
+    for (index, port) in ports.iter().enumerate() {
+        let is_last = index + 1 == ports.len();
+        let needed = 6 + if is_last { 0 } else { RESERVE };
+        if text.room() < needed {
+            text.put_byte(b'+');
+            text.put_decimal((ports.len() - index) as u64);
+            return;
+        }
+        if index > 0 {
+            text.put_byte(b',');
+        }
+        text.put_decimal(u64::from(*port));
+    }
+}
+
+/// The value of one to eight lower-case hexadecimal digits.
+pub fn parse_hex(digits: &[u8]) -> Option<u32> {
+    if digits.is_empty() || digits.len() > 8 {
+        return None;
+    }
+    let mut number = 0;
+    for digit in digits {
+        number = number << 4 | u32::from(crate::address::hex_digit(*digit)?);
+    }
+    Some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FACTS: Facts = Facts {
+        boot_id: 0x0bad_cafe,
+        end_seconds: 700,
+        strikes: 1,
+        since_seconds: 100,
+        data: Data::Silent,
+    };
+
+    #[test]
+    fn written_and_read_again() {
+        let comment = FACTS.write(&Ports::from_slice(&[22, 25, 80, 443]).unwrap());
+        assert_eq!(comment.as_bytes(), b"tcpparser v1 b=0badcafe e=700 s=1 t=100 d=n p=22,25,80,443");
+        assert_eq!(Facts::read(&comment), Some(FACTS));
+        assert_eq!(Facts::ports(&comment), b"22,25,80,443");
+        assert_eq!(Comment::from_listing(comment.as_bytes()), Some(comment));
+    }
+
+    #[test]
+    fn the_longest_fits_and_counts_what_does_not() {
+        let facts = Facts {
+            boot_id: u32::MAX,
+            end_seconds: u64::MAX,
+            strikes: u32::MAX,
+            since_seconds: u64::MAX,
+            data: Data::Unknown,
+        };
+        for count in 1..=64u16 {
+            let mut ports = Ports::new();
+            for port in 0..count {
+                ports.push(65_000 + port).unwrap();
+            }
+            for facts in [facts, FACTS] {
+                let comment = facts.write(&ports);
+                assert_eq!(Facts::read(&comment), Some(facts));
+                let listed = std::str::from_utf8(Facts::ports(&comment)).unwrap();
+                let (shown, more) = listed.split_once('+').unwrap_or((listed, "0"));
+                let shown = shown.split(',').filter(|port| !port.is_empty()).count();
+                assert_eq!(shown + more.parse::<usize>().unwrap(), usize::from(count), "{listed}");
+            }
+        }
+    }
+
+    #[test]
+    fn foreign_and_torn_comments_are_refused() {
+        for text in ["", "tcpparser", "fail2ban", "tcpparserv1 b=1", "tcpparser v1 \"; rm", "tcpparser \\"] {
+            assert_eq!(Comment::from_listing(text.as_bytes()), None, "{text}");
+        }
+        assert_eq!(Comment::from_listing(&[b"tcpparser ".as_slice(), &[b'x'; 111]].concat()), None);
+        for text in ["tcpparser v2 b=1 e=1 s=1 t=1 d=?", "tcpparser v1 b=1", "tcpparser v1 b=x e=1 s=1 t=1 d=?"] {
+            let comment = Comment::from_listing(text.as_bytes()).unwrap();
+            assert_eq!(Facts::read(&comment), None, "{text}");
+        }
+    }
+}
