@@ -158,138 +158,169 @@ impl ByteOrder {
 /// makes a row malformed: where it is torn, the inode is 0, which claims
 /// nothing about the connection.
 pub fn parse_row(line: &[u8], order: ByteOrder) -> Option<Socket> {
-    row_by_columns(line, order).or_else(|| row_by_fields(line, order))
+    match row_by_columns(line, order) {
+        Some((socket, _)) => Some(socket),
+        None => row_by_fields(line, order),
+    }
 }
 
-/// The fast path: the exact columns the kernel prints.
-fn row_by_columns(line: &[u8], order: ByteOrder) -> Option<Socket> {
-    let mut columns = Columns { rest: line };
-    columns.skip_slot()?;
-    let is_ipv4 = columns.rest.get(8) == Some(&b':');
-    let local = columns.endpoint(is_ipv4, order)?;
+/// The fast path: the exact columns the kernel prints at the start of `text`,
+/// and what stands behind them. No column holds a newline.
+fn row_by_columns(text: &[u8], order: ByteOrder) -> Option<(Socket, &[u8])> {
+    let text = skip_slot(text)?;
+    match text.get(8)? {
+        b':' => row_of_width::<1, 70>(text, order),
+        _ => row_of_width::<4, 118>(text, order),
+    }
+}
+
+/// A row behind its `sl`: the first `WIDTH` bytes are columns of fixed width,
+/// `WORDS` is the number of 32-bit words in an address.
+fn row_of_width<const WORDS: usize, const WIDTH: usize>(
+    text: &[u8],
+    order: ByteOrder,
+) -> Option<(Socket, &[u8])> {
+    // One look at the length: the compiler sees that each column is there.
+    let (columns, text) = text.split_first_chunk::<WIDTH>()?;
+    let mut columns = Columns(columns);
+    let local = columns.endpoint::<WORDS>(order)?;
     columns.expect(b' ')?;
-    let remote = columns.endpoint(is_ipv4, order)?;
+    let remote = columns.endpoint::<WORDS>(order)?;
     columns.expect(b' ')?;
     let state = TcpState::from_number(columns.hex2()?)?;
     columns.expect(b' ')?;
     columns.skip_queues_and_timers()?;
-    columns.skip_number()?; // uid
-    columns.skip_number()?; // timeout
-    let inode = fold_inode(columns.last_number()?);
-    Some(Socket {
+    let (inode, text) = inode_column(text)?;
+    let socket = Socket {
         local,
         remote,
         state,
-        inode,
-    })
+        inode: fold_inode(inode),
+    };
+    Some((socket, text))
 }
 
-/// The rest of a row, taken column by column.
-struct Columns<'a> {
-    rest: &'a [u8],
-}
+/// What is left of the columns of fixed width.
+struct Columns<'a>(&'a [u8]);
 
 impl Columns<'_> {
+    #[inline(always)]
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (column, rest) = self.rest.split_first_chunk::<N>()?;
-        self.rest = rest;
+        let (column, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
         Some(*column)
     }
 
+    #[inline(always)]
     fn expect(&mut self, byte: u8) -> Option<()> {
         let [first] = self.take()?;
         (first == byte).then_some(())
     }
 
+    #[inline(always)]
     fn hex8(&mut self) -> Option<u32> {
         hex_word(u64::from_be_bytes(self.take()?))
     }
 
+    #[inline(always)]
     fn hex4(&mut self) -> Option<u32> {
         let digits = u32::from_be_bytes(self.take()?);
         hex_word(0x3030_3030 << 32 | u64::from(digits))
     }
 
+    #[inline(always)]
     fn hex2(&mut self) -> Option<u32> {
         let digits = u16::from_be_bytes(self.take()?);
         hex_word(0x3030_3030_3030 << 16 | u64::from(digits))
     }
 
-    fn endpoint(&mut self, is_ipv4: bool, order: ByteOrder) -> Option<Endpoint> {
-        let mut bits = u128::from(order.address_bits(self.hex8()?));
-        let address = if is_ipv4 {
-            IpAddr::V4(Ipv4Addr::from_bits(bits as u32))
-        } else {
-            for _ in 1..4 {
-                bits = bits << 32 | u128::from(order.address_bits(self.hex8()?));
-            }
-            fold_mapped(IpAddr::V6(Ipv6Addr::from_bits(bits)))
-        };
+    #[inline(always)]
+    fn endpoint<const WORDS: usize>(&mut self, order: ByteOrder) -> Option<Endpoint> {
+        let mut bits: u128 = 0;
+        for _ in 0..WORDS {
+            bits = bits << 32 | u128::from(order.address_bits(self.hex8()?));
+        }
         self.expect(b':')?;
         let port = self.hex4()? as u16;
+        let address = address_of(WORDS, bits);
         Some(Endpoint { address, port })
     }
 
-    fn skip_blanks(&mut self) {
-        while let [b' ', tail @ ..] = self.rest {
-            self.rest = tail;
-        }
-    }
-
-    fn skip_digits(&mut self) -> Option<()> {
-        let length = self.rest.len();
-        while let [b'0'..=b'9', tail @ ..] = self.rest {
-            self.rest = tail;
-        }
-        (self.rest.len() < length).then_some(())
-    }
-
-    /// `%4d: `
-    fn skip_slot(&mut self) -> Option<()> {
-        self.skip_blanks();
-        self.skip_digits()?;
-        self.expect(b':')?;
-        self.expect(b' ')
-    }
-
     /// `%08X:%08X %02X:%08lX %08X `
+    #[inline(always)]
     fn skip_queues_and_timers(&mut self) -> Option<()> {
-        self.hex8()?;
+        self.skip_hex8()?;
         self.expect(b':')?;
-        self.hex8()?;
+        self.skip_hex8()?;
         self.expect(b' ')?;
         self.hex2()?;
         self.expect(b':')?;
-        self.hex8()?;
+        self.skip_hex8()?;
         self.expect(b' ')?;
-        self.hex8()?;
+        self.skip_hex8()?;
         self.expect(b' ')
     }
 
-    /// A number that ends before a blank.
-    fn skip_number(&mut self) -> Option<()> {
-        self.skip_blanks();
-        self.skip_digits()?;
-        self.expect(b' ')
-    }
-
-    /// A number below 10^19 that ends before a blank.
-    fn last_number(&mut self) -> Option<u64> {
-        self.skip_blanks();
-        let mut number: u64 = 0;
-        let text = self.rest;
-        while let [digit @ b'0'..=b'9', tail @ ..] = self.rest {
-            number = number.wrapping_mul(10).wrapping_add((digit - b'0').into());
-            self.rest = tail;
+    /// Most of these columns are zero.
+    #[inline(always)]
+    fn skip_hex8(&mut self) -> Option<()> {
+        match &self.take()? {
+            b"00000000" => Some(()),
+            digits => hex_word(u64::from_be_bytes(*digits)).map(|_| ()),
         }
-        let length = text.len() - self.rest.len();
-        self.expect(b' ')?;
-        (1..20).contains(&length).then_some(number)
     }
+}
+
+fn address_of(words: usize, bits: u128) -> IpAddr {
+    match words {
+        1 => IpAddr::V4(Ipv4Addr::from_bits(bits as u32)),
+        _ => fold_mapped(IpAddr::V6(Ipv6Addr::from_bits(bits))),
+    }
+}
+
+/// What stands behind `%4d: `.
+fn skip_slot(line: &[u8]) -> Option<&[u8]> {
+    skip_number(line)?.strip_prefix(b": ")
+}
+
+/// The inode in `%5u %8d %lu `, behind uid and timeout, and what follows it.
+fn inode_column(text: &[u8]) -> Option<(u64, &[u8])> {
+    let text = skip_number(text)?;
+    // The timeout is zero but for window probes.
+    let text = match text.split_first_chunk() {
+        Some((b"        0", text)) => text,
+        _ => skip_number(text.strip_prefix(b" ")?)?,
+    };
+    let text = text.strip_prefix(b" ")?;
+    let mut inode: u64 = 0;
+    let mut rest = text;
+    while let [digit @ b'0'..=b'9', tail @ ..] = rest {
+        inode = inode.wrapping_mul(10).wrapping_add((digit - b'0').into());
+        rest = tail;
+    }
+    rest.strip_prefix(b" ")?;
+    // 19 digits always fit.
+    let length = text.len() - rest.len();
+    (1..20).contains(&length).then_some((inode, rest))
+}
+
+/// What stands behind blanks and decimal digits.
+#[inline(always)]
+fn skip_number(text: &[u8]) -> Option<&[u8]> {
+    let mut digits = text;
+    while let [b' ', tail @ ..] = digits {
+        digits = tail;
+    }
+    let mut rest = digits;
+    while let [b'0'..=b'9', tail @ ..] = rest {
+        rest = tail;
+    }
+    (rest.len() < digits.len()).then_some(rest)
 }
 
 /// The number written as eight upper-case hexadecimal digits, the first digit
 /// in the most significant byte of `ascii`. All eight bytes at once (SWAR).
+#[inline(always)]
 const fn hex_word(ascii: u64) -> Option<u32> {
     const ONES: u64 = 0x0101_0101_0101_0101;
     // Letters (0x41 to 0x46) have bit 6 and their value less nine below.
@@ -351,8 +382,8 @@ fn endpoint_field(field: &[u8], order: ByteOrder) -> Option<Endpoint> {
         bits = bits << 32 | u128::from(order.address_bits(hex_field(word, 8)?));
     }
     let address = match digits.len() {
-        8 => IpAddr::V4(Ipv4Addr::from_bits(bits as u32)),
-        32 => fold_mapped(IpAddr::V6(Ipv6Addr::from_bits(bits))),
+        8 => address_of(1, bits),
+        32 => address_of(4, bits),
         _ => return None,
     };
     let port = hex_field(port.get(1..)?, 4)? as u16;
@@ -495,24 +526,31 @@ impl<const N: usize> Iterator for RowReader<N> {
     fn next(&mut self) -> Option<Row> {
         loop {
             let unread = self.bytes.get(self.start..self.end)?;
-            let Some(length) = find_newline(unread) else {
+            let row = row_by_columns(unread, ByteOrder::HOST);
+            let behind = row.map_or(unread, |(_, behind)| behind);
+            let Some(to_newline) = find_newline(behind) else {
                 return self.unfinished_line();
             };
+            let length = unread.len() - behind.len() + to_newline;
             self.start += length + 1;
             let is_first = !mem::replace(&mut self.is_past_first_line, true);
             if mem::take(&mut self.is_skipping) {
                 continue;
             }
-            if let Some(row) = line_row(unread.get(..length)?, is_first) {
+            if let Some((socket, _)) = row {
+                return Some(Row::Socket(socket));
+            }
+            if let Some(row) = unusual_row(unread.get(..length)?, is_first) {
                 return Some(row);
             }
         }
     }
 }
 
-/// What a whole line was; `None` for one to ignore.
-fn line_row(line: &[u8], is_first: bool) -> Option<Row> {
-    match parse_row(line, ByteOrder::HOST) {
+/// What a whole line without the kernel's exact columns was; `None` for one to
+/// ignore.
+fn unusual_row(line: &[u8], is_first: bool) -> Option<Row> {
+    match row_by_fields(line, ByteOrder::HOST) {
         Some(socket) => Some(Row::Socket(socket)),
         None => other_line(line, is_first),
     }
