@@ -1,10 +1,592 @@
-//! Placeholder.
-use crate::address::Endpoint;
-/// S
+//! Rows of /proc/net/tcp and tcp6 (proc_pid_net(5)) into `Socket`s, and the
+//! splitter that finds the rows in chunks of read(2).
+//!
+//! A row as `get_tcp4_sock`, `get_openreq4` and `get_timewait4_sock` of
+//! net/ipv4/tcp_ipv4.c print it (net/ipv6/tcp_ipv6.c: 32 digits an address):
+//!
+//! ```text
+//!   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+//!    0: 0100007F:0016 0200007F:D02C 01 00000000:00000000 02:000001F7 00000000  1000        0 46153 2 …
+//! ```
+//!
+//! `sl` is `%4d` and grows from 10,000 on, `tm->when` is `%08lX`, `uid` is
+//! `%5u`, `timeout` `%8d` and the inode unpadded; all other columns have a
+//! fixed width. tcp pads its rows to 150 bytes, tcp6 does not. What follows
+//! the inode differs between kernels and states and is not read.
+
+use core::mem;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::address::{Endpoint, fold_mapped, hex_digit};
+use crate::limits::READ_BUFFER;
+use crate::text::{parse_decimal, trim};
+
+/// State of a TCP socket, numbered as in the kernel's include/net/tcp_states.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum TcpState { Established, SynSent, SynRecv, FinWait1, FinWait2, TimeWait, Close, CloseWait, LastAck, Listen, Closing, NewSynRecv }
-/// S
+#[repr(u8)]
+pub enum TcpState {
+    /// The handshake is complete, neither side has closed.
+    Established = 1,
+    /// We sent a SYN.
+    SynSent,
+    /// A SYN came; nothing proves yet that its sender exists.
+    SynRecv,
+    /// We closed.
+    FinWait1,
+    /// We closed and the peer acknowledged it.
+    FinWait2,
+    /// Both closed; the 4-tuple rests.
+    TimeWait,
+    /// No connection.
+    Close,
+    /// The peer closed.
+    CloseWait,
+    /// The peer closed, then we did.
+    LastAck,
+    /// Waits for connections.
+    Listen,
+    /// Both closed at once.
+    Closing,
+    /// A request socket; the kernel prints it as `SynRecv`.
+    NewSynRecv,
+}
+
+impl TcpState {
+    /// Every state, in the order of the kernel's numbers from 1 on.
+    pub const ALL: [Self; 12] = [
+        Self::Established,
+        Self::SynSent,
+        Self::SynRecv,
+        Self::FinWait1,
+        Self::FinWait2,
+        Self::TimeWait,
+        Self::Close,
+        Self::CloseWait,
+        Self::LastAck,
+        Self::Listen,
+        Self::Closing,
+        Self::NewSynRecv,
+    ];
+
+    /// The state with the kernel's `number`, 1 to 12.
+    pub fn from_number(number: u32) -> Option<Self> {
+        let index = number.checked_sub(1)?;
+        Self::ALL.get(index as usize).copied()
+    }
+
+    /// The kernel's name in lower case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Established => "established",
+            Self::SynSent => "syn_sent",
+            Self::SynRecv => "syn_recv",
+            Self::FinWait1 => "fin_wait1",
+            Self::FinWait2 => "fin_wait2",
+            Self::TimeWait => "time_wait",
+            Self::Close => "close",
+            Self::CloseWait => "close_wait",
+            Self::LastAck => "last_ack",
+            Self::Listen => "listen",
+            Self::Closing => "closing",
+            Self::NewSynRecv => "new_syn_recv",
+        }
+    }
+}
+
+/// The IP version a connection is carried by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct Socket { pub local: Endpoint, pub remote: Endpoint, pub state: TcpState, pub inode: u32 }
+pub enum Family {
+    /// IPv4, also where an IPv6 socket serves it (RFC 4291 section 2.5.5.2).
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// One row: a TCP socket of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Socket {
+    /// Our end.
+    pub local: Endpoint,
+    /// The peer's end; unspecified and port 0 for a listener.
+    pub remote: Endpoint,
+    /// The state.
+    pub state: TcpState,
+    /// The inode of the socket's file, 0 where it has none or the row does not
+    /// tell. Numbers above 32 bits are folded, never to 0.
+    pub inode: u32,
+}
+
+impl Socket {
+    /// The IP version, after folding of IPv4-mapped addresses.
+    pub const fn family(&self) -> Family {
+        match self.local.address {
+            IpAddr::V4(_) => Family::V4,
+            IpAddr::V6(_) => Family::V6,
+        }
+    }
+}
+
+/// The order in which a machine keeps the bytes of a word. The kernel prints
+/// addresses (`__be32`) with `%08X`, as if they were numbers of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ByteOrder {
+    /// Least significant byte first: x86, ARM.
+    Little,
+    /// Most significant byte first: s390x, many MIPS routers.
+    Big,
+}
+
+impl ByteOrder {
+    /// That of the machine the program runs on.
+    pub const HOST: Self = if cfg!(target_endian = "big") {
+        Self::Big
+    } else {
+        Self::Little
+    };
+
+    /// The 32 bits of an address, in network order, from a printed `word`.
+    const fn address_bits(self, word: u32) -> u32 {
+        match self {
+            Self::Little => word.swap_bytes(),
+            Self::Big => word,
+        }
+    }
+}
+
+/// Parses one row without its newline. `None` where `sl`, an address, a port
+/// or the state is missing, torn or unknown. What follows the state never
+/// makes a row malformed: where it is torn, the inode is 0, which claims
+/// nothing about the connection.
+pub fn parse_row(line: &[u8], order: ByteOrder) -> Option<Socket> {
+    match row_by_columns(line, order) {
+        Some((socket, _)) => Some(socket),
+        None => row_by_fields(line, order),
+    }
+}
+
+/// The fast path: the exact columns the kernel prints at the start of `text`,
+/// and what stands behind them. No column holds a newline.
+fn row_by_columns(text: &[u8], order: ByteOrder) -> Option<(Socket, &[u8])> {
+    let text = skip_slot(text)?;
+    match text.get(8)? {
+        b':' => row_of_width::<1, 70>(text, order),
+        _ => row_of_width::<4, 118>(text, order),
+    }
+}
+
+/// A row behind its `sl`: the first `WIDTH` bytes are columns of fixed width,
+/// `WORDS` is the number of 32-bit words in an address.
+fn row_of_width<const WORDS: usize, const WIDTH: usize>(
+    text: &[u8],
+    order: ByteOrder,
+) -> Option<(Socket, &[u8])> {
+    // One look at the length: the compiler sees that each column is there.
+    let (columns, text) = text.split_first_chunk::<WIDTH>()?;
+    let mut columns = Columns(columns);
+    let local = columns.endpoint::<WORDS>(order)?;
+    columns.expect(b' ')?;
+    let remote = columns.endpoint::<WORDS>(order)?;
+    columns.expect(b' ')?;
+    let state = TcpState::from_number(columns.hex2()?)?;
+    columns.expect(b' ')?;
+    columns.skip_queues_and_timers()?;
+    let (inode, text) = inode_column(text)?;
+    let socket = Socket {
+        local,
+        remote,
+        state,
+        inode: fold_inode(inode),
+    };
+    Some((socket, text))
+}
+
+/// What is left of the columns of fixed width.
+struct Columns<'a>(&'a [u8]);
+
+impl Columns<'_> {
+    #[inline(always)]
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (column, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*column)
+    }
+
+    #[inline(always)]
+    fn expect(&mut self, byte: u8) -> Option<()> {
+        let [first] = self.take()?;
+        (first == byte).then_some(())
+    }
+
+    #[inline(always)]
+    fn hex8(&mut self) -> Option<u32> {
+        hex_word(u64::from_be_bytes(self.take()?))
+    }
+
+    #[inline(always)]
+    fn hex4(&mut self) -> Option<u32> {
+        let digits = u32::from_be_bytes(self.take()?);
+        hex_word(0x3030_3030 << 32 | u64::from(digits))
+    }
+
+    #[inline(always)]
+    fn hex2(&mut self) -> Option<u32> {
+        let digits = u16::from_be_bytes(self.take()?);
+        hex_word(0x3030_3030_3030 << 16 | u64::from(digits))
+    }
+
+    #[inline(always)]
+    fn endpoint<const WORDS: usize>(&mut self, order: ByteOrder) -> Option<Endpoint> {
+        let mut bits: u128 = 0;
+        for _ in 0..WORDS {
+            bits = bits << 32 | u128::from(order.address_bits(self.hex8()?));
+        }
+        self.expect(b':')?;
+        let port = self.hex4()? as u16;
+        let address = address_of(WORDS, bits);
+        Some(Endpoint { address, port })
+    }
+
+    /// `%08X:%08X %02X:%08lX %08X `
+    #[inline(always)]
+    fn skip_queues_and_timers(&mut self) -> Option<()> {
+        self.skip_hex8()?;
+        self.expect(b':')?;
+        self.skip_hex8()?;
+        self.expect(b' ')?;
+        self.hex2()?;
+        self.expect(b':')?;
+        self.skip_hex8()?;
+        self.expect(b' ')?;
+        self.skip_hex8()?;
+        self.expect(b' ')
+    }
+
+    /// Most of these columns are zero.
+    #[inline(always)]
+    fn skip_hex8(&mut self) -> Option<()> {
+        match &self.take()? {
+            b"00000000" => Some(()),
+            digits => hex_word(u64::from_be_bytes(*digits)).map(|_| ()),
+        }
+    }
+}
+
+fn address_of(words: usize, bits: u128) -> IpAddr {
+    match words {
+        1 => IpAddr::V4(Ipv4Addr::from_bits(bits as u32)),
+        _ => fold_mapped(IpAddr::V6(Ipv6Addr::from_bits(bits))),
+    }
+}
+
+/// What stands behind `%4d: `.
+fn skip_slot(line: &[u8]) -> Option<&[u8]> {
+    skip_number(line)?.strip_prefix(b": ")
+}
+
+/// The inode in `%5u %8d %lu `, behind uid and timeout, and what follows it.
+fn inode_column(text: &[u8]) -> Option<(u64, &[u8])> {
+    let text = skip_number(text)?;
+    // The timeout is zero but for window probes.
+    let text = match text.split_first_chunk() {
+        Some((b"        0", text)) => text,
+        _ => skip_number(text.strip_prefix(b" ")?)?,
+    };
+    let text = text.strip_prefix(b" ")?;
+    let mut inode: u64 = 0;
+    let mut rest = text;
+    while let [digit @ b'0'..=b'9', tail @ ..] = rest {
+        inode = inode.wrapping_mul(10).wrapping_add((digit - b'0').into());
+        rest = tail;
+    }
+    rest.strip_prefix(b" ")?;
+    // 19 digits always fit.
+    let length = text.len() - rest.len();
+    (1..20).contains(&length).then_some((inode, rest))
+}
+
+/// What stands behind blanks and decimal digits.
+#[inline(always)]
+fn skip_number(text: &[u8]) -> Option<&[u8]> {
+    let mut digits = text;
+    while let [b' ', tail @ ..] = digits {
+        digits = tail;
+    }
+    let mut rest = digits;
+    while let [b'0'..=b'9', tail @ ..] = rest {
+        rest = tail;
+    }
+    (rest.len() < digits.len()).then_some(rest)
+}
+
+/// The number written as eight upper-case hexadecimal digits, the first digit
+/// in the most significant byte of `ascii`. All eight bytes at once (SWAR).
+#[inline(always)]
+const fn hex_word(ascii: u64) -> Option<u32> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    // Letters (0x41 to 0x46) have bit 6 and their value less nine below.
+    let nibbles = (ascii & (0x0f * ONES)) + 9 * (ascii >> 6 & ONES);
+    // Writing the nibbles again shows whether they were digits: `A` stands
+    // seven behind `9` + 1, and adding six carries into bit 4 from ten on.
+    let is_letter = (nibbles + 6 * ONES) >> 4 & ONES;
+    let written = nibbles + 0x30 * ONES + 7 * is_letter;
+    if written != ascii || nibbles & (0xf0 * ONES) != 0 {
+        return None;
+    }
+    let bytes = (nibbles >> 4 | nibbles) & 0x00ff_00ff_00ff_00ff;
+    let pairs = (bytes >> 8 | bytes) & 0x0000_ffff_0000_ffff;
+    Some((pairs >> 16 | pairs) as u32)
+}
+
+/// The tolerant path: fields between any blanks, digits of either case, no
+/// padding needed, columns behind the state wide, torn or missing.
+fn row_by_fields(line: &[u8], order: ByteOrder) -> Option<Socket> {
+    let mut fields = line.split(is_blank).filter(|field| !field.is_empty());
+    skip_decimal(fields.next()?.strip_suffix(b":")?)?;
+    let local = fields.next()?;
+    let remote = fields.next()?;
+    if local.len() != remote.len() {
+        return None;
+    }
+    Some(Socket {
+        local: endpoint_field(local, order)?,
+        remote: endpoint_field(remote, order)?,
+        state: TcpState::from_number(hex_field(fields.next()?, 2)?)?,
+        inode: inode_field(fields).map_or(0, fold_inode),
+    })
+}
+
+fn is_blank(byte: &u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r')
+}
+
+fn skip_decimal(digits: &[u8]) -> Option<()> {
+    (!digits.is_empty() && digits.iter().all(u8::is_ascii_digit)).then_some(())
+}
+
+fn hex_field(digits: &[u8], width: usize) -> Option<u32> {
+    if digits.len() != width {
+        return None;
+    }
+    let mut number: u32 = 0;
+    for digit in digits {
+        number = number << 4 | u32::from(hex_digit(*digit)?);
+    }
+    Some(number)
+}
+
+fn endpoint_field(field: &[u8], order: ByteOrder) -> Option<Endpoint> {
+    let colon = field.iter().position(|byte| *byte == b':')?;
+    let (digits, port) = field.split_at_checked(colon)?;
+    let mut bits: u128 = 0;
+    for word in digits.chunks(8) {
+        bits = bits << 32 | u128::from(order.address_bits(hex_field(word, 8)?));
+    }
+    let address = match digits.len() {
+        8 => address_of(1, bits),
+        32 => address_of(4, bits),
+        _ => return None,
+    };
+    let port = hex_field(port.get(1..)?, 4)? as u16;
+    Some(Endpoint { address, port })
+}
+
+/// The inode among the fields behind the state, if all up to it are whole.
+fn inode_field<'a>(mut fields: impl Iterator<Item = &'a [u8]>) -> Option<u64> {
+    skip_hex_pair(fields.next()?, 8, 8)?; // tx_queue:rx_queue
+    skip_hex_pair(fields.next()?, 2, 16)?; // tr:tm->when, an unsigned long
+    hex_field(fields.next()?, 8)?; // retrnsmt
+    for _ in ["uid", "timeout"] {
+        // `timeout` is printed signed, `uid` too by old kernels.
+        let number = fields.next()?;
+        skip_decimal(number.strip_prefix(b"-").unwrap_or(number))?;
+    }
+    parse_decimal(fields.next()?)
+}
+
+fn skip_hex_pair(field: &[u8], left: usize, right_longest: usize) -> Option<()> {
+    let colon = field.iter().position(|byte| *byte == b':')?;
+    let (head, tail) = field.split_at_checked(colon)?;
+    let tail = tail.get(1..)?;
+    let is_hex = |digits: &[u8]| digits.iter().all(u8::is_ascii_hexdigit);
+    let is_wide_enough = head.len() == left && (8..=right_longest).contains(&tail.len());
+    (is_wide_enough && is_hex(head) && is_hex(tail)).then_some(())
+}
+
+/// The kernel's inode numbers are 64 bits wide; ours only have to differ.
+fn fold_inode(inode: u64) -> u32 {
+    match inode >> 32 {
+        0 => inode as u32,
+        high => (inode as u32 ^ high as u32).max(1),
+    }
+}
+
+/// What a line of the file was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Row {
+    /// A valid row.
+    Socket(Socket),
+    /// A line that is no row: to be counted.
+    Malformed,
+}
+
+/// What the kernel writes first into tcp and tcp6, behind two blanks.
+const HEADER: &[u8] = b"sl  local_address";
+
+/// Finds the rows in chunks of read(2), wherever these are split. A file is
+/// read as: `begin`; `space`, read(2), `filled`, rows until `None`, again and
+/// again; at the end of the file `end`.
+///
+/// Lines of `N` bytes and more are malformed and skipped to their newline, so
+/// memory is bounded. Empty lines are ignored, and so is the header where it
+/// is the first line.
+pub struct RowReader<const N: usize = READ_BUFFER> {
+    bytes: [u8; N],
+    /// Unread bytes stand in `start..end`.
+    start: usize,
+    end: usize,
+    is_past_first_line: bool,
+    /// The newline of a line longer than the buffer was not seen yet.
+    is_skipping: bool,
+}
+
+impl<const N: usize> RowReader<N> {
+    /// A reader at the start of a file; all bytes zero.
+    pub const fn new() -> Self {
+        Self {
+            bytes: [0; N],
+            start: 0,
+            end: 0,
+            is_past_first_line: false,
+            is_skipping: false,
+        }
+    }
+
+    /// Starts a file; forgets what was left of the last one.
+    pub fn begin(&mut self) {
+        self.start = 0;
+        self.end = 0;
+        self.is_past_first_line = false;
+        self.is_skipping = false;
+    }
+
+    /// Room for the next read(2), never empty once `next` returned `None`.
+    pub fn space(&mut self) -> &mut [u8] {
+        if self.start > 0 && self.start <= self.end && self.end <= N {
+            self.bytes.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        self.bytes.get_mut(self.end..).unwrap_or_default()
+    }
+
+    /// read(2) wrote `count` bytes into the front of `space`.
+    pub fn filled(&mut self, count: usize) {
+        self.end = self.end.saturating_add(count).min(N);
+    }
+
+    /// The file is over: what its last line was, where it had no newline. The
+    /// last field of such a line may be torn and is not trusted.
+    pub fn end(&mut self) -> Option<Row> {
+        let line = self.bytes.get(self.start..self.end).unwrap_or_default();
+        let row = if self.is_skipping {
+            None
+        } else {
+            torn_line_row(line, !self.is_past_first_line)
+        };
+        self.begin();
+        row
+    }
+
+    /// No newline among the unread bytes: they wait for more, unless they fill
+    /// the buffer or belong to a line that did.
+    fn unfinished_line(&mut self) -> Option<Row> {
+        let is_too_long = self.end - self.start >= N;
+        let was_skipping = self.is_skipping;
+        if is_too_long || was_skipping {
+            self.start = 0;
+            self.end = 0;
+            self.is_skipping = true;
+            self.is_past_first_line = true;
+        }
+        (is_too_long && !was_skipping).then_some(Row::Malformed)
+    }
+}
+
+impl<const N: usize> Default for RowReader<N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// `None` means that more bytes are needed; after the next `filled` there may
+/// be rows again.
+impl<const N: usize> Iterator for RowReader<N> {
+    type Item = Row;
+
+    fn next(&mut self) -> Option<Row> {
+        loop {
+            let unread = self.bytes.get(self.start..self.end)?;
+            let row = row_by_columns(unread, ByteOrder::HOST);
+            let behind = row.map_or(unread, |(_, behind)| behind);
+            let Some(to_newline) = find_newline(behind) else {
+                return self.unfinished_line();
+            };
+            let length = unread.len() - behind.len() + to_newline;
+            self.start += length + 1;
+            let is_first = !mem::replace(&mut self.is_past_first_line, true);
+            if mem::take(&mut self.is_skipping) {
+                continue;
+            }
+            if let Some((socket, _)) = row {
+                return Some(Row::Socket(socket));
+            }
+            if let Some(row) = unusual_row(unread.get(..length)?, is_first) {
+                return Some(row);
+            }
+        }
+    }
+}
+
+/// What a whole line without the kernel's exact columns was; `None` for one to
+/// ignore.
+fn unusual_row(line: &[u8], is_first: bool) -> Option<Row> {
+    match row_by_fields(line, ByteOrder::HOST) {
+        Some(socket) => Some(Row::Socket(socket)),
+        None => other_line(line, is_first),
+    }
+}
+
+/// What a line without newline at the end of the file was.
+fn torn_line_row(line: &[u8], is_first: bool) -> Option<Row> {
+    let last_blank = line.iter().rposition(is_blank).unwrap_or(0);
+    match parse_row(line.get(..last_blank)?, ByteOrder::HOST) {
+        Some(socket) => Some(Row::Socket(socket)),
+        None => other_line(line, is_first),
+    }
+}
+
+fn other_line(line: &[u8], is_first: bool) -> Option<Row> {
+    let text = trim(line);
+    let is_header = is_first && text.starts_with(HEADER);
+    (!is_header && !text.is_empty()).then_some(Row::Malformed)
+}
+
+/// The index of the first newline, found in eight bytes at once.
+fn find_newline(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let mut rest = bytes;
+    let mut index = 0;
+    while let Some((word, tail)) = rest.split_first_chunk::<8>() {
+        // A newline becomes a zero byte; borrowing from a zero sets bit 7. The
+        // lowest such bit is exact, higher ones may come from the borrow.
+        let zeros = u64::from_le_bytes(*word) ^ (b'\n' as u64 * ONES);
+        let found = zeros.wrapping_sub(ONES) & !zeros & (0x80 * ONES);
+        if found != 0 {
+            return Some(index + (found.trailing_zeros() / 8) as usize);
+        }
+        rest = tail;
+        index += 8;
+    }
+    let in_tail = rest.iter().position(|byte| *byte == b'\n')?;
+    Some(index + in_tail)
+}
