@@ -656,9 +656,12 @@ fn between<T: PartialOrd>(
     range: &str,
     parse: impl Fn(&[u8]) -> Option<T>,
 ) -> Option<T> {
-    let (low, high) = range.split_once("..")?;
+    let range = range.as_bytes();
+    // Not str::split_once: its searcher brings a panic path along.
+    let dots = range.windows(2).position(|pair| pair == b"..")?;
+    let (low, high) = range.split_at_checked(dots)?;
     let value = parse(text)?;
-    let is_inside = parse(low.as_bytes())? <= value && value <= parse(high.as_bytes())?;
+    let is_inside = parse(low)? <= value && value <= parse(high.strip_prefix(b"..")?)?;
     is_inside.then_some(value)
 }
 
@@ -1044,104 +1047,34 @@ mod tests {
         assert_eq!(found, expected);
     }
 
+    #[rustfmt::skip]
     #[test]
     fn edges_of_every_range() {
         let cases: [(&str, &[&str], &[&str]); 14] = [
             (
                 "--interval",
-                &[
-                    "100ms",
-                    "3600s",
-                    "1h",
-                    "60m",
-                    "1",
-                    "3600",
-                    "3600000ms",
-                    "0001s",
-                ],
-                &[
-                    "99ms",
-                    "3600001ms",
-                    "3601",
-                    "0",
-                    "2h",
-                    "1d",
-                    "",
-                    "s",
-                    "1.5s",
-                    "-1s",
-                    "1 s",
-                    "1S",
-                    "+1",
-                    "1s ",
-                    "0x10",
-                    "18446744073709551616",
-                    "18446744073709551615d",
-                ],
+                &["100ms", "3600s", "1h", "60m", "1", "3600", "3600000ms", "0001s"],
+                &["99ms", "3600001ms", "3601", "0", "2h", "1d", "", "s", "1.5s", "-1s", "1 s",
+                  "1S", "+1", "1s ", "0x10", "18446744073709551616", "18446744073709551615d"],
             ),
             (
                 "--window",
                 &["1s", "1000ms", "1h"],
                 &["999ms", "0s", "3600001ms", "forever", ""],
             ),
-            (
-                "--ports",
-                &["1", "63", "007"],
-                &["0", "64", "-1", "+1", "", "3.0", "99", "3s"],
-            ),
-            (
-                "--show",
-                &["all", "new", "scans"],
-                &["", "All", "none", "all,new", "al"],
-            ),
+            ("--ports", &["1", "63", "007"], &["0", "64", "-1", "+1", "", "3.0", "99", "3s"]),
+            ("--show", &["all", "new", "scans"], &["", "All", "none", "all,new", "al"]),
             (
                 "--allow",
-                &[
-                    "10.0.0.0/8",
-                    "10.0.0.1",
-                    "::/0",
-                    "2001:db8::1",
-                    "0.0.0.0/0",
-                    "1.2.3.4, ::1",
-                ],
-                &[
-                    "",
-                    "10.0.0.0/33",
-                    "::/129",
-                    "host",
-                    "10.0.0",
-                    "10.0.0.1,",
-                    ",",
-                    "fe80::1%lo",
-                    "1.2.3.4 ::1",
-                    "[::1]",
-                    "10.0.0.0/255.0.0.0",
-                ],
+                &["10.0.0.0/8", "10.0.0.1", "::/0", "2001:db8::1", "0.0.0.0/0", "1.2.3.4, ::1"],
+                &["", "10.0.0.0/33", "::/129", "host", "10.0.0", "10.0.0.1,", ",", "fe80::1%lo",
+                  "1.2.3.4 ::1", "[::1]", "10.0.0.0/255.0.0.0"],
             ),
             (
                 "--block-time",
-                &[
-                    "1s",
-                    "24d",
-                    "576h",
-                    "forever",
-                    "10m,forever",
-                    "1,2,3,4,5,6,7,8",
-                    "forever,1s",
-                ],
-                &[
-                    "",
-                    "999ms",
-                    "0",
-                    "25d",
-                    "2073601",
-                    "1s,",
-                    ",1s",
-                    "1s,,2s",
-                    "Forever",
-                    "1,2,3,4,5,6,7,8,9",
-                    "1s;2s",
-                ],
+                &["1s", "24d", "576h", "forever", "10m,forever", "1,2,3,4,5,6,7,8", "forever,1s"],
+                &["", "999ms", "0", "25d", "2073601", "1s,", ",1s", "1s,,2s", "Forever",
+                  "1,2,3,4,5,6,7,8,9", "1s;2s"],
             ),
             (
                 "--firewall",
@@ -1150,42 +1083,13 @@ mod tests {
             ),
             (
                 "--listen",
-                &[
-                    "none",
-                    "[::]:3021",
-                    ":1",
-                    ":65535",
-                    "127.0.0.1:80",
-                    "[::1]:8080",
-                ],
-                &[
-                    "",
-                    ":0",
-                    ":65536",
-                    ":",
-                    "3021",
-                    "localhost:80",
-                    "::1:80",
-                    "127.0.0.1",
-                    "127.0.0.1:0",
-                    "[::1]",
-                    "None",
-                    ":-1",
-                    "0:80",
-                    "[127.0.0.1]:80",
-                ],
+                &["none", "[::]:3021", ":1", ":65535", "127.0.0.1:80", "[::1]:8080"],
+                &["", ":0", ":65536", ":", "3021", "localhost:80", "::1:80", "127.0.0.1",
+                  "127.0.0.1:0", "[::1]", "None", ":-1", "0:80", "[127.0.0.1]:80"],
             ),
-            (
-                "--proc",
-                &["/proc", "/host/proc/1", "fixtures/", ".", "a b"],
-                &["", "a\0b"],
-            ),
+            ("--proc", &["/proc", "/host/proc/1", "fixtures/", ".", "a b"], &["", "a\0b"]),
             ("--exec-root", &["/host"], &["", "/\0"]),
-            (
-                "--max-blocks-per-minute",
-                &["1", "100000"],
-                &["0", "100001", "", "1k"],
-            ),
+            ("--max-blocks-per-minute", &["1", "100000"], &["0", "100001", "", "1k"]),
             (
                 "--unblock",
                 &["all", "192.0.2.1", "192.0.2.0/24", "2001:db8::/64"],
@@ -1193,9 +1097,7 @@ mod tests {
             ),
             (
                 "--dry-run",
-                &[
-                    "1", "true", "yes", "on", "True", "YES", "0", "false", "no", "off",
-                ],
+                &["1", "true", "yes", "on", "True", "YES", "0", "false", "no", "off"],
                 &["", "2", "y", "maybe", "truely", "disable"],
             ),
             ("--version", &["1", "no"], &["", "0.1.0"]),
@@ -1228,27 +1130,13 @@ mod tests {
         }
     }
 
+    #[rustfmt::skip]
     #[test]
     fn values_arrive() {
         let options = accepted(&[
-            "-i250ms",
-            "--window=5m",
-            "-p",
-            "10",
-            "--show",
-            "scans",
-            "--allow",
-            "10.9.8.7/8",
-            "-a2001:db8::1",
-            "--block-time",
-            "30s,forever",
-            "--firewall=none",
-            "-n",
-            "-l",
-            "127.0.0.1:9",
-            "--proc",
-            "/host/proc/1",
-            "--once",
+            "-i250ms", "--window=5m", "-p", "10", "--show", "scans", "--allow", "10.9.8.7/8",
+            "-a2001:db8::1", "--block-time", "30s,forever", "--firewall=none", "-n", "-l",
+            "127.0.0.1:9", "--proc", "/host/proc/1", "--once",
         ]);
         assert_eq!(options.interval, Duration::from_millis(250));
         assert_eq!(options.window, seconds(300));
@@ -1265,10 +1153,7 @@ mod tests {
         assert_eq!(accepted(&["-l", "none"]).listen, None);
         assert_eq!(accepted(&["-l:80"]).listen, Endpoint::parse(b"[::]:80"));
         assert_eq!(accepted(&["--show=new"]).show, Show::New);
-        assert_eq!(
-            accepted(&["--firewall=iptables"]).firewall,
-            FirewallChoice::Iptables
-        );
+        assert_eq!(accepted(&["--firewall=iptables"]).firewall, FirewallChoice::Iptables);
     }
 
     #[test]
@@ -1396,19 +1281,12 @@ mod tests {
         );
     }
 
+    #[rustfmt::skip]
     #[test]
     fn flags_and_blanks_in_the_environment() {
         for (value, is_on) in [
-            ("1", true),
-            ("true", true),
-            ("yes", true),
-            ("on", true),
-            ("TRUE", true),
-            ("0", false),
-            ("false", false),
-            ("no", false),
-            ("off", false),
-            ("", false),
+            ("1", true), ("true", true), ("yes", true), ("on", true), ("TRUE", true),
+            ("0", false), ("false", false), ("no", false), ("off", false), ("", false),
         ] {
             let options = from_environment("TCPPARSER_DRY_RUN", value.as_bytes()).unwrap();
             assert_eq!(options.dry_run, is_on, "{value}");
@@ -1432,28 +1310,17 @@ mod tests {
         );
     }
 
+    #[rustfmt::skip]
     #[test]
     fn messages() {
         for (arguments, expected) in [
-            (
-                &["--ports", "99"][..],
-                "--ports: '99' is not allowed: 1..63",
-            ),
+            (&["--ports", "99"][..], "--ports: '99' is not allowed: 1..63"),
             (&["-p"], "--ports: a value is missing: 1..63"),
             (&["--ports"], "--ports: a value is missing: 1..63"),
-            (
-                &["--ports", "--once"],
-                "--ports: '--once' is not allowed: 1..63",
-            ),
+            (&["--ports", "--once"], "--ports: '--once' is not allowed: 1..63"),
             (&["--show=x"], "--show: 'x' is not allowed: all/new/scans"),
-            (
-                &["--block-time=1s,x"],
-                "--block-time: 'x' is not allowed: 1..8 of 1s..24d/forever",
-            ),
-            (
-                &["--block-time=1,1,1,1,1,1,1,1,2"],
-                "--block-time: '2' is one too many: at most 8",
-            ),
+            (&["--block-time=1s,x"], "--block-time: 'x' is not allowed: 1..8 of 1s..24d/forever"),
+            (&["--block-time=1,1,1,1,1,1,1,1,2"], "--block-time: '2' is one too many: at most 8"),
             (&["--bogus=1"], "'--bogus=1' is not an option: see --help"),
             (&["--port", "1"], "'--port' is not an option: see --help"),
             (&["--Ports=1"], "'--Ports=1' is not an option: see --help"),
@@ -1465,30 +1332,17 @@ mod tests {
             (&["-"], "'-' is not an option: see --help"),
             (&["- "], "'- ' is not an option: see --help"),
             (&[""], "'' is not an option: see --help"),
-            (
-                &["--once=2"],
-                "--once: '2' is not allowed: 1/true/yes/on or 0/false/no/off",
-            ),
+            (&["--once=2"], "--once: '2' is not allowed: 1/true/yes/on or 0/false/no/off"),
             (&["--once", "--list"], "--once: not together with --list"),
-            (
-                &["--unblock=all", "--list"],
-                "--list: not together with --unblock",
-            ),
-            (
-                &["--healthcheck", "--once"],
-                "--once: not together with --healthcheck",
-            ),
+            (&["--unblock=all", "--list"], "--list: not together with --unblock"),
+            (&["--healthcheck", "--once"], "--once: not together with --healthcheck"),
             (&["--list"], "--list: not built in yet"),
             (&["--unblock", "::1"], "--unblock: not built in yet"),
             (&["--firewall=ipset"], "--firewall ipset: not built in yet"),
             (&["--firewall=nft"], "--firewall nft: not built in yet"),
             (&["--exec-root=/host"], "--exec-root: not built in yet"),
         ] {
-            assert_eq!(
-                refused(arguments),
-                format!("tcpparser: {expected}"),
-                "{arguments:?}"
-            );
+            assert_eq!(refused(arguments), format!("tcpparser: {expected}"), "{arguments:?}");
         }
     }
 
@@ -1577,15 +1431,16 @@ mod tests {
             std::vec![b'9'; 10_000],
             std::vec![b','; 10_000],
         ];
-        for row in TABLE.iter() {
-            for value in &values {
+        for value in &values {
+            line(&parse_bytes(&[value], &[]).unwrap_err());
+            let dashed = [b"--", value.as_slice()].concat();
+            line(&parse_bytes(&[&dashed], &[]).unwrap_err());
+            // Any byte but NUL is fine in a directory's name.
+            let refusing = |row: &&Row| row.id != Id::Proc;
+            for row in TABLE.iter().filter(refusing) {
                 let argument = [b"--", row.name.as_bytes(), b"=", value].concat();
-                let from_argument = parse_bytes(&[&argument], &[]);
-                assert!(!line(&from_argument.unwrap_err()).is_empty());
+                line(&parse_bytes(&[&argument], &[]).unwrap_err());
                 assert!(from_environment(row.environment, value).is_err());
-                assert!(parse_bytes(&[value], &[]).is_err());
-                let dashed = [b"--", value.as_slice()].concat();
-                assert!(parse_bytes(&[&dashed], &[]).is_err());
             }
         }
         let line = refused(&["-i", "\u{1b}[31mred"]);
@@ -1651,14 +1506,18 @@ mod tests {
             (state >> 16) as usize % below
         };
         let mut accepted = 0;
-        for _ in 0..200_000 {
+        for _ in 0..100_000 {
             let mut arguments: List<List<u8>> = List::new();
             for _ in 0..random(4) {
                 let mut argument = List::new();
-                for _ in 0..=random(4) {
+                if random(4) != 0 {
+                    let name = TABLE[random(TABLE.len())].name;
+                    argument.extend_from_slice(format!("--{name}=").as_bytes());
+                }
+                for _ in 0..=random(3) * random(2) {
                     argument.extend_from_slice(pieces[random(pieces.len())].as_bytes());
                 }
-                if random(20) == 0 {
+                if random(40) == 0 {
                     argument.push(random(256) as u8);
                 }
                 arguments.push(argument);
@@ -1683,7 +1542,7 @@ mod tests {
                 }
             }
         }
-        assert!(accepted > 1_000, "only {accepted} said anything");
+        assert!(accepted > 200, "only {accepted} said anything");
     }
 
     #[test]
@@ -1697,7 +1556,10 @@ mod tests {
         }
         for row in &TABLE {
             let name = format!("--{}", row.name);
-            let is_own = |line: &&str| line.get(6..).is_some_and(|own| own.starts_with(&name));
+            let is_own = |line: &&str| {
+                let own = line.get(6..).and_then(|own| own.split([' ', '*']).next());
+                own == Some(&name)
+            };
             let line = help.lines().find(is_own).expect(&name);
             assert_eq!(line.find(row.help), Some(HELP_NAMES), "{line}");
             assert!(
