@@ -1583,4 +1583,29 @@ mod tests {
         assert_eq!(words[..2], ["tcpparser", env!("CARGO_PKG_VERSION")]);
         assert_eq!(words[2].split('-').count(), 4, "a target triple: {line}");
     }
+
+    /// The table of README.md tells each option as the parser knows it.
+    #[test]
+    fn readme_tells_every_option() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+        let readme = std::fs::read_to_string(path).unwrap();
+        let told = |text: &str| {
+            if text.is_empty() {
+                "-".to_string()
+            } else {
+                format!("`{text}`")
+            }
+        };
+        for row in &TABLE {
+            let mut names = format!("`--{} {}`", row.name, row.argument).replace(" `", "`");
+            if let Some(letter) = row.short {
+                names = format!("`-{}`, {names}", letter as char);
+            }
+            let start = format!("| {names} | {} | {} | ", told(row.default), told(row.range));
+            let line = readme.lines().find(|line| line.starts_with(&start));
+            let line = line.unwrap_or_else(|| panic!("README.md has no line {start}"));
+            let is_missing = NOT_BUILT_IN_YET.contains(&Missing::Option(row.id));
+            assert_eq!(line.contains("(not built in yet)"), is_missing, "{line}");
+        }
+    }
 }
