@@ -1,1 +1,1611 @@
-//! Placeholder.
+//! The command line and the environment, turned into `Options` or into one
+//! line that says what is wrong.
+//!
+//! `TABLE` is the only place that knows names, defaults and ranges: the parser,
+//! the environment, `--help` and the tests over the documentation read it.
+
+use heapless::Vec;
+
+use crate::address::{Endpoint, Network};
+use crate::kernel::{PATH_MAX_LENGTH, Path};
+use crate::limits;
+use crate::text::{Sink, Text, parse_decimal, trim};
+use crate::time::Duration;
+
+/// Which option a row of the table is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Id {
+    /// --interval
+    Interval,
+    /// --window
+    Window,
+    /// --ports
+    Ports,
+    /// --show
+    Show,
+    /// --allow
+    Allow,
+    /// --block-time
+    BlockTime,
+    /// --firewall
+    Firewall,
+    /// --dry-run
+    DryRun,
+    /// --listen
+    Listen,
+    /// --proc
+    Proc,
+    /// --exec-root
+    ExecRoot,
+    /// --require-silent
+    RequireSilent,
+    /// --max-blocks-per-minute
+    MaxBlocksPerMinute,
+    /// --once
+    Once,
+    /// --list
+    List,
+    /// --unblock
+    Unblock,
+    /// --healthcheck
+    Healthcheck,
+    /// --help
+    Help,
+    /// --version
+    Version,
+}
+
+/// One option.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// What the parser does with it.
+    pub id: Id,
+    /// The long name without its dashes.
+    pub name: &'static str,
+    /// The letter of the short form.
+    pub short: Option<u8>,
+    /// The word for the value in `--help`; empty for a flag.
+    pub argument: &'static str,
+    /// The value where none is given, as one would type it; empty for none.
+    pub default: &'static str,
+    /// Which values are allowed. `low..high` is what the parser checks against.
+    pub range: &'static str,
+    /// What it does, in a few words.
+    pub help: &'static str,
+    /// The environment variable that does the same.
+    pub environment: &'static str,
+}
+
+impl Row {
+    const fn is_flag(&self) -> bool {
+        self.argument.is_empty()
+    }
+
+    const fn is_list(&self) -> bool {
+        matches!(self.id, Id::Allow | Id::BlockTime)
+    }
+
+    /// Whether it says what to do instead of how.
+    const fn is_action(&self) -> bool {
+        matches!(self.id, Id::Help | Id::Version) || mode(self.id).is_some()
+    }
+}
+
+/// Shortens the table below: one line an option where it fits.
+const fn row(
+    id: Id,
+    names: (&'static str, Option<u8>, &'static str),
+    environment: &'static str,
+    default: &'static str,
+    range: &'static str,
+    help: &'static str,
+) -> Row {
+    let (name, short, argument) = names;
+    Row {
+        id,
+        name,
+        short,
+        argument,
+        default,
+        range,
+        help,
+        environment,
+    }
+}
+
+/// Every option, in the order of `--help`.
+#[rustfmt::skip]
+pub static TABLE: [Row; 19] = [
+    row(Id::Interval, ("interval", Some(b'i'), "DUR"), "TCPPARSER_INTERVAL",
+        "10s", "100ms..1h", "time between readings"),
+    row(Id::Window, ("window", Some(b'w'), "DUR"), "TCPPARSER_WINDOW",
+        "60s", "1s..1h", "how far back ports count"),
+    row(Id::Ports, ("ports", Some(b'p'), "N"), "TCPPARSER_PORTS",
+        "3", "1..63", "MORE than N ports are a scan"),
+    row(Id::Show, ("show", None, "WHAT"), "TCPPARSER_SHOW",
+        "all", "all/new/scans", "what a reading prints"),
+    row(Id::Allow, ("allow", Some(b'a'), "CIDR"), "TCPPARSER_ALLOW",
+        "", "address or network", "never block; repeatable"),
+    row(Id::BlockTime, ("block-time", None, "LIST"), "TCPPARSER_BLOCK_TIME",
+        "10m,1h,1d,7d", "1..8 of 1s..24d/forever", "length"),
+    row(Id::Firewall, ("firewall", None, "NAME"), "TCPPARSER_FIREWALL",
+        "auto", "auto/iptables/ipset/nft/none", "backend"),
+    row(Id::DryRun, ("dry-run", Some(b'n'), ""), "TCPPARSER_DRY_RUN",
+        "", "", "detect and report, change no firewall"),
+    row(Id::Listen, ("listen", Some(b'l'), "ADDR:PORT"), "TCPPARSER_LISTEN",
+        "[::]:3021", "ADDR:PORT or none", "HTTP"),
+    row(Id::Proc, ("proc", None, "DIR"), "TCPPARSER_PROC",
+        "/proc", "1..200 bytes", "procfs to read"),
+    row(Id::ExecRoot, ("exec-root", None, "DIR"), "TCPPARSER_EXEC_ROOT",
+        "", "1..200 bytes", "chroot of the firewall tools"),
+    row(Id::RequireSilent, ("require-silent", None, ""), "TCPPARSER_REQUIRE_SILENT",
+        "", "", "block only sources that sent no data"),
+    row(Id::MaxBlocksPerMinute, ("max-blocks-per-minute", None, "N"), "TCPPARSER_MAX_BLOCKS_PER_MINUTE",
+        "1000", "1..100000", "hold more back"),
+    row(Id::Once, ("once", None, ""), "TCPPARSER_ONCE",
+        "", "", "one reading, no firewall, no HTTP; exit"),
+    row(Id::List, ("list", None, ""), "TCPPARSER_LIST",
+        "", "", "print the blocks"),
+    row(Id::Unblock, ("unblock", None, "WHOM"), "TCPPARSER_UNBLOCK",
+        "", "ADDR, CIDR or all", "remove blocks"),
+    row(Id::Healthcheck, ("healthcheck", None, ""), "TCPPARSER_HEALTHCHECK",
+        "", "", "ask the running daemon; exit 0 or 1"),
+    row(Id::Help, ("help", Some(b'h'), ""), "TCPPARSER_HELP",
+        "", "", "this page"),
+    row(Id::Version, ("version", Some(b'V'), ""), "TCPPARSER_VERSION",
+        "", "", "name, version, target and revision"),
+];
+
+/// What is understood but refused, until the change that brings it takes its
+/// line away.
+const NOT_BUILT_IN_YET: [Missing; 8] = [
+    Missing::Option(Id::ExecRoot),
+    Missing::Option(Id::RequireSilent),
+    Missing::Option(Id::MaxBlocksPerMinute),
+    Missing::Option(Id::List),
+    Missing::Option(Id::Unblock),
+    Missing::Option(Id::Healthcheck),
+    Missing::Firewall(FirewallChoice::Ipset),
+    Missing::Firewall(FirewallChoice::Nft),
+];
+
+/// An entry of `NOT_BUILT_IN_YET`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Option(Id),
+    Firewall(FirewallChoice),
+}
+
+/// Entries of --block-time.
+pub const BLOCK_TIMES: usize = 8;
+
+/// The bounds of one entry of --block-time: 24 days fit the longest timeout of
+/// a kernel set (ipset(8): 2147483 seconds).
+const BLOCK_TIME_RANGE: &str = "1s..24d";
+
+/// Longest directory the options accept, in bytes.
+pub const DIRECTORY_MAX_LENGTH: usize = 200;
+
+const _: () = assert!(
+    DIRECTORY_MAX_LENGTH + "/sys/net/ipv4/ip_local_port_range".len() <= PATH_MAX_LENGTH,
+    "the longest path below --proc fits"
+);
+
+/// What a scheduled reading prints (--show).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Show {
+    /// Every established connection.
+    All,
+    /// Only new ones.
+    New,
+    /// None; scans and blocks are always printed.
+    Scans,
+}
+
+impl Show {
+    fn parse(text: &[u8]) -> Option<Self> {
+        match text {
+            b"all" => Some(Self::All),
+            b"new" => Some(Self::New),
+            b"scans" => Some(Self::Scans),
+            _ => None,
+        }
+    }
+}
+
+/// Which firewall is asked to block (--firewall).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirewallChoice {
+    /// iptables, with ipset where that works, else nft.
+    Auto,
+    /// One iptables rule a source.
+    Iptables,
+    /// One iptables rule a family that matches a set.
+    Ipset,
+    /// A table of our own in nftables.
+    Nft,
+    /// None: detect and report only, no privilege needed.
+    None,
+}
+
+impl FirewallChoice {
+    fn parse(text: &[u8]) -> Option<Self> {
+        match text {
+            b"auto" => Some(Self::Auto),
+            b"iptables" => Some(Self::Iptables),
+            b"ipset" => Some(Self::Ipset),
+            b"nft" => Some(Self::Nft),
+            b"none" => Some(Self::None),
+            _ => None,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Iptables => "iptables",
+            Self::Ipset => "ipset",
+            Self::Nft => "nft",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Whom --unblock is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Every block.
+    All,
+    /// Blocks of this address or network.
+    Network(Network),
+}
+
+impl Target {
+    fn parse(text: &[u8]) -> Option<Self> {
+        match text {
+            b"all" => Some(Self::All),
+            _ => Network::parse(text).map(Self::Network),
+        }
+    }
+}
+
+/// What the process is to do. A tag of its own keeps `Run` all zero bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Action {
+    /// Watch until a signal ends it.
+    Run,
+    /// One reading (--once).
+    Once,
+    /// Print `write_help`, exit 0.
+    Help,
+    /// Print `write_version`, exit 0.
+    Version,
+    /// Print the blocks.
+    List,
+    /// Remove blocks.
+    Unblock(Target),
+    /// Ask the running daemon how it is.
+    Healthcheck,
+}
+
+/// Everything that can be set without building anew.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What to do.
+    pub action: Action,
+    /// Time between scheduled readings.
+    pub interval: Duration,
+    /// How far back ports count.
+    pub window: Duration,
+    /// A source on more distinct local ports than this is a port scan.
+    pub ports: u8,
+    /// What a scheduled reading prints.
+    pub show: Show,
+    /// Never blocked.
+    pub allow: Vec<Network, { limits::ALLOWED }>,
+    /// Lengths of a source's first, second, … block; `None` is for ever. See
+    /// `block_length`.
+    pub block_times: Vec<Option<Duration>, BLOCK_TIMES>,
+    /// Which firewall blocks.
+    pub firewall: FirewallChoice,
+    /// Change no firewall.
+    pub dry_run: bool,
+    /// Where HTTP is served; `None`: nowhere. [::] stands for IPv4 as well.
+    pub listen: Option<Endpoint>,
+    /// The procfs to read, without a trailing slash unless it was typed.
+    pub proc_directory: Path,
+    /// The firewall child's root directory; empty: ours.
+    pub exec_root: Path,
+    /// Block only sources whose connections carried no data.
+    pub require_silent: bool,
+    /// Blocks a minute; more are held back.
+    pub max_blocks_per_minute: u32,
+}
+
+impl Options {
+    /// Options before `parse_into`: all bytes zero, so that statics stay in
+    /// .bss.
+    pub const fn new() -> Self {
+        Self {
+            action: Action::Run,
+            interval: Duration::ZERO,
+            window: Duration::ZERO,
+            ports: 0,
+            show: Show::All,
+            allow: Vec::new(),
+            block_times: Vec::new(),
+            firewall: FirewallChoice::Auto,
+            dry_run: false,
+            listen: Some(Endpoint::BLANK),
+            proc_directory: Text::new(),
+            exec_root: Text::new(),
+            require_silent: false,
+            max_blocks_per_minute: 0,
+        }
+    }
+
+    /// Options of an empty command line and environment.
+    pub fn defaults() -> Self {
+        let mut options = Self::new();
+        options.set_defaults();
+        options
+    }
+
+    /// The length of a source's block after `strikes` earlier ones; `None` is
+    /// for ever. The last entry repeats.
+    pub fn block_length(&self, strikes: usize) -> Option<Duration> {
+        let last = self.block_times.last();
+        let length = self.block_times.get(strikes).or(last);
+        length.copied().flatten()
+    }
+
+    /// Replaces everything by the defaults, then the `environment`, then the
+    /// `arguments` (without the program's name). A variable counts only where
+    /// no argument speaks of the same option, or where none says what to do;
+    /// --allow adds up. An empty variable counts as unset.
+    ///
+    /// # Errors
+    /// The first thing that is not allowed; the process should print its line
+    /// and exit 2.
+    pub fn parse_into<'a, 'e>(
+        &mut self,
+        arguments: impl Iterator<Item = &'a [u8]>,
+        environment: impl Fn(&str) -> Option<&'e [u8]>,
+    ) -> Result<(), UsageError> {
+        self.set_defaults();
+        let mut given = Given::new();
+        self.read_arguments(arguments, &mut given)?;
+        // Help is for those whose environment is broken, too.
+        if !given.asks_for_text() {
+            self.read_environment(environment, &mut given)?;
+        }
+        self.action = given.action()?;
+        if given.asks_for_text() {
+            return Ok(());
+        }
+        self.refuse_missing(&given)
+    }
+
+    fn set_defaults(&mut self) {
+        self.action = Action::Run;
+        self.allow.clear();
+        self.dry_run = false;
+        self.exec_root.clear();
+        self.require_silent = false;
+        for row in TABLE.iter().filter(|row| !row.default.is_empty()) {
+            // A unit test holds that the table's defaults are allowed.
+            let value = row.default.as_bytes();
+            let _ = self.take(row, value, Origin::Argument, &mut Given::new());
+        }
+    }
+
+    fn read_arguments<'a>(
+        &mut self,
+        mut arguments: impl Iterator<Item = &'a [u8]>,
+        given: &mut Given,
+    ) -> Result<(), UsageError> {
+        while let Some(argument) = arguments.next() {
+            match argument {
+                b"-" | b"--" => return Err(UsageError::Unknown(Quote::new(argument))),
+                [b'-', b'-', ..] => self.read_long(argument, &mut arguments, given)?,
+                [b'-', ..] => self.read_short(argument, &mut arguments, given)?,
+                _ => return Err(UsageError::Unknown(Quote::new(argument))),
+            }
+        }
+        Ok(())
+    }
+
+    /// `--name`, `--name value` or `--name=value`.
+    fn read_long<'a>(
+        &mut self,
+        argument: &'a [u8],
+        arguments: &mut impl Iterator<Item = &'a [u8]>,
+        given: &mut Given,
+    ) -> Result<(), UsageError> {
+        let mut parts = argument.splitn(2, |byte| *byte == b'=');
+        let name = parts.next().and_then(|name| name.strip_prefix(b"--"));
+        let row = TABLE.iter().find(|row| Some(row.name.as_bytes()) == name);
+        let row = row.ok_or_else(|| UsageError::Unknown(Quote::new(argument)))?;
+        let value = match parts.next() {
+            Some(value) => value,
+            None if row.is_flag() => b"on",
+            None => arguments
+                .next()
+                .ok_or_else(|| UsageError::NoValue(row.id))?,
+        };
+        self.take(row, value, Origin::Argument, given)
+    }
+
+    /// `-n`, several flags at once as in `-nh`, `-i 5s` or `-i5s`.
+    fn read_short<'a>(
+        &mut self,
+        argument: &'a [u8],
+        arguments: &mut impl Iterator<Item = &'a [u8]>,
+        given: &mut Given,
+    ) -> Result<(), UsageError> {
+        let mut letters = argument.get(1..).unwrap_or_default();
+        while let [letter, rest @ ..] = letters {
+            let row = TABLE.iter().find(|row| row.short == Some(*letter));
+            let row = row.ok_or_else(|| UsageError::Unknown(Quote::new(argument)))?;
+            if row.is_flag() {
+                self.take(row, b"on", Origin::Argument, given)?;
+                letters = rest;
+                continue;
+            }
+            let value = if rest.is_empty() {
+                arguments
+                    .next()
+                    .ok_or_else(|| UsageError::NoValue(row.id))?
+            } else {
+                rest
+            };
+            return self.take(row, value, Origin::Argument, given);
+        }
+        Ok(())
+    }
+
+    fn read_environment<'e>(
+        &mut self,
+        environment: impl Fn(&str) -> Option<&'e [u8]>,
+        given: &mut Given,
+    ) -> Result<(), UsageError> {
+        let arguments = *given;
+        for row in TABLE.iter() {
+            let is_decided = arguments.is_seen(row.id) && row.id != Id::Allow;
+            if is_decided || row.is_action() && arguments.acts() {
+                continue;
+            }
+            match environment(row.environment) {
+                None | Some(b"") => {}
+                Some(value) => self.take(row, value, Origin::Variable, given)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a value, or each part of a list.
+    fn take(
+        &mut self,
+        row: &Row,
+        value: &[u8],
+        origin: Origin,
+        given: &mut Given,
+    ) -> Result<(), UsageError> {
+        if row.id == Id::BlockTime {
+            self.block_times.clear();
+        }
+        for part in value.split(|byte| row.is_list() && *byte == b',') {
+            let part = if row.is_list() { trim(part) } else { part };
+            if self.list_length(row.id) >= list_capacity(row.id) {
+                return Err(UsageError::TooMany(row.id, origin, Quote::new(part)));
+            }
+            let Some(is_on) = self.set(row, part, given) else {
+                return Err(UsageError::NotAllowed(row.id, origin, Quote::new(part)));
+            };
+            given.note(row.id, is_on);
+        }
+        Ok(())
+    }
+
+    fn list_length(&self, id: Id) -> usize {
+        match id {
+            Id::Allow => self.allow.len(),
+            Id::BlockTime => self.block_times.len(),
+            _ => 0,
+        }
+    }
+
+    /// Sets one option; `None` where the value is not allowed, else whether the
+    /// option is now in force.
+    fn set(&mut self, row: &Row, value: &[u8], given: &mut Given) -> Option<bool> {
+        match row.id {
+            Id::Interval => self.interval = between(value, row.range, Duration::parse)?,
+            Id::Window => self.window = between(value, row.range, Duration::parse)?,
+            Id::Ports => self.ports = between(value, row.range, parse_decimal)? as u8,
+            Id::Show => self.show = Show::parse(value)?,
+            Id::Allow => self.allow.push(Network::parse(value)?).ok()?,
+            Id::BlockTime => self.block_times.push(parse_block_time(value)?).ok()?,
+            Id::Firewall => self.firewall = FirewallChoice::parse(value)?,
+            Id::DryRun => return store_flag(&mut self.dry_run, value),
+            Id::Listen => self.listen = parse_listen(value)?,
+            Id::Proc => self.proc_directory = parse_directory(value)?,
+            Id::ExecRoot => self.exec_root = parse_directory(value)?,
+            Id::RequireSilent => return store_flag(&mut self.require_silent, value),
+            Id::MaxBlocksPerMinute => {
+                self.max_blocks_per_minute = between(value, row.range, parse_decimal)? as u32;
+            }
+            Id::Unblock => given.target = Target::parse(value)?,
+            Id::Once | Id::List | Id::Healthcheck | Id::Help | Id::Version => {
+                return parse_flag(value);
+            }
+        }
+        Some(true)
+    }
+
+    fn refuse_missing(&self, given: &Given) -> Result<(), UsageError> {
+        let is_asked = |missing: &&Missing| match **missing {
+            Missing::Option(id) => given.is_on(id),
+            Missing::Firewall(choice) => choice == self.firewall,
+        };
+        match NOT_BUILT_IN_YET.iter().find(is_asked) {
+            Some(Missing::Option(id)) => Err(UsageError::NotBuiltIn(*id, "")),
+            Some(Missing::Firewall(choice)) => {
+                Err(UsageError::NotBuiltIn(Id::Firewall, choice.name()))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::defaults()
+    }
+}
+
+/// Which options were spoken of, one bit each.
+#[derive(Clone, Copy)]
+struct Given {
+    seen: u32,
+    on: u32,
+    target: Target,
+}
+
+const _: () = assert!(TABLE.len() <= u32::BITS as usize, "a bit for each option");
+
+impl Given {
+    const fn new() -> Self {
+        Self {
+            seen: 0,
+            on: 0,
+            target: Target::All,
+        }
+    }
+
+    const fn note(&mut self, id: Id, is_on: bool) {
+        let bit = 1 << id as u32;
+        self.seen |= bit;
+        self.on = if is_on { self.on | bit } else { self.on & !bit };
+    }
+
+    const fn is_seen(&self, id: Id) -> bool {
+        self.seen & 1 << id as u32 != 0
+    }
+
+    const fn is_on(&self, id: Id) -> bool {
+        self.on & 1 << id as u32 != 0
+    }
+
+    /// Whether it was said what to do.
+    fn acts(&self) -> bool {
+        TABLE
+            .iter()
+            .any(|row| row.is_action() && self.is_on(row.id))
+    }
+
+    const fn asks_for_text(&self) -> bool {
+        self.is_on(Id::Help) || self.is_on(Id::Version)
+    }
+
+    /// What to do; two modes at once are refused.
+    fn action(&self) -> Result<Action, UsageError> {
+        if self.is_on(Id::Help) {
+            return Ok(Action::Help);
+        }
+        if self.is_on(Id::Version) {
+            return Ok(Action::Version);
+        }
+        let mut modes = TABLE
+            .iter()
+            .filter(|row| self.is_on(row.id) && mode(row.id).is_some());
+        match (modes.next(), modes.next()) {
+            (Some(one), Some(other)) => Err(UsageError::NotTogether(one.id, other.id)),
+            (Some(row), None) => Ok(match mode(row.id) {
+                Some(Action::Unblock(_)) => Action::Unblock(self.target),
+                mode => mode.unwrap_or(Action::Run),
+            }),
+            (None, _) => Ok(Action::Run),
+        }
+    }
+}
+
+/// The mode an option switches to, if it is one that excludes the others.
+const fn mode(id: Id) -> Option<Action> {
+    match id {
+        Id::Once => Some(Action::Once),
+        Id::List => Some(Action::List),
+        Id::Unblock => Some(Action::Unblock(Target::All)),
+        Id::Healthcheck => Some(Action::Healthcheck),
+        _ => None,
+    }
+}
+
+/// How many values an option can hold.
+const fn list_capacity(id: Id) -> usize {
+    match id {
+        Id::Allow => limits::ALLOWED,
+        Id::BlockTime => BLOCK_TIMES,
+        _ => 1,
+    }
+}
+
+/// The value of `text` if it lies in `range` (`low..high`, both included).
+fn between<T: PartialOrd>(
+    text: &[u8],
+    range: &str,
+    parse: impl Fn(&[u8]) -> Option<T>,
+) -> Option<T> {
+    let range = range.as_bytes();
+    // Not str::split_once: its searcher brings a panic path along.
+    let dots = range.windows(2).position(|pair| pair == b"..")?;
+    let (low, high) = range.split_at_checked(dots)?;
+    let value = parse(text)?;
+    let is_inside = parse(low)? <= value && value <= parse(high.strip_prefix(b"..")?)?;
+    is_inside.then_some(value)
+}
+
+fn parse_flag(text: &[u8]) -> Option<bool> {
+    let is_one_of = |words: [&[u8]; 4]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
+    if is_one_of([b"1", b"true", b"yes", b"on"]) {
+        Some(true)
+    } else if is_one_of([b"0", b"false", b"no", b"off"]) {
+        Some(false)
+    } else {
+        None
+    }
+}
+
+fn store_flag(flag: &mut bool, text: &[u8]) -> Option<bool> {
+    *flag = parse_flag(text)?;
+    Some(*flag)
+}
+
+/// One entry of --block-time; the inner `None` is for ever.
+fn parse_block_time(text: &[u8]) -> Option<Option<Duration>> {
+    if text == b"forever" {
+        return Some(None);
+    }
+    between(text, BLOCK_TIME_RANGE, Duration::parse).map(Some)
+}
+
+/// `none`, an endpoint, or `:PORT` for any address.
+fn parse_listen(text: &[u8]) -> Option<Option<Endpoint>> {
+    let endpoint = match text {
+        b"none" => return Some(None),
+        [b':', port @ ..] => Endpoint {
+            address: core::net::IpAddr::V6(core::net::Ipv6Addr::UNSPECIFIED),
+            port: parse_decimal(port).and_then(|port| u16::try_from(port).ok())?,
+        },
+        _ => Endpoint::parse(text)?,
+    };
+    // With port 0 the kernel would choose one that nobody knows.
+    (endpoint.port != 0).then_some(Some(endpoint))
+}
+
+fn parse_directory(text: &[u8]) -> Option<Path> {
+    let fits = !text.is_empty() && text.len() <= DIRECTORY_MAX_LENGTH;
+    (fits && !text.contains(&0)).then(|| Text::from_bytes(text))
+}
+
+/// What is wrong with the command line or the environment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UsageError {
+    /// Neither an option nor anything else that is expected.
+    Unknown(Quote),
+    /// The last argument is an option that takes a value.
+    NoValue(Id),
+    /// The value is not allowed.
+    NotAllowed(Id, Origin, Quote),
+    /// The list was full before this value.
+    TooMany(Id, Origin, Quote),
+    /// Two options that say what to do.
+    NotTogether(Id, Id),
+    /// Understood, but a later version brings it; with the value where only
+    /// that is missing.
+    NotBuiltIn(Id, &'static str),
+}
+
+/// Where a value came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The command line.
+    Argument,
+    /// The environment.
+    Variable,
+}
+
+/// Longest line of a usage error, in bytes with its newline.
+pub const USAGE_LINE: usize = 200;
+
+/// The start of something refused, fit for a terminal: printable ASCII with
+/// `?` for every other byte.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quote {
+    text: Text<40>,
+}
+
+impl Quote {
+    fn new(value: &[u8]) -> Self {
+        let mut text = Text::new();
+        for byte in value.iter().take(text.room()) {
+            let is_plain = (b' '..=b'~').contains(byte);
+            text.put_byte(if is_plain { *byte } else { b'?' });
+        }
+        Self { text }
+    }
+
+    fn write(&self, out: &mut impl Sink) {
+        out.put_byte(b'\'');
+        out.put(self.text.as_bytes());
+        out.put_byte(b'\'');
+    }
+}
+
+impl UsageError {
+    /// Appends one line of at most `USAGE_LINE` printable bytes and its
+    /// newline, for standard error. The exit status that goes with it is 2.
+    pub fn write(&self, out: &mut impl Sink) {
+        out.put(b"tcpparser: ");
+        match self {
+            Self::Unknown(argument) => {
+                argument.write(out);
+                out.put(b" is not an option: see --help");
+            }
+            Self::NoValue(id) => {
+                put_name(out, *id, Origin::Argument);
+                out.put(b": a value is missing: ");
+                put_allowed(out, *id);
+            }
+            Self::NotAllowed(id, origin, value) => {
+                put_name(out, *id, *origin);
+                out.put(b": ");
+                value.write(out);
+                out.put(b" is not allowed: ");
+                put_allowed(out, *id);
+            }
+            Self::TooMany(id, origin, value) => {
+                put_name(out, *id, *origin);
+                out.put(b": ");
+                value.write(out);
+                out.put(b" is one too many: at most ");
+                out.put_decimal(list_capacity(*id) as u64);
+            }
+            Self::NotTogether(one, other) => {
+                put_name(out, *one, Origin::Argument);
+                out.put(b": not together with ");
+                put_name(out, *other, Origin::Argument);
+            }
+            Self::NotBuiltIn(id, value) => {
+                put_name(out, *id, Origin::Argument);
+                write_part(out, b" ", value, b"");
+                out.put(b": not built in yet");
+            }
+        }
+        out.put_byte(b'\n');
+    }
+}
+
+fn row_of(id: Id) -> Option<&'static Row> {
+    TABLE.iter().find(|row| row.id == id)
+}
+
+/// The option's name as one types it, or the variable's.
+fn put_name(out: &mut impl Sink, id: Id, origin: Origin) {
+    let Some(row) = row_of(id) else { return };
+    match origin {
+        Origin::Argument => write_part(out, b"--", row.name, b""),
+        Origin::Variable => out.put(row.environment.as_bytes()),
+    }
+}
+
+fn put_allowed(out: &mut impl Sink, id: Id) {
+    let Some(row) = row_of(id) else { return };
+    if row.is_flag() {
+        out.put(b"1/true/yes/on or 0/false/no/off");
+    } else {
+        out.put(row.range.as_bytes());
+    }
+}
+
+/// Columns of the names in `--help`.
+const HELP_NAMES: usize = 33;
+
+/// Appends the page of `--help`: at most 24 lines of at most 80 columns.
+pub fn write_help(out: &mut impl Sink) {
+    out.put(b"Usage: tcpparser [OPTION]...   watch TCP connections, block port scanners\n");
+    for row in TABLE.iter() {
+        write_help_line(out, row);
+    }
+    out.put(b"DUR: a number with ms, s, m, h or d; bare: seconds. *: not built in yet.\n");
+    out.put(b"Each option is also read from the environment: TCPPARSER_BLOCK_TIME=1h,forever\n");
+}
+
+fn write_help_line(out: &mut impl Sink, row: &Row) {
+    let mut names: Text<HELP_NAMES> = Text::new();
+    match row.short {
+        None => names.put(b"      --"),
+        Some(letter) => {
+            names.put(b"  -");
+            names.put_byte(letter);
+            names.put(b", --");
+        }
+    }
+    names.put(row.name.as_bytes());
+    if !row.is_flag() {
+        names.put_byte(b' ');
+        names.put(row.argument.as_bytes());
+    }
+    if NOT_BUILT_IN_YET.contains(&Missing::Option(row.id)) {
+        names.put_byte(b'*');
+    }
+    out.put(names.as_bytes());
+    for _ in 0..names.room() {
+        out.put_byte(b' ');
+    }
+    out.put(row.help.as_bytes());
+    write_part(out, b": ", row.range, b"");
+    write_part(out, b" [", row.default, b"]");
+    out.put_byte(b'\n');
+}
+
+/// Appends `text` between `before` and `after`, nothing where it is empty.
+fn write_part(out: &mut impl Sink, before: &[u8], text: &str, after: &[u8]) {
+    if !text.is_empty() {
+        out.put(before);
+        out.put(text.as_bytes());
+        out.put(after);
+    }
+}
+
+/// Appends the line of `--version`: name, version, target, revision.
+pub fn write_version(out: &mut impl Sink) {
+    for (text, end) in [
+        ("tcpparser", b' '),
+        (env!("CARGO_PKG_VERSION"), b' '),
+        (env!("TCPPARSER_TARGET"), b' '),
+        (env!("TCPPARSER_REVISION"), b'\n'),
+    ] {
+        out.put(text.as_bytes());
+        out.put_byte(end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+    use std::format;
+    use std::string::{String, ToString};
+    use std::vec::Vec as List;
+
+    type Variables<'a> = &'a [(&'a str, &'a [u8])];
+
+    fn parse_bytes(arguments: &[&[u8]], variables: Variables) -> Result<Options, UsageError> {
+        let variables: HashMap<&str, &[u8]> = variables.iter().copied().collect();
+        // What stood there before must not shine through.
+        let mut options = Options::new();
+        options.allow.push(Network::BLANK).unwrap();
+        options.action = Action::Healthcheck;
+        options.dry_run = true;
+        options.require_silent = true;
+        options.exec_root = Text::from_bytes(b"/old");
+        let environment = |name: &str| variables.get(name).copied();
+        options.parse_into(arguments.iter().copied(), environment)?;
+        Ok(options)
+    }
+
+    fn parse(arguments: &[&str]) -> Result<Options, UsageError> {
+        let arguments: List<&[u8]> = arguments.iter().map(|a| a.as_bytes()).collect();
+        parse_bytes(&arguments, &[])
+    }
+
+    fn accepted(arguments: &[&str]) -> Options {
+        parse(arguments).unwrap_or_else(|error| panic!("{arguments:?}: {}", line(&error)))
+    }
+
+    fn line(error: &UsageError) -> String {
+        let mut text: Text<{ 2 * USAGE_LINE }> = Text::new();
+        error.write(&mut text);
+        let line = text.as_bytes();
+        assert!(line.len() <= USAGE_LINE, "{} bytes", line.len());
+        let (last, printable) = line.split_last().unwrap();
+        assert_eq!(*last, b'\n');
+        assert!(printable.iter().all(|byte| (b' '..=b'~').contains(byte)));
+        String::from_utf8(printable.to_vec()).unwrap()
+    }
+
+    fn refused(arguments: &[&str]) -> String {
+        match parse(arguments) {
+            Ok(options) => panic!("{arguments:?} was accepted: {options:?}"),
+            Err(error) => line(&error),
+        }
+    }
+
+    fn from_environment(name: &str, value: &[u8]) -> Result<Options, String> {
+        parse_bytes(&[], &[(name, value)]).map_err(|error| line(&error))
+    }
+
+    fn seconds(length: u64) -> Duration {
+        Duration::from_secs(length)
+    }
+
+    /// An option whatever its fate, for comparing two ways to say the same.
+    fn outcome(result: Result<Options, UsageError>) -> String {
+        match result {
+            Ok(options) => format!("{options:?}"),
+            Err(error) => line(&error),
+        }
+    }
+
+    fn help() -> String {
+        let mut text: Text<4096> = Text::new();
+        write_help(&mut text);
+        assert!(!text.is_truncated());
+        String::from_utf8(text.as_bytes().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn nothing_given() {
+        let options = accepted(&[]);
+        assert_eq!(options.action, Action::Run);
+        assert_eq!(options.interval, seconds(10));
+        assert_eq!(options.window, seconds(60));
+        assert_eq!(options.ports, 3);
+        assert_eq!(options.show, Show::All);
+        assert!(options.allow.is_empty());
+        let block_times = [600, 3_600, 86_400, 604_800].map(|length| Some(seconds(length)));
+        assert_eq!(options.block_times.as_slice(), block_times);
+        assert_eq!(options.firewall, FirewallChoice::Auto);
+        assert!(!options.dry_run);
+        assert_eq!(options.listen, Endpoint::parse(b"[::]:3021"));
+        assert_eq!(options.proc_directory.as_bytes(), b"/proc");
+        assert!(options.exec_root.is_empty());
+        assert!(!options.require_silent);
+        assert_eq!(options.max_blocks_per_minute, 1_000);
+        assert_eq!(format!("{options:?}"), format!("{:?}", Options::defaults()));
+    }
+
+    #[test]
+    fn the_table_is_sound() {
+        for (index, row) in TABLE.iter().enumerate() {
+            assert_eq!(row.id as usize, index, "{}", row.name);
+            let name = row.name.to_uppercase().replace('-', "_");
+            assert_eq!(row.environment, format!("TCPPARSER_{name}"));
+            assert_eq!(row.is_flag(), row.range.is_empty(), "{}", row.name);
+            if !row.default.is_empty() {
+                let mut given = Given::new();
+                let value = row.default.as_bytes();
+                Options::new()
+                    .take(row, value, Origin::Argument, &mut given)
+                    .unwrap();
+                assert!(given.is_on(row.id));
+            }
+            for other in TABLE.iter().take(index) {
+                assert_ne!(row.name, other.name);
+                assert!(row.short.is_none() || row.short != other.short);
+            }
+        }
+    }
+
+    /// The contract's table, written down a second time.
+    #[test]
+    fn names_and_defaults() {
+        let expected = [
+            "i interval 10s",
+            "w window 60s",
+            "p ports 3",
+            "- show all",
+            "a allow -",
+            "- block-time 10m,1h,1d,7d",
+            "- firewall auto",
+            "n dry-run -",
+            "l listen [::]:3021",
+            "- proc /proc",
+            "- exec-root -",
+            "- require-silent -",
+            "- max-blocks-per-minute 1000",
+            "- once -",
+            "- list -",
+            "- unblock -",
+            "- healthcheck -",
+            "h help -",
+            "V version -",
+        ];
+        let found = TABLE.each_ref().map(|row| {
+            let default = if row.default.is_empty() {
+                "-"
+            } else {
+                row.default
+            };
+            format!(
+                "{} {} {default}",
+                row.short.unwrap_or(b'-') as char,
+                row.name
+            )
+        });
+        assert_eq!(found, expected);
+    }
+
+    #[rustfmt::skip]
+    #[test]
+    fn edges_of_every_range() {
+        let cases: [(&str, &[&str], &[&str]); 14] = [
+            (
+                "--interval",
+                &["100ms", "3600s", "1h", "60m", "1", "3600", "3600000ms", "0001s"],
+                &["99ms", "3600001ms", "3601", "0", "2h", "1d", "", "s", "1.5s", "-1s", "1 s",
+                  "1S", "+1", "1s ", "0x10", "18446744073709551616", "18446744073709551615d"],
+            ),
+            (
+                "--window",
+                &["1s", "1000ms", "1h"],
+                &["999ms", "0s", "3600001ms", "forever", ""],
+            ),
+            ("--ports", &["1", "63", "007"], &["0", "64", "-1", "+1", "", "3.0", "99", "3s"]),
+            ("--show", &["all", "new", "scans"], &["", "All", "none", "all,new", "al"]),
+            (
+                "--allow",
+                &["10.0.0.0/8", "10.0.0.1", "::/0", "2001:db8::1", "0.0.0.0/0", "1.2.3.4, ::1"],
+                &["", "10.0.0.0/33", "::/129", "host", "10.0.0", "10.0.0.1,", ",", "fe80::1%lo",
+                  "1.2.3.4 ::1", "[::1]", "10.0.0.0/255.0.0.0"],
+            ),
+            (
+                "--block-time",
+                &["1s", "24d", "576h", "forever", "10m,forever", "1,2,3,4,5,6,7,8", "forever,1s"],
+                &["", "999ms", "0", "25d", "2073601", "1s,", ",1s", "1s,,2s", "Forever",
+                  "1,2,3,4,5,6,7,8,9", "1s;2s"],
+            ),
+            (
+                "--firewall",
+                &["auto", "iptables", "none", "ipset", "nft"],
+                &["", "pf", "IPTABLES", "nftables", "auto "],
+            ),
+            (
+                "--listen",
+                &["none", "[::]:3021", ":1", ":65535", "127.0.0.1:80", "[::1]:8080"],
+                &["", ":0", ":65536", ":", "3021", "localhost:80", "::1:80", "127.0.0.1",
+                  "127.0.0.1:0", "[::1]", "None", ":-1", "0:80", "[127.0.0.1]:80"],
+            ),
+            ("--proc", &["/proc", "/host/proc/1", "fixtures/", ".", "a b"], &["", "a\0b"]),
+            ("--exec-root", &["/host"], &["", "/\0"]),
+            ("--max-blocks-per-minute", &["1", "100000"], &["0", "100001", "", "1k"]),
+            (
+                "--unblock",
+                &["all", "192.0.2.1", "192.0.2.0/24", "2001:db8::/64"],
+                &["", "ALL", "none", "192.0.2.1,192.0.2.2", "host"],
+            ),
+            (
+                "--dry-run",
+                &["1", "true", "yes", "on", "True", "YES", "0", "false", "no", "off"],
+                &["", "2", "y", "maybe", "truely", "disable"],
+            ),
+            ("--version", &["1", "no"], &["", "0.1.0"]),
+        ];
+        for (name, good, bad) in cases {
+            for value in good {
+                let result = parse(&[&format!("{name}={value}")]);
+                if let Err(error) = result {
+                    let line = line(&error);
+                    assert!(line.ends_with("not built in yet"), "{name}={value}: {line}");
+                }
+            }
+            for value in bad {
+                let line = refused(&[&format!("{name}={value}")]);
+                let said = line.contains(" is not allowed: ") || line.contains("one too many");
+                assert!(line.starts_with(&format!("tcpparser: {name}: '")), "{line}");
+                assert!(said, "{name}={value}: {line}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_number_of_ports() {
+        for ports in 0..=300u64 {
+            let result = parse(&["-p", &ports.to_string()]);
+            assert_eq!(result.is_ok(), (1..=63).contains(&ports));
+            if let Ok(options) = result {
+                assert_eq!(u64::from(options.ports), ports);
+            }
+        }
+    }
+
+    #[rustfmt::skip]
+    #[test]
+    fn values_arrive() {
+        let options = accepted(&[
+            "-i250ms", "--window=5m", "-p", "10", "--show", "scans", "--allow", "10.9.8.7/8",
+            "-a2001:db8::1", "--block-time", "30s,forever", "--firewall=none", "-n", "-l",
+            "127.0.0.1:9", "--proc", "/host/proc/1", "--once",
+        ]);
+        assert_eq!(options.interval, Duration::from_millis(250));
+        assert_eq!(options.window, seconds(300));
+        assert_eq!(options.ports, 10);
+        assert_eq!(options.show, Show::Scans);
+        let allowed = ["10.0.0.0/8", "2001:db8::1"].map(|t| Network::parse(t.as_bytes()).unwrap());
+        assert_eq!(options.allow.as_slice(), allowed);
+        assert_eq!(options.block_times.as_slice(), [Some(seconds(30)), None]);
+        assert_eq!(options.firewall, FirewallChoice::None);
+        assert!(options.dry_run);
+        assert_eq!(options.listen, Endpoint::parse(b"127.0.0.1:9"));
+        assert_eq!(options.proc_directory.as_bytes(), b"/host/proc/1");
+        assert_eq!(options.action, Action::Once);
+        assert_eq!(accepted(&["-l", "none"]).listen, None);
+        assert_eq!(accepted(&["-l:80"]).listen, Endpoint::parse(b"[::]:80"));
+        assert_eq!(accepted(&["--show=new"]).show, Show::New);
+        assert_eq!(accepted(&["--firewall=iptables"]).firewall, FirewallChoice::Iptables);
+    }
+
+    #[test]
+    fn block_lengths_repeat_the_last() {
+        let options = accepted(&["--block-time=1s,2s"]);
+        let lengths = [0, 1, 2, 1_000_000].map(|strikes| options.block_length(strikes));
+        assert_eq!(lengths, [1, 2, 2, 2].map(|length| Some(seconds(length))));
+        let options = accepted(&["--block-time=1s,forever"]);
+        let lengths = [0, 1, 9].map(|strikes| options.block_length(strikes));
+        assert_eq!(lengths, [Some(seconds(1)), None, None]);
+        let options = accepted(&["--block-time=forever,1s"]);
+        assert_eq!(options.block_length(0), None);
+        assert_eq!(options.block_length(1), Some(seconds(1)));
+    }
+
+    /// Every spelling of a value means the same.
+    #[test]
+    fn spellings() {
+        let values = [
+            "5s", "1s", "9", "new", "::1", "1s,2s", "none", "", ":80", "/p", "/r", "", "7", "", "",
+            "all", "", "", "",
+        ];
+        for (row, value) in TABLE.iter().zip(values) {
+            let name = format!("--{}", row.name);
+            let expected = if row.is_flag() {
+                let expected = outcome(parse(&[&name]));
+                assert_eq!(outcome(parse(&[&format!("{name}=yes")])), expected);
+                expected
+            } else {
+                let expected = outcome(parse(&[&name, value]));
+                assert_eq!(outcome(parse(&[&format!("{name}={value}")])), expected);
+                expected
+            };
+            let variable = if row.is_flag() { "on" } else { value };
+            let result = parse_bytes(&[], &[(row.environment, variable.as_bytes())]);
+            assert_eq!(outcome(result), expected, "{}", row.environment);
+            assert_ne!(outcome(parse(&[])), expected, "{name}");
+            let Some(letter) = row.short else { continue };
+            let short = format!("-{}", letter as char);
+            if row.is_flag() {
+                assert_eq!(outcome(parse(&[&short])), expected);
+            } else {
+                assert_eq!(outcome(parse(&[&short, value])), expected);
+                assert_eq!(outcome(parse(&[&format!("{short}{value}")])), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn clusters() {
+        let options = accepted(&["-nh"]);
+        assert_eq!((options.action, options.dry_run), (Action::Help, true));
+        let options = accepted(&["-ni5s", "-np", "4"]);
+        assert!(options.dry_run);
+        assert_eq!((options.interval, options.ports), (seconds(5), 4));
+        // The letter takes all that follows.
+        assert_eq!(
+            refused(&["-in"]),
+            "tcpparser: --interval: 'n' is not allowed: 100ms..1h"
+        );
+        assert_eq!(
+            refused(&["-i=5s"]),
+            "tcpparser: --interval: '=5s' is not allowed: 100ms..1h"
+        );
+        assert_eq!(
+            refused(&["-nx"]),
+            "tcpparser: '-nx' is not an option: see --help"
+        );
+    }
+
+    #[test]
+    fn the_last_of_two_wins() {
+        let options = accepted(&[
+            "-p4",
+            "--ports=5",
+            "-l:80",
+            "-l",
+            "none",
+            "-n",
+            "--dry-run=no",
+        ]);
+        assert_eq!(
+            (options.ports, options.listen, options.dry_run),
+            (5, None, false)
+        );
+        let options = accepted(&["--block-time=1s,2s", "--block-time=3s"]);
+        assert_eq!(options.block_times.as_slice(), [Some(seconds(3))]);
+        assert_eq!(
+            accepted(&["--proc=/long", "--proc=/p"])
+                .proc_directory
+                .as_bytes(),
+            b"/p"
+        );
+        assert_eq!(accepted(&["--once", "--once=no"]).action, Action::Run);
+        assert_eq!(accepted(&["--list", "--list=off"]).action, Action::Run);
+        assert_eq!(
+            accepted(&["--firewall=nft", "--firewall=none"]).firewall,
+            FirewallChoice::None
+        );
+        assert_eq!(accepted(&["-a::1", "-a::2", "-a::1"]).allow.len(), 3);
+    }
+
+    #[test]
+    fn arguments_beat_the_environment() {
+        let variables: Variables = &[
+            ("TCPPARSER_PORTS", b"9"),
+            ("TCPPARSER_DRY_RUN", b"1"),
+            ("TCPPARSER_ALLOW", b"::2, 10.0.0.0/8"),
+            ("TCPPARSER_BLOCK_TIME", b"1h,2h"),
+        ];
+        let options = parse_bytes(&[], variables).unwrap();
+        assert_eq!((options.ports, options.dry_run), (9, true));
+        let arguments: [&[u8]; 4] = [b"-p4", b"--dry-run=0", b"-a::1", b"--block-time=7"];
+        let options = parse_bytes(&arguments, variables).unwrap();
+        assert_eq!((options.ports, options.dry_run), (4, false));
+        assert_eq!(options.block_times.as_slice(), [Some(seconds(7))]);
+        let allowed = ["::1", "::2", "10.0.0.0/8"].map(|t| Network::parse(t.as_bytes()).unwrap());
+        assert_eq!(options.allow.as_slice(), allowed);
+        // What is not used may be wrong.
+        let wrong: Variables = &[("TCPPARSER_PORTS", b"none"), ("TCPPARSER_ONCE", b"maybe")];
+        assert_eq!(parse_bytes(&[b"-p5", b"--once"], wrong).unwrap().ports, 5);
+        assert_eq!(
+            parse_bytes(&[b"--help"], wrong).unwrap().action,
+            Action::Help
+        );
+    }
+
+    #[rustfmt::skip]
+    #[test]
+    fn flags_and_blanks_in_the_environment() {
+        for (value, is_on) in [
+            ("1", true), ("true", true), ("yes", true), ("on", true), ("TRUE", true),
+            ("0", false), ("false", false), ("no", false), ("off", false), ("", false),
+        ] {
+            let options = from_environment("TCPPARSER_DRY_RUN", value.as_bytes()).unwrap();
+            assert_eq!(options.dry_run, is_on, "{value}");
+            let options = from_environment("TCPPARSER_ONCE", value.as_bytes()).unwrap();
+            assert_eq!(options.action == Action::Once, is_on, "{value}");
+            let result = from_environment("TCPPARSER_LIST", value.as_bytes());
+            assert_eq!(result.is_err(), is_on, "{value}");
+        }
+        for row in &TABLE {
+            let options = from_environment(row.environment, b"").unwrap();
+            assert_eq!(format!("{options:?}"), outcome(parse(&[])));
+        }
+        assert_eq!(
+            from_environment("TCPPARSER_DRY_RUN", b"maybe").unwrap_err(),
+            "tcpparser: TCPPARSER_DRY_RUN: 'maybe' is not allowed: \
+             1/true/yes/on or 0/false/no/off"
+        );
+        assert_eq!(
+            from_environment("TCPPARSER_ALLOW", b"::1,\xff,::2").unwrap_err(),
+            "tcpparser: TCPPARSER_ALLOW: '?' is not allowed: address or network"
+        );
+    }
+
+    #[rustfmt::skip]
+    #[test]
+    fn messages() {
+        for (arguments, expected) in [
+            (&["--ports", "99"][..], "--ports: '99' is not allowed: 1..63"),
+            (&["-p"], "--ports: a value is missing: 1..63"),
+            (&["--ports"], "--ports: a value is missing: 1..63"),
+            (&["--ports", "--once"], "--ports: '--once' is not allowed: 1..63"),
+            (&["--show=x"], "--show: 'x' is not allowed: all/new/scans"),
+            (&["--block-time=1s,x"], "--block-time: 'x' is not allowed: 1..8 of 1s..24d/forever"),
+            (&["--block-time=1,1,1,1,1,1,1,1,2"], "--block-time: '2' is one too many: at most 8"),
+            (&["--bogus=1"], "'--bogus=1' is not an option: see --help"),
+            (&["--port", "1"], "'--port' is not an option: see --help"),
+            (&["--Ports=1"], "'--Ports=1' is not an option: see --help"),
+            (&["ports"], "'ports' is not an option: see --help"),
+            (&["--once", "x"], "'x' is not an option: see --help"),
+            (&["--", "--once"], "'--' is not an option: see --help"),
+            (&["--=1"], "'--=1' is not an option: see --help"),
+            (&["---once"], "'---once' is not an option: see --help"),
+            (&["-"], "'-' is not an option: see --help"),
+            (&["- "], "'- ' is not an option: see --help"),
+            (&[""], "'' is not an option: see --help"),
+            (&["--once=2"], "--once: '2' is not allowed: 1/true/yes/on or 0/false/no/off"),
+            (&["--once", "--list"], "--once: not together with --list"),
+            (&["--unblock=all", "--list"], "--list: not together with --unblock"),
+            (&["--healthcheck", "--once"], "--once: not together with --healthcheck"),
+            (&["--list"], "--list: not built in yet"),
+            (&["--unblock", "::1"], "--unblock: not built in yet"),
+            (&["--firewall=ipset"], "--firewall ipset: not built in yet"),
+            (&["--firewall=nft"], "--firewall nft: not built in yet"),
+            (&["--exec-root=/host"], "--exec-root: not built in yet"),
+        ] {
+            assert_eq!(refused(arguments), format!("tcpparser: {expected}"), "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn modes_exclude_each_other() {
+        let modes = ["--once", "--list", "--unblock=all", "--healthcheck"];
+        for one in modes {
+            for other in modes.into_iter().filter(|other| *other != one) {
+                assert!(refused(&[one, other]).contains(": not together with --"));
+            }
+            for text in ["--help", "-V"] {
+                assert!(accepted(&[one, text]).action != Action::Run);
+                assert_eq!(outcome(parse(&[one, text])), outcome(parse(&[text, one])));
+            }
+        }
+        assert_eq!(accepted(&["-V", "-h"]).action, Action::Help);
+        // An argument decides against a variable.
+        let listing: Variables = &[("TCPPARSER_LIST", b"1"), ("TCPPARSER_HELP", b"1")];
+        assert_eq!(
+            parse_bytes(&[b"--once"], listing).unwrap().action,
+            Action::Once
+        );
+        let result = parse_bytes(&[b"--once=no"], listing);
+        assert_eq!(result.unwrap().action, Action::Help);
+    }
+
+    /// Unblock's target is parsed although nothing acts on it yet.
+    #[test]
+    fn unblock_target() {
+        for (text, target) in [
+            ("all", Target::All),
+            (
+                "192.0.2.7/24",
+                Target::Network(Network::parse(b"192.0.2.0/24").unwrap()),
+            ),
+        ] {
+            let mut given = Given::new();
+            let row = row_of(Id::Unblock).unwrap();
+            Options::new()
+                .take(row, text.as_bytes(), Origin::Argument, &mut given)
+                .unwrap();
+            assert_eq!(given.action().unwrap(), Action::Unblock(target));
+        }
+    }
+
+    #[test]
+    fn lists_fill_to_the_last_place() {
+        let network = |index: usize| format!("10.{}.{}.0/24", index / 256, index % 256);
+        let mut arguments: List<String> = List::new();
+        for index in 0..limits::ALLOWED {
+            arguments.push(format!("--allow={}", network(index)));
+        }
+        let full: List<&str> = arguments.iter().map(String::as_str).collect();
+        assert_eq!(accepted(&full).allow.len(), limits::ALLOWED);
+        arguments.push("-a::1".to_string());
+        let over: List<&str> = arguments.iter().map(String::as_str).collect();
+        let most = limits::ALLOWED;
+        let expected = format!("tcpparser: --allow: '::1' is one too many: at most {most}");
+        assert_eq!(refused(&over), expected);
+        let joined = (0..=limits::ALLOWED)
+            .map(network)
+            .collect::<List<_>>()
+            .join(",");
+        let line = from_environment("TCPPARSER_ALLOW", joined.as_bytes()).unwrap_err();
+        assert!(line.contains("is one too many"), "{line}");
+    }
+
+    #[test]
+    fn directories_up_to_their_length() {
+        for (length, is_good) in [(1, true), (200, true), (201, false), (255, false)] {
+            let path = "p".repeat(length);
+            assert_eq!(parse(&["--proc", &path]).is_ok(), is_good, "{length}");
+        }
+        let options = parse_bytes(&[b"--proc=/\xff\xfe"], &[]).unwrap();
+        assert_eq!(options.proc_directory.as_bytes(), b"/\xff\xfe");
+    }
+
+    /// Terminal escapes, invalid UTF-8 and sheer length: never echoed, never
+    /// more than a line.
+    #[test]
+    fn hostile_values() {
+        let values: [List<u8>; 5] = [
+            (0..=255).collect(),
+            b"\x1b[2J\x1b]0;owned\x07\r\n".to_vec(),
+            "\u{202e}\u{0}ä€".as_bytes().to_vec(),
+            std::vec![b'9'; 10_000],
+            std::vec![b','; 10_000],
+        ];
+        for value in &values {
+            line(&parse_bytes(&[value], &[]).unwrap_err());
+            let dashed = [b"--", value.as_slice()].concat();
+            line(&parse_bytes(&[&dashed], &[]).unwrap_err());
+            // Any byte but NUL is fine in a directory's name.
+            let refusing = |row: &&Row| row.id != Id::Proc;
+            for row in TABLE.iter().filter(refusing) {
+                let argument = [b"--", row.name.as_bytes(), b"=", value].concat();
+                line(&parse_bytes(&[&argument], &[]).unwrap_err());
+                assert!(from_environment(row.environment, value).is_err());
+            }
+        }
+        let line = refused(&["-i", "\u{1b}[31mred"]);
+        assert_eq!(
+            line,
+            "tcpparser: --interval: '?[31mred' is not allowed: 100ms..1h"
+        );
+        let line = refused(&["-i", &"x".repeat(10_000)]);
+        assert!(line.contains(&format!("'{}'", "x".repeat(40))), "{line}");
+    }
+
+    /// Random words from a seed: whatever is accepted lies within its range,
+    /// whatever is refused is one clean line.
+    #[test]
+    fn random_command_lines() {
+        let pieces = [
+            "--",
+            "-",
+            "=",
+            "i",
+            "n",
+            "h",
+            "V",
+            "p",
+            "a",
+            "w",
+            "l",
+            "interval",
+            "ports",
+            "once",
+            "show",
+            "allow",
+            "block-time",
+            "listen",
+            "proc",
+            "firewall",
+            "window",
+            "1",
+            "63",
+            "64",
+            "5s",
+            "1h",
+            "24d",
+            "forever",
+            ",",
+            "all",
+            "new",
+            "none",
+            "::1",
+            "/8",
+            "10.0.0.0",
+            ":80",
+            "[::]",
+            "\u{1b}",
+            "\u{ff}",
+            "",
+        ];
+        let mut state: u64 = 0x2545_f491_4f6c_dd1d;
+        let mut random = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 16) as usize % below
+        };
+        let mut accepted = 0;
+        for _ in 0..100_000 {
+            let mut arguments: List<List<u8>> = List::new();
+            for _ in 0..random(4) {
+                let mut argument = List::new();
+                if random(4) != 0 {
+                    let name = TABLE[random(TABLE.len())].name;
+                    argument.extend_from_slice(format!("--{name}=").as_bytes());
+                }
+                for _ in 0..=random(3) * random(2) {
+                    argument.extend_from_slice(pieces[random(pieces.len())].as_bytes());
+                }
+                if random(40) == 0 {
+                    argument.push(random(256) as u8);
+                }
+                arguments.push(argument);
+            }
+            let arguments: List<&[u8]> = arguments.iter().map(List::as_slice).collect();
+            let variable = TABLE[random(TABLE.len())].environment;
+            let value = pieces[random(pieces.len())].as_bytes();
+            match parse_bytes(&arguments, &[(variable, value)]) {
+                Err(error) => assert!(line(&error).starts_with("tcpparser: ")),
+                Ok(options) => {
+                    accepted += usize::from(!arguments.is_empty());
+                    assert!((1..=63).contains(&options.ports));
+                    assert!(options.interval >= Duration::from_millis(100));
+                    assert!(options.interval.max(options.window) <= seconds(3_600));
+                    assert!(options.window >= seconds(1));
+                    assert!(!options.block_times.is_empty());
+                    for length in options.block_times.iter().flatten() {
+                        assert!(*length >= seconds(1) && *length <= seconds(24 * 86_400));
+                    }
+                    assert!(!options.proc_directory.is_empty());
+                    assert!(options.listen.is_none_or(|endpoint| endpoint.port != 0));
+                }
+            }
+        }
+        assert!(accepted > 200, "only {accepted} said anything");
+    }
+
+    #[test]
+    fn help_fits_a_screen() {
+        let help = help();
+        assert!(help.is_ascii() && help.ends_with('\n'));
+        assert!(help.lines().count() <= 24, "{help}");
+        for line in help.lines() {
+            assert!(line.len() <= 80, "{} columns: {line}", line.len());
+            assert_eq!(line.trim_end(), line);
+        }
+        for row in &TABLE {
+            let name = format!("--{}", row.name);
+            let is_own = |line: &&str| {
+                let own = line.get(6..).and_then(|own| own.split([' ', '*']).next());
+                own == Some(&name)
+            };
+            let line = help.lines().find(is_own).expect(&name);
+            assert_eq!(line.find(row.help), Some(HELP_NAMES), "{line}");
+            assert!(
+                line.contains(row.range) && line.contains(row.default),
+                "{line}"
+            );
+            let is_missing = NOT_BUILT_IN_YET.contains(&Missing::Option(row.id));
+            assert_eq!(line.contains('*'), is_missing, "{line}");
+        }
+    }
+
+    #[test]
+    fn version_is_one_line() {
+        let mut text: Text<256> = Text::new();
+        write_version(&mut text);
+        let line = std::str::from_utf8(text.as_bytes()).unwrap();
+        let (line, rest) = line.split_once('\n').unwrap();
+        assert_eq!(rest, "");
+        let words: List<&str> = line.split(' ').collect();
+        assert_eq!(words.len(), 4, "{line}");
+        assert_eq!(words[..2], ["tcpparser", env!("CARGO_PKG_VERSION")]);
+        assert_eq!(words[2].split('-').count(), 4, "a target triple: {line}");
+    }
+
+    /// The table of README.md tells each option as the parser knows it.
+    #[test]
+    fn readme_tells_every_option() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+        let readme = std::fs::read_to_string(path).unwrap();
+        let told = |text: &str| {
+            if text.is_empty() {
+                "-".to_string()
+            } else {
+                format!("`{text}`")
+            }
+        };
+        for row in &TABLE {
+            let mut names = format!("`--{} {}`", row.name, row.argument).replace(" `", "`");
+            if let Some(letter) = row.short {
+                names = format!("`-{}`, {names}", letter as char);
+            }
+            let start = format!("| {names} | {} | {} | ", told(row.default), told(row.range));
+            let line = readme.lines().find(|line| line.starts_with(&start));
+            let line = line.unwrap_or_else(|| panic!("README.md has no line {start}"));
+            let is_missing = NOT_BUILT_IN_YET.contains(&Missing::Option(row.id));
+            assert_eq!(line.contains("(not built in yet)"), is_missing, "{line}");
+        }
+    }
+}
