@@ -1,1 +1,795 @@
-//! Placeholder.
+//! Netlink bytes: walking messages and attributes, asking for addresses and
+//! routes, and reading the answers (netlink(7), rtnetlink(7)).
+//!
+//! Headers are in the host's byte order, addresses in network byte order.
+//! Lengths come from outside: whatever does not add up ends the walk.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::address::{Network, fold_mapped};
+use crate::kernel::Errno;
+
+// linux/netlink.h
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLMSG_OVERRUN: u16 = 4;
+const NLM_F_REQUEST: u16 = 0x1;
+/// The kernel shall answer with an error message even where all went well.
+pub const NLM_F_ACK: u16 = 0x4;
+const NLM_F_DUMP_INTR: u16 = 0x10;
+/// NLM_F_ROOT and NLM_F_MATCH: every object, not one.
+pub const NLM_F_DUMP: u16 = 0x300;
+const NLA_TYPE_MASK: u16 = 0x3fff;
+
+// linux/rtnetlink.h, linux/if_addr.h, linux/nexthop.h
+const RTM_NEWADDR: u16 = 20;
+const RTM_GETADDR: u16 = 22;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_GETROUTE: u16 = 26;
+const RTM_NEWNEXTHOP: u16 = 104;
+const RTM_GETNEXTHOP: u16 = 106;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFA_BROADCAST: u16 = 4;
+const IFA_FLAGS: u16 = 8;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_MULTIPATH: u16 = 9;
+const RTA_TABLE: u16 = 15;
+const RTA_VIA: u16 = 18;
+const RTA_NH_ID: u16 = 30;
+const NHA_GATEWAY: u16 = 6;
+const RTM_F_CLONED: u32 = 0x200;
+const RTN_UNICAST: u8 = 1;
+const RTN_LOCAL: u8 = 2;
+const RTN_BROADCAST: u8 = 3;
+const RTN_ANYCAST: u8 = 4;
+
+/// The routing table of the host's own addresses (linux/rtnetlink.h).
+pub const RT_TABLE_LOCAL: u32 = 255;
+/// Scope of what is reached without a gateway (linux/rtnetlink.h). IPv6 routes
+/// all say 0, RT_SCOPE_UNIVERSE (net/ipv6/route.c, rt6_fill_node).
+pub const RT_SCOPE_LINK: u8 = 253;
+
+/// Bytes of a struct nlmsghdr.
+pub const HEADER: usize = 16;
+
+/// Bytes to receive at a time. The kernel fills at most NLMSG_GOODSIZE, 8,192
+/// bytes or one page (linux/netlink.h), unless an earlier receive offered
+/// more; a shorter buffer would cut messages.
+pub const RECEIVE_BUFFER: usize = 8_192;
+
+const ADDRESSES_SEQUENCE: u32 = 1;
+const ROUTES_SEQUENCE: u32 = 2;
+
+/// Asks for every address of both families.
+pub const ADDRESS_REQUEST: [u8; 24] = dump_request(RTM_GETADDR, 0, ADDRESSES_SEQUENCE);
+
+/// Ask for all that names gateways, to be sent one after the other: the IPv4
+/// routes of all tables, the IPv6 routes, and the nexthop objects, which
+/// routes only point to where net.ipv4.nexthop_compat_mode is 0.
+pub const ROUTE_REQUESTS: [&[u8]; 3] = [
+    &dump_request::<28>(RTM_GETROUTE, libc::AF_INET as u8, ROUTES_SEQUENCE),
+    &dump_request::<28>(RTM_GETROUTE, libc::AF_INET6 as u8, ROUTES_SEQUENCE),
+    &dump_request::<24>(RTM_GETNEXTHOP, 0, ROUTES_SEQUENCE),
+];
+
+/// A header and a zeroed body whose first byte is the address family, which
+/// struct ifaddrmsg, rtmsg and nhmsg have in common.
+const fn dump_request<const LENGTH: usize>(kind: u16, family: u8, sequence: u32) -> [u8; LENGTH] {
+    let header = header(LENGTH, kind, NLM_F_DUMP, sequence);
+    let mut bytes = [0; LENGTH];
+    let mut index = 0;
+    while index < HEADER {
+        bytes[index] = header[index];
+        index += 1;
+    }
+    bytes[HEADER] = family;
+    bytes
+}
+
+/// The struct nlmsghdr of a request of `length` bytes, header included.
+/// NLM_F_REQUEST is added to `flags`.
+pub const fn header(length: usize, kind: u16, flags: u16, sequence: u32) -> [u8; HEADER] {
+    let length = (length as u32).to_ne_bytes();
+    let kind = kind.to_ne_bytes();
+    let flags = (flags | NLM_F_REQUEST).to_ne_bytes();
+    let sequence = sequence.to_ne_bytes();
+    [
+        length[0],
+        length[1],
+        length[2],
+        length[3],
+        kind[0],
+        kind[1],
+        flags[0],
+        flags[1],
+        sequence[0],
+        sequence[1],
+        sequence[2],
+        sequence[3],
+        0,
+        0,
+        0,
+        0,
+    ]
+}
+
+/// A length that does not add up, or a fixed part that is not all there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed;
+
+/// One netlink message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message<'a> {
+    /// nlmsg_type.
+    pub kind: u16,
+    /// nlmsg_flags.
+    pub flags: u16,
+    /// nlmsg_seq, that of the request it answers; 0 for events.
+    pub sequence: u32,
+    /// What follows the header.
+    pub payload: &'a [u8],
+}
+
+/// The messages in what one receive returned. After `Malformed` it ends.
+#[derive(Clone, Debug)]
+pub struct Messages<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Messages<'a> {
+    /// Walks `bytes`, a whole datagram.
+    pub const fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Result<Message<'a>, Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let rest = core::mem::take(&mut self.rest);
+        let Some((message, rest)) = split_message(rest) else {
+            return Some(Err(Malformed));
+        };
+        self.rest = rest;
+        Some(Ok(message))
+    }
+}
+
+fn split_message(bytes: &[u8]) -> Option<(Message<'_>, &[u8])> {
+    let length = u32_at(bytes, 0)? as usize;
+    let (message, rest) = split_aligned(bytes, length)?;
+    let message = Message {
+        kind: u16_at(message, 4)?,
+        flags: u16_at(message, 6)?,
+        sequence: u32_at(message, 8)?,
+        payload: message.get(HEADER..)?,
+    };
+    Some((message, rest))
+}
+
+/// One attribute: struct nlattr, known to rtnetlink as struct rtattr.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attribute<'a> {
+    /// Its type without the NLA_F_NESTED and NLA_F_NET_BYTEORDER flags.
+    pub kind: u16,
+    /// Its payload.
+    pub value: &'a [u8],
+}
+
+/// The attributes behind a message's fixed part. After `Malformed` it ends.
+#[derive(Clone, Debug)]
+pub struct Attributes<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Attributes<'a> {
+    /// Walks `bytes`, nothing but attributes.
+    pub const fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+}
+
+impl<'a> Iterator for Attributes<'a> {
+    type Item = Result<Attribute<'a>, Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let rest = core::mem::take(&mut self.rest);
+        let Some((attribute, rest)) = split_attribute(rest) else {
+            return Some(Err(Malformed));
+        };
+        self.rest = rest;
+        Some(Ok(attribute))
+    }
+}
+
+fn split_attribute(bytes: &[u8]) -> Option<(Attribute<'_>, &[u8])> {
+    let length = usize::from(u16_at(bytes, 0)?);
+    let (attribute, rest) = split_aligned(bytes, length)?;
+    let attribute = Attribute {
+        kind: u16_at(attribute, 2)? & NLA_TYPE_MASK,
+        value: attribute.get(4..)?,
+    };
+    Some((attribute, rest))
+}
+
+/// Splits after `length` bytes and the padding to the next multiple of four
+/// (NLMSG_ALIGN, RTA_ALIGN); the last piece may lack its padding.
+fn split_aligned(bytes: &[u8], length: usize) -> Option<(&[u8], &[u8])> {
+    let piece = bytes.get(..length)?;
+    let rest = bytes.get(length.checked_next_multiple_of(4)?..);
+    Some((piece, rest.unwrap_or(&[])))
+}
+
+/// Four bytes at `offset` as a number in the host's byte order.
+pub fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+    let (_, rest) = bytes.split_at_checked(offset)?;
+    rest.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+}
+
+/// Two bytes at `offset` as a number in the host's byte order.
+pub fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
+    let (_, rest) = bytes.split_at_checked(offset)?;
+    rest.first_chunk().map(|bytes| u16::from_ne_bytes(*bytes))
+}
+
+/// An address in network byte order: 4 bytes of IPv4 or 16 of IPv6.
+/// IPv4-mapped IPv6 is folded.
+pub fn address_of(bytes: &[u8]) -> Result<IpAddr, Malformed> {
+    match bytes.len() {
+        4 => bytes
+            .first_chunk()
+            .map(|octets: &[u8; 4]| IpAddr::V4(Ipv4Addr::from_bits(u32::from_be_bytes(*octets)))),
+        16 => bytes.first_chunk().map(|octets: &[u8; 16]| {
+            fold_mapped(IpAddr::V6(Ipv6Addr::from_bits(u128::from_be_bytes(
+                *octets,
+            ))))
+        }),
+        _ => None,
+    }
+    .ok_or(Malformed)
+}
+
+/// How far a dump got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// More is to be received.
+    More,
+    /// That was all, and all of it was understood.
+    Done,
+    /// Not to be used, for this reason. The kernel may go on sending the rest:
+    /// close the socket.
+    Failed(Failure),
+}
+
+/// Why a dump cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// A length does not add up, or the receive buffer was too small.
+    Malformed,
+    /// What is listed changed meanwhile (NLM_F_DUMP_INTR): ask again.
+    Interrupted,
+    /// The kernel refused with this error.
+    Refused(Errno),
+}
+
+/// Hands type and payload of each object in `bytes`, one datagram of the
+/// answer to dump request `sequence`, to `each`.
+pub fn walk_dump(
+    bytes: &[u8],
+    sequence: u32,
+    mut each: impl FnMut(u16, &[u8]) -> Result<(), Malformed>,
+) -> Progress {
+    for message in Messages::new(bytes) {
+        let Ok(message) = message else {
+            return Progress::Failed(Failure::Malformed);
+        };
+        if message.sequence != sequence {
+            continue;
+        }
+        if message.flags & NLM_F_DUMP_INTR != 0 {
+            return Progress::Failed(Failure::Interrupted);
+        }
+        match message.kind {
+            NLMSG_ERROR | NLMSG_DONE => return last_word(message.payload),
+            NLMSG_OVERRUN => return Progress::Failed(Failure::Refused(Errno::ENOBUFS)),
+            kind => {
+                if each(kind, message.payload).is_err() {
+                    return Progress::Failed(Failure::Malformed);
+                }
+            }
+        }
+    }
+    Progress::More
+}
+
+/// NLMSG_ERROR and NLMSG_DONE both begin with a negative errno or 0
+/// (net/netlink/af_netlink.c, netlink_dump_done); kernels before 4.16 leave
+/// NLMSG_DONE without meaning but with four bytes of 0.
+fn last_word(payload: &[u8]) -> Progress {
+    match u32_at(payload, 0).map(|bits| bits as i32) {
+        Some(0) | None => Progress::Done,
+        Some(error) => Progress::Failed(Failure::Refused(Errno(error.saturating_neg()))),
+    }
+}
+
+/// An address of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressMessage {
+    /// The host's own address.
+    pub local: IpAddr,
+    /// The prefix the kernel reaches through it: that of the peer on a
+    /// point-to-point link (linux/if_addr.h on IFA_ADDRESS).
+    pub prefix: Network,
+    /// The broadcast address, where there is one.
+    pub broadcast: Option<IpAddr>,
+    /// ifa_scope: 0 universe, 253 link, 254 host.
+    pub scope: u8,
+    /// IFA_F_* of linux/if_addr.h.
+    pub flags: u32,
+    /// The interface's number.
+    pub interface: u32,
+}
+
+/// Walks a part of the answer to `ADDRESS_REQUEST`.
+pub fn walk_addresses(bytes: &[u8], mut each: impl FnMut(AddressMessage)) -> Progress {
+    walk_dump(bytes, ADDRESSES_SEQUENCE, |kind, payload| {
+        if kind == RTM_NEWADDR {
+            if let Some(address) = parse_address(payload)? {
+                each(address);
+            }
+        }
+        Ok(())
+    })
+}
+
+/// `None` for another family than IPv4 and IPv6, or without an address.
+fn parse_address(payload: &[u8]) -> Result<Option<AddressMessage>, Malformed> {
+    // struct ifaddrmsg
+    let (fixed, attributes) = payload.split_first_chunk::<8>().ok_or(Malformed)?;
+    let [family, prefix_length, flags, scope, ..] = *fixed;
+    if !is_internet(family) {
+        return Ok(None);
+    }
+    let (mut address, mut local, mut broadcast) = (None, None, None);
+    let mut flags = u32::from(flags);
+    for attribute in Attributes::new(attributes) {
+        let Attribute { kind, value } = attribute?;
+        match kind {
+            IFA_ADDRESS => address = Some(address_of(value)?),
+            IFA_LOCAL => local = Some(address_of(value)?),
+            IFA_BROADCAST => broadcast = Some(address_of(value)?),
+            IFA_FLAGS => flags = u32_at(value, 0).ok_or(Malformed)?,
+            _ => {}
+        }
+    }
+    // IPv6 says IFA_LOCAL only where there is a peer; a driver's IPv4 address
+    // may lack IFA_ADDRESS.
+    let Some(local) = local.or(address) else {
+        return Ok(None);
+    };
+    Ok(Some(AddressMessage {
+        local,
+        prefix: Network::new(address.unwrap_or(local), prefix_length),
+        broadcast,
+        scope,
+        flags,
+        interface: u32_at(fixed, 4).ok_or(Malformed)?,
+    }))
+}
+
+fn is_internet(family: u8) -> bool {
+    i32::from(family) == libc::AF_INET || i32::from(family) == libc::AF_INET6
+}
+
+/// What the kernel does with packets to a route's destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteKind {
+    /// RTN_UNICAST: forwards or sends.
+    Unicast,
+    /// RTN_LOCAL and RTN_ANYCAST: takes them in.
+    Local,
+    /// RTN_BROADCAST: takes them in and sends them as a broadcast.
+    Broadcast,
+    /// Blackholes, prohibitions, multicast and the like.
+    Other,
+}
+
+/// A route, without its gateways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Its destination; of length 0 for a default route.
+    pub destination: Network,
+    /// Its type.
+    pub kind: RouteKind,
+    /// rtm_scope; says nothing for IPv6.
+    pub scope: u8,
+    /// The number of its table.
+    pub table: u32,
+    /// The interface it leads to; 0 where there are several.
+    pub interface: u32,
+    /// Whether it names a gateway, or a nexthop object that may have one.
+    pub has_gateway: bool,
+}
+
+/// What an answer to one of `ROUTE_REQUESTS` lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteMessage {
+    /// A route; its gateways came before it.
+    Route(Route),
+    /// A gateway of a route or of a nexthop object.
+    Gateway(IpAddr),
+}
+
+/// Walks a part of the answer to one of `ROUTE_REQUESTS`. A kernel without
+/// nexthop objects (before 5.3) refuses with EOPNOTSUPP: that is `Done`.
+pub fn walk_routes(bytes: &[u8], mut each: impl FnMut(RouteMessage)) -> Progress {
+    let progress = walk_dump(bytes, ROUTES_SEQUENCE, |kind, payload| match kind {
+        RTM_NEWROUTE => parse_route(payload, &mut each),
+        RTM_NEWNEXTHOP => parse_nexthop(payload, &mut each),
+        _ => Ok(()),
+    });
+    match progress {
+        Progress::Failed(Failure::Refused(Errno(libc::EOPNOTSUPP))) => Progress::Done,
+        other => other,
+    }
+}
+
+fn parse_route(payload: &[u8], each: &mut impl FnMut(RouteMessage)) -> Result<(), Malformed> {
+    // struct rtmsg
+    let (fixed, attributes) = payload.split_first_chunk::<12>().ok_or(Malformed)?;
+    let [family, prefix_length, _, _, table, _, scope, kind, ..] = *fixed;
+    let flags = u32_at(fixed, 8).ok_or(Malformed)?;
+    // A cloned route is a cache entry for one destination.
+    if !is_internet(family) || flags & RTM_F_CLONED != 0 {
+        return Ok(());
+    }
+    let mut route = Route {
+        destination: default_route(family),
+        kind: route_kind(kind),
+        scope,
+        table: u32::from(table),
+        interface: 0,
+        has_gateway: false,
+    };
+    for attribute in Attributes::new(attributes) {
+        let attribute = attribute?;
+        let value = attribute.value;
+        match attribute.kind {
+            RTA_DST => route.destination = Network::new(address_of(value)?, prefix_length),
+            RTA_TABLE => route.table = u32_at(value, 0).ok_or(Malformed)?,
+            RTA_OIF => route.interface = u32_at(value, 0).ok_or(Malformed)?,
+            RTA_NH_ID => route.has_gateway = true,
+            RTA_MULTIPATH => route.has_gateway |= parse_multipath(value, each)?,
+            _ => route.has_gateway |= parse_gateway(attribute, each)?,
+        }
+    }
+    each(RouteMessage::Route(route));
+    Ok(())
+}
+
+fn default_route(family: u8) -> Network {
+    if i32::from(family) == libc::AF_INET {
+        Network::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)
+    } else {
+        Network::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0)
+    }
+}
+
+fn route_kind(kind: u8) -> RouteKind {
+    match kind {
+        RTN_UNICAST => RouteKind::Unicast,
+        RTN_LOCAL | RTN_ANYCAST => RouteKind::Local,
+        RTN_BROADCAST => RouteKind::Broadcast,
+        _ => RouteKind::Other,
+    }
+}
+
+/// Reports the gateway where `attribute` is one, and whether it is.
+fn parse_gateway(
+    attribute: Attribute<'_>,
+    each: &mut impl FnMut(RouteMessage),
+) -> Result<bool, Malformed> {
+    let address = match attribute.kind {
+        RTA_GATEWAY => attribute.value,
+        // struct rtvia: two bytes of family, then the address.
+        RTA_VIA => attribute.value.get(2..).ok_or(Malformed)?,
+        _ => return Ok(false),
+    };
+    let address = address_of(address)?;
+    if address.is_unspecified() {
+        return Ok(false);
+    }
+    each(RouteMessage::Gateway(address));
+    Ok(true)
+}
+
+/// An array of struct rtnexthop (rtnetlink(7)), each with its attributes:
+/// whether one names a gateway.
+fn parse_multipath(bytes: &[u8], each: &mut impl FnMut(RouteMessage)) -> Result<bool, Malformed> {
+    let mut has_gateway = false;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let length = usize::from(u16_at(rest, 0).ok_or(Malformed)?);
+        let (nexthop, behind) = split_aligned(rest, length).ok_or(Malformed)?;
+        // Eight bytes at least, so the loop always advances.
+        let attributes = nexthop.get(8..).ok_or(Malformed)?;
+        for attribute in Attributes::new(attributes) {
+            has_gateway |= parse_gateway(attribute?, each)?;
+        }
+        rest = behind;
+    }
+    Ok(has_gateway)
+}
+
+fn parse_nexthop(payload: &[u8], each: &mut impl FnMut(RouteMessage)) -> Result<(), Malformed> {
+    // struct nhmsg
+    let attributes = payload.get(8..).ok_or(Malformed)?;
+    for attribute in Attributes::new(attributes) {
+        let Attribute { kind, value } = attribute?;
+        if kind == NHA_GATEWAY {
+            each(RouteMessage::Gateway(address_of(value)?));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::{String, ToString};
+    use std::vec::Vec;
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend((4 + value.len() as u16).to_ne_bytes());
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn message(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = header(HEADER + payload.len(), kind, flags, sequence).to_vec();
+        bytes.extend(payload);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn route(family: i32, length: u8, scope: u8, attributes: &[Vec<u8>]) -> Vec<u8> {
+        let fixed = [
+            family as u8,
+            length,
+            0,
+            0,
+            254,
+            0,
+            scope,
+            RTN_UNICAST,
+            0,
+            0,
+            0,
+            0,
+        ];
+        let payload = [&fixed[..], &attributes.concat()].concat();
+        message(RTM_NEWROUTE, 0, ROUTES_SEQUENCE, &payload)
+    }
+
+    fn routes(bytes: &[u8]) -> (Vec<RouteMessage>, Progress) {
+        let mut found = Vec::new();
+        let progress = walk_routes(bytes, |message| found.push(message));
+        (found, progress)
+    }
+
+    fn gateways(bytes: &[u8]) -> Vec<String> {
+        let found = routes(bytes).0.into_iter();
+        found
+            .filter_map(|message| match message {
+                RouteMessage::Gateway(gateway) => Some(gateway.to_string()),
+                RouteMessage::Route(_) => None,
+            })
+            .collect()
+    }
+
+    /// struct nlmsghdr and struct rtmsg, byte by byte.
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn requests_are_what_the_kernel_expects() {
+        let expected = [24, 0, 0, 0, 22, 0, 1, 3, 1, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(ADDRESS_REQUEST[..16], expected);
+        assert_eq!(ADDRESS_REQUEST[16..], [0; 8]);
+        assert_eq!(ROUTE_REQUESTS.map(|request| request[0]), [28, 28, 24]);
+        assert_eq!(ROUTE_REQUESTS.map(|request| request.len()), [28, 28, 24]);
+        assert_eq!(ROUTE_REQUESTS.map(|request| request[4]), [26, 26, 106]);
+        assert_eq!(ROUTE_REQUESTS.map(|request| request[16]), [2, 10, 0]);
+    }
+
+    #[test]
+    fn walks_by_aligned_lengths() {
+        let bytes = [message(20, 0, 1, b"abcde"), message(24, 2, 3, b"")].concat();
+        let found: Vec<_> = Messages::new(&bytes).map(Result::unwrap).collect();
+        assert_eq!(found.len(), 2);
+        assert_eq!((found[0].kind, found[0].payload), (20, &b"abcde"[..]));
+        assert_eq!((found[1].flags, found[1].sequence), (3, 3));
+        let bytes = [attribute(0x8001, b"x"), attribute(2, b"")].concat();
+        let found: Vec<_> = Attributes::new(&bytes).map(Result::unwrap).collect();
+        assert_eq!((found[0].kind, found[0].value), (1, &b"x"[..]));
+        assert_eq!((found[1].kind, found[1].value), (2, &b""[..]));
+    }
+
+    /// Lengths of 0, shorter than a header, or beyond the end.
+    #[test]
+    fn lying_lengths_end_the_walk() {
+        for length in [0u32, 1, 15, 21, u32::MAX] {
+            let mut bytes = [message(20, 0, 1, b"abcd"), message(20, 0, 1, b"")].concat();
+            bytes[..4].copy_from_slice(&length.to_ne_bytes());
+            let found: Vec<_> = Messages::new(&bytes[..20]).collect();
+            assert_eq!(found, [Err(Malformed)], "{length}");
+        }
+        for length in [0u16, 3, 9, u16::MAX] {
+            let mut bytes = attribute(1, b"abcd");
+            bytes[..2].copy_from_slice(&length.to_ne_bytes());
+            let found: Vec<_> = Attributes::new(&bytes).collect();
+            assert_eq!(found, [Err(Malformed)], "{length}");
+        }
+        for length in [0u16, 7, 9] {
+            let mut nexthop = std::vec![0; 8];
+            nexthop[..2].copy_from_slice(&length.to_ne_bytes());
+            let bytes = route(libc::AF_INET, 0, 0, &[attribute(RTA_MULTIPATH, &nexthop)]);
+            assert_eq!(routes(&bytes).1, Progress::Failed(Failure::Malformed));
+        }
+    }
+
+    #[test]
+    fn a_dump_ends_as_the_kernel_says() {
+        let end = |kind, code: i32| message(kind, 0, ROUTES_SEQUENCE, &code.to_ne_bytes());
+        let refused = |errno| Progress::Failed(Failure::Refused(Errno(errno)));
+        assert_eq!(routes(&end(NLMSG_DONE, 0)).1, Progress::Done);
+        assert_eq!(routes(&end(NLMSG_DONE, -12)).1, refused(12));
+        assert_eq!(routes(&end(NLMSG_ERROR, -1)).1, refused(1));
+        assert_eq!(routes(&end(NLMSG_ERROR, i32::MIN)).1, refused(i32::MAX));
+        assert_eq!(routes(&end(NLMSG_OVERRUN, 0)).1, refused(libc::ENOBUFS));
+        // No nexthop objects in this kernel.
+        assert_eq!(
+            routes(&end(NLMSG_ERROR, -libc::EOPNOTSUPP)).1,
+            Progress::Done
+        );
+        assert_eq!(routes(&[]).1, Progress::More);
+        let interrupted = message(NLMSG_DONE, NLM_F_DUMP_INTR, ROUTES_SEQUENCE, &[0; 4]);
+        assert_eq!(
+            routes(&interrupted).1,
+            Progress::Failed(Failure::Interrupted)
+        );
+        let of_another = message(NLMSG_DONE, 0, 77, &[0; 4]);
+        assert_eq!(routes(&of_another).1, Progress::More);
+    }
+
+    #[test]
+    fn routes_and_gateways_in_every_form() {
+        let nexthop = |gateway: &[u8]| {
+            let attributes = attribute(RTA_GATEWAY, gateway);
+            let mut bytes = (8 + attributes.len() as u16).to_ne_bytes().to_vec();
+            bytes.extend([0; 6]);
+            [bytes, attributes].concat()
+        };
+        let several = [nexthop(&[192, 0, 2, 1]), nexthop(&[192, 0, 2, 2])].concat();
+        let via = [
+            &(libc::AF_INET6 as u16).to_ne_bytes()[..],
+            &[0xfe, 0x80],
+            &[0; 13],
+            &[7],
+        ];
+        for (attributes, expected) in [
+            (attribute(RTA_GATEWAY, &[192, 0, 2, 1]), &["192.0.2.1"][..]),
+            (
+                attribute(RTA_MULTIPATH, &several),
+                &["192.0.2.1", "192.0.2.2"],
+            ),
+            (attribute(RTA_VIA, &via.concat()), &["fe80::7"]),
+            (attribute(RTA_GATEWAY, &[0; 4]), &[]),
+            (attribute(RTA_OIF, &[3, 0, 0, 0]), &[]),
+        ] {
+            let bytes = route(libc::AF_INET, 0, 0, &[attributes]);
+            assert_eq!(gateways(&bytes), expected);
+            let Some(RouteMessage::Route(route)) = routes(&bytes).0.pop() else {
+                panic!("the route comes last");
+            };
+            assert_eq!(route.has_gateway, !expected.is_empty());
+            assert_eq!(route.destination.prefix_length(), 0);
+        }
+    }
+
+    /// What `ip address` and `ip route show table all` printed beside the
+    /// recording: a veth pair with two addresses in one network, a single one,
+    /// a point-to-point peer and an IPv6 /64.
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_real_dump_of_addresses() {
+        let bytes = include_bytes!("testing/netlink/addresses.bin");
+        let mut found = Vec::new();
+        let progress = walk_addresses(bytes, |address| {
+            let prefix = address.prefix;
+            found.push(std::format!(
+                "{} {}/{} {}",
+                address.local,
+                prefix.address(),
+                prefix.prefix_length(),
+                address.broadcast.map_or("-".into(), |a| a.to_string()),
+            ));
+        });
+        assert_eq!(progress, Progress::Done);
+        found.retain(|line| !line.starts_with("fe80"));
+        let expected = [
+            "127.0.0.1 127.0.0.0/8 -",
+            "192.0.2.10 192.0.2.0/24 192.0.2.255",
+            "203.0.113.5 203.0.113.5/32 -",
+            "10.9.0.1 10.9.0.2/32 -",
+            "192.0.2.11 192.0.2.0/24 192.0.2.255",
+            "::1 ::1/128 -",
+            "2001:db8:1:2::10 2001:db8:1:2::/64 -",
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_real_dump_of_routes() {
+        let ipv4 = include_bytes!("testing/netlink/routes_ipv4.bin");
+        assert_eq!(routes(ipv4).1, Progress::Done);
+        let mut found = gateways(ipv4);
+        found.sort();
+        let expected = [
+            "192.0.2.1",
+            "192.0.2.2",
+            "192.0.2.3",
+            "192.0.2.4",
+            "192.0.2.5",
+            "fe80::77",
+        ];
+        assert_eq!(found, expected);
+        let tables = |table| {
+            let has_table = |message: &&RouteMessage| match message {
+                RouteMessage::Route(route) => route.table == table,
+                RouteMessage::Gateway(_) => false,
+            };
+            routes(ipv4).0.iter().filter(has_table).count()
+        };
+        assert_eq!((tables(100), tables(200), tables(300)), (1, 1, 1));
+        let ipv6 = include_bytes!("testing/netlink/routes_ipv6.bin");
+        assert_eq!(routes(ipv6).1, Progress::Done);
+        assert_eq!(gateways(ipv6), ["fe80::1"]);
+        let nexthops = include_bytes!("testing/netlink/nexthops.bin");
+        assert_eq!(routes(nexthops).1, Progress::Done);
+        assert_eq!(gateways(nexthops), ["192.0.2.5"]);
+    }
+
+    /// Every cut of a real dump, and every byte of it set to odd values, ends
+    /// without a panic and without more messages than there is room for.
+    #[test]
+    fn damaged_dumps_end() {
+        let whole = include_bytes!("testing/netlink/routes_ipv4.bin");
+        let check = |bytes: &[u8]| {
+            let mut count = 0;
+            walk_routes(bytes, |_| count += 1);
+            walk_addresses(bytes, |_| count += 1);
+            assert!(count <= bytes.len() / 4);
+        };
+        for end in 0..whole.len() {
+            check(&whole[..end]);
+            for odd in [0, 1, 3, 5, 0x7f, 0xff] {
+                let mut bytes = whole.to_vec();
+                bytes[end] = odd;
+                check(&bytes);
+            }
+        }
+    }
+}
