@@ -53,3 +53,8 @@ statuses! {
     /// A major version other than 1.
     VersionNotSupported = "505" "HTTP Version Not Supported",
 }
+
+/// Bytes kept free before the body of an answer for its head.
+const HEAD_ROOM: usize = 384;
+/// Bytes a body can have in one piece.
+pub const BODY_ROOM: usize = crate::limits::HTTP_RESPONSE - HEAD_ROOM - 8;

@@ -142,18 +142,15 @@ label! {
         Blocks = "blocks",
         /// Listening endpoints.
         Listeners = "listeners",
-        /// HTTP clients.
-        HttpClients = "http_clients",
     }
 }
 
 /// What each table can hold, in the order of `Table`.
-pub const TABLE_CAPACITIES: [u64; 5] = [
+pub const TABLE_CAPACITIES: [u64; 4] = [
     limits::CONNECTIONS as u64,
     limits::SOURCES as u64,
     limits::BLOCKS as u64,
     limits::LISTENERS as u64,
-    limits::HTTP_CLIENTS as u64,
 ];
 
 label! {
@@ -539,13 +536,17 @@ pub struct Metrics {
     /// Sockets of blocked sources that were destroyed.
     pub sockets_destroyed: u64,
     /// Now: entries of each table.
-    pub table_entries: Labelled<Table, 5>,
+    pub table_entries: Labelled<Table, 4>,
     /// Entries that gave way in a full table.
-    pub table_evictions: Labelled<Table, 5>,
+    pub table_evictions: Labelled<Table, 4>,
     /// Lines that a blocked or broken stdout cost.
     pub output_lines_dropped: u64,
-    /// HTTP connections accepted.
-    pub http_connections: u64,
+    /// Now: HTTP clients.
+    pub http_clients: u64,
+    /// HTTP clients accepted.
+    pub http_clients_accepted: u64,
+    /// HTTP clients that gave way to a newer one.
+    pub http_clients_evicted: u64,
     /// Answers given, by status code.
     pub http_requests: Labelled<Status, { Status::CODES.len() }>,
 }
@@ -587,7 +588,9 @@ impl Metrics {
             table_entries: Labelled::new(),
             table_evictions: Labelled::new(),
             output_lines_dropped: 0,
-            http_connections: 0,
+            http_clients: 0,
+            http_clients_accepted: 0,
+            http_clients_evicted: 0,
             http_requests: Labelled::new(),
         }
     }
