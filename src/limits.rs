@@ -80,6 +80,21 @@ limit! {
     HTTP_REQUEST: usize = 8_192
 }
 limit! {
+    /// Bytes of one HTTP answer: all metrics with the largest numbers that can
+    /// stand in them (a test proves it), and the head.
+    HTTP_RESPONSE: usize = 32_768
+}
+limit! {
+    /// Bytes of a request's body that are read away; behind a longer one the
+    /// connection ends.
+    HTTP_BODY: usize = 65_536
+}
+limit! {
+    /// HTTP clients accepted in one turn: a burst must not hold up a reading
+    /// or push out those that were accepted just before.
+    HTTP_ACCEPTS: usize = 16
+}
+limit! {
     /// The host's own addresses; a container host has a few hundred.
     OWN_ADDRESSES: usize = 1_024
 }
@@ -155,6 +170,12 @@ limit! {
     HTTP_KEEP_ALIVE: Duration = 75_000
 }
 limit! {
+    /// How long a client may take to close after its last answer. Until then
+    /// what it still sends is read away: a reset would eat the answer
+    /// (RFC 9112 section 9.6).
+    HTTP_LINGER: Duration = 2_000
+}
+limit! {
     /// How often what was missing at start (listen address, /proc/net/tcp) is
     /// tried again.
     START_RETRY: Duration = 1_000
@@ -167,6 +188,7 @@ const _: () = assert!(
 );
 const _: () = assert!(SOURCES >= 2 && CONNECTIONS >= 2 && BLOCKS >= 2 && LISTENERS >= 2);
 const _: () = assert!(HTTP_CLIENTS >= 1 && HTTP_REQUEST >= 512);
+const _: () = assert!(HTTP_RESPONSE >= 4_096 && HTTP_ACCEPTS >= 1);
 const _: () = assert!(
     OUTPUT_BUFFER >= 1_024 && OUTPUT_BUFFER <= 4_096,
     "a line fits, PIPE_BUF holds"
