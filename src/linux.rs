@@ -11,7 +11,7 @@ use core::mem::{self, MaybeUninit};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::panic::PanicInfo;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use crate::address::{Endpoint, fold_mapped};
 use crate::kernel::{
@@ -27,6 +27,8 @@ use crate::time::{Calendar, Duration, Instant};
 /// clients and some room for listeners, netlink, signals, child and output.
 pub const INTERESTS: usize = limits::HTTP_CLIENTS + 64;
 
+/// Environment variables kept where TZ has to be added to them.
+const VARIABLES: usize = 511;
 /// Words of one child's argv.
 const WORDS: usize = 64;
 /// PATH of a child where ours is unset.
@@ -41,7 +43,8 @@ const DESTROY_GROUPS: [c_int; 2] = [1, 3];
 const MFD_NOEXEC_SEAL: u32 = 8;
 /// linux/capability.h: two 32-bit words a set.
 const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
-/// _NSIG of most architectures; mips has 128, of which the C library uses none.
+/// Signals go from 1 to 64 (signal(7)); mips has 128, of which nobody uses the
+/// upper half.
 const SIGNALS: c_int = 64;
 /// The highest descriptor closed by hand where close_range(2) is missing.
 const DESCRIPTORS_BY_HAND: c_int = 65_536;
@@ -66,6 +69,7 @@ impl<T> Single<T> {
     }
 
     /// The value, for the first caller only.
+    #[allow(clippy::mut_from_ref)]
     pub fn take(&'static self) -> Option<&'static mut T> {
         if self.taken.swap(true, Ordering::AcqRel) {
             return None;
@@ -177,20 +181,20 @@ fn reopen(descriptor: c_int) -> Result<(), Errno> {
     duplicate(anew.0, descriptor)
 }
 
-/// A path with its terminating NUL.
+/// A string with its terminating NUL.
 struct Terminated([u8; crate::kernel::PATH_MAX_LENGTH + 2]);
 
 impl Terminated {
+    const EMPTY: Self = Self([0; crate::kernel::PATH_MAX_LENGTH + 2]);
+
     /// ENAMETOOLONG where it does not fit; a NUL inside is refused.
     fn new(path: &[u8]) -> Result<Self, Errno> {
-        let mut bytes = [0; crate::kernel::PATH_MAX_LENGTH + 2];
-        if path.len() >= bytes.len() || path.contains(&0) {
+        let mut terminated = Self::EMPTY;
+        if path.len() >= terminated.0.len() || path.contains(&0) {
             return Err(Errno(libc::ENAMETOOLONG));
         }
-        for (to, from) in bytes.iter_mut().zip(path) {
-            *to = *from;
-        }
-        Ok(Self(bytes))
+        put_at(&mut terminated.0, 0, path);
+        Ok(terminated)
     }
 }
 
@@ -513,12 +517,36 @@ fn warm_up_time_zone() {
         let mut buffer = [0; 128];
         let text = read_file(c"/etc/TZ", &mut buffer);
         let line = text.split(|byte| *byte == b'\n').next().unwrap_or(&[]);
-        match Terminated::new(trim(line)) {
-            Ok(zone) if !zone.is_empty() => set_environment(c"TZ", &zone),
-            _ => {}
-        }
+        add_time_zone(trim(line));
     }
     local_time(0);
+}
+
+/// The environment with TZ before it; see `add_time_zone`.
+static ENVIRONMENT: [AtomicPtr<c_char>; VARIABLES + 1] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; VARIABLES + 1];
+/// `TZ=` and the zone.
+static TIME_ZONE: Single<Terminated> = Single::new(Terminated::EMPTY);
+
+/// By hand, since setenv(3) would bring in malloc and free, a third of the
+/// program. Variables that find no place are dropped.
+fn add_time_zone(zone: &[u8]) {
+    let mut text: Text<160> = Text::new();
+    text.put(b"TZ=");
+    text.put(zone);
+    let (false, Ok(text)) = (zone.is_empty(), Terminated::new(text.as_bytes())) else {
+        return;
+    };
+    let Some(entry) = TIME_ZONE.take() else {
+        return;
+    };
+    *entry = text;
+    let entries = core::iter::once(&**entry).chain(environment_entries());
+    // The last place stays NULL.
+    for (place, entry) in ENVIRONMENT.iter().take(VARIABLES).zip(entries) {
+        place.store(entry.as_ptr().cast_mut(), Ordering::Relaxed);
+    }
+    set_environment(&ENVIRONMENT);
 }
 
 // --- children ---------------------------------------------------------------
@@ -806,21 +834,24 @@ unsafe extern "C" {
     static mut environ: *const *const c_char;
 }
 
+fn environment_entries() -> Strings {
+    // SAFETY: a plain load of a pointer; only `set_environment` changes it, at
+    // the start of a process with one thread.
+    Strings(unsafe { environ })
+}
+
 /// The whole `NAME=value` of an environment variable.
 fn environment_entry(name: &str) -> Option<&'static CStr> {
-    // SAFETY: a plain load of a pointer; only `set_environment` changes it, at
-    // start and before any other code runs in this single-threaded process.
-    let entries = Strings(unsafe { environ });
-    entries.into_iter().find(|entry| {
+    environment_entries().find(|entry| {
         let value = entry.to_bytes().strip_prefix(name.as_bytes());
         value.is_some_and(|value| value.first() == Some(&b'='))
     })
 }
 
-fn set_environment(name: &CStr, value: &CStr) {
-    // SAFETY: both strings end with NUL, setenv(3) copies them, and no other
-    // thread reads the environment meanwhile.
-    unsafe { libc::setenv(name.as_ptr(), value.as_ptr(), 1) };
+fn set_environment(entries: &'static [AtomicPtr<c_char>; VARIABLES + 1]) {
+    // SAFETY: an AtomicPtr has the layout of a pointer, the array ends with
+    // NULL and lives as long as the process, and no other thread reads environ.
+    unsafe { environ = entries.as_ptr().cast() };
 }
 
 // --- system calls -----------------------------------------------------------
@@ -946,7 +977,7 @@ fn resource_limit(resource: c_int) -> Option<u64> {
     };
     // SAFETY: getrlimit(2) fills the struct or leaves it as it is.
     unsafe { libc::getrlimit(resource as _, &raw mut limit) };
-    (limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur as u64)
+    (limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }
 
 fn auxiliary(entry: c_ulong) -> u32 {
@@ -1192,4 +1223,449 @@ pub fn abort_at(panic: &PanicInfo) -> ! {
     let _ = write(libc::STDERR_FILENO, line.as_bytes());
     // SAFETY: abort(3) ends the process.
     unsafe { libc::abort() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+    use std::string::String;
+    use std::vec::Vec;
+    use std::{env, format, fs, process};
+
+    /// Without `start`, which would change the test runner's own descriptors.
+    fn kernel() -> Linux {
+        let channel = |descriptor| Channel {
+            descriptor,
+            way: Way::PollThenWrite,
+        };
+        Linux {
+            signals: Descriptor(-1),
+            output: channel(1),
+            errors: channel(2),
+            is_init: false,
+            child: 0,
+            ended: None,
+        }
+    }
+
+    fn invocation(words: &[&str], input: &[u8]) -> Invocation {
+        let mut invocation = Invocation::new();
+        for word in words {
+            invocation.arguments.put(word.as_bytes());
+            invocation.arguments.put_byte(0);
+        }
+        invocation.input.put(input);
+        invocation
+    }
+
+    fn read_to_end(kernel: &mut Linux, descriptor: Descriptor) -> Vec<u8> {
+        let mut all = Vec::new();
+        let mut buffer = [0; 5000];
+        loop {
+            match kernel.read(descriptor, &mut buffer) {
+                Ok(0) => break,
+                Ok(length) => all.extend_from_slice(&buffer[..length]),
+                Err(Errno::EAGAIN) => {
+                    let mut interests = [Interest::read(descriptor)];
+                    let ten_seconds = Some(Duration::from_secs(10));
+                    kernel.poll(&mut interests, ten_seconds).unwrap();
+                    assert!(interests[0].is_readable, "a child hangs");
+                }
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+        kernel.close(descriptor);
+        all
+    }
+
+    /// Waits for the end of a child that has nothing left to do.
+    fn reap(kernel: &mut Linux, process: i32) -> Exit {
+        // SAFETY: a null siginfo_t is allowed; WNOWAIT leaves the child to `reap`.
+        let flags = libc::WEXITED | libc::WNOWAIT;
+        unsafe { libc::waitid(libc::P_PID, process as u32, ptr::null_mut(), flags) };
+        kernel.reap(process).unwrap()
+    }
+
+    fn run(words: &[&str], input: &[u8]) -> (Exit, String) {
+        let mut kernel = kernel();
+        let child = kernel.spawn(&invocation(words, input)).unwrap();
+        let output = read_to_end(&mut kernel, child.output);
+        let errors = read_to_end(&mut kernel, child.errors);
+        let exit = reap(&mut kernel, child.process);
+        assert_eq!(errors, b"", "{words:?}");
+        (exit, String::from_utf8(output).unwrap())
+    }
+
+    #[test]
+    fn children_run_and_are_reaped() {
+        let exit = Exit::Status(0);
+        assert_eq!(run(&["echo", "a b", ""], b""), (exit, "a b \n".into()));
+        assert_eq!(run(&["/bin/echo", "x"], b""), (exit, "x\n".into()));
+        assert_eq!(run(&["sh", "-c", "exit 3"], b"").0, Exit::Status(3));
+        assert_eq!(run(&["no-such-program"], b"").0, Exit::Status(127));
+        assert_eq!(run(&["/no/such/program"], b"").0, Exit::Status(127));
+        assert_eq!(run(&["/etc/passwd"], b"").0, Exit::Status(126));
+        assert_eq!(run(&["/"], b"").0, Exit::Status(126));
+    }
+
+    #[test]
+    fn children_get_their_input_and_then_its_end() {
+        assert_eq!(run(&["cat"], b""), (Exit::Status(0), String::new()));
+        let text: Vec<u8> = (0..32_768_u32).map(|i| b'a' + (i % 26) as u8).collect();
+        let (exit, output) = run(&["cat"], &text);
+        assert_eq!(exit, Exit::Status(0));
+        assert!(output.as_bytes() == text);
+    }
+
+    #[test]
+    fn input_larger_than_a_pipe_goes_through_memory() {
+        let text: Vec<u8> = (0..200_000_u32).map(|i| i as u8).collect();
+        let file = input_file(&text).unwrap();
+        assert!(read_to_end(&mut kernel(), file.release()) == text);
+    }
+
+    #[test]
+    fn malformed_arguments_are_refused() {
+        let mut kernel = kernel();
+        let mut refused = |invocation: &Invocation| kernel.spawn(invocation).err();
+        assert_eq!(refused(&Invocation::new()), Some(Errno::EINVAL));
+        let mut open_end = invocation(&["echo"], b"");
+        open_end.arguments.put(b"no end");
+        assert_eq!(refused(&open_end), Some(Errno::EINVAL));
+        let too_many = invocation(&["a"; WORDS + 1], b"");
+        assert_eq!(refused(&too_many), Some(Errno(libc::E2BIG)));
+        let too_long = invocation(&["a"; ARGUMENTS], b"");
+        assert_eq!(refused(&too_long), Some(Errno(libc::E2BIG)));
+        assert!(Program::new(&invocation(&["a"; WORDS], b"").arguments).is_ok());
+    }
+
+    #[test]
+    fn children_inherit_nothing() {
+        let leaked = fs::File::open("/").unwrap();
+        // SAFETY: plain flags; afterwards the descriptor survives execve(2).
+        unsafe { libc::fcntl(leaked.as_raw_fd(), libc::F_SETFD, 0) };
+        // The shell opens nothing; `ls` adds the folder it lists.
+        assert_eq!(run(&["ls", "/proc/self/fd"], b"").1, "0\n1\n2\n3\n");
+        let (_, variables) = run(&["env"], b"");
+        let mut names: Vec<&str> = variables
+            .lines()
+            .map(|line| line.split('=').next().unwrap())
+            .collect();
+        names.sort();
+        names.retain(|name| *name != "XTABLES_LOCKFILE");
+        assert_eq!(names, ["LC_ALL", "PATH"]);
+        let (_, status) = run(&["cat", "/proc/self/status"], b"");
+        for name in ["SigBlk:", "SigIgn:"] {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let signals = u64::from_str_radix(line.unwrap().trim(), 16).unwrap();
+            // 32 to 34 belong to the C library, which does not let them be set.
+            assert_eq!(signals & !(7 << 31), 0, "{name} {signals:x}");
+        }
+        let (_, group) = run(
+            &["sh", "-c", "read p x x x g x </proc/$$/stat; echo $p $g"],
+            b"",
+        );
+        let (process, group) = group.trim().split_once(' ').unwrap();
+        assert_eq!(process, group);
+    }
+
+    #[test]
+    fn groups_are_ended_by_force_and_otherwise() {
+        for (force, signal) in [(false, libc::SIGTERM), (true, libc::SIGKILL)] {
+            let mut kernel = kernel();
+            let child = kernel.spawn(&invocation(&["sleep", "60"], b"")).unwrap();
+            assert_eq!(kernel.reap(child.process), None);
+            kernel.kill_group(child.process, force);
+            let exit = reap(&mut kernel, child.process);
+            assert_eq!(exit, Exit::Signal(signal as u8));
+            assert_eq!(kernel.reap(child.process), Some(Exit::Status(255)));
+            kernel.close(child.output);
+            kernel.close(child.errors);
+        }
+    }
+
+    fn scratch(name: &str) -> std::path::PathBuf {
+        env::temp_dir().join(format!("tcpparser-{}-{name}", process::id()))
+    }
+
+    #[test]
+    fn rows_come_from_procfs_and_regular_files_only() {
+        let mut kernel = kernel();
+        let mut open = |path: &str| {
+            let result = kernel.open_rows(&Path::from_bytes(path.as_bytes()));
+            if let Ok(RowsFile::Procfs(file) | RowsFile::Regular(file)) = result {
+                kernel.close(file);
+            }
+            result
+        };
+        assert!(matches!(open("/proc/net/tcp"), Ok(RowsFile::Procfs(_))));
+        assert!(matches!(open("/etc/passwd"), Ok(RowsFile::Regular(_))));
+        assert_eq!(open("/dev/zero"), Err(Errno::EINVAL));
+        assert_eq!(open("/"), Err(Errno::EINVAL));
+        assert_eq!(open("/proc"), Err(Errno::EINVAL));
+        assert_eq!(open("/no/such/file"), Err(Errno::ENOENT));
+        assert_eq!(open("/etc/passwd\0"), Err(Errno(libc::ENAMETOOLONG)));
+        let fifo = scratch("fifo");
+        let path = fifo.to_str().unwrap();
+        assert_eq!(run(&["mkfifo", path], b"").0, Exit::Status(0));
+        let result = open(path);
+        fs::remove_file(&fifo).unwrap();
+        assert_eq!(result, Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn procfs_is_read_again_after_rewinding() {
+        let mut kernel = kernel();
+        let path = Path::from_bytes(b"/proc/net/tcp");
+        let Ok(RowsFile::Procfs(file)) = kernel.open_rows(&path) else {
+            panic!("not on procfs");
+        };
+        let mut buffer = [0; 4096];
+        for _ in 0..2 {
+            assert!(kernel.read(file, &mut buffer).unwrap() > 0);
+            assert!(buffer.starts_with(b"  sl  local_address"));
+            kernel.rewind(file).unwrap();
+        }
+        kernel.close(file);
+    }
+
+    #[test]
+    fn calendar_agrees_with_date() {
+        let mut kernel = kernel();
+        for seconds in [0, 951_782_400, 1_635_801_113, 1_743_296_400, 2_147_483_647] {
+            let mut text: Text<32> = Text::new();
+            kernel.calendar(seconds).write(&mut text);
+            let date = process::Command::new("date")
+                .args([format!("-d@{seconds}"), "+%Y-%m-%d %H:%M:%S".into()])
+                .output()
+                .unwrap();
+            assert_eq!(text.as_bytes(), date.stdout.trim_ascii_end());
+        }
+    }
+
+    #[test]
+    fn clocks_agree_with_procfs_and_std() {
+        let mut kernel = kernel();
+        let uptime = fs::read_to_string("/proc/uptime").unwrap();
+        let seconds = uptime.split('.').next().unwrap().parse::<u64>().unwrap();
+        assert!((seconds..seconds + 60).contains(&kernel.boottime().as_secs()));
+        let now = std::time::SystemTime::now();
+        let now = now.duration_since(std::time::UNIX_EPOCH).unwrap();
+        let now = now.as_nanos() as u64;
+        assert!((now..now + 60_000_000_000).contains(&kernel.realtime()));
+        assert!(kernel.cpu_time() > Duration::ZERO);
+    }
+
+    #[test]
+    fn the_process_knows_itself() {
+        let mut kernel = kernel();
+        let status = kernel.process_status();
+        assert!(status.open_descriptors >= 3);
+        assert!(status.resident_bytes > 100_000);
+        assert!(status.virtual_bytes >= status.resident_bytes);
+        assert!(status.max_descriptors.is_none_or(|limit| limit >= 64));
+        let text = fs::read_to_string("/proc/self/status").unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("CapEff:"));
+        let expected = u64::from_str_radix(line.unwrap().trim(), 16).unwrap();
+        assert_eq!(kernel.capabilities(), expected);
+        assert_ne!(kernel.hash_key(), kernel.hash_key());
+        assert_ne!(start_up_random_bytes(), [0; 16]);
+        let path = env::var("PATH").unwrap();
+        assert_eq!(kernel.environment("PATH"), Some(path.as_bytes()));
+        assert_eq!(kernel.environment("PAT"), None);
+    }
+
+    #[test]
+    fn directory_entries_are_counted_by_their_lengths() {
+        let mut entries = [0; 24 + 32];
+        entries[16..18].copy_from_slice(&24_u16.to_ne_bytes());
+        entries[24 + 16..24 + 18].copy_from_slice(&32_u16.to_ne_bytes());
+        assert_eq!(count_entries(&entries), 2);
+        assert_eq!(count_entries(&entries[..24]), 1);
+        assert_eq!(count_entries(&[]), 0);
+        // A length of 0 cannot hold the walk up.
+        assert!(count_entries(&[0; 64]) <= 64);
+    }
+
+    fn is_non_blocking(descriptor: c_int) -> bool {
+        // SAFETY: F_GETFL takes no third argument.
+        unsafe { libc::fcntl(descriptor, libc::F_GETFL) & libc::O_NONBLOCK != 0 }
+    }
+
+    /// How many bytes a channel takes before it says EAGAIN.
+    fn fill(channel: &Channel) -> usize {
+        let mut total = 0;
+        loop {
+            match channel.write(&[b'x'; 10_000]) {
+                Ok(length) => total += length,
+                Err(error) => {
+                    assert_eq!(error, Errno::EAGAIN);
+                    return total;
+                }
+            }
+            assert!(total < 1 << 24);
+        }
+    }
+
+    #[test]
+    fn output_to_a_full_pipe_never_blocks_nor_changes_the_shared_description() {
+        let (_reader, writer) = pipe().unwrap();
+        let shared = fs::File::from(
+            // SAFETY: `writer` is open, and the duplicate is nobody else's.
+            unsafe { std::os::fd::BorrowedFd::borrow_raw(writer.0) }
+                .try_clone_to_owned()
+                .unwrap(),
+        );
+        let channel = Channel::open(writer.0);
+        assert_eq!(channel.way, Way::Write);
+        assert!(fill(&channel) >= 4096);
+        assert!(is_non_blocking(writer.0));
+        assert!(!is_non_blocking(shared.as_raw_fd()));
+    }
+
+    #[test]
+    fn output_that_cannot_be_opened_anew_is_polled() {
+        let (reader, writer) = pipe().unwrap();
+        let channel = Channel {
+            descriptor: writer.0,
+            way: Way::PollThenWrite,
+        };
+        assert!(fill(&channel) >= 4096);
+        assert!(!is_non_blocking(writer.0));
+        drop(reader);
+        // std ignores SIGPIPE in test programs, as `start` does.
+        assert_eq!(channel.write(b"x"), Err(Errno::EPIPE));
+    }
+
+    #[test]
+    fn output_to_sockets_and_files() {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let channel = Channel::open(ours.as_raw_fd());
+        assert_eq!(channel.way, Way::Send);
+        assert!(fill(&channel) > 0);
+        assert!(!is_non_blocking(ours.as_raw_fd()));
+        drop(theirs);
+        assert_eq!(channel.write(b"x"), Err(Errno::EPIPE));
+
+        // A regular file opened anew would start at offset 0.
+        let path = scratch("output");
+        fs::write(&path, "before ").unwrap();
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        // SAFETY: no memory is passed.
+        unsafe { libc::lseek(file.as_raw_fd(), 0, libc::SEEK_END) };
+        assert_eq!(Channel::open(file.as_raw_fd()).write(b"after"), Ok(5));
+        let text = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(text, b"before after");
+    }
+
+    #[test]
+    fn socket_addresses_have_the_kernel_s_layout() {
+        for text in ["192.0.2.1:258", "[2001:db8::1]:65535"] {
+            let endpoint = Endpoint::parse(text.as_bytes()).unwrap();
+            let (bytes, _) = socket_address(endpoint);
+            assert_eq!(peer_address(&bytes), endpoint.address);
+            assert_eq!(bytes[2..4], endpoint.port.to_be_bytes());
+        }
+        let mapped = Endpoint::parse(b"[::ffff:192.0.2.1]:1").unwrap();
+        let folded = peer_address(&socket_address(mapped).0);
+        assert_eq!(folded, "192.0.2.1".parse::<IpAddr>().unwrap());
+    }
+
+    /// Who connects from `127.0.0.1` is an IPv4 client of either listener.
+    #[test]
+    fn listeners_accept_without_blocking() {
+        let mut kernel = kernel();
+        for address in ["127.0.0.1:0", "[::]:0"] {
+            let endpoint = Endpoint::parse(address.as_bytes()).unwrap();
+            let listener = match kernel.listen(endpoint) {
+                Err(Errno::EAFNOSUPPORT) => continue,
+                result => result.unwrap(),
+            };
+            assert_eq!(kernel.accept(listener).err(), Some(Errno::EAGAIN));
+            // SAFETY: the descriptor is ours and handed over.
+            let owner = unsafe { TcpListener::from_raw_fd(listener.0) };
+            let port = owner.local_addr().unwrap().port();
+            let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+
+            let (socket, peer) = kernel.accept(listener).unwrap();
+            assert_eq!(peer, "127.0.0.1".parse::<IpAddr>().unwrap());
+            let mut buffer = [0; 8];
+            assert_eq!(kernel.receive(socket, &mut buffer), Err(Errno::EAGAIN));
+            assert_eq!(kernel.send(socket, b"hello"), Ok(5));
+            kernel.shutdown_sending(socket);
+            let mut text = String::new();
+            std::io::Read::read_to_string(&mut client, &mut text).unwrap();
+            assert_eq!(text, "hello");
+            kernel.close(socket);
+            let taken = Endpoint { port, ..endpoint };
+            assert_eq!(kernel.listen(taken).err(), Some(Errno::EADDRINUSE));
+            assert!(owner.into_raw_fd() == listener.0);
+            kernel.close(listener);
+        }
+        let elsewhere = Endpoint::parse(b"192.0.2.1:0").unwrap();
+        assert_eq!(kernel.listen(elsewhere).err(), Some(Errno::EADDRNOTAVAIL));
+    }
+
+    /// RTM_GETLINK of all links (rtnetlink(7)) is answered.
+    #[test]
+    fn netlink_sockets_are_bound() {
+        let mut kernel = kernel();
+        let socket = kernel.netlink(Netlink::Route).unwrap();
+        let mut request = [0; 20];
+        request[0..4].copy_from_slice(&20_u32.to_ne_bytes());
+        request[4..6].copy_from_slice(&18_u16.to_ne_bytes());
+        request[6..8].copy_from_slice(&0x301_u16.to_ne_bytes());
+        let mut buffer = [0; 8192];
+        assert_eq!(kernel.receive(socket, &mut buffer), Err(Errno::EAGAIN));
+        assert_eq!(kernel.send(socket, &request), Ok(20));
+        let mut interests = [Interest::read(socket)];
+        kernel
+            .poll(&mut interests, Some(Duration::from_secs(10)))
+            .unwrap();
+        assert!(interests[0].is_readable);
+        assert!(kernel.receive(socket, &mut buffer).unwrap() > 16);
+        assert_eq!(u16::from_ne_bytes([buffer[4], buffer[5]]), 16);
+        kernel.close(socket);
+        for kind in [Netlink::DestroyEvents, Netlink::SockDiag] {
+            let socket = kernel.netlink(kind).unwrap();
+            kernel.close(socket);
+        }
+    }
+
+    #[test]
+    fn poll_finds_what_was_asked_for() {
+        let mut kernel = kernel();
+        let (reader, writer) = pipe().unwrap();
+        let mut interests = [
+            Interest::read(Descriptor(reader.0)),
+            Interest::write(Descriptor(writer.0)),
+            Interest::read(Descriptor(-1)),
+        ];
+        kernel.poll(&mut interests, Some(Duration::ZERO)).unwrap();
+        let found = |interests: &[Interest]| -> Vec<(bool, bool)> {
+            let pairs = interests.iter().map(|i| (i.is_readable, i.is_writable));
+            pairs.collect()
+        };
+        let expected = [(false, false), (false, true), (false, false)];
+        assert_eq!(found(&interests), expected);
+        write(writer.0, b"x").unwrap();
+        kernel.poll(&mut interests, None).unwrap();
+        assert!(interests[0].is_readable);
+        drop(reader);
+        kernel.poll(&mut interests[1..], None).unwrap();
+        assert_eq!(found(&interests[1..2]), [(true, true)]);
+        let mut many = [Interest::write(Descriptor(writer.0)); INTERESTS + 1];
+        kernel.poll(&mut many, None).unwrap();
+        assert!(many[INTERESTS - 1].is_writable && !many[INTERESTS].is_writable);
+    }
+
+    #[test]
+    fn a_single_is_handed_out_once() {
+        static VALUE: Single<u8> = Single::new(7);
+        assert_eq!(VALUE.take(), Some(&mut 7));
+        assert_eq!(VALUE.take(), None);
+    }
 }
