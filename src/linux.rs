@@ -1,1 +1,1671 @@
-//! Placeholder.
+//! The Linux kernel for real: one system call, one small function, one reason
+//! why it is sound. The only module with `unsafe`.
+//!
+//! Socket addresses and directory entries are built and read as bytes, since
+//! their layout is the kernel's and the libc crate may describe another C
+//! library's structs (gnu target linked with musl-gcc).
+
+use core::cell::UnsafeCell;
+use core::ffi::{CStr, c_char, c_int, c_ulong};
+use core::mem::{self, MaybeUninit};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::panic::PanicInfo;
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+
+use crate::address::{Endpoint, fold_mapped};
+use crate::kernel::{
+    ARGUMENTS, Child, Descriptor, Errno, Exit, Interest, Invocation, Kernel, Netlink, Path,
+    ProcessStatus, RowsFile, Signal,
+};
+use crate::limits;
+use crate::table::HashKey;
+use crate::text::{Sink, Text, parse_decimal, trim};
+use crate::time::{Calendar, Duration, Instant};
+
+/// Interests one `poll` looks at; those behind are left unmet. The HTTP
+/// clients and some room for listeners, netlink, signals, child and output.
+pub const INTERESTS: usize = limits::HTTP_CLIENTS + 64;
+
+/// Environment variables kept where TZ has to be added to them.
+const VARIABLES: usize = 511;
+/// Words of one child's argv.
+const WORDS: usize = 64;
+/// PATH of a child where ours is unset.
+const DEFAULT_PATH: &CStr = c"PATH=/usr/sbin:/usr/bin:/sbin:/bin";
+/// Receive buffer asked for on destroy events: thousands of messages.
+const EVENTS_BUFFER: c_int = 1 << 20;
+/// Connections the kernel queues for accept(2).
+const BACKLOG: c_int = 128;
+/// linux/sock_diag.h: SKNLGRP_INET_TCP_DESTROY and SKNLGRP_INET6_TCP_DESTROY.
+const DESTROY_GROUPS: [c_int; 2] = [1, 3];
+/// linux/memfd.h; kernels before 6.3 do not know it and say EINVAL.
+const MFD_NOEXEC_SEAL: u32 = 8;
+/// linux/capability.h: two 32-bit words a set.
+const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+/// Signals go from 1 to 64 (signal(7)); mips has 128, of which nobody uses the
+/// upper half.
+const SIGNALS: c_int = 64;
+/// The highest descriptor closed by hand where close_range(2) is missing.
+const DESCRIPTORS_BY_HAND: c_int = 65_536;
+
+/// A value in a static that is handed out once.
+pub struct Single<T> {
+    taken: AtomicBool,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: `take` gives the only reference to whoever comes first, so sharing
+// a `Single` is no more than sending its value.
+unsafe impl<T: Send> Sync for Single<T> {}
+
+impl<T> Single<T> {
+    /// A value nobody has taken yet.
+    pub const fn new(value: T) -> Self {
+        Self {
+            taken: AtomicBool::new(false),
+            value: UnsafeCell::new(value),
+        }
+    }
+
+    /// The value, for the first caller only.
+    #[allow(clippy::mut_from_ref)]
+    pub fn take(&'static self) -> Option<&'static mut T> {
+        if self.taken.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        // SAFETY: the flag was false, and turns true once only: there is no
+        // other reference to the value and never will be.
+        Some(unsafe { &mut *self.value.get() })
+    }
+}
+
+/// The second argument of C's `main`. Safe code cannot make one, so it is
+/// always the C runtime's: a NULL-terminated array of strings that live as
+/// long as the process (C11 section 5.1.2.2.1).
+#[repr(transparent)]
+pub struct ArgumentVector(*const *const c_char);
+
+impl ArgumentVector {
+    /// The arguments after the program's name.
+    pub fn after_name(&self) -> impl Iterator<Item = &'static [u8]> + use<> {
+        let mut all = Strings(self.0);
+        all.next();
+        all.map(CStr::to_bytes)
+    }
+}
+
+/// Walks a NULL-terminated array of C strings.
+struct Strings(*const *const c_char);
+
+impl Iterator for Strings {
+    type Item = &'static CStr;
+
+    fn next(&mut self) -> Option<&'static CStr> {
+        if self.0.is_null() {
+            return None;
+        }
+        // SAFETY: only argv and environ are walked; both end with NULL, where
+        // the walk stops, and their strings live as long as the process.
+        unsafe {
+            let string = *self.0;
+            if string.is_null() {
+                return None;
+            }
+            self.0 = self.0.add(1);
+            Some(CStr::from_ptr(string))
+        }
+    }
+}
+
+/// How bytes reach standard output or error without ever waiting.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    /// write(2): a description of our own that does not block, or a regular
+    /// file, which never does.
+    Write,
+    /// poll(2), then write(2) of at most PIPE_BUF bytes: what could not be
+    /// opened anew.
+    PollThenWrite,
+    /// send(2) with MSG_DONTWAIT.
+    Send,
+}
+
+/// Standard output or error.
+struct Channel {
+    descriptor: c_int,
+    way: Way,
+}
+
+impl Channel {
+    /// O_NONBLOCK belongs to the open file description, which we share with the
+    /// shell and others (open(2)): setting it there would break them. So FIFOs
+    /// and devices get a description of our own in the same place.
+    fn open(descriptor: c_int) -> Self {
+        let way = match file_type(descriptor) {
+            Ok(libc::S_IFSOCK) => Way::Send,
+            Ok(libc::S_IFIFO | libc::S_IFCHR) => match reopen(descriptor) {
+                Ok(()) => Way::Write,
+                Err(_) => Way::PollThenWrite,
+            },
+            _ => Way::Write,
+        };
+        Self { descriptor, way }
+    }
+
+    fn write(&self, bytes: &[u8]) -> Result<usize, Errno> {
+        match self.way {
+            Way::Write => write(self.descriptor, bytes),
+            Way::Send => send(self.descriptor, bytes),
+            Way::PollThenWrite => {
+                if !is_writable(self.descriptor) {
+                    return Err(Errno::EAGAIN);
+                }
+                let whole = bytes.get(..libc::PIPE_BUF).unwrap_or(bytes);
+                write(self.descriptor, whole)
+            }
+        }
+    }
+}
+
+/// Puts a non-blocking description of the same FIFO or device in place of
+/// `descriptor`.
+fn reopen(descriptor: c_int) -> Result<(), Errno> {
+    let mut path: Text<32> = Text::new();
+    path.put(b"/proc/self/fd/");
+    path.put_decimal(descriptor.unsigned_abs().into());
+    let anew = open(
+        &Terminated::new(path.as_bytes())?,
+        libc::O_WRONLY | libc::O_NONBLOCK | libc::O_NOCTTY,
+    )?;
+    duplicate(anew.0, descriptor)
+}
+
+/// A string with its terminating NUL.
+struct Terminated([u8; crate::kernel::PATH_MAX_LENGTH + 2]);
+
+impl Terminated {
+    const EMPTY: Self = Self([0; crate::kernel::PATH_MAX_LENGTH + 2]);
+
+    /// ENAMETOOLONG where it does not fit; a NUL inside is refused.
+    fn new(path: &[u8]) -> Result<Self, Errno> {
+        let mut terminated = Self::EMPTY;
+        if path.len() >= terminated.0.len() || path.contains(&0) {
+            return Err(Errno(libc::ENAMETOOLONG));
+        }
+        put_at(&mut terminated.0, 0, path);
+        Ok(terminated)
+    }
+}
+
+impl core::ops::Deref for Terminated {
+    type Target = CStr;
+
+    fn deref(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.0).unwrap_or(c"")
+    }
+}
+
+/// A descriptor that is closed when it goes out of use.
+struct Owned(c_int);
+
+impl Owned {
+    /// Hands the descriptor over to whoever closes it later.
+    fn release(self) -> Descriptor {
+        let descriptor = Descriptor(self.0);
+        mem::forget(self);
+        descriptor
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        close(self.0);
+    }
+}
+
+/// The running system.
+pub struct Linux {
+    signals: Descriptor,
+    output: Channel,
+    errors: Channel,
+    /// PID 1 inherits the orphans of its PID namespace (pid_namespaces(7)).
+    is_init: bool,
+    /// The child that `spawn` started last.
+    child: i32,
+    /// How that child ended, where the orphans' collector saw it first.
+    ended: Option<Exit>,
+}
+
+impl Linux {
+    /// Prepares the process: descriptors 0 to 2 are open, SIGPIPE is ignored,
+    /// SIGTERM, SIGINT and SIGCHLD arrive through a descriptor, the time zone
+    /// is known, and output does not block.
+    pub fn start() -> Self {
+        fill_standard_descriptors();
+        let signals = take_signals();
+        warm_up_time_zone();
+        Self {
+            signals,
+            output: Channel::open(libc::STDOUT_FILENO),
+            errors: Channel::open(libc::STDERR_FILENO),
+            is_init: process_id() == 1,
+            child: 0,
+            ended: None,
+        }
+    }
+
+    /// Collects whatever ended; nobody else waits for orphans.
+    fn collect_orphans(&mut self) {
+        while let Ok(Some((process, exit))) = wait(-1) {
+            if process == self.child {
+                self.ended = Some(exit);
+            }
+        }
+    }
+}
+
+impl Kernel for Linux {
+    fn boottime(&mut self) -> Instant {
+        Instant::from_nanos(clock(libc::CLOCK_BOOTTIME))
+    }
+
+    fn realtime(&mut self) -> u64 {
+        clock(libc::CLOCK_REALTIME)
+    }
+
+    fn calendar(&mut self, unix_seconds: u64) -> Calendar {
+        local_time(unix_seconds)
+    }
+
+    fn cpu_time(&mut self) -> Duration {
+        Duration::from_nanos(clock(libc::CLOCK_PROCESS_CPUTIME_ID))
+    }
+
+    fn process_status(&mut self) -> ProcessStatus {
+        let page = u64::from(auxiliary(libc::AT_PAGESZ));
+        let mut buffer = [0; 128];
+        let text = read_file(c"/proc/self/statm", &mut buffer);
+        let mut pages = text
+            .split(|byte| *byte == b' ')
+            .map(|number| parse_decimal(number).unwrap_or(0));
+        ProcessStatus {
+            cpu_time: self.cpu_time(),
+            open_descriptors: count_descriptors(),
+            max_descriptors: resource_limit(libc::RLIMIT_NOFILE as c_int),
+            virtual_bytes: pages.next().unwrap_or(0).saturating_mul(page),
+            max_virtual_bytes: resource_limit(libc::RLIMIT_AS as c_int),
+            resident_bytes: pages.next().unwrap_or(0).saturating_mul(page),
+        }
+    }
+
+    fn capabilities(&mut self) -> u64 {
+        effective_capabilities()
+    }
+
+    fn hash_key(&mut self) -> HashKey {
+        let bytes = random_bytes().unwrap_or_else(start_up_random_bytes);
+        let key = u128::from_ne_bytes(bytes);
+        HashKey {
+            k0: key as u64,
+            k1: (key >> 64) as u64,
+        }
+    }
+
+    fn environment(&self, name: &str) -> Option<&[u8]> {
+        environment_entry(name).and_then(|entry| entry.to_bytes().get(name.len() + 1..))
+    }
+
+    fn poll(&mut self, interests: &mut [Interest], timeout: Option<Duration>) -> Result<(), Errno> {
+        let mut table = [NOTHING; INTERESTS];
+        let count = interests.len().min(INTERESTS);
+        for (slot, interest) in table.iter_mut().zip(interests.iter()) {
+            *slot = request(interest);
+        }
+        let found = poll(table.get_mut(..count).unwrap_or_default(), timeout);
+        for interest in interests.iter_mut() {
+            (interest.is_readable, interest.is_writable) = (false, false);
+        }
+        found?;
+        for (interest, slot) in interests.iter_mut().zip(&table) {
+            interest.is_readable = slot.revents & (libc::POLLIN | BROKEN) != 0;
+            interest.is_writable = slot.revents & (libc::POLLOUT | BROKEN) != 0;
+        }
+        Ok(())
+    }
+
+    fn next_signal(&mut self) -> Option<Signal> {
+        // signalfd_siginfo is 128 bytes and starts with the number.
+        let mut message = [0; 128];
+        read(self.signals.0, &mut message).ok()?;
+        match i32::from_ne_bytes(*message.first_chunk()?) {
+            libc::SIGCHLD => {
+                if self.is_init {
+                    self.collect_orphans();
+                }
+                Some(Signal::Child)
+            }
+            _ => Some(Signal::Terminate),
+        }
+    }
+
+    fn signal_descriptor(&mut self) -> Descriptor {
+        self.signals
+    }
+
+    fn open_rows(&mut self, path: &Path) -> Result<RowsFile, Errno> {
+        let file = open(&Terminated::new(path.as_bytes())?, READ_ONLY)?;
+        if file_type(file.0)? != libc::S_IFREG {
+            return Err(Errno::EINVAL);
+        }
+        let is_procfs = file_system(file.0)? == libc::PROC_SUPER_MAGIC as u64;
+        let descriptor = file.release();
+        Ok(if is_procfs {
+            RowsFile::Procfs(descriptor)
+        } else {
+            RowsFile::Regular(descriptor)
+        })
+    }
+
+    fn open(&mut self, path: &Path) -> Result<Descriptor, Errno> {
+        open(&Terminated::new(path.as_bytes())?, READ_ONLY).map(Owned::release)
+    }
+
+    fn read(&mut self, descriptor: Descriptor, buffer: &mut [u8]) -> Result<usize, Errno> {
+        read(descriptor.0, buffer)
+    }
+
+    fn rewind(&mut self, descriptor: Descriptor) -> Result<(), Errno> {
+        rewind(descriptor.0)
+    }
+
+    fn close(&mut self, descriptor: Descriptor) {
+        close(descriptor.0);
+    }
+
+    fn write_output(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
+        self.output.write(bytes)
+    }
+
+    fn output_descriptor(&mut self) -> Descriptor {
+        Descriptor(self.output.descriptor)
+    }
+
+    fn write_error(&mut self, bytes: &[u8]) {
+        // Nowhere is left to say that this failed.
+        let _ = self.errors.write(bytes);
+    }
+
+    fn listen(&mut self, address: Endpoint) -> Result<Descriptor, Errno> {
+        let family = match address.address {
+            IpAddr::V4(_) => libc::AF_INET,
+            IpAddr::V6(_) => libc::AF_INET6,
+        };
+        let socket = socket(family, libc::SOCK_STREAM, 0)?;
+        set_option(socket.0, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+        if family == libc::AF_INET6 {
+            set_option(socket.0, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
+        }
+        let (bytes, length) = socket_address(address);
+        bind(socket.0, bytes.get(..length).unwrap_or(&bytes))?;
+        listen(socket.0)?;
+        Ok(socket.release())
+    }
+
+    fn accept(&mut self, listener: Descriptor) -> Result<(Descriptor, IpAddr), Errno> {
+        let (socket, address) = accept(listener.0)?;
+        Ok((socket.release(), peer_address(&address)))
+    }
+
+    fn receive(&mut self, socket: Descriptor, buffer: &mut [u8]) -> Result<usize, Errno> {
+        receive(socket.0, buffer)
+    }
+
+    fn send(&mut self, socket: Descriptor, bytes: &[u8]) -> Result<usize, Errno> {
+        send(socket.0, bytes)
+    }
+
+    fn shutdown_sending(&mut self, socket: Descriptor) {
+        shutdown_sending(socket.0);
+    }
+
+    fn netlink(&mut self, kind: Netlink) -> Result<Descriptor, Errno> {
+        let protocol = match kind {
+            Netlink::Route => libc::NETLINK_ROUTE,
+            Netlink::DestroyEvents | Netlink::SockDiag => libc::NETLINK_SOCK_DIAG,
+        };
+        let socket = socket(libc::AF_NETLINK, libc::SOCK_RAW, protocol)?;
+        // struct sockaddr_nl (netlink(7)): family, padding, port 0 for "you
+        // choose", no groups of the first 32.
+        let mut address = [0; 12];
+        put_family(&mut address, libc::AF_NETLINK);
+        bind(socket.0, &address)?;
+        if kind == Netlink::DestroyEvents {
+            join_destroy_groups(socket.0)?;
+        }
+        Ok(socket.release())
+    }
+
+    fn spawn(&mut self, invocation: &Invocation) -> Result<Child, Errno> {
+        let child = spawn(invocation)?;
+        (self.child, self.ended) = (child.process, None);
+        Ok(child)
+    }
+
+    fn reap(&mut self, process: i32) -> Option<Exit> {
+        if process == self.child && self.ended.is_some() {
+            return self.ended.take();
+        }
+        match wait(process) {
+            Ok(ended) => ended.map(|(_, exit)| exit),
+            // ECHILD: it is gone, and nobody knows how.
+            Err(_) => Some(Exit::Status(255)),
+        }
+    }
+
+    fn kill_group(&mut self, process: i32, force: bool) {
+        let signal = if force { libc::SIGKILL } else { libc::SIGTERM };
+        kill_group(process, signal);
+    }
+}
+
+/// Flags for anything that is read: neither a FIFO without writer nor a
+/// terminal may hold us or become ours.
+const READ_ONLY: c_int = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
+
+// --- start-up ---------------------------------------------------------------
+
+/// Otherwise the next file opened would become standard output. Each open(2)
+/// takes the lowest free number, and lower ones are open by then.
+fn fill_standard_descriptors() {
+    for descriptor in 0..3 {
+        if is_open(descriptor) {
+            continue;
+        }
+        // A bare container may lack /dev/null; the root directory holds the
+        // place as well, and writing to it just fails.
+        let filler = open(c"/dev/null", libc::O_RDWR).or_else(|_| open(c"/", libc::O_RDONLY));
+        if let Ok(filler) = filler {
+            filler.release();
+        }
+    }
+}
+
+/// A closed pipe (SIGPIPE) or a terminal that forbids background output
+/// (SIGTTOU, termios(3)) must not stop us.
+/// SIGCHLD must not be ignored, or children vanish without a status (wait(2)).
+/// Blocked signals are queued even where PID 1 would not get them by default.
+fn take_signals() -> Descriptor {
+    set_disposition(libc::SIGPIPE, libc::SIG_IGN);
+    set_disposition(libc::SIGTTOU, libc::SIG_IGN);
+    set_disposition(libc::SIGCHLD, libc::SIG_DFL);
+    let mask = signal_set(&[libc::SIGTERM, libc::SIGINT, libc::SIGCHLD]);
+    match signal_descriptor(&mask) {
+        Ok(signals) => {
+            set_signal_mask(&mask);
+            signals.release()
+        }
+        // poll(2) skips negative descriptors; the signals keep their defaults.
+        Err(_) => Descriptor(-1),
+    }
+}
+
+/// musl reads TZ or /etc/localtime; /etc/TZ is where OpenWrt keeps its zone.
+/// Later calls find the zone in memory.
+fn warm_up_time_zone() {
+    if environment_entry("TZ").is_none() {
+        let mut buffer = [0; 128];
+        let text = read_file(c"/etc/TZ", &mut buffer);
+        let line = text.split(|byte| *byte == b'\n').next().unwrap_or(&[]);
+        add_time_zone(trim(line));
+    }
+    local_time(0);
+}
+
+/// The environment with TZ before it; see `add_time_zone`.
+static ENVIRONMENT: [AtomicPtr<c_char>; VARIABLES + 1] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; VARIABLES + 1];
+/// `TZ=` and the zone.
+static TIME_ZONE: Single<Terminated> = Single::new(Terminated::EMPTY);
+
+/// By hand, since setenv(3) would bring in malloc and free, a third of the
+/// program. Variables that find no place are dropped.
+fn add_time_zone(zone: &[u8]) {
+    let mut text: Text<160> = Text::new();
+    text.put(b"TZ=");
+    text.put(zone);
+    let (false, Ok(text)) = (zone.is_empty(), Terminated::new(text.as_bytes())) else {
+        return;
+    };
+    let Some(entry) = TIME_ZONE.take() else {
+        return;
+    };
+    *entry = text;
+    let entries = core::iter::once(&**entry).chain(environment_entries());
+    // The last place stays NULL.
+    for (place, entry) in ENVIRONMENT.iter().take(VARIABLES).zip(entries) {
+        place.store(entry.as_ptr().cast_mut(), Ordering::Relaxed);
+    }
+    set_environment(&ENVIRONMENT);
+}
+
+// --- children ---------------------------------------------------------------
+
+/// A NULL-terminated array for execve(2) and the strings it points to.
+struct Vector<'a, const N: usize> {
+    pointers: [*const c_char; N],
+    count: usize,
+    strings: core::marker::PhantomData<&'a CStr>,
+}
+
+impl<'a, const N: usize> Vector<'a, N> {
+    fn new() -> Self {
+        Self {
+            pointers: [ptr::null(); N],
+            count: 0,
+            strings: core::marker::PhantomData,
+        }
+    }
+
+    /// E2BIG where no place is left before the final NULL.
+    fn push(&mut self, string: &'a CStr) -> Result<(), Errno> {
+        if self.count + 1 >= N {
+            return Err(Errno(libc::E2BIG));
+        }
+        if let Some(pointer) = self.pointers.get_mut(self.count) {
+            *pointer = string.as_ptr();
+        }
+        self.count += 1;
+        Ok(())
+    }
+}
+
+/// All a child needs to become its program.
+struct Program<'a> {
+    name: &'a CStr,
+    arguments: Vector<'a, { WORDS + 1 }>,
+    environment: Vector<'a, 4>,
+    path: &'a [u8],
+}
+
+impl<'a> Program<'a> {
+    fn new(words: &'a Text<ARGUMENTS>) -> Result<Self, Errno> {
+        if words.is_truncated() {
+            return Err(Errno(libc::E2BIG));
+        }
+        let mut arguments = Vector::new();
+        let mut name = None;
+        for word in words.as_bytes().split_inclusive(|byte| *byte == 0) {
+            let word = CStr::from_bytes_with_nul(word).map_err(|_| Errno::EINVAL)?;
+            arguments.push(word)?;
+            name = name.or(Some(word));
+        }
+        let path = environment_entry("PATH")
+            .filter(|entry| entry.count_bytes() > b"PATH=".len())
+            .unwrap_or(DEFAULT_PATH);
+        let mut environment = Vector::new();
+        environment.push(path)?;
+        environment.push(c"LC_ALL=C")?;
+        if let Some(lock_file) = environment_entry("XTABLES_LOCKFILE") {
+            environment.push(lock_file)?;
+        }
+        Ok(Self {
+            name: name.ok_or(Errno::EINVAL)?,
+            arguments,
+            environment,
+            path: path.to_bytes().get(b"PATH=".len()..).unwrap_or(&[]),
+        })
+    }
+
+    /// Looks the program up in PATH as execvp(3) does and becomes it; returns
+    /// the exit status for failure, as shells have it. Relative folders in
+    /// PATH are skipped: the working folder is not to be trusted.
+    fn execute(&self) -> c_int {
+        if self.name.to_bytes().contains(&b'/') {
+            return exit_status(self.execute_at(self.name));
+        }
+        let mut status = 127;
+        for folder in self.path.split(|byte| *byte == b':') {
+            if folder.first() != Some(&b'/') {
+                continue;
+            }
+            let mut file: Text<{ crate::kernel::PATH_MAX_LENGTH }> = Text::new();
+            file.put(folder);
+            file.put_byte(b'/');
+            file.put(self.name.to_bytes());
+            if let (false, Ok(file)) = (file.is_truncated(), Terminated::new(file.as_bytes())) {
+                status = status.min(exit_status(self.execute_at(&file)));
+            }
+        }
+        status
+    }
+
+    fn execute_at(&self, file: &CStr) -> Errno {
+        execute(file, &self.arguments, &self.environment)
+    }
+}
+
+/// 127: not there; 126: there, but could not be run (POSIX, section 2.8.2 of
+/// the shell).
+fn exit_status(error: Errno) -> c_int {
+    match error.0 {
+        libc::ENOENT | libc::ENOTDIR => 127,
+        _ => 126,
+    }
+}
+
+fn spawn(invocation: &Invocation) -> Result<Child, Errno> {
+    let program = Program::new(&invocation.arguments)?;
+    let input = input_file(invocation.input.as_bytes())?;
+    let (output, child_output) = pipe()?;
+    let (errors, child_errors) = pipe()?;
+    set_non_blocking(output.0)?;
+    set_non_blocking(errors.0)?;
+    let process = fork()?;
+    if process == 0 {
+        run_child(&program, [input.0, child_output.0, child_errors.0]);
+    }
+    // Both sides do this, so that neither a signal to the group nor the
+    // program comes too early (setpgid(2)).
+    set_group(process);
+    Ok(Child {
+        process,
+        output: output.release(),
+        errors: errors.release(),
+    })
+}
+
+/// The descriptors stand above 2, since `start` filled the first three: none
+/// is overwritten before it was copied.
+fn run_child(program: &Program, standard: [c_int; 3]) -> ! {
+    set_group(0);
+    for signal in 1..=SIGNALS {
+        set_disposition(signal, libc::SIG_DFL);
+    }
+    set_signal_mask(&signal_set(&[]));
+    for (number, descriptor) in (0..).zip(standard) {
+        if duplicate(descriptor, number).is_err() {
+            exit_now(126);
+        }
+    }
+    close_above_standard();
+    exit_now(program.execute())
+}
+
+/// A descriptor from which exactly `input` is read. A pipe, since security
+/// modules let every program read one; a memory file where the pipe is too
+/// small, as it is when the user's pipe quota is spent (pipe(7)).
+fn input_file(input: &[u8]) -> Result<Owned, Errno> {
+    let (reader, writer) = pipe()?;
+    set_non_blocking(writer.0)?;
+    if input.is_empty() || write(writer.0, input) == Ok(input.len()) {
+        return Ok(reader);
+    }
+    let file = memory_file()?;
+    if write(file.0, input)? != input.len() {
+        return Err(Errno(libc::ENOSPC));
+    }
+    rewind(file.0)?;
+    Ok(file)
+}
+
+/// Without MFD_NOEXEC_SEAL newer kernels complain or, as configured, refuse.
+fn memory_file() -> Result<Owned, Errno> {
+    let flags = libc::MFD_CLOEXEC;
+    memfd(flags | MFD_NOEXEC_SEAL).or_else(|_| memfd(flags))
+}
+
+fn close_above_standard() {
+    if close_range(3).is_ok() {
+        return;
+    }
+    let limit = resource_limit(libc::RLIMIT_NOFILE as c_int);
+    let limit = limit.and_then(|limit| c_int::try_from(limit).ok());
+    for descriptor in 3..limit
+        .unwrap_or(DESCRIPTORS_BY_HAND)
+        .min(DESCRIPTORS_BY_HAND)
+    {
+        close(descriptor);
+    }
+}
+
+// --- socket addresses as bytes ----------------------------------------------
+
+/// struct sockaddr_in (ip(7)) or sockaddr_in6 (ipv6(7)) and its length.
+fn socket_address(endpoint: Endpoint) -> ([u8; 28], usize) {
+    let mut bytes = [0; 28];
+    let length = match endpoint.address {
+        IpAddr::V4(v4) => {
+            put_family(&mut bytes, libc::AF_INET);
+            put_at(&mut bytes, 4, &v4.octets());
+            16
+        }
+        IpAddr::V6(v6) => {
+            put_family(&mut bytes, libc::AF_INET6);
+            put_at(&mut bytes, 8, &v6.octets());
+            28
+        }
+    };
+    put_at(&mut bytes, 2, &endpoint.port.to_be_bytes());
+    (bytes, length)
+}
+
+/// The family stands first, in the host's byte order.
+fn put_family(bytes: &mut [u8], family: c_int) {
+    put_at(bytes, 0, &(family as u16).to_ne_bytes());
+}
+
+fn put_at(bytes: &mut [u8], offset: usize, value: &[u8]) {
+    for (to, from) in bytes.iter_mut().skip(offset).zip(value) {
+        *to = *from;
+    }
+}
+
+/// The address in a sockaddr_in or sockaddr_in6; mapped ones are folded.
+fn peer_address(bytes: &[u8; 28]) -> IpAddr {
+    let family = c_int::from(u16::from_ne_bytes([bytes[0], bytes[1]]));
+    let (_, after_family) = bytes.split_at(4);
+    if family == libc::AF_INET6 {
+        let octets = after_family.split_at(4).1.first_chunk::<16>();
+        let octets = octets.copied().unwrap_or_default();
+        return fold_mapped(IpAddr::V6(Ipv6Addr::from_bits(u128::from_be_bytes(octets))));
+    }
+    let octets = after_family.first_chunk::<4>().copied().unwrap_or_default();
+    IpAddr::V4(Ipv4Addr::from_bits(u32::from_be_bytes(octets)))
+}
+
+/// The groups are joined after bind: an unbound socket joins and receives
+/// nothing. A small buffer is no failure, it loses events, which are counted.
+fn join_destroy_groups(socket: c_int) -> Result<(), Errno> {
+    for group in DESTROY_GROUPS {
+        set_option(
+            socket,
+            libc::SOL_NETLINK,
+            libc::NETLINK_ADD_MEMBERSHIP,
+            group,
+        )?;
+    }
+    let larger = |option| set_option(socket, libc::SOL_SOCKET, option, EVENTS_BUFFER);
+    let _ = larger(libc::SO_RCVBUFFORCE).or_else(|_| larger(libc::SO_RCVBUF));
+    Ok(())
+}
+
+// --- /proc and the environment ----------------------------------------------
+
+/// The start of a small file; empty where it cannot be read.
+fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> &'a [u8] {
+    let length = open(path, READ_ONLY).and_then(|file| read(file.0, buffer));
+    buffer.get(..length.unwrap_or(0)).unwrap_or(&[])
+}
+
+/// The kernel stores 64-bit numbers into it.
+#[repr(align(8))]
+struct DirectoryBuffer([u8; 1024]);
+
+/// How many descriptors /proc/self/fd lists; 0 where it cannot be read.
+fn count_descriptors() -> u64 {
+    let Ok(folder) = open(c"/proc/self/fd", libc::O_RDONLY | libc::O_DIRECTORY) else {
+        return 0;
+    };
+    let mut buffer = DirectoryBuffer([0; 1024]);
+    let mut count: u64 = 0;
+    while let Ok(length @ 1..) = directory_entries(folder.0, &mut buffer) {
+        count += count_entries(buffer.0.get(..length).unwrap_or(&[]));
+    }
+    // Without `.`, `..` and the folder's own descriptor.
+    count.saturating_sub(3)
+}
+
+/// Entries of struct linux_dirent64 (getdents64(2)): the length of each stands
+/// in its bytes 16 and 17.
+fn count_entries(entries: &[u8]) -> u64 {
+    let mut rest = entries;
+    let mut count = 0;
+    while let Some(&[low, high]) = rest.get(16..18) {
+        let length = usize::from(u16::from_ne_bytes([low, high]));
+        rest = rest.get(length.max(1)..).unwrap_or(&[]);
+        count += 1;
+    }
+    count
+}
+
+unsafe extern "C" {
+    /// environ(7).
+    static mut environ: *const *const c_char;
+}
+
+fn environment_entries() -> Strings {
+    // SAFETY: a plain load of a pointer; only `set_environment` changes it, at
+    // the start of a process with one thread.
+    Strings(unsafe { environ })
+}
+
+/// The whole `NAME=value` of an environment variable.
+fn environment_entry(name: &str) -> Option<&'static CStr> {
+    environment_entries().find(|entry| {
+        let value = entry.to_bytes().strip_prefix(name.as_bytes());
+        value.is_some_and(|value| value.first() == Some(&b'='))
+    })
+}
+
+fn set_environment(entries: &'static [AtomicPtr<c_char>; VARIABLES + 1]) {
+    // SAFETY: an AtomicPtr has the layout of a pointer, the array ends with
+    // NULL and lives as long as the process, and no other thread reads environ.
+    unsafe { environ = entries.as_ptr().cast() };
+}
+
+// --- system calls -----------------------------------------------------------
+
+fn errno() -> Errno {
+    // SAFETY: the C library keeps one valid errno for each thread.
+    Errno(unsafe { *libc::__errno_location() })
+}
+
+fn check(result: c_int) -> Result<c_int, Errno> {
+    if result < 0 { Err(errno()) } else { Ok(result) }
+}
+
+fn check_length(result: isize) -> Result<usize, Errno> {
+    usize::try_from(result).map_err(|_| errno())
+}
+
+fn open(path: &CStr, flags: c_int) -> Result<Owned, Errno> {
+    // SAFETY: the path ends with NUL; no O_CREAT, so no third argument is read.
+    check(unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC) }).map(Owned)
+}
+
+fn read(descriptor: c_int, buffer: &mut [u8]) -> Result<usize, Errno> {
+    // SAFETY: the kernel writes at most the buffer's length into it.
+    check_length(unsafe { libc::read(descriptor, buffer.as_mut_ptr().cast(), buffer.len()) })
+}
+
+fn write(descriptor: c_int, bytes: &[u8]) -> Result<usize, Errno> {
+    // SAFETY: the kernel reads at most the slice's length from it.
+    check_length(unsafe { libc::write(descriptor, bytes.as_ptr().cast(), bytes.len()) })
+}
+
+fn rewind(descriptor: c_int) -> Result<(), Errno> {
+    // SAFETY: no memory is passed.
+    let position = unsafe { libc::lseek(descriptor, 0, libc::SEEK_SET) };
+    if position < 0 { Err(errno()) } else { Ok(()) }
+}
+
+fn close(descriptor: c_int) {
+    // SAFETY: no memory is passed, and no C stream stands on our descriptors.
+    unsafe { libc::close(descriptor) };
+}
+
+fn is_open(descriptor: c_int) -> bool {
+    // SAFETY: F_GETFD takes no third argument.
+    unsafe { libc::fcntl(descriptor, libc::F_GETFD) >= 0 }
+}
+
+/// Only for descriptions that nobody else shares.
+fn set_non_blocking(descriptor: c_int) -> Result<(), Errno> {
+    // SAFETY: F_SETFL takes an int and no memory.
+    check(unsafe { libc::fcntl(descriptor, libc::F_SETFL, libc::O_NONBLOCK) }).map(drop)
+}
+
+fn duplicate(from: c_int, to: c_int) -> Result<(), Errno> {
+    // SAFETY: no memory is passed; `to` is one of the standard descriptors,
+    // which are never owned.
+    check(unsafe { libc::dup2(from, to) }).map(drop)
+}
+
+/// The S_IFMT bits of inode(7).
+fn file_type(descriptor: c_int) -> Result<libc::mode_t, Errno> {
+    let mut status = MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: fstat(2) fills a struct of the type the C library declares (that
+    // of glibc and musl is the kernel's on 64-bit targets); zeroes are valid.
+    check(unsafe { libc::fstat(descriptor, status.as_mut_ptr()) })?;
+    // SAFETY: every field is a number, for which any bytes are valid.
+    Ok(unsafe { status.assume_init() }.st_mode & libc::S_IFMT)
+}
+
+/// The magic number of statfs(2), 32 bits wide.
+fn file_system(descriptor: c_int) -> Result<u64, Errno> {
+    let mut status = MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: as with fstat; the first field is the kernel's everywhere.
+    check(unsafe { libc::fstatfs(descriptor, status.as_mut_ptr()) })?;
+    // SAFETY: every field is a number, for which any bytes are valid.
+    Ok(unsafe { status.assume_init() }.f_type as u64 & 0xffff_ffff)
+}
+
+fn directory_entries(folder: c_int, buffer: &mut DirectoryBuffer) -> Result<usize, Errno> {
+    let (bytes, length) = (buffer.0.as_mut_ptr(), buffer.0.len());
+    // SAFETY: the kernel writes at most `length` bytes into the buffer.
+    let result = unsafe { libc::syscall(libc::SYS_getdents64, folder, bytes, length) };
+    check_length(result as isize)
+}
+
+fn clock(id: libc::clockid_t) -> u64 {
+    let mut time = MaybeUninit::<libc::timespec>::zeroed();
+    // SAFETY: clock_gettime(2) fills the struct; zeroes are valid where it fails.
+    let time = unsafe {
+        libc::clock_gettime(id, time.as_mut_ptr());
+        time.assume_init()
+    };
+    let nanoseconds = time.tv_nsec as u64;
+    Duration::from_secs(time.tv_sec as u64)
+        .as_nanos()
+        .saturating_add(nanoseconds)
+}
+
+fn local_time(unix_seconds: u64) -> Calendar {
+    let seconds = unix_seconds as _;
+    let mut time = MaybeUninit::<libc::tm>::zeroed();
+    // SAFETY: both pointers are valid; POSIX's fields stand first in struct tm
+    // of any C library, and zeroes (a null zone name) are valid where it fails.
+    let time = unsafe {
+        libc::localtime_r(&raw const seconds, time.as_mut_ptr());
+        time.assume_init()
+    };
+    Calendar {
+        year: time.tm_year.saturating_add(1900) as u16,
+        month: time.tm_mon.saturating_add(1) as u8,
+        day: time.tm_mday as u8,
+        hour: time.tm_hour as u8,
+        minute: time.tm_min as u8,
+        second: time.tm_sec as u8,
+    }
+}
+
+fn resource_limit(resource: c_int) -> Option<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: getrlimit(2) fills the struct or leaves it as it is.
+    unsafe { libc::getrlimit(resource as _, &raw mut limit) };
+    (limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+}
+
+fn auxiliary(entry: c_ulong) -> u32 {
+    // SAFETY: getauxval(3) only looks an integer up.
+    unsafe { libc::getauxval(entry) as u32 }
+}
+
+fn effective_capabilities() -> u64 {
+    let header = [LINUX_CAPABILITY_VERSION_3, 0];
+    // Twice struct __user_cap_data_struct: effective, permitted, inheritable.
+    let mut data = [0_u32; 6];
+    // SAFETY: capget(2) version 3 reads two words and writes six.
+    unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), data.as_mut_ptr()) };
+    u64::from(data[3]) << 32 | u64::from(data[0])
+}
+
+fn random_bytes() -> Option<[u8; 16]> {
+    let mut bytes = [0; 16];
+    // SAFETY: the kernel writes at most 16 bytes into the array.
+    let length =
+        unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), libc::GRND_NONBLOCK) };
+    (length == 16).then_some(bytes)
+}
+
+/// The 16 random bytes each process gets from the kernel at execve(2).
+fn start_up_random_bytes() -> [u8; 16] {
+    // SAFETY: AT_RANDOM is the address of 16 bytes on the initial stack, which
+    // lives as long as the process (getauxval(3)), or 0.
+    unsafe {
+        let bytes = libc::getauxval(libc::AT_RANDOM) as *const [u8; 16];
+        if bytes.is_null() { [0; 16] } else { *bytes }
+    }
+}
+
+const NOTHING: libc::pollfd = libc::pollfd {
+    fd: -1,
+    events: 0,
+    revents: 0,
+};
+
+/// Set by poll(2) unasked. Reading or writing then tells what happened.
+const BROKEN: i16 = libc::POLLHUP | libc::POLLERR | libc::POLLNVAL;
+
+fn request(interest: &Interest) -> libc::pollfd {
+    let mut events = 0;
+    if interest.readable {
+        events |= libc::POLLIN;
+    }
+    if interest.writable {
+        events |= libc::POLLOUT;
+    }
+    libc::pollfd {
+        fd: interest.descriptor.0,
+        events,
+        revents: 0,
+    }
+}
+
+fn poll(table: &mut [libc::pollfd], timeout: Option<Duration>) -> Result<(), Errno> {
+    let milliseconds = match timeout {
+        Some(timeout) => c_int::try_from(timeout.as_millis_rounded_up()).unwrap_or(c_int::MAX),
+        None => -1,
+    };
+    // SAFETY: the kernel reads and writes as many entries as the slice has.
+    check(unsafe { libc::poll(table.as_mut_ptr(), table.len() as _, milliseconds) }).map(drop)
+}
+
+fn is_writable(descriptor: c_int) -> bool {
+    let interest = Interest::write(Descriptor(descriptor));
+    let mut table = [request(&interest)];
+    poll(&mut table, Some(Duration::ZERO)).is_ok() && table[0].revents != 0
+}
+
+fn signal_set(signals: &[c_int]) -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: sigemptyset(3) makes a valid set, sigaddset(3) keeps it one.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), *signal);
+        }
+        set.assume_init()
+    }
+}
+
+fn set_signal_mask(mask: &libc::sigset_t) {
+    // SAFETY: the set is valid and the old one is not asked for.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, mask, ptr::null_mut()) };
+}
+
+fn set_disposition(signal: c_int, disposition: libc::sighandler_t) {
+    // SAFETY: only SIG_IGN and SIG_DFL are set, no handler ever runs.
+    unsafe { libc::signal(signal, disposition) };
+}
+
+fn signal_descriptor(mask: &libc::sigset_t) -> Result<Owned, Errno> {
+    // SAFETY: the set is valid; -1 asks for a new descriptor.
+    check(unsafe { libc::signalfd(-1, mask, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) }).map(Owned)
+}
+
+fn socket(family: c_int, kind: c_int, protocol: c_int) -> Result<Owned, Errno> {
+    let kind = kind | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::socket(family, kind, protocol) }).map(Owned)
+}
+
+fn set_option(socket: c_int, level: c_int, option: c_int, value: c_int) -> Result<(), Errno> {
+    let value = (&raw const value).cast();
+    let length = mem::size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: every option used takes an int, which is what `value` points to.
+    check(unsafe { libc::setsockopt(socket, level, option, value, length) }).map(drop)
+}
+
+fn bind(socket: c_int, address: &[u8]) -> Result<(), Errno> {
+    let length = address.len() as libc::socklen_t;
+    // SAFETY: the kernel copies `length` bytes and asks for no alignment.
+    check(unsafe { libc::bind(socket, address.as_ptr().cast(), length) }).map(drop)
+}
+
+fn listen(socket: c_int) -> Result<(), Errno> {
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::listen(socket, BACKLOG) }).map(drop)
+}
+
+fn accept(listener: c_int) -> Result<(Owned, [u8; 28]), Errno> {
+    let mut address = [0; 28];
+    let mut length = address.len() as libc::socklen_t;
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    let bytes = address.as_mut_ptr().cast();
+    // SAFETY: the kernel writes at most `length` bytes, the array's size.
+    let socket = check(unsafe { libc::accept4(listener, bytes, &raw mut length, flags) })?;
+    Ok((Owned(socket), address))
+}
+
+fn receive(socket: c_int, buffer: &mut [u8]) -> Result<usize, Errno> {
+    let (bytes, length) = (buffer.as_mut_ptr().cast(), buffer.len());
+    // SAFETY: the kernel writes at most the buffer's length into it.
+    check_length(unsafe { libc::recv(socket, bytes, length, libc::MSG_DONTWAIT) })
+}
+
+fn send(socket: c_int, bytes: &[u8]) -> Result<usize, Errno> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the kernel reads at most the slice's length from it.
+    check_length(unsafe { libc::send(socket, bytes.as_ptr().cast(), bytes.len(), flags) })
+}
+
+fn shutdown_sending(socket: c_int) {
+    // SAFETY: no memory is passed.
+    unsafe { libc::shutdown(socket, libc::SHUT_WR) };
+}
+
+fn process_id() -> i32 {
+    // SAFETY: getpid(2) takes nothing and cannot fail.
+    unsafe { libc::getpid() }
+}
+
+/// The reading and the writing end.
+fn pipe() -> Result<(Owned, Owned), Errno> {
+    let mut ends = [0; 2];
+    // SAFETY: pipe2(2) writes two descriptors.
+    check(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) })?;
+    Ok((Owned(ends[0]), Owned(ends[1])))
+}
+
+fn memfd(flags: u32) -> Result<Owned, Errno> {
+    let name = c"input".as_ptr();
+    // SAFETY: the name ends with NUL. By number, since old C libraries lack it.
+    let result = unsafe { libc::syscall(libc::SYS_memfd_create, name, flags) };
+    check(result as c_int).map(Owned)
+}
+
+fn fork() -> Result<i32, Errno> {
+    // SAFETY: the child only makes system calls and never returns (run_child).
+    check(unsafe { libc::fork() })
+}
+
+/// A group of its own for `process` (0: the caller), so that what it starts
+/// can be ended with it.
+fn set_group(process: i32) {
+    // SAFETY: no memory is passed. Failure means that the other side was first.
+    unsafe { libc::setpgid(process, 0) };
+}
+
+fn close_range(first: c_int) -> Result<(), Errno> {
+    // SAFETY: no memory is passed. By number: Linux 5.9, newer than many a
+    // C library.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, c_int::MAX, 0) };
+    check(result as c_int).map(drop)
+}
+
+fn execute<const A: usize, const E: usize>(
+    file: &CStr,
+    arguments: &Vector<A>,
+    environment: &Vector<E>,
+) -> Errno {
+    let arguments = arguments.pointers.as_ptr();
+    // SAFETY: the path ends with NUL, both arrays with NULL, since `push` never
+    // fills the last place, and their strings outlive them.
+    unsafe { libc::execve(file.as_ptr(), arguments, environment.pointers.as_ptr()) };
+    errno()
+}
+
+fn exit_now(status: c_int) -> ! {
+    // SAFETY: ends this process at once, without the parent's exit handlers.
+    unsafe { libc::_exit(status) }
+}
+
+/// Which child ended and how, if any did; -1 asks for any.
+fn wait(process: i32) -> Result<Option<(i32, Exit)>, Errno> {
+    let mut status = 0;
+    // SAFETY: waitpid(2) writes one int.
+    let ended = check(unsafe { libc::waitpid(process, &raw mut status, libc::WNOHANG) })?;
+    if ended == 0 {
+        return Ok(None);
+    }
+    let exit = if libc::WIFEXITED(status) {
+        Exit::Status(libc::WEXITSTATUS(status) as u8)
+    } else {
+        Exit::Signal(libc::WTERMSIG(status) as u8)
+    };
+    Ok(Some((ended, exit)))
+}
+
+/// kill(2) has meanings of its own for 0 and -1, both catastrophic here.
+fn kill_group(process: i32, signal: c_int) {
+    if process > 1 {
+        // SAFETY: no memory is passed.
+        unsafe { libc::kill(-process, signal) };
+    }
+}
+
+/// What a debug build does about a panic: says where, and ends. Release builds
+/// have no panic path.
+pub fn abort_at(panic: &PanicInfo) -> ! {
+    let mut line: Text<256> = Text::new();
+    line.put(b"panic at ");
+    if let Some(location) = panic.location() {
+        line.put(location.file().as_bytes());
+        line.put_byte(b':');
+        line.put_decimal(location.line().into());
+    }
+    line.put_byte(b'\n');
+    let _ = write(libc::STDERR_FILENO, line.as_bytes());
+    // SAFETY: abort(3) ends the process.
+    unsafe { libc::abort() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+    use std::string::String;
+    use std::vec::Vec;
+    use std::{env, format, fs, process};
+
+    /// Without `start`, which would change the test runner's own descriptors.
+    fn kernel() -> Linux {
+        let channel = |descriptor| Channel {
+            descriptor,
+            way: Way::PollThenWrite,
+        };
+        Linux {
+            signals: Descriptor(-1),
+            output: channel(1),
+            errors: channel(2),
+            is_init: false,
+            child: 0,
+            ended: None,
+        }
+    }
+
+    fn invocation(words: &[&str], input: &[u8]) -> Invocation {
+        let mut invocation = Invocation::new();
+        for word in words {
+            invocation.arguments.put(word.as_bytes());
+            invocation.arguments.put_byte(0);
+        }
+        invocation.input.put(input);
+        invocation
+    }
+
+    fn read_to_end(kernel: &mut Linux, descriptor: Descriptor) -> Vec<u8> {
+        let mut all = Vec::new();
+        let mut buffer = [0; 5000];
+        loop {
+            match kernel.read(descriptor, &mut buffer) {
+                Ok(0) => break,
+                Ok(length) => all.extend_from_slice(&buffer[..length]),
+                Err(Errno::EAGAIN) => {
+                    let mut interests = [Interest::read(descriptor)];
+                    let ten_seconds = Some(Duration::from_secs(10));
+                    kernel.poll(&mut interests, ten_seconds).unwrap();
+                    assert!(interests[0].is_readable, "a child hangs");
+                }
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+        kernel.close(descriptor);
+        all
+    }
+
+    /// Waits for the end of a child that has nothing left to do.
+    fn reap(kernel: &mut Linux, process: i32) -> Exit {
+        // SAFETY: a null siginfo_t is allowed; WNOWAIT leaves the child to `reap`.
+        let flags = libc::WEXITED | libc::WNOWAIT;
+        unsafe { libc::waitid(libc::P_PID, process as u32, ptr::null_mut(), flags) };
+        kernel.reap(process).unwrap()
+    }
+
+    fn run(words: &[&str], input: &[u8]) -> (Exit, String) {
+        let mut kernel = kernel();
+        let child = kernel.spawn(&invocation(words, input)).unwrap();
+        let output = read_to_end(&mut kernel, child.output);
+        let errors = read_to_end(&mut kernel, child.errors);
+        let exit = reap(&mut kernel, child.process);
+        assert_eq!(errors, b"", "{words:?}");
+        (exit, String::from_utf8(output).unwrap())
+    }
+
+    #[test]
+    fn children_run_and_are_reaped() {
+        let exit = Exit::Status(0);
+        assert_eq!(run(&["echo", "a b", ""], b""), (exit, "a b \n".into()));
+        assert_eq!(run(&["/bin/echo", "x"], b""), (exit, "x\n".into()));
+        assert_eq!(run(&["sh", "-c", "exit 3"], b"").0, Exit::Status(3));
+        assert_eq!(run(&["no-such-program"], b"").0, Exit::Status(127));
+        assert_eq!(run(&["/no/such/program"], b"").0, Exit::Status(127));
+        assert_eq!(run(&["/etc/passwd"], b"").0, Exit::Status(126));
+        assert_eq!(run(&["/"], b"").0, Exit::Status(126));
+    }
+
+    #[test]
+    fn children_get_their_input_and_then_its_end() {
+        assert_eq!(run(&["cat"], b""), (Exit::Status(0), String::new()));
+        let text: Vec<u8> = (0..32_768_u32).map(|i| b'a' + (i % 26) as u8).collect();
+        let (exit, output) = run(&["cat"], &text);
+        assert_eq!(exit, Exit::Status(0));
+        assert!(output.as_bytes() == text);
+    }
+
+    #[test]
+    fn input_larger_than_a_pipe_goes_through_memory() {
+        let text: Vec<u8> = (0..200_000_u32).map(|i| i as u8).collect();
+        let file = input_file(&text).unwrap();
+        assert!(read_to_end(&mut kernel(), file.release()) == text);
+    }
+
+    #[test]
+    fn malformed_arguments_are_refused() {
+        let mut kernel = kernel();
+        let mut refused = |invocation: &Invocation| kernel.spawn(invocation).err();
+        assert_eq!(refused(&Invocation::new()), Some(Errno::EINVAL));
+        let mut open_end = invocation(&["echo"], b"");
+        open_end.arguments.put(b"no end");
+        assert_eq!(refused(&open_end), Some(Errno::EINVAL));
+        let too_many = invocation(&["a"; WORDS + 1], b"");
+        assert_eq!(refused(&too_many), Some(Errno(libc::E2BIG)));
+        let too_long = invocation(&["a"; ARGUMENTS], b"");
+        assert_eq!(refused(&too_long), Some(Errno(libc::E2BIG)));
+        assert!(Program::new(&invocation(&["a"; WORDS], b"").arguments).is_ok());
+    }
+
+    #[test]
+    fn children_inherit_nothing() {
+        let leaked = fs::File::open("/").unwrap();
+        // SAFETY: plain flags; afterwards the descriptor survives execve(2).
+        unsafe { libc::fcntl(leaked.as_raw_fd(), libc::F_SETFD, 0) };
+        // The shell opens nothing; `ls` adds the folder it lists.
+        assert_eq!(run(&["ls", "/proc/self/fd"], b"").1, "0\n1\n2\n3\n");
+        let (_, variables) = run(&["env"], b"");
+        let mut names: Vec<&str> = variables
+            .lines()
+            .map(|line| line.split('=').next().unwrap())
+            .collect();
+        names.sort();
+        names.retain(|name| *name != "XTABLES_LOCKFILE");
+        assert_eq!(names, ["LC_ALL", "PATH"]);
+        let (_, status) = run(&["cat", "/proc/self/status"], b"");
+        for name in ["SigBlk:", "SigIgn:"] {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let signals = u64::from_str_radix(line.unwrap().trim(), 16).unwrap();
+            // 32 to 34 belong to the C library, which does not let them be set.
+            assert_eq!(signals & !(7 << 31), 0, "{name} {signals:x}");
+        }
+        let (_, group) = run(
+            &["sh", "-c", "read p x x x g x </proc/$$/stat; echo $p $g"],
+            b"",
+        );
+        let (process, group) = group.trim().split_once(' ').unwrap();
+        assert_eq!(process, group);
+    }
+
+    #[test]
+    fn groups_are_ended_by_force_and_otherwise() {
+        for (force, signal) in [(false, libc::SIGTERM), (true, libc::SIGKILL)] {
+            let mut kernel = kernel();
+            let child = kernel.spawn(&invocation(&["sleep", "60"], b"")).unwrap();
+            assert_eq!(kernel.reap(child.process), None);
+            kernel.kill_group(child.process, force);
+            let exit = reap(&mut kernel, child.process);
+            assert_eq!(exit, Exit::Signal(signal as u8));
+            assert_eq!(kernel.reap(child.process), Some(Exit::Status(255)));
+            kernel.close(child.output);
+            kernel.close(child.errors);
+        }
+    }
+
+    fn scratch(name: &str) -> std::path::PathBuf {
+        env::temp_dir().join(format!("tcpparser-{}-{name}", process::id()))
+    }
+
+    #[test]
+    fn rows_come_from_procfs_and_regular_files_only() {
+        let mut kernel = kernel();
+        let mut open = |path: &str| {
+            let result = kernel.open_rows(&Path::from_bytes(path.as_bytes()));
+            if let Ok(RowsFile::Procfs(file) | RowsFile::Regular(file)) = result {
+                kernel.close(file);
+            }
+            result
+        };
+        assert!(matches!(open("/proc/net/tcp"), Ok(RowsFile::Procfs(_))));
+        assert!(matches!(open("/etc/passwd"), Ok(RowsFile::Regular(_))));
+        assert_eq!(open("/dev/zero"), Err(Errno::EINVAL));
+        assert_eq!(open("/"), Err(Errno::EINVAL));
+        assert_eq!(open("/proc"), Err(Errno::EINVAL));
+        assert_eq!(open("/no/such/file"), Err(Errno::ENOENT));
+        assert_eq!(open("/etc/passwd\0"), Err(Errno(libc::ENAMETOOLONG)));
+        let fifo = scratch("fifo");
+        let path = fifo.to_str().unwrap();
+        assert_eq!(run(&["mkfifo", path], b"").0, Exit::Status(0));
+        let result = open(path);
+        fs::remove_file(&fifo).unwrap();
+        assert_eq!(result, Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn procfs_is_read_again_after_rewinding() {
+        let mut kernel = kernel();
+        let path = Path::from_bytes(b"/proc/net/tcp");
+        let Ok(RowsFile::Procfs(file)) = kernel.open_rows(&path) else {
+            panic!("not on procfs");
+        };
+        let mut buffer = [0; 4096];
+        for _ in 0..2 {
+            assert!(kernel.read(file, &mut buffer).unwrap() > 0);
+            assert!(buffer.starts_with(b"  sl  local_address"));
+            kernel.rewind(file).unwrap();
+        }
+        kernel.close(file);
+    }
+
+    #[test]
+    fn calendar_agrees_with_date() {
+        let mut kernel = kernel();
+        for seconds in [0, 951_782_400, 1_635_801_113, 1_743_296_400, 2_147_483_647] {
+            let mut text: Text<32> = Text::new();
+            kernel.calendar(seconds).write(&mut text);
+            let date = process::Command::new("date")
+                .args([format!("-d@{seconds}"), "+%Y-%m-%d %H:%M:%S".into()])
+                .output()
+                .unwrap();
+            assert_eq!(text.as_bytes(), date.stdout.trim_ascii_end());
+        }
+    }
+
+    #[test]
+    fn clocks_agree_with_procfs_and_std() {
+        let mut kernel = kernel();
+        let uptime = fs::read_to_string("/proc/uptime").unwrap();
+        let seconds = uptime.split('.').next().unwrap().parse::<u64>().unwrap();
+        assert!((seconds..seconds + 60).contains(&kernel.boottime().as_secs()));
+        let now = std::time::SystemTime::now();
+        let now = now.duration_since(std::time::UNIX_EPOCH).unwrap();
+        let now = now.as_nanos() as u64;
+        assert!((now..now + 60_000_000_000).contains(&kernel.realtime()));
+        assert!(kernel.cpu_time() > Duration::ZERO);
+    }
+
+    #[test]
+    fn the_process_knows_itself() {
+        let mut kernel = kernel();
+        let status = kernel.process_status();
+        assert!(status.open_descriptors >= 3);
+        assert!(status.resident_bytes > 100_000);
+        assert!(status.virtual_bytes >= status.resident_bytes);
+        assert!(status.max_descriptors.is_none_or(|limit| limit >= 64));
+        let text = fs::read_to_string("/proc/self/status").unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("CapEff:"));
+        let expected = u64::from_str_radix(line.unwrap().trim(), 16).unwrap();
+        assert_eq!(kernel.capabilities(), expected);
+        assert_ne!(kernel.hash_key(), kernel.hash_key());
+        assert_ne!(start_up_random_bytes(), [0; 16]);
+        let path = env::var("PATH").unwrap();
+        assert_eq!(kernel.environment("PATH"), Some(path.as_bytes()));
+        assert_eq!(kernel.environment("PAT"), None);
+    }
+
+    #[test]
+    fn directory_entries_are_counted_by_their_lengths() {
+        let mut entries = [0; 24 + 32];
+        entries[16..18].copy_from_slice(&24_u16.to_ne_bytes());
+        entries[24 + 16..24 + 18].copy_from_slice(&32_u16.to_ne_bytes());
+        assert_eq!(count_entries(&entries), 2);
+        assert_eq!(count_entries(&entries[..24]), 1);
+        assert_eq!(count_entries(&[]), 0);
+        // A length of 0 cannot hold the walk up.
+        assert!(count_entries(&[0; 64]) <= 64);
+    }
+
+    fn is_non_blocking(descriptor: c_int) -> bool {
+        // SAFETY: F_GETFL takes no third argument.
+        unsafe { libc::fcntl(descriptor, libc::F_GETFL) & libc::O_NONBLOCK != 0 }
+    }
+
+    /// How many bytes a channel takes before it says EAGAIN.
+    fn fill(channel: &Channel) -> usize {
+        let mut total = 0;
+        loop {
+            match channel.write(&[b'x'; 10_000]) {
+                Ok(length) => total += length,
+                Err(error) => {
+                    assert_eq!(error, Errno::EAGAIN);
+                    return total;
+                }
+            }
+            assert!(total < 1 << 24);
+        }
+    }
+
+    #[test]
+    fn output_to_a_full_pipe_never_blocks_nor_changes_the_shared_description() {
+        let (_reader, writer) = pipe().unwrap();
+        let shared = fs::File::from(
+            // SAFETY: `writer` is open, and the duplicate is nobody else's.
+            unsafe { std::os::fd::BorrowedFd::borrow_raw(writer.0) }
+                .try_clone_to_owned()
+                .unwrap(),
+        );
+        let channel = Channel::open(writer.0);
+        assert_eq!(channel.way, Way::Write);
+        assert!(fill(&channel) >= 4096);
+        assert!(is_non_blocking(writer.0));
+        assert!(!is_non_blocking(shared.as_raw_fd()));
+    }
+
+    #[test]
+    fn output_that_cannot_be_opened_anew_is_polled() {
+        let (reader, writer) = pipe().unwrap();
+        let channel = Channel {
+            descriptor: writer.0,
+            way: Way::PollThenWrite,
+        };
+        assert!(fill(&channel) >= 4096);
+        assert!(!is_non_blocking(writer.0));
+        drop(reader);
+        // std ignores SIGPIPE in test programs, as `start` does.
+        assert_eq!(channel.write(b"x"), Err(Errno::EPIPE));
+    }
+
+    #[test]
+    fn output_to_sockets_and_files() {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let channel = Channel::open(ours.as_raw_fd());
+        assert_eq!(channel.way, Way::Send);
+        assert!(fill(&channel) > 0);
+        assert!(!is_non_blocking(ours.as_raw_fd()));
+        drop(theirs);
+        assert_eq!(channel.write(b"x"), Err(Errno::EPIPE));
+
+        // A regular file opened anew would start at offset 0.
+        let path = scratch("output");
+        fs::write(&path, "before ").unwrap();
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        // SAFETY: no memory is passed.
+        unsafe { libc::lseek(file.as_raw_fd(), 0, libc::SEEK_END) };
+        assert_eq!(Channel::open(file.as_raw_fd()).write(b"after"), Ok(5));
+        let text = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(text, b"before after");
+    }
+
+    #[test]
+    fn socket_addresses_have_the_kernel_s_layout() {
+        for text in ["192.0.2.1:258", "[2001:db8::1]:65535"] {
+            let endpoint = Endpoint::parse(text.as_bytes()).unwrap();
+            let (bytes, _) = socket_address(endpoint);
+            assert_eq!(peer_address(&bytes), endpoint.address);
+            assert_eq!(bytes[2..4], endpoint.port.to_be_bytes());
+        }
+        let mapped = Endpoint::parse(b"[::ffff:192.0.2.1]:1").unwrap();
+        let folded = peer_address(&socket_address(mapped).0);
+        assert_eq!(folded, "192.0.2.1".parse::<IpAddr>().unwrap());
+    }
+
+    /// Who connects from `127.0.0.1` is an IPv4 client of either listener.
+    #[test]
+    fn listeners_accept_without_blocking() {
+        let mut kernel = kernel();
+        for address in ["127.0.0.1:0", "[::]:0"] {
+            let endpoint = Endpoint::parse(address.as_bytes()).unwrap();
+            let listener = match kernel.listen(endpoint) {
+                Err(Errno::EAFNOSUPPORT) => continue,
+                result => result.unwrap(),
+            };
+            assert_eq!(kernel.accept(listener).err(), Some(Errno::EAGAIN));
+            // SAFETY: the descriptor is ours and handed over.
+            let owner = unsafe { TcpListener::from_raw_fd(listener.0) };
+            let port = owner.local_addr().unwrap().port();
+            let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+
+            let (socket, peer) = kernel.accept(listener).unwrap();
+            assert_eq!(peer, "127.0.0.1".parse::<IpAddr>().unwrap());
+            let mut buffer = [0; 8];
+            assert_eq!(kernel.receive(socket, &mut buffer), Err(Errno::EAGAIN));
+            assert_eq!(kernel.send(socket, b"hello"), Ok(5));
+            kernel.shutdown_sending(socket);
+            let mut text = String::new();
+            std::io::Read::read_to_string(&mut client, &mut text).unwrap();
+            assert_eq!(text, "hello");
+            kernel.close(socket);
+            let taken = Endpoint { port, ..endpoint };
+            assert_eq!(kernel.listen(taken).err(), Some(Errno::EADDRINUSE));
+            assert!(owner.into_raw_fd() == listener.0);
+            kernel.close(listener);
+        }
+        let elsewhere = Endpoint::parse(b"192.0.2.1:0").unwrap();
+        assert_eq!(kernel.listen(elsewhere).err(), Some(Errno::EADDRNOTAVAIL));
+    }
+
+    /// RTM_GETLINK of all links (rtnetlink(7)) is answered.
+    #[test]
+    fn netlink_sockets_are_bound() {
+        let mut kernel = kernel();
+        let socket = kernel.netlink(Netlink::Route).unwrap();
+        let mut request = [0; 20];
+        request[0..4].copy_from_slice(&20_u32.to_ne_bytes());
+        request[4..6].copy_from_slice(&18_u16.to_ne_bytes());
+        request[6..8].copy_from_slice(&0x301_u16.to_ne_bytes());
+        let mut buffer = [0; 8192];
+        assert_eq!(kernel.receive(socket, &mut buffer), Err(Errno::EAGAIN));
+        assert_eq!(kernel.send(socket, &request), Ok(20));
+        let mut interests = [Interest::read(socket)];
+        kernel
+            .poll(&mut interests, Some(Duration::from_secs(10)))
+            .unwrap();
+        assert!(interests[0].is_readable);
+        assert!(kernel.receive(socket, &mut buffer).unwrap() > 16);
+        assert_eq!(u16::from_ne_bytes([buffer[4], buffer[5]]), 16);
+        kernel.close(socket);
+        for kind in [Netlink::DestroyEvents, Netlink::SockDiag] {
+            let socket = kernel.netlink(kind).unwrap();
+            kernel.close(socket);
+        }
+    }
+
+    #[test]
+    fn poll_finds_what_was_asked_for() {
+        let mut kernel = kernel();
+        let (reader, writer) = pipe().unwrap();
+        let mut interests = [
+            Interest::read(Descriptor(reader.0)),
+            Interest::write(Descriptor(writer.0)),
+            Interest::read(Descriptor(-1)),
+        ];
+        kernel.poll(&mut interests, Some(Duration::ZERO)).unwrap();
+        let found = |interests: &[Interest]| -> Vec<(bool, bool)> {
+            let pairs = interests.iter().map(|i| (i.is_readable, i.is_writable));
+            pairs.collect()
+        };
+        let expected = [(false, false), (false, true), (false, false)];
+        assert_eq!(found(&interests), expected);
+        write(writer.0, b"x").unwrap();
+        kernel.poll(&mut interests, None).unwrap();
+        assert!(interests[0].is_readable);
+        drop(reader);
+        kernel.poll(&mut interests[1..], None).unwrap();
+        assert_eq!(found(&interests[1..2]), [(true, true)]);
+        let mut many = [Interest::write(Descriptor(writer.0)); INTERESTS + 1];
+        kernel.poll(&mut many, None).unwrap();
+        assert!(many[INTERESTS - 1].is_writable && !many[INTERESTS].is_writable);
+    }
+
+    #[test]
+    fn a_single_is_handed_out_once() {
+        static VALUE: Single<u8> = Single::new(7);
+        assert_eq!(VALUE.take(), Some(&mut 7));
+        assert_eq!(VALUE.take(), None);
+    }
+}

@@ -1,14 +1,60 @@
-//! Placeholder.
-#![cfg_attr(not(test), no_std)]
-#![no_main]
-use tcpparser as _;
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
-    loop {}
+//! C's entry point: hands the process over to the daemon.
+//!
+//! Under `cfg(test)`, which only lints reach, there is nothing but an empty
+//! main: a second panic handler would collide with that of std.
+#![cfg_attr(not(test), no_std, no_main)]
+
+#[cfg(test)]
+fn main() {}
+
+#[cfg(not(test))]
+mod entry {
+    use core::ffi::c_int;
+    use core::panic::PanicInfo;
+
+    use tcpparser::daemon::{Daemon, Flow};
+    use tcpparser::linux::{ArgumentVector, Linux, Single};
+
+    static DAEMON: Single<Daemon> = Single::new(Daemon::new());
+
+    #[unsafe(no_mangle)]
+    extern "C" fn main(_count: c_int, arguments: ArgumentVector) -> c_int {
+        // What no release build can contain, to prove that the proof works.
+        #[cfg(panic_probe)]
+        if [false; 4][_count as usize] {
+            return 1;
+        }
+        let Some(daemon) = DAEMON.take() else {
+            return 1;
+        };
+        let mut kernel = Linux::start();
+        let mut flow = daemon.start(&mut kernel, arguments.after_name());
+        loop {
+            match flow {
+                Flow::Continue => flow = daemon.turn(&mut kernel),
+                Flow::Exit(status) => return c_int::from(status),
+            }
+        }
+    }
+
+    /// Whatever could panic needs a symbol that exists nowhere: a release build
+    /// with a panic path does not link.
+    #[cfg(not(debug_assertions))]
+    #[panic_handler]
+    fn panic(_: &PanicInfo) -> ! {
+        unsafe extern "C" {
+            safe fn a_panic_path_survived() -> !;
+        }
+        a_panic_path_survived()
+    }
+
+    #[cfg(debug_assertions)]
+    #[panic_handler]
+    fn panic(info: &PanicInfo) -> ! {
+        tcpparser::linux::abort_at(info)
+    }
+
+    /// Dev builds of core name it in their unwind tables; nothing unwinds.
+    #[unsafe(no_mangle)]
+    extern "C" fn rust_eh_personality() {}
 }
-#[unsafe(no_mangle)]
-extern "C" fn main() -> i32 {
-    0
-}
-#[unsafe(no_mangle)]
-extern "C" fn rust_eh_personality() {}
