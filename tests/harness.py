@@ -1,0 +1,731 @@
+"""What the end-to-end tests stand on: network namespaces with real sockets,
+the real binary under watch, and a runner.
+
+A test is a function `test_…(t)` where `t` is a `Case`: it makes what the test
+needs and takes it all away again, also when the test fails. Namespaces are
+entered by one thread at a time with setns(2); a socket stays where it was
+made, so that tests hold both ends of a connection in plain Python.
+"""
+
+import atexit
+import concurrent.futures
+import contextlib
+import ctypes
+import glob
+import ipaddress
+import itertools
+import os
+import re
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import traceback
+
+DEADLINE = 15.0  # seconds for what normally takes a fraction of one
+SUITE_DEADLINE = 540  # seconds after which the whole run gives up
+CLONE_NEWNET = 0x40000000
+LIBC = ctypes.CDLL(None, use_errno=True)
+HOME = {**os.environ, "LC_ALL": "C"}
+NAMESPACE_NUMBERS = itertools.count(1)
+
+
+class Skipped(Exception):
+    """The machine lacks what the test needs."""
+
+
+class Failure(Exception):
+    """The product did not do what it must."""
+
+
+def check(condition, message):
+    if not condition:
+        raise Failure(message)
+
+
+def equal(found, wanted, what="value"):
+    check(found == wanted, f"{what}: found {found!r}, wanted {wanted!r}")
+
+
+def wait_for(predicate, what, seconds=DEADLINE):
+    """The first true answer of `predicate`, or a failure that says `what`."""
+    end = time.monotonic() + seconds
+    while True:
+        answer = predicate()
+        if answer:
+            return answer
+        check(time.monotonic() < end, f"waited {seconds} s in vain for {what}")
+        time.sleep(0.02)
+
+
+def run(*command, env=None, seconds=20, input=None):
+    """Runs a tool to its end; its status, output and errors as text."""
+    return subprocess.run(
+        command, env=env or HOME, timeout=seconds, input=input,
+        stdin=None if input is not None else subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, errors="replace")
+
+
+def must(*command, **options):
+    """Runs a tool of the test itself that has to succeed."""
+    done = run(*command, **options)
+    check(done.returncode == 0, f"{' '.join(command)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def need(*tools):
+    for tool in tools:
+        if shutil.which(tool) is None:
+            raise Skipped(f"{tool} is not installed")
+
+
+# ---------------------------------------------------------------- namespaces
+
+
+class EchoService:
+    """Accepts on any number of listeners and returns what it is sent."""
+
+    def __init__(self):
+        self.selector = selectors.DefaultSelector()
+        self.waker, wakee = socket.socketpair()
+        self.selector.register(wakee, selectors.EVENT_READ, "stop")
+        self.thread = threading.Thread(target=self.serve, daemon=True)
+        self.thread.start()
+
+    def add(self, listener):
+        listener.setblocking(False)
+        self.selector.register(listener, selectors.EVENT_READ, "listener")
+        self.waker.send(b"+")
+
+    def remove(self, listener):
+        self.selector.unregister(listener)
+        listener.close()
+
+    def serve(self):
+        while True:
+            for key, _ in self.selector.select(1.0):
+                if key.data == "stop" and key.fileobj.recv(1) != b"+":
+                    return
+                with contextlib.suppress(OSError, KeyError, ValueError):
+                    self.handle(key.fileobj, key.data)
+
+    def handle(self, sock, role):
+        if role == "listener":
+            client, _ = sock.accept()
+            client.setblocking(False)
+            self.selector.register(client, selectors.EVENT_READ, "client")
+        elif role == "client":
+            try:
+                data = sock.recv(65536)
+                if data:
+                    sock.send(data)
+                    return
+            except BlockingIOError:
+                return
+            except OSError:
+                pass
+            self.selector.unregister(sock)
+            sock.close()
+
+    def stop(self):
+        self.waker.close()
+        self.thread.join(3)
+        for key in list(self.selector.get_map().values()):
+            key.fileobj.close()
+        self.selector.close()
+
+
+class Namespace:
+    """A network namespace of our own, named by our process number."""
+
+    living = {}
+
+    def __init__(self, role):
+        self.name = f"tcpp-{os.getpid()}-{next(NAMESPACE_NUMBERS)}-{role}"
+        made = run("ip", "netns", "add", self.name)
+        if made.returncode != 0:
+            raise Skipped(f"ip netns add: {made.stderr.strip()}")
+        Namespace.living[self.name] = self
+        self.service = None
+        self.sockets = []
+        self.ip("link set lo up")
+
+    @contextlib.contextmanager
+    def entered(self):
+        """This thread's new sockets and children live in the namespace."""
+        with open("/proc/thread-self/ns/net") as home, \
+                open(f"/run/netns/{self.name}") as inside:
+            set_namespace(inside)
+            try:
+                yield
+            finally:
+                set_namespace(home)
+
+    def ip(self, *lines):
+        """Lines of `ip -batch`, run inside."""
+        must("ip", "-n", self.name, "-batch", "-", input="\n".join(lines) + "\n")
+
+    def run(self, *command, **options):
+        with self.entered():
+            return run(*command, **options)
+
+    def must(self, *command, **options):
+        with self.entered():
+            return must(*command, **options)
+
+    def socket(self, address):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with self.entered():
+            made = socket.socket(family, socket.SOCK_STREAM)
+        self.sockets.append(made)
+        return made
+
+    def listen(self, *ports, address="0.0.0.0"):
+        """Echo services; "::" is dual-stack."""
+        self.service = self.service or EchoService()
+        listeners = []
+        for port in ports:
+            listener = self.socket(address)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if address == "::":
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            listener.bind((address, port))
+            listener.listen(512)
+            self.service.add(listener)
+            listeners.append(listener)
+        return listeners
+
+    def connect(self, address, port, source=None, seconds=5):
+        """A connection; an OSError where none comes about in time."""
+        made = self.socket(address)
+        if source:
+            made.bind((source, 0))
+        made.settimeout(seconds)
+        made.connect((address, port))
+        return made
+
+    def connects(self, address, port, source=None, seconds=1):
+        """Whether a connection comes about and carries data."""
+        try:
+            with self.connect(address, port, source, seconds) as made:
+                return carries_data(made, seconds)
+        except OSError:
+            return False
+
+    def destroy(self):
+        if self.name not in Namespace.living:
+            return
+        del Namespace.living[self.name]
+        if self.service:
+            self.service.stop()
+        for held in self.sockets:
+            held.close()
+        destroy_namespace(self.name)
+
+
+def set_namespace(file):
+    if LIBC.setns(file.fileno(), CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+def destroy_namespace(name):
+    """Takes a namespace of ours away, with the processes left inside."""
+    for number in run("ip", "netns", "pids", name).stdout.split():
+        with contextlib.suppress(OSError):
+            os.kill(int(number), signal.SIGKILL)
+    run("ip", "netns", "del", name)
+
+
+def carries_data(connection, seconds=1):
+    """Whether what is sent comes back within `seconds`."""
+    try:
+        connection.settimeout(seconds)
+        connection.sendall(b"ping")
+        answer = b""
+        while len(answer) < 4:
+            more = connection.recv(4 - len(answer))
+            if not more:
+                return False
+            answer += more
+        return answer == b"ping"
+    except OSError:
+        return False
+
+
+def endpoint(address, port):
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def name_of(connection):
+    """A connection's own end as the product prints it."""
+    address, port = connection.getsockname()[:2]
+    return endpoint(address, port)
+
+
+def link(left, left_device, right, right_device, *pairs):
+    """Joins two namespaces by a veth pair. Each pair of addresses, with their
+    prefix lengths, goes to the two ends."""
+    left.ip(f"link add {left_device} type veth peer name {right_device} netns {right.name}")
+    for space, device, side in ((left, left_device, 0), (right, right_device, 1)):
+        lines = [f"link set {device} up"]
+        for pair in pairs:
+            nodad = " nodad" if ":" in pair[side] else ""
+            lines.append(f"address add {pair[side]} dev {device}{nodad}")
+        space.ip(*lines)
+
+
+class Lan:
+    """A host under guard and a peer on the same link."""
+
+    host_v4, peer_v4, friend_v4 = "10.77.0.1", "10.77.0.2", "10.77.0.3"
+    host_v6, peer_v6, friend_v6 = "fd00:77::1", "fd00:77::2", "fd00:77::3"
+
+    def __init__(self, host, peer):
+        self.host, self.peer = host, peer
+        link(host, "lan0", peer, "lan0",
+             (f"{self.host_v4}/24", f"{self.peer_v4}/24"),
+             (f"{self.host_v6}/64", f"{self.peer_v6}/64"))
+        peer.ip(f"address add {self.friend_v4}/24 dev lan0",
+                f"address add {self.friend_v6}/64 dev lan0 nodad")
+
+
+class Family:
+    """How a client reaches a service: IPv4, IPv6, or IPv4 to a dual-stack
+    listener, which has its row in tcp6 alone."""
+
+    def __init__(self, name):
+        self.is_v6 = name == "v6"
+        self.wildcard = "0.0.0.0" if name == "v4" else "::"
+        self.tool = "ip6tables" if self.is_v6 else "iptables"
+        suffix = "v6" if self.is_v6 else "v4"
+        self.host = getattr(Lan, f"host_{suffix}")
+        self.peer = getattr(Lan, f"peer_{suffix}")
+        self.friend = getattr(Lan, f"friend_{suffix}")
+        self.single = "128" if self.is_v6 else "32"
+
+
+FAMILIES = ("v4", "v6", "mapped")
+FLAVOURS = ("nft", "legacy")
+
+
+# ------------------------------------------------------------------ firewall
+
+
+IPTABLES_NAMES = [family + verb for family in ("iptables", "ip6tables")
+                  for verb in ("", "-restore", "-save")]
+
+
+class Firewall:
+    """One flavour of iptables, chosen by a PATH folder that holds no other."""
+
+    def __init__(self, case, flavour):
+        self.flavour = flavour
+        self.folder = case.folder(f"path-{flavour}")
+        for name in IPTABLES_NAMES:
+            family, _, verb = name.partition("-")
+            real = "-".join(filter(None, (family, flavour, verb)))
+            found = shutil.which(real, path=HOME.get("PATH", "") + ":/usr/sbin:/sbin")
+            if found is None:
+                raise Skipped(f"{real} is not installed")
+            link_path = os.path.join(self.folder, name)
+            if not os.path.lexists(link_path):
+                os.symlink(found, link_path)
+        self.env = {"PATH": self.folder, "LC_ALL": "C", "TZ": "UTC0",
+                    "XTABLES_LOCKFILE": os.path.join(case.tmp, "xtables.lock")}
+
+    def probe(self, namespace):
+        """Skips where the kernel lacks this flavour's tables."""
+        for tool in ("iptables", "ip6tables"):
+            done = self.run(namespace, tool, "-w", "5", "-S")
+            if done.returncode != 0:
+                raise Skipped(f"{tool}-{self.flavour}: {done.stderr.strip()[:100]}")
+
+    def run(self, namespace, tool, *arguments):
+        return namespace.run(os.path.join(self.folder, tool), *arguments, env=self.env)
+
+    def must(self, namespace, tool, *arguments):
+        done = self.run(namespace, tool, *arguments)
+        check(done.returncode == 0, f"{tool} {arguments}: {done.stderr.strip()}")
+        return done.stdout
+
+    def rules(self, namespace, tool="iptables"):
+        """The lines of `iptables -S`."""
+        return self.must(namespace, tool, "-w", "5", "-S").splitlines()
+
+    def everything(self, namespace):
+        return self.rules(namespace) + self.rules(namespace, "ip6tables")
+
+    def entries(self, namespace, tool="iptables"):
+        """The rules in the product's own chain."""
+        return [rule for rule in self.rules(namespace, tool)
+                if rule.startswith("-A TCPPARSER ")]
+
+    def blocks(self, namespace, source, tool="iptables"):
+        return any(f"-s {source} " in rule for rule in self.entries(namespace, tool))
+
+
+def broken_firewall(case, script):
+    """A PATH folder in which every iptables is this shell script."""
+    folder = case.folder("path-broken")
+    for name in IPTABLES_NAMES:
+        path = os.path.join(folder, name)
+        with open(path, "w") as file:
+            file.write("#!/bin/sh\n" + script)
+        os.chmod(path, 0o755)
+    return {"PATH": folder, "LC_ALL": "C", "TZ": "UTC0"}
+
+
+# --------------------------------------------------------- the binary watched
+
+
+class Guard:
+    """A running tcpparser whose lines are collected with their times."""
+
+    def __init__(self, namespace, command, env, stdout=subprocess.PIPE):
+        self.namespace = namespace
+        self.lines, self.errors = [], []
+        with namespace.entered():
+            self.process = subprocess.Popen(
+                command, env=env, stdin=subprocess.DEVNULL,
+                stdout=stdout, stderr=subprocess.PIPE)
+        self.pid = self.process.pid
+        self.readers = [self.collect(self.process.stderr, self.errors)]
+        if self.process.stdout:
+            self.readers.append(self.collect(self.process.stdout, self.lines))
+
+    @staticmethod
+    def collect(stream, lines):
+        def read():
+            for raw in stream:
+                lines.append((time.monotonic(), raw.decode(errors="replace").rstrip("\n")))
+        thread = threading.Thread(target=read, daemon=True)
+        thread.start()
+        return thread
+
+    def output(self):
+        return [line for _, line in list(self.lines)]
+
+    def error_output(self):
+        return [line for _, line in list(self.errors)]
+
+    def matching(self, pattern):
+        return [line for line in self.output() if re.search(pattern, line)]
+
+    def wait_line(self, pattern, seconds=DEADLINE):
+        """The first line that matches, old ones included."""
+        return wait_for(lambda: self.matching(pattern), f"a line /{pattern}/", seconds)[0]
+
+    def ready(self):
+        """Waits for the first reading."""
+        self.wait_readings(1, since=0)
+        return self
+
+    def scrape(self):
+        """All samples by name and labels."""
+        done = self.namespace.run("curl", "-sS", "--max-time", "5",
+                                  "http://127.0.0.1:3021/metrics")
+        check(done.returncode == 0, f"curl: {done.stderr.strip()}")
+        return samples(done.stdout)
+
+    def metric(self, name):
+        return self.scrape().get(name, 0.0)
+
+    def readings(self):
+        try:
+            return self.metric("tcpparser_readings_total")
+        except Failure:
+            check(self.process.poll() is None, f"tcpparser ended: {self.process.returncode}")
+            return 0
+
+    def wait_readings(self, count, since=None):
+        """Lets `count` more whole readings pass."""
+        since = self.readings() + 1 if since is None else since
+        wait_for(lambda: self.readings() >= since + count, f"{count} readings")
+
+    def wait_exit(self, seconds=DEADLINE):
+        try:
+            status = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise Failure(f"still running after {seconds} s") from None
+        for reader in self.readers:
+            reader.join(2)
+        return status
+
+    def signal(self, number):
+        os.kill(self.pid, number)
+
+    def kill(self):
+        """The end of the test: leave nothing behind."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(3)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(3)
+        for reader in self.readers:
+            reader.join(2)
+
+
+def samples(text):
+    """The samples of a text exposition: name with labels -> value."""
+    found = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            found[name] = float(value)
+    return found
+
+
+class Case:
+    """One run of one test, and all it made."""
+
+    def __init__(self, binary):
+        self.binary = binary
+        self.tmp = tempfile.mkdtemp(prefix="tcpparser-test-")
+        os.chmod(self.tmp, 0o755)
+        self.namespaces, self.guards, self.firewalls = [], [], {}
+
+    def folder(self, name):
+        path = os.path.join(self.tmp, name)
+        os.makedirs(path, exist_ok=True)
+        return path
+
+    def namespace(self, role):
+        need_namespaces()
+        made = Namespace(role)
+        self.namespaces.append(made)
+        return made
+
+    def lan(self):
+        return Lan(self.namespace("host"), self.namespace("peer"))
+
+    def firewall(self, namespace, flavour="nft"):
+        made = Firewall(self, flavour)
+        made.probe(namespace)
+        self.firewalls[namespace.name] = (made, namespace)
+        return made
+
+    def guard(self, namespace, *arguments, env=None, before=(), interval="200ms", **options):
+        """Starts the binary inside `namespace`; `before` is a wrapping command."""
+        env = env or Firewall(self, "nft").env
+        command = [*before, self.binary, "--interval", interval, *arguments]
+        made = Guard(namespace, command, env, **options)
+        self.guards.append(made)
+        return made
+
+    def once(self, *arguments, env=None, before=(), seconds=20):
+        """Runs the binary to its end, its output in a file that never blocks."""
+        path = os.path.join(self.tmp, "stdout")
+        environment = {"PATH": HOME.get("PATH", ""), "TZ": "UTC0", **(env or {})}
+        with open(path, "wb") as stdout:
+            started = time.monotonic()
+            process = subprocess.Popen(
+                [*before, self.binary, *arguments], env=environment,
+                stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE)
+        peak = 0
+        try:
+            while process.poll() is None:
+                peak = max(peak, peak_memory(process.pid))
+                check(time.monotonic() - started < seconds, f"hangs: {seconds} s passed")
+                time.sleep(0.005)
+        finally:
+            process.kill()
+            errors = process.communicate()[1].decode(errors="replace")
+        with open(path, errors="replace") as stdout:
+            return Ended(process.returncode, stdout.read(), errors, peak,
+                         time.monotonic() - started)
+
+    def report(self):
+        """What a failed test's reader wants to see."""
+        parts = []
+        for number, guard in enumerate(self.guards, 1):
+            parts += [f"tcpparser {number}: {' '.join(guard.process.args)}",
+                      f"  exit status {guard.process.poll()}"]
+            parts += [f"  out: {line}" for line in guard.output()[-15:]]
+            parts += [f"  err: {line}" for line in guard.error_output()[-10:]]
+        for firewall, namespace in self.firewalls.values():
+            with contextlib.suppress(Exception):
+                parts += [f"  rule: {rule}" for rule in firewall.everything(namespace)]
+        return parts
+
+    def close(self):
+        for guard in self.guards:
+            guard.kill()
+        for namespace in self.namespaces:
+            namespace.destroy()
+        shutil.rmtree(self.tmp, ignore_errors=True)
+
+
+class Ended:
+    """How a run of the binary ended."""
+
+    def __init__(self, status, stdout, stderr, peak_kib, seconds):
+        self.status, self.stdout, self.stderr = status, stdout, stderr
+        self.lines, self.errors = stdout.splitlines(), stderr.splitlines()
+        self.peak_kib, self.seconds = peak_kib, seconds
+
+    def __repr__(self):
+        return f"exit {self.status}, stdout {self.stdout[-400:]!r}, stderr {self.stderr[-400:]!r}"
+
+
+def peak_memory(pid):
+    """Most memory ever resident, in KiB, while the process lives. Not from
+    wait4(2): that counts the forked copy of ourselves too."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/status") as status:
+        for line in status:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1])
+    return 0
+
+
+def need_namespaces():
+    if os.geteuid() != 0:
+        raise Skipped("network namespaces need root")
+    need("ip", "curl")
+
+
+# ---------------------------------------------------------------- the runner
+
+
+def cases(*values):
+    """Runs the test once for each value, named after it."""
+    def mark(function):
+        function.cases = values
+        return function
+    return mark
+
+
+def alone(function):
+    """Runs the test while no other one does: it measures time."""
+    function.alone = True
+    return function
+
+
+def collected(modules):
+    """All tests as (name, function, arguments), in the order of the source."""
+    for module in modules:
+        for name, function in vars(module).items():
+            if not name.startswith("test_"):
+                continue
+            full = f"{module.__name__.removeprefix('test_')}.{name.removeprefix('test_')}"
+            for value in getattr(function, "cases", ((),)):
+                arguments = value if isinstance(value, tuple) else (value,)
+                label = f"[{','.join(map(str, arguments))}]" if arguments else ""
+                yield full + label, function, arguments
+
+
+class Runner:
+    """Runs tests, two at a time, and tells."""
+
+    def __init__(self, binary):
+        self.binary = binary
+        self.counts = {"ok": 0, "FAILED": 0, "SKIPPED": 0}
+        self.lock = threading.Lock()
+
+    def one(self, name, function, arguments):
+        started = time.monotonic()
+        case = Case(self.binary)
+        verdict, details = "ok", []
+        try:
+            function(case, *arguments)
+        except Skipped as reason:
+            verdict, details = "SKIPPED", [str(reason)]
+        except Exception as error:
+            verdict, details = "FAILED", self.explain(error) + case.report()
+        finally:
+            case.close()
+        self.tell(name, verdict, details, time.monotonic() - started)
+
+    @staticmethod
+    def explain(error):
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__)
+                  if os.path.basename(frame.filename) != "harness.py"]
+        where = [f"at {os.path.basename(f.filename)}:{f.lineno}: {f.line}" for f in frames]
+        kind = "" if isinstance(error, Failure) else f"{type(error).__name__}: "
+        return [kind + str(error)] + where
+
+    def tell(self, name, verdict, details, seconds):
+        with self.lock:
+            self.counts[verdict] += 1
+            if verdict == "ok":
+                print(f"ok {name} ({seconds:.1f} s)", flush=True)
+            elif verdict == "SKIPPED":
+                print(f"SKIPPED {name} {details[0]}", flush=True)
+            else:
+                print(f"FAILED {name} ({seconds:.1f} s)", flush=True)
+                for line in details:
+                    print(f"    {line}", flush=True)
+
+    def all(self, tests):
+        together = [test for test in tests if not hasattr(test[1], "alone")]
+        one_by_one = [test for test in tests if hasattr(test[1], "alone")]
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            for done in [pool.submit(self.one, *test) for test in together]:
+                done.result()
+        for test in one_by_one:
+            self.one(*test)
+        print("{ok} passed, {FAILED} failed, {SKIPPED} skipped".format(**self.counts))
+        return 1 if self.counts["FAILED"] else 0
+
+
+def remove_leftovers():
+    """Namespaces of runs that were killed."""
+    for path in glob.glob("/run/netns/tcpp-*-*"):
+        name = os.path.basename(path)
+        owner = re.match(r"tcpp-(\d+)-", name)
+        if owner and not os.path.exists(f"/proc/{owner[1]}"):
+            destroy_namespace(name)
+
+
+def remove_own():
+    for namespace in list(Namespace.living.values()):
+        destroy_namespace(namespace.name)
+
+
+def end_early(number, _frame):
+    """A signal: nothing of ours stays behind."""
+    print(f"ended by {signal.Signals(number).name}", flush=True)
+    remove_own()
+    os._exit(1)
+
+
+def main(binary, filters, modules):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM):
+        signal.signal(number, end_early)
+    signal.alarm(SUITE_DEADLINE)
+    atexit.register(remove_own)
+    if os.geteuid() == 0 and shutil.which("ip"):
+        remove_leftovers()
+    tests = [test for test in collected(modules)
+             if not filters or any(wanted in test[0] for wanted in filters)]
+    return Runner(binary).all(tests)
+
+
+# --------------------------------------------------------- lines of output
+
+
+STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
+
+
+def line_pattern(label, who, rest):
+    """One line of output to the letter, whatever its time."""
+    return f"^{STAMP}: " + re.escape(f"{label:>18}: {who:>21} {rest}") + "$"
+
+
+def connection_pattern(peer, arrow, local):
+    return line_pattern("New connection", peer, f"{arrow} {local}")
+
+
+def scan_pattern(source, local, ports):
+    numbers = ",".join(map(str, sorted(ports)))
+    return line_pattern("Port scan detected", source, f"-> {local} on ports {numbers}")
+
+
+def canonical(address):
+    return str(ipaddress.ip_address(address))

@@ -1,0 +1,26 @@
+#!/usr/bin/env python3
+"""End-to-end tests: run.py BINARY [filter…]
+
+Runs every test whose name contains one of the filters, two at a time, in
+network namespaces of its own. Exit status 1 if any failed.
+"""
+
+import os
+import sys
+
+import harness
+import test_command_line
+import test_files
+import test_list
+import test_detection
+import test_blocking
+import test_metrics
+import test_process
+
+MODULES = [test_command_line, test_files, test_list, test_detection,
+           test_blocking, test_metrics, test_process]
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or not os.access(sys.argv[1], os.X_OK):
+        sys.exit("usage: run.py BINARY [filter…]")
+    sys.exit(harness.main(os.path.abspath(sys.argv[1]), sys.argv[2:], MODULES))

@@ -1,0 +1,379 @@
+"""Blocks, checked by connecting and by the rules themselves."""
+
+import os
+import re
+import shlex
+import time
+
+from harness import (FAMILIES, FLAVOURS, Family, Skipped, broken_firewall, carries_data, cases,
+                     check, equal, line_pattern, link, need, scan_pattern, wait_for)
+
+PORTS = (22, 25, 80, 443)
+RULE = re.compile(
+    r'^-A TCPPARSER -s (?P<source>\S+) (?P<local>-m addrtype --dst-type LOCAL )?'
+    r'-m comment --comment "tcpparser v1 b=(?P<boot>[0-9a-f]{8}) e=(?P<end>\d+) s=(?P<strike>\d+)'
+    r' t=(?P<since>\d+) d=(?P<data>[yn?]) p=(?P<ports>[\d,+]+)" -j DROP$')
+BOTH = [(flavour, family) for flavour in FLAVOURS for family in FAMILIES]
+ACCEPT = ("-w", "5", "-A", "INPUT", "-m", "conntrack", "--ctstate", "ESTABLISHED", "-j", "ACCEPT")
+
+
+class Scene:
+    """A guarded host with four services, and a peer about to scan it."""
+
+    def __init__(self, t, flavour="nft", family="v4", *arguments, **options):
+        self.family, self.lan = Family(family), t.lan()
+        self.host, self.peer = self.lan.host, self.lan.peer
+        self.firewall = t.firewall(self.host, flavour)
+        self.host.listen(*PORTS, address=self.family.wildcard)
+        options.setdefault("env", self.firewall.env)
+        self.start = lambda: t.guard(self.host, *arguments, **options).ready()
+
+    def scan(self, source=None):
+        return [self.peer.connect(self.family.host, port, source) for port in PORTS]
+
+    def reaches(self, source=None, seconds=1):
+        return self.peer.connects(self.family.host, 22, source, seconds)
+
+    def entries(self):
+        return self.firewall.entries(self.host, self.family.tool)
+
+    def wait_blocked(self, guard):
+        guard.wait_line("Blocked: ")
+        return wait_for(self.entries, "a rule in TCPPARSER")[0]
+
+
+@cases(*BOTH)
+def test_four_ports_are_blocked(t, flavour, family):
+    scene = Scene(t, flavour, family)
+    guard = scene.start()
+    untouched = scene.firewall.everything(scene.host)
+    check(not any("TCPPARSER" in rule for rule in untouched), "a quiet host was touched")
+    check(scene.reaches(), "the services answer")
+    held = scene.scan()
+    rule = RULE.match(scene.wait_blocked(guard))
+    check(rule, f"the rule: {scene.entries()}")
+    equal(rule["source"], f"{scene.family.peer}/{scene.family.single}", "source")
+    check(rule["local"], "an on-link source is blocked towards the host only")
+    equal((rule["strike"], rule["data"], rule["ports"]), ("1", "?", "22,25,80,443"), "comment")
+    with open("/proc/sys/kernel/random/boot_id") as boot_id:
+        equal(rule["boot"], boot_id.read(8), "boot id")
+    now, since, end = time.clock_gettime(time.CLOCK_BOOTTIME), int(rule["since"]), int(rule["end"])
+    check(now - 30 <= since <= now + 1, f"since {since} at {now}")
+    check(since + 600 <= end <= since + 602, f"ten minutes from {since} is not {end}")
+    rules = scene.firewall.rules(scene.host, scene.family.tool)
+    for chain in ("INPUT", "FORWARD"):
+        first = next(rule for rule in rules if rule.startswith(f"-A {chain} "))
+        equal(first, f"-A {chain} -j TCPPARSER", f"first rule of {chain}")
+    check(not scene.reaches(), "new connections fail")
+    check(not carries_data(held[0]), "open connections carry no more data")
+    check(scene.reaches(scene.family.friend, 5), "another source goes on")
+
+
+def test_scan_is_printed_before_its_block(t):
+    scene = Scene(t)
+    guard = scene.start()
+    scene.scan()
+    scene.wait_blocked(guard)
+    guard.wait_readings(3)
+    order = [line for line in guard.output() if re.search("Port scan|Blocked", line)]
+    equal(len(order), 2, f"lines {order}")
+    check(re.search(scan_pattern(scene.family.peer, scene.family.host, PORTS), order[0]), order[0])
+    check(re.search(r": +Blocked: +10\.77\.0\.2 ", order[1]), order[1])
+    check("10m" in order[1] or "600" in order[1], f"how long: {order[1]!r}")
+
+
+@cases(*FLAVOURS)
+def test_established_connections_of_the_source_end(t, flavour):
+    """Above any rule that accepts what is established."""
+    scene = Scene(t, flavour)
+    scene.firewall.must(scene.host, "iptables", *ACCEPT)
+    before = scene.firewall.everything(scene.host)
+    guard = scene.start()
+    friend = scene.peer.connect(scene.family.host, 22, scene.family.friend)
+    held = scene.scan()
+    check(carries_data(held[0], 3), "the connection carries data first")
+    scene.wait_blocked(guard)
+    check(not carries_data(held[1]), "the open connection carries no more data")
+    check(not scene.reaches(), "new connections fail")
+    check(carries_data(friend, 5), "another source's open connection goes on")
+    check(scene.reaches(scene.family.friend, 5), "another source connects")
+    ours = re.compile("TCPPARSER")
+    after = [rule for rule in scene.firewall.everything(scene.host) if not ours.search(rule)]
+    equal(after, before, "foreign rules")
+
+
+@cases("v4", "v6")
+def test_router_keeps_its_lan_on_the_internet(t, name):
+    """near -- guard -- inner, and far -- edge -- guard: a neighbour is refused
+    by the router alone, a stranger reaches nothing behind it either."""
+    near, far, edge = t.namespace("near"), t.namespace("far"), t.namespace("edge")
+    router, inner = t.namespace("router"), t.namespace("inner")
+
+    def pair(net, left, right):
+        return ((f"10.{net}.0.{left}/24", f"10.{net}.0.{right}/24"),
+                (f"2001:db8:{net}::{left}/64", f"2001:db8:{net}::{right}/64"))
+
+    link(router, "near0", near, "up0", *pair(1, 1, 2))
+    link(router, "edge0", edge, "up0", *pair(2, 1, 2))
+    link(router, "inner0", inner, "up0", *pair(3, 1, 2))
+    link(edge, "far0", far, "up0", *pair(4, 1, 2))
+    for space, net in ((near, 1), (inner, 3), (edge, 2), (far, 4)):
+        space.ip(f"route add default via 10.{net}.0.1",
+                 f"-6 route add default via 2001:db8:{net}::1")
+    router.ip("route add 10.4.0.0/24 via 10.2.0.2", "-6 route add 2001:db8:4::/64 via 2001:db8:2::2")
+    for space in (router, edge):
+        space.must("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+    v6 = name == "v6"
+    own, behind = ("2001:db8:1::1", "2001:db8:3::2") if v6 else ("10.1.0.1", "10.3.0.2")
+    firewall = t.firewall(router)
+    router.listen(*PORTS, address="::")
+    inner.listen(22, address="::")
+    check(far.connects(behind, 22, seconds=5), "far reaches inner at first")
+    check(near.connects(behind, 22, seconds=5), "near reaches inner at first")
+    guard = t.guard(router, env=firewall.env).ready()
+    held = [space.connect(own, port) for space in (near, far) for port in PORTS]
+    tool = "ip6tables" if v6 else "iptables"
+    sources = ("2001:db8:1::2/128", "2001:db8:4::/64") if v6 else ("10.1.0.2/32", "10.4.0.2/32")
+    for source in sources:
+        wait_for(lambda s=source: firewall.blocks(router, s, tool), f"a block of {source}")
+    rules = {RULE.match(rule)["source"]: RULE.match(rule)["local"]
+             for rule in firewall.entries(router, tool)}
+    check(rules[sources[0]] and not rules[sources[1]], f"towards the host only: {rules}")
+    check(not near.connects(own, 22), "near is refused by the router")
+    check(near.connects(behind, 22, seconds=5), "near still reaches inner")
+    check(not far.connects(own, 22), "far is refused by the router")
+    check(not far.connects(behind, 22), "far does not reach inner")
+    equal(len(held), 8, "connections held")
+    equal(len(guard.matching("Blocked")), 2, "Blocked lines")
+
+
+@cases("--dry-run", "--firewall=none")
+def test_watching_changes_nothing(t, option):
+    scene = Scene(t, "nft", "v4", option)
+    before = scene.firewall.everything(scene.host)
+    guard = scene.start()
+    held = scene.scan()
+    guard.wait_line("Port scan")
+    guard.wait_readings(3)
+    equal(scene.firewall.everything(scene.host), before, "rules")
+    check(carries_data(held[0], 5), "the connection goes on")
+    equal(len(guard.matching("Port scan")), 1, "scan lines")
+    equal(guard.metric("tcpparser_blocks_total"), 0, "blocks_total")
+
+
+@cases(("nft", "v4"), ("nft", "v6"), ("legacy", "v4"))
+def test_printed_command_undoes_the_block(t, flavour, family):
+    scene = Scene(t, flavour, family)
+    guard = scene.start()
+    scene.scan()
+    scene.wait_blocked(guard)
+    line = guard.wait_line("Blocked: ")
+    command = re.search(r"(ip6?tables -w 5 -D TCPPARSER .*)$", line)
+    check(command, f"no command in {line!r}")
+    words = shlex.split(command[1])
+    equal(words[0], scene.family.tool, "tool")
+    scene.firewall.must(scene.host, *words)
+    equal(scene.entries(), [], "rules left")
+    check(scene.reaches(seconds=5), "the source is back")
+
+
+def test_blocked_sources_leave_the_list(t):
+    scene = Scene(t)
+    guard = scene.start()
+    held = scene.scan()
+    scene.wait_blocked(guard)
+    guard.wait_readings(1)
+    seen = len(guard.output())
+    guard.wait_readings(3)
+    shown = [line for line in guard.output()[seen:] if "10.77.0.2" in line]
+    equal(shown, [], "lines about a blocked source")
+    equal(len(held), 4, "connections held")
+
+
+def not_blocked(guard, scene, reason, source="10.77.0.2"):
+    """A protected source: reported with the reason, once, and left alone."""
+    line = guard.wait_line("Not blocked: ")
+    check(re.search(rf":        Not blocked: +{re.escape(source)} ", line), line)
+    check(re.search(reason, line, re.I), f"reason /{reason}/ in {line!r}")
+    guard.wait_readings(4)
+    equal(len(guard.matching("Port scan")), 1, "scan lines")
+    equal(len(guard.matching("Not blocked")), 1, "Not blocked lines")
+    equal(guard.matching(" Blocked: "), [], "Blocked lines")
+    check(not any("TCPPARSER" in rule for rule in scene.firewall.everything(scene.host)),
+          "a rule was made")
+    check(scene.reaches(seconds=5), "the source goes on")
+    refused = sum(value for name, value in guard.scrape().items()
+                  if name.startswith("tcpparser_blocks_refused_total"))
+    equal(refused, 1, "blocks_refused_total")
+
+
+@cases("v4", "v6")
+def test_gateway_is_never_blocked(t, family):
+    scene = Scene(t, "nft", family)
+    version = "-6 " if family == "v6" else ""
+    scene.host.ip(f"{version}route add default via {scene.family.peer}")
+    guard = scene.start()
+    scene.scan()
+    not_blocked(guard, scene, "gateway", scene.family.peer)
+
+
+def test_gateway_of_another_table_is_never_blocked(t):
+    scene = Scene(t)
+    scene.host.ip("route add default via 10.77.0.2 table 77")
+    guard = scene.start()
+    scene.scan()
+    not_blocked(guard, scene, "gateway")
+
+
+def test_nameserver_is_never_blocked(t):
+    need("unshare", "mount", "sh")
+    resolver = os.path.join(t.tmp, "resolv.conf")
+    with open(resolver, "w") as file:
+        file.write("# a comment\nsearch example\nnameserver 10.77.0.2\n")
+    if not os.path.exists("/etc/resolv.conf"):
+        raise Skipped("no /etc/resolv.conf to bind over")
+    mounted = ("/usr/bin/env", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "unshare", "-m", "sh", "-c",
+               f'mount --bind {resolver} /etc/resolv.conf; PATH={t.folder("path-nft")}; exec "$@"',
+               "sh")
+    scene = Scene(t, before=mounted)
+    guard = scene.start()
+    scene.scan()
+    not_blocked(guard, scene, "nameserver|resolv")
+
+
+@cases("10.77.0.2", "10.77.0.0/29", "fd00::/8,10.0.0.0/8")
+def test_allowed_networks_are_never_blocked(t, allowed):
+    options = [word for network in allowed.split(",") for word in ("--allow", network)]
+    scene = Scene(t, "nft", "v4", *options)
+    guard = scene.start()
+    scene.scan()
+    not_blocked(guard, scene, "allow")
+
+
+def test_allowed_by_environment(t):
+    scene = Scene(t)
+    env = {**scene.firewall.env, "TCPPARSER_ALLOW": "fd00::/8,10.77.0.2"}
+    guard = t.guard(scene.host, env=env).ready()
+    scene.scan()
+    not_blocked(guard, scene, "allow")
+
+
+def test_own_ssh_session_is_never_blocked(t):
+    scene = Scene(t)
+    env = {**scene.firewall.env, "SSH_CONNECTION": "10.77.0.2 50000 10.77.0.1 22"}
+    guard = t.guard(scene.host, env=env).ready()
+    scene.scan()
+    not_blocked(guard, scene, "ssh")
+
+
+def test_refusing_firewall_is_told(t):
+    scene = Scene(t)
+    env = broken_firewall(t, "echo 'no way' >&2\nexit 4\n")
+    guard = t.guard(scene.host, env=env).ready()
+    scene.scan()
+    guard.wait_line(r":       Block failed: +10\.77\.0\.2 ")
+    found = guard.scrape()
+    failures = sum(value for name, value in found.items()
+                   if name.startswith("tcpparser_block_failures_total"))
+    check(failures >= 1, f"block_failures_total {failures}")
+    equal(found["tcpparser_port_scans_total"], 1, "port_scans_total")
+    equal(found["tcpparser_blocks_total"], 0, "blocks_total")
+    equal(found["tcpparser_blocked_sources"], 0, "blocked_sources")
+    guard.wait_readings(3)
+    equal(len(guard.matching("Port scan")), 1, "scan lines")
+    check(len(guard.matching("Block failed")) <= 4, "a flood of failures")
+
+
+def test_missing_firewall_is_told(t):
+    scene = Scene(t)
+    guard = t.guard(scene.host, env={"PATH": t.folder("path-empty"), "TZ": "UTC0"}).ready()
+    scene.scan()
+    guard.wait_line("Block failed: ")
+    equal(guard.process.poll(), None, "exit status")
+
+
+def test_block_ends_in_time(t):
+    """By connecting; and the stale connections are no new evidence."""
+    scene = Scene(t, "nft", "v4", "--block-time", "2s")
+    guard = scene.start()
+    held = scene.scan()
+    scene.wait_blocked(guard)
+    blocked_at = time.monotonic()
+    check(not scene.reaches(seconds=0.5), "it is blocked first")
+    wait_for(lambda: scene.reaches(seconds=0.5), "the end of the block", 10)
+    check(time.monotonic() - blocked_at > 1.0, "the block ended too early")
+    guard.wait_readings(4)
+    equal(len(guard.matching("Port scan")), 1, "scan lines")
+    equal(guard.metric("tcpparser_blocked_sources"), 0, "blocked_sources")
+    equal(len(held), 4, "connections held")
+
+
+def test_chain_goes_with_its_last_block(t):
+    scene = Scene(t, "nft", "v4", "--block-time", "1s")
+    before = scene.firewall.rules(scene.host)
+    guard = scene.start()
+    scene.scan()
+    guard.wait_line("Blocked: ")
+    wait_for(lambda: scene.firewall.rules(scene.host) == before, "the rules as they were")
+
+
+def test_foreign_rules_in_the_way_stay(t):
+    """The jump goes above everything, and nothing else moves."""
+    scene = Scene(t)
+    foreign = ("-A INPUT -i lo -j ACCEPT", "-A INPUT -p tcp --dport 22 -j ACCEPT",
+               "-A FORWARD -p udp -j DROP")
+    for rule in foreign:
+        scene.firewall.must(scene.host, "iptables", "-w", "5", *rule.split())
+    before = scene.firewall.rules(scene.host)
+    guard = scene.start()
+    scene.scan()
+    scene.wait_blocked(guard)
+    check(not scene.reaches(), "blocked above `--dport 22 -j ACCEPT`")
+    after = [rule for rule in scene.firewall.rules(scene.host) if "TCPPARSER" not in rule]
+    equal(after, before, "foreign rules")
+
+
+@cases(*FLAVOURS)
+def test_twenty_sources_are_all_blocked(t, flavour):
+    scene = Scene(t, flavour)
+    guard = scene.start()
+    sources = [f"10.77.0.{n}" for n in range(100, 120)]
+    scene.peer.ip(*(f"address add {source}/24 dev lan0" for source in sources))
+    for source in sources:
+        for port in PORTS:
+            try:
+                scene.peer.connect(scene.family.host, port, source, seconds=2)
+            except OSError:
+                pass  # blocked already: no port beyond the fourth is needed
+    wait_for(lambda: len(scene.entries()) == 20, "twenty rules")
+    found = {RULE.match(rule)["source"] for rule in scene.entries()}
+    equal(found, {f"{source}/32" for source in sources}, "sources")
+    wait_for(lambda: guard.metric("tcpparser_blocked_sources") == 20, "blocked_sources 20")
+    rules = scene.firewall.rules(scene.host)
+    equal(rules.count("-A INPUT -j TCPPARSER"), 1, "jumps from INPUT")
+    equal(rules.count("-A FORWARD -j TCPPARSER"), 1, "jumps from FORWARD")
+
+
+def test_longest_comment_lists_the_ports_cut(t):
+    """Many five-digit ports: the comment keeps within 120 bytes."""
+    lan = t.lan()
+    firewall = t.firewall(lan.host)
+    ports = range(10000, 10060)
+    lan.host.listen(*ports)
+    held = [lan.peer.connect(lan.host_v4, port) for port in ports]
+    guard = t.guard(lan.host, "--ports", "40", env=firewall.env)
+    guard.wait_line("Blocked: ")
+    comment = re.search('"(.*)"', wait_for(lambda: firewall.entries(lan.host), "a rule")[0])[1]
+    check(len(comment) <= 120, f"{len(comment)} bytes: {comment}")
+    cut = re.search(r" p=((?:\d+,)*\d+)\+(\d+)$", comment)
+    check(cut, f"no +N in {comment!r}")
+    equal(len(cut[1].split(",")) + int(cut[2]), len(held), "ports named and not named")
+
+
+def test_other_label_lines_are_aligned(t):
+    scene = Scene(t)
+    guard = scene.start()
+    scene.scan()
+    line = guard.wait_line("Blocked: ")
+    start = line_pattern("Blocked", "10.77.0.2", "")[:-1]
+    check(re.match(start, line), f"{line!r} does not start like {start!r}")

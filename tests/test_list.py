@@ -1,0 +1,136 @@
+"""The list of connections, live: real sockets in namespaces."""
+
+import datetime
+import re
+import socket
+import struct
+
+from harness import (Family, STAMP, cases, check, connection_pattern, endpoint, equal,
+                     name_of, wait_for)
+from test_files import fixture, tcp_row
+
+NOBODY = "No TCP peer connection established yet"
+
+
+def test_first_lines_and_nobody_there(t):
+    guard = t.guard(t.lan().host).ready()
+    guard.wait_line(f"^{NOBODY}$")
+    equal(guard.output()[:3], ["tcpparser starting...", "", NOBODY], "first lines")
+
+
+@cases("v4", "v6", "mapped")
+def test_peer_connected_to_us(t, name):
+    family, lan = Family(name), t.lan()
+    lan.host.listen(22, address=family.wildcard)
+    guard = t.guard(lan.host).ready()
+    client = lan.peer.connect(family.host, 22)
+    guard.wait_line(connection_pattern(name_of(client), "->", endpoint(family.host, 22)))
+
+
+@cases("v4", "v6")
+def test_we_connected_to_a_peer(t, name):
+    family, lan = Family(name), t.lan()
+    lan.peer.listen(443, address=family.wildcard)
+    guard = t.guard(lan.host).ready()
+    client = lan.host.connect(family.peer, 443)
+    guard.wait_line(connection_pattern(endpoint(family.peer, 443), "<-", name_of(client)))
+
+
+def connected(t, *arguments):
+    """A guard, and one inbound connection it can see."""
+    lan = t.lan()
+    lan.host.listen(22)
+    guard = t.guard(lan.host, *arguments).ready()
+    client = lan.peer.connect(lan.host_v4, 22)
+    return guard, client, connection_pattern(name_of(client), "->", "10.77.0.1:22")
+
+
+def test_show_all_repeats_each_reading(t):
+    guard, _, pattern = connected(t, "--show", "all")
+    wait_for(lambda: len(guard.matching(pattern)) >= 3, "the third repetition")
+
+
+def test_show_new_says_it_once(t):
+    guard, client, pattern = connected(t, "--show", "new")
+    guard.wait_line(pattern)
+    guard.wait_readings(3)
+    equal(len(guard.matching(pattern)), 1, "lines")
+    client.close()
+
+
+def test_show_scans_lists_nothing(t):
+    guard, _, _ = connected(t, "--show", "scans")
+    guard.wait_readings(3)
+    equal(guard.output(), ["tcpparser starting...", ""], "output")
+
+
+def test_closed_connections_leave_the_list(t):
+    guard, client, pattern = connected(t)
+    guard.wait_line(pattern)
+    client.close()
+    wait_for(lambda: guard.output()[-1] == NOBODY, "an empty list")
+
+
+def test_same_ports_used_again_are_a_new_connection(t):
+    lan = t.lan()
+    lan.host.listen(22)
+    guard = t.guard(lan.host, "--show", "new").ready()
+    for round_number in (1, 2):
+        client = lan.peer.socket(lan.host_v4)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.bind((lan.peer_v4, 40000))
+        client.settimeout(5)
+        client.connect((lan.host_v4, 22))
+        pattern = connection_pattern("10.77.0.2:40000", "->", "10.77.0.1:22")
+        wait_for(lambda: len(guard.matching(pattern)) == round_number, f"line {round_number}")
+        client.close()
+        guard.wait_readings(1)
+
+
+def test_loopback_and_own_addresses_are_not_shown(t):
+    lan = t.lan()
+    lan.host.listen(22, address="::")
+    held = [lan.host.connect(address, 22)
+            for address in ("127.0.0.1", "::1", lan.host_v4, lan.host_v6)]
+    guard = t.guard(lan.host).ready()
+    guard.wait_readings(3)
+    equal(guard.matching("New connection"), [], "lines")
+    check(all(held), "the connections stand")
+
+
+def test_direction_outlives_the_listener(t):
+    lan = t.lan()
+    listener, = lan.host.listen(22)
+    guard = t.guard(lan.host).ready()
+    client = lan.peer.connect(lan.host_v4, 22)
+    guard.wait_line("New connection")
+    lan.host.service.remove(listener)
+    guard.wait_readings(3)
+    wrong = [line for line in guard.matching("New connection") if " <- " in line]
+    equal(wrong, [], "lines that turned round")
+    client.close()
+
+
+def test_listener_at_another_address_does_not_count(t):
+    """A service on loopback does not make a download's port an open one."""
+    lan = t.lan()
+    lan.host.listen(8080, address="127.0.0.1")
+    lan.peer.listen(443)
+    guard = t.guard(lan.host).ready()
+    client = lan.host.socket(lan.peer_v4)
+    client.bind((lan.host_v4, 8080))
+    client.connect((lan.peer_v4, 443))
+    guard.wait_line(connection_pattern("10.77.0.2:443", "<-", "10.77.0.1:8080"))
+
+
+@cases("UTC0", "XXX-5:30")
+def test_stamps_are_local_time(t, zone):
+    folder = fixture(t, [tcp_row("192.0.2.1", 50000, "198.51.100.7", 443, 1)])
+    ended = t.once("--once", "--proc", folder, env={"TZ": zone})
+    stamp = re.match(f"({STAMP}): ", ended.lines[2])
+    check(stamp, f"no time in {ended.lines[2]!r}")
+    shown = datetime.datetime.strptime(stamp[1], "%Y-%m-%d %H:%M:%S")
+    shift = datetime.timedelta(hours=5, minutes=30) if zone != "UTC0" else datetime.timedelta()
+    now = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None) + shift
+    check(abs((shown - now).total_seconds()) < 5, f"{shown} is not {now}")
