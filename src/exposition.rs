@@ -578,7 +578,7 @@ mod tests {
     use crate::time::Duration;
 
     fn written(snapshot: &Snapshot, format: Format) -> String {
-        let mut text: std::boxed::Box<Text<BODY_ROOM>> = std::boxed::Box::new(Text::new());
+        let mut text: std::boxed::Box<Text<BODY_ROOM>> = std::boxed::Box::default();
         write(snapshot, format, &mut *text);
         assert!(!text.is_truncated());
         String::from_utf8(text.as_bytes().to_vec()).unwrap()

@@ -1,5 +1,39 @@
 //! HTTP/1.1 and 1.0 (RFC 9110, RFC 9112) for a handful of resources: bytes in,
 //! requests and answers out. No I/O.
+//!
+//! A `Server` holds one `Exchange` for each client. Its caller, each turn:
+//!
+//! ```text
+//! accept      -> server.accept                     close who gave way
+//! readable    -> exchange.room, recv, exchange.received or end_of_input
+//! then        -> exchange.next_request, exchange.respond     until `None`
+//! writable    -> exchange.to_send, send, exchange.sent
+//!                exchange.take_shutdown            shutdown(2) if it says so
+//! at the end  -> server.next_to_close              close until `None`
+//! sleep until -> server.deadline
+//! ```
+//!
+//! The head of a request is read line by line as bytes come, each byte looked
+//! at once, so the answer depends on the bytes alone and not on how they were
+//! split, and one byte a second costs no more than all at once.
+
+use core::net::IpAddr;
+
+use crate::address::UNSPECIFIED;
+use crate::kernel::{Descriptor, Interest};
+use crate::limits::{
+    HTTP_BODY, HTTP_EXCHANGE_DEADLINE, HTTP_HEADER_DEADLINE, HTTP_KEEP_ALIVE, HTTP_LINGER,
+    HTTP_REQUEST, HTTP_RESPONSE,
+};
+use crate::text::{Sink, Text, parse_decimal, trim};
+use crate::time::Instant;
+
+/// Bytes kept free before a body for its head.
+const HEAD_ROOM: usize = 384;
+/// Bytes kept free behind a body: the end of its chunk and the last chunk.
+const TAIL_ROOM: usize = 8;
+/// Bytes a body can have in one piece.
+pub const BODY_ROOM: usize = HTTP_RESPONSE - HEAD_ROOM - TAIL_ROOM;
 
 /// Declares the status codes once: variant, code and reason phrase.
 macro_rules! statuses {
@@ -54,7 +88,2215 @@ statuses! {
     VersionNotSupported = "505" "HTTP Version Not Supported",
 }
 
-/// Bytes kept free before the body of an answer for its head.
-const HEAD_ROOM: usize = 384;
-/// Bytes a body can have in one piece.
-pub const BODY_ROOM: usize = crate::limits::HTTP_RESPONSE - HEAD_ROOM - 8;
+/// What a body is (RFC 9110 section 8.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContentType {
+    /// Text for people.
+    Plain,
+    /// Prometheus text format 0.0.4.
+    Prometheus,
+    /// OpenMetrics 1.0.0.
+    OpenMetrics,
+}
+
+impl ContentType {
+    /// The field value.
+    pub const fn value(self) -> &'static str {
+        match self {
+            Self::Plain => "text/plain; charset=utf-8",
+            Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+/// What a client wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// The metrics: call `respond`.
+    Metrics {
+        /// In OpenMetrics, else in the text format.
+        openmetrics: bool,
+    },
+    /// Whether all is well: call `respond`.
+    Healthz,
+    /// The blocked sources: call `respond_part`, or `refuse`.
+    Blocked {
+        /// Where the list goes on: 0 first, then what the last part returned.
+        cursor: u32,
+    },
+    /// Answered already; to be counted at most.
+    Error(Status),
+}
+
+/// What a path names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Resource {
+    /// Nothing we have.
+    Unknown,
+    Metrics,
+    Healthz,
+    Blocked,
+}
+
+/// How a body is framed (RFC 9112 section 6.1).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TransferCoding {
+    Absent,
+    Chunked,
+    /// One we don't know, but chunked last.
+    Unknown,
+    /// Not chunked last: nobody can tell where the body ends.
+    Endless,
+}
+
+/// What the lines of a request's head said so far. All zero is nothing.
+#[derive(Clone, Copy)]
+struct Head {
+    /// The request line was read.
+    started: bool,
+    /// The last byte was a carriage return: only a line feed may follow.
+    after_return: bool,
+    method_allowed: bool,
+    is_head: bool,
+    /// The target is neither a path nor an http URI.
+    odd_target: bool,
+    resource: Resource,
+    /// HTTP/1.1 or a later 1.x, not 1.0.
+    is_1_1: bool,
+    hosts: u32,
+    content_length: Option<u64>,
+    transfer_coding: TransferCoding,
+    close: bool,
+    keep_alive: bool,
+    expects: bool,
+    /// The best quality Accept gives each format, in thousandths.
+    openmetrics_quality: u32,
+    text_quality: u32,
+}
+
+impl Head {
+    const fn new() -> Self {
+        Self {
+            started: false,
+            after_return: false,
+            method_allowed: false,
+            is_head: false,
+            odd_target: false,
+            resource: Resource::Unknown,
+            is_1_1: false,
+            hosts: 0,
+            content_length: None,
+            transfer_coding: TransferCoding::Absent,
+            close: false,
+            keep_alive: false,
+            expects: false,
+            openmetrics_quality: 0,
+            text_quality: 0,
+        }
+    }
+
+    /// Whether `byte` may come next. Beyond the grammar of RFC 9112 section 3
+    /// and RFC 9110 section 5.5 nothing is let in: a TLS hello or a NUL is
+    /// known by its first wrong byte, and a line feed alone ends no line.
+    fn admits(&mut self, byte: u8) -> bool {
+        let after_return = core::mem::replace(&mut self.after_return, byte == b'\r');
+        match byte {
+            b'\n' => after_return,
+            _ if after_return => false,
+            b'\r' | b' '..=b'~' => true,
+            b'\t' | 0x80..=0xff => self.started,
+            _ => false,
+        }
+    }
+
+    /// Takes a whole line without its end. True: the head is complete.
+    fn take_line(&mut self, line: &[u8]) -> Result<bool, Status> {
+        match (self.started, line) {
+            // RFC 9112 section 2.2: empty lines before a request are ignored.
+            (false, []) => Ok(false),
+            (false, _) => self.take_request_line(line).map(|()| false),
+            (true, []) => Ok(true),
+            (true, _) => self.take_field(line).map(|()| false),
+        }
+    }
+
+    /// RFC 9112 section 3: method, target and version with one blank between.
+    fn take_request_line(&mut self, line: &[u8]) -> Result<(), Status> {
+        let mut words = line.split(|byte| *byte == b' ');
+        let (Some(method), Some(target), Some(version), None) =
+            (words.next(), words.next(), words.next(), words.next())
+        else {
+            return Err(Status::BadRequest);
+        };
+        if !is_token(method) || target.is_empty() {
+            return Err(Status::BadRequest);
+        }
+        self.is_1_1 = parse_version(version)? >= 1;
+        self.started = true;
+        self.is_head = method == b"HEAD";
+        self.method_allowed = self.is_head || method == b"GET";
+        match path_of(target) {
+            Some(path) => self.resource = resource_of(path),
+            None => self.odd_target = true,
+        }
+        Ok(())
+    }
+
+    /// RFC 9112 section 5: a name, a colon right behind it, a value. A line
+    /// that begins with a blank (obs-fold, section 5.2) has no such name.
+    fn take_field(&mut self, line: &[u8]) -> Result<(), Status> {
+        let colon = line.iter().position(|byte| *byte == b':');
+        let (name, value) = colon
+            .and_then(|colon| line.split_at_checked(colon))
+            .filter(|(name, _)| is_token(name))
+            .ok_or(Status::BadRequest)?;
+        let value = trim(value.get(1..).unwrap_or_default());
+        let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
+        if is(b"host") {
+            self.take_host(value)
+        } else if is(b"content-length") {
+            self.take_content_length(value)
+        } else if is(b"transfer-encoding") {
+            self.take_transfer_encoding(value);
+            Ok(())
+        } else if is(b"connection") {
+            self.take_connection(value);
+            Ok(())
+        } else if is(b"accept") {
+            self.take_accept(value);
+            Ok(())
+        } else {
+            self.expects |= is(b"expect");
+            Ok(())
+        }
+    }
+
+    /// RFC 9112 section 3.2: one Host with a valid value, however old the
+    /// version.
+    fn take_host(&mut self, value: &[u8]) -> Result<(), Status> {
+        self.hosts += 1;
+        let is_valid =
+            |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(byte);
+        if self.hosts > 1 || !value.iter().all(is_valid) {
+            return Err(Status::BadRequest);
+        }
+        Ok(())
+    }
+
+    /// RFC 9112 section 6.3: repetitions of one valid number are that number,
+    /// anything else is an error nobody can recover from.
+    fn take_content_length(&mut self, value: &[u8]) -> Result<(), Status> {
+        for number in value.split(|byte| *byte == b',') {
+            let number = parse_decimal(trim(number)).ok_or(Status::BadRequest)?;
+            if self.content_length.is_some_and(|other| other != number) {
+                return Err(Status::BadRequest);
+            }
+            self.content_length = Some(number);
+        }
+        Ok(())
+    }
+
+    fn take_transfer_encoding(&mut self, value: &[u8]) {
+        for coding in value.split(|byte| *byte == b',').map(trim) {
+            let is_chunked = coding.eq_ignore_ascii_case(b"chunked");
+            self.transfer_coding = match (self.transfer_coding, is_chunked) {
+                (TransferCoding::Absent, true) => TransferCoding::Chunked,
+                // Chunked twice is not allowed either (section 6.1).
+                (TransferCoding::Chunked | TransferCoding::Unknown, true) | (_, false) => {
+                    TransferCoding::Endless
+                }
+                (TransferCoding::Endless, true) => TransferCoding::Unknown,
+            };
+        }
+    }
+
+    fn take_connection(&mut self, value: &[u8]) {
+        for option in value.split(|byte| *byte == b',').map(trim) {
+            self.close |= option.eq_ignore_ascii_case(b"close");
+            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
+    }
+
+    fn take_accept(&mut self, value: &[u8]) {
+        for range in value.split(|byte| *byte == b',') {
+            let (format, quality) = parse_media_range(range);
+            let best = match format {
+                Some(ContentType::OpenMetrics) => &mut self.openmetrics_quality,
+                Some(ContentType::Prometheus) => &mut self.text_quality,
+                Some(ContentType::Plain) | None => continue,
+            };
+            *best = quality.max(*best);
+        }
+    }
+
+    /// Whether the connection may go on (RFC 9112 section 9.3).
+    const fn persists(&self) -> bool {
+        !self.close && (self.is_1_1 || self.keep_alive)
+    }
+
+    /// Bytes of body that follow; `None` where they can't be read away: too
+    /// many, chunked, or perhaps never sent (RFC 9110 section 10.1.1).
+    fn body_length(&self) -> Option<u64> {
+        let length = self.content_length.unwrap_or(0);
+        let is_short = length <= HTTP_BODY as u64;
+        let is_sure =
+            self.transfer_coding == TransferCoding::Absent && !(self.expects && length > 0);
+        (is_short && is_sure).then_some(length)
+    }
+
+    /// What keeps the message from being understood: the connection ends.
+    fn framing_error(&self) -> Option<Status> {
+        let has_coding = self.transfer_coding != TransferCoding::Absent;
+        if self.is_1_1 && self.hosts == 0 {
+            return Some(Status::BadRequest);
+        }
+        // Both framings, or chunked in HTTP/1.0: an attempt at smuggling
+        // (RFC 9112 sections 6.1 and 11.2).
+        if has_coding && (self.content_length.is_some() || !self.is_1_1) {
+            return Some(Status::BadRequest);
+        }
+        match self.transfer_coding {
+            TransferCoding::Absent | TransferCoding::Chunked => None,
+            TransferCoding::Unknown => Some(Status::NotImplemented),
+            TransferCoding::Endless => Some(Status::BadRequest),
+        }
+    }
+
+    /// The request a well-framed head makes.
+    fn request(&self) -> Request {
+        let is_openmetrics =
+            self.openmetrics_quality > 0 && self.openmetrics_quality >= self.text_quality;
+        match (self.resource, self.method_allowed) {
+            // `OPTIONS *` and `CONNECT host:port` have targets of their own.
+            _ if self.odd_target && !self.method_allowed => {
+                Request::Error(Status::MethodNotAllowed)
+            }
+            _ if self.odd_target => Request::Error(Status::BadRequest),
+            (Resource::Unknown, _) => Request::Error(Status::NotFound),
+            (_, false) => Request::Error(Status::MethodNotAllowed),
+            (Resource::Metrics, true) => Request::Metrics {
+                openmetrics: is_openmetrics,
+            },
+            (Resource::Healthz, true) => Request::Healthz,
+            (Resource::Blocked, true) => Request::Blocked { cursor: 0 },
+        }
+    }
+}
+
+/// RFC 9110 section 5.6.2.
+fn is_token(bytes: &[u8]) -> bool {
+    let is_token_byte =
+        |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !bytes.is_empty() && bytes.iter().all(is_token_byte)
+}
+
+/// The minor version of HTTP/1.x (RFC 9112 section 2.3).
+fn parse_version(version: &[u8]) -> Result<u8, Status> {
+    match version {
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            if *major == b'1' {
+                Ok(minor.wrapping_sub(b'0'))
+            } else {
+                Err(Status::VersionNotSupported)
+            }
+        }
+        _ => Err(Status::BadRequest),
+    }
+}
+
+/// The path of an origin-form or absolute-form target (RFC 9112 section 3.2),
+/// still with its query.
+fn path_of(target: &[u8]) -> Option<&[u8]> {
+    if target.first() == Some(&b'/') {
+        return Some(target);
+    }
+    let colon = target.iter().position(|byte| *byte == b':')?;
+    let (scheme, rest) = target.split_at_checked(colon)?;
+    if !scheme.eq_ignore_ascii_case(b"http") && !scheme.eq_ignore_ascii_case(b"https") {
+        return None;
+    }
+    let rest = rest.strip_prefix(b"://")?;
+    let authority = rest
+        .iter()
+        .take_while(|byte| !b"/?#".contains(byte))
+        .count();
+    if authority == 0 {
+        return None;
+    }
+    match rest.get(authority..) {
+        Some(path @ [b'/', ..]) => Some(path),
+        // RFC 9110 section 4.2.3: an empty path is "/".
+        _ => Some(b"/"),
+    }
+}
+
+fn resource_of(path: &[u8]) -> Resource {
+    let length = path.iter().take_while(|byte| **byte != b'?').count();
+    match path.get(..length) {
+        Some(b"/" | b"/metrics") => Resource::Metrics,
+        Some(b"/healthz") => Resource::Healthz,
+        Some(b"/blocked") => Resource::Blocked,
+        _ => Resource::Unknown,
+    }
+}
+
+/// The format one element of Accept names (RFC 9110 section 12.5.1) and its
+/// quality. A wildcard names no format, another version is another format.
+fn parse_media_range(range: &[u8]) -> (Option<ContentType>, u32) {
+    let mut parts = range.split(|byte| *byte == b';').map(trim);
+    let name = parts.next().unwrap_or_default();
+    let (format, wanted_version): (_, &[u8]) =
+        if name.eq_ignore_ascii_case(b"application/openmetrics-text") {
+            (ContentType::OpenMetrics, b"1.0.0")
+        } else if name.eq_ignore_ascii_case(b"text/plain") {
+            (ContentType::Prometheus, b"0.0.4")
+        } else {
+            return (None, 0);
+        };
+    let mut quality = 1_000;
+    for part in parts {
+        let equals = part.iter().take_while(|byte| **byte != b'=').count();
+        let (name, value) = part.split_at_checked(equals).unwrap_or_default();
+        let value = trim(value.get(1..).unwrap_or_default());
+        if name.eq_ignore_ascii_case(b"q") {
+            quality = parse_quality(value).unwrap_or(0);
+        } else if name.eq_ignore_ascii_case(b"version") && unquoted(value) != wanted_version {
+            return (None, 0);
+        }
+    }
+    (Some(format), quality)
+}
+
+fn unquoted(value: &[u8]) -> &[u8] {
+    match value {
+        [b'"', inner @ .., b'"'] => inner,
+        _ => value,
+    }
+}
+
+/// A weight in thousandths: 0 to 1 with at most three decimals (RFC 9110
+/// section 12.4.2).
+fn parse_quality(value: &[u8]) -> Option<u32> {
+    let (whole, decimals) = match value {
+        [whole] => (whole, [].as_slice()),
+        [whole, b'.', decimals @ ..] if decimals.len() <= 3 => (whole, decimals),
+        _ => return None,
+    };
+    let mut quality = u32::from(whole.checked_sub(b'0').filter(|whole| *whole <= 1)?);
+    for place in 0..3 {
+        let digit = decimals.get(place).copied().unwrap_or(b'0');
+        let digit = digit.checked_sub(b'0').filter(|digit| *digit <= 9)?;
+        quality = quality * 10 + u32::from(digit);
+    }
+    (quality <= 1_000).then_some(quality)
+}
+
+/// Where the body of an answer is written.
+pub struct Body<'a> {
+    buffer: &'a mut [u8],
+    length: usize,
+    overflowed: bool,
+}
+
+impl Body<'_> {
+    /// Bytes that still fit.
+    pub fn room(&self) -> usize {
+        self.buffer.len().saturating_sub(self.length)
+    }
+}
+
+impl Sink for Body<'_> {
+    fn put(&mut self, bytes: &[u8]) {
+        if copy_to(self.buffer, self.length, bytes) {
+            self.length += bytes.len();
+        } else {
+            self.overflowed = true;
+        }
+    }
+}
+
+/// Copies `bytes` into `buffer` from `offset` on, unless they don't fit.
+fn copy_to(buffer: &mut [u8], offset: usize, bytes: &[u8]) -> bool {
+    let room = buffer.get_mut(offset..).unwrap_or_default();
+    match room.split_at_mut_checked(bytes.len()) {
+        Some((place, _)) => {
+            place.copy_from_slice(bytes);
+            true
+        }
+        None => false,
+    }
+}
+
+/// Where an exchange stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// No client here.
+    Free,
+    /// A request is coming, or the first one is awaited.
+    Receiving,
+    /// The caller has a request to answer.
+    Answering,
+    /// Bytes of an answer are to be sent.
+    Sending,
+    /// A part of a long answer was sent, the caller has the next.
+    NextPart,
+    /// The body of an answered request is read away.
+    Discarding,
+    /// Kept alive, waits for another request.
+    Idle,
+    /// All is sent and our side shut down; the client is to close first.
+    Lingering,
+    /// To be closed.
+    Finished,
+}
+
+/// One client and what it asks. All zero bytes is a free place.
+pub struct Exchange {
+    state: State,
+    descriptor: Descriptor,
+    peer: IpAddr,
+    /// When the client came, the request began, or the rest began.
+    since: Instant,
+    /// The wall clock for Date, in seconds since 1970; 0 where unknown.
+    unix_seconds: u64,
+    head: Head,
+    /// Bytes in `request`.
+    length: usize,
+    /// Bytes of `request` that were looked at.
+    scanned: usize,
+    /// Where the line that is being read begins.
+    line_start: usize,
+    /// The client will send no more.
+    input_ended: bool,
+    /// The answer is the last one.
+    close_after: bool,
+    /// The client may still be sending: a plain close could reset it.
+    linger_after: bool,
+    shutdown_due: bool,
+    status: Status,
+    status_due: bool,
+    /// A long answer is being told in chunks (RFC 9112 section 7.1).
+    chunked: bool,
+    next_part: Option<u32>,
+    /// Bytes of input to be read away; when lingering, those it may still be.
+    discard: u64,
+    send_from: usize,
+    send_to: usize,
+    request: [u8; HTTP_REQUEST],
+    response: [u8; HTTP_RESPONSE],
+}
+
+impl Exchange {
+    const fn new() -> Self {
+        Self {
+            state: State::Free,
+            descriptor: Descriptor(0),
+            peer: UNSPECIFIED,
+            since: Instant::BOOT,
+            unix_seconds: 0,
+            head: Head::new(),
+            length: 0,
+            scanned: 0,
+            line_start: 0,
+            input_ended: false,
+            close_after: false,
+            linger_after: false,
+            shutdown_due: false,
+            status: Status::Ok,
+            status_due: false,
+            chunked: false,
+            next_part: None,
+            discard: 0,
+            send_from: 0,
+            send_to: 0,
+            request: [0; HTTP_REQUEST],
+            response: [0; HTTP_RESPONSE],
+        }
+    }
+
+    /// A new client in this place. The buffers stay as they are: clearing them
+    /// would touch their pages.
+    fn open(&mut self, descriptor: Descriptor, peer: IpAddr, now: Instant) {
+        self.state = State::Receiving;
+        self.descriptor = descriptor;
+        self.peer = peer;
+        self.since = now;
+        self.length = 0;
+        self.input_ended = false;
+        self.close_after = false;
+        self.linger_after = false;
+        self.shutdown_due = false;
+        self.status_due = false;
+        self.chunked = false;
+        self.next_part = None;
+        self.discard = 0;
+        self.send_from = 0;
+        self.send_to = 0;
+        self.begin_head();
+    }
+
+    fn begin_head(&mut self) {
+        self.head = Head::new();
+        self.scanned = 0;
+        self.line_start = 0;
+    }
+
+    /// The client's socket.
+    pub fn descriptor(&self) -> Descriptor {
+        self.descriptor
+    }
+
+    /// The client's address.
+    pub fn peer(&self) -> IpAddr {
+        self.peer
+    }
+
+    /// What poll(2) shall wait for. A place with work left that needs no input
+    /// waits for room to write, which is there at once or with the next byte
+    /// that the client takes.
+    pub fn interest(&self) -> Interest {
+        let (readable, writable) = match self.state {
+            State::Receiving => {
+                let has_room = self.length < HTTP_REQUEST;
+                (!self.input_ended && has_room, self.scanned < self.length)
+            }
+            State::Idle | State::Discarding | State::Lingering => (true, false),
+            State::Sending | State::NextPart => (false, true),
+            State::Free | State::Answering | State::Finished => (false, false),
+        };
+        Interest {
+            readable,
+            writable,
+            ..Interest::read(self.descriptor)
+        }
+    }
+
+    /// Whether it is to be closed: `Server::next_to_close` will say so.
+    pub fn is_finished(&self) -> bool {
+        self.state == State::Finished
+    }
+
+    /// The socket failed: nothing more can be said.
+    pub fn fail(&mut self) {
+        self.state = State::Finished;
+    }
+
+    /// Where received bytes go; never empty while `interest` is readable.
+    pub fn room(&mut self) -> &mut [u8] {
+        self.request.get_mut(self.length..).unwrap_or_default()
+    }
+
+    /// `count` bytes were received into `room`; 0 changes nothing, the end is
+    /// `end_of_input`.
+    pub fn received(&mut self, count: usize, now: Instant) {
+        if self.state == State::Lingering {
+            return self.linger_on(count);
+        }
+        self.length = self.length.saturating_add(count).min(HTTP_REQUEST);
+        match self.state {
+            State::Idle if count > 0 => {
+                self.state = State::Receiving;
+                self.since = now;
+            }
+            State::Discarding => self.read_body_away(now),
+            _ => {}
+        }
+    }
+
+    fn linger_on(&mut self, count: usize) {
+        self.discard = self.discard.saturating_sub(count as u64);
+        if self.discard == 0 {
+            self.state = State::Finished;
+        }
+    }
+
+    /// The client shut down its side (recv(2) returned 0). What it asked before
+    /// is still answered.
+    pub fn end_of_input(&mut self) {
+        self.input_ended = true;
+        let has_work = match self.state {
+            State::Receiving => self.scanned < self.length,
+            State::Answering | State::Sending | State::NextPart => true,
+            State::Free | State::Discarding | State::Idle => false,
+            State::Lingering | State::Finished => false,
+        };
+        if !has_work {
+            self.state = State::Finished;
+        }
+    }
+
+    /// The next request to answer, if one is complete and nothing is left to
+    /// send. `unix_seconds` is the wall clock for Date, 0 where it is unknown.
+    pub fn next_request(&mut self, unix_seconds: u64) -> Option<Request> {
+        self.unix_seconds = unix_seconds;
+        match (self.state, self.next_part) {
+            (State::Receiving, _) => {}
+            (State::NextPart, Some(cursor)) => return Some(Request::Blocked { cursor }),
+            _ => return None,
+        }
+        match self.read_head() {
+            Ok(false) if self.input_ended => self.state = State::Finished,
+            Ok(false) => {}
+            Ok(true) => return Some(self.begin_answer()),
+            Err(status) => return Some(self.reject(status)),
+        }
+        None
+    }
+
+    /// Looks at the bytes that came since the last time. True: the head is
+    /// complete and ends at `scanned`.
+    fn read_head(&mut self) -> Result<bool, Status> {
+        let new = self.request.get(self.scanned..self.length);
+        for byte in new.unwrap_or_default() {
+            self.scanned += 1;
+            if !self.head.admits(*byte) {
+                return Err(Status::BadRequest);
+            }
+            if *byte != b'\n' {
+                continue;
+            }
+            let line = self.request.get(self.line_start..self.scanned);
+            let line = line.and_then(|line| line.strip_suffix(b"\r\n"));
+            self.line_start = self.scanned;
+            if self.head.take_line(line.unwrap_or_default())? {
+                return Ok(true);
+            }
+        }
+        match self.length < HTTP_REQUEST {
+            true => Ok(false),
+            false if self.head.started => Err(Status::HeadersTooLarge),
+            false => Err(Status::UriTooLong),
+        }
+    }
+
+    /// A head is complete: what it asks, answered already if that is an error.
+    fn begin_answer(&mut self) -> Request {
+        if let Some(status) = self.head.framing_error() {
+            return self.reject(status);
+        }
+        self.consume(self.scanned);
+        let body_length = self.head.body_length();
+        self.discard = body_length.unwrap_or(0);
+        self.close_after = !self.head.persists() || body_length.is_none();
+        self.linger_after = self.close_after && body_length != Some(0);
+        self.state = State::Answering;
+        let request = self.head.request();
+        if let Request::Error(status) = request {
+            self.refuse(status);
+        }
+        request
+    }
+
+    /// Answers what can't be understood and ends the connection.
+    fn reject(&mut self, status: Status) -> Request {
+        self.close_after = true;
+        self.linger_after = true;
+        self.length = 0;
+        self.refuse(status);
+        Request::Error(status)
+    }
+
+    /// Drops the first `count` bytes of input.
+    fn consume(&mut self, count: usize) {
+        let count = count.min(self.length);
+        if let Some(input) = self.request.get_mut(..self.length)
+            && count < input.len()
+        {
+            input.copy_within(count.., 0);
+        }
+        self.length -= count;
+    }
+
+    /// Answers with an error and a line of text that names it.
+    pub fn refuse(&mut self, status: Status) {
+        self.respond(status, ContentType::Plain, |body| {
+            body.put(status.code().as_bytes());
+            body.put_byte(b' ');
+            body.put(status.reason().as_bytes());
+            body.put_byte(b'\n');
+        });
+    }
+
+    /// Answers with a body of at most `BODY_ROOM` bytes; a longer one becomes
+    /// status 500 rather than a part that looks whole.
+    pub fn respond(
+        &mut self,
+        status: Status,
+        content_type: ContentType,
+        write: impl FnOnce(&mut Body<'_>),
+    ) {
+        let (length, overflowed, ()) = self.write_body(write);
+        if overflowed {
+            self.respond_whole(Status::InternalError, ContentType::Plain, 0);
+        } else {
+            self.respond_whole(status, content_type, length);
+        }
+    }
+
+    /// Answers `Request::Blocked` with the next part of a list. `write` returns
+    /// where the list goes on, or `None` at its end; it must write something
+    /// before it may go on.
+    pub fn respond_part(&mut self, write: impl FnOnce(&mut Body<'_>) -> Option<u32>) {
+        let is_first = self.next_part.is_none();
+        let (length, overflowed, next) = self.write_body(write);
+        self.next_part = next.filter(|_| length > 0);
+        match (is_first, self.next_part) {
+            // Nobody could tell a cut list from a whole one.
+            _ if overflowed => self.fail(),
+            (true, None) => self.respond_whole(Status::Ok, ContentType::Plain, length),
+            (true, Some(_)) => self.begin_parts(length),
+            (false, _) => self.send_part(&Text::new(), length),
+        }
+    }
+
+    /// Lets `write` fill the body; its length and whether it did not fit.
+    fn write_body<T>(&mut self, write: impl FnOnce(&mut Body<'_>) -> T) -> (usize, bool, T) {
+        let buffer = self.response.get_mut(HEAD_ROOM..HEAD_ROOM + BODY_ROOM);
+        let mut body = Body {
+            buffer: buffer.unwrap_or_default(),
+            length: 0,
+            overflowed: false,
+        };
+        let result = write(&mut body);
+        (body.length, body.overflowed, result)
+    }
+
+    fn respond_whole(&mut self, status: Status, content_type: ContentType, length: usize) {
+        let mut head = self.answer_head(status, content_type);
+        head.put(b"Content-Length: ");
+        head.put_decimal(length as u64);
+        head.put(b"\r\n\r\n");
+        self.next_part = None;
+        self.send_body(head.as_bytes(), length, b"");
+    }
+
+    /// The first part of a list whose length nobody knows yet. HTTP/1.0 has no
+    /// chunks: there the end of the connection ends the list.
+    fn begin_parts(&mut self, length: usize) {
+        self.chunked = self.head.is_1_1;
+        self.close_after |= !self.chunked;
+        let mut head = self.answer_head(Status::Ok, ContentType::Plain);
+        if self.chunked {
+            head.put(b"Transfer-Encoding: chunked\r\n");
+        }
+        head.put(b"\r\n");
+        if self.head.is_head {
+            self.next_part = None;
+            self.send_body(head.as_bytes(), 0, b"");
+        } else {
+            self.send_part(&head, length);
+        }
+    }
+
+    fn send_part(&mut self, head: &Text<HEAD_ROOM>, length: usize) {
+        let mut head = head.clone();
+        if self.chunked && length > 0 {
+            head.put_hex(length as u64, 1);
+            head.put(b"\r\n");
+        }
+        let tail: &[u8] = match (self.chunked, length, self.next_part) {
+            (false, _, _) => b"",
+            (true, _, Some(_)) => b"\r\n",
+            (true, 0, None) => b"0\r\n\r\n",
+            (true, _, None) => b"\r\n0\r\n\r\n",
+        };
+        self.send_body(head.as_bytes(), length, tail);
+    }
+
+    /// Everything of an answer's head but its framing and the empty line.
+    fn answer_head(&mut self, status: Status, content_type: ContentType) -> Text<HEAD_ROOM> {
+        self.status = status;
+        self.status_due = true;
+        let mut head = Text::new();
+        head.put(b"HTTP/1.1 ");
+        head.put(status.code().as_bytes());
+        head.put_byte(b' ');
+        head.put(status.reason().as_bytes());
+        head.put(b"\r\n");
+        write_date(&mut head, self.unix_seconds);
+        if status == Status::MethodNotAllowed {
+            head.put(b"Allow: GET, HEAD\r\n");
+        }
+        if self.close_after {
+            head.put(b"Connection: close\r\n");
+        } else if !self.head.is_1_1 {
+            head.put(b"Connection: keep-alive\r\n");
+        }
+        head.put(b"Content-Type: ");
+        head.put(content_type.value().as_bytes());
+        head.put(b"\r\n");
+        head
+    }
+
+    /// Sets `head` before and `tail` behind the body that stands in the buffer.
+    fn send_body(&mut self, head: &[u8], length: usize, tail: &[u8]) {
+        let is_bodiless = self.head.is_head;
+        self.send_from = HEAD_ROOM.saturating_sub(head.len());
+        copy_to(&mut self.response, self.send_from, head);
+        let body_end = HEAD_ROOM + length;
+        copy_to(&mut self.response, body_end, tail);
+        self.send_to = if is_bodiless {
+            HEAD_ROOM
+        } else {
+            body_end + tail.len()
+        };
+        self.state = State::Sending;
+    }
+
+    /// The status of an answer that was begun, once: to be counted. Ask after
+    /// each `next_request` and `respond`, and before each send: 408 comes from
+    /// `Server::next_to_close`.
+    pub fn take_status(&mut self) -> Option<Status> {
+        core::mem::take(&mut self.status_due).then_some(self.status)
+    }
+
+    /// Bytes to send; empty where there are none.
+    pub fn to_send(&self) -> &[u8] {
+        let bytes = self.response.get(self.send_from..self.send_to);
+        bytes
+            .filter(|_| self.state == State::Sending)
+            .unwrap_or_default()
+    }
+
+    /// `count` bytes of `to_send` were sent.
+    pub fn sent(&mut self, count: usize, now: Instant) {
+        if self.state != State::Sending {
+            return;
+        }
+        self.send_from = self.send_from.saturating_add(count);
+        if self.send_from >= self.send_to {
+            self.end_answer(now);
+        }
+    }
+
+    fn end_answer(&mut self, now: Instant) {
+        if self.next_part.is_some() {
+            self.state = State::NextPart;
+            return;
+        }
+        self.chunked = false;
+        if !self.close_after {
+            return self.read_body_away(now);
+        }
+        // A request behind the last one will not be read, and unread input
+        // turns a close into a reset.
+        if (self.linger_after || self.length > 0) && !self.input_ended {
+            self.state = State::Lingering;
+            self.shutdown_due = true;
+            self.since = now;
+            self.length = 0;
+            self.discard = HTTP_BODY as u64;
+        } else {
+            self.state = State::Finished;
+        }
+    }
+
+    /// After an answer: drops what came of its request's body and goes on to
+    /// the next request once all of it came.
+    fn read_body_away(&mut self, now: Instant) {
+        let count = self.discard.min(self.length as u64);
+        self.discard -= count;
+        self.consume(count as usize);
+        if self.discard == 0 {
+            self.since = now;
+            self.begin_head();
+        }
+        self.state = match (self.discard, self.length, self.input_ended) {
+            (0, 1.., _) => State::Receiving,
+            (_, _, true) => State::Finished,
+            (0, 0, false) => State::Idle,
+            (1.., _, false) => State::Discarding,
+        };
+    }
+
+    /// Whether shutdown(2) of our side is due, once: the client has its whole
+    /// answer and shall close first (RFC 9112 section 9.6).
+    pub fn take_shutdown(&mut self) -> bool {
+        core::mem::take(&mut self.shutdown_due)
+    }
+
+    /// When the client's patience with us, or ours with it, ends.
+    fn deadline(&self) -> Instant {
+        let patience = match self.state {
+            State::Free => return Instant::NEVER,
+            State::Finished => return Instant::BOOT,
+            State::Receiving => HTTP_HEADER_DEADLINE,
+            State::Answering | State::Sending | State::NextPart => HTTP_EXCHANGE_DEADLINE,
+            State::Discarding => HTTP_EXCHANGE_DEADLINE,
+            State::Idle => HTTP_KEEP_ALIVE,
+            State::Lingering => HTTP_LINGER,
+        };
+        self.since.after(patience)
+    }
+
+    /// The deadline passed: a request that had begun is answered with 408, all
+    /// else ends. True: close it.
+    fn expire(&mut self, unix_seconds: u64) -> bool {
+        if self.state != State::Receiving || self.length == 0 || self.input_ended {
+            return true;
+        }
+        self.unix_seconds = unix_seconds;
+        self.reject(Status::RequestTimeout);
+        false
+    }
+}
+
+/// `Date: Mon, 01 Nov 2021 21:11:53 GMT` (RFC 9110 section 5.6.7); nothing
+/// where the clock stands at 0.
+fn write_date(out: &mut impl Sink, unix_seconds: u64) {
+    const DAYS: &[u8; 21] = b"ThuFriSatSunMonTueWed";
+    const MONTHS: &[u8; 36] = b"JanFebMarAprMayJunJulAugSepOctNovDec";
+    if unix_seconds == 0 {
+        return;
+    }
+    let (days, second) = (unix_seconds / 86_400, unix_seconds % 86_400);
+    let (year, month, day) = civil_date(days);
+    let name = |names: &'static [u8], index: u64| {
+        let mut names = names.chunks_exact(3);
+        names.nth(index as usize).unwrap_or_default()
+    };
+    out.put(b"Date: ");
+    out.put(name(DAYS, days % 7));
+    out.put(b", ");
+    out.put_decimal_padded(day, 2);
+    out.put_byte(b' ');
+    out.put(name(MONTHS, month));
+    out.put_byte(b' ');
+    out.put_decimal_padded(year, 4);
+    for (separator, number) in [
+        (b' ', second / 3_600),
+        (b':', second / 60 % 60),
+        (b':', second % 60),
+    ] {
+        out.put_byte(separator);
+        out.put_decimal_padded(number, 2);
+    }
+    out.put(b" GMT\r\n");
+}
+
+/// Year, month from 0 and day from 1 of a count of days since 1970 in the
+/// Gregorian calendar, by counting from 1 March of the year 0, so that leap
+/// days end a year and 400 years (146,097 days) repeat.
+fn civil_date(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let day_of_era = days % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = (month_from_march + 2) % 12;
+    let year = days / 146_097 * 400 + year_of_era + u64::from(month < 2);
+    (year, month, day)
+}
+
+/// Places for `CLIENTS` clients; all zero bytes when new.
+pub struct Server<const CLIENTS: usize> {
+    /// Places ever used: those behind were never touched.
+    used: usize,
+    exchanges: [Exchange; CLIENTS],
+}
+
+impl<const CLIENTS: usize> Server<CLIENTS> {
+    /// No clients.
+    pub const fn new() -> Self {
+        Self {
+            used: 0,
+            exchanges: [const { Exchange::new() }; CLIENTS],
+        }
+    }
+
+    /// Takes a new client in. Where all places are taken the one that waited
+    /// longest, unfinished or idle, gives way: close it.
+    pub fn accept(
+        &mut self,
+        descriptor: Descriptor,
+        peer: IpAddr,
+        now: Instant,
+    ) -> Option<Descriptor> {
+        // The first free place is taken, so that few pages are ever touched.
+        let used = self.exchanges.iter().take(self.used);
+        let has_gap = used.clone().any(|e| e.state == State::Free);
+        if !has_gap && self.used < CLIENTS {
+            self.used += 1;
+        }
+        let places = self.exchanges.iter_mut().take(self.used);
+        let place = places.min_by_key(|exchange| match exchange.state {
+            State::Free => (0, Instant::BOOT),
+            State::Finished => (1, Instant::BOOT),
+            _ => (2, exchange.since),
+        })?;
+        let gave_way = (place.state != State::Free).then_some(place.descriptor);
+        place.open(descriptor, peer, now);
+        gave_way
+    }
+
+    /// Clients now.
+    pub fn len(&self) -> usize {
+        self.open().count()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.open().next().is_none()
+    }
+
+    fn open(&self) -> impl Iterator<Item = &Exchange> {
+        let used = self.exchanges.iter().take(self.used);
+        used.filter(|exchange| exchange.state != State::Free)
+    }
+
+    /// All clients, in an order that only `accept` and `next_to_close` change.
+    pub fn exchanges(&mut self) -> impl Iterator<Item = &mut Exchange> {
+        let used = self.exchanges.iter_mut().take(self.used);
+        used.filter(|exchange| exchange.state != State::Free)
+    }
+
+    /// The client with this socket.
+    pub fn find(&mut self, descriptor: Descriptor) -> Option<&mut Exchange> {
+        self.exchanges().find(|e| e.descriptor == descriptor)
+    }
+
+    /// When `next_to_close` has something to do; `NEVER` without clients.
+    pub fn deadline(&self) -> Instant {
+        let deadlines = self.open().map(Exchange::deadline);
+        deadlines.min().unwrap_or(Instant::NEVER)
+    }
+
+    /// The next client that is finished or out of time: close it. Its place is
+    /// free already. Call until `None`; one that is to be told 408 first is
+    /// not among them and wants to be sent to.
+    pub fn next_to_close(&mut self, now: Instant, unix_seconds: u64) -> Option<Descriptor> {
+        let late = |exchange: &&mut Exchange| exchange.deadline() <= now;
+        let mut expired = self.exchanges().filter(late);
+        let exchange = expired.find_map(|e| e.expire(unix_seconds).then_some(e))?;
+        exchange.state = State::Free;
+        Some(exchange.descriptor)
+    }
+}
+
+impl<const CLIENTS: usize> Default for Server<CLIENTS> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::boxed::Box;
+    use std::collections::BTreeMap;
+    use std::format;
+    use std::string::String;
+    use std::vec;
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::time::Duration;
+
+    /// 2021-11-01 21:11:53 UTC.
+    const WALL: u64 = 1_635_801_113;
+    const START: Instant = Instant::from_secs(1_000);
+    const PEER: IpAddr = UNSPECIFIED;
+
+    fn at(seconds: u64) -> Instant {
+        START.after(Duration::from_secs(seconds))
+    }
+
+    fn server<const N: usize>() -> Box<Server<N>> {
+        let mut server = Box::<Server<N>>::default();
+        assert_eq!(server.deadline(), Instant::NEVER);
+        assert!(server.exchanges().next().is_none());
+        server
+    }
+
+    /// What the list at /blocked holds in these tests.
+    struct FakeList {
+        entries: u32,
+        line: &'static [u8],
+        a_part: u32,
+    }
+
+    const SHORT_LIST: FakeList = FakeList {
+        entries: 2,
+        line: b"192.0.2.1\n",
+        a_part: 100,
+    };
+
+    fn answer(exchange: &mut Exchange, request: Request, list: &FakeList) {
+        match request {
+            Request::Metrics { openmetrics: false } => {
+                exchange.respond(Status::Ok, ContentType::Prometheus, |b| b.put(b"text 1\n"));
+            }
+            Request::Metrics { openmetrics: true } => {
+                exchange.respond(Status::Ok, ContentType::OpenMetrics, |b| b.put(b"# EOF\n"));
+            }
+            Request::Healthz => {
+                exchange.respond(Status::ServiceUnavailable, ContentType::Plain, |b| {
+                    b.put(b"ill\n")
+                });
+            }
+            Request::Blocked { cursor } => exchange.respond_part(|body| {
+                let end = (cursor + list.a_part).min(list.entries);
+                (cursor..end).for_each(|_| body.put(list.line));
+                (end < list.entries).then_some(end)
+            }),
+            Request::Error(_) => {}
+        }
+    }
+
+    /// Answers and sends, `step` bytes at a time, until nothing is left to do.
+    fn serve(exchange: &mut Exchange, output: &mut Vec<u8>, step: usize, list: &FakeList) {
+        for _ in 0..2_000_000 {
+            if let Some(request) = exchange.next_request(WALL) {
+                answer(exchange, request, list);
+            }
+            let count = exchange.to_send().len().min(step);
+            if count == 0 && !exchange.interest().writable {
+                return;
+            }
+            output.extend_from_slice(&exchange.to_send()[..count]);
+            exchange.sent(count, START);
+        }
+        panic!("the exchange does not come to rest");
+    }
+
+    fn feed(exchange: &mut Exchange, mut input: &[u8], output: &mut Vec<u8>, step: usize) {
+        while !input.is_empty() && exchange.interest().readable {
+            let room = exchange.room();
+            let count = room.len().min(input.len());
+            assert!(count > 0, "readable without room");
+            room[..count].copy_from_slice(&input[..count]);
+            exchange.received(count, START);
+            input = &input[count..];
+            serve(exchange, output, step, &SHORT_LIST);
+        }
+    }
+
+    /// How a connection stands after its input.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum End {
+        /// Waits for more of a request.
+        Receiving,
+        /// Waits for another request.
+        Idle,
+        /// Waits for the rest of a body.
+        Discarding,
+        /// Answered for the last time, the client is to close.
+        Lingering,
+        /// To be closed.
+        Finished,
+    }
+
+    fn end_of(exchange: &Exchange) -> End {
+        match exchange.state {
+            State::Receiving => End::Receiving,
+            State::Idle => End::Idle,
+            State::Discarding => End::Discarding,
+            State::Lingering => End::Lingering,
+            State::Finished => End::Finished,
+            state => panic!("at rest in {state:?}"),
+        }
+    }
+
+    /// An answer and the end it leads to. What came after the last answer was
+    /// sent can't be known before: a close may linger or not.
+    fn outcome(chunks: &[&[u8]]) -> (Vec<u8>, End) {
+        match converse(chunks) {
+            (output, End::Lingering) => (output, End::Finished),
+            other => other,
+        }
+    }
+
+    fn converse(chunks: &[&[u8]]) -> (Vec<u8>, End) {
+        let mut server = server::<1>();
+        server.accept(Descriptor(5), PEER, START);
+        let exchange = server.find(Descriptor(5)).unwrap();
+        let mut output = Vec::new();
+        for chunk in chunks {
+            feed(exchange, chunk, &mut output, usize::MAX);
+        }
+        (output, end_of(exchange))
+    }
+
+    #[derive(Debug)]
+    struct Response {
+        code: String,
+        fields: BTreeMap<String, String>,
+        body: Vec<u8>,
+    }
+
+    /// A strict client: takes answers apart or panics. `heads` says which of
+    /// them answer HEAD.
+    fn parse(mut bytes: &[u8], heads: &[bool]) -> Vec<Response> {
+        let mut responses = vec![];
+        while !bytes.is_empty() {
+            let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
+            let head = std::str::from_utf8(&bytes[..end - 4]).unwrap();
+            bytes = &bytes[end..];
+            let mut lines = head.split("\r\n");
+            let status = lines.next().unwrap();
+            let (version, rest) = status.split_once(' ').unwrap();
+            let (code, reason) = rest.split_once(' ').unwrap();
+            assert_eq!(version, "HTTP/1.1");
+            let known = Status::ALL.iter().find(|s| s.code() == code).unwrap();
+            assert_eq!(known.reason(), reason);
+            let mut fields = BTreeMap::new();
+            for line in lines {
+                let (name, value) = line.split_once(": ").unwrap();
+                let twice = fields.insert(name.to_lowercase(), value.into());
+                assert!(twice.is_none(), "{name} is there twice");
+            }
+            assert_eq!(fields["date"], "Mon, 01 Nov 2021 21:11:53 GMT");
+            let is_head = heads.get(responses.len()) == Some(&true);
+            let (body, rest) = parse_body(bytes, &fields, is_head);
+            bytes = rest;
+            responses.push(Response {
+                code: code.into(),
+                fields,
+                body,
+            });
+        }
+        responses
+    }
+
+    fn parse_body<'a>(
+        bytes: &'a [u8],
+        fields: &BTreeMap<String, String>,
+        is_head: bool,
+    ) -> (Vec<u8>, &'a [u8]) {
+        if is_head {
+            return (vec![], bytes);
+        }
+        if let Some(length) = fields.get("content-length") {
+            let (body, rest) = bytes.split_at(length.parse().unwrap());
+            return (body.to_vec(), rest);
+        }
+        if !fields.contains_key("transfer-encoding") {
+            assert_eq!(fields["connection"], "close");
+            return (bytes.to_vec(), &[]);
+        }
+        let (mut body, mut rest) = (vec![], bytes);
+        loop {
+            let line = rest.windows(2).position(|w| w == b"\r\n").unwrap();
+            let size = std::str::from_utf8(&rest[..line]).unwrap();
+            let size = usize::from_str_radix(size, 16).unwrap();
+            let (chunk, tail) = rest[line + 2..].split_at(size);
+            body.extend_from_slice(chunk);
+            rest = tail.strip_prefix(b"\r\n").unwrap();
+            if size == 0 {
+                return (body, rest);
+            }
+        }
+    }
+
+    fn codes(bytes: &[u8], heads: &[bool]) -> Vec<String> {
+        parse(bytes, heads).into_iter().map(|r| r.code).collect()
+    }
+
+    const H: &str = "Host: a\r\n";
+
+    /// Requests, the codes of their answers, and how the connection stands
+    /// then. `{H}` is a Host line.
+    const CASES: &[(&str, &[&str], End)] = &[
+        // Resources and targets, RFC 9112 section 3.2.
+        ("GET /metrics HTTP/1.1\r\n{H}\r\n", &["200"], End::Idle),
+        ("GET / HTTP/1.1\r\n{H}\r\n", &["200"], End::Idle),
+        ("GET /healthz HTTP/1.1\r\n{H}\r\n", &["503"], End::Idle),
+        ("GET /blocked HTTP/1.1\r\n{H}\r\n", &["200"], End::Idle),
+        (
+            "GET /metrics?name[]=up HTTP/1.1\r\n{H}\r\n",
+            &["200"],
+            End::Idle,
+        ),
+        ("GET /? HTTP/1.1\r\n{H}\r\n", &["200"], End::Idle),
+        ("GET /metrics/ HTTP/1.1\r\n{H}\r\n", &["404"], End::Idle),
+        (
+            "GET /../etc/passwd HTTP/1.1\r\n{H}\r\n",
+            &["404"],
+            End::Idle,
+        ),
+        ("GET //metrics HTTP/1.1\r\n{H}\r\n", &["404"], End::Idle),
+        (
+            "GET http://a/metrics HTTP/1.1\r\n{H}\r\n",
+            &["200"],
+            End::Idle,
+        ),
+        (
+            "GET HTTPS://[::1]:3021/healthz?x HTTP/1.1\r\n{H}\r\n",
+            &["503"],
+            End::Idle,
+        ),
+        ("GET http://a HTTP/1.1\r\n{H}\r\n", &["200"], End::Idle),
+        ("GET http://a?x HTTP/1.1\r\n{H}\r\n", &["200"], End::Idle),
+        (
+            "GET http:///metrics HTTP/1.1\r\n{H}\r\n",
+            &["400"],
+            End::Idle,
+        ),
+        (
+            "GET ftp://a/metrics HTTP/1.1\r\n{H}\r\n",
+            &["400"],
+            End::Idle,
+        ),
+        ("GET metrics HTTP/1.1\r\n{H}\r\n", &["400"], End::Idle),
+        ("GET * HTTP/1.1\r\n{H}\r\n", &["400"], End::Idle),
+        // Methods, RFC 9110 section 9.
+        ("POST /metrics HTTP/1.1\r\n{H}\r\n", &["405"], End::Idle),
+        ("get /metrics HTTP/1.1\r\n{H}\r\n", &["405"], End::Idle),
+        ("OPTIONS * HTTP/1.1\r\n{H}\r\n", &["405"], End::Idle),
+        ("CONNECT a:443 HTTP/1.1\r\n{H}\r\n", &["405"], End::Idle),
+        ("POST /nothing HTTP/1.1\r\n{H}\r\n", &["404"], End::Idle),
+        ("G@T / HTTP/1.1\r\n{H}\r\n", &["400"], End::Lingering),
+        // Versions, RFC 9112 section 2.3.
+        ("GET / HTTP/1.0\r\n\r\n", &["200"], End::Finished),
+        ("GET / HTTP/1.7\r\n{H}\r\n", &["200"], End::Idle),
+        ("GET / HTTP/2.0\r\n{H}\r\n", &["505"], End::Lingering),
+        ("GET / HTTP/0.9\r\n\r\n", &["505"], End::Lingering),
+        ("GET /\r\n", &["400"], End::Lingering),
+        ("GET / http/1.1\r\n{H}\r\n", &["400"], End::Lingering),
+        ("GET / HTTP/1.10\r\n{H}\r\n", &["400"], End::Lingering),
+        ("GET / HTTP/1.\r\n{H}\r\n", &["400"], End::Lingering),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &["505"], End::Lingering),
+        // The request line, RFC 9112 section 3.
+        ("GET  / HTTP/1.1\r\n{H}\r\n", &["400"], End::Lingering),
+        ("GET / HTTP/1.1 \r\n{H}\r\n", &["400"], End::Lingering),
+        (" GET / HTTP/1.1\r\n{H}\r\n", &["400"], End::Lingering),
+        ("GET\t/ HTTP/1.1\r\n{H}\r\n", &["400"], End::Lingering),
+        ("GET /\u{e9} HTTP/1.1\r\n{H}\r\n", &["400"], End::Lingering),
+        ("\r\n\r\nGET / HTTP/1.1\r\n{H}\r\n", &["200"], End::Idle),
+        ("\r\n", &[], End::Receiving),
+        ("", &[], End::Receiving),
+        ("GET / HTTP/1.1\r\n{H}", &[], End::Receiving),
+        // Line ends and bytes, RFC 9112 section 2.2.
+        ("GET / HTTP/1.1\n{H}\r\n", &["400"], End::Lingering),
+        ("\nGET / HTTP/1.1\r\n{H}\r\n", &["400"], End::Lingering),
+        ("GET / HTTP/1.1\r\n{H}\n", &["400"], End::Lingering),
+        (
+            "GET / HTTP/1.1\r\nA: b\rc\r\n{H}\r\n",
+            &["400"],
+            End::Lingering,
+        ),
+        ("GET / HTTP/1.1\r\r\n{H}\r\n", &["400"], End::Lingering),
+        (
+            "GET / HTTP/1.1\r\nA: \0\r\n{H}\r\n",
+            &["400"],
+            End::Lingering,
+        ),
+        ("GET /\0 HTTP/1.1\r\n{H}\r\n", &["400"], End::Lingering),
+        ("\x16\x03\x01\x02\0\x01\0\x01", &["400"], End::Lingering),
+        // Fields, RFC 9112 section 5.
+        (
+            "GET / HTTP/1.1\r\nA: \u{e9}\tb\r\n{H}\r\n",
+            &["200"],
+            End::Idle,
+        ),
+        ("GET / HTTP/1.1\r\nA:\r\n{H}\r\n", &["200"], End::Idle),
+        (
+            "GET / HTTP/1.1\r\nA: b\r\n c\r\n{H}\r\n",
+            &["400"],
+            End::Lingering,
+        ),
+        (
+            "GET / HTTP/1.1\r\n A: b\r\n{H}\r\n",
+            &["400"],
+            End::Lingering,
+        ),
+        (
+            "GET / HTTP/1.1\r\nA : b\r\n{H}\r\n",
+            &["400"],
+            End::Lingering,
+        ),
+        ("GET / HTTP/1.1\r\n: b\r\n{H}\r\n", &["400"], End::Lingering),
+        ("GET / HTTP/1.1\r\nA\r\n{H}\r\n", &["400"], End::Lingering),
+        // Host, RFC 9112 section 3.2.
+        ("GET / HTTP/1.1\r\n\r\n", &["400"], End::Lingering),
+        ("GET / HTTP/1.1\r\nHost:\r\n\r\n", &["200"], End::Idle),
+        (
+            "GET / HTTP/1.1\r\nhOST: [::1]:3021\r\n\r\n",
+            &["200"],
+            End::Idle,
+        ),
+        ("GET / HTTP/1.1\r\n{H}{H}\r\n", &["400"], End::Lingering),
+        (
+            "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+            &["400"],
+            End::Lingering,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
+            &["400"],
+            End::Lingering,
+        ),
+        ("GET http://a/ HTTP/1.1\r\n\r\n", &["400"], End::Lingering),
+        // Persistence, RFC 9112 section 9.3.
+        (
+            "GET / HTTP/1.1\r\n{H}Connection: close\r\n\r\n",
+            &["200"],
+            End::Finished,
+        ),
+        (
+            "GET / HTTP/1.1\r\n{H}Connection: TE, Close\r\n\r\n",
+            &["200"],
+            End::Finished,
+        ),
+        (
+            "GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n",
+            &["200"],
+            End::Idle,
+        ),
+        (
+            "GET / HTTP/1.0\r\nConnection: keep-alive, close\r\n\r\n",
+            &["200"],
+            End::Finished,
+        ),
+        ("GET /x HTTP/1.0\r\n\r\n", &["404"], End::Finished),
+        // Pipelining, RFC 9112 section 9.3.2.
+        (
+            "GET / HTTP/1.1\r\n{H}\r\nGET /x HTTP/1.1\r\n{H}\r\nGET /healthz HTTP/1.1\r\n{H}\r\n",
+            &["200", "404", "503"],
+            End::Idle,
+        ),
+        (
+            "GET / HTTP/1.1\r\n{H}Connection: close\r\n\r\nGET /x HTTP/1.1\r\n{H}\r\n",
+            &["200"],
+            End::Lingering,
+        ),
+        ("GET / HTTP/1.1\r\n{H}\r\n\r\nGET", &["200"], End::Receiving),
+        // Bodies, RFC 9112 section 6.
+        (
+            "GET / HTTP/1.1\r\n{H}Content-Length: 0\r\n\r\n",
+            &["200"],
+            End::Idle,
+        ),
+        (
+            "GET / HTTP/1.1\r\n{H}Content-Length: 5\r\n\r\nabc",
+            &["200"],
+            End::Discarding,
+        ),
+        (
+            "POST / HTTP/1.1\r\n{H}Content-Length: 5\r\n\r\nGET /GET /x HTTP/1.1\r\n{H}\r\n",
+            &["405", "404"],
+            End::Idle,
+        ),
+        (
+            "GET / HTTP/1.1\r\n{H}Content-Length: 3\r\nContent-Length: 3, 3\r\n\r\nabc",
+            &["200"],
+            End::Idle,
+        ),
+        (
+            "GET / HTTP/1.1\r\n{H}Content-Length: 3\r\nContent-Length: 4\r\n\r\nabc",
+            &["400"],
+            End::Lingering,
+        ),
+        (
+            "GET / HTTP/1.1\r\n{H}Content-Length: 3, 4\r\n\r\n",
+            &["400"],
+            End::Lingering,
+        ),
+        (
+            "GET / HTTP/1.1\r\n{H}Content-Length: +3\r\n\r\n",
+            &["400"],
+            End::Lingering,
+        ),
+        (
+            "GET / HTTP/1.1\r\n{H}Content-Length:\r\n\r\n",
+            &["400"],
+            End::Lingering,
+        ),
+        (
+            "GET / HTTP/1.1\r\n{H}Content-Length: 18446744073709551616\r\n\r\n",
+            &["400"],
+            End::Lingering,
+        ),
+        (
+            "GET / HTTP/1.1\r\n{H}Content-Length: 65537\r\n\r\n",
+            &["200"],
+            End::Lingering,
+        ),
+        (
+            "GET / HTTP/1.1\r\n{H}Expect: 100-continue\r\nContent-Length: 5\r\n\r\n",
+            &["200"],
+            End::Lingering,
+        ),
+        (
+            "GET / HTTP/1.1\r\n{H}Transfer-Encoding: Chunked\r\n\r\n0\r\n\r\nGET /x HTTP/1.1\r\n",
+            &["200"],
+            End::Lingering,
+        ),
+        (
+            "GET / HTTP/1.1\r\n{H}Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n",
+            &["400"],
+            End::Lingering,
+        ),
+        (
+            "GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+            &["400"],
+            End::Lingering,
+        ),
+        (
+            "GET / HTTP/1.1\r\n{H}Transfer-Encoding: gzip\r\n\r\n",
+            &["400"],
+            End::Lingering,
+        ),
+        (
+            "GET / HTTP/1.1\r\n{H}Transfer-Encoding: chunked, gzip\r\n\r\n",
+            &["400"],
+            End::Lingering,
+        ),
+        (
+            "GET / HTTP/1.1\r\n{H}Transfer-Encoding: gzip, chunked\r\n\r\n",
+            &["501"],
+            End::Lingering,
+        ),
+        (
+            "GET / HTTP/1.1\r\n{H}Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+            &["400"],
+            End::Lingering,
+        ),
+    ];
+
+    #[test]
+    fn requests_are_answered_as_the_rfcs_say() {
+        for (request, expected, end) in CASES {
+            let input = request.replace("{H}", H);
+            let (output, actual_end) = converse(&[input.as_bytes()]);
+            assert_eq!(codes(&output, &[]), *expected, "{request:?}");
+            assert_eq!(actual_end, *end, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn splits_change_nothing() {
+        for (request, ..) in CASES {
+            let input = request.replace("{H}", H);
+            let input = input.as_bytes();
+            let whole = outcome(&[input]);
+            for split in 0..=input.len() {
+                let (first, second) = input.split_at(split);
+                assert_eq!(outcome(&[first, second]), whole, "{request:?} at {split}");
+            }
+            let bytes: Vec<&[u8]> = input.chunks(1).collect();
+            assert_eq!(outcome(&bytes), whole, "{request:?} by bytes");
+        }
+    }
+
+    #[test]
+    fn the_head_of_an_answer_tells_what_the_client_needs() {
+        let one = |request: &str| parse(&converse(&[request.as_bytes()]).0, &[]).remove(0);
+        let ok = one("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let plain = "text/plain; charset=utf-8";
+        assert_eq!(ok.body, b"text 1\n");
+        assert_eq!(
+            ok.fields["content-type"],
+            "text/plain; version=0.0.4; charset=utf-8"
+        );
+        assert!(!ok.fields.contains_key("connection"));
+        let closing = one("GET / HTTP/1.0\r\n\r\n");
+        assert_eq!(closing.fields["connection"], "close");
+        let kept = one("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+        assert_eq!(kept.fields["connection"], "keep-alive");
+        let post = one("POST / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(post.fields["allow"], "GET, HEAD");
+        assert_eq!(post.fields["content-type"], plain);
+        let bad = one("GET / HTTP/1.1\r\n\r\n");
+        assert_eq!(bad.fields["connection"], "close");
+        assert_eq!(bad.body, b"400 Bad Request\n");
+        let list = one("GET /blocked HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(list.body, b"192.0.2.1\n192.0.2.1\n");
+        assert_eq!(list.fields["content-length"], "20");
+        assert_eq!(list.fields["content-type"], plain);
+    }
+
+    #[test]
+    fn head_is_get_without_its_body() {
+        for path in ["/metrics", "/healthz", "/blocked", "/x"] {
+            let request = |method: &str| format!("{method} {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+            let get = parse(&converse(&[request("GET").as_bytes()]).0, &[]).remove(0);
+            let two = request("HEAD").repeat(2);
+            let heads = parse(&converse(&[two.as_bytes()]).0, &[true, true]);
+            assert_eq!(heads.len(), 2);
+            assert_eq!(heads[1].code, get.code);
+            assert_eq!(heads[1].fields, get.fields);
+        }
+    }
+
+    #[test]
+    fn accept_chooses_the_format() {
+        let prometheus_2 = "application/openmetrics-text;version=1.0.0,\
+             application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        let prometheus_3 = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+             application/openmetrics-text;version=0.0.1;q=0.5,\
+             text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+        let prometheus_3_text = "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+             application/openmetrics-text;version=1.0.0;q=0.2,text/plain;version=0.0.4;q=0.4";
+        let firefox = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+        for (accept, openmetrics) in [
+            (prometheus_2, true),
+            (prometheus_3, true),
+            (prometheus_3_text, false),
+            (firefox, false),
+            ("*/*", false),
+            ("", false),
+            ("application/openmetrics-text", true),
+            (
+                "Application/OpenMetrics-Text ; Version=\"1.0.0\" ; charset=utf-8",
+                true,
+            ),
+            ("application/openmetrics-text;version=0.0.1", false),
+            ("application/openmetrics-text;q=0", false),
+            ("application/openmetrics-text;q=0.000", false),
+            ("application/openmetrics-text;q=0.001", true),
+            ("application/openmetrics-text;q=2", false),
+            ("application/openmetrics-text;q=1.001", false),
+            ("application/openmetrics-text;q=", false),
+            ("application/openmetrics-text;q=0.5, text/plain", false),
+            (
+                "application/openmetrics-text;q=0.5, text/plain;q=0.50",
+                true,
+            ),
+            (
+                "text/plain;version=0.0.4, application/openmetrics-text",
+                true,
+            ),
+            ("application/openmetrics-text-not", false),
+            (";;;,,,=;q", false),
+        ] {
+            let input = format!("GET / HTTP/1.1\r\nHost: a\r\nAccept: {accept}\r\n\r\n");
+            let response = parse(&converse(&[input.as_bytes()]).0, &[]).remove(0);
+            let expected = match openmetrics {
+                true => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                false => "text/plain; version=0.0.4; charset=utf-8",
+            };
+            assert_eq!(response.fields["content-type"], expected, "{accept}");
+        }
+    }
+
+    #[test]
+    fn accept_may_come_in_several_lines() {
+        let input = "GET / HTTP/1.1\r\nHost: a\r\nAccept: text/plain;q=0.4\r\n\
+             Accept: application/openmetrics-text;q=0.5\r\n\r\n";
+        let response = parse(&converse(&[input.as_bytes()]).0, &[]).remove(0);
+        assert_eq!(response.body, b"# EOF\n");
+    }
+
+    #[test]
+    fn a_request_has_exactly_so_much_room() {
+        let line = |length: usize| {
+            let fixed = "GET / HTTP/1.1\r\n".len();
+            format!("GET /{} HTTP/1.1\r\n", "x".repeat(length - fixed))
+        };
+        let field = |length: usize| format!("A: {}\r\n", "b".repeat(length - 5));
+        let head = "GET / HTTP/1.1\r\nHost: a\r\n";
+        let fits = format!("{head}{}\r\n", field(HTTP_REQUEST - head.len() - 2));
+        assert_eq!(fits.len(), HTTP_REQUEST);
+        let over = format!("{head}{}\r\n", field(HTTP_REQUEST - head.len() - 1));
+        for (input, expected) in [
+            (fits.clone(), "200"),
+            (over, "431"),
+            (line(HTTP_REQUEST), "431"),
+            (line(HTTP_REQUEST + 1), "414"),
+            ("x".repeat(3 * HTTP_REQUEST), "414"),
+            ("\r\n".repeat(HTTP_REQUEST), "414"),
+            (fits + "GET /x HTTP/1.1\r\n", "200"),
+        ] {
+            let whole = converse(&[input.as_bytes()]);
+            assert_eq!(codes(&whole.0, &[])[0], expected);
+            let parts: Vec<&[u8]> = input.as_bytes().chunks(1_000).collect();
+            assert_eq!(converse(&parts).0, whole.0);
+        }
+    }
+
+    #[test]
+    fn a_long_list_comes_in_parts() {
+        let list = FakeList {
+            entries: 10_000,
+            line: b"2001:db8:1111:2222::/64\n",
+            a_part: 1_000,
+        };
+        let expected = list.line.repeat(10_000);
+        for (request, is_head, end) in [
+            ("GET /blocked HTTP/1.1\r\nHost: a\r\n\r\n", false, End::Idle),
+            ("HEAD /blocked HTTP/1.1\r\nHost: a\r\n\r\n", true, End::Idle),
+            (
+                "GET /blocked HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+                false,
+                End::Finished,
+            ),
+        ] {
+            for step in [1, 1_000, usize::MAX] {
+                let mut server = server::<1>();
+                server.accept(Descriptor(5), PEER, START);
+                let exchange = server.find(Descriptor(5)).unwrap();
+                exchange.room()[..request.len()].copy_from_slice(request.as_bytes());
+                exchange.received(request.len(), START);
+                let mut output = Vec::new();
+                serve(exchange, &mut output, step, &list);
+                let response = parse(&output, &[is_head]).remove(0);
+                assert_eq!(
+                    response.body,
+                    if is_head { vec![] } else { expected.clone() }
+                );
+                assert_eq!(end_of(exchange), end);
+                assert_eq!(exchange.take_status(), Some(Status::Ok));
+                assert_eq!(exchange.take_status(), None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_that_does_not_fit_is_an_error_and_never_cut() {
+        let mut server = server::<1>();
+        server.accept(Descriptor(5), PEER, START);
+        let exchange = server.find(Descriptor(5)).unwrap();
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        for (length, expected) in [(BODY_ROOM, "200"), (BODY_ROOM + 1, "500")] {
+            exchange.room()[..request.len()].copy_from_slice(request);
+            exchange.received(request.len(), START);
+            assert!(exchange.next_request(WALL).is_some());
+            exchange.respond(Status::Ok, ContentType::Plain, |body| {
+                (0..length).for_each(|_| body.put_byte(b'x'));
+            });
+            assert_eq!(codes(exchange.to_send(), &[]), [expected]);
+            let all = exchange.to_send().len();
+            exchange.sent(all, START);
+        }
+    }
+
+    fn fed<'a>(
+        server: &'a mut Server<4>,
+        number: i32,
+        input: &[u8],
+        now: Instant,
+    ) -> &'a mut Exchange {
+        if server.find(Descriptor(number)).is_none() {
+            server.accept(Descriptor(number), PEER, now);
+        }
+        let exchange = server.find(Descriptor(number)).unwrap();
+        exchange.room()[..input.len()].copy_from_slice(input);
+        exchange.received(input.len(), now);
+        exchange
+    }
+
+    fn send_all(exchange: &mut Exchange, now: Instant) -> Vec<u8> {
+        let mut output = vec![];
+        while let Some(request) = exchange.next_request(WALL) {
+            answer(exchange, request, &SHORT_LIST);
+            output.extend_from_slice(exchange.to_send());
+            exchange.sent(exchange.to_send().len(), now);
+        }
+        output.extend_from_slice(exchange.to_send());
+        exchange.sent(exchange.to_send().len(), now);
+        output
+    }
+
+    #[test]
+    fn headers_have_five_seconds_however_slowly_they_drip() {
+        let mut server = server::<4>();
+        for second in 0..5 {
+            fed(&mut server, 5, b"G", at(second)).next_request(WALL);
+            assert_eq!(server.deadline(), at(5));
+            assert_eq!(server.next_to_close(at(second), WALL), None);
+        }
+        assert_eq!(server.next_to_close(at(5), WALL), None);
+        let exchange = server.find(Descriptor(5)).unwrap();
+        assert!(exchange.interest().writable);
+        assert_eq!(exchange.take_status(), Some(Status::RequestTimeout));
+        assert_eq!(codes(&send_all(exchange, at(5)), &[]), ["408"]);
+        assert!(exchange.take_shutdown() && !exchange.take_shutdown());
+        assert_eq!(server.deadline(), at(7));
+        assert_eq!(server.next_to_close(at(7), WALL), Some(Descriptor(5)));
+        assert!(server.is_empty());
+    }
+
+    #[test]
+    fn who_says_nothing_is_told_nothing() {
+        let mut server = server::<4>();
+        server.accept(Descriptor(5), PEER, START);
+        assert_eq!(server.next_to_close(at(4), WALL), None);
+        assert_eq!(server.next_to_close(at(5), WALL), Some(Descriptor(5)));
+        assert_eq!(server.next_to_close(at(5), WALL), None);
+    }
+
+    #[test]
+    fn an_exchange_has_ten_seconds_and_a_kept_connection_75() {
+        let mut server = server::<4>();
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let exchange = fed(&mut server, 5, request, START);
+        let request_of_5 = exchange.next_request(WALL).unwrap();
+        answer(exchange, request_of_5, &SHORT_LIST);
+        exchange.sent(10, at(9));
+        send_all(fed(&mut server, 6, request, START), at(1));
+        assert_eq!(server.deadline(), at(10));
+        assert_eq!(server.next_to_close(at(10), WALL), Some(Descriptor(5)));
+        assert_eq!(server.deadline(), at(76));
+        // The next request has its own time.
+        fed(&mut server, 6, b"GET", at(70));
+        assert_eq!(server.deadline(), at(75));
+        let exchange = fed(&mut server, 6, b" / HTTP/1.1\r\nHost: a\r\n\r\n", at(74));
+        assert_eq!(codes(&send_all(exchange, at(74)), &[]), ["200"]);
+        assert_eq!(server.deadline(), at(149));
+        assert_eq!(server.next_to_close(at(149), WALL), Some(Descriptor(6)));
+    }
+
+    #[test]
+    fn a_dripping_body_has_ten_seconds() {
+        let mut server = server::<4>();
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n";
+        send_all(fed(&mut server, 5, request, START), START);
+        for second in 1..10 {
+            assert!(fed(&mut server, 5, b"x", at(second)).interest().readable);
+            assert_eq!(server.next_to_close(at(second), WALL), None);
+        }
+        assert_eq!(server.next_to_close(at(10), WALL), Some(Descriptor(5)));
+    }
+
+    #[test]
+    fn half_closed_clients_get_their_answers() {
+        let mut server = server::<4>();
+        let two = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /x HTTP/1.1\r\nHost: a\r\n\r\n";
+        let exchange = fed(&mut server, 5, two, START);
+        exchange.end_of_input();
+        assert!(!exchange.interest().readable && exchange.interest().writable);
+        assert_eq!(codes(&send_all(exchange, START), &[]), ["200", "404"]);
+        assert!(exchange.is_finished());
+        // Nothing is left that could be answered.
+        let exchange = fed(&mut server, 6, b"GET / HT", START);
+        exchange.end_of_input();
+        assert_eq!(exchange.next_request(WALL), None);
+        assert!(exchange.is_finished());
+        // An error needs no lingering once the client has ended.
+        let exchange = fed(&mut server, 7, b"\0", START);
+        exchange.end_of_input();
+        assert_eq!(codes(&send_all(exchange, START), &[]), ["400"]);
+        assert!(exchange.is_finished() && !exchange.take_shutdown());
+    }
+
+    #[test]
+    fn lingering_reads_away_a_bounded_rest() {
+        let mut server = server::<4>();
+        let exchange = fed(&mut server, 5, b"\0", START);
+        send_all(exchange, START);
+        assert!(exchange.take_shutdown());
+        let mut rest = HTTP_BODY;
+        while rest > 0 {
+            assert!(exchange.interest().readable);
+            let count = exchange.room().len().min(rest);
+            exchange.received(count, START);
+            rest -= count;
+        }
+        assert!(exchange.is_finished());
+        // A client that closes ends it at once.
+        let exchange = fed(&mut server, 6, b"\0", START);
+        send_all(exchange, START);
+        exchange.end_of_input();
+        assert!(exchange.is_finished());
+        assert_eq!(server.next_to_close(START, WALL), Some(Descriptor(5)));
+        assert_eq!(server.next_to_close(START, WALL), Some(Descriptor(6)));
+    }
+
+    #[test]
+    fn the_newest_client_is_never_refused() {
+        let mut server = server::<4>();
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        for (number, second) in [(5, 0), (6, 1), (7, 2)] {
+            assert_eq!(server.accept(Descriptor(number), PEER, at(second)), None);
+        }
+        // 5 becomes idle last, so 6 is the one that waited longest, then 7.
+        send_all(fed(&mut server, 5, request, at(0)), at(3));
+        assert_eq!(server.accept(Descriptor(8), PEER, at(4)), None);
+        assert_eq!(
+            server.accept(Descriptor(9), PEER, at(5)),
+            Some(Descriptor(6))
+        );
+        assert_eq!(
+            server.accept(Descriptor(10), PEER, at(6)),
+            Some(Descriptor(7))
+        );
+        assert_eq!(
+            server.accept(Descriptor(11), PEER, at(7)),
+            Some(Descriptor(5))
+        );
+        // Who is finished anyway goes first.
+        server.find(Descriptor(10)).unwrap().fail();
+        assert_eq!(
+            server.accept(Descriptor(12), PEER, at(8)),
+            Some(Descriptor(10))
+        );
+        assert_eq!(server.len(), 4);
+        // A place that was left behind in any state is like new.
+        for number in 20..40 {
+            let old = server.exchanges().map(|e| e.descriptor()).next().unwrap();
+            fed(&mut server, old.0, b"\0GET", at(9)).next_request(WALL);
+            server.accept(Descriptor(number), PEER, at(9));
+            let exchange = fed(&mut server, number, request, at(9));
+            assert_eq!(codes(&send_all(exchange, at(9)), &[]), ["200"]);
+        }
+    }
+
+    #[test]
+    fn every_status_is_taken_once() {
+        let mut server = server::<4>();
+        let three = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /x HTTP/1.1\r\nHost: a\r\n\r\nX\n";
+        let exchange = fed(&mut server, 5, three, START);
+        let mut taken = vec![];
+        while let Some(request) = exchange.next_request(WALL) {
+            answer(exchange, request, &SHORT_LIST);
+            taken.extend(exchange.take_status());
+            assert_eq!(exchange.take_status(), None);
+            exchange.sent(exchange.to_send().len(), START);
+        }
+        assert_eq!(taken, [Status::Ok, Status::NotFound, Status::BadRequest]);
+    }
+
+    #[test]
+    fn dates_are_those_of_the_gregorian_calendar() {
+        let written = |seconds| {
+            let mut text: Text<64> = Text::new();
+            write_date(&mut text, seconds);
+            String::from_utf8(text.as_bytes().to_vec()).unwrap()
+        };
+        assert_eq!(written(0), "");
+        for (seconds, expected) in [
+            (1, "Thu, 01 Jan 1970 00:00:01"),
+            (784_111_777, "Sun, 06 Nov 1994 08:49:37"),
+            (951_782_399, "Mon, 28 Feb 2000 23:59:59"),
+            (951_782_400, "Tue, 29 Feb 2000 00:00:00"),
+            (951_868_800, "Wed, 01 Mar 2000 00:00:00"),
+            (1_704_067_199, "Sun, 31 Dec 2023 23:59:59"),
+            (4_107_542_400, "Mon, 01 Mar 2100 00:00:00"),
+        ] {
+            assert_eq!(written(seconds), format!("Date: {expected} GMT\r\n"));
+        }
+        // Day by day against counting.
+        let (mut year, mut month, mut day) = (1970, 0, 1);
+        for days in 0..200_000 {
+            assert_eq!(civil_date(days), (year, month, day));
+            let is_leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+            let lengths = [
+                31,
+                28 + u64::from(is_leap),
+                31,
+                30,
+                31,
+                30,
+                31,
+                31,
+                30,
+                31,
+                30,
+                31,
+            ];
+            day += 1;
+            if day > lengths[month as usize] {
+                (day, month) = (1, month + 1);
+            }
+            if month == 12 {
+                (month, year) = (0, year + 1);
+            }
+        }
+    }
+
+    /// Whatever head can come about fits before the body, with the line of the
+    /// first chunk.
+    #[test]
+    fn the_longest_head_fits() {
+        let mut server = server::<1>();
+        server.accept(Descriptor(5), PEER, START);
+        let exchange = server.find(Descriptor(5)).unwrap();
+        exchange.unix_seconds = u64::from(u32::MAX);
+        for status in Status::ALL {
+            for content_type in [
+                ContentType::Plain,
+                ContentType::Prometheus,
+                ContentType::OpenMetrics,
+            ] {
+                let head = exchange.answer_head(status, content_type);
+                assert!(!head.is_truncated());
+                let rest = "Transfer-Encoding: chunked\r\n\r\n".len() + "ffffffff\r\n".len();
+                assert!(head.room() >= rest);
+            }
+        }
+    }
+
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, limit: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 >> 11) as usize % limit
+        }
+    }
+
+    const METHODS: std::ops::Range<usize> = 0..3;
+    const TARGETS: std::ops::Range<usize> = 3..8;
+    const VERSIONS: std::ops::Range<usize> = 8..11;
+    const FIELDS: std::ops::Range<usize> = 11..20;
+
+    /// Words that requests are made of, so that random soup gets deep.
+    const SOUP: &[&[u8]] = &[
+        b"GET ",
+        b"HEAD ",
+        b"POST ",
+        b"/metrics",
+        b"/blocked",
+        b"/x?y",
+        b"/",
+        b"http://a/healthz",
+        b" HTTP/1.1\r\n",
+        b" HTTP/1.0\r\n",
+        b" HTTP/1.1\r\nConnection: keep-alive\r\n",
+        b"Content-Length: 7\r\n",
+        b"Content-Length: 99999999999\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: gzip, chunked\r\n",
+        b"Connection: close\r\n",
+        b"Connection: keep-alive\r\n",
+        b"Accept: application/openmetrics-text;q=0.3\r\n",
+        b"Expect: 100-continue\r\n",
+        b"Content-Length: 0\r\n",
+        b"Host: a\r\n",
+        b"\r\n",
+        b"\r\n\r\n",
+        b": ",
+        b"\n",
+        b"\r",
+        b"\0",
+        b" ",
+        b"\xff",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ];
+
+    fn pick(random: &mut Random, from: std::ops::Range<usize>) -> &'static [u8] {
+        SOUP[from.start + random.below(from.len())]
+    }
+
+    /// Whole requests of random parts, raw pieces between them, wrong bytes in
+    /// some.
+    fn soup(random: &mut Random) -> Vec<u8> {
+        let mut input = vec![];
+        for _ in 0..random.below(6) {
+            if random.below(8) == 0 {
+                let length = random.below(9_000);
+                input.extend(std::iter::repeat_n(b'a', length));
+            }
+            if random.below(5) == 0 {
+                input.extend_from_slice(pick(random, 0..SOUP.len()));
+                continue;
+            }
+            input.extend_from_slice(pick(random, METHODS));
+            input.extend_from_slice(pick(random, TARGETS));
+            input.extend_from_slice(pick(random, VERSIONS));
+            input.extend_from_slice(b"Host: a\r\n");
+            for _ in 0..random.below(3) {
+                input.extend_from_slice(pick(random, FIELDS));
+            }
+            input.extend_from_slice(b"\r\n");
+        }
+        if random.below(3) == 0 && !input.is_empty() {
+            let place = random.below(input.len());
+            input[place] = random.below(256) as u8;
+        }
+        input
+    }
+
+    /// The methods of the answered requests, by a twin that knows nothing of
+    /// splits: needed to tell where answers end.
+    fn heads_of(input: &[u8]) -> Vec<bool> {
+        let mut server = server::<1>();
+        server.accept(Descriptor(5), PEER, START);
+        let exchange = server.find(Descriptor(5)).unwrap();
+        let (mut heads, mut rest) = (vec![], input);
+        loop {
+            while let Some(request) = exchange.next_request(WALL) {
+                if !matches!(request, Request::Blocked { cursor: 1.. }) {
+                    heads.push(exchange.head.is_head);
+                }
+                answer(exchange, request, &SHORT_LIST);
+                exchange.sent(exchange.to_send().len(), START);
+            }
+            let count = exchange.room().len().min(rest.len());
+            if count == 0 || !exchange.interest().readable {
+                return heads;
+            }
+            exchange.room()[..count].copy_from_slice(&rest[..count]);
+            exchange.received(count, START);
+            rest = &rest[count..];
+        }
+    }
+
+    #[test]
+    fn no_soup_of_bytes_confuses() {
+        let mut random = Random(0x5eed_1234_5678_9abc);
+        let mut seen = BTreeMap::new();
+        for round in 0..4_000 {
+            let input = soup(&mut random);
+            let whole = outcome(&[&input]);
+            for code in codes(&whole.0, &heads_of(&input)) {
+                *seen.entry(code).or_insert(0) += 1;
+            }
+            let (mut chunks, mut rest) = (vec![], input.as_slice());
+            while !rest.is_empty() {
+                let (chunk, tail) = rest.split_at(1 + random.below(rest.len()));
+                chunks.push(chunk);
+                rest = tail;
+            }
+            assert_eq!(outcome(&chunks), whole, "round {round}");
+        }
+        for code in [
+            "200", "400", "404", "405", "414", "431", "501", "503", "505",
+        ] {
+            assert!(seen.contains_key(code), "{code} never came up: {seen:?}");
+        }
+    }
+
+    /// Calls in any order, with any counts, at any time: nothing panics, and
+    /// every client is gone when its time is over.
+    #[test]
+    fn no_order_of_calls_breaks_a_server() {
+        let mut random = Random(0x0dd_ba11);
+        let mut server = server::<4>();
+        let mut now = START;
+        for round in 0..40_000 {
+            now = now.after(Duration::from_millis(random.below(400) as u64));
+            if random.below(4) == 0 {
+                server.accept(Descriptor(round), PEER, now);
+            }
+            while server.next_to_close(now, WALL).is_some() {}
+            assert!(server.deadline() > now);
+            let step = random.below(60_000);
+            for exchange in server.exchanges() {
+                let input = soup(&mut random);
+                match random.below(8) {
+                    0 => exchange.end_of_input(),
+                    1 if random.below(9) == 0 => exchange.fail(),
+                    2..5 if exchange.interest().readable => {
+                        let room = exchange.room();
+                        let count = room.len().min(input.len());
+                        room[..count].copy_from_slice(&input[..count]);
+                        exchange.received(count, now);
+                    }
+                    5 => exchange.sent(step, now),
+                    _ => {
+                        if let Some(request) = exchange.next_request(WALL) {
+                            answer(exchange, request, &SHORT_LIST);
+                        }
+                    }
+                }
+                assert_eq!(
+                    exchange.to_send().is_empty(),
+                    exchange.state != State::Sending
+                );
+            }
+        }
+        for _ in 0..3 {
+            now = now.after(HTTP_KEEP_ALIVE);
+            while server.next_to_close(now, WALL).is_some() {}
+        }
+        assert!(server.is_empty());
+    }
+}

@@ -188,7 +188,7 @@ const _: () = assert!(
 );
 const _: () = assert!(SOURCES >= 2 && CONNECTIONS >= 2 && BLOCKS >= 2 && LISTENERS >= 2);
 const _: () = assert!(HTTP_CLIENTS >= 1 && HTTP_REQUEST >= 512);
-const _: () = assert!(HTTP_RESPONSE >= 4_096 && HTTP_ACCEPTS >= 1);
+const _: () = assert!(HTTP_RESPONSE >= 4_096 && HTTP_BODY >= 1 && HTTP_ACCEPTS >= 1);
 const _: () = assert!(
     OUTPUT_BUFFER >= 1_024 && OUTPUT_BUFFER <= 4_096,
     "a line fits, PIPE_BUF holds"
