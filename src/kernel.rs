@@ -246,6 +246,10 @@ pub trait Kernel {
     /// Writes one diagnostic to standard error without ever blocking.
     fn write_error(&mut self, bytes: &[u8]);
 
+    /// Holds `name` in the abstract namespace of unix(7) sockets, one per
+    /// network namespace, until the process ends; EADDRINUSE where another
+    /// process holds it.
+    fn claim(&mut self, name: &str) -> Result<Descriptor, Errno>;
     /// A listening, non-blocking TCP socket. `[::]` is dual-stack.
     fn listen(&mut self, address: Endpoint) -> Result<Descriptor, Errno>;
     /// The next client of a listener: a non-blocking socket and its address.

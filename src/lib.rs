@@ -44,6 +44,7 @@ pub mod exposition;
 pub mod connections;
 pub mod detector;
 pub mod firewall;
+pub mod report;
 
 pub mod daemon;
 

@@ -325,6 +325,11 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
         self.entry(slot)?.next.checked_sub(1).map(Slot)
     }
 
+    /// The first entry from slot number `from` on, to walk a table in parts.
+    pub fn next_from(&self, from: u32) -> Option<(u32, Slot)> {
+        (from..self.used as u32).find_map(|slot| self.entry(Slot(slot)).map(|_| (slot, Slot(slot))))
+    }
+
     /// Every entry, in slot order.
     pub fn iter(&self) -> impl Iterator<Item = (Slot, &K, &V)> {
         self.entries
@@ -505,6 +510,7 @@ mod tests {
         for key in 0..8 {
             table.insert(key, key * 10, 0).unwrap();
         }
+        assert_eq!(table.find(&0).and_then(|slot| table.value(slot).copied()), Some(0));
         assert_eq!(table.insert(8, 0, 0), Err(Full));
         let oldest = table.oldest(0).unwrap();
         assert_eq!(table.remove(oldest), Some((0, 0)));

@@ -23,7 +23,7 @@ pub mod iptables;
 use heapless::Vec;
 
 use crate::address::Network;
-use crate::detector::{Ports, Scan};
+use crate::detector::Scan;
 use crate::host::{Host, Protection};
 use crate::kernel::{Exit, Invocation};
 use crate::limits::{CHILD_DEADLINE, CHILD_GRACE, RETRY_FIRST, RETRY_LONGEST, STRIKE_MEMORY, VERIFY_PERIOD};
@@ -386,6 +386,33 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             .sum()
     }
 
+    /// Those of IPv6 sources.
+    pub fn standing_ipv6(&self) -> usize {
+        self.blocks.iter().filter(|(slot, source, _)| source.is_ipv6() && self.stands(*slot)).count()
+    }
+
+    /// Blocks decided and not in the kernel yet.
+    pub fn pending(&self) -> usize {
+        [Stage::Wanted, Stage::Adding].iter().map(|stage| self.blocks.class_len(*stage as usize)).sum()
+    }
+
+    /// The first source from `cursor` on that stands blocked, with its cursor,
+    /// to list them in parts.
+    pub fn standing_from(&self, cursor: u32) -> Option<(u32, Network)> {
+        let mut from = cursor;
+        loop {
+            let (at, slot) = self.blocks.next_from(from)?;
+            if self.stands(slot) {
+                return self.blocks.key(slot).map(|source| (at, *source));
+            }
+            from = at + 1;
+        }
+    }
+
+    fn stands(&self, slot: Slot) -> bool {
+        !matches!(self.stage(slot), Stage::Wanted | Stage::Adding) && self.stage(slot).is_blocked()
+    }
+
     /// Blocks and memories of blocks, and how many fit.
     pub fn entries(&self) -> (usize, usize) {
         (self.blocks.len(), N)
@@ -568,7 +595,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 Stage::Removing
             }
             stage => {
-                if let Some(protection) = host.protection(rule.source) {
+                if let Some(protection) = host.protected(rule.source) {
                     self.refuse(slot, protection, now);
                     return false;
                 }

@@ -1,0 +1,246 @@
+//! The daemon: owns every table and ties the stages together. The only place
+//! that knows everybody, logs, and decides about EINTR and EAGAIN.
+
+mod blocking;
+mod output;
+mod reading;
+mod serving;
+mod starting;
+
+use heapless::Vec;
+
+use crate::address::Endpoint;
+use crate::connections::Connections;
+use crate::detector::Detector;
+use crate::firewall::Firewall;
+use crate::host::Host;
+use crate::http::Server;
+use crate::kernel::{Child, Descriptor, Interest, Invocation, Kernel, Signal};
+use crate::limits::{
+    BLOCKS, CONNECTIONS, HTTP_CLIENTS, LISTENERS, OUTPUT_BUFFER, SOURCES, index_size,
+};
+use crate::metrics::{Metrics, Table};
+use crate::netlink::RECEIVE_BUFFER;
+use crate::options::Options;
+use crate::proc_net_tcp::RowReader;
+use crate::report;
+use crate::time::{Duration, Instant};
+use output::Output;
+use reading::Files;
+
+/// What shall happen after a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// Call `turn` again.
+    Continue,
+    /// End the process with this exit status.
+    Exit(u8),
+}
+
+/// Descriptors of our own beside the clients: signals, listener, standard
+/// output, and a child's two.
+const OWN_INTERESTS: usize = 5;
+const INTERESTS: usize = HTTP_CLIENTS + OWN_INTERESTS;
+
+type Interests = Vec<Interest, INTERESTS>;
+
+/// All state of the program; `const`-constructible so that it lies in .bss.
+pub struct Daemon {
+    options: Options,
+    host: Host,
+    connections: Connections<CONNECTIONS, { index_size(CONNECTIONS) }, LISTENERS, { index_size(LISTENERS) }>,
+    detector: Detector<SOURCES, { index_size(SOURCES) }>,
+    firewall: Firewall<BLOCKS, { index_size(BLOCKS) }>,
+    metrics: Metrics,
+    server: Server<HTTP_CLIENTS>,
+    output: Output,
+
+    files: Files,
+    rows: RowReader,
+    next_reading: Instant,
+    last_scheduled: Instant,
+    last_good_reading: Instant,
+    listed: u64,
+
+    route_socket: Option<Descriptor>,
+    netlink_buffer: [u8; RECEIVE_BUFFER],
+    has_said_host_unknown: bool,
+
+    invocation: Invocation,
+    child: Option<Child>,
+    child_started: Instant,
+    child_buffer: [u8; OUTPUT_BUFFER],
+
+    listen_address: Option<Endpoint>,
+    listener: Option<Descriptor>,
+    next_listen: Instant,
+    next_accept: Instant,
+
+    started: u64,
+    is_terminating: bool,
+}
+
+impl Daemon {
+    /// A daemon before its start.
+    pub const fn new() -> Self {
+        Self {
+            options: Options::new(),
+            host: Host::new(),
+            connections: Connections::new(),
+            detector: Detector::new(),
+            firewall: Firewall::new(),
+            metrics: Metrics::new(),
+            server: Server::new(),
+            output: Output::new(),
+            files: Files::new(),
+            rows: RowReader::new(),
+            next_reading: Instant::BOOT,
+            last_scheduled: Instant::BOOT,
+            last_good_reading: Instant::BOOT,
+            listed: 0,
+            route_socket: None,
+            netlink_buffer: [0; RECEIVE_BUFFER],
+            has_said_host_unknown: false,
+            invocation: Invocation::new(),
+            child: None,
+            child_started: Instant::BOOT,
+            child_buffer: [0; OUTPUT_BUFFER],
+            listen_address: None,
+            listener: None,
+            next_listen: Instant::BOOT,
+            next_accept: Instant::BOOT,
+            started: 0,
+            is_terminating: false,
+        }
+    }
+
+    /// Waits for the next deadline or event and handles it.
+    pub fn turn(&mut self, kernel: &mut impl Kernel) -> Flow {
+        let found = self.wait(kernel);
+        self.take_signals(kernel);
+        self.watch_child(kernel);
+        self.read_when_due(kernel);
+        self.judge(kernel);
+        self.run_firewall(kernel);
+        self.serve(kernel, &found);
+        self.output.flush(kernel);
+        if self.is_terminating { self.end(kernel) } else { Flow::Continue }
+    }
+
+    /// Poll interest is computed from state each turn; the sleep is the nearest
+    /// deadline of any stage.
+    fn wait(&mut self, kernel: &mut impl Kernel) -> Interests {
+        let mut interests = self.interests(kernel);
+        let now = kernel.boottime();
+        let deadline = self.deadline();
+        let timeout = (deadline != Instant::NEVER).then(|| now.until(deadline));
+        if kernel.poll(&mut interests, timeout).is_err() {
+            // Interrupted, or short of memory: what is due is done anyway.
+            for interest in &mut interests {
+                (interest.is_readable, interest.is_writable) = (false, false);
+            }
+        }
+        interests
+    }
+
+    fn interests(&mut self, kernel: &mut impl Kernel) -> Interests {
+        let mut interests = Interests::new();
+        let mut add = |interest| {
+            let _ = interests.push(interest);
+        };
+        add(Interest::read(kernel.signal_descriptor()));
+        if self.output.is_waiting() {
+            add(Interest::write(kernel.output_descriptor()));
+        }
+        if let Some(child) = self.child {
+            add(Interest::read(child.output));
+            add(Interest::read(child.errors));
+        }
+        if let Some(listener) = self.listener.filter(|_| self.next_accept == Instant::BOOT) {
+            add(Interest::read(listener));
+        }
+        for exchange in self.server.exchanges() {
+            add(exchange.interest());
+        }
+        interests
+    }
+
+    fn deadline(&self) -> Instant {
+        let mut deadline = self.next_reading.min(self.firewall.deadline()).min(self.server.deadline());
+        if self.listen_address.is_some() && self.listener.is_none() {
+            deadline = deadline.min(self.next_listen);
+        }
+        if self.next_accept != Instant::BOOT {
+            deadline = deadline.min(self.next_accept);
+        }
+        deadline
+    }
+
+    fn take_signals(&mut self, kernel: &mut impl Kernel) {
+        while let Some(signal) = kernel.next_signal() {
+            match signal {
+                Signal::Terminate => self.is_terminating = true,
+                // `watch_child` asks for the child's end each turn.
+                Signal::Child => {}
+            }
+        }
+    }
+
+    /// Says one diagnostic on standard error.
+    fn complain(&self, kernel: &mut impl Kernel, words: &[&[u8]]) {
+        let mut line: crate::text::Text<512> = crate::text::Text::new();
+        use crate::text::Sink;
+        line.put(b"tcpparser: ");
+        for word in words {
+            line.put(word);
+        }
+        line.put(b"\n");
+        kernel.write_error(line.as_bytes());
+    }
+
+    fn calendar(&self, kernel: &mut impl Kernel) -> crate::time::Calendar {
+        let seconds = kernel.realtime() / 1_000_000_000;
+        kernel.calendar(seconds)
+    }
+
+    /// Copies what the stages know into the gauges.
+    fn update_gauges(&mut self) {
+        let tables = [
+            (Table::Connections, self.connections.remembered().0, self.connections.evictions().0),
+            (Table::Sources, self.detector.sources().0, self.detector.evictions()),
+            (Table::Blocks, self.firewall.entries().0, self.firewall.evictions()),
+            (Table::Listeners, self.connections.listeners().0, self.connections.evictions().1),
+        ];
+        for (table, entries, evictions) in tables {
+            self.metrics.table_entries.set(table, entries as u64);
+            self.metrics.table_evictions.set(table, evictions);
+        }
+        self.metrics.blocked_sources = self.firewall.standing() as u64;
+        self.metrics.blocks_pending = self.firewall.pending() as u64;
+        self.metrics.blocking_enabled = self.firewall.is_enabled();
+        self.metrics.firewall_up = self.firewall.is_up();
+        self.metrics.firewall_jump_first = self.firewall.is_jump_first();
+        self.metrics.firewall_repairs = self.firewall.repairs();
+        self.metrics.output_lines_dropped = self.output.dropped();
+        self.metrics.http_clients = self.server.len() as u64;
+    }
+
+    /// The last turn: what stands is said, a running child gets what is left
+    /// of our last second.
+    fn end(&mut self, kernel: &mut impl Kernel) -> Flow {
+        self.await_child(kernel);
+        let (standing, standing_ipv6) = (self.firewall.standing(), self.firewall.standing_ipv6());
+        if standing > 0 {
+            self.output.line(kernel, report::exit(standing, standing_ipv6).as_bytes());
+        }
+        self.output.set_patience(Duration::from_millis(50));
+        self.output.finish(kernel);
+        Flow::Exit(0)
+    }
+}
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Self::new()
+    }
+}

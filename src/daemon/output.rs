@@ -1,0 +1,105 @@
+//! Standard output: whole lines, few writes, and never time for a reader that
+//! does not keep up.
+
+use crate::kernel::{Errno, Interest, Kernel};
+use crate::limits::{OUTPUT_BUFFER, OUTPUT_PATIENCE};
+use crate::text::{Sink, Text};
+use crate::time::Duration;
+
+/// Lines on their way to standard output.
+pub struct Output {
+    buffer: Text<OUTPUT_BUFFER>,
+    /// The part of a line that a terminal took so far is out: the rest of it
+    /// must follow before anything else.
+    dropped: u64,
+    /// What a slow reader may still cost until the next reading.
+    patience: Duration,
+}
+
+impl Output {
+    /// Nothing to write; all bytes zero.
+    pub const fn new() -> Self {
+        Self { buffer: Text::new(), dropped: 0, patience: Duration::ZERO }
+    }
+
+    /// Lines dropped so far.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Whether bytes wait for room.
+    pub fn is_waiting(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
+    /// Grants a slow reader `patience` in total from now on.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    /// Appends one line; drops and counts it where there is no room.
+    pub fn line(&mut self, kernel: &mut impl Kernel, line: &[u8]) {
+        if self.buffer.room() <= line.len() {
+            self.flush(kernel);
+        }
+        while self.buffer.room() <= line.len() && self.wait(kernel) {
+            self.flush(kernel);
+        }
+        if self.buffer.room() <= line.len() {
+            self.dropped += 1;
+            return;
+        }
+        self.buffer.put(line);
+        self.buffer.put_byte(b'\n');
+    }
+
+    /// Writes what standard output takes without waiting. Where it is broken
+    /// the lines are lost.
+    pub fn flush(&mut self, kernel: &mut impl Kernel) {
+        while !self.buffer.is_empty() {
+            match kernel.write_output(self.buffer.as_bytes()) {
+                Ok(0) | Err(Errno::EAGAIN) => return,
+                Ok(count) => self.buffer.consume(count),
+                Err(Errno::EINTR) => {}
+                Err(_) => {
+                    let lines = self.buffer.as_bytes().iter().filter(|byte| **byte == b'\n').count();
+                    self.dropped += lines as u64;
+                    self.buffer.clear();
+                }
+            }
+        }
+    }
+
+    /// Writes everything, as long as patience lasts: before the process ends.
+    pub fn finish(&mut self, kernel: &mut impl Kernel) {
+        self.flush(kernel);
+        while self.is_waiting() && self.wait(kernel) {
+            self.flush(kernel);
+        }
+    }
+
+    /// Waits a little for room; false when patience is at its end. A reader
+    /// that takes nothing for one `OUTPUT_PATIENCE` has used it up, one that
+    /// reads slowly gets all of it.
+    fn wait(&mut self, kernel: &mut impl Kernel) -> bool {
+        if self.patience == Duration::ZERO {
+            return false;
+        }
+        let before = kernel.boottime();
+        let mut interests = [Interest::write(kernel.output_descriptor())];
+        let found = kernel.poll(&mut interests, Some(self.patience.min(OUTPUT_PATIENCE)));
+        let waited = kernel.boottime().since(before);
+        self.patience = self.patience.saturating_sub(waited);
+        let [interest] = interests;
+        if found.is_ok() && !interest.is_writable && self.patience < OUTPUT_PATIENCE.saturating_mul(100) {
+            self.patience = Duration::ZERO;
+        }
+        self.patience != Duration::ZERO
+    }
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,375 @@
+//! Readings: one pass over tcp and tcp6, and what the host is.
+
+use crate::connections::{Connection, Direction, Sighting};
+use crate::detector::Evidence;
+use crate::kernel::{Descriptor, Errno, Kernel, Netlink, Path, RowsFile};
+use crate::limits::OUTPUT_PATIENCE;
+use crate::metrics::{self, Trigger};
+use crate::netlink::{ADDRESS_REQUEST, Failure, Progress, ROUTE_REQUESTS};
+use crate::options::{Action, Show};
+use crate::proc_net_tcp::{Row, Socket, TcpState};
+use crate::report;
+use crate::text::Sink;
+use crate::time::{Calendar, Duration, Instant};
+
+use super::Daemon;
+
+/// A file of rows and whether it could be read.
+pub(super) struct RowsSource {
+    pub(super) path: Path,
+    /// Kept open where it is on procfs.
+    open: Option<Descriptor>,
+    has_said_unreadable: bool,
+}
+
+impl RowsSource {
+    const fn new() -> Self {
+        Self { path: Path::new(), open: None, has_said_unreadable: false }
+    }
+}
+
+/// The files of one reading.
+pub(super) struct Files {
+    pub(super) tcp: RowsSource,
+    pub(super) tcp6: RowsSource,
+}
+
+impl Files {
+    pub(super) const fn new() -> Self {
+        Self { tcp: RowsSource::new(), tcp6: RowsSource::new() }
+    }
+}
+
+/// What stays the same during one reading.
+#[derive(Clone, Copy)]
+struct Pass {
+    now: Instant,
+    calendar: Calendar,
+    trigger: Trigger,
+    file: metrics::RowsFile,
+}
+
+/// How reading one file went.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Whole,
+    Absent,
+    Failed,
+}
+
+impl Daemon {
+    pub(super) fn read_when_due(&mut self, kernel: &mut impl Kernel) {
+        let now = kernel.boottime();
+        if now < self.next_reading {
+            return;
+        }
+        // Keep the beat; after a long suspend start a new one.
+        let next = self.next_reading.after(self.options.interval);
+        self.next_reading = if next > now { next } else { now.after(self.options.interval) };
+        self.learn_host(kernel);
+        self.reading(kernel, Trigger::Scheduled);
+    }
+
+    /// One reading; whether tcp could be read.
+    pub(super) fn reading(&mut self, kernel: &mut impl Kernel, trigger: Trigger) -> bool {
+        let now = kernel.boottime();
+        let calendar = self.calendar(kernel);
+        let pass = Pass { now, calendar, trigger, file: metrics::RowsFile::Tcp };
+        self.output.set_patience(match self.options.action {
+            Action::Once => Duration::from_secs(60),
+            _ => OUTPUT_PATIENCE.saturating_mul(10),
+        });
+        self.metrics.connections.clear();
+        self.listed = 0;
+        self.connections.begin_reading();
+        let tcp = self.read_file(kernel, pass);
+        let tcp6 = self.read_file(kernel, Pass { file: metrics::RowsFile::Tcp6, ..pass });
+        self.firewall.set_ipv6(tcp6 == Outcome::Whole);
+        let is_whole = tcp == Outcome::Whole && tcp6 != Outcome::Failed;
+        if is_whole {
+            self.connections.end_reading(now);
+            self.last_good_reading = now;
+            self.metrics.last_reading_unix_nanoseconds = kernel.realtime();
+        } else {
+            self.metrics.readings_failed += 1;
+        }
+        self.metrics.evidence_source_up.set(metrics::EvidenceSource::Readings, u64::from(is_whole));
+        self.metrics.readings.count(trigger);
+        self.detector.expire(now);
+        self.end_list(kernel, trigger, tcp == Outcome::Whole);
+        self.metrics.reading_duration.observe(kernel.boottime().since(now));
+        tcp == Outcome::Whole
+    }
+
+    fn end_list(&mut self, kernel: &mut impl Kernel, trigger: Trigger, has_rows: bool) {
+        if trigger != Trigger::Scheduled {
+            return;
+        }
+        self.last_scheduled = kernel.boottime();
+        let established = self.metrics.connections.get(metrics::Family::V4, metrics::TcpState::Established)
+            + self.metrics.connections.get(metrics::Family::V6, metrics::TcpState::Established);
+        let is_empty = match self.options.show {
+            Show::All => self.listed == 0,
+            // A list without news is no list without connections.
+            Show::New => self.listed == 0 && established == 0,
+            Show::Scans => false,
+        };
+        if is_empty && has_rows {
+            self.output.line(kernel, report::NO_CONNECTION);
+        }
+    }
+
+    fn source(&mut self, file: metrics::RowsFile) -> &mut RowsSource {
+        match file {
+            metrics::RowsFile::Tcp => &mut self.files.tcp,
+            metrics::RowsFile::Tcp6 => &mut self.files.tcp6,
+        }
+    }
+
+    fn read_file(&mut self, kernel: &mut impl Kernel, pass: Pass) -> Outcome {
+        let opened = match self.source(pass.file).open {
+            Some(descriptor) => kernel.rewind(descriptor).map(|()| RowsFile::Procfs(descriptor)),
+            None => kernel.open_rows(&self.source(pass.file).path),
+        };
+        let result = match opened {
+            Ok(RowsFile::Procfs(descriptor)) => {
+                let result = self.read_rows(kernel, descriptor, pass);
+                self.source(pass.file).open = Some(descriptor);
+                result
+            }
+            Ok(RowsFile::Regular(descriptor)) => {
+                let result = self.read_rows(kernel, descriptor, pass);
+                kernel.close(descriptor);
+                result
+            }
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(()) => {
+                self.source(pass.file).has_said_unreadable = false;
+                Outcome::Whole
+            }
+            // A kernel without IPv6 has no tcp6.
+            Err(Errno::ENOENT) if pass.file == metrics::RowsFile::Tcp6 => Outcome::Absent,
+            Err(error) => {
+                self.unreadable(kernel, pass.file, error);
+                Outcome::Failed
+            }
+        }
+    }
+
+    /// Said once, retried with each reading.
+    fn unreadable(&mut self, kernel: &mut impl Kernel, file: metrics::RowsFile, error: Errno) {
+        let source = self.source(file);
+        if let Some(descriptor) = source.open.take() {
+            kernel.close(descriptor);
+        }
+        let source = self.source(file);
+        if core::mem::replace(&mut source.has_said_unreadable, true) {
+            return;
+        }
+        let path = source.path.clone();
+        let mut number: crate::text::Text<12> = crate::text::Text::new();
+        number.put_decimal(error.0.unsigned_abs().into());
+        let printable = |byte: &u8| (b' '..=b'~').contains(byte);
+        let path = if path.as_bytes().iter().all(printable) { path.as_bytes() } else { b"--proc" };
+        self.complain(kernel, &[b"cannot read ", path, b": ", error_words(error, &number)]);
+    }
+
+    fn read_rows(&mut self, kernel: &mut impl Kernel, file: Descriptor, pass: Pass) -> Result<(), Errno> {
+        self.rows.begin();
+        loop {
+            match kernel.read(file, self.rows.space()) {
+                Ok(0) => break,
+                Ok(count) => self.rows.filled(count),
+                Err(Errno::EINTR) => continue,
+                Err(error) => return Err(error),
+            }
+            while let Some(row) = self.rows.next() {
+                self.take_row(kernel, row, pass);
+            }
+        }
+        if let Some(row) = self.rows.end() {
+            self.take_row(kernel, row, pass);
+        }
+        Ok(())
+    }
+
+    fn take_row(&mut self, kernel: &mut impl Kernel, row: Row, pass: Pass) {
+        match row {
+            Row::Socket(socket) => {
+                self.metrics.rows.count(pass.file);
+                self.take_socket(kernel, &socket, pass);
+            }
+            Row::Malformed => self.metrics.malformed_rows += 1,
+        }
+    }
+
+    fn take_socket(&mut self, kernel: &mut impl Kernel, socket: &Socket, pass: Pass) {
+        let (connection, is_opened) = match self.connections.observe(socket, pass.now) {
+            Sighting::Opened(connection) => (connection, true),
+            Sighting::Standing(connection) => (connection, false),
+            Sighting::Repeated => return,
+            Sighting::Other => {
+                if !self.host.is_own(socket.remote.address) {
+                    self.count_state(socket);
+                }
+                return;
+            }
+        };
+        if self.host.is_own(socket.remote.address) {
+            return;
+        }
+        self.count_state(socket);
+        if is_opened {
+            let direction = match connection.direction {
+                Direction::Inbound => metrics::Direction::In,
+                Direction::Outbound => metrics::Direction::Out,
+            };
+            self.metrics.new_connections.count(direction, family(socket));
+        }
+        let source = self.host.source_of(socket.remote.address);
+        if self.firewall.is_blocked(source) {
+            return;
+        }
+        if pass.trigger == Trigger::Scheduled && socket.state == TcpState::Established {
+            self.list(kernel, socket, connection, pass);
+        }
+        if connection.direction == Direction::Inbound {
+            // TIME_WAIT proves a handshake once, not that anything is open.
+            let counts = socket.state != TcpState::TimeWait || is_opened;
+            let is_stale = self.firewall.ended(source).is_some_and(|ended| connection.first_seen <= ended);
+            if counts && !is_stale {
+                let (port, local) = (socket.local.port, socket.local.address);
+                self.detector.observe(&Evidence { source, port, local }, pass.now);
+            }
+        }
+    }
+
+    fn list(&mut self, kernel: &mut impl Kernel, socket: &Socket, connection: Connection, pass: Pass) {
+        let is_listed = match self.options.show {
+            Show::All => true,
+            Show::New => connection.first_seen > self.last_scheduled,
+            Show::Scans => false,
+        };
+        if is_listed {
+            self.listed += 1;
+            let line = report::connection(pass.calendar, socket.remote, connection.direction, socket.local);
+            self.output.line(kernel, line.as_bytes());
+        }
+    }
+
+    fn count_state(&mut self, socket: &Socket) {
+        let number = match socket.state {
+            // /proc prints it as SYN_RECV, some kernels by its own number.
+            TcpState::NewSynRecv => TcpState::SynRecv,
+            state => state,
+        } as u8;
+        if let Some(state) = metrics::TcpState::from_kernel(number) {
+            let before = self.metrics.connections.get(family(socket), state);
+            self.metrics.connections.set(family(socket), state, before + 1);
+        }
+    }
+
+    /// Asks the kernel for addresses and routes, and the disk for nameservers.
+    /// Where that fails the last answer stays.
+    pub(super) fn learn_host(&mut self, kernel: &mut impl Kernel) {
+        let mut tries = 0;
+        while self.ask_routes(kernel) == Err(Failure::Interrupted) && tries < 3 {
+            tries += 1;
+        }
+        for path in [b"/etc/resolv.conf".as_slice(), b"/run/systemd/resolve/resolv.conf"] {
+            self.feed_resolv_conf(kernel, path);
+        }
+        self.host.finish();
+        let is_incomplete = self.host.is_incomplete();
+        if is_incomplete && !self.has_said_host_unknown && self.firewall.is_enabled() {
+            self.complain(
+                kernel,
+                &[b"own addresses and gateways are not fully known; nothing is blocked until they are"],
+            );
+        }
+        self.has_said_host_unknown = is_incomplete;
+    }
+
+    fn ask_routes(&mut self, kernel: &mut impl Kernel) -> Result<(), Failure> {
+        self.host.begin();
+        let socket = match self.route_socket {
+            Some(socket) => socket,
+            None => kernel.netlink(Netlink::Route).map_err(Failure::Refused)?,
+        };
+        self.route_socket = Some(socket);
+        let mut result = self.dump(kernel, socket, &ADDRESS_REQUEST, true);
+        for request in ROUTE_REQUESTS {
+            result = result.and_then(|()| self.dump(kernel, socket, request, false));
+        }
+        if result.is_err() {
+            // What is left of the dump must not be taken for the next one's.
+            kernel.close(socket);
+            self.route_socket = None;
+        }
+        result
+    }
+
+    fn dump(
+        &mut self,
+        kernel: &mut impl Kernel,
+        socket: Descriptor,
+        request: &[u8],
+        is_addresses: bool,
+    ) -> Result<(), Failure> {
+        kernel.send(socket, request).map_err(Failure::Refused)?;
+        loop {
+            // The kernel answers a dump while it is received: never a wait.
+            let count = match kernel.receive(socket, &mut self.netlink_buffer) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => continue,
+                Err(error) => return Err(Failure::Refused(error)),
+            };
+            let bytes = self.netlink_buffer.get(..count).unwrap_or_default();
+            let progress =
+                if is_addresses { self.host.feed_addresses(bytes) } else { self.host.feed_routes(bytes) };
+            match progress {
+                Progress::More => {}
+                Progress::Done => return Ok(()),
+                Progress::Failed(failure) => return Err(failure),
+            }
+        }
+    }
+
+    fn feed_resolv_conf(&mut self, kernel: &mut impl Kernel, path: &[u8]) {
+        let Ok(RowsFile::Regular(file) | RowsFile::Procfs(file)) = kernel.open_rows(&Path::from_bytes(path))
+        else {
+            return;
+        };
+        // A resolv.conf is a few hundred bytes; 64 KiB bound the rest.
+        for _ in 0..16 {
+            match kernel.read(file, &mut self.netlink_buffer) {
+                Ok(0) => break,
+                Ok(count) => {
+                    self.host.feed_resolv_conf(self.netlink_buffer.get(..count).unwrap_or_default());
+                }
+                Err(Errno::EINTR) => {}
+                Err(_) => break,
+            }
+        }
+        kernel.close(file);
+    }
+}
+
+fn family(socket: &Socket) -> metrics::Family {
+    if socket.local.address.is_ipv4() { metrics::Family::V4 } else { metrics::Family::V6 }
+}
+
+/// What an errno means to somebody who did not expect it.
+pub(super) fn error_words(error: Errno, number: &crate::text::Text<12>) -> &[u8] {
+    match error {
+        Errno::ENOENT => b"no such file",
+        Errno::EACCES | Errno::EPERM => b"permission denied",
+        Errno::EINVAL => b"neither on procfs nor a regular file",
+        Errno::EADDRINUSE => b"address in use",
+        Errno::EADDRNOTAVAIL => b"address not there",
+        Errno::EMFILE | Errno::ENFILE => b"too many open files",
+        _ => number.as_bytes(),
+    }
+}

@@ -1,0 +1,237 @@
+//! The HTTP side: accept, receive, answer, send, close.
+
+use crate::address::{Endpoint, Network};
+use crate::exposition::{self, Format, Snapshot};
+use crate::http::{Body, ContentType, Exchange, Request, Status};
+use crate::kernel::{Descriptor, Errno, Interest, Kernel};
+use crate::limits::{HTTP_ACCEPTS, START_RETRY};
+use crate::metrics::Label;
+use crate::report;
+use crate::text::Sink;
+use crate::time::Instant;
+
+use super::Daemon;
+
+/// Steps of receiving, answering and sending that one client gets a turn:
+/// pipelined requests must not hold up a reading.
+const STEPS: usize = 16;
+
+impl Daemon {
+    pub(super) fn serve(&mut self, kernel: &mut impl Kernel, found: &[Interest]) {
+        self.listen_when_due(kernel);
+        for interest in found.iter().filter(|interest| interest.is_readable || interest.is_writable) {
+            self.attend(kernel, interest.descriptor);
+        }
+        if let Some(listener) = self.listener {
+            let is_ready = found.iter().any(|interest| interest.descriptor == listener && interest.is_readable);
+            if is_ready || self.next_accept != Instant::BOOT {
+                self.accept(kernel, listener);
+            }
+        }
+        let now = kernel.boottime();
+        let unix_seconds = kernel.realtime() / 1_000_000_000;
+        while let Some(descriptor) = self.server.next_to_close(now, unix_seconds) {
+            kernel.close(descriptor);
+        }
+    }
+
+    /// An address that is not there yet may come later.
+    fn listen_when_due(&mut self, kernel: &mut impl Kernel) {
+        let now = kernel.boottime();
+        let Some(address) = self.listen_address.filter(|_| self.listener.is_none()) else { return };
+        if now < self.next_listen {
+            return;
+        }
+        self.next_listen = now.after(START_RETRY);
+        if let Ok(listener) = kernel.listen(address) {
+            self.listener = Some(listener);
+            self.complain(kernel, &[report::endpoint_words(b"listening on ", address, b" now").as_bytes()]);
+        }
+    }
+
+    fn accept(&mut self, kernel: &mut impl Kernel, listener: Descriptor) {
+        let now = kernel.boottime();
+        if now < self.next_accept {
+            return;
+        }
+        self.next_accept = Instant::BOOT;
+        for _ in 0..HTTP_ACCEPTS {
+            match kernel.accept(listener) {
+                Ok((client, peer)) => {
+                    self.metrics.http_clients_accepted += 1;
+                    if let Some(gave_way) = self.server.accept(client, peer, now) {
+                        self.metrics.http_clients_evicted += 1;
+                        kernel.close(gave_way);
+                    }
+                    self.attend(kernel, client);
+                }
+                Err(Errno::EAGAIN) => return,
+                Err(Errno::EMFILE | Errno::ENFILE) => {
+                    // The listener stays ready: without a pause we would spin.
+                    self.next_accept = now.after(START_RETRY);
+                    return;
+                }
+                // The client gave up meanwhile (accept(2)).
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Does what one client's socket is ready for.
+    fn attend(&mut self, kernel: &mut impl Kernel, client: Descriptor) {
+        for _ in 0..STEPS {
+            let now = kernel.boottime();
+            let Some(exchange) = self.server.find(client) else { return };
+            let received = receive(kernel, exchange, now);
+            let answered = self.answer(kernel, client);
+            let Some(exchange) = self.server.find(client) else { return };
+            let sent = send(kernel, exchange, now);
+            if exchange.take_shutdown() {
+                kernel.shutdown_sending(client);
+            }
+            if exchange.is_finished() || !(received || answered || sent) {
+                return;
+            }
+        }
+    }
+
+    /// Answers the client's next request, if it has one.
+    fn answer(&mut self, kernel: &mut impl Kernel, client: Descriptor) -> bool {
+        let unix_seconds = kernel.realtime() / 1_000_000_000;
+        let Some(exchange) = self.server.find(client) else { return false };
+        let Some(request) = exchange.next_request(unix_seconds) else { return false };
+        match request {
+            Request::Metrics { openmetrics } => self.answer_metrics(kernel, client, openmetrics),
+            Request::Healthz => self.answer_health(kernel, client),
+            Request::Blocked { cursor } => self.answer_blocked(client, cursor),
+            Request::Error(_) => {}
+        }
+        if let Some(status) = self.server.find(client).and_then(Exchange::take_status) {
+            self.metrics.http_requests.count(status);
+        }
+        true
+    }
+
+    fn answer_metrics(&mut self, kernel: &mut impl Kernel, client: Descriptor, openmetrics: bool) {
+        self.update_gauges();
+        let (format, content_type) = if openmetrics {
+            (Format::OpenMetrics, ContentType::OpenMetrics)
+        } else {
+            (Format::Text, ContentType::Text)
+        };
+        let snapshot = Snapshot {
+            metrics: &self.metrics,
+            process: kernel.process_status(),
+            start_unix_nanoseconds: self.started,
+        };
+        if let Some(exchange) = self.server.find(client) {
+            exchange.respond(Status::Ok, content_type, |body| exposition::write(&snapshot, format, body));
+        }
+    }
+
+    fn answer_health(&mut self, kernel: &mut impl Kernel, client: Descriptor) {
+        let now = kernel.boottime();
+        let (status, words): (_, &[u8]) = match (self.is_reading_well(now), self.is_blocking_well()) {
+            (true, true) => (Status::Ok, b"ok\n"),
+            (false, _) => (Status::Unavailable, b"the last good reading is too old\n"),
+            (true, false) => (Status::Unavailable, b"the firewall cannot be used\n"),
+        };
+        if let Some(exchange) = self.server.find(client) {
+            exchange.respond(status, ContentType::Plain, |body| body.put(words));
+        }
+    }
+
+    /// The list is for neighbours: who is blocked is nobody else's business.
+    fn answer_blocked(&mut self, client: Descriptor, cursor: u32) {
+        let Some(exchange) = self.server.find(client) else { return };
+        let peer = Network::single(exchange.peer());
+        let is_allowed = report::is_loopback(exchange.peer())
+            || self.host.is_on_link(peer)
+            || self.options.allow.iter().any(|network| network.overlaps(peer));
+        if !is_allowed {
+            return exchange.refuse(Status::Forbidden);
+        }
+        let firewall = &self.firewall;
+        exchange.respond_part(|body| {
+            let mut next = cursor;
+            while let Some((at, source)) = firewall.standing_from(next) {
+                if body.room() < CIDR_LINE {
+                    return Some(next);
+                }
+                report::cidr_line(body, source);
+                next = at + 1;
+            }
+            None
+        });
+    }
+
+    /// Binds the listener at start. Without IPv6 in the kernel [::] means
+    /// 0.0.0.0.
+    pub(super) fn listen(&mut self, kernel: &mut impl Kernel, address: Endpoint) -> Result<(), Errno> {
+        let mut address = address;
+        let mut result = kernel.listen(address);
+        if result == Err(Errno::EAFNOSUPPORT) && address.address.is_unspecified() {
+            address.address = crate::address::UNSPECIFIED;
+            result = kernel.listen(address);
+        }
+        self.listen_address = Some(address);
+        match result {
+            Ok(listener) => self.listener = Some(listener),
+            Err(Errno::EADDRINUSE) => return Err(Errno::EADDRINUSE),
+            Err(_) => {
+                let words = report::endpoint_words(b"cannot listen on ", address, b" yet; it is tried again");
+                self.complain(kernel, &[words.as_bytes()]);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The longest line of `/blocked`: an IPv6 address with its length.
+const CIDR_LINE: usize = 48;
+
+/// Receives what is there; whether there was anything.
+fn receive(kernel: &mut impl Kernel, exchange: &mut Exchange, now: Instant) -> bool {
+    let client = exchange.descriptor();
+    if !exchange.interest().readable {
+        return false;
+    }
+    match kernel.receive(client, exchange.room()) {
+        Ok(0) => {
+            exchange.end_of_input();
+            true
+        }
+        Ok(count) => {
+            exchange.received(count, now);
+            true
+        }
+        Err(Errno::EINTR) => true,
+        Err(Errno::EAGAIN) => false,
+        Err(_) => {
+            exchange.fail();
+            true
+        }
+    }
+}
+
+/// Sends what the client takes; whether it took anything.
+fn send(kernel: &mut impl Kernel, exchange: &mut Exchange, now: Instant) -> bool {
+    if exchange.to_send().is_empty() {
+        return false;
+    }
+    match kernel.send(exchange.descriptor(), exchange.to_send()) {
+        Ok(count) => {
+            exchange.sent(count, now);
+            count > 0
+        }
+        Err(Errno::EINTR) => true,
+        Err(Errno::EAGAIN) => false,
+        Err(_) => {
+            exchange.fail();
+            true
+        }
+    }
+}
+
+/// The status codes are label values in the order of their variants.
+const _: () = assert!(Status::VALUES.len() == Status::CODES.len());

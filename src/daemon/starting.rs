@@ -1,0 +1,179 @@
+//! From the command line to the first turn.
+
+use crate::connections::PortRange;
+use crate::firewall::comment::parse_hex;
+use crate::kernel::{CAP_NET_ADMIN, Errno, Kernel, Path, RowsFile};
+use crate::metrics::Trigger;
+use crate::options::{Action, FirewallChoice, write_help, write_version};
+use crate::report;
+use crate::text::{Sink, Text, parse_decimal, trim};
+use crate::time::Duration;
+
+use super::{Daemon, Flow};
+
+/// The abstract socket that a daemon holds while it may block.
+pub const LOCK: &str = "tcpparser";
+
+/// A bad command line, as usual (BSD sysexits call it EX_USAGE, shells 2).
+const USAGE: Flow = Flow::Exit(2);
+const FAILURE: Flow = Flow::Exit(1);
+
+/// How long a reader of a one-shot command may take per line.
+const ONE_SHOT_PATIENCE: Duration = Duration::from_secs(60);
+
+impl Daemon {
+    /// Reads the command line (without the program's name) and the
+    /// environment, prints the start lines and opens what turns need.
+    pub fn start<'a>(&mut self, kernel: &mut impl Kernel, arguments: impl Iterator<Item = &'a [u8]>) -> Flow {
+        let parsed = self.options.parse_into(arguments, |name| kernel.environment(name));
+        if let Err(error) = parsed {
+            kernel.write_error(error.line());
+            return USAGE;
+        }
+        self.started = kernel.realtime();
+        match self.options.action {
+            Action::Help => self.print(kernel, |text| write_help(text)),
+            Action::Version => self.print(kernel, |text| write_version(text)),
+            Action::Once => self.once(kernel),
+            Action::Run => self.run(kernel),
+            // Refused by the options as not built in yet.
+            Action::List | Action::Unblock(_) | Action::Healthcheck => USAGE,
+        }
+    }
+
+    fn print(&mut self, kernel: &mut impl Kernel, write: impl Fn(&mut Text<2_400>)) -> Flow {
+        let mut text = Text::new();
+        write(&mut text);
+        self.output.set_patience(ONE_SHOT_PATIENCE);
+        for line in trim_end(text.as_bytes()).split(|byte| *byte == b'\n') {
+            self.output.line(kernel, line);
+        }
+        self.output.finish(kernel);
+        Flow::Exit(0)
+    }
+
+    /// One reading and whatever scan is visible in it.
+    fn once(&mut self, kernel: &mut impl Kernel) -> Flow {
+        // Looking only: whatever else is asked for, nothing is blocked.
+        self.options.dry_run = true;
+        self.prepare(kernel);
+        self.print_start(kernel);
+        self.learn_host(kernel);
+        let could_read = self.reading(kernel, Trigger::Scheduled);
+        while let Some(scan) = self.detector.next_scan() {
+            let calendar = self.calendar(kernel);
+            self.output.line(kernel, report::scan(calendar, &scan).as_bytes());
+        }
+        self.output.finish(kernel);
+        if could_read { Flow::Exit(0) } else { FAILURE }
+    }
+
+    fn run(&mut self, kernel: &mut impl Kernel) -> Flow {
+        self.prepare(kernel);
+        let may_block = !self.options.dry_run && self.options.firewall != FirewallChoice::None;
+        if may_block && kernel.capabilities() & CAP_NET_ADMIN == 0 {
+            self.complain(
+                kernel,
+                &[b"blocking needs CAP_NET_ADMIN: start it with sudo, or only watch with --dry-run"],
+            );
+            return FAILURE;
+        }
+        if may_block && kernel.claim(LOCK) == Err(Errno::EADDRINUSE) {
+            self.complain(
+                kernel,
+                &[b"another tcpparser blocks in this network namespace; only watch with --dry-run"],
+            );
+            return FAILURE;
+        }
+        if let Some(address) = self.options.listen
+            && self.listen(kernel, address).is_err()
+        {
+            let words = report::endpoint_words(
+                b"cannot listen on ",
+                address,
+                b": address in use; choose another with --listen",
+            );
+            self.complain(kernel, &[words.as_bytes()]);
+            return FAILURE;
+        }
+        if may_block {
+            self.enable_firewall(kernel);
+        }
+        self.print_start(kernel);
+        self.next_reading = kernel.boottime();
+        Flow::Continue
+    }
+
+    /// Secrets, paths, limits: what every kind of run needs.
+    fn prepare(&mut self, kernel: &mut impl Kernel) {
+        let options = &self.options;
+        for (name, path) in
+            [(&b"/net/tcp"[..], &mut self.files.tcp.path), (b"/net/tcp6", &mut self.files.tcp6.path)]
+        {
+            path.clear();
+            path.put(options.proc_directory.as_bytes());
+            path.put(name);
+        }
+        self.connections.set_hash_key(kernel.hash_key());
+        self.detector.configure(kernel.hash_key(), options.ports, options.window);
+        self.metrics.interval = options.interval;
+        for network in &options.allow {
+            self.host.allow(*network);
+        }
+        if let Some(value) = kernel.environment("SSH_CONNECTION") {
+            self.host.set_ssh_connection(value);
+        }
+        let range = self.local_port_range(kernel);
+        self.connections.set_local_port_range(range);
+    }
+
+    fn print_start(&mut self, kernel: &mut impl Kernel) {
+        self.output.set_patience(ONE_SHOT_PATIENCE.min(Duration::from_millis(100)));
+        for line in trim_end(report::START).split(|byte| *byte == b'\n').chain([&b""[..]]) {
+            self.output.line(kernel, line);
+        }
+        self.output.flush(kernel);
+    }
+
+    fn enable_firewall(&mut self, kernel: &mut impl Kernel) {
+        let mut boot_id = [0; 64];
+        let bytes = read_small(kernel, b"/proc/sys/kernel/random/boot_id", &mut boot_id);
+        let boot_id = bytes.get(..8).and_then(parse_hex).unwrap_or(0);
+        let key = kernel.hash_key();
+        self.firewall.enable(key, boot_id, &self.options.block_times);
+    }
+
+    /// net.ipv4.ip_local_port_range, which IPv6 uses as well
+    /// (Documentation/networking/ip-sysctl.rst); its default where unreadable.
+    fn local_port_range(&mut self, kernel: &mut impl Kernel) -> PortRange {
+        let mut path = Path::from_bytes(self.options.proc_directory.as_bytes());
+        path.put(b"/sys/net/ipv4/ip_local_port_range");
+        let mut buffer = [0; 64];
+        let bytes = read_small(kernel, path.as_bytes(), &mut buffer);
+        let mut numbers = trim_end(bytes)
+            .split(|byte| matches!(byte, b' ' | b'\t'))
+            .filter_map(|word| parse_decimal(trim(word)).and_then(|number| u16::try_from(number).ok()));
+        match (numbers.next(), numbers.next()) {
+            (Some(low), Some(high)) => PortRange { low, high },
+            _ => PortRange { low: 32_768, high: 60_999 },
+        }
+    }
+}
+
+fn trim_end(text: &[u8]) -> &[u8] {
+    let mut rest = text;
+    while let [head @ .., b'\n'] = rest {
+        rest = head;
+    }
+    rest
+}
+
+/// The first bytes of a small file of procfs; empty where it can't be read.
+fn read_small<'a>(kernel: &mut impl Kernel, path: &[u8], buffer: &'a mut [u8]) -> &'a [u8] {
+    let Ok(RowsFile::Regular(file) | RowsFile::Procfs(file)) = kernel.open_rows(&Path::from_bytes(path)) else {
+        return &[];
+    };
+    let count = kernel.read(file, buffer).unwrap_or(0);
+    kernel.close(file);
+    buffer.get(..count).unwrap_or_default()
+}

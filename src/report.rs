@@ -1,0 +1,302 @@
+//! The lines of standard output, to the letter.
+
+use core::net::IpAddr;
+
+use crate::address::{Endpoint, Network, write_address};
+use crate::connections::Direction;
+use crate::detector::Scan;
+use crate::firewall::comment::Data;
+use crate::firewall::iptables::Rule;
+use crate::firewall::{EndReason, Failure, FailureReason};
+use crate::text::{Sink, Text};
+use crate::time::{Calendar, Duration};
+
+/// The longest line: a scan of 64 ports, or a block with its undo command.
+pub const LINE_MAX: usize = 640;
+
+/// One line without its newline.
+pub type Line = Text<LINE_MAX>;
+
+/// The first lines of every run.
+pub const START: &[u8] = b"tcpparser starting...\n\n";
+/// What a scheduled reading without a connection prints.
+pub const NO_CONNECTION: &[u8] = b"No TCP peer connection established yet";
+
+/// Columns of the label and of who it is about.
+const LABEL_WIDTH: usize = 18;
+const WHO_WIDTH: usize = 21;
+
+fn begin(time: Calendar, label: &[u8], who: &[u8]) -> Line {
+    let mut line = Line::new();
+    time.write(&mut line);
+    line.put(b": ");
+    line.put_right(label, LABEL_WIDTH);
+    line.put(b": ");
+    line.put_right(who, WHO_WIDTH);
+    line.put_byte(b' ');
+    line
+}
+
+fn begin_source(time: Calendar, label: &[u8], source: Network) -> Line {
+    let mut who: Text<48> = Text::new();
+    source.write(&mut who);
+    begin(time, label, who.as_bytes())
+}
+
+/// A connection of the list.
+pub fn connection(time: Calendar, remote: Endpoint, direction: Direction, local: Endpoint) -> Line {
+    let mut line = begin(time, b"New connection", remote.to_text().as_bytes());
+    line.put(match direction {
+        Direction::Inbound => b"-> ",
+        Direction::Outbound => b"<- ",
+    });
+    local.write(&mut line);
+    line
+}
+
+/// A port scan.
+pub fn scan(time: Calendar, scan: &Scan) -> Line {
+    let mut line = begin_source(time, b"Port scan detected", scan.source);
+    line.put(b"-> ");
+    write_address(&mut line, scan.local);
+    line.put(b" on ports ");
+    for (index, port) in scan.ports.iter().enumerate() {
+        if index > 0 {
+            line.put_byte(b',');
+        }
+        line.put_decimal(u64::from(*port));
+    }
+    line
+}
+
+/// A block that the kernel has: how long, whether data was sent, how to undo.
+pub fn blocked(time: Calendar, rule: &Rule, length: Option<Duration>, data: Data) -> Line {
+    let mut line = begin_source(time, b"Blocked", rule.source);
+    match length {
+        Some(length) => {
+            line.put(b"for ");
+            length.write(&mut line);
+        }
+        None => line.put(b"for ever"),
+    }
+    line.put(match data {
+        Data::Unknown => b", data sent: unknown, undo: ",
+        Data::Silent => b", data sent: no, undo: ",
+        Data::Sent => b", data sent: yes, undo: ",
+    });
+    rule.write_undo(&mut line);
+    line
+}
+
+/// A scan that no block follows.
+pub fn not_blocked(time: Calendar, source: Network, why: &[u8]) -> Line {
+    let mut line = begin_source(time, b"Not blocked", source);
+    line.put(why);
+    line
+}
+
+/// The end of a block.
+pub fn unblocked(time: Calendar, source: Network, reason: EndReason) -> Line {
+    let mut line = begin_source(time, b"Unblocked", source);
+    line.put(match reason {
+        EndReason::Expired => b"its time is over".as_slice(),
+        EndReason::Operator => b"its rule was removed by somebody",
+    });
+    line
+}
+
+/// A block that is not in the kernel yet.
+pub fn block_failed(time: Calendar, source: Network, why: &[u8]) -> Line {
+    let mut line = begin_source(time, b"Block failed", source);
+    line.put(why);
+    line
+}
+
+/// Words for a failed command.
+pub fn failure(failure: &Failure) -> Text<320> {
+    let mut text = Text::new();
+    text.put(if failure.is_ipv6 { b"ip6tables".as_slice() } else { b"iptables" });
+    match failure.reason {
+        FailureReason::Missing => text.put(b" could not be started"),
+        FailureReason::Status(status) => {
+            text.put(b" exited with ");
+            text.put_decimal(u64::from(status));
+        }
+        FailureReason::Signal(signal) => {
+            text.put(b" was ended by signal ");
+            text.put_decimal(u64::from(signal));
+        }
+        FailureReason::Deadline => text.put(b" did not end in time"),
+    }
+    if !failure.explanation.is_empty() {
+        text.put(b": ");
+        text.put(crate::text::trim(failure.explanation.as_bytes()));
+    }
+    text.put(b"; it is tried again");
+    text
+}
+
+/// The last line where blocks stand: how many, and how to lift them.
+pub fn exit(standing: usize, standing_ipv6: usize) -> Line {
+    let mut line = Line::new();
+    line.put_decimal(standing as u64);
+    line.put(if standing == 1 { b" block stands".as_slice() } else { b" blocks stand" });
+    line.put(b"; to lift all: ");
+    if standing > standing_ipv6 {
+        line.put(b"iptables -w 5 -F TCPPARSER");
+    }
+    if standing_ipv6 > 0 {
+        if standing > standing_ipv6 {
+            line.put(b"; ");
+        }
+        line.put(b"ip6tables -w 5 -F TCPPARSER");
+    }
+    line
+}
+
+/// Words for a diagnostic about a listen address.
+pub fn endpoint_words(prefix: &[u8], endpoint: Endpoint, suffix: &[u8]) -> Text<160> {
+    let mut text = Text::new();
+    text.put(prefix);
+    endpoint.write(&mut text);
+    text.put(suffix);
+    text
+}
+
+/// Appends one CIDR line of `/blocked`.
+pub fn cidr_line(out: &mut impl Sink, source: Network) {
+    source.write_cidr(out);
+    out.put_byte(b'\n');
+}
+
+/// Whether an address may see `/blocked`: loopback here, the rest is the
+/// host's to say.
+pub fn is_loopback(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_loopback(),
+        IpAddr::V6(v6) => v6.is_loopback(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::detector::Ports;
+    use crate::firewall::comment::Comment;
+    use std::str::from_utf8;
+
+    const TIME: Calendar = Calendar { year: 2021, month: 11, day: 1, hour: 21, minute: 11, second: 53 };
+
+    fn endpoint(text: &str) -> Endpoint {
+        Endpoint::parse(text.as_bytes()).unwrap()
+    }
+
+    fn network(text: &str) -> Network {
+        Network::parse(text.as_bytes()).unwrap()
+    }
+
+    fn assert_line<const N: usize>(line: Text<N>, expected: &str) {
+        assert_eq!(from_utf8(line.as_bytes()).unwrap(), expected);
+        assert!(!line.is_truncated());
+    }
+
+    #[test]
+    fn the_demo_to_the_letter() {
+        assert_line(
+            connection(TIME, endpoint("206.11.237.209:52239"), Direction::Inbound, endpoint("172.31.59.87:22")),
+            "2021-11-01 21:11:53:     New connection:  206.11.237.209:52239 -> 172.31.59.87:22",
+        );
+        assert_line(
+            connection(TIME, endpoint("99.84.191.103:443"), Direction::Outbound, endpoint("172.31.59.87:37474")),
+            "2021-11-01 21:11:53:     New connection:     99.84.191.103:443 <- 172.31.59.87:37474",
+        );
+        let seen = Scan {
+            source: network("172.31.63.176"),
+            local: endpoint("172.31.59.87:1").address,
+            ports: Ports::from_slice(&[22, 25, 80, 445]).unwrap(),
+        };
+        assert_line(
+            scan(Calendar { minute: 12, second: 13, ..TIME }, &seen),
+            "2021-11-01 21:12:13: Port scan detected:         172.31.63.176 -> 172.31.59.87 on ports 22,25,80,445",
+        );
+    }
+
+    #[test]
+    fn ipv6_stands_in_brackets_and_sources_as_blocked() {
+        assert_line(
+            connection(TIME, endpoint("[2001:db8::1]:443"), Direction::Inbound, endpoint("[2001:db8::2]:22")),
+            "2021-11-01 21:11:53:     New connection:     [2001:db8::1]:443 -> [2001:db8::2]:22",
+        );
+        let seen = Scan {
+            source: network("2001:db8:1:2::/64"),
+            local: endpoint("[2001:db8::2]:1").address,
+            ports: Ports::from_slice(&[1, 2, 3, 4]).unwrap(),
+        };
+        assert_line(
+            scan(TIME, &seen),
+            "2021-11-01 21:11:53: Port scan detected:     2001:db8:1:2::/64 -> 2001:db8::2 on ports 1,2,3,4",
+        );
+    }
+
+    #[test]
+    fn own_labels() {
+        let comment = b"tcpparser v1 b=0badcafe e=700 s=1 t=100 d=? p=22,25,80,445";
+        let rule = Rule {
+            source: network("10.0.0.2"),
+            host_only: true,
+            comment: Comment::from_listing(comment).unwrap(),
+        };
+        assert_line(
+            blocked(TIME, &rule, Some(Duration::from_secs(600)), Data::Unknown),
+            "2021-11-01 21:11:53:            Blocked:              10.0.0.2 for 10m, data sent: unknown, undo: \
+            iptables -w 5 -D TCPPARSER -s 10.0.0.2/32 -m addrtype --dst-type LOCAL -m comment --comment \
+            \"tcpparser v1 b=0badcafe e=700 s=1 t=100 d=? p=22,25,80,445\" -j DROP",
+        );
+        assert_line(
+            not_blocked(TIME, network("10.0.0.2"), b"gateway"),
+            "2021-11-01 21:11:53:        Not blocked:              10.0.0.2 gateway",
+        );
+        assert_line(
+            unblocked(TIME, network("10.0.0.2"), EndReason::Expired),
+            "2021-11-01 21:11:53:          Unblocked:              10.0.0.2 its time is over",
+        );
+        let failed = Failure {
+            reason: FailureReason::Status(4),
+            is_ipv6: false,
+            source: None,
+            explanation: Text::from_bytes(b"Another app holds the lock. "),
+            is_first: true,
+        };
+        assert_line(
+            block_failed(TIME, network("10.0.0.2"), failure(&failed).as_bytes()),
+            "2021-11-01 21:11:53:       Block failed:              10.0.0.2 iptables exited with 4: \
+            Another app holds the lock.; it is tried again",
+        );
+    }
+
+    #[test]
+    fn the_longest_lines_fit() {
+        let longest = network("2001:db8:aaaa:bbbb:cccc:dddd:eeee:ffff");
+        let mut ports = Ports::new();
+        for port in 65_000..65_064 {
+            ports.push(port).unwrap();
+        }
+        let local = endpoint("[2001:db8:aaaa:bbbb:cccc:dddd:eeee:ffff]:65535");
+        let line = scan(TIME, &Scan { source: longest, local: local.address, ports });
+        assert!(!line.is_truncated());
+        let comment = Comment::from_listing(&[b"tcpparser ".as_slice(), &[b'x'; 110]].concat()).unwrap();
+        let rule = Rule { source: longest, host_only: true, comment };
+        let line = blocked(TIME, &rule, Some(Duration::from_millis(2_073_600_001)), Data::Sent);
+        assert!(!line.is_truncated());
+    }
+
+    #[test]
+    fn the_exit_line_lifts_what_stands() {
+        assert_line(exit(1, 0), "1 block stands; to lift all: iptables -w 5 -F TCPPARSER");
+        assert_line(exit(3, 3), "3 blocks stand; to lift all: ip6tables -w 5 -F TCPPARSER");
+        assert_line(
+            exit(3, 1),
+            "3 blocks stand; to lift all: iptables -w 5 -F TCPPARSER; ip6tables -w 5 -F TCPPARSER",
+        );
+    }
+}
