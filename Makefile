@@ -1,0 +1,83 @@
+# tcpparser: `make help` lists the verbs.
+
+# Where `make install` puts the program: $(DESTDIR)$(PREFIX)/bin.
+PREFIX = /usr/local
+DESTDIR =
+# MUSL=gcc links with Debian's musl-tools instead of rustup's musl target.
+MUSL =
+# Options for `make run`, such as ARGS='--dry-run --interval 2s'.
+ARGS =
+# Where builds go; the finished program is $(OUT)/tcpparser.
+OUT = target
+BINARY = $(OUT)/tcpparser
+
+# A shell opened before rustup was installed does not know cargo, and a user's
+# shell may not know iptables.
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin:$(CURDIR)/target/tools/usr/bin
+export RUSTFLAGS
+
+HOST = $$(rustc -vV | sed -n 's/^host: //p')
+TARGET = $$(rustc -vV | sed -n 's/^host: //p' | sed 's/-gnu/-musl/')
+CARGO_BUILD = cargo build --release --target-dir $(OUT) --target
+
+# Also true where the musl target came with the distribution.
+have_musl_target = test -d "$$(rustc --print target-libdir --target $(TARGET))" || rustup target add $(TARGET)
+
+# What tests need, command:package.
+TOOLS = iptables:iptables nft:nftables ipset:ipset ip:iproute2 nmap:nmap curl:curl \
+	python3:python3 shellcheck:shellcheck file:file nm:binutils musl-gcc:musl-tools
+
+# $(call apt,packages): installs them as root or through a sudo that does not ask.
+apt_get = $$([ "$$(id -u)" = 0 ] || echo sudo -n) env DEBIAN_FRONTEND=noninteractive apt-get -qq
+apt_install = $(apt_get) install -y --no-install-recommends $(1) >/dev/null
+apt = { command -v apt-get >/dev/null && { $(call apt_install,$(1)) || { $(apt_get) update && $(call apt_install,$(1)); }; }; }
+# $(call need,command,package): or say what to install.
+need = command -v $(1) >/dev/null || $(call apt,$(2)) || { echo "$(1) is missing: install $(2)" >&2; exit 1; }
+
+.DEFAULT_GOAL = help
+.PHONY: help build build-musl build-gcc run test tools install clean
+
+help: ## list the verbs
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+
+build: ## build the static program, target/tcpparser (MUSL=gcc: with musl-tools)
+	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust from https://rustup.rs' >&2; exit 1; }
+	@$(call need,cc,gcc libc6-dev)
+	@if [ "$(MUSL)" = gcc ]; then $(MAKE) -s build-gcc; \
+	elif $(have_musl_target); then $(MAKE) -s build-musl; \
+	else echo 'The musl target is not to be had here: linking with musl-gcc.'; $(MAKE) -s build-gcc; fi
+
+build-musl:
+	@$(CARGO_BUILD) $(TARGET)
+	@ln -f $(OUT)/$(TARGET)/release/tcpparser $(BINARY)
+
+build-gcc:
+	@$(call need,musl-gcc,musl-tools)
+	@RUSTFLAGS="$(RUSTFLAGS) -C linker=musl-gcc -C target-feature=+crt-static -C relocation-model=static" $(CARGO_BUILD) $(HOST)
+	@ln -f $(OUT)/$(HOST)/release/tcpparser $(BINARY)
+
+run: build ## build as you, run as root (ARGS='--dry-run …')
+	@if [ "$$(id -u)" = 0 ] || ! command -v sudo >/dev/null; then exec $(BINARY) $(ARGS); \
+	else exec sudo SSH_CONNECTION="$$SSH_CONNECTION" $(BINARY) $(ARGS); fi
+
+test: build tools ## every check and test; what lacks its tools says SKIPPED
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	cargo test
+	sh tests/build.sh
+	python3 tests/run.py $(BINARY)
+
+# promtool comes without its package, which would start a server.
+tools:
+	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy
+	@missing=; for tool in $(TOOLS); do command -v $${tool%:*} >/dev/null || missing="$$missing $${tool#*:}"; done; \
+	[ -z "$$missing" ] || $(call apt,$$missing) || echo "SKIPPED what needs$$missing: neither root nor apt here to install that"
+	@command -v promtool >/dev/null || { mkdir -p target/tools && cd target/tools && apt-get -qq download prometheus && \
+	dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb; } || echo 'SKIPPED what needs promtool: no apt here to get it'
+
+install: ## install to $(DESTDIR)$(PREFIX)/bin
+	@test -x $(BINARY) || $(MAKE) -s build
+	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/tcpparser
+
+clean: ## remove everything that was built
+	rm -rf target

@@ -1,0 +1,121 @@
+#!/bin/sh
+# Checks of the build itself. One line a check; fails if any check did.
+# Each variant has a folder of its own, so that none rebuilds another's.
+cd "$(dirname "$0")/.." || exit 1
+PATH=$PATH:$HOME/.cargo/bin
+
+failures=0
+log=target/build-test.log
+mkdir -p target
+
+ok() { echo "ok $1"; }
+skipped() { echo "SKIPPED $1"; }
+failed() {
+    echo "FAILED $1"
+    failures=$((failures + 1))
+}
+
+# check NAME COMMAND...: the command must succeed.
+check() {
+    name=$1
+    shift
+    if "$@" >"$log" 2>&1; then ok "$name"; else
+        failed "$name"
+        tail -n 20 "$log"
+    fi
+}
+
+# check_refused NAME WORDS COMMAND...: the command must fail and say WORDS.
+check_refused() {
+    name=$1 words=$2
+    shift 2
+    if "$@" >"$log" 2>&1; then
+        failed "$name: it was accepted"
+    elif ! grep -q -- "$words" "$log"; then
+        failed "$name: it does not say $words"
+        tail -n 20 "$log"
+    else
+        ok "$name"
+    fi
+}
+
+has() { command -v "$1" >/dev/null; }
+variant() { make -s build OUT="target/$1" "$2"; }
+is_small() { [ "$(wc -c <"$1")" -le 65536 ]; }
+file_says() { file "$1" | tee "$log" | grep -q "$2"; }
+only_known_crates() {
+    known='byteorder hash32 heapless libc stable_deref_trait tcpparser'
+    crates=$(sed -n 's/^name = "\(.*\)"/\1/p' Cargo.lock | sort -u | xargs)
+    echo "$crates"
+    [ "$crates" = "$known" ]
+}
+
+# Comments aside; main.rs has the bare entry: the names of its symbols, and the
+# symbol that exists nowhere.
+unsafe_stays_in_linux() {
+    ! grep -rnw --include='*.rs' unsafe src |
+        grep -v -e '^src/linux\.rs:' -e '^[^:]*:[0-9]*: *//' \
+            -e '^src/main\.rs:[0-9]*: *#\[unsafe(no_mangle)\]$' \
+            -e '^src/main\.rs:[0-9]*: *unsafe extern "C" {$'
+}
+
+# A symbol we know must be seen, or the search below would prove nothing.
+no_core_fmt() {
+    nm target/symbols/tcpparser >target/symbols.txt || return 1
+    grep -q ' main$' target/symbols.txt || return 1
+    ! grep 4core3fmt target/symbols.txt
+}
+
+check 'the program builds' make -s build
+if has file && [ -d "target/$(uname -m)-unknown-linux-musl" ]; then
+    check 'it is static-pie' file_says target/tcpparser 'static-pie linked'
+else
+    skipped 'it is static-pie: needs file and the musl target'
+fi
+check 'it has at most 64 KiB' is_small target/tcpparser
+check 'it runs' target/tcpparser --version
+
+check_refused 'a panic path does not link' a_panic_path_survived \
+    variant probe RUSTFLAGS='--cfg panic_probe'
+check_refused 'a misspelt override does not build' TCPPARSER_BUILD_SOURCE \
+    env TCPPARSER_BUILD_SOURCE=7 make -s build OUT=target/override
+check_refused 'an override that is no number does not build' 'whole number' \
+    env TCPPARSER_BUILD_SOURCES=many make -s build OUT=target/override
+check 'an override builds' env TCPPARSER_BUILD_SOURCES=7 make -s build OUT=target/override
+
+if has nm; then
+    check 'it builds with symbols' variant symbols RUSTFLAGS='-C strip=none'
+    check 'core::fmt is not in it' no_core_fmt
+else
+    skipped 'core::fmt is not in it: needs nm (binutils)'
+fi
+
+if has musl-gcc; then
+    check 'it builds with musl-gcc' variant gcc MUSL=gcc
+    check 'that one has at most 64 KiB' is_small target/gcc/tcpparser
+    check 'that one runs' target/gcc/tcpparser --version
+    if has file; then
+        check 'that one is static' file_says target/gcc/tcpparser 'statically linked'
+    else
+        skipped 'that one is static: needs file'
+    fi
+else
+    skipped 'it builds with musl-gcc: needs musl-tools'
+fi
+
+check 'cargo build by habit' cargo build --target-dir target/habit
+check 'cargo build --release by habit' cargo build --release --target-dir target/habit
+check 'Cargo.lock holds libc, heapless and what heapless needs' only_known_crates
+check 'unsafe stays in linux.rs' unsafe_stays_in_linux
+
+rm -rf target/root
+check 'it installs' make -s install DESTDIR=target/root PREFIX=/usr
+check 'what is installed is the program' cmp target/tcpparser target/root/usr/bin/tcpparser
+
+if has shellcheck; then
+    check 'shellcheck is content' shellcheck tests/*.sh .ci/run
+else
+    skipped 'shellcheck is content: needs shellcheck'
+fi
+
+[ "$failures" = 0 ]
