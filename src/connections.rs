@@ -55,14 +55,26 @@ struct Memory {
 
 impl Memory {
     fn connection(&self) -> Connection {
-        let direction = if self.inbound { Direction::Inbound } else { Direction::Outbound };
-        Connection { direction, first_seen: self.first_seen }
+        let direction = if self.inbound {
+            Direction::Inbound
+        } else {
+            Direction::Outbound
+        };
+        Connection {
+            direction,
+            first_seen: self.first_seen,
+        }
     }
 }
 
 impl Blank for Memory {
-    const BLANK: Self =
-        Self { first_seen: Instant::BOOT, vanished: Instant::BOOT, inode: 0, reading: 0, inbound: false };
+    const BLANK: Self = Self {
+        first_seen: Instant::BOOT,
+        vanished: Instant::BOOT,
+        inode: 0,
+        reading: 0,
+        inbound: false,
+    };
 }
 
 #[derive(Clone, Copy)]
@@ -72,7 +84,10 @@ struct Listener {
 }
 
 impl Blank for Listener {
-    const BLANK: Self = Self { reading: 0, last_seen: Instant::BOOT };
+    const BLANK: Self = Self {
+        reading: 0,
+        last_seen: Instant::BOOT,
+    };
 }
 
 impl Blank for Endpoint {
@@ -155,7 +170,9 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     pub fn end_reading(&mut self, now: Instant) -> u64 {
         let mut closed = 0;
         while let Some(slot) = self.remembered.oldest(PRESENT) {
-            let Some(memory) = self.remembered.value_mut(slot) else { break };
+            let Some(memory) = self.remembered.value_mut(slot) else {
+                break;
+            };
             if memory.reading == self.reading {
                 break;
             }
@@ -164,7 +181,10 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
             closed += 1;
         }
         while let Some(slot) = self.remembered.oldest(VANISHED) {
-            let vanished = self.remembered.value(slot).map_or(Instant::BOOT, |memory| memory.vanished);
+            let vanished = self
+                .remembered
+                .value(slot)
+                .map_or(Instant::BOOT, |memory| memory.vanished);
             if now.since(vanished) < MEMORY {
                 break;
             }
@@ -176,13 +196,21 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
 
     fn forget_listeners(&mut self, now: Instant) {
         while let Some(slot) = self.listeners.oldest(PRESENT) {
-            if self.listeners.value(slot).is_none_or(|listener| listener.reading == self.reading) {
+            if self
+                .listeners
+                .value(slot)
+                .is_none_or(|listener| listener.reading == self.reading)
+            {
                 break;
             }
             self.listeners.touch(slot, VANISHED);
         }
         while let Some(slot) = self.listeners.oldest(VANISHED) {
-            if self.listeners.value(slot).is_none_or(|listener| now.since(listener.last_seen) < MEMORY) {
+            if self
+                .listeners
+                .value(slot)
+                .is_none_or(|listener| now.since(listener.last_seen) < MEMORY)
+            {
                 break;
             }
             self.listeners.remove(slot);
@@ -196,7 +224,9 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
                 self.listen(socket.local, now);
                 Sighting::Other
             }
-            TcpState::SynSent | TcpState::SynRecv | TcpState::NewSynRecv | TcpState::Close => Sighting::Other,
+            TcpState::SynSent | TcpState::SynRecv | TcpState::NewSynRecv | TcpState::Close => {
+                Sighting::Other
+            }
             TcpState::Established
             | TcpState::FinWait1
             | TcpState::FinWait2
@@ -218,7 +248,9 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
             return Sighting::Opened(self.remember(fingerprint, socket, now));
         };
         let reading = self.reading;
-        let Some(memory) = self.remembered.value_mut(slot) else { return Sighting::Other };
+        let Some(memory) = self.remembered.value_mut(slot) else {
+            return Sighting::Other;
+        };
         let repeated = memory.reading == reading;
         memory.reading = reading;
         let renewed = memory.inode != 0 && socket.inode != 0 && memory.inode != socket.inode;
@@ -230,12 +262,19 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         if renewed {
             return Sighting::Opened(self.renew(slot, socket, now));
         }
-        if repeated { Sighting::Repeated } else { Sighting::Standing(connection) }
+        if repeated {
+            Sighting::Repeated
+        } else {
+            Sighting::Standing(connection)
+        }
     }
 
     /// The same 4-tuple serves another connection.
     fn renew(&mut self, slot: Slot, socket: &Socket, now: Instant) -> Connection {
-        let connection = Connection { direction: self.direction(socket.local, now), first_seen: now };
+        let connection = Connection {
+            direction: self.direction(socket.local, now),
+            first_seen: now,
+        };
         if let Some(memory) = self.remembered.value_mut(slot) {
             memory.first_seen = now;
             memory.inbound = connection.direction == Direction::Inbound;
@@ -244,7 +283,10 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     }
 
     fn remember(&mut self, fingerprint: u64, socket: &Socket, now: Instant) -> Connection {
-        let connection = Connection { direction: self.direction(socket.local, now), first_seen: now };
+        let connection = Connection {
+            direction: self.direction(socket.local, now),
+            first_seen: now,
+        };
         let memory = Memory {
             first_seen: now,
             vanished: now,
@@ -267,9 +309,10 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     fn fingerprint(&self, socket: &Socket) -> u64 {
         let ports = u64::from(socket.local.port) << 16 | u64::from(socket.remote.port);
         match (socket.local.address, socket.remote.address) {
-            (IpAddr::V4(local), IpAddr::V4(remote)) => {
-                self.hash_key.hash(&[u64::from(local.to_bits()) << 32 | u64::from(remote.to_bits()), ports])
-            }
+            (IpAddr::V4(local), IpAddr::V4(remote)) => self.hash_key.hash(&[
+                u64::from(local.to_bits()) << 32 | u64::from(remote.to_bits()),
+                ports,
+            ]),
             (local, remote) => {
                 let (local, remote) = (wide(local), wide(remote));
                 self.hash_key.hash(&[
@@ -284,7 +327,10 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     }
 
     fn listen(&mut self, local: Endpoint, now: Instant) {
-        let listener = Listener { reading: self.reading, last_seen: now };
+        let listener = Listener {
+            reading: self.reading,
+            last_seen: now,
+        };
         if let Some(slot) = self.listeners.find(&local) {
             if let Some(value) = self.listeners.value_mut(slot) {
                 *value = listener;
@@ -292,7 +338,10 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
             self.listeners.touch(slot, PRESENT);
         } else if self.listeners.insert(local, listener, PRESENT) == Err(Full) {
             self.listener_evictions += 1;
-            let oldest = self.listeners.oldest(VANISHED).or(self.listeners.oldest(PRESENT));
+            let oldest = self
+                .listeners
+                .oldest(VANISHED)
+                .or(self.listeners.oldest(PRESENT));
             if let Some(oldest) = oldest {
                 self.listeners.remove(oldest);
                 let _ = self.listeners.insert(local, listener, PRESENT);
@@ -305,7 +354,13 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     fn direction(&self, local: Endpoint, now: Instant) -> Direction {
         let any_ipv6 = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
         for address in [local.address, UNSPECIFIED, any_ipv6] {
-            if self.listens(Endpoint { address, port: local.port }, now) {
+            if self.listens(
+                Endpoint {
+                    address,
+                    port: local.port,
+                },
+                now,
+            ) {
                 return Direction::Inbound;
             }
         }
@@ -313,8 +368,13 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     }
 
     fn listens(&self, local: Endpoint, now: Instant) -> bool {
-        let listener = self.listeners.find(&local).and_then(|slot| self.listeners.value(slot));
-        let Some(listener) = listener else { return false };
+        let listener = self
+            .listeners
+            .find(&local)
+            .and_then(|slot| self.listeners.value(slot));
+        let Some(listener) = listener else {
+            return false;
+        };
         let range = self.local_port_range;
         let ephemeral = local.port >= range.low && local.port <= range.high;
         listener.reading == self.reading || (!ephemeral && now.since(listener.last_seen) < MEMORY)
@@ -336,7 +396,9 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     }
 }
 
-impl<const N: usize, const I: usize, const L: usize, const LI: usize> Default for Connections<N, I, L, LI> {
+impl<const N: usize, const I: usize, const L: usize, const LI: usize> Default
+    for Connections<N, I, L, LI>
+{
     fn default() -> Self {
         Self::new()
     }
@@ -364,11 +426,20 @@ mod tests {
 
     fn socket(local: &str, remote: &str, state: TcpState, inode: u32) -> Socket {
         let parse = |text: &str| Endpoint::parse(text.as_bytes()).unwrap();
-        Socket { local: parse(local), remote: parse(remote), state, inode }
+        Socket {
+            local: parse(local),
+            remote: parse(remote),
+            state,
+            inode,
+        }
     }
 
     fn listener(local: &str) -> Socket {
-        let remote = if local.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+        let remote = if local.starts_with('[') {
+            "[::]:0"
+        } else {
+            "0.0.0.0:0"
+        };
         socket(local, remote, TcpState::Listen, 1)
     }
 
@@ -378,20 +449,28 @@ mod tests {
 
     fn small() -> std::boxed::Box<Small> {
         let mut connections = std::boxed::Box::new(Small::new());
-        connections.set_local_port_range(PortRange { low: 32_768, high: 60_999 });
+        connections.set_local_port_range(PortRange {
+            low: 32_768,
+            high: 60_999,
+        });
         connections
     }
 
     fn read(connections: &mut Small, now: Instant, rows: &[Socket]) -> std::vec::Vec<Sighting> {
         connections.begin_reading();
-        let sightings = rows.iter().map(|row| connections.observe(row, now)).collect();
+        let sightings = rows
+            .iter()
+            .map(|row| connections.observe(row, now))
+            .collect();
         connections.end_reading(now);
         sightings
     }
 
     fn direction(sighting: Sighting) -> Option<Direction> {
         match sighting {
-            Sighting::Opened(connection) | Sighting::Standing(connection) => Some(connection.direction),
+            Sighting::Opened(connection) | Sighting::Standing(connection) => {
+                Some(connection.direction)
+            }
             Sighting::Repeated | Sighting::Other => None,
         }
     }
@@ -411,8 +490,15 @@ mod tests {
             ("[2001:db8::1]:80", "10.0.0.1:80", Direction::Outbound),
         ] {
             let mut connections = small();
-            let rows = [listener(listening), socket(local, "10.9.9.9:5000", TcpState::Established, 5)];
-            assert_eq!(direction(read(&mut connections, at(1), &rows)[1]), Some(expected), "{listening}");
+            let rows = [
+                listener(listening),
+                socket(local, "10.9.9.9:5000", TcpState::Established, 5),
+            ];
+            assert_eq!(
+                direction(read(&mut connections, at(1), &rows)[1]),
+                Some(expected),
+                "{listening}"
+            );
         }
     }
 
@@ -420,9 +506,15 @@ mod tests {
     fn direction_is_decided_once() {
         let mut connections = small();
         let stands = row("10.9.9.9:5000", 5);
-        assert_eq!(direction(read(&mut connections, at(1), &[stands])[0]), Some(Direction::Outbound));
+        assert_eq!(
+            direction(read(&mut connections, at(1), &[stands])[0]),
+            Some(Direction::Outbound)
+        );
         let rows = [listener("0.0.0.0:80"), stands];
-        assert_eq!(direction(read(&mut connections, at(2), &rows)[1]), Some(Direction::Outbound));
+        assert_eq!(
+            direction(read(&mut connections, at(2), &rows)[1]),
+            Some(Direction::Outbound)
+        );
     }
 
     #[test]
@@ -450,9 +542,15 @@ mod tests {
     fn same_connection_until_both_inodes_are_known_and_differ() {
         let mut connections = small();
         let peer = "10.9.9.9:5000";
-        for (second, inode, opened) in
-            [(1, 0, true), (2, 7, false), (3, 0, false), (4, 7, false), (5, 8, true), (6, 0, false), (7, 7, true)]
-        {
+        for (second, inode, opened) in [
+            (1, 0, true),
+            (2, 7, false),
+            (3, 0, false),
+            (4, 7, false),
+            (5, 8, true),
+            (6, 0, false),
+            (7, 7, true),
+        ] {
             let seen = read(&mut connections, at(second), &[row(peer, inode)]);
             assert_eq!(is_opened(seen[0]), opened, "second {second}");
         }
@@ -485,12 +583,23 @@ mod tests {
     #[test]
     fn half_open_listening_and_peerless_rows_are_no_connections() {
         let mut connections = small();
-        for state in [TcpState::SynSent, TcpState::SynRecv, TcpState::NewSynRecv, TcpState::Close] {
+        for state in [
+            TcpState::SynSent,
+            TcpState::SynRecv,
+            TcpState::NewSynRecv,
+            TcpState::Close,
+        ] {
             let rows = [socket("10.0.0.1:80", "10.9.9.9:5000", state, 0)];
             assert_eq!(read(&mut connections, at(1), &rows)[0], Sighting::Other);
         }
-        assert_eq!(read(&mut connections, at(1), &[row("0.0.0.0:0", 3)])[0], Sighting::Other);
-        assert_eq!(read(&mut connections, at(1), &[row("10.0.0.9:0", 3)])[0], Sighting::Other);
+        assert_eq!(
+            read(&mut connections, at(1), &[row("0.0.0.0:0", 3)])[0],
+            Sighting::Other
+        );
+        assert_eq!(
+            read(&mut connections, at(1), &[row("10.0.0.9:0", 3)])[0],
+            Sighting::Other
+        );
         for state in [
             TcpState::Established,
             TcpState::FinWait1,

@@ -57,7 +57,11 @@ impl Blank for Watched {
 
 impl Watched {
     fn ports(&self) -> impl Iterator<Item = (u16, Instant)> {
-        self.ports.iter().copied().zip(self.seen.iter().copied()).take(usize::from(self.count))
+        self.ports
+            .iter()
+            .copied()
+            .zip(self.seen.iter().copied())
+            .take(usize::from(self.count))
     }
 
     /// Drops ports last seen at or before `limit` and notes `port`.
@@ -102,7 +106,12 @@ impl Watched {
         let mut sorted = Ports::new();
         let mut floor = None;
         // Selection sort: at most 64 ports, once a scan.
-        while let Some(next) = self.ports().map(|(port, _)| port).filter(|port| Some(*port) > floor).min() {
+        while let Some(next) = self
+            .ports()
+            .map(|(port, _)| port)
+            .filter(|port| Some(*port) > floor)
+            .min()
+        {
             if sorted.push(next).is_err() {
                 break;
             }
@@ -130,7 +139,12 @@ pub struct Detector<const N: usize, const I: usize> {
 impl<const N: usize, const I: usize> Detector<N, I> {
     /// Nobody under watch; all bytes zero.
     pub const fn new() -> Self {
-        Self { threshold: 0, window: Duration::ZERO, sources: Table::new(), evictions: 0 }
+        Self {
+            threshold: 0,
+            window: Duration::ZERO,
+            sources: Table::new(),
+            evictions: 0,
+        }
     }
 
     /// Sets the secret, the number of ports that are still no scan, and how far
@@ -143,9 +157,13 @@ impl<const N: usize, const I: usize> Detector<N, I> {
 
     /// Takes in one piece of evidence.
     pub fn observe(&mut self, evidence: &Evidence, now: Instant) {
-        let Some(slot) = self.watch(evidence.source) else { return };
+        let Some(slot) = self.watch(evidence.source) else {
+            return;
+        };
         let class = self.sources.class(slot);
-        let Some(watched) = self.sources.value_mut(slot) else { return };
+        let Some(watched) = self.sources.value_mut(slot) else {
+            return;
+        };
         let was_quiet = now.since(watched.last_seen) >= self.window;
         watched.note(evidence.port, now, self.window);
         watched.last_seen = now;
@@ -154,7 +172,11 @@ impl<const N: usize, const I: usize> Detector<N, I> {
             Some(REPORTED) if !was_quiet => REPORTED,
             _ => {
                 watched.local = evidence.local;
-                if watched.count > self.threshold { CROSSED } else { usize::from(watched.count) }
+                if watched.count > self.threshold {
+                    CROSSED
+                } else {
+                    usize::from(watched.count)
+                }
             }
         };
         self.sources.touch(slot, class);
@@ -178,7 +200,11 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         let slot = self.sources.oldest(CROSSED)?;
         let source = *self.sources.key(slot)?;
         let watched = self.sources.value(slot)?;
-        let scan = Scan { source, local: watched.local, ports: watched.sorted() };
+        let scan = Scan {
+            source,
+            local: watched.local,
+            ports: watched.sorted(),
+        };
         self.sources.touch(slot, REPORTED);
         Some(scan)
     }
@@ -194,7 +220,10 @@ impl<const N: usize, const I: usize> Detector<N, I> {
     pub fn expire(&mut self, now: Instant) {
         for class in 0..CLASSES {
             while let Some(slot) = self.sources.oldest(class) {
-                let last_seen = self.sources.value(slot).map_or(Instant::BOOT, |watched| watched.last_seen);
+                let last_seen = self
+                    .sources
+                    .value(slot)
+                    .map_or(Instant::BOOT, |watched| watched.last_seen);
                 if now.since(last_seen) < self.window {
                     break;
                 }
@@ -240,7 +269,11 @@ mod tests {
     }
 
     fn evidence(number: u32, port: u16) -> Evidence {
-        Evidence { source: source(number), port, local: UNSPECIFIED }
+        Evidence {
+            source: source(number),
+            port,
+            local: UNSPECIFIED,
+        }
     }
 
     fn at(seconds: u64) -> Instant {
@@ -256,7 +289,10 @@ mod tests {
         assert_eq!(detector.next_scan(), None);
         detector.observe(&evidence(1, 25), at(1));
         let scan = detector.next_scan().unwrap();
-        assert_eq!((scan.source, &scan.ports[..]), (source(1), &[22, 25, 80, 445][..]));
+        assert_eq!(
+            (scan.source, &scan.ports[..]),
+            (source(1), &[22, 25, 80, 445][..])
+        );
         assert_eq!(detector.next_scan(), None);
     }
 
@@ -289,7 +325,10 @@ mod tests {
         for port in 1..=4 {
             detector.observe(&evidence(1, port), at(350));
         }
-        assert!(detector.next_scan().is_some(), "60 s after the last evidence");
+        assert!(
+            detector.next_scan().is_some(),
+            "60 s after the last evidence"
+        );
     }
 
     #[test]
@@ -369,7 +408,9 @@ mod tests {
         let mut now = at(0);
         let mut scans = 0;
         for step in 0..100_000 {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             let evidence = evidence((state >> 33) as u32 % 12, (state >> 45) as u16 % 7);
             now = now.after(Duration::from_millis((state >> 50) % 6_000));
             detector.observe(&evidence, now);

@@ -396,6 +396,18 @@ impl Kernel for Linux {
         let _ = self.errors.write(bytes);
     }
 
+    fn claim(&mut self, name: &str) -> Result<Descriptor, Errno> {
+        let socket = socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)?;
+        // struct sockaddr_un (unix(7)): family, a NUL for the abstract
+        // namespace, the name up to the given length.
+        let mut address: Text<64> = Text::new();
+        address.put(&(libc::AF_UNIX as u16).to_ne_bytes());
+        address.put_byte(0);
+        address.put(name.as_bytes());
+        bind(socket.0, address.as_bytes())?;
+        Ok(socket.release())
+    }
+
     fn listen(&mut self, address: Endpoint) -> Result<Descriptor, Errno> {
         let family = match address.address {
             IpAddr::V4(_) => libc::AF_INET,

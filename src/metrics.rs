@@ -176,6 +176,8 @@ label! {
         Allowed = "allowed",
         /// The block would hold the peer of our own SSH session.
         SshPeer = "ssh_peer",
+        /// The host's own addresses and gateways are not fully known.
+        HostUnknown = "host_unknown",
         /// `--require-silent`, and the source sent data.
         DataSent = "data_sent",
         /// Held back by `--max-blocks-per-minute` until its evidence was gone.
@@ -515,7 +517,7 @@ pub struct Metrics {
     /// Blocks that ended.
     pub unblocks: Labelled<UnblockReason, 4>,
     /// Scans that no block followed.
-    pub blocks_refused: Labelled<Refusal, 15>,
+    pub blocks_refused: Labelled<Refusal, 16>,
     /// Now: sources blocked in the kernel.
     pub blocked_sources: u64,
     /// Now: blocks decided and not yet in the kernel.

@@ -115,7 +115,11 @@ pub fn block_failed(time: Calendar, source: Network, why: &[u8]) -> Line {
 /// Words for a failed command.
 pub fn failure(failure: &Failure) -> Text<320> {
     let mut text = Text::new();
-    text.put(if failure.is_ipv6 { b"ip6tables".as_slice() } else { b"iptables" });
+    text.put(if failure.is_ipv6 {
+        b"ip6tables".as_slice()
+    } else {
+        b"iptables"
+    });
     match failure.reason {
         FailureReason::Missing => text.put(b" could not be started"),
         FailureReason::Status(status) => {
@@ -140,7 +144,11 @@ pub fn failure(failure: &Failure) -> Text<320> {
 pub fn exit(standing: usize, standing_ipv6: usize) -> Line {
     let mut line = Line::new();
     line.put_decimal(standing as u64);
-    line.put(if standing == 1 { b" block stands".as_slice() } else { b" blocks stand" });
+    line.put(if standing == 1 {
+        b" block stands".as_slice()
+    } else {
+        b" blocks stand"
+    });
     line.put(b"; to lift all: ");
     if standing > standing_ipv6 {
         line.put(b"iptables -w 5 -F TCPPARSER");
@@ -185,7 +193,14 @@ mod tests {
     use crate::firewall::comment::Comment;
     use std::str::from_utf8;
 
-    const TIME: Calendar = Calendar { year: 2021, month: 11, day: 1, hour: 21, minute: 11, second: 53 };
+    const TIME: Calendar = Calendar {
+        year: 2021,
+        month: 11,
+        day: 1,
+        hour: 21,
+        minute: 11,
+        second: 53,
+    };
 
     fn endpoint(text: &str) -> Endpoint {
         Endpoint::parse(text.as_bytes()).unwrap()
@@ -203,11 +218,21 @@ mod tests {
     #[test]
     fn the_demo_to_the_letter() {
         assert_line(
-            connection(TIME, endpoint("206.11.237.209:52239"), Direction::Inbound, endpoint("172.31.59.87:22")),
+            connection(
+                TIME,
+                endpoint("206.11.237.209:52239"),
+                Direction::Inbound,
+                endpoint("172.31.59.87:22"),
+            ),
             "2021-11-01 21:11:53:     New connection:  206.11.237.209:52239 -> 172.31.59.87:22",
         );
         assert_line(
-            connection(TIME, endpoint("99.84.191.103:443"), Direction::Outbound, endpoint("172.31.59.87:37474")),
+            connection(
+                TIME,
+                endpoint("99.84.191.103:443"),
+                Direction::Outbound,
+                endpoint("172.31.59.87:37474"),
+            ),
             "2021-11-01 21:11:53:     New connection:     99.84.191.103:443 <- 172.31.59.87:37474",
         );
         let seen = Scan {
@@ -216,7 +241,14 @@ mod tests {
             ports: Ports::from_slice(&[22, 25, 80, 445]).unwrap(),
         };
         assert_line(
-            scan(Calendar { minute: 12, second: 13, ..TIME }, &seen),
+            scan(
+                Calendar {
+                    minute: 12,
+                    second: 13,
+                    ..TIME
+                },
+                &seen,
+            ),
             "2021-11-01 21:12:13: Port scan detected:         172.31.63.176 -> 172.31.59.87 on ports 22,25,80,445",
         );
     }
@@ -224,7 +256,12 @@ mod tests {
     #[test]
     fn ipv6_stands_in_brackets_and_sources_as_blocked() {
         assert_line(
-            connection(TIME, endpoint("[2001:db8::1]:443"), Direction::Inbound, endpoint("[2001:db8::2]:22")),
+            connection(
+                TIME,
+                endpoint("[2001:db8::1]:443"),
+                Direction::Inbound,
+                endpoint("[2001:db8::2]:22"),
+            ),
             "2021-11-01 21:11:53:     New connection:     [2001:db8::1]:443 -> [2001:db8::2]:22",
         );
         let seen = Scan {
@@ -282,18 +319,41 @@ mod tests {
             ports.push(port).unwrap();
         }
         let local = endpoint("[2001:db8:aaaa:bbbb:cccc:dddd:eeee:ffff]:65535");
-        let line = scan(TIME, &Scan { source: longest, local: local.address, ports });
+        let line = scan(
+            TIME,
+            &Scan {
+                source: longest,
+                local: local.address,
+                ports,
+            },
+        );
         assert!(!line.is_truncated());
-        let comment = Comment::from_listing(&[b"tcpparser ".as_slice(), &[b'x'; 110]].concat()).unwrap();
-        let rule = Rule { source: longest, host_only: true, comment };
-        let line = blocked(TIME, &rule, Some(Duration::from_millis(2_073_600_001)), Data::Sent);
+        let comment =
+            Comment::from_listing(&[b"tcpparser ".as_slice(), &[b'x'; 110]].concat()).unwrap();
+        let rule = Rule {
+            source: longest,
+            host_only: true,
+            comment,
+        };
+        let line = blocked(
+            TIME,
+            &rule,
+            Some(Duration::from_millis(2_073_600_001)),
+            Data::Sent,
+        );
         assert!(!line.is_truncated());
     }
 
     #[test]
     fn the_exit_line_lifts_what_stands() {
-        assert_line(exit(1, 0), "1 block stands; to lift all: iptables -w 5 -F TCPPARSER");
-        assert_line(exit(3, 3), "3 blocks stand; to lift all: ip6tables -w 5 -F TCPPARSER");
+        assert_line(
+            exit(1, 0),
+            "1 block stands; to lift all: iptables -w 5 -F TCPPARSER",
+        );
+        assert_line(
+            exit(3, 3),
+            "3 blocks stand; to lift all: ip6tables -w 5 -F TCPPARSER",
+        );
         assert_line(
             exit(3, 1),
             "3 blocks stand; to lift all: iptables -w 5 -F TCPPARSER; ip6tables -w 5 -F TCPPARSER",

@@ -510,7 +510,10 @@ mod tests {
         for key in 0..8 {
             table.insert(key, key * 10, 0).unwrap();
         }
-        assert_eq!(table.find(&0).and_then(|slot| table.value(slot).copied()), Some(0));
+        assert_eq!(
+            table.find(&0).and_then(|slot| table.value(slot).copied()),
+            Some(0)
+        );
         assert_eq!(table.insert(8, 0, 0), Err(Full));
         let oldest = table.oldest(0).unwrap();
         assert_eq!(table.remove(oldest), Some((0, 0)));

@@ -22,7 +22,8 @@ impl Daemon {
         while let Some(scan) = self.detector.next_scan() {
             self.metrics.port_scans += 1;
             let calendar = self.calendar(kernel);
-            self.output.line(kernel, report::scan(calendar, &scan).as_bytes());
+            self.output
+                .line(kernel, report::scan(calendar, &scan).as_bytes());
             self.decide(kernel, &scan);
         }
     }
@@ -44,13 +45,21 @@ impl Daemon {
         }
         let now = kernel.boottime();
         if self.firewall.block(scan, &self.host, now).is_err() {
-            return self.not_blocked(kernel, scan.source, Refusal::TableFull, b"the table of blocks is full");
+            return self.not_blocked(
+                kernel,
+                scan.source,
+                Refusal::TableFull,
+                b"the table of blocks is full",
+            );
         }
         self.detector.forget(scan.source);
         if self.firewall.is_failing(scan.source.is_ipv6()) {
             let calendar = self.calendar(kernel);
             let why = b"the firewall cannot be used yet; it is tried again";
-            self.output.line(kernel, report::block_failed(calendar, scan.source, why).as_bytes());
+            self.output.line(
+                kernel,
+                report::block_failed(calendar, scan.source, why).as_bytes(),
+            );
         }
     }
 
@@ -63,7 +72,10 @@ impl Daemon {
     ) {
         self.metrics.blocks_refused.count(reason);
         let calendar = self.calendar(kernel);
-        self.output.line(kernel, report::not_blocked(calendar, source, words).as_bytes());
+        self.output.line(
+            kernel,
+            report::not_blocked(calendar, source, words).as_bytes(),
+        );
     }
 
     /// Starts the next firewall command, if one is due.
@@ -104,7 +116,11 @@ impl Daemon {
 
     fn read_child(&mut self, kernel: &mut impl Kernel, child: Child, has_ended: bool) {
         // An ended child left at most two full pipes (pipe(7): 1 MiB at most).
-        let reads = if has_ended { 8 * CHILD_READS } else { CHILD_READS };
+        let reads = if has_ended {
+            8 * CHILD_READS
+        } else {
+            CHILD_READS
+        };
         let now = kernel.boottime();
         for descriptor in [child.output, child.errors] {
             for _ in 0..reads {
@@ -128,10 +144,18 @@ impl Daemon {
     fn child_ended(&mut self, kernel: &mut impl Kernel, exit: Option<Exit>) {
         let now = kernel.boottime();
         let failure = self.firewall.finished(exit, now);
-        self.metrics.firewall_command_duration.observe(now.since(self.child_started));
-        let timed_out = failure.as_ref().is_some_and(|failure| failure.reason == FailureReason::Deadline);
+        self.metrics
+            .firewall_command_duration
+            .observe(now.since(self.child_started));
+        let timed_out = failure
+            .as_ref()
+            .is_some_and(|failure| failure.reason == FailureReason::Deadline);
         if let Some(exit) = exit {
-            let label = if timed_out { CommandExit::Timeout } else { CommandExit::new(exit) };
+            let label = if timed_out {
+                CommandExit::Timeout
+            } else {
+                CommandExit::new(exit)
+            };
             self.metrics.firewall_commands.count(label);
         }
         if let Some(failure) = failure {
@@ -155,7 +179,10 @@ impl Daemon {
         match failure.source {
             Some(source) => {
                 let calendar = self.calendar(kernel);
-                self.output.line(kernel, report::block_failed(calendar, source, words.as_bytes()).as_bytes());
+                self.output.line(
+                    kernel,
+                    report::block_failed(calendar, source, words.as_bytes()).as_bytes(),
+                );
             }
             None => self.complain(kernel, &[words.as_bytes()]),
         }
@@ -199,7 +226,10 @@ impl Daemon {
                 self.child = None;
                 break;
             }
-            let mut interests = [Interest::read(kernel.signal_descriptor()), Interest::read(child.output)];
+            let mut interests = [
+                Interest::read(kernel.signal_descriptor()),
+                Interest::read(child.output),
+            ];
             let _ = kernel.poll(&mut interests, Some(left));
             self.take_signals(kernel);
             self.watch_child(kernel);

@@ -48,7 +48,8 @@ type Interests = Vec<Interest, INTERESTS>;
 pub struct Daemon {
     options: Options,
     host: Host,
-    connections: Connections<CONNECTIONS, { index_size(CONNECTIONS) }, LISTENERS, { index_size(LISTENERS) }>,
+    connections:
+        Connections<CONNECTIONS, { index_size(CONNECTIONS) }, LISTENERS, { index_size(LISTENERS) }>,
     detector: Detector<SOURCES, { index_size(SOURCES) }>,
     firewall: Firewall<BLOCKS, { index_size(BLOCKS) }>,
     metrics: Metrics,
@@ -124,7 +125,11 @@ impl Daemon {
         self.run_firewall(kernel);
         self.serve(kernel, &found);
         self.output.flush(kernel);
-        if self.is_terminating { self.end(kernel) } else { Flow::Continue }
+        if self.is_terminating {
+            self.end(kernel)
+        } else {
+            Flow::Continue
+        }
     }
 
     /// Poll interest is computed from state each turn; the sleep is the nearest
@@ -166,7 +171,10 @@ impl Daemon {
     }
 
     fn deadline(&self) -> Instant {
-        let mut deadline = self.next_reading.min(self.firewall.deadline()).min(self.server.deadline());
+        let mut deadline = self
+            .next_reading
+            .min(self.firewall.deadline())
+            .min(self.server.deadline());
         if self.listen_address.is_some() && self.listener.is_none() {
             deadline = deadline.min(self.next_listen);
         }
@@ -206,10 +214,26 @@ impl Daemon {
     /// Copies what the stages know into the gauges.
     fn update_gauges(&mut self) {
         let tables = [
-            (Table::Connections, self.connections.remembered().0, self.connections.evictions().0),
-            (Table::Sources, self.detector.sources().0, self.detector.evictions()),
-            (Table::Blocks, self.firewall.entries().0, self.firewall.evictions()),
-            (Table::Listeners, self.connections.listeners().0, self.connections.evictions().1),
+            (
+                Table::Connections,
+                self.connections.remembered().0,
+                self.connections.evictions().0,
+            ),
+            (
+                Table::Sources,
+                self.detector.sources().0,
+                self.detector.evictions(),
+            ),
+            (
+                Table::Blocks,
+                self.firewall.entries().0,
+                self.firewall.evictions(),
+            ),
+            (
+                Table::Listeners,
+                self.connections.listeners().0,
+                self.connections.evictions().1,
+            ),
         ];
         for (table, entries, evictions) in tables {
             self.metrics.table_entries.set(table, entries as u64);
@@ -231,7 +255,8 @@ impl Daemon {
         self.await_child(kernel);
         let (standing, standing_ipv6) = (self.firewall.standing(), self.firewall.standing_ipv6());
         if standing > 0 {
-            self.output.line(kernel, report::exit(standing, standing_ipv6).as_bytes());
+            self.output
+                .line(kernel, report::exit(standing, standing_ipv6).as_bytes());
         }
         self.output.set_patience(Duration::from_millis(50));
         self.output.finish(kernel);

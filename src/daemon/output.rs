@@ -19,7 +19,11 @@ pub struct Output {
 impl Output {
     /// Nothing to write; all bytes zero.
     pub const fn new() -> Self {
-        Self { buffer: Text::new(), dropped: 0, patience: Duration::ZERO }
+        Self {
+            buffer: Text::new(),
+            dropped: 0,
+            patience: Duration::ZERO,
+        }
     }
 
     /// Lines dropped so far.
@@ -62,7 +66,12 @@ impl Output {
                 Ok(count) => self.buffer.consume(count),
                 Err(Errno::EINTR) => {}
                 Err(_) => {
-                    let lines = self.buffer.as_bytes().iter().filter(|byte| **byte == b'\n').count();
+                    let lines = self
+                        .buffer
+                        .as_bytes()
+                        .iter()
+                        .filter(|byte| **byte == b'\n')
+                        .count();
                     self.dropped += lines as u64;
                     self.buffer.clear();
                 }
@@ -91,7 +100,10 @@ impl Output {
         let waited = kernel.boottime().since(before);
         self.patience = self.patience.saturating_sub(waited);
         let [interest] = interests;
-        if found.is_ok() && !interest.is_writable && self.patience < OUTPUT_PATIENCE.saturating_mul(100) {
+        if found.is_ok()
+            && !interest.is_writable
+            && self.patience < OUTPUT_PATIENCE.saturating_mul(100)
+        {
             self.patience = Duration::ZERO;
         }
         self.patience != Duration::ZERO

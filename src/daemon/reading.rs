@@ -24,7 +24,11 @@ pub(super) struct RowsSource {
 
 impl RowsSource {
     const fn new() -> Self {
-        Self { path: Path::new(), open: None, has_said_unreadable: false }
+        Self {
+            path: Path::new(),
+            open: None,
+            has_said_unreadable: false,
+        }
     }
 }
 
@@ -36,7 +40,10 @@ pub(super) struct Files {
 
 impl Files {
     pub(super) const fn new() -> Self {
-        Self { tcp: RowsSource::new(), tcp6: RowsSource::new() }
+        Self {
+            tcp: RowsSource::new(),
+            tcp6: RowsSource::new(),
+        }
     }
 }
 
@@ -65,7 +72,11 @@ impl Daemon {
         }
         // Keep the beat; after a long suspend start a new one.
         let next = self.next_reading.after(self.options.interval);
-        self.next_reading = if next > now { next } else { now.after(self.options.interval) };
+        self.next_reading = if next > now {
+            next
+        } else {
+            now.after(self.options.interval)
+        };
         self.learn_host(kernel);
         self.reading(kernel, Trigger::Scheduled);
     }
@@ -74,7 +85,12 @@ impl Daemon {
     pub(super) fn reading(&mut self, kernel: &mut impl Kernel, trigger: Trigger) -> bool {
         let now = kernel.boottime();
         let calendar = self.calendar(kernel);
-        let pass = Pass { now, calendar, trigger, file: metrics::RowsFile::Tcp };
+        let pass = Pass {
+            now,
+            calendar,
+            trigger,
+            file: metrics::RowsFile::Tcp,
+        };
         self.output.set_patience(match self.options.action {
             Action::Once => Duration::from_secs(60),
             _ => OUTPUT_PATIENCE.saturating_mul(10),
@@ -83,7 +99,13 @@ impl Daemon {
         self.listed = 0;
         self.connections.begin_reading();
         let tcp = self.read_file(kernel, pass);
-        let tcp6 = self.read_file(kernel, Pass { file: metrics::RowsFile::Tcp6, ..pass });
+        let tcp6 = self.read_file(
+            kernel,
+            Pass {
+                file: metrics::RowsFile::Tcp6,
+                ..pass
+            },
+        );
         self.firewall.set_ipv6(tcp6 == Outcome::Whole);
         let is_whole = tcp == Outcome::Whole && tcp6 != Outcome::Failed;
         if is_whole {
@@ -93,11 +115,15 @@ impl Daemon {
         } else {
             self.metrics.readings_failed += 1;
         }
-        self.metrics.evidence_source_up.set(metrics::EvidenceSource::Readings, u64::from(is_whole));
+        self.metrics
+            .evidence_source_up
+            .set(metrics::EvidenceSource::Readings, u64::from(is_whole));
         self.metrics.readings.count(trigger);
         self.detector.expire(now);
         self.end_list(kernel, trigger, tcp == Outcome::Whole);
-        self.metrics.reading_duration.observe(kernel.boottime().since(now));
+        self.metrics
+            .reading_duration
+            .observe(kernel.boottime().since(now));
         tcp == Outcome::Whole
     }
 
@@ -106,8 +132,14 @@ impl Daemon {
             return;
         }
         self.last_scheduled = kernel.boottime();
-        let established = self.metrics.connections.get(metrics::Family::V4, metrics::TcpState::Established)
-            + self.metrics.connections.get(metrics::Family::V6, metrics::TcpState::Established);
+        let established = self
+            .metrics
+            .connections
+            .get(metrics::Family::V4, metrics::TcpState::Established)
+            + self
+                .metrics
+                .connections
+                .get(metrics::Family::V6, metrics::TcpState::Established);
         let is_empty = match self.options.show {
             Show::All => self.listed == 0,
             // A list without news is no list without connections.
@@ -128,7 +160,9 @@ impl Daemon {
 
     fn read_file(&mut self, kernel: &mut impl Kernel, pass: Pass) -> Outcome {
         let opened = match self.source(pass.file).open {
-            Some(descriptor) => kernel.rewind(descriptor).map(|()| RowsFile::Procfs(descriptor)),
+            Some(descriptor) => kernel
+                .rewind(descriptor)
+                .map(|()| RowsFile::Procfs(descriptor)),
             None => kernel.open_rows(&self.source(pass.file).path),
         };
         let result = match opened {
@@ -172,11 +206,23 @@ impl Daemon {
         let mut number: crate::text::Text<12> = crate::text::Text::new();
         number.put_decimal(error.0.unsigned_abs().into());
         let printable = |byte: &u8| (b' '..=b'~').contains(byte);
-        let path = if path.as_bytes().iter().all(printable) { path.as_bytes() } else { b"--proc" };
-        self.complain(kernel, &[b"cannot read ", path, b": ", error_words(error, &number)]);
+        let path = if path.as_bytes().iter().all(printable) {
+            path.as_bytes()
+        } else {
+            b"--proc"
+        };
+        self.complain(
+            kernel,
+            &[b"cannot read ", path, b": ", error_words(error, &number)],
+        );
     }
 
-    fn read_rows(&mut self, kernel: &mut impl Kernel, file: Descriptor, pass: Pass) -> Result<(), Errno> {
+    fn read_rows(
+        &mut self,
+        kernel: &mut impl Kernel,
+        file: Descriptor,
+        pass: Pass,
+    ) -> Result<(), Errno> {
         self.rows.begin();
         loop {
             match kernel.read(file, self.rows.space()) {
@@ -226,7 +272,9 @@ impl Daemon {
                 Direction::Inbound => metrics::Direction::In,
                 Direction::Outbound => metrics::Direction::Out,
             };
-            self.metrics.new_connections.count(direction, family(socket));
+            self.metrics
+                .new_connections
+                .count(direction, family(socket));
         }
         let source = self.host.source_of(socket.remote.address);
         if self.firewall.is_blocked(source) {
@@ -238,15 +286,31 @@ impl Daemon {
         if connection.direction == Direction::Inbound {
             // TIME_WAIT proves a handshake once, not that anything is open.
             let counts = socket.state != TcpState::TimeWait || is_opened;
-            let is_stale = self.firewall.ended(source).is_some_and(|ended| connection.first_seen <= ended);
+            let is_stale = self
+                .firewall
+                .ended(source)
+                .is_some_and(|ended| connection.first_seen <= ended);
             if counts && !is_stale {
                 let (port, local) = (socket.local.port, socket.local.address);
-                self.detector.observe(&Evidence { source, port, local }, pass.now);
+                self.detector.observe(
+                    &Evidence {
+                        source,
+                        port,
+                        local,
+                    },
+                    pass.now,
+                );
             }
         }
     }
 
-    fn list(&mut self, kernel: &mut impl Kernel, socket: &Socket, connection: Connection, pass: Pass) {
+    fn list(
+        &mut self,
+        kernel: &mut impl Kernel,
+        socket: &Socket,
+        connection: Connection,
+        pass: Pass,
+    ) {
         let is_listed = match self.options.show {
             Show::All => true,
             Show::New => connection.first_seen > self.last_scheduled,
@@ -254,7 +318,12 @@ impl Daemon {
         };
         if is_listed {
             self.listed += 1;
-            let line = report::connection(pass.calendar, socket.remote, connection.direction, socket.local);
+            let line = report::connection(
+                pass.calendar,
+                socket.remote,
+                connection.direction,
+                socket.local,
+            );
             self.output.line(kernel, line.as_bytes());
         }
     }
@@ -267,7 +336,9 @@ impl Daemon {
         } as u8;
         if let Some(state) = metrics::TcpState::from_kernel(number) {
             let before = self.metrics.connections.get(family(socket), state);
-            self.metrics.connections.set(family(socket), state, before + 1);
+            self.metrics
+                .connections
+                .set(family(socket), state, before + 1);
         }
     }
 
@@ -278,7 +349,10 @@ impl Daemon {
         while self.ask_routes(kernel) == Err(Failure::Interrupted) && tries < 3 {
             tries += 1;
         }
-        for path in [b"/etc/resolv.conf".as_slice(), b"/run/systemd/resolve/resolv.conf"] {
+        for path in [
+            b"/etc/resolv.conf".as_slice(),
+            b"/run/systemd/resolve/resolv.conf",
+        ] {
             self.feed_resolv_conf(kernel, path);
         }
         self.host.finish();
@@ -327,8 +401,11 @@ impl Daemon {
                 Err(error) => return Err(Failure::Refused(error)),
             };
             let bytes = self.netlink_buffer.get(..count).unwrap_or_default();
-            let progress =
-                if is_addresses { self.host.feed_addresses(bytes) } else { self.host.feed_routes(bytes) };
+            let progress = if is_addresses {
+                self.host.feed_addresses(bytes)
+            } else {
+                self.host.feed_routes(bytes)
+            };
             match progress {
                 Progress::More => {}
                 Progress::Done => return Ok(()),
@@ -338,7 +415,8 @@ impl Daemon {
     }
 
     fn feed_resolv_conf(&mut self, kernel: &mut impl Kernel, path: &[u8]) {
-        let Ok(RowsFile::Regular(file) | RowsFile::Procfs(file)) = kernel.open_rows(&Path::from_bytes(path))
+        let Ok(RowsFile::Regular(file) | RowsFile::Procfs(file)) =
+            kernel.open_rows(&Path::from_bytes(path))
         else {
             return;
         };
@@ -347,7 +425,8 @@ impl Daemon {
             match kernel.read(file, &mut self.netlink_buffer) {
                 Ok(0) => break,
                 Ok(count) => {
-                    self.host.feed_resolv_conf(self.netlink_buffer.get(..count).unwrap_or_default());
+                    self.host
+                        .feed_resolv_conf(self.netlink_buffer.get(..count).unwrap_or_default());
                 }
                 Err(Errno::EINTR) => {}
                 Err(_) => break,
@@ -358,7 +437,11 @@ impl Daemon {
 }
 
 fn family(socket: &Socket) -> metrics::Family {
-    if socket.local.address.is_ipv4() { metrics::Family::V4 } else { metrics::Family::V6 }
+    if socket.local.address.is_ipv4() {
+        metrics::Family::V4
+    } else {
+        metrics::Family::V6
+    }
 }
 
 /// What an errno means to somebody who did not expect it.

@@ -2,10 +2,9 @@
 
 use crate::address::{Endpoint, Network};
 use crate::exposition::{self, Format, Snapshot};
-use crate::http::{Body, ContentType, Exchange, Request, Status};
+use crate::http::{ContentType, Exchange, Request, Status};
 use crate::kernel::{Descriptor, Errno, Interest, Kernel};
 use crate::limits::{HTTP_ACCEPTS, START_RETRY};
-use crate::metrics::Label;
 use crate::report;
 use crate::text::Sink;
 use crate::time::Instant;
@@ -19,11 +18,16 @@ const STEPS: usize = 16;
 impl Daemon {
     pub(super) fn serve(&mut self, kernel: &mut impl Kernel, found: &[Interest]) {
         self.listen_when_due(kernel);
-        for interest in found.iter().filter(|interest| interest.is_readable || interest.is_writable) {
+        for interest in found
+            .iter()
+            .filter(|interest| interest.is_readable || interest.is_writable)
+        {
             self.attend(kernel, interest.descriptor);
         }
         if let Some(listener) = self.listener {
-            let is_ready = found.iter().any(|interest| interest.descriptor == listener && interest.is_readable);
+            let is_ready = found
+                .iter()
+                .any(|interest| interest.descriptor == listener && interest.is_readable);
             if is_ready || self.next_accept != Instant::BOOT {
                 self.accept(kernel, listener);
             }
@@ -38,14 +42,19 @@ impl Daemon {
     /// An address that is not there yet may come later.
     fn listen_when_due(&mut self, kernel: &mut impl Kernel) {
         let now = kernel.boottime();
-        let Some(address) = self.listen_address.filter(|_| self.listener.is_none()) else { return };
+        let Some(address) = self.listen_address.filter(|_| self.listener.is_none()) else {
+            return;
+        };
         if now < self.next_listen {
             return;
         }
         self.next_listen = now.after(START_RETRY);
         if let Ok(listener) = kernel.listen(address) {
             self.listener = Some(listener);
-            self.complain(kernel, &[report::endpoint_words(b"listening on ", address, b" now").as_bytes()]);
+            self.complain(
+                kernel,
+                &[report::endpoint_words(b"listening on ", address, b" now").as_bytes()],
+            );
         }
     }
 
@@ -81,10 +90,14 @@ impl Daemon {
     fn attend(&mut self, kernel: &mut impl Kernel, client: Descriptor) {
         for _ in 0..STEPS {
             let now = kernel.boottime();
-            let Some(exchange) = self.server.find(client) else { return };
+            let Some(exchange) = self.server.find(client) else {
+                return;
+            };
             let received = receive(kernel, exchange, now);
             let answered = self.answer(kernel, client);
-            let Some(exchange) = self.server.find(client) else { return };
+            let Some(exchange) = self.server.find(client) else {
+                return;
+            };
             let sent = send(kernel, exchange, now);
             if exchange.take_shutdown() {
                 kernel.shutdown_sending(client);
@@ -98,18 +111,27 @@ impl Daemon {
     /// Answers the client's next request, if it has one.
     fn answer(&mut self, kernel: &mut impl Kernel, client: Descriptor) -> bool {
         let unix_seconds = kernel.realtime() / 1_000_000_000;
-        let Some(exchange) = self.server.find(client) else { return false };
-        let Some(request) = exchange.next_request(unix_seconds) else { return false };
+        self.count_status(client);
+        let Some(exchange) = self.server.find(client) else {
+            return false;
+        };
+        let Some(request) = exchange.next_request(unix_seconds) else {
+            return false;
+        };
         match request {
             Request::Metrics { openmetrics } => self.answer_metrics(kernel, client, openmetrics),
             Request::Healthz => self.answer_health(kernel, client),
             Request::Blocked { cursor } => self.answer_blocked(client, cursor),
             Request::Error(_) => {}
         }
+        self.count_status(client);
+        true
+    }
+
+    fn count_status(&mut self, client: Descriptor) {
         if let Some(status) = self.server.find(client).and_then(Exchange::take_status) {
             self.metrics.http_requests.count(status);
         }
-        true
     }
 
     fn answer_metrics(&mut self, kernel: &mut impl Kernel, client: Descriptor, openmetrics: bool) {
@@ -117,7 +139,7 @@ impl Daemon {
         let (format, content_type) = if openmetrics {
             (Format::OpenMetrics, ContentType::OpenMetrics)
         } else {
-            (Format::Text, ContentType::Text)
+            (Format::Text, ContentType::Prometheus)
         };
         let snapshot = Snapshot {
             metrics: &self.metrics,
@@ -125,16 +147,22 @@ impl Daemon {
             start_unix_nanoseconds: self.started,
         };
         if let Some(exchange) = self.server.find(client) {
-            exchange.respond(Status::Ok, content_type, |body| exposition::write(&snapshot, format, body));
+            exchange.respond(Status::Ok, content_type, |body| {
+                exposition::write(&snapshot, format, body)
+            });
         }
     }
 
     fn answer_health(&mut self, kernel: &mut impl Kernel, client: Descriptor) {
         let now = kernel.boottime();
-        let (status, words): (_, &[u8]) = match (self.is_reading_well(now), self.is_blocking_well()) {
+        let (status, words): (_, &[u8]) = match (self.is_reading_well(now), self.is_blocking_well())
+        {
             (true, true) => (Status::Ok, b"ok\n"),
-            (false, _) => (Status::Unavailable, b"the last good reading is too old\n"),
-            (true, false) => (Status::Unavailable, b"the firewall cannot be used\n"),
+            (false, _) => (
+                Status::ServiceUnavailable,
+                b"the last good reading is too old\n",
+            ),
+            (true, false) => (Status::ServiceUnavailable, b"the firewall cannot be used\n"),
         };
         if let Some(exchange) = self.server.find(client) {
             exchange.respond(status, ContentType::Plain, |body| body.put(words));
@@ -143,12 +171,18 @@ impl Daemon {
 
     /// The list is for neighbours: who is blocked is nobody else's business.
     fn answer_blocked(&mut self, client: Descriptor, cursor: u32) {
-        let Some(exchange) = self.server.find(client) else { return };
+        let Some(exchange) = self.server.find(client) else {
+            return;
+        };
         let peer = Network::single(exchange.peer());
         let is_allowed = report::is_loopback(exchange.peer())
             || self.host.is_on_link(peer)
-            || self.options.allow.iter().any(|network| network.overlaps(peer));
-        if !is_allowed {
+            || self
+                .options
+                .allow
+                .iter()
+                .any(|network| network.overlaps(peer));
+        if cursor == 0 && !is_allowed {
             return exchange.refuse(Status::Forbidden);
         }
         let firewall = &self.firewall;
@@ -167,7 +201,11 @@ impl Daemon {
 
     /// Binds the listener at start. Without IPv6 in the kernel [::] means
     /// 0.0.0.0.
-    pub(super) fn listen(&mut self, kernel: &mut impl Kernel, address: Endpoint) -> Result<(), Errno> {
+    pub(super) fn listen(
+        &mut self,
+        kernel: &mut impl Kernel,
+        address: Endpoint,
+    ) -> Result<(), Errno> {
         let mut address = address;
         let mut result = kernel.listen(address);
         if result == Err(Errno::EAFNOSUPPORT) && address.address.is_unspecified() {
@@ -179,7 +217,11 @@ impl Daemon {
             Ok(listener) => self.listener = Some(listener),
             Err(Errno::EADDRINUSE) => return Err(Errno::EADDRINUSE),
             Err(_) => {
-                let words = report::endpoint_words(b"cannot listen on ", address, b" yet; it is tried again");
+                let words = report::endpoint_words(
+                    b"cannot listen on ",
+                    address,
+                    b" yet; it is tried again",
+                );
                 self.complain(kernel, &[words.as_bytes()]);
             }
         }
@@ -232,6 +274,3 @@ fn send(kernel: &mut impl Kernel, exchange: &mut Exchange, now: Instant) -> bool
         }
     }
 }
-
-/// The status codes are label values in the order of their variants.
-const _: () = assert!(Status::VALUES.len() == Status::CODES.len());

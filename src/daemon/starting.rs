@@ -4,7 +4,7 @@ use crate::connections::PortRange;
 use crate::firewall::comment::parse_hex;
 use crate::kernel::{CAP_NET_ADMIN, Errno, Kernel, Path, RowsFile};
 use crate::metrics::Trigger;
-use crate::options::{Action, FirewallChoice, write_help, write_version};
+use crate::options::{Action, FirewallChoice, USAGE_LINE, write_help, write_version};
 use crate::report;
 use crate::text::{Sink, Text, parse_decimal, trim};
 use crate::time::Duration;
@@ -24,10 +24,18 @@ const ONE_SHOT_PATIENCE: Duration = Duration::from_secs(60);
 impl Daemon {
     /// Reads the command line (without the program's name) and the
     /// environment, prints the start lines and opens what turns need.
-    pub fn start<'a>(&mut self, kernel: &mut impl Kernel, arguments: impl Iterator<Item = &'a [u8]>) -> Flow {
-        let parsed = self.options.parse_into(arguments, |name| kernel.environment(name));
+    pub fn start<'a>(
+        &mut self,
+        kernel: &mut impl Kernel,
+        arguments: impl Iterator<Item = &'a [u8]>,
+    ) -> Flow {
+        let parsed = self
+            .options
+            .parse_into(arguments, |name| kernel.environment(name));
         if let Err(error) = parsed {
-            kernel.write_error(error.line());
+            let mut line: Text<USAGE_LINE> = Text::new();
+            error.write(&mut line);
+            kernel.write_error(line.as_bytes());
             return USAGE;
         }
         self.started = kernel.realtime();
@@ -62,7 +70,8 @@ impl Daemon {
         let could_read = self.reading(kernel, Trigger::Scheduled);
         while let Some(scan) = self.detector.next_scan() {
             let calendar = self.calendar(kernel);
-            self.output.line(kernel, report::scan(calendar, &scan).as_bytes());
+            self.output
+                .line(kernel, report::scan(calendar, &scan).as_bytes());
         }
         self.output.finish(kernel);
         if could_read { Flow::Exit(0) } else { FAILURE }
@@ -107,15 +116,17 @@ impl Daemon {
     /// Secrets, paths, limits: what every kind of run needs.
     fn prepare(&mut self, kernel: &mut impl Kernel) {
         let options = &self.options;
-        for (name, path) in
-            [(&b"/net/tcp"[..], &mut self.files.tcp.path), (b"/net/tcp6", &mut self.files.tcp6.path)]
-        {
+        for (name, path) in [
+            (&b"/net/tcp"[..], &mut self.files.tcp.path),
+            (b"/net/tcp6", &mut self.files.tcp6.path),
+        ] {
             path.clear();
             path.put(options.proc_directory.as_bytes());
             path.put(name);
         }
         self.connections.set_hash_key(kernel.hash_key());
-        self.detector.configure(kernel.hash_key(), options.ports, options.window);
+        self.detector
+            .configure(kernel.hash_key(), options.ports, options.window);
         self.metrics.interval = options.interval;
         for network in &options.allow {
             self.host.allow(*network);
@@ -128,8 +139,12 @@ impl Daemon {
     }
 
     fn print_start(&mut self, kernel: &mut impl Kernel) {
-        self.output.set_patience(ONE_SHOT_PATIENCE.min(Duration::from_millis(100)));
-        for line in trim_end(report::START).split(|byte| *byte == b'\n').chain([&b""[..]]) {
+        self.output
+            .set_patience(ONE_SHOT_PATIENCE.min(Duration::from_millis(100)));
+        for line in trim_end(report::START)
+            .split(|byte| *byte == b'\n')
+            .chain([&b""[..]])
+        {
             self.output.line(kernel, line);
         }
         self.output.flush(kernel);
@@ -140,7 +155,8 @@ impl Daemon {
         let bytes = read_small(kernel, b"/proc/sys/kernel/random/boot_id", &mut boot_id);
         let boot_id = bytes.get(..8).and_then(parse_hex).unwrap_or(0);
         let key = kernel.hash_key();
-        self.firewall.enable(key, boot_id, &self.options.block_times);
+        self.firewall
+            .enable(key, boot_id, &self.options.block_times);
     }
 
     /// net.ipv4.ip_local_port_range, which IPv6 uses as well
@@ -152,10 +168,15 @@ impl Daemon {
         let bytes = read_small(kernel, path.as_bytes(), &mut buffer);
         let mut numbers = trim_end(bytes)
             .split(|byte| matches!(byte, b' ' | b'\t'))
-            .filter_map(|word| parse_decimal(trim(word)).and_then(|number| u16::try_from(number).ok()));
+            .filter_map(|word| {
+                parse_decimal(trim(word)).and_then(|number| u16::try_from(number).ok())
+            });
         match (numbers.next(), numbers.next()) {
             (Some(low), Some(high)) => PortRange { low, high },
-            _ => PortRange { low: 32_768, high: 60_999 },
+            _ => PortRange {
+                low: 32_768,
+                high: 60_999,
+            },
         }
     }
 }
@@ -170,7 +191,9 @@ fn trim_end(text: &[u8]) -> &[u8] {
 
 /// The first bytes of a small file of procfs; empty where it can't be read.
 fn read_small<'a>(kernel: &mut impl Kernel, path: &[u8], buffer: &'a mut [u8]) -> &'a [u8] {
-    let Ok(RowsFile::Regular(file) | RowsFile::Procfs(file)) = kernel.open_rows(&Path::from_bytes(path)) else {
+    let Ok(RowsFile::Regular(file) | RowsFile::Procfs(file)) =
+        kernel.open_rows(&Path::from_bytes(path))
+    else {
         return &[];
     };
     let count = kernel.read(file, buffer).unwrap_or(0);

@@ -31,7 +31,10 @@ pub struct Comment {
 }
 
 impl Blank for Comment {
-    const BLANK: Self = Self { length: 0, bytes: [0; COMMENT_MAX] };
+    const BLANK: Self = Self {
+        length: 0,
+        bytes: [0; COMMENT_MAX],
+    };
 }
 
 impl Comment {
@@ -125,8 +128,13 @@ impl Facts {
         if words.next() != Some(b"v1") {
             return None;
         }
-        let mut facts =
-            Self { boot_id: 0, end_seconds: 0, strikes: 0, since_seconds: 0, data: Data::Unknown };
+        let mut facts = Self {
+            boot_id: 0,
+            end_seconds: 0,
+            strikes: 0,
+            since_seconds: 0,
+            data: Data::Unknown,
+        };
         let mut found = 0u8;
         for word in words {
             let (name, value) = word.split_at_checked(2)?;
@@ -152,7 +160,10 @@ impl Facts {
     /// The ports as the comment lists them.
     pub fn ports(comment: &Comment) -> &[u8] {
         let words = comment.as_bytes().split(|byte| *byte == b' ');
-        words.filter_map(|word| word.strip_prefix(b"p=")).next().unwrap_or(b"")
+        words
+            .filter_map(|word| word.strip_prefix(b"p="))
+            .next()
+            .unwrap_or(b"")
     }
 }
 
@@ -201,7 +212,10 @@ mod tests {
     #[test]
     fn written_and_read_again() {
         let comment = FACTS.write(&Ports::from_slice(&[22, 25, 80, 443]).unwrap());
-        assert_eq!(comment.as_bytes(), b"tcpparser v1 b=0badcafe e=700 s=1 t=100 d=n p=22,25,80,443");
+        assert_eq!(
+            comment.as_bytes(),
+            b"tcpparser v1 b=0badcafe e=700 s=1 t=100 d=n p=22,25,80,443"
+        );
         assert_eq!(Facts::read(&comment), Some(FACTS));
         assert_eq!(Facts::ports(&comment), b"22,25,80,443");
         assert_eq!(Comment::from_listing(comment.as_bytes()), Some(comment));
@@ -227,18 +241,36 @@ mod tests {
                 let listed = std::str::from_utf8(Facts::ports(&comment)).unwrap();
                 let (shown, more) = listed.split_once('+').unwrap_or((listed, "0"));
                 let shown = shown.split(',').filter(|port| !port.is_empty()).count();
-                assert_eq!(shown + more.parse::<usize>().unwrap(), usize::from(count), "{listed}");
+                assert_eq!(
+                    shown + more.parse::<usize>().unwrap(),
+                    usize::from(count),
+                    "{listed}"
+                );
             }
         }
     }
 
     #[test]
     fn foreign_and_torn_comments_are_refused() {
-        for text in ["", "tcpparser", "fail2ban", "tcpparserv1 b=1", "tcpparser v1 \"; rm", "tcpparser \\"] {
+        for text in [
+            "",
+            "tcpparser",
+            "fail2ban",
+            "tcpparserv1 b=1",
+            "tcpparser v1 \"; rm",
+            "tcpparser \\",
+        ] {
             assert_eq!(Comment::from_listing(text.as_bytes()), None, "{text}");
         }
-        assert_eq!(Comment::from_listing(&[b"tcpparser ".as_slice(), &[b'x'; 111]].concat()), None);
-        for text in ["tcpparser v2 b=1 e=1 s=1 t=1 d=?", "tcpparser v1 b=1", "tcpparser v1 b=x e=1 s=1 t=1 d=?"] {
+        assert_eq!(
+            Comment::from_listing(&[b"tcpparser ".as_slice(), &[b'x'; 111]].concat()),
+            None
+        );
+        for text in [
+            "tcpparser v2 b=1 e=1 s=1 t=1 d=?",
+            "tcpparser v1 b=1",
+            "tcpparser v1 b=x e=1 s=1 t=1 d=?",
+        ] {
             let comment = Comment::from_listing(text.as_bytes()).unwrap();
             assert_eq!(Facts::read(&comment), None, "{text}");
         }

@@ -177,7 +177,9 @@ pub fn read_line(line: &[u8]) -> Listed {
         return Listed::Chain;
     }
     for hook in Hook::ALL {
-        let rest = line.strip_prefix(b"-A ").and_then(|rest| rest.strip_prefix(hook.name()));
+        let rest = line
+            .strip_prefix(b"-A ")
+            .and_then(|rest| rest.strip_prefix(hook.name()));
         if let Some(rest) = rest.filter(|rest| rest.starts_with(b" ")) {
             return Listed::HookRule(hook, rest == b" -j TCPPARSER");
         }
@@ -199,8 +201,14 @@ fn read_rule(rest: &[u8]) -> Option<Rule> {
         Some(rest) => (true, rest),
         None => (false, rest),
     };
-    let comment = rest.strip_prefix(b" -m comment --comment \"")?.strip_suffix(b"\" -j DROP")?;
-    Some(Rule { source, host_only, comment: Comment::from_listing(comment)? })
+    let comment = rest
+        .strip_prefix(b" -m comment --comment \"")?
+        .strip_suffix(b"\" -j DROP")?;
+    Some(Rule {
+        source,
+        host_only,
+        comment: Comment::from_listing(comment)?,
+    })
 }
 
 /// Cuts a listing of any length into lines; a line longer than any of ours is
@@ -227,7 +235,11 @@ impl Lines {
             let (head, tail) = rest.split_at_checked(end).unwrap_or((rest, &[]));
             self.line.put(head);
             rest = tail.get(1..).unwrap_or(&[]);
-            visit(if self.line.is_truncated() { Listed::Other } else { read_line(self.line.as_bytes()) });
+            visit(if self.line.is_truncated() {
+                Listed::Other
+            } else {
+                read_line(self.line.as_bytes())
+            });
             self.line.clear();
         }
         self.line.put(rest);
@@ -263,13 +275,19 @@ mod tests {
         batch.add(&rule("10.0.0.2", true));
         batch.remove(&rule("192.0.2.1", false));
         batch.commit();
-        assert_eq!(invocation.arguments.as_bytes(), b"iptables-restore\0-w\x005\0--noflush\0");
+        assert_eq!(
+            invocation.arguments.as_bytes(),
+            b"iptables-restore\0-w\x005\0--noflush\0"
+        );
         let expected = "*filter\n-N TCPPARSER\n-I INPUT 1 -j TCPPARSER\n-I FORWARD 1 -j TCPPARSER\n\
             -A TCPPARSER -s 10.0.0.2/32 -m addrtype --dst-type LOCAL -m comment --comment \
             \"tcpparser v1 b=0badcafe e=700 s=1 t=100 d=? p=22,25,80,443\" -j DROP\n\
             -D TCPPARSER -s 192.0.2.1/32 -m comment --comment \
             \"tcpparser v1 b=0badcafe e=700 s=1 t=100 d=? p=22,25,80,443\" -j DROP\nCOMMIT\n";
-        assert_eq!(std::str::from_utf8(invocation.input.as_bytes()).unwrap(), expected);
+        assert_eq!(
+            std::str::from_utf8(invocation.input.as_bytes()).unwrap(),
+            expected
+        );
     }
 
     #[test]
@@ -302,13 +320,28 @@ mod tests {
             ("-N TCPPARSER", Listed::Chain),
             ("-N TCPPARSER2", Listed::Other),
             ("-A INPUT -j TCPPARSER", Listed::HookRule(Hook::Input, true)),
-            ("-A INPUT -i eth0 -j TCPPARSER", Listed::HookRule(Hook::Input, false)),
+            (
+                "-A INPUT -i eth0 -j TCPPARSER",
+                Listed::HookRule(Hook::Input, false),
+            ),
             ("-A INPUTS -j TCPPARSER", Listed::Other),
-            ("-A FORWARD -j ACCEPT", Listed::HookRule(Hook::Forward, false)),
+            (
+                "-A FORWARD -j ACCEPT",
+                Listed::HookRule(Hook::Forward, false),
+            ),
             ("-A TCPPARSER -s 10.0.0.9/32 -j DROP", Listed::Foreign),
-            ("-A TCPPARSER -s 10.0.0.9/32 -m comment --comment \"mine\" -j DROP", Listed::Foreign),
-            ("-A TCPPARSER -s 10.0.0.9/32 -p tcp -m comment --comment \"tcpparser v1\" -j DROP", Listed::Foreign),
-            ("-A TCPPARSER -s 10.0.0.9/32 -m comment --comment \"tcpparser v1\" -j ACCEPT", Listed::Foreign),
+            (
+                "-A TCPPARSER -s 10.0.0.9/32 -m comment --comment \"mine\" -j DROP",
+                Listed::Foreign,
+            ),
+            (
+                "-A TCPPARSER -s 10.0.0.9/32 -p tcp -m comment --comment \"tcpparser v1\" -j DROP",
+                Listed::Foreign,
+            ),
+            (
+                "-A TCPPARSER -s 10.0.0.9/32 -m comment --comment \"tcpparser v1\" -j ACCEPT",
+                Listed::Foreign,
+            ),
             ("", Listed::Other),
         ] {
             assert_eq!(read_line(line.as_bytes()), expected, "{line}");
@@ -318,7 +351,8 @@ mod tests {
     #[test]
     fn lines_survive_every_split() {
         let long = std::format!("-A INPUT {}\n", "x".repeat(1_000));
-        let text = std::format!("-N TCPPARSER\n{long}-A INPUT -j TCPPARSER\n-A FORWARD -j ACCEPT\ntorn");
+        let text =
+            std::format!("-N TCPPARSER\n{long}-A INPUT -j TCPPARSER\n-A FORWARD -j ACCEPT\ntorn");
         let whole = [
             Listed::Chain,
             Listed::Other,

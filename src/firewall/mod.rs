@@ -26,7 +26,9 @@ use crate::address::Network;
 use crate::detector::Scan;
 use crate::host::{Host, Protection};
 use crate::kernel::{Exit, Invocation};
-use crate::limits::{CHILD_DEADLINE, CHILD_GRACE, RETRY_FIRST, RETRY_LONGEST, STRIKE_MEMORY, VERIFY_PERIOD};
+use crate::limits::{
+    CHILD_DEADLINE, CHILD_GRACE, RETRY_FIRST, RETRY_LONGEST, STRIKE_MEMORY, VERIFY_PERIOD,
+};
 use crate::table::{Blank, Full, HashKey, Slot, Table};
 use crate::text::{Sink, Text};
 use crate::time::{Duration, Instant};
@@ -348,12 +350,18 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Whether our jumps are the first rules of INPUT and FORWARD wherever
     /// there is a chain of ours.
     pub fn is_jump_first(&self) -> bool {
-        self.sides.iter().all(|side| !side.has_chain || side.jumps == [1, 1])
+        self.sides
+            .iter()
+            .all(|side| !side.has_chain || side.jumps == [1, 1])
     }
 
     /// Whether the source is blocked or about to be.
     pub fn is_blocked(&self, source: Network) -> bool {
-        let slot = if self.blocks.is_empty() { None } else { self.blocks.find(&source) };
+        let slot = if self.blocks.is_empty() {
+            None
+        } else {
+            self.blocks.find(&source)
+        };
         slot.is_some_and(|slot| self.stage(slot).is_blocked())
     }
 
@@ -380,20 +388,33 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Blocks that stand in the kernel.
     pub fn standing(&self) -> usize {
-        [Stage::Added, Stage::Standing, Stage::Lost, Stage::Restoring, Stage::Expired, Stage::Removing]
-            .iter()
-            .map(|stage| self.blocks.class_len(*stage as usize))
-            .sum()
+        [
+            Stage::Added,
+            Stage::Standing,
+            Stage::Lost,
+            Stage::Restoring,
+            Stage::Expired,
+            Stage::Removing,
+        ]
+        .iter()
+        .map(|stage| self.blocks.class_len(*stage as usize))
+        .sum()
     }
 
     /// Those of IPv6 sources.
     pub fn standing_ipv6(&self) -> usize {
-        self.blocks.iter().filter(|(slot, source, _)| source.is_ipv6() && self.stands(*slot)).count()
+        self.blocks
+            .iter()
+            .filter(|(slot, source, _)| source.is_ipv6() && self.stands(*slot))
+            .count()
     }
 
     /// Blocks decided and not in the kernel yet.
     pub fn pending(&self) -> usize {
-        [Stage::Wanted, Stage::Adding].iter().map(|stage| self.blocks.class_len(*stage as usize)).sum()
+        [Stage::Wanted, Stage::Adding]
+            .iter()
+            .map(|stage| self.blocks.class_len(*stage as usize))
+            .sum()
     }
 
     /// The first source from `cursor` on that stands blocked, with its cursor,
@@ -435,7 +456,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             Some(slot) => slot,
             None => self.new_slot(scan.source)?,
         };
-        let strikes = self.blocks.value(slot).map_or(0, |block| block.strikes).saturating_add(1);
+        let strikes = self
+            .blocks
+            .value(slot)
+            .map_or(0, |block| block.strikes)
+            .saturating_add(1);
         let end = self.end(strikes, now);
         let facts = self.facts(strikes, end, now.as_secs(), Data::Unknown);
         if let Some(block) = self.blocks.value_mut(slot) {
@@ -458,21 +483,38 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             self.blocks.remove(oldest);
             self.evictions += 1;
         }
-        self.blocks.insert(source, Block::BLANK, Stage::Ended as usize)
+        self.blocks
+            .insert(source, Block::BLANK, Stage::Ended as usize)
     }
 
     /// Ends are whole seconds, rounded up, as the comment says them.
     fn end(&self, strikes: u32, now: Instant) -> Instant {
         let index = (strikes as usize).saturating_sub(1);
-        match self.lengths.get(index).or(self.lengths.last()).copied().flatten() {
+        match self
+            .lengths
+            .get(index)
+            .or(self.lengths.last())
+            .copied()
+            .flatten()
+        {
             Some(length) => Instant::from_secs(now.after(length).as_secs_rounded_up()),
             None => Instant::NEVER,
         }
     }
 
     fn facts(&self, strikes: u32, end: Instant, since_seconds: u64, data: Data) -> Facts {
-        let end_seconds = if end == Instant::NEVER { 0 } else { end.as_secs() };
-        Facts { boot_id: self.boot_id, end_seconds, strikes, since_seconds, data }
+        let end_seconds = if end == Instant::NEVER {
+            0
+        } else {
+            end.as_secs()
+        };
+        Facts {
+            boot_id: self.boot_id,
+            end_seconds,
+            strikes,
+            since_seconds,
+            data,
+        }
     }
 
     // The child.
@@ -499,7 +541,12 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             }
             if let Some(job) = self.prepare(invocation, is_ipv6, host, now) {
                 self.last_family = is_ipv6;
-                self.running = Some(Running { job, is_ipv6, started: now, asked: None });
+                self.running = Some(Running {
+                    job,
+                    is_ipv6,
+                    started: now,
+                    asked: None,
+                });
                 self.explanation.clear();
                 return true;
             }
@@ -523,7 +570,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             self.lines.clear();
             self.hook_rules = [0; 2];
             self.listing = self.listing.wrapping_add(1);
-            self.listed = Side { is_known: true, ..Side::UNKNOWN };
+            self.listed = Side {
+                is_known: true,
+                ..Side::UNKNOWN
+            };
             self.strays.clear();
             self.came_back = false;
             return Some(Job::List);
@@ -582,7 +632,14 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Puts one block's change into the batch. This is the last look at an
     /// address before the child: whatever is protected by now is refused.
-    fn add_change(&mut self, batch: &mut Batch, slot: Slot, is_ipv6: bool, host: &Host, now: Instant) -> bool {
+    fn add_change(
+        &mut self,
+        batch: &mut Batch,
+        slot: Slot,
+        is_ipv6: bool,
+        host: &Host,
+        now: Instant,
+    ) -> bool {
         let (Some(rule), Some(block)) = (self.rule(slot), self.blocks.value(slot).copied()) else {
             return false;
         };
@@ -605,7 +662,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 } else {
                     batch.add(&rule);
                 }
-                if stage == Stage::Lost { Stage::Restoring } else { Stage::Adding }
+                if stage == Stage::Lost {
+                    Stage::Restoring
+                } else {
+                    Stage::Adding
+                }
             }
         };
         self.set_stage(slot, stage);
@@ -614,7 +675,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     fn remove_strays(&mut self, batch: &mut Batch, is_ipv6: bool) -> u32 {
         let mut removed = 0;
-        for rule in self.strays.iter().filter(|rule| rule.source.is_ipv6() == is_ipv6) {
+        for rule in self
+            .strays
+            .iter()
+            .filter(|rule| rule.source.is_ipv6() == is_ipv6)
+        {
             batch.remove(rule);
             removed += 1;
         }
@@ -656,7 +721,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         for byte in bytes.iter().take(self.explanation.room()) {
             let is_printable = (b' '..=b'~').contains(byte);
             if is_printable || !self.explanation.as_bytes().ends_with(b" ") {
-                self.explanation.put_byte(if is_printable { *byte } else { b' ' });
+                self.explanation
+                    .put_byte(if is_printable { *byte } else { b' ' });
             }
         }
     }
@@ -768,13 +834,21 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             side.backoff = longer(side.backoff);
             side.retry = now.after(side.backoff);
         }
-        Failure { reason, is_ipv6, source, explanation: self.explanation.clone(), is_first }
+        Failure {
+            reason,
+            is_ipv6,
+            source,
+            explanation: self.explanation.clone(),
+            is_first,
+        }
     }
 
     /// A block whose own command failed waits longer each time; true for the
     /// first.
     fn postpone(&mut self, slot: Slot, now: Instant) -> bool {
-        let Some(block) = self.blocks.value_mut(slot) else { return false };
+        let Some(block) = self.blocks.value_mut(slot) else {
+            return false;
+        };
         block.failures = block.failures.saturating_add(1);
         block.backoff = longer(block.backoff);
         block.retry = now.after(block.backoff);
@@ -787,9 +861,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         match listed {
             Listed::Chain => self.listed.has_chain = true,
             Listed::HookRule(hook, is_jump) => {
-                let (Some(count), Some(jump)) =
-                    (self.hook_rules.get_mut(hook as usize), self.listed.jumps.get_mut(hook as usize))
-                else {
+                let (Some(count), Some(jump)) = (
+                    self.hook_rules.get_mut(hook as usize),
+                    self.listed.jumps.get_mut(hook as usize),
+                ) else {
                     return;
                 };
                 *count += 1;
@@ -809,7 +884,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         };
         let listing = self.listing;
         let is_blocked = self.stage(slot).is_blocked();
-        let Some(block) = self.blocks.value_mut(slot) else { return };
+        let Some(block) = self.blocks.value_mut(slot) else {
+            return;
+        };
         let is_known = block.comment == rule.comment;
         if is_blocked && is_known {
             block.listing = listing;
@@ -836,7 +913,13 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                     let _ = self.strays.push(rule);
                     return;
                 }
-                (Block { end, ..self.adopted(&rule, facts) }, Stage::Standing)
+                (
+                    Block {
+                        end,
+                        ..self.adopted(&rule, facts)
+                    },
+                    Stage::Standing,
+                )
             }
             // Times of another boot mean nothing now: the first length anew.
             other => {
@@ -850,7 +933,14 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 let end = self.end(1, now);
                 let new = self.facts(old.strikes, end, now.as_secs(), old.data);
                 let renewed = Some(new.rewrite(&rule.comment));
-                (Block { end, renewed, ..self.adopted(&rule, new) }, Stage::Lost)
+                (
+                    Block {
+                        end,
+                        renewed,
+                        ..self.adopted(&rule, new)
+                    },
+                    Stage::Lost,
+                )
             }
         };
         let slot = match self.blocks.find(&rule.source) {
@@ -914,7 +1004,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         });
         self.for_each(Stage::Lost, is_ipv6, |firewall, slot| {
             let is_listed = firewall.is_listed(slot);
-            let Some(block) = firewall.blocks.value_mut(slot) else { return };
+            let Some(block) = firewall.blocks.value_mut(slot) else {
+                return;
+            };
             match (is_listed, block.renewed) {
                 (false, Some(comment)) => (block.comment, block.renewed) = (comment, None),
                 (true, None) => firewall.set_stage(slot, Stage::Standing),
@@ -929,14 +1021,19 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     fn is_listed(&self, slot: Slot) -> bool {
-        self.blocks.value(slot).is_some_and(|block| block.listing == self.listing)
+        self.blocks
+            .value(slot)
+            .is_some_and(|block| block.listing == self.listing)
     }
 
     // Ends.
 
     fn expire(&mut self, now: Instant) {
         while let Some(slot) = self.blocks.oldest(Stage::Ended as usize) {
-            let ended = self.blocks.value(slot).map_or(Instant::BOOT, |block| block.ended);
+            let ended = self
+                .blocks
+                .value(slot)
+                .map_or(Instant::BOOT, |block| block.ended);
             if now.since(ended) < STRIKE_MEMORY {
                 break;
             }
@@ -950,7 +1047,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             let mut next = self.blocks.oldest(stage as usize);
             while let Some(slot) = next {
                 next = self.blocks.younger(slot);
-                let end = self.blocks.value(slot).map_or(Instant::NEVER, |block| block.end);
+                let end = self
+                    .blocks
+                    .value(slot)
+                    .map_or(Instant::NEVER, |block| block.end);
                 if end > now {
                     self.next_end = self.next_end.min(end);
                 } else if stage == Stage::Wanted {
@@ -983,7 +1083,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             let forever = block.end == Instant::NEVER;
             let length = block.end.since(Instant::from_secs(block.since_seconds));
             let length = self.nominal_length(block.strikes).unwrap_or(length);
-            return Some(Notice::Blocked { rule, length: (!forever).then_some(length), data: block.data });
+            return Some(Notice::Blocked {
+                rule,
+                length: (!forever).then_some(length),
+                data: block.data,
+            });
         }
         if let Some(slot) = self.blocks.oldest(Stage::Refused as usize) {
             let (source, block) = (*self.blocks.key(slot)?, *self.blocks.value(slot)?);
@@ -991,17 +1095,26 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             if block.strikes == 0 {
                 self.blocks.remove(slot);
             }
-            return block.refusal.map(|protection| Notice::Refused { source, protection });
+            return block
+                .refusal
+                .map(|protection| Notice::Refused { source, protection });
         }
         let slot = self.blocks.oldest(Stage::Removed as usize)?;
         let (source, block) = (*self.blocks.key(slot)?, *self.blocks.value(slot)?);
         self.set_stage(slot, Stage::Ended);
-        Some(Notice::Unblocked { source, reason: block.end_reason })
+        Some(Notice::Unblocked {
+            source,
+            reason: block.end_reason,
+        })
     }
 
     fn nominal_length(&self, strikes: u32) -> Option<Duration> {
         let index = (strikes as usize).saturating_sub(1);
-        self.lengths.get(index).or(self.lengths.last()).copied().flatten()
+        self.lengths
+            .get(index)
+            .or(self.lengths.last())
+            .copied()
+            .flatten()
     }
 
     /// The nearest moment at which something is to be done.
@@ -1029,7 +1142,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             let mut next = self.blocks.oldest(stage as usize);
             while let Some(slot) = next {
                 next = self.blocks.younger(slot);
-                let (Some(source), Some(block)) = (self.blocks.key(slot), self.blocks.value(slot)) else {
+                let (Some(source), Some(block)) = (self.blocks.key(slot), self.blocks.value(slot))
+                else {
                     break;
                 };
                 deadline = deadline.min(block.retry.max(self.side(source.is_ipv6()).retry));
@@ -1041,7 +1155,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     // Small things.
 
     fn families(&self) -> impl Iterator<Item = bool> + use<N, I> {
-        [false, true].into_iter().take(if self.has_ipv6 { 2 } else { 1 })
+        [false, true]
+            .into_iter()
+            .take(if self.has_ipv6 { 2 } else { 1 })
     }
 
     fn side(&self, is_ipv6: bool) -> &Side {
@@ -1060,7 +1176,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     fn has_blocks(&self, is_ipv6: bool) -> bool {
-        self.blocks.iter().any(|(slot, source, _)| source.is_ipv6() == is_ipv6 && self.stage(slot).is_blocked())
+        self.blocks
+            .iter()
+            .any(|(slot, source, _)| source.is_ipv6() == is_ipv6 && self.stage(slot).is_blocked())
     }
 
     fn stage(&self, slot: Slot) -> Stage {
@@ -1074,7 +1192,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     fn rule(&self, slot: Slot) -> Option<Rule> {
         let block = self.blocks.value(slot)?;
         let source = *self.blocks.key(slot)?;
-        Some(Rule { source, host_only: block.host_only, comment: block.comment })
+        Some(Rule {
+            source,
+            host_only: block.host_only,
+            comment: block.comment,
+        })
     }
 
     /// Visits each block that is in `stage` now; the visit may move it on.
@@ -1087,7 +1209,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 return;
             }
             left -= 1;
-            if self.blocks.key(slot).is_some_and(|source| source.is_ipv6() == is_ipv6) {
+            if self
+                .blocks
+                .key(slot)
+                .is_some_and(|source| source.is_ipv6() == is_ipv6)
+            {
                 visit(self, slot);
             }
         }
@@ -1102,5 +1228,8 @@ impl<const N: usize, const I: usize> Default for Firewall<N, I> {
 
 /// 1, 2, 4 … 60 seconds.
 fn longer(backoff: Duration) -> Duration {
-    backoff.saturating_mul(2).max(RETRY_FIRST).min(RETRY_LONGEST)
+    backoff
+        .saturating_mul(2)
+        .max(RETRY_FIRST)
+        .min(RETRY_LONGEST)
 }
