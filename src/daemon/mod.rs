@@ -72,7 +72,9 @@ pub struct Daemon {
     child_started: Instant,
     child_buffer: [u8; OUTPUT_BUFFER],
 
-    listen_address: Option<Endpoint>,
+    /// Where HTTP is served; port 0 for nowhere. No `Option`, whose `None` is
+    /// not all zero bytes.
+    listen_address: Endpoint,
     listener: Option<Descriptor>,
     next_listen: Instant,
     next_accept: Instant,
@@ -106,7 +108,7 @@ impl Daemon {
             child: None,
             child_started: Instant::BOOT,
             child_buffer: [0; OUTPUT_BUFFER],
-            listen_address: None,
+            listen_address: Endpoint::BLANK,
             listener: None,
             next_listen: Instant::BOOT,
             next_accept: Instant::BOOT,
@@ -175,7 +177,7 @@ impl Daemon {
             .next_reading
             .min(self.firewall.deadline())
             .min(self.server.deadline());
-        if self.listen_address.is_some() && self.listener.is_none() {
+        if self.listen_address.port != 0 && self.listener.is_none() {
             deadline = deadline.min(self.next_listen);
         }
         if self.next_accept != Instant::BOOT {

@@ -42,10 +42,8 @@ impl Daemon {
     /// An address that is not there yet may come later.
     fn listen_when_due(&mut self, kernel: &mut impl Kernel) {
         let now = kernel.boottime();
-        let Some(address) = self.listen_address.filter(|_| self.listener.is_none()) else {
-            return;
-        };
-        if now < self.next_listen {
+        let address = self.listen_address;
+        if address.port == 0 || self.listener.is_some() || now < self.next_listen {
             return;
         }
         self.next_listen = now.after(START_RETRY);
@@ -212,7 +210,7 @@ impl Daemon {
             address.address = crate::address::UNSPECIFIED;
             result = kernel.listen(address);
         }
-        self.listen_address = Some(address);
+        self.listen_address = address;
         match result {
             Ok(listener) => self.listener = Some(listener),
             Err(Errno::EADDRINUSE) => return Err(Errno::EADDRINUSE),

@@ -117,7 +117,7 @@ struct Block {
     data: Data,
     host_only: bool,
     end_reason: EndReason,
-    refusal: Option<Protection>,
+    refusal: Protection,
     /// The kernel's rule carries this comment.
     comment: Comment,
     /// The comment is from another boot and shall be replaced by `renewed`.
@@ -140,7 +140,7 @@ impl Blank for Block {
         data: Data::Unknown,
         host_only: false,
         end_reason: EndReason::Expired,
-        refusal: None,
+        refusal: Protection::Loopback,
         comment: Comment::BLANK,
         renewed: None,
         failures: 0,
@@ -184,8 +184,12 @@ impl Side {
 /// What the running child does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Job {
+    /// There is none. First, so that it is all zero bytes.
+    None,
     List,
-    Change { changes: u32 },
+    Change {
+        changes: u32,
+    },
     RemoveChain,
 }
 
@@ -196,6 +200,15 @@ struct Running {
     started: Instant,
     /// When it was asked to end.
     asked: Option<Instant>,
+}
+
+impl Running {
+    const NONE: Self = Self {
+        job: Job::None,
+        is_ipv6: false,
+        started: Instant::BOOT,
+        asked: None,
+    };
 }
 
 /// How a child that is past its deadline shall be ended.
@@ -277,7 +290,7 @@ pub struct Firewall<const N: usize, const I: usize> {
     has_ipv6: bool,
     blocks: Table<Network, Block, N, I, 11>,
     sides: [Side; 2],
-    running: Option<Running>,
+    running: Running,
     lines: Lines,
     hook_rules: [u32; 2],
     listing: u32,
@@ -305,7 +318,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             has_ipv6: false,
             blocks: Table::new(),
             sides: [Side::UNKNOWN; 2],
-            running: None,
+            running: Running::NONE,
             lines: Lines::new(),
             hook_rules: [0; 2],
             listing: 0,
@@ -521,14 +534,14 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Whether a child runs.
     pub fn is_running(&self) -> bool {
-        self.running.is_some()
+        self.running.job != Job::None
     }
 
     /// Puts the next command into `invocation`, if one is due. The caller
     /// starts it at once and reports back through `output`, `errors` and
     /// `finished`.
     pub fn command(&mut self, invocation: &mut Invocation, host: &Host, now: Instant) -> bool {
-        if !self.is_enabled || self.running.is_some() {
+        if !self.is_enabled || self.running.job != Job::None {
             return false;
         }
         self.expire(now);
@@ -541,12 +554,12 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             }
             if let Some(job) = self.prepare(invocation, is_ipv6, host, now) {
                 self.last_family = is_ipv6;
-                self.running = Some(Running {
+                self.running = Running {
                     job,
                     is_ipv6,
                     started: now,
                     asked: None,
-                });
+                };
                 self.explanation.clear();
                 return true;
             }
@@ -699,7 +712,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     fn refuse(&mut self, slot: Slot, protection: Protection, now: Instant) {
         if let Some(block) = self.blocks.value_mut(slot) {
-            block.refusal = Some(protection);
+            block.refusal = protection;
             block.strikes = block.strikes.saturating_sub(1);
             block.ended = now;
         }
@@ -708,7 +721,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Takes in what the child wrote on its standard output.
     pub fn output(&mut self, bytes: &[u8], now: Instant) {
-        if self.running.is_none_or(|running| running.job != Job::List) {
+        if self.running.job != Job::List {
             return;
         }
         let mut lines = core::mem::take(&mut self.lines);
@@ -729,7 +742,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Whether the child is past its deadline; says each step once.
     pub fn overdue(&mut self, now: Instant) -> Option<Overdue> {
-        let running = self.running.as_mut()?;
+        let running = &mut self.running;
+        if running.job == Job::None {
+            return None;
+        }
         match running.asked {
             None if now.since(running.started) >= CHILD_DEADLINE => {
                 running.asked = Some(now);
@@ -746,7 +762,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Takes in how the child ended, and how long it ran. `None` stands for a
     /// child that could not be started at all.
     pub fn finished(&mut self, exit: Option<Exit>, now: Instant) -> Option<Failure> {
-        let running = self.running.take()?;
+        let running = core::mem::replace(&mut self.running, Running::NONE);
         let reason = match exit {
             Some(_) if running.asked.is_some() => FailureReason::Deadline,
             Some(Exit::Status(0)) => {
@@ -765,6 +781,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let side = self.side_mut(is_ipv6);
         side.backoff = Duration::ZERO;
         match running.job {
+            Job::None => {}
             Job::List => self.reconcile(is_ipv6, now),
             Job::RemoveChain => {
                 side.has_chain = false;
@@ -1095,9 +1112,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             if block.strikes == 0 {
                 self.blocks.remove(slot);
             }
-            return block
-                .refusal
-                .map(|protection| Notice::Refused { source, protection });
+            return Some(Notice::Refused {
+                source,
+                protection: block.refusal,
+            });
         }
         let slot = self.blocks.oldest(Stage::Removed as usize)?;
         let (source, block) = (*self.blocks.key(slot)?, *self.blocks.value(slot)?);
@@ -1122,7 +1140,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         if !self.is_enabled {
             return Instant::NEVER;
         }
-        if let Some(running) = self.running {
+        let running = self.running;
+        if running.job != Job::None {
             return match running.asked {
                 None => running.started.after(CHILD_DEADLINE),
                 Some(Instant::NEVER) => Instant::NEVER,
