@@ -290,8 +290,9 @@ class Lan:
         link(host, "lan0", peer, "lan0",
              (f"{self.host_v4}/24", f"{self.peer_v4}/24"),
              (f"{self.host_v6}/64", f"{self.peer_v6}/64"))
+        # Deprecated, so that it is used only where a test binds to it.
         peer.ip(f"address add {self.friend_v4}/24 dev lan0",
-                f"address add {self.friend_v6}/64 dev lan0 nodad")
+                f"address add {self.friend_v6}/64 dev lan0 nodad preferred_lft 0")
 
 
 class Family:
@@ -418,7 +419,12 @@ class Guard:
 
     def wait_line(self, pattern, seconds=DEADLINE):
         """The first line that matches, old ones included."""
-        return wait_for(lambda: self.matching(pattern), f"a line /{pattern}/", seconds)[0]
+        def found():
+            ended = self.process.poll() is not None
+            lines = self.matching(pattern)
+            check(lines or not ended, f"it ended before a line /{pattern}/")
+            return lines
+        return wait_for(found, f"a line /{pattern}/", seconds)[0]
 
     def ready(self):
         """Waits for the first reading."""
@@ -514,19 +520,20 @@ class Case:
     def guard(self, namespace, *arguments, env=None, before=(), interval="200ms", **options):
         """Starts the binary inside `namespace`; `before` is a wrapping command."""
         env = env or Firewall(self, "nft").env
-        command = [*before, self.binary, "--interval", interval, *arguments]
+        command = [*found(before), self.binary, "--interval", interval, *arguments]
         made = Guard(namespace, command, env, **options)
         self.guards.append(made)
         return made
 
     def once(self, *arguments, env=None, before=(), seconds=20):
-        """Runs the binary to its end, its output in a file that never blocks."""
+        """Runs the binary to its end, its output in a file that never blocks.
+        It finds no iptables: whatever goes wrong, this host stays untouched."""
         path = os.path.join(self.tmp, "stdout")
-        environment = {"PATH": HOME.get("PATH", ""), "TZ": "UTC0", **(env or {})}
+        environment = {"PATH": self.folder("path-empty"), "TZ": "UTC0", **(env or {})}
         with open(path, "wb") as stdout:
             started = time.monotonic()
             process = subprocess.Popen(
-                [*before, self.binary, *arguments], env=environment,
+                [*found(before), self.binary, *arguments], env=environment,
                 stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE)
         peak = 0
         try:
@@ -572,6 +579,11 @@ class Ended:
 
     def __repr__(self):
         return f"exit {self.status}, stdout {self.stdout[-400:]!r}, stderr {self.stderr[-400:]!r}"
+
+
+def found(command):
+    """A wrapping command by its full path: PATH is the product's alone."""
+    return [shutil.which(command[0]) or command[0], *command[1:]] if command else []
 
 
 def peak_memory(pid):

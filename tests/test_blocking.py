@@ -119,8 +119,8 @@ def test_router_keeps_its_lan_on_the_internet(t, name):
     link(edge, "far0", far, "up0", *pair(4, 1, 2))
     for space, net in ((near, 1), (inner, 3), (edge, 2), (far, 4)):
         space.ip(f"route add default via 10.{net}.0.1",
-                 f"-6 route add default via 2001:db8:{net}::1")
-    router.ip("route add 10.4.0.0/24 via 10.2.0.2", "-6 route add 2001:db8:4::/64 via 2001:db8:2::2")
+                 f"route add default via 2001:db8:{net}::1")
+    router.ip("route add 10.4.0.0/24 via 10.2.0.2", "route add 2001:db8:4::/64 via 2001:db8:2::2")
     for space in (router, edge):
         space.must("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
     v6 = name == "v6"
@@ -210,8 +210,7 @@ def not_blocked(guard, scene, reason, source="10.77.0.2"):
 @cases("v4", "v6")
 def test_gateway_is_never_blocked(t, family):
     scene = Scene(t, "nft", family)
-    version = "-6 " if family == "v6" else ""
-    scene.host.ip(f"{version}route add default via {scene.family.peer}")
+    scene.host.ip(f"route add default via {scene.family.peer}")
     guard = scene.start()
     scene.scan()
     not_blocked(guard, scene, "gateway", scene.family.peer)
@@ -232,7 +231,7 @@ def test_nameserver_is_never_blocked(t):
         file.write("# a comment\nsearch example\nnameserver 10.77.0.2\n")
     if not os.path.exists("/etc/resolv.conf"):
         raise Skipped("no /etc/resolv.conf to bind over")
-    mounted = ("/usr/bin/env", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "unshare", "-m", "sh", "-c",
+    mounted = ("env", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "unshare", "-m", "sh", "-c",
                f'mount --bind {resolver} /etc/resolv.conf; PATH={t.folder("path-nft")}; exec "$@"',
                "sh")
     scene = Scene(t, before=mounted)
