@@ -251,7 +251,10 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         let Some(memory) = self.remembered.value_mut(slot) else {
             return Sighting::Other;
         };
-        let repeated = memory.reading == reading;
+        if memory.reading == reading {
+            // Whatever the inode says: the next reading shows what stands.
+            return Sighting::Repeated;
+        }
         memory.reading = reading;
         let renewed = memory.inode != 0 && socket.inode != 0 && memory.inode != socket.inode;
         if socket.inode != 0 {
@@ -260,10 +263,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         let connection = memory.connection();
         self.remembered.touch(slot, PRESENT);
         if renewed {
-            return Sighting::Opened(self.renew(slot, socket, now));
-        }
-        if repeated {
-            Sighting::Repeated
+            Sighting::Opened(self.renew(slot, socket, now))
         } else {
             Sighting::Standing(connection)
         }
@@ -578,6 +578,12 @@ mod tests {
         let rows = [row("10.9.9.9:5000", 7), row("10.9.9.9:5000", 7)];
         assert_eq!(read(&mut connections, at(1), &rows)[1], Sighting::Repeated);
         assert_eq!(read(&mut connections, at(2), &rows)[1], Sighting::Repeated);
+        let renewed = [row("10.9.9.9:5000", 7), row("10.9.9.9:5000", 8)];
+        assert_eq!(
+            read(&mut connections, at(3), &renewed)[1],
+            Sighting::Repeated
+        );
+        assert!(is_opened(read(&mut connections, at(4), &renewed[1..])[0]));
     }
 
     #[test]
