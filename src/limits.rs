@@ -120,8 +120,13 @@ limit! {
     OUTPUT_BUFFER: usize = 4_096
 }
 limit! {
-    /// How long, in a row, one reading may wait for a slow stdout.
+    /// How long one reading may wait for a stdout that takes nothing; one that
+    /// takes its lines slowly gets ten times that.
     OUTPUT_PATIENCE: Duration = 10
+}
+limit! {
+    /// How long a command that prints and ends may wait for its reader.
+    ONE_SHOT_PATIENCE: Duration = 60_000
 }
 limit! {
     /// How long a vanished 4-tuple and a vanished listener stay remembered:

@@ -17,14 +17,16 @@ use crate::host::Host;
 use crate::http::Server;
 use crate::kernel::{Child, Descriptor, Interest, Invocation, Kernel, Signal};
 use crate::limits::{
-    BLOCKS, CONNECTIONS, HTTP_CLIENTS, LISTENERS, OUTPUT_BUFFER, SOURCES, index_size,
+    BLOCKS, CONNECTIONS, HTTP_CLIENTS, LISTENERS, OUTPUT_BUFFER, OUTPUT_PATIENCE, SOURCES,
+    index_size,
 };
 use crate::metrics::{Metrics, Table};
 use crate::netlink::RECEIVE_BUFFER;
 use crate::options::Options;
 use crate::proc_net_tcp::RowReader;
 use crate::report;
-use crate::time::{Duration, Instant};
+use crate::text::{Sink, Text};
+use crate::time::{Calendar, Instant};
 use output::Output;
 use reading::Files;
 
@@ -198,8 +200,7 @@ impl Daemon {
 
     /// Says one diagnostic on standard error.
     fn complain(&self, kernel: &mut impl Kernel, words: &[&[u8]]) {
-        let mut line: crate::text::Text<512> = crate::text::Text::new();
-        use crate::text::Sink;
+        let mut line: Text<512> = Text::new();
         line.put(b"tcpparser: ");
         for word in words {
             line.put(word);
@@ -208,7 +209,7 @@ impl Daemon {
         kernel.write_error(line.as_bytes());
     }
 
-    fn calendar(&self, kernel: &mut impl Kernel) -> crate::time::Calendar {
+    fn calendar(&self, kernel: &mut impl Kernel) -> Calendar {
         let seconds = kernel.realtime() / 1_000_000_000;
         kernel.calendar(seconds)
     }
@@ -260,7 +261,7 @@ impl Daemon {
             self.output
                 .line(kernel, report::exit(standing, standing_ipv6).as_bytes());
         }
-        self.output.set_patience(Duration::from_millis(50));
+        self.output.set_patience(OUTPUT_PATIENCE, OUTPUT_PATIENCE);
         self.output.finish(kernel);
         Flow::Exit(0)
     }

@@ -2,18 +2,18 @@
 //! does not keep up.
 
 use crate::kernel::{Errno, Interest, Kernel};
-use crate::limits::{OUTPUT_BUFFER, OUTPUT_PATIENCE};
+use crate::limits::OUTPUT_BUFFER;
 use crate::text::{Sink, Text};
 use crate::time::Duration;
 
 /// Lines on their way to standard output.
 pub struct Output {
     buffer: Text<OUTPUT_BUFFER>,
-    /// The part of a line that a terminal took so far is out: the rest of it
-    /// must follow before anything else.
     dropped: u64,
-    /// What a slow reader may still cost until the next reading.
+    /// What a slow reader may still cost in total.
     patience: Duration,
+    /// What a reader that takes nothing at all may cost: then patience ends.
+    longest_wait: Duration,
 }
 
 impl Output {
@@ -23,6 +23,7 @@ impl Output {
             buffer: Text::new(),
             dropped: 0,
             patience: Duration::ZERO,
+            longest_wait: Duration::ZERO,
         }
     }
 
@@ -36,9 +37,11 @@ impl Output {
         !self.buffer.is_empty()
     }
 
-    /// Grants a slow reader `patience` in total from now on.
-    pub fn set_patience(&mut self, patience: Duration) {
+    /// Grants a slow reader `patience` in total from now on, and one that takes
+    /// nothing at most `longest_wait` of it.
+    pub fn set_patience(&mut self, patience: Duration, longest_wait: Duration) {
         self.patience = patience;
+        self.longest_wait = longest_wait;
     }
 
     /// Appends one line; drops and counts it where there is no room.
@@ -87,23 +90,18 @@ impl Output {
         }
     }
 
-    /// Waits a little for room; false when patience is at its end. A reader
-    /// that takes nothing for one `OUTPUT_PATIENCE` has used it up, one that
-    /// reads slowly gets all of it.
+    /// Waits a little for room; false when patience is at its end.
     fn wait(&mut self, kernel: &mut impl Kernel) -> bool {
         if self.patience == Duration::ZERO {
             return false;
         }
         let before = kernel.boottime();
         let mut interests = [Interest::write(kernel.output_descriptor())];
-        let found = kernel.poll(&mut interests, Some(self.patience.min(OUTPUT_PATIENCE)));
+        let found = kernel.poll(&mut interests, Some(self.patience.min(self.longest_wait)));
         let waited = kernel.boottime().since(before);
         self.patience = self.patience.saturating_sub(waited);
         let [interest] = interests;
-        if found.is_ok()
-            && !interest.is_writable
-            && self.patience < OUTPUT_PATIENCE.saturating_mul(100)
-        {
+        if found.is_ok() && !interest.is_writable {
             self.patience = Duration::ZERO;
         }
         self.patience != Duration::ZERO

@@ -91,10 +91,10 @@ impl Daemon {
             trigger,
             file: metrics::RowsFile::Tcp,
         };
-        self.output.set_patience(match self.options.action {
-            Action::Once => Duration::from_secs(60),
-            _ => OUTPUT_PATIENCE.saturating_mul(10),
-        });
+        if self.options.action == Action::Run {
+            self.output
+                .set_patience(OUTPUT_PATIENCE.saturating_mul(10), OUTPUT_PATIENCE);
+        }
         self.metrics.connections.clear();
         self.listed = 0;
         self.connections.begin_reading();

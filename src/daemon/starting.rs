@@ -3,11 +3,11 @@
 use crate::connections::PortRange;
 use crate::firewall::comment::parse_hex;
 use crate::kernel::{CAP_NET_ADMIN, Errno, Kernel, Path, RowsFile};
+use crate::limits::ONE_SHOT_PATIENCE;
 use crate::metrics::Trigger;
 use crate::options::{Action, FirewallChoice, USAGE_LINE, write_help, write_version};
 use crate::report;
 use crate::text::{Sink, Text, parse_decimal, trim};
-use crate::time::Duration;
 
 use super::{Daemon, Flow};
 
@@ -17,9 +17,6 @@ pub const LOCK: &str = "tcpparser";
 /// A bad command line, as usual (BSD sysexits call it EX_USAGE, shells 2).
 const USAGE: Flow = Flow::Exit(2);
 const FAILURE: Flow = Flow::Exit(1);
-
-/// How long a reader of a one-shot command may take per line.
-const ONE_SHOT_PATIENCE: Duration = Duration::from_secs(60);
 
 impl Daemon {
     /// Reads the command line (without the program's name) and the
@@ -52,7 +49,8 @@ impl Daemon {
     fn print(&mut self, kernel: &mut impl Kernel, write: impl Fn(&mut Text<2_400>)) -> Flow {
         let mut text = Text::new();
         write(&mut text);
-        self.output.set_patience(ONE_SHOT_PATIENCE);
+        self.output
+            .set_patience(ONE_SHOT_PATIENCE, ONE_SHOT_PATIENCE);
         for line in trim_end(text.as_bytes()).split(|byte| *byte == b'\n') {
             self.output.line(kernel, line);
         }
@@ -64,6 +62,8 @@ impl Daemon {
     fn once(&mut self, kernel: &mut impl Kernel) -> Flow {
         // Looking only: whatever else is asked for, nothing is blocked.
         self.options.dry_run = true;
+        self.output
+            .set_patience(ONE_SHOT_PATIENCE, ONE_SHOT_PATIENCE);
         self.prepare(kernel);
         self.print_start(kernel);
         self.learn_host(kernel);
@@ -139,8 +139,6 @@ impl Daemon {
     }
 
     fn print_start(&mut self, kernel: &mut impl Kernel) {
-        self.output
-            .set_patience(ONE_SHOT_PATIENCE.min(Duration::from_millis(100)));
         for line in trim_end(report::START)
             .split(|byte| *byte == b'\n')
             .chain([&b""[..]])
