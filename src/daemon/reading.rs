@@ -10,7 +10,7 @@ use crate::options::{Action, Show};
 use crate::proc_net_tcp::{Row, Socket, TcpState};
 use crate::report;
 use crate::text::Sink;
-use crate::time::{Calendar, Duration, Instant};
+use crate::time::{Calendar, Instant};
 
 use super::Daemon;
 
