@@ -32,6 +32,7 @@ CLONE_NEWNET = 0x40000000
 LIBC = ctypes.CDLL(None, use_errno=True)
 HOME = {**os.environ, "LC_ALL": "C"}
 NAMESPACE_NUMBERS = itertools.count(1)
+FOLDER = os.path.join(tempfile.gettempdir(), "tcpparser-test-")
 
 
 class Skipped(Exception):
@@ -493,7 +494,7 @@ class Case:
 
     def __init__(self, binary):
         self.binary = binary
-        self.tmp = tempfile.mkdtemp(prefix="tcpparser-test-")
+        self.tmp = tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-")
         os.chmod(self.tmp, 0o755)
         self.namespaces, self.guards, self.firewalls = [], [], {}
 
@@ -687,17 +688,29 @@ class Runner:
 
 
 def remove_leftovers():
-    """Namespaces of runs that were killed."""
-    for path in glob.glob("/run/netns/tcpp-*-*"):
-        name = os.path.basename(path)
-        owner = re.match(r"tcpp-(\d+)-", name)
-        if owner and not os.path.exists(f"/proc/{owner[1]}"):
-            destroy_namespace(name)
+    """Namespaces and folders of runs that were killed."""
+    for path in glob.glob("/run/netns/tcpp-*-*") + glob.glob(f"{FOLDER}*-*"):
+        owner = re.search(r"(?:tcpp|test)-(\d+)-", path)
+        if not owner or is_alive(owner[1]):
+            continue
+        if path.startswith(FOLDER):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            destroy_namespace(os.path.basename(path))
+
+
+def is_alive(pid):
+    """Whether a process runs; one that waits to be reaped has no command line."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline") as file:
+        return bool(file.read())
+    return False
 
 
 def remove_own():
-    for namespace in list(Namespace.living.values()):
-        destroy_namespace(namespace.name)
+    for name in list(Namespace.living):
+        destroy_namespace(name)
+    for folder in glob.glob(f"{FOLDER}{os.getpid()}-*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def end_early(number, _frame):

@@ -8,6 +8,8 @@ network namespaces of its own. Exit status 1 if any failed.
 import os
 import sys
 
+sys.dont_write_bytecode = True  # the source tree stays as it is
+
 import harness
 import test_command_line
 import test_files

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import signal
 import time
 
 from harness import (FAMILIES, FLAVOURS, Family, Skipped, broken_firewall, carries_data, cases,
@@ -333,10 +334,27 @@ def test_foreign_rules_in_the_way_stay(t):
 
 
 @cases(*FLAVOURS)
-def test_twenty_sources_are_all_blocked(t, flavour):
+def test_killed_and_started_again_it_uses_the_same_chain(t, flavour):
     scene = Scene(t, flavour)
     guard = scene.start()
-    sources = [f"10.77.0.{n}" for n in range(100, 120)]
+    scene.scan()
+    scene.wait_blocked(guard)
+    guard.signal(signal.SIGKILL)
+    guard.wait_exit()
+    guard = scene.start()
+    scene.scan(scene.family.friend)
+    wait_for(lambda: scene.firewall.blocks(scene.host, "10.77.0.3/32"), "the second block")
+    rules = scene.firewall.rules(scene.host)
+    equal(rules.count("-A INPUT -j TCPPARSER"), 1, "jumps from INPUT")
+    equal(rules.count("-A FORWARD -j TCPPARSER"), 1, "jumps from FORWARD")
+    check(scene.firewall.blocks(scene.host, "10.77.0.2/32"), "the first block stays")
+
+
+@cases(*FLAVOURS)
+def test_hundred_sources_are_all_blocked(t, flavour):
+    scene = Scene(t, flavour)
+    guard = scene.start()
+    sources = [f"10.77.0.{n}" for n in range(100, 200)]
     scene.peer.ip(*(f"address add {source}/24 dev lan0" for source in sources))
     for source in sources:
         for port in PORTS:
@@ -344,10 +362,10 @@ def test_twenty_sources_are_all_blocked(t, flavour):
                 scene.peer.connect(scene.family.host, port, source, seconds=2)
             except OSError:
                 pass  # blocked already: no port beyond the fourth is needed
-    wait_for(lambda: len(scene.entries()) == 20, "twenty rules")
+    wait_for(lambda: len(scene.entries()) == 100, "a hundred rules")
     found = {RULE.match(rule)["source"] for rule in scene.entries()}
     equal(found, {f"{source}/32" for source in sources}, "sources")
-    wait_for(lambda: guard.metric("tcpparser_blocked_sources") == 20, "blocked_sources 20")
+    wait_for(lambda: guard.metric("tcpparser_blocked_sources") == 100, "blocked_sources 100")
     rules = scene.firewall.rules(scene.host)
     equal(rules.count("-A INPUT -j TCPPARSER"), 1, "jumps from INPUT")
     equal(rules.count("-A FORWARD -j TCPPARSER"), 1, "jumps from FORWARD")

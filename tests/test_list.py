@@ -1,6 +1,7 @@
 """The list of connections, live: real sockets in namespaces."""
 
 import datetime
+import os
 import re
 import socket
 import struct
@@ -86,6 +87,33 @@ def test_same_ports_used_again_are_a_new_connection(t):
         wait_for(lambda: len(guard.matching(pattern)) == round_number, f"line {round_number}")
         client.close()
         guard.wait_readings(1)
+
+
+def test_same_connection_by_its_inode(t):
+    """0, N, 0 is one connection's inode; N and another number are two."""
+    folder = fixture(t, [])
+    guard = t.guard(t.namespace("host"), "--dry-run", "--show", "new", "--proc", folder).ready()
+    for inode, lines in ((0, 1), (5000, 1), (0, 1), (5000, 1), (6000, 2), (0, 2), (6000, 2)):
+        row = tcp_row("192.0.2.1", 40000, "198.51.100.7", 443, 1, inode=inode)
+        following = os.path.join(fixture(t, [row], name="following"), "net/tcp")
+        os.replace(following, os.path.join(folder, "net/tcp"))
+        guard.wait_readings(1)
+        equal(len(guard.matching("New connection")), lines, f"lines once the inode is {inode}")
+
+
+def test_link_local_peers(t):
+    lan = t.lan()
+    for space, number in ((lan.host, 1), (lan.peer, 2)):
+        space.ip(f"address add fe80::{number}/64 dev lan0 nodad")
+    lan.host.listen(22, address="::")
+    guard = t.guard(lan.host).ready()
+    with lan.peer.entered():
+        scope = socket.if_nametoindex("lan0")
+    client = lan.peer.socket("fe80::1")
+    client.bind(("fe80::2", 0, 0, scope))
+    client.connect(("fe80::1", 22, 0, scope))
+    port = client.getsockname()[1]
+    guard.wait_line(connection_pattern(f"[fe80::2]:{port}", "->", "[fe80::1]:22"))
 
 
 def test_loopback_and_own_addresses_are_not_shown(t):

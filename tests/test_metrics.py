@@ -104,8 +104,9 @@ def test_other_requests_are_refused(t):
 def test_ipv6_and_ipv4_are_served(t):
     lan = t.lan()
     t.guard(lan.host).ready()
-    for url in ("http://[::1]:3021/", f"http://[{lan.host_v6}]:3021/", f"http://{lan.host_v4}:3021/"):
-        place = lan.host if "::1" in url and lan.host_v6 not in url else lan.peer
+    for place, address in ((lan.host, "[::1]"), (lan.peer, f"[{lan.host_v6}]"),
+                           (lan.peer, lan.host_v4)):
+        url = f"http://{address}:3021/"
         done = place.run("curl", "-sSg", "--max-time", "5", "-o", "/dev/null",
                          "-w", "%{http_code}", url)
         equal(done.stdout, "200", f"status of {url}")

@@ -230,8 +230,15 @@ def test_unreadable_tcp_is_said_once_and_retried(t):
     wait_for(guard.error_output, "a message")
     time.sleep(1.5)
     equal(len(guard.error_output()), 1, f"lines on stderr: {guard.error_output()}")
-    fixture(t, [tcp_row("192.0.2.1", 40000, "198.51.100.7", 443, 1)], name="later")
+    row = tcp_row("192.0.2.1", 40000, "198.51.100.7", 443, 1)
+    tcp = os.path.join(fixture(t, [row], name="later"), "net/tcp")
     guard.wait_line("198.51.100.7:443 <- 192.0.2.1:40000")
+    said = len(guard.error_output())
+    os.rename(tcp, f"{tcp}-away")
+    wait_for(lambda: len(guard.error_output()) > said, "a message when it goes away")
+    os.rename(f"{tcp}-away", tcp)
+    seen = len(guard.output())
+    wait_for(lambda: any("198.51.100.7" in line for line in guard.output()[seen:]), "its return")
 
 
 def test_stopped_and_continued_goes_on(t):
