@@ -39,6 +39,22 @@ pub struct Connection {
     pub direction: Direction,
     /// When it was seen for the first time.
     pub first_seen: Instant,
+    /// Whether it stood in a list.
+    pub listed: bool,
+    /// Where it is remembered, if it is.
+    slot: Option<Slot>,
+}
+
+/// What a destroy event says about its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It opened and closed unseen.
+    Unseen(Connection),
+    /// It was seen before: this is its end, however late.
+    Known(Connection),
+    /// Nobody is known to listen on its port: one of ours to somewhere, or a
+    /// port that a reading has to show first.
+    Unknown,
 }
 
 #[derive(Clone, Copy)]
@@ -51,10 +67,15 @@ struct Memory {
     /// The number of the reading that saw it last.
     reading: u32,
     inbound: bool,
+    /// Its destroy event came: what still shows up is a TIME_WAIT remnant, or
+    /// another connection.
+    destroyed: bool,
+    /// It stood in a list.
+    listed: bool,
 }
 
 impl Memory {
-    fn connection(&self) -> Connection {
+    fn connection(&self, slot: Slot) -> Connection {
         let direction = if self.inbound {
             Direction::Inbound
         } else {
@@ -63,6 +84,8 @@ impl Memory {
         Connection {
             direction,
             first_seen: self.first_seen,
+            listed: self.listed,
+            slot: Some(slot),
         }
     }
 }
@@ -74,6 +97,8 @@ impl Blank for Memory {
         inode: 0,
         reading: 0,
         inbound: false,
+        destroyed: false,
+        listed: false,
     };
 }
 
@@ -127,6 +152,7 @@ pub struct Connections<const N: usize, const I: usize, const L: usize, const LI:
     hash_key: HashKey,
     reading: u32,
     local_port_range: PortRange,
+    inbound_seen: u64,
     remembered: Table<u64, Memory, N, I, 2>,
     listeners: Table<Endpoint, Listener, L, LI, 2>,
     evictions: u64,
@@ -140,6 +166,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
             hash_key: HashKey { k0: 0, k1: 0 },
             reading: 0,
             local_port_range: PortRange { low: 0, high: 0 },
+            inbound_seen: 0,
             remembered: Table::new(),
             listeners: Table::new(),
             evictions: 0,
@@ -177,8 +204,12 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
                 break;
             }
             memory.vanished = now;
-            self.remembered.touch(slot, VANISHED);
             closed += 1;
+            if memory.destroyed {
+                self.remembered.remove(slot);
+            } else {
+                self.remembered.touch(slot, VANISHED);
+            }
         }
         while let Some(slot) = self.remembered.oldest(VANISHED) {
             let vanished = self
@@ -243,72 +274,159 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     }
 
     fn connection(&mut self, socket: &Socket, now: Instant) -> Sighting {
-        let fingerprint = self.fingerprint(socket);
+        let fingerprint = self.fingerprint(socket.local, socket.remote);
         let Some(slot) = self.remembered.find(&fingerprint) else {
-            return Sighting::Opened(self.remember(fingerprint, socket, now));
+            let direction = self.direction(socket.local, now);
+            return Sighting::Opened(self.remember(fingerprint, direction, socket.inode, now));
         };
         let reading = self.reading;
         let Some(memory) = self.remembered.value_mut(slot) else {
             return Sighting::Other;
         };
-        if memory.reading == reading {
+        if memory.reading == reading && !memory.destroyed {
             // Whatever the inode says: the next reading shows what stands.
             return Sighting::Repeated;
         }
         memory.reading = reading;
-        let renewed = memory.inode != 0 && socket.inode != 0 && memory.inode != socket.inode;
+        let is_other_inode = memory.inode != 0 && socket.inode != 0 && memory.inode != socket.inode;
+        let renewed = is_other_inode || (memory.destroyed && !is_remnant(socket));
         if socket.inode != 0 {
             memory.inode = socket.inode;
         }
-        let connection = memory.connection();
+        let connection = memory.connection(slot);
         self.remembered.touch(slot, PRESENT);
         if renewed {
-            Sighting::Opened(self.renew(slot, socket, now))
+            Sighting::Opened(self.renew(slot, socket.local, now))
         } else {
             Sighting::Standing(connection)
         }
     }
 
-    /// The same 4-tuple serves another connection.
-    fn renew(&mut self, slot: Slot, socket: &Socket, now: Instant) -> Connection {
-        let connection = Connection {
-            direction: self.direction(socket.local, now),
-            first_seen: now,
+    /// Takes in a destroy event of a connection with both its ends known.
+    pub fn ended(&mut self, local: Endpoint, remote: Endpoint, now: Instant) -> Ending {
+        let fingerprint = self.fingerprint(local, remote);
+        let Some(slot) = self.remembered.find(&fingerprint) else {
+            if self.direction(local, now) == Direction::Outbound {
+                return Ending::Unknown;
+            }
+            let connection = self.remember(fingerprint, Direction::Inbound, 0, now);
+            self.set_destroyed(connection.slot);
+            return Ending::Unseen(connection);
         };
-        if let Some(memory) = self.remembered.value_mut(slot) {
-            memory.first_seen = now;
-            memory.inbound = connection.direction == Direction::Inbound;
+        let is_vanished = self.remembered.class(slot) == Some(VANISHED);
+        let Some(memory) = self.remembered.value_mut(slot) else {
+            return Ending::Unknown;
+        };
+        if memory.destroyed {
+            // The same 4-tuple served another connection meanwhile.
+            memory.inode = 0;
+            let connection = self.renew(slot, local, now);
+            self.set_destroyed(Some(slot));
+            return Ending::Unseen(connection);
         }
-        connection
+        let connection = memory.connection(slot);
+        if is_vanished {
+            self.remembered.remove(slot);
+            return Ending::Known(Connection {
+                slot: None,
+                ..connection
+            });
+        }
+        // Its row may stand on in TIME_WAIT: forgotten when it is gone.
+        self.set_destroyed(Some(slot));
+        Ending::Known(connection)
     }
 
-    fn remember(&mut self, fingerprint: u64, socket: &Socket, now: Instant) -> Connection {
-        let connection = Connection {
-            direction: self.direction(socket.local, now),
+    fn set_destroyed(&mut self, slot: Option<Slot>) {
+        if let Some(memory) = slot.and_then(|slot| self.remembered.value_mut(slot)) {
+            memory.destroyed = true;
+        }
+    }
+
+    /// Notes that the connection stood in a list.
+    pub fn set_listed(&mut self, connection: Connection) {
+        let memory = connection
+            .slot
+            .and_then(|slot| self.remembered.value_mut(slot));
+        if let Some(memory) = memory {
+            memory.listed = true;
+        }
+    }
+
+    /// The same 4-tuple serves another connection.
+    fn renew(&mut self, slot: Slot, local: Endpoint, now: Instant) -> Connection {
+        let direction = self.direction(local, now);
+        self.inbound_seen += u64::from(direction == Direction::Inbound);
+        if let Some(memory) = self.remembered.value_mut(slot) {
+            memory.first_seen = now;
+            memory.inbound = direction == Direction::Inbound;
+            memory.destroyed = false;
+            memory.listed = false;
+        }
+        Connection {
+            direction,
             first_seen: now,
-        };
+            listed: false,
+            slot: Some(slot),
+        }
+    }
+
+    fn remember(
+        &mut self,
+        fingerprint: u64,
+        direction: Direction,
+        inode: u32,
+        now: Instant,
+    ) -> Connection {
+        self.inbound_seen += u64::from(direction == Direction::Inbound);
         let memory = Memory {
             first_seen: now,
             vanished: now,
-            inode: socket.inode,
+            inode,
             reading: self.reading,
-            inbound: connection.direction == Direction::Inbound,
+            inbound: direction == Direction::Inbound,
+            destroyed: false,
+            listed: false,
         };
-        if self.remembered.insert(fingerprint, memory, PRESENT) == Err(Full) {
+        let mut slot = self.remembered.insert(fingerprint, memory, PRESENT);
+        if slot == Err(Full) {
             // Vanished ones give way; where all are present the row stays
             // evidence without being remembered.
             self.evictions += 1;
             if let Some(oldest) = self.remembered.oldest(VANISHED) {
                 self.remembered.remove(oldest);
-                let _ = self.remembered.insert(fingerprint, memory, PRESENT);
+                slot = self.remembered.insert(fingerprint, memory, PRESENT);
             }
         }
-        connection
+        Connection {
+            direction,
+            first_seen: now,
+            listed: false,
+            slot: slot.ok(),
+        }
     }
 
-    fn fingerprint(&self, socket: &Socket) -> u64 {
-        let ports = u64::from(socket.local.port) << 16 | u64::from(socket.remote.port);
-        match (socket.local.address, socket.remote.address) {
+    /// Inbound connections seen for the first time so far, loopback and own
+    /// addresses included: what the kernel counts as PassiveOpens.
+    pub fn inbound_seen(&self) -> u64 {
+        self.inbound_seen
+    }
+
+    /// Whether anybody listens on `port`, whatever the address.
+    pub fn listens_on(&self, port: u16, now: Instant) -> bool {
+        self.listeners
+            .iter()
+            .any(|(_, local, _)| local.port == port && self.listens(*local, now))
+    }
+
+    /// Whether outgoing connections are given `port`.
+    pub fn is_ephemeral(&self, port: u16) -> bool {
+        port >= self.local_port_range.low && port <= self.local_port_range.high
+    }
+
+    fn fingerprint(&self, local: Endpoint, remote: Endpoint) -> u64 {
+        let ports = u64::from(local.port) << 16 | u64::from(remote.port);
+        match (local.address, remote.address) {
             (IpAddr::V4(local), IpAddr::V4(remote)) => self.hash_key.hash(&[
                 u64::from(local.to_bits()) << 32 | u64::from(remote.to_bits()),
                 ports,
@@ -375,9 +493,8 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         let Some(listener) = listener else {
             return false;
         };
-        let range = self.local_port_range;
-        let ephemeral = local.port >= range.low && local.port <= range.high;
-        listener.reading == self.reading || (!ephemeral && now.since(listener.last_seen) < MEMORY)
+        listener.reading == self.reading
+            || (!self.is_ephemeral(local.port) && now.since(listener.last_seen) < MEMORY)
     }
 
     /// Connections remembered and how many can be.
@@ -402,6 +519,13 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Default
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// What may be left of a destroyed connection: the kernel keeps a small
+/// stand-in without an inode for TIME_WAIT, and for FIN_WAIT2 of sockets that
+/// were closed (net/ipv4/tcp_minisocks.c, tcp_time_wait).
+fn is_remnant(socket: &Socket) -> bool {
+    socket.inode == 0 && matches!(socket.state, TcpState::TimeWait | TcpState::FinWait2)
 }
 
 /// 128 bits of any address; IPv4 as its mapped form.
@@ -584,6 +708,92 @@ mod tests {
             Sighting::Repeated
         );
         assert!(is_opened(read(&mut connections, at(4), &renewed[1..])[0]));
+    }
+
+    fn ended(connections: &mut Small, remote: &str, now: Instant) -> Ending {
+        let row = row(remote, 0);
+        connections.ended(row.local, row.remote, now)
+    }
+
+    #[test]
+    fn an_event_is_the_end_of_what_was_seen() {
+        let mut connections = small();
+        let peer = "10.9.9.9:5000";
+        let listening = listener("0.0.0.0:80");
+        read(&mut connections, at(1), &[listening, row(peer, 7)]);
+        assert!(matches!(
+            ended(&mut connections, peer, at(2)),
+            Ending::Known(_)
+        ));
+        // TIME_WAIT and a closed FIN_WAIT2 may be left of it.
+        for state in [TcpState::FinWait2, TcpState::TimeWait] {
+            let rows = [
+                listening,
+                Socket {
+                    state,
+                    ..row(peer, 0)
+                },
+            ];
+            assert!(!is_opened(read(&mut connections, at(3), &rows)[1]));
+        }
+        // A full socket is another connection.
+        let rows = [listening, row(peer, 0)];
+        assert!(is_opened(read(&mut connections, at(4), &rows)[1]));
+        assert_eq!(connections.inbound_seen(), 2);
+    }
+
+    #[test]
+    fn an_event_of_something_unseen_is_a_connection() {
+        let mut connections = small();
+        let peer = "10.9.9.9:5000";
+        read(&mut connections, at(1), &[listener("0.0.0.0:80")]);
+        for second in 2..5 {
+            assert!(matches!(
+                ended(&mut connections, peer, at(second)),
+                Ending::Unseen(_)
+            ));
+        }
+        let rows = [
+            listener("0.0.0.0:80"),
+            Socket {
+                state: TcpState::TimeWait,
+                ..row(peer, 0)
+            },
+        ];
+        assert!(!is_opened(read(&mut connections, at(5), &rows)[1]));
+        assert_eq!(connections.inbound_seen(), 3);
+        read(&mut connections, at(6), &rows[..1]);
+        assert_eq!(connections.remembered().0, 0, "event and row are gone");
+    }
+
+    #[test]
+    fn a_late_event_is_no_second_connection() {
+        let mut connections = small();
+        let peer = "10.9.9.9:5000";
+        read(
+            &mut connections,
+            at(1),
+            &[listener("0.0.0.0:80"), row(peer, 7)],
+        );
+        read(&mut connections, at(10), &[listener("0.0.0.0:80")]);
+        assert!(matches!(
+            ended(&mut connections, peer, at(400)),
+            Ending::Known(_)
+        ));
+        assert_eq!(connections.remembered().0, 0);
+        assert_eq!(connections.inbound_seen(), 1);
+    }
+
+    #[test]
+    fn events_of_ports_nobody_listens_on_are_unknown() {
+        let mut connections = small();
+        read(&mut connections, at(1), &[listener("10.0.0.2:80")]);
+        assert_eq!(
+            ended(&mut connections, "10.9.9.9:5000", at(2)),
+            Ending::Unknown
+        );
+        assert!(connections.listens_on(80, at(2)));
+        assert!(!connections.listens_on(81, at(2)));
     }
 
     #[test]

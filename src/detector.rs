@@ -17,8 +17,33 @@ pub struct Evidence {
     pub source: Network,
     /// The local port.
     pub port: u16,
-    /// The local address, to be printed.
+    /// The local address, to be printed; unspecified where it is not known.
     pub local: IpAddr,
+    /// Whether the connection carried data from the peer.
+    pub data: Data,
+}
+
+/// Whether a peer sent data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Data {
+    /// Nothing says so or otherwise.
+    #[default]
+    Unknown,
+    /// It did not.
+    Silent,
+    /// It did.
+    Sent,
+}
+
+impl Data {
+    /// What is known after `newer`, which adds to this.
+    fn and(self, newer: Self) -> Self {
+        match (self, newer) {
+            (Self::Sent, _) | (_, Self::Sent) => Self::Sent,
+            (known, Self::Unknown) => known,
+            (_, Self::Silent) => Self::Silent,
+        }
+    }
 }
 
 /// Local ports in ascending order.
@@ -33,16 +58,46 @@ pub struct Scan {
     pub local: IpAddr,
     /// The ports seen within the window.
     pub ports: Ports,
+    /// What is known of each port's connections, in the order of `ports`.
+    pub port_data: Vec<Data, PORTS_PER_SOURCE>,
 }
 
-/// A source's ports; slots `0..count` are in use, in no order.
+impl Scan {
+    /// What is known of all connections together: silent only if each was.
+    pub fn data(&self) -> Data {
+        if self.port_data.contains(&Data::Sent) {
+            Data::Sent
+        } else if self.port_data.iter().all(|data| *data == Data::Silent) {
+            Data::Silent
+        } else {
+            Data::Unknown
+        }
+    }
+
+    /// Adds what is learned of one of its connections.
+    pub fn note_data(&mut self, port: u16, data: Data) {
+        let mut known = self.ports.iter().zip(&mut self.port_data);
+        if let Some((_, known)) = known.find(|(known, _)| **known == port) {
+            *known = known.and(data);
+        }
+    }
+}
+
+/// One port of a source.
+#[derive(Clone, Copy)]
+struct Touched {
+    seen: Instant,
+    port: u16,
+    data: Data,
+}
+
+/// A source's ports; the first `count` are in use, in no order.
 #[derive(Clone, Copy)]
 struct Watched {
     last_seen: Instant,
     local: IpAddr,
     count: u8,
-    ports: [u16; PORTS_PER_SOURCE],
-    seen: [Instant; PORTS_PER_SOURCE],
+    touched: [Touched; PORTS_PER_SOURCE],
 }
 
 impl Blank for Watched {
@@ -50,74 +105,79 @@ impl Blank for Watched {
         last_seen: Instant::BOOT,
         local: UNSPECIFIED,
         count: 0,
-        ports: [0; PORTS_PER_SOURCE],
-        seen: [Instant::BOOT; PORTS_PER_SOURCE],
+        touched: [Touched {
+            seen: Instant::BOOT,
+            port: 0,
+            data: Data::Unknown,
+        }; PORTS_PER_SOURCE],
     };
 }
 
 impl Watched {
-    fn ports(&self) -> impl Iterator<Item = (u16, Instant)> {
-        self.ports
-            .iter()
-            .copied()
-            .zip(self.seen.iter().copied())
-            .take(usize::from(self.count))
+    fn in_use(&self) -> &[Touched] {
+        self.touched.get(..usize::from(self.count)).unwrap_or(&[])
     }
 
-    /// Drops ports last seen at or before `limit` and notes `port`.
-    fn note(&mut self, port: u16, now: Instant, window: Duration) {
+    fn find(&mut self, port: u16) -> Option<&mut Touched> {
+        let in_use = self.touched.iter_mut().take(usize::from(self.count));
+        in_use.filter(|touched| touched.port == port).last()
+    }
+
+    /// Drops what is older than the window and notes one more connection.
+    fn note(&mut self, evidence: &Evidence, now: Instant, window: Duration) {
         self.drop_old(now, window);
-        let known = self.ports().position(|(known, _)| known == port);
-        if let Some(index) = known {
-            self.set(index, port, now);
-        } else if usize::from(self.count) < PORTS_PER_SOURCE {
-            self.set(usize::from(self.count), port, now);
-            self.count += 1;
-        } else {
-            // More ports than can decide anything: the oldest gives way.
-            let oldest = self.ports().enumerate().min_by_key(|(_, (_, seen))| *seen);
-            let index = oldest.map_or(0, |(index, _)| index);
-            self.set(index, port, now);
+        let port = evidence.port;
+        if let Some(known) = self.find(port) {
+            known.seen = now;
+            known.data = known.data.and(evidence.data);
+            return;
         }
-    }
-
-    fn set(&mut self, index: usize, port: u16, seen: Instant) {
-        if let (Some(a), Some(b)) = (self.ports.get_mut(index), self.seen.get_mut(index)) {
-            (*a, *b) = (port, seen);
+        let newer = Touched {
+            seen: now,
+            port,
+            data: evidence.data,
+        };
+        if let Some(free) = self.touched.get_mut(usize::from(self.count)) {
+            *free = newer;
+            self.count += 1;
+        } else if let Some(oldest) = self.touched.iter_mut().min_by_key(|touched| touched.seen) {
+            // More ports than can decide anything: the oldest gives way.
+            *oldest = newer;
         }
     }
 
     fn drop_old(&mut self, now: Instant, window: Duration) {
-        let (ports, seen) = (self.ports, self.seen);
-        let count = usize::from(self.count);
-        if self.ports().all(|(_, seen)| now.since(seen) < window) {
-            return;
-        }
-        self.count = 0;
-        for (port, seen) in ports.iter().zip(seen.iter()).take(count) {
-            if now.since(*seen) < window {
-                self.set(usize::from(self.count), *port, *seen);
-                self.count += 1;
+        let mut index = 0;
+        while let Some(touched) = self.in_use().get(index) {
+            if now.since(touched.seen) < window {
+                index += 1;
+                continue;
+            }
+            let last = self.in_use().last().copied();
+            if let (Some(hole), Some(last)) = (self.touched.get_mut(index), last) {
+                *hole = last;
+                self.count -= 1;
             }
         }
     }
 
-    fn sorted(&self) -> Ports {
-        let mut sorted = Ports::new();
+    /// In ascending order of ports, by selection: at most 64, once a scan.
+    fn sorted(&self) -> Vec<Touched, PORTS_PER_SOURCE> {
+        let mut sorted = Vec::new();
         let mut floor = None;
-        // Selection sort: at most 64 ports, once a scan.
-        while let Some(next) = self
-            .ports()
-            .map(|(port, _)| port)
-            .filter(|port| Some(*port) > floor)
-            .min()
-        {
-            if sorted.push(next).is_err() {
-                break;
+        loop {
+            let above = self
+                .in_use()
+                .iter()
+                .filter(|touched| Some(touched.port) > floor);
+            let Some(next) = above.min_by_key(|touched| touched.port) else {
+                return sorted;
+            };
+            floor = Some(next.port);
+            if sorted.push(*next).is_err() {
+                return sorted;
             }
-            floor = Some(next);
         }
-        sorted
     }
 }
 
@@ -165,13 +225,15 @@ impl<const N: usize, const I: usize> Detector<N, I> {
             return;
         };
         let was_quiet = now.since(watched.last_seen) >= self.window;
-        watched.note(evidence.port, now, self.window);
+        watched.note(evidence, now, self.window);
         watched.last_seen = now;
         let class = match class {
             Some(CROSSED) => CROSSED,
             Some(REPORTED) if !was_quiet => REPORTED,
             _ => {
-                watched.local = evidence.local;
+                if !evidence.local.is_unspecified() {
+                    watched.local = evidence.local;
+                }
                 if watched.count > self.threshold {
                     CROSSED
                 } else {
@@ -200,13 +262,28 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         let slot = self.sources.oldest(CROSSED)?;
         let source = *self.sources.key(slot)?;
         let watched = self.sources.value(slot)?;
-        let scan = Scan {
+        let mut scan = Scan {
             source,
             local: watched.local,
-            ports: watched.sorted(),
+            ports: Vec::new(),
+            port_data: Vec::new(),
         };
+        for touched in &watched.sorted() {
+            let _ = scan.ports.push(touched.port);
+            let _ = scan.port_data.push(touched.data);
+        }
         self.sources.touch(slot, REPORTED);
         Some(scan)
+    }
+
+    /// Adds what is learned of a connection that is evidence already; its age
+    /// stays as it was.
+    pub fn note_data(&mut self, source: Network, port: u16, data: Data) {
+        let slot = self.sources.find(&source);
+        let watched = slot.and_then(|slot| self.sources.value_mut(slot));
+        if let Some(touched) = watched.and_then(|watched| watched.find(port)) {
+            touched.data = touched.data.and(data);
+        }
     }
 
     /// Drops all evidence of a source: it is blocked.
@@ -273,6 +350,7 @@ mod tests {
             source: source(number),
             port,
             local: UNSPECIFIED,
+            data: Data::Unknown,
         }
     }
 
@@ -366,6 +444,38 @@ mod tests {
         let scan = detector.next_scan().unwrap();
         assert_eq!(scan.ports.len(), PORTS_PER_SOURCE);
         assert!(scan.ports.is_sorted());
+    }
+
+    #[test]
+    fn silent_only_if_every_connection_was() {
+        use Data::{Sent, Silent, Unknown};
+        for (all, expected) in [
+            ([Silent, Silent, Silent, Silent], Silent),
+            ([Silent, Silent, Silent, Unknown], Unknown),
+            ([Silent, Unknown, Silent, Sent], Sent),
+        ] {
+            let mut detector = detector::<16, 64>();
+            for (port, data) in (1..).zip(all) {
+                detector.observe(
+                    &Evidence {
+                        data,
+                        ..evidence(1, port)
+                    },
+                    at(0),
+                );
+            }
+            assert_eq!(detector.next_scan().unwrap().data(), expected);
+        }
+        let mut detector = detector::<16, 64>();
+        for port in 1..=4 {
+            detector.observe(&evidence(1, port), at(0));
+            detector.note_data(source(1), port, Silent);
+        }
+        let mut scan = detector.next_scan().unwrap();
+        assert_eq!(scan.data(), Silent);
+        scan.note_data(3, Sent);
+        scan.note_data(3, Silent);
+        assert_eq!(scan.data(), Sent);
     }
 
     /// The rule in a few slow lines: a map of every port's last sight.

@@ -233,6 +233,9 @@ pub trait Kernel {
     fn open(&mut self, path: &Path) -> Result<Descriptor, Errno>;
     /// read(2).
     fn read(&mut self, descriptor: Descriptor, buffer: &mut [u8]) -> Result<usize, Errno>;
+    /// The inode number of a file; procfs gives each network namespace's files
+    /// numbers of their own (fs/proc/generic.c, proc_alloc_inum).
+    fn inode(&mut self, path: &Path) -> Result<u64, Errno>;
     /// lseek(2) to the start.
     fn rewind(&mut self, descriptor: Descriptor) -> Result<(), Errno>;
     /// close(2).
@@ -263,6 +266,11 @@ pub trait Kernel {
 
     /// A bound, non-blocking netlink socket.
     fn netlink(&mut self, kind: Netlink) -> Result<Descriptor, Errno>;
+
+    /// Lets a connect(2) to a bound loopback socket that does not listen be
+    /// refused: the destruction of its socket is the event that shows whether
+    /// destroy events arrive. Returns the connecting socket's port.
+    fn refused_connect(&mut self) -> Result<u16, Errno>;
 
     /// Starts a program with a clean environment, default signals, no inherited
     /// descriptors and a process group of its own.

@@ -36,6 +36,7 @@ pub mod options;
 pub mod proc_net_tcp;
 pub mod sock_diag;
 
+pub mod coverage;
 pub mod http;
 pub mod metrics;
 

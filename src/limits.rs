@@ -115,6 +115,42 @@ limit! {
     LIST_EXTRA: usize = 100
 }
 limit! {
+    /// Destroy events taken in one turn: a flood must not hold up HTTP, and
+    /// what stays in the socket's buffer comes next turn.
+    EVENTS_PER_TURN: usize = 512
+}
+limit! {
+    /// Destroy events that wait for a reading to show who listens on their
+    /// port.
+    EVENTS_WAITING: usize = 64
+}
+limit! {
+    /// How often /proc/net/snmp is looked at.
+    COUNTERS_PERIOD: Duration = 1_000
+}
+limit! {
+    /// How often net.ipv4.tcp_fastopen is looked at, and destroy events that
+    /// do not arrive are tried again.
+    EVENTS_RETRY: Duration = 60_000
+}
+limit! {
+    /// How long the self-test's event may take; 123 us were measured.
+    SELF_TEST_PATIENCE: Duration = 1_000
+}
+limit! {
+    /// Early readings may use one part in this many of one processor.
+    EARLY_READING_SHARE: usize = 50
+}
+limit! {
+    /// What they may have saved up of that.
+    EARLY_READING_SAVINGS: Duration = 200
+}
+limit! {
+    /// Early readings where destroy events do not arrive, as long as their
+    /// share allows.
+    FAST_READING: Duration = 100
+}
+limit! {
     /// Bytes of output kept while stdout is not ready. Writes of at most
     /// PIPE_BUF bytes (pipe(7)) are whole or not at all.
     OUTPUT_BUFFER: usize = 4_096
@@ -193,6 +229,7 @@ const _: () = assert!(
 );
 const _: () = assert!(SOURCES >= 2 && CONNECTIONS >= 2 && BLOCKS >= 2 && LISTENERS >= 2);
 const _: () = assert!(HTTP_CLIENTS >= 1 && HTTP_REQUEST >= 512);
+const _: () = assert!(EVENTS_PER_TURN >= 1 && EVENTS_WAITING >= 1 && EARLY_READING_SHARE >= 1);
 const _: () = assert!(HTTP_RESPONSE >= 4_096 && HTTP_BODY >= 1 && HTTP_ACCEPTS >= 1);
 const _: () = assert!(
     OUTPUT_BUFFER >= 1_024 && OUTPUT_BUFFER <= 4_096,

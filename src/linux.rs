@@ -375,6 +375,11 @@ impl Kernel for Linux {
         read(descriptor.0, buffer)
     }
 
+    fn inode(&mut self, path: &Path) -> Result<u64, Errno> {
+        let file = open(&Terminated::new(path.as_bytes())?, READ_ONLY)?;
+        inode(file.0)
+    }
+
     fn rewind(&mut self, descriptor: Descriptor) -> Result<(), Errno> {
         rewind(descriptor.0)
     }
@@ -456,6 +461,30 @@ impl Kernel for Linux {
             join_destroy_groups(socket.0)?;
         }
         Ok(socket.release())
+    }
+
+    fn refused_connect(&mut self) -> Result<u16, Errno> {
+        let loopback = Endpoint {
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port: 0,
+        };
+        let (any_port, length) = socket_address(loopback);
+        let any_port = any_port.get(..length).unwrap_or(&any_port);
+        let target = socket(libc::AF_INET, libc::SOCK_STREAM, 0)?;
+        bind(target.0, any_port)?;
+        let source = socket(libc::AF_INET, libc::SOCK_STREAM, 0)?;
+        bind(source.0, any_port)?;
+        let (address, length) = socket_address(Endpoint {
+            port: bound_port(target.0)?,
+            ..loopback
+        });
+        let port = bound_port(source.0)?;
+        match connect(source.0, address.get(..length).unwrap_or(&address)) {
+            Err(Errno(libc::ECONNREFUSED | libc::EINPROGRESS)) => Ok(port),
+            Err(error) => Err(error),
+            // Nobody listens: whoever answered is not the kernel's loopback.
+            Ok(()) => Err(Errno::EINVAL),
+        }
     }
 
     fn spawn(&mut self, invocation: &Invocation) -> Result<Child, Errno> {
@@ -926,12 +955,20 @@ fn duplicate(from: c_int, to: c_int) -> Result<(), Errno> {
 
 /// The S_IFMT bits of inode(7).
 fn file_type(descriptor: c_int) -> Result<libc::mode_t, Errno> {
+    Ok(file_status(descriptor)?.st_mode & libc::S_IFMT)
+}
+
+fn inode(descriptor: c_int) -> Result<u64, Errno> {
+    Ok(file_status(descriptor)?.st_ino as u64)
+}
+
+fn file_status(descriptor: c_int) -> Result<libc::stat, Errno> {
     let mut status = MaybeUninit::<libc::stat>::zeroed();
     // SAFETY: fstat(2) fills a struct of the type the C library declares (that
     // of glibc and musl is the kernel's on 64-bit targets); zeroes are valid.
     check(unsafe { libc::fstat(descriptor, status.as_mut_ptr()) })?;
     // SAFETY: every field is a number, for which any bytes are valid.
-    Ok(unsafe { status.assume_init() }.st_mode & libc::S_IFMT)
+    Ok(unsafe { status.assume_init() })
 }
 
 /// The magic number of statfs(2), 32 bits wide.
@@ -1107,6 +1144,22 @@ fn bind(socket: c_int, address: &[u8]) -> Result<(), Errno> {
     let length = address.len() as libc::socklen_t;
     // SAFETY: the kernel copies `length` bytes and asks for no alignment.
     check(unsafe { libc::bind(socket, address.as_ptr().cast(), length) }).map(drop)
+}
+
+fn connect(socket: c_int, address: &[u8]) -> Result<(), Errno> {
+    let length = address.len() as libc::socklen_t;
+    // SAFETY: the kernel reads at most the slice's length from it.
+    check(unsafe { libc::connect(socket, address.as_ptr().cast(), length) }).map(drop)
+}
+
+/// The port of a bound socket, big-endian behind the family.
+fn bound_port(socket: c_int) -> Result<u16, Errno> {
+    let mut address = [0; 28];
+    let mut length = address.len() as libc::socklen_t;
+    let bytes = address.as_mut_ptr().cast();
+    // SAFETY: the kernel writes at most `length` bytes, the array's size.
+    check(unsafe { libc::getsockname(socket, bytes, &raw mut length) })?;
+    Ok(u16::from_be_bytes([address[2], address[3]]))
 }
 
 fn listen(socket: c_int) -> Result<(), Errno> {

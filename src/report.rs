@@ -4,8 +4,7 @@ use core::net::IpAddr;
 
 use crate::address::{Endpoint, Network, write_address};
 use crate::connections::Direction;
-use crate::detector::Scan;
-use crate::firewall::comment::Data;
+use crate::detector::{Data, Scan};
 use crate::firewall::iptables::Rule;
 use crate::firewall::{EndReason, Failure, FailureReason};
 use crate::text::{Sink, Text};
@@ -51,6 +50,15 @@ pub fn connection(time: Calendar, remote: Endpoint, direction: Direction, local:
         Direction::Outbound => b"<- ",
     });
     local.write(&mut line);
+    line
+}
+
+/// The end of a list that is longer than what was kept of it.
+pub fn more(count: u64) -> Line {
+    let mut line = Line::new();
+    line.put("… and ".as_bytes());
+    line.put_decimal(count);
+    line.put(b" more");
     line
 }
 
@@ -239,6 +247,7 @@ mod tests {
             source: network("172.31.63.176"),
             local: endpoint("172.31.59.87:1").address,
             ports: Ports::from_slice(&[22, 25, 80, 445]).unwrap(),
+            port_data: heapless::Vec::new(),
         };
         assert_line(
             scan(
@@ -268,6 +277,7 @@ mod tests {
             source: network("2001:db8:1:2::/64"),
             local: endpoint("[2001:db8::2]:1").address,
             ports: Ports::from_slice(&[1, 2, 3, 4]).unwrap(),
+            port_data: heapless::Vec::new(),
         };
         assert_line(
             scan(TIME, &seen),
@@ -325,6 +335,7 @@ mod tests {
                 source: longest,
                 local: local.address,
                 ports,
+                port_data: heapless::Vec::new(),
             },
         );
         assert!(!line.is_truncated());

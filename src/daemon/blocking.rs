@@ -1,7 +1,7 @@
 //! From scans to blocks: verdicts, the firewall's child, and what is said of
 //! both.
 
-use crate::detector::Scan;
+use crate::detector::{Data, Scan};
 use crate::firewall::{EndReason, Failure, FailureReason, Notice, Overdue};
 use crate::host::Protection;
 use crate::kernel::{Child, Errno, Exit, Interest, Kernel};
@@ -19,7 +19,8 @@ const CHILD_READS: usize = 64;
 impl Daemon {
     /// Reports each new scan and wants its source blocked.
     pub(super) fn judge(&mut self, kernel: &mut impl Kernel) {
-        while let Some(scan) = self.detector.next_scan() {
+        while let Some(mut scan) = self.detector.next_scan() {
+            self.look_for_data(kernel, &mut scan);
             self.metrics.port_scans += 1;
             let calendar = self.calendar(kernel);
             self.output
@@ -33,6 +34,12 @@ impl Daemon {
             Some((Refusal::DryRun, b"--dry-run".as_slice()))
         } else if self.options.firewall == FirewallChoice::None {
             Some((Refusal::NoFirewall, b"--firewall none".as_slice()))
+        } else if self.options.require_silent && scan.data() != Data::Silent {
+            let words: &[u8] = match scan.data() {
+                Data::Sent => b"it sent data (--require-silent)",
+                Data::Silent | Data::Unknown => b"it may have sent data (--require-silent)",
+            };
+            Some((Refusal::DataSent, words))
         } else {
             let protection = self.host.protected(scan.source);
             protection.map(|protection| (refusal(protection), protection.words()))

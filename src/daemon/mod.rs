@@ -6,6 +6,7 @@ mod output;
 mod reading;
 mod serving;
 mod starting;
+mod watching;
 
 use heapless::Vec;
 
@@ -20,7 +21,7 @@ use crate::limits::{
     BLOCKS, CONNECTIONS, HTTP_CLIENTS, LISTENERS, OUTPUT_BUFFER, OUTPUT_PATIENCE, SOURCES,
     index_size,
 };
-use crate::metrics::{Metrics, Table};
+use crate::metrics::{EvidenceSource, Metrics, Table};
 use crate::netlink::RECEIVE_BUFFER;
 use crate::options::Options;
 use crate::proc_net_tcp::RowReader;
@@ -29,6 +30,7 @@ use crate::text::{Sink, Text};
 use crate::time::{Calendar, Instant};
 use output::Output;
 use reading::Files;
+use watching::Watch;
 
 /// What shall happen after a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,9 +41,9 @@ pub enum Flow {
     Exit(u8),
 }
 
-/// Descriptors of our own beside the clients: signals, listener, standard
-/// output, and a child's two.
-const OWN_INTERESTS: usize = 5;
+/// Descriptors of our own beside the clients: signals, events, listener,
+/// standard output, and a child's two.
+const OWN_INTERESTS: usize = 6;
 const INTERESTS: usize = HTTP_CLIENTS + OWN_INTERESTS;
 
 type Interests = Vec<Interest, INTERESTS>;
@@ -60,6 +62,7 @@ pub struct Daemon {
 
     files: Files,
     rows: RowReader,
+    watch: Watch,
     next_reading: Instant,
     last_scheduled: Instant,
     last_good_reading: Instant,
@@ -99,6 +102,7 @@ impl Daemon {
             output: Output::new(),
             files: Files::new(),
             rows: RowReader::new(),
+            watch: Watch::new(),
             next_reading: Instant::BOOT,
             last_scheduled: Instant::BOOT,
             last_good_reading: Instant::BOOT,
@@ -124,6 +128,7 @@ impl Daemon {
         let found = self.wait(kernel);
         self.take_signals(kernel);
         self.watch_child(kernel);
+        self.take_events(kernel);
         self.read_when_due(kernel);
         self.judge(kernel);
         self.run_firewall(kernel);
@@ -161,6 +166,9 @@ impl Daemon {
         if self.output.is_waiting() {
             add(Interest::write(kernel.output_descriptor()));
         }
+        if let Some(socket) = self.watch.socket {
+            add(Interest::read(socket));
+        }
         if let Some(child) = self.child {
             add(Interest::read(child.output));
             add(Interest::read(child.errors));
@@ -179,6 +187,7 @@ impl Daemon {
             .next_reading
             .min(self.firewall.deadline())
             .min(self.server.deadline());
+        deadline = deadline.min(self.watch.deadline());
         if self.listen_address.port != 0 && self.listener.is_none() {
             deadline = deadline.min(self.next_listen);
         }
@@ -242,6 +251,10 @@ impl Daemon {
             self.metrics.table_entries.set(table, entries as u64);
             self.metrics.table_evictions.set(table, evictions);
         }
+        let has_events = u64::from(self.has_events());
+        self.metrics
+            .evidence_source_up
+            .set(EvidenceSource::DestroyEvents, has_events);
         self.metrics.blocked_sources = self.firewall.standing() as u64;
         self.metrics.blocks_pending = self.firewall.pending() as u64;
         self.metrics.blocking_enabled = self.firewall.is_enabled();

@@ -1,7 +1,7 @@
 //! Readings: one pass over tcp and tcp6, and what the host is.
 
 use crate::connections::{Connection, Direction, Sighting};
-use crate::detector::Evidence;
+use crate::detector::{Data, Evidence};
 use crate::kernel::{Descriptor, Errno, Kernel, Netlink, Path, RowsFile};
 use crate::limits::OUTPUT_PATIENCE;
 use crate::metrics::{self, Trigger};
@@ -65,20 +65,30 @@ enum Outcome {
 }
 
 impl Daemon {
+    /// The scheduled reading, or an early one where something hints at
+    /// connections that nobody saw.
     pub(super) fn read_when_due(&mut self, kernel: &mut impl Kernel) {
+        self.check_events(kernel);
+        self.watch_counters(kernel);
         let now = kernel.boottime();
-        if now < self.next_reading {
-            return;
-        }
-        // Keep the beat; after a long suspend start a new one.
-        let next = self.next_reading.after(self.options.interval);
-        self.next_reading = if next > now {
-            next
+        let trigger = if now >= self.next_reading {
+            // Keep the beat; after a long suspend start a new one.
+            let next = self.next_reading.after(self.options.interval);
+            let late = now.after(self.options.interval);
+            self.next_reading = if next > now { next } else { late };
+            self.learn_host(kernel);
+            Trigger::Scheduled
+        } else if self.watch.is_early_due(now) {
+            Trigger::Early
         } else {
-            now.after(self.options.interval)
+            return;
         };
-        self.learn_host(kernel);
-        self.reading(kernel, Trigger::Scheduled);
+        let cpu_before = kernel.cpu_time();
+        self.reading(kernel, trigger);
+        self.take_waiting_events(kernel);
+        let cost = kernel.cpu_time().saturating_sub(cpu_before);
+        self.watch
+            .reading_done(kernel.boottime(), cost, trigger == Trigger::Early);
     }
 
     /// One reading; whether tcp could be read.
@@ -97,6 +107,7 @@ impl Daemon {
         }
         self.metrics.connections.clear();
         self.listed = 0;
+        let counters = self.coverage_before(kernel);
         self.connections.begin_reading();
         let tcp = self.read_file(kernel, pass);
         let tcp6 = self.read_file(
@@ -110,6 +121,7 @@ impl Daemon {
         let is_whole = tcp == Outcome::Whole && tcp6 != Outcome::Failed;
         if is_whole {
             self.connections.end_reading(now);
+            self.coverage_after(kernel, counters, trigger == Trigger::Scheduled);
             self.last_good_reading = now;
             self.metrics.last_reading_unix_nanoseconds = kernel.realtime();
         } else {
@@ -131,6 +143,7 @@ impl Daemon {
         if trigger != Trigger::Scheduled {
             return;
         }
+        self.listed += self.list_extras(kernel);
         self.last_scheduled = kernel.boottime();
         let established = self
             .metrics
@@ -268,13 +281,7 @@ impl Daemon {
         }
         self.count_state(socket);
         if is_opened {
-            let direction = match connection.direction {
-                Direction::Inbound => metrics::Direction::In,
-                Direction::Outbound => metrics::Direction::Out,
-            };
-            self.metrics
-                .new_connections
-                .count(direction, family(socket));
+            self.count_new(connection, socket.local);
         }
         let source = self.host.source_of(socket.remote.address);
         if self.firewall.is_blocked(source) {
@@ -283,24 +290,20 @@ impl Daemon {
         if pass.trigger == Trigger::Scheduled && socket.state == TcpState::Established {
             self.list(kernel, socket, connection, pass);
         }
-        if connection.direction == Direction::Inbound {
-            // TIME_WAIT proves a handshake once, not that anything is open.
-            let counts = socket.state != TcpState::TimeWait || is_opened;
-            let is_stale = self
-                .firewall
-                .ended(source)
-                .is_some_and(|ended| connection.first_seen <= ended);
-            if counts && !is_stale {
-                let (port, local) = (socket.local.port, socket.local.address);
-                self.detector.observe(
-                    &Evidence {
-                        source,
-                        port,
-                        local,
-                    },
-                    pass.now,
-                );
-            }
+        // TIME_WAIT proves a handshake once, not that anything is open.
+        let counts = socket.state != TcpState::TimeWait || is_opened;
+        if counts
+            && connection.direction == Direction::Inbound
+            && !self.watch.is_forgeable(socket.state)
+            && self.is_evidence(source, connection.first_seen)
+        {
+            let evidence = Evidence {
+                source,
+                port: socket.local.port,
+                local: socket.local.address,
+                data: Data::Unknown,
+            };
+            self.detector.observe(&evidence, pass.now);
         }
     }
 
@@ -318,6 +321,7 @@ impl Daemon {
         };
         if is_listed {
             self.listed += 1;
+            self.connections.set_listed(connection);
             let line = report::connection(
                 pass.calendar,
                 socket.remote,

@@ -108,6 +108,7 @@ impl Daemon {
         if may_block {
             self.enable_firewall(kernel);
         }
+        self.start_watching(kernel);
         self.print_start(kernel);
         self.next_reading = kernel.boottime();
         Flow::Continue
@@ -188,7 +189,11 @@ fn trim_end(text: &[u8]) -> &[u8] {
 }
 
 /// The first bytes of a small file of procfs; empty where it can't be read.
-fn read_small<'a>(kernel: &mut impl Kernel, path: &[u8], buffer: &'a mut [u8]) -> &'a [u8] {
+pub(super) fn read_small<'a>(
+    kernel: &mut impl Kernel,
+    path: &[u8],
+    buffer: &'a mut [u8],
+) -> &'a [u8] {
     let Ok(RowsFile::Regular(file) | RowsFile::Procfs(file)) =
         kernel.open_rows(&Path::from_bytes(path))
     else {

@@ -1,6 +1,6 @@
 //! The comment that makes a rule ours and carries all state that survives.
 
-use crate::detector::Ports;
+use crate::detector::{Data, Ports};
 use crate::table::Blank;
 use crate::text::{Sink, Text, parse_decimal};
 
@@ -10,18 +10,6 @@ pub const COMMENT_MAX: usize = 120;
 
 /// How every comment of ours starts.
 pub const OURS: &[u8] = b"tcpparser ";
-
-/// Whether a source's connections carried data.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Data {
-    /// Nothing says so or otherwise.
-    #[default]
-    Unknown,
-    /// None of them did.
-    Silent,
-    /// At least one did.
-    Sent,
-}
 
 /// A comment as it stands in the kernel, to the letter: `-D` needs it exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

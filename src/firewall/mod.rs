@@ -23,7 +23,7 @@ pub mod iptables;
 use heapless::Vec;
 
 use crate::address::Network;
-use crate::detector::Scan;
+use crate::detector::{Data, Scan};
 use crate::host::{Host, Protection};
 use crate::kernel::{Exit, Invocation};
 use crate::limits::{
@@ -32,7 +32,7 @@ use crate::limits::{
 use crate::table::{Blank, Full, HashKey, Slot, Table};
 use crate::text::{Sink, Text};
 use crate::time::{Duration, Instant};
-use comment::{Comment, Data, Facts};
+use comment::{Comment, Facts};
 use iptables::{Batch, Hook, Lines, Listed, Rule};
 
 /// Where a block stands; also its class in the table.
@@ -475,12 +475,13 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             .map_or(0, |block| block.strikes)
             .saturating_add(1);
         let end = self.end(strikes, now);
-        let facts = self.facts(strikes, end, now.as_secs(), Data::Unknown);
+        let facts = self.facts(strikes, end, now.as_secs(), scan.data());
         if let Some(block) = self.blocks.value_mut(slot) {
             *block = Block {
                 end,
                 since_seconds: now.as_secs(),
                 strikes,
+                data: scan.data(),
                 host_only: host.is_on_link(scan.source),
                 comment: facts.write(&scan.ports),
                 ..Block::BLANK

@@ -1,0 +1,204 @@
+//! How much of what the kernel counted was seen: the counters of
+//! /proc/net/snmp against the connections first seen.
+
+use crate::text::{parse_decimal, trim};
+
+/// What /proc/net/snmp says of TCP (RFC 4022; net/ipv4/proc.c).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpCounters {
+    /// Inbound handshakes completed, IPv4, IPv6 and loopback together.
+    pub passive_opens: u64,
+    /// Segments with RST sent.
+    pub resets_sent: u64,
+}
+
+/// Reads the two `Tcp:` lines: names, then values. `None` where they are not
+/// both there.
+pub fn parse_snmp(text: &[u8]) -> Option<TcpCounters> {
+    let mut lines = text
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| line.strip_prefix(b"Tcp: "));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let value = |name: &[u8]| {
+        let words = |line| <[u8]>::split(line, |byte| *byte == b' ');
+        let mut pairs = words(names).zip(words(values));
+        let (_, value) = pairs.find(|(found, _)| *found == name)?;
+        parse_decimal(trim(value))
+    };
+    Some(TcpCounters {
+        passive_opens: value(b"PassiveOpens")?,
+        resets_sent: value(b"OutRsts")?,
+    })
+}
+
+/// The deficit of seen against counted connections. What survives a whole
+/// interval was missed: a connection in between is merely on its way to us.
+pub struct Coverage {
+    is_started: bool,
+    /// `passive_opens` minus seen when nothing is missing.
+    offset: u64,
+    last_passive_opens: u64,
+    /// The smallest deficit since the last scheduled reading, that one's
+    /// included.
+    lowest: u64,
+}
+
+impl Coverage {
+    /// Not started; all bytes zero.
+    pub const fn new() -> Self {
+        Self {
+            is_started: false,
+            offset: 0,
+            last_passive_opens: 0,
+            lowest: 0,
+        }
+    }
+
+    /// Whether `start` was called.
+    pub fn is_started(&self) -> bool {
+        self.is_started
+    }
+
+    /// Starts here: what stands already was opened before anybody looked.
+    pub fn start(&mut self, passive_opens: u64, seen: u64) {
+        self.is_started = true;
+        self.offset = passive_opens.wrapping_sub(seen);
+        self.last_passive_opens = passive_opens;
+        self.lowest = 0;
+    }
+
+    /// Whether the kernel counted connections, since it was asked last, that
+    /// nobody saw.
+    pub fn moved_beyond(&mut self, passive_opens: u64, seen: u64) -> bool {
+        let has_moved = passive_opens != self.last_passive_opens;
+        self.last_passive_opens = passive_opens;
+        self.is_started && has_moved && self.deficit(passive_opens, seen) > 0
+    }
+
+    /// Takes in the state after a reading: the counter right before its rows.
+    pub fn after_reading(&mut self, passive_opens: u64, seen: u64) {
+        self.lowest = self.lowest.min(self.deficit(passive_opens, seen));
+    }
+
+    /// Ends an interval, after `after_reading`: how many connections were
+    /// missed for good.
+    pub fn end_interval(&mut self, passive_opens: u64, seen: u64) -> u64 {
+        let missed = self.lowest;
+        self.offset = self.offset.wrapping_add(missed);
+        self.lowest = self.deficit(passive_opens, seen);
+        missed
+    }
+
+    /// Connections seen that the counter had not counted yet when it was read
+    /// make it zero for the moment.
+    fn deficit(&self, passive_opens: u64, seen: u64) -> u64 {
+        let deficit = passive_opens.wrapping_sub(seen).wrapping_sub(self.offset);
+        if deficit > i64::MAX as u64 {
+            0
+        } else {
+            deficit
+        }
+    }
+}
+
+impl Default for Coverage {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SNMP: &[u8] = b"Ip: Forwarding DefaultTTL\nIp: 1 64\n\
+        Tcp: RtoAlgorithm RtoMin RtoMax MaxConn ActiveOpens PassiveOpens AttemptFails EstabResets CurrEstab \
+        InSegs OutSegs RetransSegs InErrs OutRsts InCsumErrors\n\
+        Tcp: 1 200 120000 -1 11 22 3 4 5 600 700 8 0 99 0\nUdp: InDatagrams\nUdp: 1\n";
+
+    #[test]
+    fn counters_are_found_by_name() {
+        let expected = TcpCounters {
+            passive_opens: 22,
+            resets_sent: 99,
+        };
+        assert_eq!(parse_snmp(SNMP), Some(expected));
+        let swapped = b"Tcp: OutRsts PassiveOpens\nTcp: 7 8\n";
+        assert_eq!(
+            parse_snmp(swapped),
+            Some(TcpCounters {
+                passive_opens: 8,
+                resets_sent: 7
+            })
+        );
+    }
+
+    #[test]
+    fn torn_and_foreign_files_have_no_counters() {
+        for end in 0..SNMP.len() - 40 {
+            let torn = &SNMP[..end];
+            // A cut inside the values may still show the whole numbers.
+            if let Some(counters) = parse_snmp(torn) {
+                assert_eq!(counters.passive_opens, 22);
+            }
+        }
+        for text in [
+            &b""[..],
+            b"Tcp: PassiveOpens OutRsts\n",
+            b"Tcp: A B\nTcp: 1 2\n",
+            b"Tcp: PassiveOpens\nTcp: x\n",
+        ] {
+            assert_eq!(parse_snmp(text), None);
+        }
+    }
+
+    #[test]
+    fn what_survives_an_interval_was_missed() {
+        let mut coverage = Coverage::new();
+        coverage.start(100, 0);
+        // Two opened, one seen: on its way at the first scheduled reading.
+        coverage.after_reading(102, 1);
+        assert_eq!(coverage.end_interval(102, 1), 0);
+        // Still missing one interval later.
+        coverage.after_reading(102, 1);
+        assert_eq!(coverage.end_interval(102, 1), 1);
+        // Counted once only.
+        coverage.after_reading(102, 1);
+        assert_eq!(coverage.end_interval(102, 1), 0);
+    }
+
+    #[test]
+    fn what_shows_up_late_was_not_missed() {
+        let mut coverage = Coverage::new();
+        coverage.start(100, 5);
+        coverage.after_reading(103, 5);
+        assert_eq!(coverage.end_interval(103, 5), 0);
+        coverage.after_reading(103, 8);
+        assert_eq!(coverage.end_interval(104, 8), 0);
+        coverage.after_reading(104, 9);
+        assert_eq!(coverage.end_interval(104, 9), 0);
+    }
+
+    #[test]
+    fn rows_may_be_ahead_of_the_counter() {
+        let mut coverage = Coverage::new();
+        coverage.start(100, 0);
+        coverage.after_reading(100, 1);
+        assert_eq!(coverage.end_interval(100, 1), 0);
+        coverage.after_reading(101, 1);
+        assert_eq!(coverage.end_interval(101, 1), 0);
+        coverage.after_reading(101, 1);
+        assert_eq!(coverage.end_interval(101, 1), 0);
+    }
+
+    #[test]
+    fn a_reading_follows_only_what_nobody_saw() {
+        let mut coverage = Coverage::new();
+        assert!(!coverage.moved_beyond(5, 0), "not started");
+        coverage.start(100, 0);
+        assert!(!coverage.moved_beyond(100, 0));
+        assert!(coverage.moved_beyond(101, 0));
+        assert!(!coverage.moved_beyond(101, 0), "it did not move again");
+        assert!(!coverage.moved_beyond(102, 2));
+    }
+}

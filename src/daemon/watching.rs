@@ -1,0 +1,571 @@
+//! What tells of connections between two scheduled readings: destroy events
+//! and the kernel's own count. Both hasten readings, within a share of the
+//! processor.
+
+use heapless::{Deque, Vec};
+
+use crate::address::Endpoint;
+use crate::connections::{Connection, Direction, Ending};
+use crate::coverage::{Coverage, TcpCounters, parse_snmp};
+use crate::detector::{Data, Evidence, Scan};
+use crate::kernel::{Descriptor, Errno, Kernel, Netlink, Path, RowsFile};
+use crate::limits::{
+    COUNTERS_PERIOD, EARLY_READING_SAVINGS, EARLY_READING_SHARE, EVENTS_PER_TURN, EVENTS_RETRY,
+    EVENTS_WAITING, FAST_READING, LIST_EXTRA, SELF_TEST_PATIENCE,
+};
+use crate::metrics;
+use crate::netlink::Progress;
+use crate::options::{Action, Show};
+use crate::proc_net_tcp::TcpState;
+use crate::report;
+use crate::sock_diag::{DiagSocket, Family, dump_request, walk_events, walk_sockets};
+use crate::text::{Sink, Text, parse_decimal, trim};
+use crate::time::{Duration, Instant};
+
+use super::Daemon;
+use super::starting::read_small;
+
+/// A connection that was over before a scheduled reading.
+#[derive(Clone, Copy)]
+struct Extra {
+    remote: Endpoint,
+    local: Endpoint,
+    is_inbound: bool,
+}
+
+/// State between readings; all bytes zero when new.
+pub(super) struct Watch {
+    pub(super) socket: Option<Descriptor>,
+    /// Events arrive in this network namespace, and it is the one we read.
+    is_wanted: bool,
+    is_up: bool,
+    has_said_down: bool,
+    next_check: Instant,
+    /// The port whose event the self-test waits for; 0 for none.
+    test_port: u16,
+    test_deadline: Instant,
+    waiting: Deque<DiagSocket, EVENTS_WAITING>,
+    /// net.ipv4.tcp_fastopen lets a forged SYN with data make a full socket.
+    is_forgeable: bool,
+    has_said_forgeable: bool,
+
+    snmp: Option<Descriptor>,
+    snmp_path: Path,
+    next_counters: Instant,
+    counters: TcpCounters,
+    coverage: Coverage,
+
+    /// When an early reading is wanted; BOOT for not at all.
+    early: Instant,
+    savings: Duration,
+    saved_at: Instant,
+
+    extras: Vec<Extra, LIST_EXTRA>,
+    more_extras: u64,
+    buffer: [u8; WATCH_BUFFER],
+}
+
+/// Bytes of one event (a message of some 400) or of /proc/net/snmp.
+const WATCH_BUFFER: usize = 4_096;
+
+impl Watch {
+    pub(super) const fn new() -> Self {
+        Self {
+            socket: None,
+            is_wanted: false,
+            is_up: false,
+            has_said_down: false,
+            next_check: Instant::BOOT,
+            test_port: 0,
+            test_deadline: Instant::BOOT,
+            waiting: Deque::new(),
+            is_forgeable: false,
+            has_said_forgeable: false,
+            snmp: None,
+            snmp_path: Path::new(),
+            next_counters: Instant::BOOT,
+            counters: TcpCounters {
+                passive_opens: 0,
+                resets_sent: 0,
+            },
+            coverage: Coverage::new(),
+            early: Instant::BOOT,
+            savings: Duration::ZERO,
+            saved_at: Instant::BOOT,
+            extras: Vec::new(),
+            more_extras: 0,
+            buffer: [0; WATCH_BUFFER],
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        let mut deadline = self.next_counters.min(self.next_check);
+        if self.test_port != 0 {
+            deadline = deadline.min(self.test_deadline);
+        }
+        if self.early != Instant::BOOT {
+            deadline = deadline.min(self.early);
+        }
+        deadline
+    }
+
+    /// Whether rows and events in this state prove nothing for the moment.
+    pub(super) fn is_forgeable(&self, state: TcpState) -> bool {
+        self.is_forgeable
+            && matches!(
+                state,
+                TcpState::FinWait1 | TcpState::Closing | TcpState::LastAck
+            )
+    }
+
+    /// Wants an early reading at `when`.
+    fn hasten(&mut self, when: Instant) {
+        if self.early == Instant::BOOT || when < self.early {
+            self.early = when;
+        }
+    }
+
+    /// Whether an early reading is due and there are savings to pay for it;
+    /// else it waits until there are.
+    pub(super) fn is_early_due(&mut self, now: Instant) -> bool {
+        if self.early == Instant::BOOT || now < self.early {
+            return false;
+        }
+        let earned = now.since(self.saved_at).as_nanos() / EARLY_READING_SHARE as u64;
+        let savings = self.savings.saturating_add(Duration::from_nanos(earned));
+        self.savings = savings.min(EARLY_READING_SAVINGS);
+        self.saved_at = now;
+        if self.savings == Duration::ZERO {
+            self.early = now.after(COUNTERS_PERIOD);
+            return false;
+        }
+        true
+    }
+
+    /// A reading was made and cost that much of a processor. An early one may
+    /// overdraw the savings; the next waits until the debt is paid.
+    pub(super) fn reading_done(&mut self, now: Instant, cost: Duration, is_early: bool) {
+        self.early = Instant::BOOT;
+        if !is_early {
+            return;
+        }
+        let debt = cost.saturating_sub(self.savings);
+        self.savings = self.savings.saturating_sub(cost);
+        self.saved_at = now.after(debt.saturating_mul(EARLY_READING_SHARE as u64));
+    }
+}
+
+impl Daemon {
+    /// Opens what turns need. Of another network namespace no events come.
+    pub(super) fn start_watching(&mut self, kernel: &mut impl Kernel) {
+        self.watch
+            .snmp_path
+            .put(self.options.proc_directory.as_bytes());
+        self.watch.snmp_path.put(b"/net/snmp");
+        self.watch.savings = EARLY_READING_SAVINGS;
+        let ours = kernel.inode(&Path::from_bytes(b"/proc/self/net/tcp"));
+        let read = kernel.inode(&self.files.tcp.path);
+        self.watch.is_wanted = ours.is_err() || ours == read;
+        if !self.watch.is_wanted {
+            self.events_down(kernel, b"--proc is of another network namespace");
+        }
+    }
+
+    /// Takes in the destroy events that arrived, at most `EVENTS_PER_TURN`.
+    pub(super) fn take_events(&mut self, kernel: &mut impl Kernel) {
+        let Some(socket) = self.watch.socket else {
+            return;
+        };
+        let mut batch: Vec<DiagSocket, 16> = Vec::new();
+        for _ in 0..EVENTS_PER_TURN {
+            match kernel.receive(socket, &mut self.watch.buffer) {
+                Ok(0) => break,
+                Ok(count) => {
+                    let bytes = self.watch.buffer.get(..count).unwrap_or_default();
+                    let malformed = walk_events(bytes, |event| {
+                        let _ = batch.push(event);
+                    });
+                    self.metrics.malformed_events += malformed as u64;
+                }
+                Err(Errno::EINTR) => continue,
+                Err(Errno::ENOBUFS) => {
+                    self.metrics.destroy_event_overflows += 1;
+                    let now = kernel.boottime();
+                    self.watch.hasten(now);
+                }
+                Err(_) => break,
+            }
+            for event in &batch {
+                self.metrics.destroy_events += 1;
+                self.take_event(kernel, event, true);
+            }
+            batch.clear();
+        }
+    }
+
+    /// Tries again the events whose port nobody was known to listen on.
+    pub(super) fn take_waiting_events(&mut self, kernel: &mut impl Kernel) {
+        for _ in 0..self.watch.waiting.len() {
+            if let Some(event) = self.watch.waiting.pop_front() {
+                self.take_event(kernel, &event, false);
+            }
+        }
+    }
+
+    fn take_event(&mut self, kernel: &mut impl Kernel, event: &DiagSocket, may_wait: bool) {
+        let now = kernel.boottime();
+        let (local, remote) = (event.local, event.remote);
+        if self.is_self_test(event) {
+            return self.events_up();
+        }
+        // A listener's own end, or a socket that never connected.
+        if remote.address.is_unspecified() {
+            return;
+        }
+        let connection = if remote.port == 0 {
+            if !self.connections.listens_on(local.port, now) {
+                return self.wait_for_reading(event, may_wait, now);
+            }
+            None
+        } else {
+            match self.connections.ended(local, remote, now) {
+                Ending::Unknown => return self.wait_for_reading(event, may_wait, now),
+                Ending::Known(connection) => return self.known_end(event, connection),
+                Ending::Unseen(connection) => Some(connection),
+            }
+        };
+        if self.host.is_own(remote.address) {
+            return;
+        }
+        if let Some(connection) = connection {
+            self.count_new(connection, local);
+            self.list_later(event, connection);
+        }
+        if self.watch.is_forgeable {
+            return;
+        }
+        let first_seen = connection.map_or(now, |connection| connection.first_seen);
+        let is_inbound =
+            connection.is_none_or(|connection| connection.direction == Direction::Inbound);
+        let source = self.host.source_of(remote.address);
+        if is_inbound && self.is_evidence(source, first_seen) {
+            let evidence = Evidence {
+                source,
+                port: local.port,
+                local: local.address,
+                data: data(event),
+            };
+            self.detector.observe(&evidence, now);
+        }
+    }
+
+    /// The end of what was seen before refreshes nothing; it tells whether
+    /// data was sent.
+    fn known_end(&mut self, event: &DiagSocket, connection: Connection) {
+        if self.host.is_own(event.remote.address) {
+            return;
+        }
+        self.list_later(event, connection);
+        if connection.direction == Direction::Inbound {
+            let source = self.host.source_of(event.remote.address);
+            self.detector
+                .note_data(source, event.local.port, data(event));
+        }
+    }
+
+    fn wait_for_reading(&mut self, event: &DiagSocket, may_wait: bool, now: Instant) {
+        if !may_wait || self.host.is_own(event.remote.address) {
+            return;
+        }
+        if self.watch.waiting.is_full() {
+            self.watch.waiting.pop_front();
+        }
+        let _ = self.watch.waiting.push_back(*event);
+        // Outgoing connections end on ephemeral ports all day long.
+        if !self.connections.is_ephemeral(event.local.port) {
+            self.watch.hasten(now);
+        }
+    }
+
+    /// Counts a connection that was seen for the first time.
+    pub(super) fn count_new(&mut self, connection: Connection, local: Endpoint) {
+        let direction = match connection.direction {
+            Direction::Inbound => metrics::Direction::In,
+            Direction::Outbound => metrics::Direction::Out,
+        };
+        let family = if local.address.is_ipv4() {
+            metrics::Family::V4
+        } else {
+            metrics::Family::V6
+        };
+        self.metrics.new_connections.count(direction, family);
+    }
+
+    /// Whether a connection of `source` counts: it is not blocked, and the
+    /// connection is no leftover of a block that ended.
+    pub(super) fn is_evidence(&self, source: crate::address::Network, first_seen: Instant) -> bool {
+        !self.firewall.is_blocked(source)
+            && self
+                .firewall
+                .ended(source)
+                .is_none_or(|ended| first_seen > ended)
+    }
+
+    /// A connection that no scheduled reading can show any more joins the next
+    /// list.
+    fn list_later(&mut self, event: &DiagSocket, connection: Connection) {
+        let source = self.host.source_of(event.remote.address);
+        if connection.listed || self.options.show == Show::Scans || self.firewall.is_blocked(source)
+        {
+            return;
+        }
+        self.connections.set_listed(connection);
+        let extra = Extra {
+            remote: event.remote,
+            local: event.local,
+            is_inbound: connection.direction == Direction::Inbound,
+        };
+        if self.watch.extras.push(extra).is_err() {
+            self.watch.more_extras += 1;
+        }
+    }
+
+    /// Prints what joined the list; how many lines.
+    pub(super) fn list_extras(&mut self, kernel: &mut impl Kernel) -> u64 {
+        let calendar = self.calendar(kernel);
+        let extras = core::mem::take(&mut self.watch.extras);
+        for extra in &extras {
+            let direction = if extra.is_inbound {
+                Direction::Inbound
+            } else {
+                Direction::Outbound
+            };
+            let line = report::connection(calendar, extra.remote, direction, extra.local);
+            self.output.line(kernel, line.as_bytes());
+        }
+        let more = core::mem::take(&mut self.watch.more_extras);
+        if more > 0 {
+            self.output.line(kernel, report::more(more).as_bytes());
+        }
+        extras.len() as u64 + more
+    }
+
+    // The self-test.
+
+    /// Opens the event socket and proves that events arrive; looks at
+    /// tcp_fastopen. At start, and each `EVENTS_RETRY`.
+    pub(super) fn check_events(&mut self, kernel: &mut impl Kernel) {
+        let now = kernel.boottime();
+        if self.watch.test_port != 0 && now >= self.watch.test_deadline {
+            self.watch.test_port = 0;
+            self.events_down(kernel, b"the kernel sends none");
+        }
+        if now < self.watch.next_check {
+            return;
+        }
+        self.watch.next_check = now.after(EVENTS_RETRY);
+        self.check_fast_open(kernel);
+        if !self.watch.is_wanted || self.watch.is_up {
+            return;
+        }
+        if self.watch.socket.is_none() {
+            self.watch.socket = kernel.netlink(Netlink::DestroyEvents).ok();
+        }
+        let port = self
+            .watch
+            .socket
+            .and_then(|_| kernel.refused_connect().ok());
+        match port {
+            Some(port) => {
+                self.watch.test_port = port;
+                self.watch.test_deadline = now.after(SELF_TEST_PATIENCE);
+            }
+            None => self.events_down(kernel, b"no socket for them, or no loopback to test them"),
+        }
+    }
+
+    fn is_self_test(&self, event: &DiagSocket) -> bool {
+        self.watch.test_port != 0
+            && event.local.port == self.watch.test_port
+            && report::is_loopback(event.remote.address)
+    }
+
+    fn events_up(&mut self) {
+        self.watch.test_port = 0;
+        self.watch.is_up = true;
+        self.watch.has_said_down = false;
+    }
+
+    fn events_down(&mut self, kernel: &mut impl Kernel, why: &[u8]) {
+        if !core::mem::replace(&mut self.watch.has_said_down, true) {
+            let words = b"; short connections are seen only where readings catch them";
+            self.complain(kernel, &[b"no destroy events: ", why, words]);
+        }
+    }
+
+    /// Whether destroy events are evidence now.
+    pub(super) fn has_events(&self) -> bool {
+        self.watch.is_up && !self.watch.is_forgeable
+    }
+
+    /// Bit 0x200 (TFO_SERVER_WO_COOKIE of net/tcp.h, ip-sysctl.rst on
+    /// tcp_fastopen): data in a SYN is accepted without proof of the address.
+    fn check_fast_open(&mut self, kernel: &mut impl Kernel) {
+        let mut path = Path::from_bytes(self.options.proc_directory.as_bytes());
+        path.put(b"/sys/net/ipv4/tcp_fastopen");
+        let mut buffer = [0; 32];
+        let text = read_small(kernel, path.as_bytes(), &mut buffer);
+        let end = text
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .unwrap_or(text.len());
+        let value = parse_decimal(trim(text.get(..end).unwrap_or_default())).unwrap_or(0);
+        self.watch.is_forgeable = value & 0x200 != 0;
+        if self.watch.is_forgeable && !self.watch.has_said_forgeable {
+            let words = b"net.ipv4.tcp_fastopen accepts data without a cookie, so handshakes can be forged: \
+                destroy events and closing connections are no evidence";
+            self.complain(kernel, &[words]);
+        }
+        self.watch.has_said_forgeable = self.watch.is_forgeable;
+    }
+
+    // The kernel's own count.
+
+    /// Reads /proc/net/snmp when due; connections that nobody saw hasten a
+    /// reading.
+    pub(super) fn watch_counters(&mut self, kernel: &mut impl Kernel) {
+        let now = kernel.boottime();
+        if now < self.watch.next_counters {
+            return;
+        }
+        self.watch.next_counters = now.after(COUNTERS_PERIOD);
+        let Some(counters) = self.read_counters(kernel) else {
+            return;
+        };
+        let seen = self.connections.inbound_seen();
+        if self
+            .watch
+            .coverage
+            .moved_beyond(counters.passive_opens, seen)
+        {
+            self.watch.hasten(now);
+        }
+        if self.watch.is_wanted && !self.watch.is_up && self.watch.test_port == 0 {
+            self.watch.hasten(now.after(FAST_READING));
+        }
+    }
+
+    fn read_counters(&mut self, kernel: &mut impl Kernel) -> Option<TcpCounters> {
+        let (file, is_kept) = match self.watch.snmp {
+            Some(file) => (file, true),
+            None => match kernel.open_rows(&self.watch.snmp_path).ok()? {
+                RowsFile::Procfs(file) => (file, true),
+                RowsFile::Regular(file) => (file, false),
+            },
+        };
+        self.watch.snmp = is_kept.then_some(file);
+        let counters = self.read_snmp(kernel, file);
+        if !is_kept || counters.is_none() {
+            kernel.close(file);
+            self.watch.snmp = None;
+        }
+        let counters = counters?;
+        self.metrics.resets_sent = counters.resets_sent;
+        self.watch.counters = counters;
+        Some(counters)
+    }
+
+    fn read_snmp(&mut self, kernel: &mut impl Kernel, file: Descriptor) -> Option<TcpCounters> {
+        kernel.rewind(file).ok()?;
+        let mut text: Text<WATCH_BUFFER> = Text::new();
+        loop {
+            match kernel.read(file, &mut self.watch.buffer) {
+                Ok(0) => return parse_snmp(text.as_bytes()),
+                Ok(count) => text.put(self.watch.buffer.get(..count).unwrap_or_default()),
+                Err(Errno::EINTR) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Right before a reading's rows: the counter they are held against.
+    pub(super) fn coverage_before(&mut self, kernel: &mut impl Kernel) -> Option<TcpCounters> {
+        if self.options.action == Action::Once {
+            return None;
+        }
+        self.read_counters(kernel)
+    }
+
+    /// After a whole reading. The first one only shows what stood before; where
+    /// the counter moved meanwhile the next one is the first.
+    pub(super) fn coverage_after(
+        &mut self,
+        kernel: &mut impl Kernel,
+        before: Option<TcpCounters>,
+        is_scheduled: bool,
+    ) {
+        let Some(before) = before else { return };
+        let (opens, seen) = (before.passive_opens, self.connections.inbound_seen());
+        if !self.watch.coverage.is_started() {
+            let after = self.read_counters(kernel);
+            if after.is_some_and(|after| after.passive_opens == opens) {
+                self.watch.coverage.start(opens, seen);
+            }
+            return;
+        }
+        self.watch.coverage.after_reading(opens, seen);
+        if is_scheduled {
+            self.metrics.connections_missed += self.watch.coverage.end_interval(opens, seen);
+        }
+    }
+
+    // Data.
+
+    /// Looks at the suspect's sockets that still stand: rows do not tell
+    /// whether data was sent.
+    pub(super) fn look_for_data(&mut self, kernel: &mut impl Kernel, scan: &mut Scan) {
+        if scan.data() != Data::Unknown || !self.watch.is_wanted {
+            return;
+        }
+        // An IPv4 peer of a dual-stack listener has an IPv6 socket.
+        for family in [Family::V4, Family::V6] {
+            let Ok(socket) = kernel.netlink(Netlink::SockDiag) else {
+                return;
+            };
+            let request = dump_request(family, STATES, scan.source);
+            if kernel.send(socket, &request).is_ok() {
+                self.read_dump(kernel, socket, scan);
+            }
+            kernel.close(socket);
+        }
+    }
+
+    fn read_dump(&mut self, kernel: &mut impl Kernel, socket: Descriptor, scan: &mut Scan) {
+        loop {
+            let count = match kernel.receive(socket, &mut self.netlink_buffer) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => continue,
+                Err(_) => return,
+            };
+            let bytes = self.netlink_buffer.get(..count).unwrap_or_default();
+            let progress = walk_sockets(bytes, |socket| {
+                scan.note_data(socket.local.port, data(&socket))
+            });
+            if progress != Progress::More {
+                return;
+            }
+        }
+    }
+}
+
+/// All states but LISTEN, SYN_SENT and SYN_RECV (bit n for state n of
+/// net/tcp_states.h).
+const STATES: u32 = 0xfff & !(1 << 10 | 1 << 2 | 1 << 3 | 1);
+
+fn data(socket: &DiagSocket) -> Data {
+    match socket.received_data {
+        None => Data::Unknown,
+        Some(false) => Data::Silent,
+        Some(true) => Data::Sent,
+    }
+}
