@@ -41,8 +41,8 @@ impl Random {
         self.below(1_000) < per_mille
     }
 
-    pub fn pick<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
-        &choices[self.below(choices.len() as u64) as usize]
+    pub fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len() as u64) as usize]
     }
 }
 
@@ -253,6 +253,8 @@ pub struct FakeKernel {
     pub tables: [FilterTable; 2],
     /// What befalls the next children, before `faults.mishap` does.
     pub mishaps: VecDeque<Mishap>,
+    /// When somebody else last touched the tables.
+    pub interfered: Instant,
     pub commands: Vec<Command>,
     pub readings: Vec<Reading>,
     pub clients: Vec<Client>,
@@ -310,6 +312,7 @@ impl FakeKernel {
             errors: Vec::new(),
             tables: [FilterTable::new(), FilterTable::new()],
             mishaps: VecDeque::new(),
+            interfered: Instant::BOOT,
             commands: Vec::new(),
             readings: Vec::new(),
             clients: Vec::new(),

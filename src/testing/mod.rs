@@ -5,5 +5,6 @@ mod fake_kernel;
 mod fake_proc;
 mod filter_table;
 mod run;
+mod simulator;
 mod stories;
 mod twin;

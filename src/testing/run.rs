@@ -149,8 +149,6 @@ pub struct Run {
     pub wanted: HashSet<String>,
     /// Said to be blocked and not said to be unblocked: family and rule.
     pub standing: HashMap<String, (bool, String)>,
-    /// When somebody else last touched the tables.
-    pub last_interference: Instant,
     pub blocks: u64,
 }
 
@@ -185,7 +183,6 @@ impl Run {
             scanned: HashSet::new(),
             wanted: HashSet::new(),
             standing: HashMap::new(),
-            last_interference: Instant::BOOT,
             blocks: 0,
         }
     }
@@ -247,6 +244,13 @@ impl Run {
         }
         let took = self.kernel.now.since(before);
         assert!(took <= Duration::from_secs(1), "ended after {took:?}");
+    }
+
+    /// The end of this process: asked for, or kill -9.
+    pub fn terminate_or_kill(&mut self, is_killed: bool) {
+        if !is_killed {
+            self.terminate();
+        }
     }
 
     /// Lines since the last call, without times.
@@ -395,7 +399,7 @@ impl Run {
             } => {
                 self.blocks += 1;
                 let rules = self.kernel.tables[usize::from(is_ipv6)].blocks();
-                let calm = self.last_interference.after(Duration::from_secs(15)) < self.kernel.now;
+                let calm = self.kernel.interfered.after(Duration::from_secs(15)) < self.kernel.now;
                 assert!(!calm || rules.contains(&rule), "not in the kernel: {rule}");
                 if self.checks.output {
                     assert!(
