@@ -1,6 +1,8 @@
 //! From scans to blocks: verdicts, the firewall's child, and what is said of
 //! both.
 
+use heapless::Vec;
+
 use crate::detector::Scan;
 use crate::firewall::{EndReason, Failure, FailureReason, Notice, Overdue};
 use crate::host::Protection;
@@ -87,7 +89,7 @@ impl Daemon {
         }
         self.child_started = now;
         match kernel.spawn(&self.invocation) {
-            Ok(child) => self.child = Some(child),
+            Ok(child) => (self.child, self.child_has_closed) = (Some(child), [false; 2]),
             Err(_) => self.child_ended(kernel, None),
         }
         self.say_notices(kernel);
@@ -122,10 +124,14 @@ impl Daemon {
             CHILD_READS
         };
         let now = kernel.boottime();
-        for descriptor in [child.output, child.errors] {
+        let pipes = [child.output, child.errors].into_iter();
+        for (descriptor, has_closed) in pipes.zip(&mut self.child_has_closed) {
             for _ in 0..reads {
                 match kernel.read(descriptor, &mut self.child_buffer) {
-                    Ok(0) => break,
+                    Ok(0) => {
+                        *has_closed = true;
+                        break;
+                    }
                     Ok(count) => {
                         let bytes = self.child_buffer.get(..count).unwrap_or_default();
                         if descriptor == child.output {
@@ -226,10 +232,11 @@ impl Daemon {
                 self.child = None;
                 break;
             }
-            let mut interests = [
-                Interest::read(kernel.signal_descriptor()),
-                Interest::read(child.output),
-            ];
+            let mut interests: Vec<Interest, 3> = Vec::new();
+            let signals = kernel.signal_descriptor();
+            for descriptor in self.child_pipes().chain([signals]) {
+                let _ = interests.push(Interest::read(descriptor));
+            }
             let _ = kernel.poll(&mut interests, Some(left));
             self.take_signals(kernel);
             self.watch_child(kernel);
