@@ -88,11 +88,11 @@ impl Watched {
     }
 
     fn drop_old(&mut self, now: Instant, window: Duration) {
-        let (ports, seen) = (self.ports, self.seen);
-        let count = usize::from(self.count);
         if self.ports().all(|(_, seen)| now.since(seen) < window) {
             return;
         }
+        let (ports, seen) = (self.ports, self.seen);
+        let count = usize::from(self.count);
         self.count = 0;
         for (port, seen) in ports.iter().zip(seen.iter()).take(count) {
             if now.since(*seen) < window {
