@@ -1,6 +1,6 @@
 //! Bounded text without core::fmt: numbers and padding appended to byte sinks.
 
-use heapless::Vec;
+use heapless::{Vec, VecView};
 
 /// Where bytes of text go. Appending never fails: a full sink drops the rest
 /// and remembers that it did.
@@ -21,39 +21,38 @@ pub trait Sink {
     /// Appends `number` in decimal with leading zeros up to `width` digits
     /// (at most 20).
     fn put_decimal_padded(&mut self, number: u64, width: usize) {
-        let mut digits: Vec<u8, 20> = Vec::new();
+        let mut digits = [b'0'; 20];
+        let mut start = digits.len();
         let mut rest = number;
-        while rest != 0 || digits.len() < width {
-            if digits.push(b'0' + (rest % 10) as u8).is_err() {
+        for digit in digits.iter_mut().rev() {
+            if rest == 0 && 20 - start >= width {
                 break;
             }
+            *digit = b'0' + (rest % 10) as u8;
             rest /= 10;
+            start -= 1;
         }
-        for digit in digits.iter().rev() {
-            self.put_byte(*digit);
-        }
+        self.put(digits.get(start..).unwrap_or_default());
     }
 
     /// Appends `number` in lower-case hexadecimal with leading zeros up to
     /// `width` digits (at most 16).
     fn put_hex(&mut self, number: u64, width: usize) {
-        let mut digits: Vec<u8, 16> = Vec::new();
+        let mut digits = [b'0'; 16];
+        let mut start = digits.len();
         let mut rest = number;
-        while rest != 0 || digits.len() < width {
-            let digit = (rest & 15) as u8;
-            let letter = if digit < 10 {
-                b'0' + digit
-            } else {
-                b'a' + digit - 10
-            };
-            if digits.push(letter).is_err() {
+        for digit in digits.iter_mut().rev() {
+            if rest == 0 && 16 - start >= width {
                 break;
             }
+            *digit = match (rest & 15) as u8 {
+                value @ 0..=9 => b'0' + value,
+                value => b'a' + value - 10,
+            };
             rest >>= 4;
+            start -= 1;
         }
-        for digit in digits.iter().rev() {
-            self.put_byte(*digit);
-        }
+        self.put(digits.get(start..).unwrap_or_default());
     }
 
     /// Appends a count of nanoseconds as seconds with up to nine decimals and
@@ -150,15 +149,19 @@ impl<const N: usize> Default for Text<N> {
 
 impl<const N: usize> Sink for Text<N> {
     fn put(&mut self, bytes: &[u8]) {
-        let room = N.saturating_sub(self.bytes.len());
-        let kept = bytes.get(..room.min(bytes.len())).unwrap_or(bytes);
-        if kept.len() < bytes.len() {
-            self.truncated = true;
-        }
-        if self.bytes.extend_from_slice(kept).is_err() {
-            self.truncated = true;
-        }
+        self.truncated |= !append(self.bytes.as_mut_view(), bytes);
     }
+
+    fn put_byte(&mut self, byte: u8) {
+        self.truncated |= self.bytes.push(byte).is_err();
+    }
+}
+
+/// Appends what fits; whether that was everything. One copy for every `N`,
+/// and by bytes: most texts are a few bytes long.
+#[inline(never)]
+fn append(text: &mut VecView<u8>, bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| text.push(*byte).is_ok())
 }
 
 /// The value of decimal `digits` (at least one, no sign), or `None`.

@@ -1,7 +1,13 @@
 //! From scans to blocks: verdicts, the firewall's child, and what is said of
 //! both.
 
+<<<<<<< HEAD
 use crate::detector::{Data, Scan};
+=======
+use heapless::Vec;
+
+use crate::detector::Scan;
+>>>>>>> main
 use crate::firewall::{EndReason, Failure, FailureReason, Notice, Overdue};
 use crate::host::Protection;
 use crate::kernel::{Child, Errno, Exit, Interest, Kernel};
@@ -94,7 +100,7 @@ impl Daemon {
         }
         self.child_started = now;
         match kernel.spawn(&self.invocation) {
-            Ok(child) => self.child = Some(child),
+            Ok(child) => (self.child, self.child_has_closed) = (Some(child), [false; 2]),
             Err(_) => self.child_ended(kernel, None),
         }
         self.say_notices(kernel);
@@ -129,10 +135,14 @@ impl Daemon {
             CHILD_READS
         };
         let now = kernel.boottime();
-        for descriptor in [child.output, child.errors] {
+        let pipes = [child.output, child.errors].into_iter();
+        for (descriptor, has_closed) in pipes.zip(&mut self.child_has_closed) {
             for _ in 0..reads {
                 match kernel.read(descriptor, &mut self.child_buffer) {
-                    Ok(0) => break,
+                    Ok(0) => {
+                        *has_closed = true;
+                        break;
+                    }
                     Ok(count) => {
                         let bytes = self.child_buffer.get(..count).unwrap_or_default();
                         if descriptor == child.output {
@@ -233,10 +243,11 @@ impl Daemon {
                 self.child = None;
                 break;
             }
-            let mut interests = [
-                Interest::read(kernel.signal_descriptor()),
-                Interest::read(child.output),
-            ];
+            let mut interests: Vec<Interest, 3> = Vec::new();
+            let signals = kernel.signal_descriptor();
+            for descriptor in self.child_pipes().chain([signals]) {
+                let _ = interests.push(Interest::read(descriptor));
+            }
             let _ = kernel.poll(&mut interests, Some(left));
             self.take_signals(kernel);
             self.watch_child(kernel);

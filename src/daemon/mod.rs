@@ -75,6 +75,9 @@ pub struct Daemon {
     invocation: Invocation,
     child: Option<Child>,
     child_started: Instant,
+    /// The child closed its standard output, its standard error: always ready
+    /// to poll, and nothing to wait for.
+    child_has_closed: [bool; 2],
     child_buffer: [u8; OUTPUT_BUFFER],
 
     /// Where HTTP is served; port 0 for nowhere. No `Option`, whose `None` is
@@ -113,6 +116,7 @@ impl Daemon {
             invocation: Invocation::new(),
             child: None,
             child_started: Instant::BOOT,
+            child_has_closed: [false; 2],
             child_buffer: [0; OUTPUT_BUFFER],
             listen_address: Endpoint::BLANK,
             listener: None,
@@ -166,12 +170,17 @@ impl Daemon {
         if self.output.is_waiting() {
             add(Interest::write(kernel.output_descriptor()));
         }
+<<<<<<< HEAD
         if let Some(socket) = self.watch.socket {
             add(Interest::read(socket));
         }
         if let Some(child) = self.child {
             add(Interest::read(child.output));
             add(Interest::read(child.errors));
+=======
+        for pipe in self.child_pipes() {
+            add(Interest::read(pipe));
+>>>>>>> main
         }
         if let Some(listener) = self.listener.filter(|_| self.next_accept == Instant::BOOT) {
             add(Interest::read(listener));
@@ -180,6 +189,15 @@ impl Daemon {
             add(exchange.interest());
         }
         interests
+    }
+
+    /// The child's pipes that are still open at its end.
+    fn child_pipes(&self) -> impl Iterator<Item = Descriptor> + use<> {
+        let pipes = self.child.map(|child| [child.output, child.errors]);
+        let pipes = pipes.into_iter().flatten().zip(self.child_has_closed);
+        pipes
+            .filter(|(_, is_closed)| !is_closed)
+            .map(|(pipe, _)| pipe)
     }
 
     fn deadline(&self) -> Instant {

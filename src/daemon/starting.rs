@@ -199,7 +199,15 @@ pub(super) fn read_small<'a>(
     else {
         return &[];
     };
-    let count = kernel.read(file, buffer).unwrap_or(0);
+    let mut filled = 0;
+    while let Some(room) = buffer.get_mut(filled..).filter(|room| !room.is_empty()) {
+        match kernel.read(file, room) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(Errno::EINTR) => {}
+            Err(_) => break,
+        }
+    }
     kernel.close(file);
-    buffer.get(..count).unwrap_or_default()
+    buffer.get(..filled).unwrap_or_default()
 }

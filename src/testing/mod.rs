@@ -1,1 +1,10 @@
-//! Placeholder.
+//! The daemon against a world that lies on purpose: the fake kernel, stories
+//! told over it, the simulator, and rules about the source text as tests.
+
+mod fake_kernel;
+mod fake_proc;
+mod filter_table;
+mod run;
+mod simulator;
+mod stories;
+mod twin;

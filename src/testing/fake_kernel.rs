@@ -1,0 +1,1021 @@
+//! A kernel that lies on purpose, from a seed or a script: its clock moves only
+//! in `poll`, its firewall is a model, and each of its verbs can fail.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::IpAddr;
+
+use super::fake_proc::{self, FakeHost, FakeSocket};
+use super::filter_table::FilterTable;
+use crate::address::{Endpoint, Network};
+use crate::kernel::{
+    CAP_NET_ADMIN, Child, Descriptor, Errno, Exit, Interest, Invocation, Kernel, Netlink, Path,
+    ProcessStatus, RowsFile, Signal,
+};
+use crate::table::HashKey;
+use crate::time::{Calendar, Duration, Instant};
+
+/// Numbers from a seed (splitmix64, Steele, Lea and Flood 2014).
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    /// True this many times in a thousand.
+    pub fn hits(&mut self, per_mille: u64) -> bool {
+        self.below(1_000) < per_mille
+    }
+
+    pub fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len() as u64) as usize]
+    }
+}
+
+/// What goes wrong as long as it is set.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    /// How often in a thousand a verb that can be interrupted is.
+    pub interrupts: u64,
+    /// Reads and writes end at any byte.
+    pub short: bool,
+    /// EMFILE wherever a descriptor would be made.
+    pub no_descriptors: bool,
+    /// Opening or reading tcp fails.
+    pub tcp: Option<Errno>,
+    pub tcp6: Option<Errno>,
+    /// Dumps of routes fail.
+    pub netlink: Option<Errno>,
+    /// How often in a thousand a dump is interrupted by a change.
+    pub dump_interruptions: u64,
+    /// The address to listen on is not there.
+    pub no_listen_address: bool,
+    /// What befalls each child.
+    pub mishap: Mishap,
+    /// A batch line that holds this is refused.
+    pub refused: Option<String>,
+}
+
+/// What befalls a child.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mishap {
+    #[default]
+    None,
+    /// It cannot be started at all.
+    NoSpawn(Errno),
+    /// It ends with this status and changes nothing: 127 for a program that is
+    /// not there.
+    Exit(u8),
+    /// Another program holds the lock all the five seconds it waits.
+    LockHeld,
+    /// Ended by a signal before or after it did its work.
+    Killed { worked: bool },
+    /// Hangs until SIGTERM, or until SIGKILL.
+    Hangs {
+        ignores_sigterm: bool,
+        closes_output: bool,
+        worked: bool,
+    },
+    /// A listing of nothing that makes sense.
+    Garbage,
+    /// Half a listing, and success.
+    Torn,
+    /// A listing with many rules of others, in small pieces.
+    Huge,
+    /// Failure with a megabyte of complaints.
+    Flood,
+}
+
+/// How standard output takes what is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stdout {
+    Open,
+    /// Takes this many bytes more, then none.
+    Room(usize),
+    Broken,
+}
+
+type Event = Box<dyn FnOnce(&mut FakeKernel)>;
+
+enum Open {
+    Standard,
+    Signals,
+    Lock,
+    File {
+        path: String,
+        text: Vec<u8>,
+        offset: usize,
+    },
+    Routes(VecDeque<Vec<u8>>),
+    Listener,
+    Client(usize),
+    ChildOutput,
+    ChildErrors,
+}
+
+/// A pipe from the child to the daemon.
+#[derive(Default)]
+struct Pipe {
+    ready: VecDeque<u8>,
+    /// Not written yet: the pipe is full, or the child takes its time.
+    waiting: VecDeque<u8>,
+    /// Bytes the child writes at a time; 0 for all at once.
+    piece: usize,
+    next_piece: Instant,
+    is_closed: bool,
+}
+
+/// pipe(7): the capacity of a pipe.
+const PIPE: usize = 65_536;
+
+impl Pipe {
+    fn is_due(&self) -> bool {
+        !self.waiting.is_empty() && self.ready.len() < PIPE
+    }
+
+    fn advance(&mut self, now: Instant) {
+        while self.is_due() && self.next_piece <= now {
+            let room = PIPE - self.ready.len();
+            let piece = if self.piece == 0 { PIPE } else { self.piece };
+            let count = piece.min(room).min(self.waiting.len());
+            self.ready.extend(self.waiting.drain(..count));
+            if self.piece != 0 {
+                self.next_piece = now.after(Duration::from_millis(1));
+            }
+        }
+    }
+
+    fn next_event(&self) -> Instant {
+        if self.is_due() {
+            self.next_piece
+        } else {
+            Instant::NEVER
+        }
+    }
+}
+
+/// A command that was started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    pub at: Instant,
+    /// Words separated by blanks.
+    pub words: String,
+    pub input: String,
+}
+
+impl Command {
+    pub fn is_listing(&self) -> bool {
+        self.words.ends_with("-S")
+    }
+}
+
+struct Running {
+    process: i32,
+    command: Command,
+    mishap: Mishap,
+    /// When it does its work; `None` once it did, or where it never will.
+    work_at: Option<Instant>,
+    exit_at: Instant,
+    exit: Exit,
+    ended: Option<Exit>,
+    is_reaped: bool,
+    output: Pipe,
+    errors: Pipe,
+}
+
+impl Running {
+    fn next_event(&self) -> Instant {
+        if self.ended.is_some() {
+            return Instant::NEVER;
+        }
+        let exit_at = if self.output.waiting.is_empty() && self.errors.waiting.is_empty() {
+            self.exit_at
+        } else {
+            Instant::NEVER
+        };
+        self.work_at
+            .unwrap_or(Instant::NEVER)
+            .min(exit_at)
+            .min(self.output.next_event())
+            .min(self.errors.next_event())
+    }
+}
+
+/// An HTTP client.
+pub struct Client {
+    peer: IpAddr,
+    to_send: VecDeque<u8>,
+    is_closed: bool,
+    is_accepted: bool,
+    pub answer: Vec<u8>,
+    /// The daemon closed its end.
+    pub is_done: bool,
+}
+
+/// One reading of tcp and tcp6 as the daemon was given them.
+pub struct Reading {
+    pub at: Instant,
+    pub tcp: String,
+    pub tcp6: String,
+}
+
+pub struct FakeKernel {
+    pub now: Instant,
+    /// CLOCK_REALTIME at boot, nanoseconds.
+    pub realtime_at_boot: u64,
+    pub random: Random,
+    pub faults: Faults,
+    pub host: FakeHost,
+    pub sockets: Vec<FakeSocket>,
+    pub environment: HashMap<String, Vec<u8>>,
+    pub boot_id: String,
+    pub capabilities: u64,
+    pub lock_is_taken: bool,
+    pub has_tcp6: bool,
+    pub stdout: Stdout,
+    pub output: Vec<u8>,
+    pub errors: Vec<u8>,
+    /// The filter tables of IPv4 and IPv6.
+    pub tables: [FilterTable; 2],
+    /// What befalls the next children, before `faults.mishap` does.
+    pub mishaps: VecDeque<Mishap>,
+    /// When somebody else last touched the tables.
+    pub interfered: Instant,
+    pub commands: Vec<Command>,
+    pub readings: Vec<Reading>,
+    pub clients: Vec<Client>,
+    /// `poll` returns then, whatever it waits for.
+    pub stop_at: Instant,
+    /// Everything that happened that is worth a turn.
+    pub progress: u64,
+    /// Networks no batch may ever add.
+    pub protected: Vec<Network>,
+    /// Rules that were broken.
+    pub violations: Vec<String>,
+    events: BTreeMap<(Instant, u64), Event>,
+    event_count: u64,
+    signals: VecDeque<Signal>,
+    open: BTreeMap<i32, Open>,
+    child: Option<Running>,
+    process_count: i32,
+}
+
+const STDOUT: i32 = 1;
+
+impl FakeKernel {
+    /// A quiet host with three addresses, ten minutes after its boot.
+    pub fn new(seed: u64) -> Self {
+        let parse = |text: &str| text.parse::<IpAddr>().unwrap();
+        let host = FakeHost {
+            addresses: vec![
+                (parse("203.0.113.5"), 24),
+                (parse("10.0.0.1"), 24),
+                (parse("2001:db8:1::5"), 64),
+                (parse("fe80::5"), 64),
+            ],
+            gateways: vec![parse("203.0.113.1"), parse("fe80::1")],
+            nameservers: vec![parse("10.0.0.53")],
+        };
+        let mut open = BTreeMap::new();
+        for number in 0..3 {
+            open.insert(number, Open::Standard);
+        }
+        open.insert(3, Open::Signals);
+        Self {
+            now: Instant::from_secs(600),
+            realtime_at_boot: 1_635_800_000_000_000_000,
+            random: Random::new(seed),
+            faults: Faults::default(),
+            host,
+            sockets: Vec::new(),
+            environment: HashMap::new(),
+            boot_id: "0badcafe-1111-4222-8333-444455556666".to_owned(),
+            capabilities: CAP_NET_ADMIN,
+            lock_is_taken: false,
+            has_tcp6: true,
+            stdout: Stdout::Open,
+            output: Vec::new(),
+            errors: Vec::new(),
+            tables: [FilterTable::new(), FilterTable::new()],
+            mishaps: VecDeque::new(),
+            interfered: Instant::BOOT,
+            commands: Vec::new(),
+            readings: Vec::new(),
+            clients: Vec::new(),
+            stop_at: Instant::NEVER,
+            progress: 0,
+            protected: Vec::new(),
+            violations: Vec::new(),
+            events: BTreeMap::new(),
+            event_count: 0,
+            signals: VecDeque::new(),
+            open,
+            child: None,
+            process_count: 100,
+        }
+    }
+
+    /// What a new process finds: the old one's descriptors are closed, its
+    /// child runs on without it and ends when it will.
+    pub fn restart(&mut self) {
+        self.open.retain(|number, _| *number <= 3);
+        self.child = None;
+        self.signals.clear();
+        for client in &mut self.clients {
+            client.is_done = true;
+        }
+    }
+
+    /// Does something when that time comes.
+    pub fn at(&mut self, at: Instant, event: impl FnOnce(&mut FakeKernel) + 'static) {
+        self.event_count += 1;
+        self.events.insert((at, self.event_count), Box::new(event));
+    }
+
+    pub fn signal(&mut self, signal: Signal) {
+        self.signals.push_back(signal);
+    }
+
+    /// An HTTP client connects and sends `request`; its number.
+    pub fn connect(&mut self, peer: &str, request: &[u8]) -> usize {
+        self.clients.push(Client {
+            peer: peer.parse().unwrap(),
+            to_send: request.iter().copied().collect(),
+            is_closed: false,
+            is_accepted: false,
+            answer: Vec::new(),
+            is_done: false,
+        });
+        self.clients.len() - 1
+    }
+
+    /// A client sends more.
+    pub fn client_sends(&mut self, client: usize, bytes: &[u8]) {
+        self.clients[client].to_send.extend(bytes);
+    }
+
+    pub fn descriptors(&self) -> usize {
+        self.open.len()
+    }
+
+    pub fn has_child(&self) -> bool {
+        self.child.is_some()
+    }
+
+    pub fn is_listening(&self) -> bool {
+        self.open
+            .values()
+            .any(|open| matches!(open, Open::Listener))
+    }
+
+    // Descriptors.
+
+    fn new_descriptor(&mut self, open: Open) -> Result<Descriptor, Errno> {
+        if self.faults.no_descriptors {
+            return Err(Errno::EMFILE);
+        }
+        let number = (0..)
+            .find(|number| !self.open.contains_key(number))
+            .unwrap();
+        self.open.insert(number, open);
+        Ok(Descriptor(number))
+    }
+
+    fn interrupt(&mut self) -> Result<(), Errno> {
+        if self.random.hits(self.faults.interrupts) {
+            self.progress += 1;
+            return Err(Errno::EINTR);
+        }
+        Ok(())
+    }
+
+    /// How much of `length` bytes is moved at once.
+    fn portion(&mut self, length: usize) -> usize {
+        if self.faults.short && length > 1 && self.random.hits(300) {
+            1 + self.random.below(length as u64) as usize
+        } else {
+            length
+        }
+    }
+
+    /// procfs makes the text while it is read; here at once.
+    fn text(&mut self, path: &str) -> Result<Vec<u8>, Errno> {
+        match path {
+            "/proc/net/tcp" => {
+                if let Some(error) = self.faults.tcp {
+                    return Err(error);
+                }
+                let text = fake_proc::rows(&self.sockets, false);
+                self.readings.push(Reading {
+                    at: self.now,
+                    tcp: text.clone(),
+                    tcp6: String::new(),
+                });
+                Ok(text.into_bytes())
+            }
+            "/proc/net/tcp6" => {
+                if let Some(error) = self.faults.tcp6 {
+                    return Err(error);
+                }
+                if !self.has_tcp6 {
+                    return Err(Errno::ENOENT);
+                }
+                let text = fake_proc::rows(&self.sockets, true);
+                if let Some(reading) = self.readings.last_mut() {
+                    reading.tcp6 = text.clone();
+                }
+                Ok(text.into_bytes())
+            }
+            "/proc/sys/net/ipv4/ip_local_port_range" => Ok(b"32768\t60999\n".to_vec()),
+            "/proc/sys/kernel/random/boot_id" => Ok(format!("{}\n", self.boot_id).into_bytes()),
+            "/etc/resolv.conf" => {
+                let servers = self.host.nameservers.iter();
+                let lines = servers.map(|server| format!("nameserver {server}\n"));
+                Ok(lines.collect::<String>().into_bytes())
+            }
+            _ => Err(Errno::ENOENT),
+        }
+    }
+
+    // What happens by itself.
+
+    fn next_event(&self) -> Instant {
+        let event = self
+            .events
+            .keys()
+            .next()
+            .map_or(Instant::NEVER, |key| key.0);
+        let child = self
+            .child
+            .as_ref()
+            .map_or(Instant::NEVER, Running::next_event);
+        event.min(child)
+    }
+
+    fn happen(&mut self) {
+        loop {
+            let due = self
+                .events
+                .first_entry()
+                .filter(|event| event.key().0 <= self.now);
+            match due {
+                Some(event) => event.remove()(self),
+                None => break,
+            }
+        }
+        while self
+            .child
+            .as_ref()
+            .is_some_and(|child| child.next_event() <= self.now)
+        {
+            self.child_goes_on();
+        }
+    }
+
+    fn child_goes_on(&mut self) {
+        let now = self.now;
+        let Some(mut child) = self.child.take() else {
+            return;
+        };
+        if child.work_at.is_some_and(|at| at <= now) {
+            child.work_at = None;
+            self.work(&mut child);
+        }
+        child.output.advance(now);
+        child.errors.advance(now);
+        let is_written = child.output.waiting.is_empty() && child.errors.waiting.is_empty();
+        if is_written && child.work_at.is_none() && child.exit_at <= now && child.ended.is_none() {
+            child.ended = Some(child.exit);
+            self.signals.push_back(Signal::Child);
+        }
+        if child.ended.is_some() {
+            (child.output.is_closed, child.errors.is_closed) = (true, true);
+        }
+        self.child = Some(child);
+    }
+
+    fn work(&mut self, child: &mut Running) {
+        let is_ipv6 = child.command.words.starts_with("ip6");
+        let table = &mut self.tables[usize::from(is_ipv6)];
+        if child.command.is_listing() {
+            let mut listing = table.listing().into_bytes();
+            match child.mishap {
+                Mishap::Garbage => {
+                    listing = (0..5_000).map(|_| self.random.next() as u8).collect();
+                }
+                Mishap::Torn => listing.truncate(listing.len() / 2),
+                Mishap::Huge => {
+                    let rule =
+                        "-A DOCKER -d 172.17.0.2/32 ! -i docker0 -o docker0 -p tcp -j ACCEPT\n";
+                    let foreign = format!("-N DOCKER\n{}", rule.repeat(3_000));
+                    listing.splice(0..0, foreign.bytes());
+                    child.output.piece = 2_000;
+                }
+                _ => {}
+            }
+            child.output.waiting.extend(listing);
+            return;
+        }
+        if let Err(line) = table.restore(&child.command.input, self.faults.refused.as_deref()) {
+            child.exit = Exit::Status(1);
+            let words = format!("iptables-restore: line {line} failed\n");
+            child.errors.waiting.extend(words.bytes());
+        }
+    }
+
+    fn start_child(&mut self, command: Command, mishap: Mishap) -> Running {
+        self.process_count += 1;
+        let soon = self
+            .now
+            .after(Duration::from_millis(1 + self.random.below(4)));
+        let mut child = Running {
+            process: self.process_count,
+            command,
+            mishap,
+            work_at: Some(soon),
+            exit_at: soon,
+            exit: Exit::Status(0),
+            ended: None,
+            is_reaped: false,
+            output: Pipe::default(),
+            errors: Pipe::default(),
+        };
+        match mishap {
+            Mishap::None | Mishap::NoSpawn(_) | Mishap::Garbage | Mishap::Torn | Mishap::Huge => {}
+            Mishap::Exit(status) => {
+                child.work_at = None;
+                child.exit = Exit::Status(status);
+                child
+                    .errors
+                    .waiting
+                    .extend(b"Permission denied (you must be root)\n");
+            }
+            Mishap::LockHeld => {
+                child.work_at = None;
+                child.exit_at = self.now.after(Duration::from_secs(5));
+                child.exit = Exit::Status(4);
+                let words = b"Another app is currently holding the xtables lock.\n";
+                child.errors.waiting.extend(words);
+            }
+            Mishap::Killed { worked } => {
+                child.work_at = child.work_at.filter(|_| worked);
+                child.exit = Exit::Signal(9);
+            }
+            Mishap::Hangs {
+                closes_output,
+                worked,
+                ..
+            } => {
+                child.work_at = child.work_at.filter(|_| worked);
+                child.exit_at = Instant::NEVER;
+                (child.output.is_closed, child.errors.is_closed) = (closes_output, closes_output);
+            }
+            Mishap::Flood => {
+                child.work_at = None;
+                child.exit = Exit::Status(2);
+                child
+                    .errors
+                    .waiting
+                    .extend(b"no\x1b[31m\n\"quotes\" ".repeat(1 << 16));
+            }
+        }
+        child
+    }
+
+    /// Nobody protected is ever in a batch.
+    fn check_batch(&mut self, command: &Command) {
+        for line in command.input.lines() {
+            let Some(rest) = line.strip_prefix("-A TCPPARSER -s ") else {
+                continue;
+            };
+            let source = rest.split(' ').next().unwrap_or_default();
+            let Some(source) = Network::parse(source.as_bytes()) else {
+                self.violations.push(format!("not a network: {line}"));
+                continue;
+            };
+            if self
+                .protected
+                .iter()
+                .any(|network| network.overlaps(source))
+            {
+                self.violations.push(format!("protected: {line}"));
+            }
+        }
+    }
+
+    // Readiness.
+
+    fn is_readable(&self, descriptor: Descriptor) -> bool {
+        match self.open.get(&descriptor.0) {
+            Some(Open::Signals) => !self.signals.is_empty(),
+            Some(Open::Listener) => self.clients.iter().any(|client| !client.is_accepted),
+            Some(Open::Client(client)) => {
+                let client = &self.clients[*client];
+                !client.to_send.is_empty() || client.is_closed
+            }
+            Some(Open::ChildOutput) => self.is_pipe_readable(|child| &child.output),
+            Some(Open::ChildErrors) => self.is_pipe_readable(|child| &child.errors),
+            Some(Open::Standard | Open::Lock | Open::File { .. } | Open::Routes(_)) => true,
+            // POLLNVAL.
+            None => true,
+        }
+    }
+
+    fn is_pipe_readable(&self, pipe: impl Fn(&Running) -> &Pipe) -> bool {
+        let child = self.child.as_ref();
+        child.is_none_or(|child| !pipe(child).ready.is_empty() || pipe(child).is_closed)
+    }
+
+    fn is_writable(&self, descriptor: Descriptor) -> bool {
+        descriptor.0 != STDOUT || self.stdout != Stdout::Room(0)
+    }
+
+    fn fill(&self, interests: &mut [Interest]) -> bool {
+        let mut is_any = false;
+        for interest in interests {
+            assert!(
+                self.open.contains_key(&interest.descriptor.0),
+                "poll on a closed descriptor"
+            );
+            // A hang-up is reported whatever was asked for (poll(2)).
+            interest.is_readable = interest.readable && self.is_readable(interest.descriptor);
+            interest.is_writable = interest.writable && self.is_writable(interest.descriptor);
+            is_any |= interest.is_readable || interest.is_writable;
+        }
+        is_any
+    }
+
+    fn read_pipe(&mut self, is_output: bool, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let length = self.portion(buffer.len());
+        let now = self.now;
+        let Some(child) = &mut self.child else {
+            return Ok(0);
+        };
+        let pipe = if is_output {
+            &mut child.output
+        } else {
+            &mut child.errors
+        };
+        if pipe.ready.is_empty() {
+            return if pipe.is_closed {
+                Ok(0)
+            } else {
+                Err(Errno::EAGAIN)
+            };
+        }
+        let count = length.min(pipe.ready.len());
+        for (to, from) in buffer.iter_mut().zip(pipe.ready.drain(..count)) {
+            *to = from;
+        }
+        pipe.advance(now);
+        self.progress += 1;
+        Ok(count)
+    }
+}
+
+impl Kernel for FakeKernel {
+    fn boottime(&mut self) -> Instant {
+        self.now
+    }
+
+    fn realtime(&mut self) -> u64 {
+        self.realtime_at_boot.saturating_add(self.now.as_nanos())
+    }
+
+    /// UTC, and no month but one: nobody decides anything by it.
+    fn calendar(&mut self, unix_seconds: u64) -> Calendar {
+        Calendar {
+            year: 2021,
+            month: 11,
+            day: (unix_seconds / 86_400 % 28) as u8 + 1,
+            hour: (unix_seconds / 3_600 % 24) as u8,
+            minute: (unix_seconds / 60 % 60) as u8,
+            second: (unix_seconds % 60) as u8,
+        }
+    }
+
+    fn cpu_time(&mut self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn process_status(&mut self) -> ProcessStatus {
+        ProcessStatus::default()
+    }
+
+    fn capabilities(&mut self) -> u64 {
+        self.capabilities
+    }
+
+    fn hash_key(&mut self) -> HashKey {
+        HashKey {
+            k0: self.random.next(),
+            k1: self.random.next(),
+        }
+    }
+
+    fn environment(&self, name: &str) -> Option<&[u8]> {
+        self.environment.get(name).map(Vec::as_slice)
+    }
+
+    fn poll(&mut self, interests: &mut [Interest], timeout: Option<Duration>) -> Result<(), Errno> {
+        let deadline = timeout.map_or(Instant::NEVER, |timeout| self.now.after(timeout));
+        self.interrupt()?;
+        loop {
+            self.happen();
+            if self.fill(interests) || self.now >= deadline || self.now >= self.stop_at {
+                return Ok(());
+            }
+            let next = self.next_event().min(deadline).min(self.stop_at);
+            assert!(next != Instant::NEVER, "a sleep that nothing ends");
+            self.now = self.now.max(next);
+            self.progress += 1;
+        }
+    }
+
+    fn next_signal(&mut self) -> Option<Signal> {
+        let signal = self.signals.pop_front()?;
+        self.progress += 1;
+        Some(signal)
+    }
+
+    fn signal_descriptor(&mut self) -> Descriptor {
+        Descriptor(3)
+    }
+
+    fn open_rows(&mut self, path: &Path) -> Result<RowsFile, Errno> {
+        let descriptor = self.open(path)?;
+        let is_procfs = path.as_bytes().starts_with(b"/proc");
+        Ok(if is_procfs {
+            RowsFile::Procfs(descriptor)
+        } else {
+            RowsFile::Regular(descriptor)
+        })
+    }
+
+    fn open(&mut self, path: &Path) -> Result<Descriptor, Errno> {
+        let path = String::from_utf8(path.as_bytes().to_vec()).unwrap();
+        if self.faults.no_descriptors {
+            return Err(Errno::EMFILE);
+        }
+        let text = self.text(&path)?;
+        self.new_descriptor(Open::File {
+            path,
+            text,
+            offset: 0,
+        })
+    }
+
+    fn read(&mut self, descriptor: Descriptor, buffer: &mut [u8]) -> Result<usize, Errno> {
+        assert!(!buffer.is_empty(), "a read into nothing looks like the end");
+        self.interrupt()?;
+        match self.open.get(&descriptor.0) {
+            Some(Open::ChildOutput) => return self.read_pipe(true, buffer),
+            Some(Open::ChildErrors) => return self.read_pipe(false, buffer),
+            _ => {}
+        }
+        let is_short = self.faults.short;
+        let portion = self.portion(buffer.len().min(4_096));
+        let Some(Open::File { text, offset, .. }) = self.open.get_mut(&descriptor.0) else {
+            panic!("a read from something else");
+        };
+        let rest = &text[*offset..];
+        let mut count = portion.min(rest.len());
+        // procfs hands out whole rows (fs/seq_file.c).
+        if !is_short && count < rest.len() {
+            let whole = rest[..count].iter().rposition(|byte| *byte == b'\n');
+            count = whole.map_or(count, |newline| newline + 1);
+        }
+        buffer[..count].copy_from_slice(&rest[..count]);
+        *offset += count;
+        self.progress += u64::from(count > 0);
+        Ok(count)
+    }
+
+    fn rewind(&mut self, descriptor: Descriptor) -> Result<(), Errno> {
+        let Some(Open::File { path, .. }) = self.open.get(&descriptor.0) else {
+            panic!("a rewind of something else");
+        };
+        let path = path.clone();
+        let text = self.text(&path)?;
+        self.open.insert(
+            descriptor.0,
+            Open::File {
+                path,
+                text,
+                offset: 0,
+            },
+        );
+        Ok(())
+    }
+
+    fn close(&mut self, descriptor: Descriptor) {
+        match self.open.remove(&descriptor.0) {
+            Some(Open::Client(client)) => self.clients[client].is_done = true,
+            Some(Open::ChildErrors) => self.child = self.child.take().filter(|one| !one.is_reaped),
+            Some(_) => {}
+            None => panic!("descriptor {} is not open", descriptor.0),
+        }
+        self.progress += 1;
+    }
+
+    fn write_output(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
+        self.interrupt()?;
+        let room = match self.stdout {
+            Stdout::Open => bytes.len(),
+            Stdout::Room(0) => return Err(Errno::EAGAIN),
+            Stdout::Room(room) => room.min(bytes.len()),
+            Stdout::Broken => {
+                self.progress += 1;
+                return Err(Errno::EPIPE);
+            }
+        };
+        let count = self.portion(room);
+        if let Stdout::Room(room) = &mut self.stdout {
+            *room -= count;
+        }
+        self.output.extend(&bytes[..count]);
+        self.progress += 1;
+        Ok(count)
+    }
+
+    fn output_descriptor(&mut self) -> Descriptor {
+        Descriptor(STDOUT)
+    }
+
+    fn write_error(&mut self, bytes: &[u8]) {
+        self.errors.extend(bytes);
+    }
+
+    fn claim(&mut self, _: &str) -> Result<Descriptor, Errno> {
+        if self.lock_is_taken {
+            return Err(Errno::EADDRINUSE);
+        }
+        self.new_descriptor(Open::Lock)
+    }
+
+    fn listen(&mut self, _: Endpoint) -> Result<Descriptor, Errno> {
+        if self.faults.no_listen_address {
+            return Err(Errno::EADDRNOTAVAIL);
+        }
+        self.new_descriptor(Open::Listener)
+    }
+
+    fn accept(&mut self, _: Descriptor) -> Result<(Descriptor, IpAddr), Errno> {
+        self.interrupt()?;
+        let waiting = self.clients.iter().position(|client| !client.is_accepted);
+        let client = waiting.ok_or(Errno::EAGAIN)?;
+        let descriptor = self.new_descriptor(Open::Client(client))?;
+        self.clients[client].is_accepted = true;
+        self.progress += 1;
+        Ok((descriptor, self.clients[client].peer))
+    }
+
+    fn receive(&mut self, socket: Descriptor, buffer: &mut [u8]) -> Result<usize, Errno> {
+        self.interrupt()?;
+        let portion = self.portion(buffer.len());
+        match self.open.get_mut(&socket.0) {
+            Some(Open::Routes(datagrams)) => {
+                let datagram = datagrams.pop_front().ok_or(Errno::EAGAIN)?;
+                buffer[..datagram.len()].copy_from_slice(&datagram);
+                Ok(datagram.len())
+            }
+            Some(Open::Client(client)) => {
+                let client = &mut self.clients[*client];
+                if client.to_send.is_empty() {
+                    return if client.is_closed {
+                        Ok(0)
+                    } else {
+                        Err(Errno::EAGAIN)
+                    };
+                }
+                let count = portion.min(client.to_send.len());
+                for (to, from) in buffer.iter_mut().zip(client.to_send.drain(..count)) {
+                    *to = from;
+                }
+                self.progress += 1;
+                Ok(count)
+            }
+            _ => panic!("received from something else"),
+        }
+    }
+
+    fn send(&mut self, socket: Descriptor, bytes: &[u8]) -> Result<usize, Errno> {
+        self.interrupt()?;
+        let portion = self.portion(bytes.len());
+        let is_interrupted = self.random.hits(self.faults.dump_interruptions);
+        match self.open.get_mut(&socket.0) {
+            Some(Open::Routes(datagrams)) => {
+                datagrams.extend(self.host.answer(bytes, is_interrupted));
+                Ok(bytes.len())
+            }
+            Some(Open::Client(client)) => {
+                self.clients[*client].answer.extend(&bytes[..portion]);
+                self.progress += 1;
+                Ok(portion)
+            }
+            _ => panic!("sent to something else"),
+        }
+    }
+
+    /// The client saw the end and closes as well.
+    fn shutdown_sending(&mut self, socket: Descriptor) {
+        if let Some(Open::Client(client)) = self.open.get(&socket.0) {
+            self.clients[*client].is_closed = true;
+        }
+        self.progress += 1;
+    }
+
+    fn netlink(&mut self, _: Netlink) -> Result<Descriptor, Errno> {
+        if let Some(error) = self.faults.netlink {
+            return Err(error);
+        }
+        self.new_descriptor(Open::Routes(VecDeque::new()))
+    }
+
+    fn spawn(&mut self, invocation: &Invocation) -> Result<Child, Errno> {
+        if self.child.is_some() {
+            self.violations.push("two children at once".to_owned());
+        }
+        let words = String::from_utf8(invocation.arguments.as_bytes().to_vec()).unwrap();
+        let command = Command {
+            at: self.now,
+            words: words.trim_end_matches('\0').replace('\0', " "),
+            input: String::from_utf8(invocation.input.as_bytes().to_vec()).unwrap(),
+        };
+        let tool = command
+            .words
+            .trim_start_matches("ip6")
+            .trim_start_matches("ip");
+        if !matches!(tool, "tables -w 5 -S" | "tables-restore -w 5 --noflush") {
+            self.violations
+                .push(format!("unknown command: {}", command.words));
+        }
+        self.check_batch(&command);
+        self.commands.push(command.clone());
+        self.progress += 1;
+        let mishap = self.mishaps.pop_front().unwrap_or(self.faults.mishap);
+        if let Mishap::NoSpawn(error) = mishap {
+            return Err(error);
+        }
+        if self.faults.no_descriptors {
+            return Err(Errno::EMFILE);
+        }
+        let output = self.new_descriptor(Open::ChildOutput)?;
+        let errors = self.new_descriptor(Open::ChildErrors)?;
+        let child = self.start_child(command, mishap);
+        let process = child.process;
+        self.child = Some(child);
+        Ok(Child {
+            process,
+            output,
+            errors,
+        })
+    }
+
+    fn reap(&mut self, process: i32) -> Option<Exit> {
+        self.happen();
+        let child = self.child.as_mut()?;
+        assert!(child.process == process && !child.is_reaped);
+        let exit = child.ended?;
+        // What it wrote stays in the pipes until they are closed.
+        child.is_reaped = true;
+        self.progress += 1;
+        Some(exit)
+    }
+
+    fn kill_group(&mut self, process: i32, force: bool) {
+        let Some(child) = &mut self.child else {
+            return;
+        };
+        assert_eq!(child.process, process);
+        let ignores = matches!(
+            child.mishap,
+            Mishap::Hangs {
+                ignores_sigterm: true,
+                ..
+            }
+        );
+        if force || !ignores {
+            child.work_at = None;
+            child.output.waiting.clear();
+            child.errors.waiting.clear();
+            child.exit = Exit::Signal(if force { 9 } else { 15 });
+            child.exit_at = self.now;
+        }
+        self.progress += 1;
+    }
+}

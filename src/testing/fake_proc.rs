@@ -1,0 +1,288 @@
+//! What the fake kernel shows of itself: rows of tcp and tcp6, addresses and
+//! routes, to the letter and to the byte.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::proc_net_tcp::TcpState;
+
+/// One socket of the host, as it stands in the kernel's tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FakeSocket {
+    pub local: (IpAddr, u16),
+    pub remote: (IpAddr, u16),
+    pub state: TcpState,
+    pub inode: u32,
+    /// An IPv6 socket that serves IPv4 as well: IPv4 peers stand in tcp6 with
+    /// mapped addresses.
+    pub is_dual_stack: bool,
+}
+
+impl FakeSocket {
+    pub fn is_in_tcp6(&self) -> bool {
+        self.is_dual_stack || self.local.0.is_ipv6()
+    }
+
+    fn is_listener(&self) -> bool {
+        self.state == TcpState::Listen
+    }
+}
+
+/// The whole text of tcp (or tcp6): listeners first, as the kernel walks them.
+pub fn rows(sockets: &[FakeSocket], is_tcp6: bool) -> String {
+    let mut text = header(is_tcp6);
+    let listeners = sockets.iter().filter(|socket| socket.is_listener());
+    let others = sockets.iter().filter(|socket| !socket.is_listener());
+    let of_file = listeners
+        .chain(others)
+        .filter(|socket| socket.is_in_tcp6() == is_tcp6);
+    for (slot, socket) in of_file.enumerate() {
+        text += &row(slot, socket, is_tcp6);
+    }
+    text
+}
+
+/// tcp4_seq_show pads to 149 columns (seq_setwidth); tcp6_seq_show does not.
+fn header(is_tcp6: bool) -> String {
+    if is_tcp6 {
+        return "  sl  local_address                         remote_address                        \
+                st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+            .to_owned();
+    }
+    let names = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   \
+                 uid  timeout inode";
+    format!("{names:<149}\n")
+}
+
+fn row(slot: usize, socket: &FakeSocket, is_tcp6: bool) -> String {
+    let local = endpoint(socket.local, is_tcp6);
+    let remote = endpoint(socket.remote, is_tcp6);
+    let state = socket.state as u8;
+    let inode = socket.inode;
+    let head = format!("{slot:4}: {local} {remote} {state:02X}");
+    let row = match socket.state {
+        // get_timewait4_sock
+        TcpState::TimeWait => {
+            format!(
+                "{head} 00000000:00000000 03:00001734 00000000     0        0 0 3 ffff88800f4c6a00"
+            )
+        }
+        // get_openreq4
+        TcpState::SynRecv => {
+            format!(
+                "{head} 00000000:00000000 01:00000063 00000000     0        0 0 1 ffff88800f4c6a00"
+            )
+        }
+        // get_tcp4_sock
+        _ => format!(
+            "{head} 00000000:00000000 02:000001F7 00000000  1000        0 {inode} 2 \
+             ffff88800f4c6a00 20 4 30 10 -1"
+        ),
+    };
+    if is_tcp6 {
+        row + "\n"
+    } else {
+        format!("{row:<149}\n")
+    }
+}
+
+fn endpoint((address, port): (IpAddr, u16), is_tcp6: bool) -> String {
+    let words = |octets: &[u8]| -> String {
+        let words = octets.chunks(4);
+        let words = words.map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+        words.map(|word| format!("{word:08X}")).collect()
+    };
+    let digits = match address {
+        IpAddr::V4(v4) if !is_tcp6 => words(&v4.octets()),
+        // A dual-stack listener stands there as ::.
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => words(&[0; 16]),
+        IpAddr::V4(v4) => words(&v4.to_ipv6_mapped().octets()),
+        IpAddr::V6(v6) => words(&v6.octets()),
+    };
+    format!("{digits}:{port:04X}")
+}
+
+/// What the host is.
+#[derive(Clone, Debug)]
+pub struct FakeHost {
+    /// Own addresses with the length of their on-link prefix.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Gateways of default routes.
+    pub gateways: Vec<IpAddr>,
+    pub nameservers: Vec<IpAddr>,
+}
+
+/// Numbers of linux/rtnetlink.h and linux/netlink.h.
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_MULTI: u16 = 2;
+const NLM_F_DUMP_INTR: u16 = 0x10;
+const RTM_NEWADDR: u16 = 20;
+const RTM_GETADDR: u16 = 22;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_GETROUTE: u16 = 26;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+
+impl FakeHost {
+    /// The datagrams that answer a dump `request`; marked as interrupted by a
+    /// change where `is_interrupted`.
+    pub fn answer(&self, request: &[u8], is_interrupted: bool) -> Vec<Vec<u8>> {
+        let kind = u16::from_ne_bytes([request[4], request[5]]);
+        let sequence = &request[8..12];
+        let is_ipv6 = i32::from(request[16]) == libc::AF_INET6;
+        let messages: Vec<Vec<u8>> = match kind {
+            RTM_GETADDR => self.address_messages(),
+            RTM_GETROUTE => self.route_messages(is_ipv6),
+            // A kernel without nexthop objects.
+            _ => {
+                let refusal = (-libc::EOPNOTSUPP).to_ne_bytes();
+                let payload = [&refusal[..], &request[..16]].concat();
+                return vec![message(NLMSG_ERROR, 0, sequence, &payload)];
+            }
+        };
+        let flags = NLM_F_MULTI | if is_interrupted { NLM_F_DUMP_INTR } else { 0 };
+        let payloads = messages.iter();
+        let mut datagrams: Vec<Vec<u8>> = payloads
+            .map(|payload| {
+                let kind = if kind == RTM_GETADDR {
+                    RTM_NEWADDR
+                } else {
+                    RTM_NEWROUTE
+                };
+                message(kind, flags, sequence, payload)
+            })
+            .collect();
+        datagrams.push(message(NLMSG_DONE, flags, sequence, &[0; 4]));
+        datagrams
+    }
+
+    fn address_messages(&self) -> Vec<Vec<u8>> {
+        let loopback = [
+            (IpAddr::V4(Ipv4Addr::LOCALHOST), 8),
+            (IpAddr::V6(Ipv6Addr::LOCALHOST), 128),
+        ];
+        let addresses = self.addresses.iter().chain(&loopback);
+        let messages = addresses.map(|(address, length)| {
+            // struct ifaddrmsg: family, prefix length, flags, scope, interface.
+            let fixed = [family(*address), *length, 0x80, 0, 2, 0, 0, 0];
+            let mut payload = fixed.to_vec();
+            payload.extend(attribute(IFA_ADDRESS, &octets(*address)));
+            if address.is_ipv4() {
+                payload.extend(attribute(IFA_LOCAL, &octets(*address)));
+            }
+            payload
+        });
+        messages.collect()
+    }
+
+    fn route_messages(&self, is_ipv6: bool) -> Vec<Vec<u8>> {
+        let mut messages = Vec::new();
+        for gateway in self.gateways.iter().filter(|one| one.is_ipv6() == is_ipv6) {
+            let route = [attribute(RTA_GATEWAY, &octets(*gateway)), interface()].concat();
+            messages.push([&route_head(*gateway, 0, 254, 0)[..], &route].concat());
+        }
+        for (address, length) in &self.addresses {
+            if address.is_ipv6() != is_ipv6 {
+                continue;
+            }
+            let scope = if is_ipv6 { 0 } else { 253 };
+            let to = attribute(RTA_DST, &octets(network(*address, *length)));
+            let direct = route_head(*address, *length, 254, scope);
+            messages.push([&direct[..], &to, &interface()].concat());
+        }
+        messages
+    }
+}
+
+/// struct rtmsg of a unicast route.
+fn route_head(address: IpAddr, length: u8, table: u8, scope: u8) -> [u8; 12] {
+    const RTPROT_KERNEL: u8 = 2;
+    const RTN_UNICAST: u8 = 1;
+    let family = family(address);
+    [
+        family,
+        length,
+        0,
+        0,
+        table,
+        RTPROT_KERNEL,
+        scope,
+        RTN_UNICAST,
+        0,
+        0,
+        0,
+        0,
+    ]
+}
+
+fn interface() -> Vec<u8> {
+    attribute(RTA_OIF, &2u32.to_ne_bytes())
+}
+
+fn family(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => libc::AF_INET as u8,
+        IpAddr::V6(_) => libc::AF_INET6 as u8,
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+fn network(address: IpAddr, length: u8) -> IpAddr {
+    crate::address::Network::new(address, length).address()
+}
+
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let mut bytes = (4 + value.len() as u16).to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+fn message(kind: u16, flags: u16, sequence: &[u8], payload: &[u8]) -> Vec<u8> {
+    let length = 16 + payload.len() as u32;
+    let mut bytes = length.to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
+    bytes.extend(sequence);
+    bytes.extend([0; 4]);
+    bytes.extend(payload);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows as a real kernel wrote them, but for the pointer.
+    #[test]
+    fn rows_to_the_letter() {
+        let parse = |text: &str| text.parse().unwrap();
+        let sockets = [FakeSocket {
+            local: (parse("127.0.0.1"), 22),
+            remote: (parse("127.0.0.2"), 53_292),
+            state: TcpState::Established,
+            inode: 46_153,
+            is_dual_stack: false,
+        }];
+        let text = rows(&sockets, false);
+        let (header, row) = text.split_once('\n').unwrap();
+        assert_eq!((header.len(), row.len()), (149, 150));
+        if cfg!(target_endian = "little") {
+            assert!(row.starts_with(
+                "   0: 0100007F:0016 0200007F:D02C 01 00000000:00000000 02:000001F7 00000000  \
+                 1000        0 46153 2 "
+            ));
+        }
+    }
+}

@@ -1,0 +1,485 @@
+//! A daemon on a fake kernel, and what must hold after each of its turns.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Mutex;
+
+use super::fake_kernel::{FakeKernel, Reading};
+use super::twin::{Opinion, Twin, TwinScan};
+use crate::daemon::{Daemon, Flow};
+use crate::kernel::Signal;
+use crate::report::LINE_MAX;
+use crate::time::{Duration, Instant};
+
+/// One line of standard output, taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Line {
+    Starting,
+    Empty,
+    NoConnection,
+    Connection(String),
+    Scan(TwinScan),
+    Blocked {
+        source: String,
+        is_ipv6: bool,
+        rule: String,
+    },
+    NotBlocked {
+        source: String,
+    },
+    Unblocked {
+        source: String,
+    },
+    BlockFailed {
+        source: String,
+        gave_up: bool,
+    },
+    Exit,
+}
+
+/// A line has a known shape or there is a bug.
+pub fn read_line(line: &str) -> Option<Line> {
+    match line {
+        "tcpparser starting..." => return Some(Line::Starting),
+        "" => return Some(Line::Empty),
+        "No TCP peer connection established yet" => return Some(Line::NoConnection),
+        _ => {}
+    }
+    if line.contains("; to lift all: ip") {
+        return Some(Line::Exit);
+    }
+    let (time, rest) = line.split_at_checked(19)?;
+    let is_time = time
+        .bytes()
+        .zip(b"dddd-dd-dd dd:dd:dd")
+        .all(|(byte, shape)| match shape {
+            b'd' => byte.is_ascii_digit(),
+            _ => byte == *shape,
+        });
+    let rest = rest.strip_prefix(": ").filter(|_| is_time)?;
+    let (label, rest) = rest.split_at_checked(18)?;
+    let rest = rest.strip_prefix(": ")?.trim_start();
+    let (who, rest) = rest.split_once(' ')?;
+    let source = who.to_owned();
+    match label.trim_start() {
+        "New connection" => Some(Line::Connection(format!("{who} {rest}"))),
+        "Port scan detected" => {
+            let (local, ports) = rest.strip_prefix("-> ")?.split_once(" on ports ")?;
+            let ports: Result<Vec<u16>, _> = ports.split(',').map(str::parse).collect();
+            Some(Line::Scan(TwinScan {
+                source,
+                local: local.to_owned(),
+                ports: ports.ok()?,
+            }))
+        }
+        "Blocked" => {
+            let (_, undo) = rest
+                .strip_prefix("for ")?
+                .split_once(", data sent: unknown, undo: ")?;
+            let (program, rule) = undo.split_once(" -w 5 -D TCPPARSER ")?;
+            let is_ipv6 = program == "ip6tables";
+            Some(Line::Blocked {
+                source,
+                is_ipv6,
+                rule: rule.to_owned(),
+            })
+        }
+        "Not blocked" => Some(Line::NotBlocked { source }),
+        "Unblocked" if rest == "its time is over" || rest == "its rule was removed by somebody" => {
+            Some(Line::Unblocked { source })
+        }
+        "Block failed" => {
+            let gave_up = rest.contains("its time was over");
+            Some(Line::BlockFailed { source, gave_up })
+        }
+        _ => None,
+    }
+}
+
+/// 22 MB each: used again rather than made anew.
+static DAEMONS: Mutex<Vec<Box<Daemon>>> = Mutex::new(Vec::new());
+
+/// A daemon before its start, built where the stack is deep enough for it.
+fn new_daemon() -> Box<Daemon> {
+    const NEW: Daemon = Daemon::new();
+    let used = DAEMONS
+        .lock()
+        .unwrap_or_else(|error| error.into_inner())
+        .pop();
+    let build = move || match used {
+        Some(mut daemon) => {
+            *daemon = NEW;
+            daemon
+        }
+        None => Box::new(NEW),
+    };
+    let thread = std::thread::Builder::new()
+        .stack_size(128 << 20)
+        .spawn(build);
+    thread.unwrap().join().unwrap()
+}
+
+/// What a run is compared with; each can be turned off where the world makes
+/// it meaningless.
+#[derive(Clone, Copy, Debug)]
+pub struct Checks {
+    /// The twin sees every row and every line.
+    pub twin: bool,
+    /// Every line comes out, so that what is missing proves something.
+    pub output: bool,
+    /// Rules appear in our chain only through the daemon.
+    pub own_rules: bool,
+}
+
+pub struct Run {
+    pub kernel: FakeKernel,
+    pub checks: Checks,
+    pub twin: Twin,
+    daemon: Option<Box<Daemon>>,
+    /// Bytes of output and numbers of commands and readings looked at.
+    lines_seen: usize,
+    commands_seen: usize,
+    readings_seen: usize,
+    told: Vec<String>,
+    idle_turns: u32,
+    second: u64,
+    turns_this_second: u32,
+    /// Sources a scan line named so far.
+    scanned: HashSet<String>,
+    /// Decided and neither blocked nor refused yet.
+    pub wanted: HashSet<String>,
+    /// Said to be blocked and not said to be unblocked: family and rule.
+    pub standing: HashMap<String, (bool, String)>,
+    pub blocks: u64,
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if let (Ok(mut daemons), Some(daemon)) = (DAEMONS.lock(), self.daemon.take()) {
+            daemons.push(daemon);
+        }
+    }
+}
+
+impl Run {
+    pub fn new(seed: u64) -> Self {
+        let kernel = FakeKernel::new(seed);
+        let own: Vec<_> = kernel.host.addresses.iter().map(|one| one.0).collect();
+        Self {
+            twin: Twin::new(3, Duration::from_secs(60), &own),
+            kernel,
+            checks: Checks {
+                twin: true,
+                output: true,
+                own_rules: true,
+            },
+            daemon: Some(new_daemon()),
+            lines_seen: 0,
+            commands_seen: 0,
+            readings_seen: 0,
+            told: Vec::new(),
+            idle_turns: 0,
+            second: 0,
+            turns_this_second: 0,
+            scanned: HashSet::new(),
+            wanted: HashSet::new(),
+            standing: HashMap::new(),
+            blocks: 0,
+        }
+    }
+
+    fn daemon(&mut self) -> (&mut Daemon, &mut FakeKernel) {
+        (self.daemon.as_deref_mut().unwrap(), &mut self.kernel)
+    }
+
+    pub fn start(&mut self, arguments: &[&str]) -> Flow {
+        let (daemon, kernel) = self.daemon();
+        let flow = daemon.start(kernel, arguments.iter().map(|word| word.as_bytes()));
+        self.look();
+        flow
+    }
+
+    /// Another process takes over: what the last one knew is gone.
+    pub fn restart(&mut self, arguments: &[&str]) -> Flow {
+        self.kernel.restart();
+        let old = self.daemon.take().unwrap();
+        DAEMONS.lock().unwrap().push(old);
+        self.daemon = Some(new_daemon());
+        self.start(arguments)
+    }
+
+    pub fn turn(&mut self) -> Flow {
+        let before = (self.kernel.now, self.kernel.progress);
+        let (daemon, kernel) = self.daemon();
+        let flow = daemon.turn(kernel);
+        self.check_work(before);
+        self.look();
+        flow
+    }
+
+    pub fn run_until(&mut self, at: Instant) {
+        self.kernel.stop_at = at;
+        while self.kernel.now < at {
+            assert_eq!(self.turn(), Flow::Continue);
+        }
+        // What is due by then is done by then.
+        for _ in 0..3 {
+            assert_eq!(self.turn(), Flow::Continue);
+        }
+        self.idle_turns = 0;
+        self.kernel.stop_at = Instant::NEVER;
+    }
+
+    pub fn run_for(&mut self, seconds: u64) {
+        self.run_until(self.kernel.now.after(Duration::from_secs(seconds)));
+    }
+
+    /// SIGTERM: the process is asked to be gone within a second.
+    pub fn terminate(&mut self) {
+        let before = self.kernel.now;
+        self.kernel.signal(Signal::Terminate);
+        let mut turns = 0;
+        while self.turn() != Flow::Exit(0) {
+            turns += 1;
+            assert!(turns < 3, "asked to end");
+        }
+        let took = self.kernel.now.since(before);
+        assert!(took <= Duration::from_secs(1), "ended after {took:?}");
+    }
+
+    /// The end of this process: asked for, or kill -9.
+    pub fn terminate_or_kill(&mut self, is_killed: bool) {
+        if !is_killed {
+            self.terminate();
+        }
+    }
+
+    /// Lines since the last call, without times.
+    pub fn lines(&mut self) -> Vec<String> {
+        let lines = std::mem::take(&mut self.told).into_iter();
+        lines
+            .map(|line| match line.split_at_checked(21) {
+                Some((time, rest)) if time.ends_with(": ") => {
+                    let mut words = rest.split_ascii_whitespace();
+                    let mut text = words.next().unwrap_or_default().to_owned();
+                    for word in words {
+                        text += " ";
+                        text += word;
+                    }
+                    text
+                }
+                _ => line,
+            })
+            .collect()
+    }
+
+    /// The same, but only those that hold `text`.
+    pub fn lines_with(&mut self, text: &str) -> Vec<String> {
+        let mut lines = self.lines();
+        lines.retain(|line| line.contains(text));
+        lines
+    }
+
+    /// What standard error was told since the last call.
+    pub fn complaints(&mut self) -> String {
+        String::from_utf8(std::mem::take(&mut self.kernel.errors)).unwrap()
+    }
+
+    // Checks.
+
+    /// A turn without anything to do is a turn too many.
+    fn check_work(&mut self, before: (Instant, u64)) {
+        let kernel = &self.kernel;
+        if before == (kernel.now, kernel.progress) && kernel.now < kernel.stop_at {
+            self.idle_turns += 1;
+        } else {
+            self.idle_turns = 0;
+        }
+        assert!(self.idle_turns <= 3, "turns for nothing");
+        let second = kernel.now.as_secs();
+        if second != self.second {
+            (self.second, self.turns_this_second) = (second, 0);
+        }
+        self.turns_this_second += 1;
+        assert!(self.turns_this_second < 3_000, "too many turns a second");
+    }
+
+    fn look(&mut self) {
+        assert!(
+            self.kernel.violations.is_empty(),
+            "{:?}",
+            self.kernel.violations
+        );
+        assert!(self.kernel.descriptors() < 100, "descriptors leak");
+        let opinion = self.ask_twin();
+        let lines = self.new_lines();
+        self.check_opinion(opinion, &lines);
+        let refused = lines.iter().filter_map(|line| match line {
+            Line::NotBlocked { source } => Some(source.clone()),
+            _ => None,
+        });
+        let refused: HashSet<String> = refused.collect();
+        for line in lines {
+            self.take(line, &refused);
+        }
+        self.check_commands();
+    }
+
+    fn ask_twin(&mut self) -> Option<Opinion> {
+        let readings = &self.kernel.readings[self.readings_seen..];
+        self.readings_seen = self.kernel.readings.len();
+        assert!(readings.len() <= 1, "two readings in one turn");
+        let reading: &Reading = readings.first()?;
+        Some(self.twin.read(reading)).filter(|_| self.checks.twin)
+    }
+
+    fn new_lines(&mut self) -> Vec<Line> {
+        let unseen = &self.kernel.output[self.lines_seen..];
+        let whole = unseen
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |at| at + 1);
+        self.lines_seen += whole;
+        let text = String::from_utf8(unseen[..whole].to_vec()).unwrap();
+        let mut lines = Vec::new();
+        for line in text.lines() {
+            assert!(line.len() <= LINE_MAX, "{line}");
+            let known = read_line(line);
+            lines.push(known.unwrap_or_else(|| panic!("unknown shape: {line}")));
+            self.told.push(line.to_owned());
+        }
+        lines
+    }
+
+    fn check_opinion(&mut self, opinion: Option<Opinion>, lines: &[Line]) {
+        let Some(opinion) = opinion else {
+            return;
+        };
+        let mut scans = Vec::new();
+        let mut list = Vec::new();
+        // A block that ended in this very turn: its rows may be listed or not.
+        let mut ambiguous = HashSet::new();
+        for line in lines {
+            match line {
+                Line::Scan(scan) => scans.push(scan.clone()),
+                Line::Connection(text) => list.push(text.clone()),
+                Line::Unblocked { source } => {
+                    ambiguous.insert(source.clone());
+                }
+                _ => {}
+            }
+        }
+        scans.sort();
+        assert_eq!(scans, opinion.scans, "at {:?}", self.kernel.now);
+        let is_clear = |text: &String| {
+            let remote: std::net::SocketAddr = text.split(' ').next().unwrap().parse().unwrap();
+            !ambiguous.contains(&self.twin.source_of(remote.ip()))
+        };
+        let list: Vec<_> = list.into_iter().filter(is_clear).collect();
+        let expected: Vec<_> = opinion.list.into_iter().filter(is_clear).collect();
+        assert_eq!(list, expected, "at {:?}", self.kernel.now);
+    }
+
+    fn take(&mut self, line: Line, refused: &HashSet<String>) {
+        match line {
+            Line::Scan(TwinScan { source, .. }) => {
+                if !refused.contains(&source) {
+                    self.twin.block(&source);
+                    self.wanted.insert(source.clone());
+                }
+                self.scanned.insert(source);
+            }
+            Line::NotBlocked { source } => {
+                self.wanted.remove(&source);
+                self.twin.refuse(&source);
+            }
+            Line::Blocked {
+                source,
+                is_ipv6,
+                rule,
+            } => {
+                self.blocks += 1;
+                let rules = self.kernel.tables[usize::from(is_ipv6)].blocks();
+                let calm = self.kernel.interfered.after(Duration::from_secs(15)) < self.kernel.now;
+                assert!(!calm || rules.contains(&rule), "not in the kernel: {rule}");
+                if self.checks.output {
+                    assert!(
+                        self.wanted.remove(&source),
+                        "nobody wanted {source} blocked"
+                    );
+                    let before = self.standing.insert(source, (is_ipv6, rule));
+                    assert_eq!(before, None, "blocked twice");
+                }
+            }
+            Line::Unblocked { source } => {
+                let before = self.standing.remove(&source);
+                let is_known = !self.checks.output || !self.checks.own_rules;
+                assert!(is_known || before.is_some(), "was not blocked: {source}");
+                self.twin.unblock(&source, Some(self.kernel.now));
+            }
+            Line::BlockFailed {
+                source,
+                gave_up: true,
+            } => {
+                self.wanted.remove(&source);
+                self.twin.unblock(&source, None);
+            }
+            Line::BlockFailed { .. }
+            | Line::Starting
+            | Line::Empty
+            | Line::NoConnection
+            | Line::Connection(_)
+            | Line::Exit => {}
+        }
+    }
+
+    /// No rule without its evidence printed before.
+    fn check_commands(&mut self) {
+        for command in &self.kernel.commands[self.commands_seen..] {
+            if !self.checks.output || !self.checks.own_rules {
+                continue;
+            }
+            let added = command
+                .input
+                .lines()
+                .filter_map(|line| line.strip_prefix("-A TCPPARSER -s "));
+            for rule in added {
+                let source = rule.split(' ').next().unwrap_or_default();
+                let source = source.trim_end_matches("/32").trim_end_matches("/128");
+                assert!(self.scanned.contains(source), "no scan was printed: {rule}");
+            }
+        }
+        self.commands_seen = self.kernel.commands.len();
+    }
+
+    /// After a quiet time: the kernel holds exactly what was said.
+    pub fn check_quiet(&self) {
+        for (is_ipv6, table) in [false, true].into_iter().zip(&self.kernel.tables) {
+            let mut rules = table.blocks().to_vec();
+            rules.sort();
+            let count = rules.len();
+            rules.dedup();
+            assert_eq!(rules.len(), count, "rules stand twice");
+            let hooks = ["INPUT", "FORWARD"].map(|hook| {
+                let jumps = table.rules(hook).iter();
+                jumps.filter(|rule| *rule == "-j TCPPARSER").count()
+            });
+            let expected = usize::from(count > 0);
+            assert_eq!(
+                table.has_chain("TCPPARSER"),
+                count > 0,
+                "{}",
+                table.listing()
+            );
+            assert_eq!(hooks, [expected; 2], "{}", table.listing());
+            if self.checks.output && self.checks.own_rules {
+                let said = self.standing.values().filter(|one| one.0 == is_ipv6);
+                let mut said: Vec<_> = said.map(|one| one.1.clone()).collect();
+                said.sort();
+                assert_eq!(rules, said);
+            }
+        }
+        if self.checks.output {
+            assert_eq!(self.wanted, HashSet::new(), "still wanted");
+        }
+    }
+}

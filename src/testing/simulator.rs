@@ -1,0 +1,449 @@
+//! A little world from a seed: peers that come, stay, vanish and scan, an
+//! operator who meddles, a kernel and a firewall that fail. The daemon lives
+//! many minutes in it, and `Run` looks at every turn.
+//!
+//! `TCPPARSER_SEED=n` runs one seed, `TCPPARSER_SEEDS=n` another number of them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use super::fake_kernel::{FakeKernel, Mishap, Random, Stdout};
+use super::fake_proc::FakeSocket;
+use super::run::Run;
+use crate::address::Network;
+use crate::daemon::Flow;
+use crate::kernel::Errno;
+use crate::proc_net_tcp::TcpState;
+use crate::time::{Duration, Instant};
+
+/// Seeds by default: a debug build on a busy core stays well below 20 s.
+const SEEDS: u64 = 150;
+
+/// Faulty minutes of a world; calm ones follow.
+const MINUTES: u64 = 12;
+const CALM_MINUTES: u64 = 4;
+
+#[test]
+fn worlds() {
+    if let Some(seed) = number("TCPPARSER_SEED") {
+        return live(seed);
+    }
+    let mut blocks = 0;
+    for seed in 0..number("TCPPARSER_SEEDS").unwrap_or(SEEDS) {
+        let result = catch_unwind(AssertUnwindSafe(|| simulate(seed)));
+        match result {
+            Ok(count) => blocks += count,
+            Err(panic) => {
+                eprintln!("run it again: TCPPARSER_SEED={seed} cargo test worlds");
+                resume_unwind(panic);
+            }
+        }
+    }
+    assert!(blocks > 0, "worlds without a block prove little");
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap())
+}
+
+fn live(seed: u64) {
+    eprintln!("{} blocks", simulate(seed));
+}
+
+/// What kinds of trouble a world has.
+#[derive(Debug)]
+struct Trouble {
+    /// Short reads, EINTR, interrupted dumps.
+    interrupts: bool,
+    /// Children that fail.
+    firewall: bool,
+    /// Files that cannot be read for a while, no descriptors.
+    hidden: bool,
+    /// Somebody else changes the filter tables.
+    operator: bool,
+    /// Standard output is slow, full or closed.
+    output: bool,
+    /// Clocks jump.
+    clocks: bool,
+    /// kill -9, and another daemon takes over.
+    restarts: bool,
+}
+
+impl Trouble {
+    fn new(random: &mut Random) -> Self {
+        let mut has = |per_mille| random.hits(per_mille);
+        Self {
+            interrupts: has(500),
+            firewall: has(500),
+            hidden: has(250),
+            operator: has(300),
+            output: has(150),
+            clocks: has(250),
+            restarts: has(200),
+        }
+    }
+}
+
+struct World {
+    random: Random,
+    trouble: Trouble,
+    arguments: Vec<&'static str>,
+    start: Instant,
+    end: Instant,
+}
+
+fn simulate(seed: u64) -> u64 {
+    let mut random = Random::new(seed ^ 0x7763_7061_7273_6572);
+    let trouble = Trouble::new(&mut random);
+    let mut run = Run::new(seed);
+    run.checks.twin = !trouble.hidden && !trouble.output && !trouble.restarts && !trouble.operator;
+    run.checks.output = !trouble.output && !trouble.restarts;
+    run.checks.own_rules = !trouble.operator && !trouble.restarts;
+    let start = run.kernel.now;
+    let mut world = World {
+        random,
+        trouble,
+        arguments: Vec::new(),
+        start,
+        end: start.after(Duration::from_secs(60 * MINUTES)),
+    };
+    world.furnish(&mut run);
+    world.people(&mut run.kernel);
+    world.mishaps(&mut run.kernel);
+    if number("TCPPARSER_SEED").is_some() {
+        eprintln!("{:?} {:?}", world.trouble, world.arguments);
+    }
+    world.live(&mut run)
+}
+
+impl World {
+    fn live(&mut self, run: &mut Run) -> u64 {
+        assert_eq!(run.start(&self.arguments), Flow::Continue);
+        while run.kernel.now < self.end {
+            let next = run.kernel.now.after(self.some_time(300)).min(self.end);
+            run.run_until(next);
+            if self.trouble.restarts && run.kernel.now < self.end {
+                run.terminate_or_kill(self.random.hits(500));
+                assert_eq!(run.restart(&self.arguments), Flow::Continue);
+            }
+        }
+        run.kernel.calm();
+        run.run_for(60 * CALM_MINUTES);
+        run.check_quiet();
+        run.terminate();
+        run.blocks
+    }
+
+    fn some_time(&mut self, seconds: u64) -> Duration {
+        Duration::from_millis(1 + self.random.below(1_000 * seconds))
+    }
+
+    fn some_moment(&mut self) -> Instant {
+        let span = self.end.since(self.start).as_nanos() / 1_000_000;
+        let milliseconds = self.random.below(span);
+        self.start.after(Duration::from_millis(milliseconds))
+    }
+
+    /// Options, listeners, who is protected.
+    fn furnish(&mut self, run: &mut Run) {
+        let interval = self.random.pick(&["1s", "5s", "10s", "10s", "37s"]);
+        let times = self.random.pick(&["2m,4m", "1m,90s,3m", "10m,1h", "forever", "45s"]);
+        self.arguments = vec!["--interval", interval, "--block-time", times, "--allow", "198.51.100.200/29"];
+        if self.random.hits(300) {
+            self.arguments.extend(["--window", "30s", "--ports", "2"]);
+            (run.twin.window, run.twin.ports) = (Duration::from_secs(30), 2);
+        }
+        for port in [22, 25, 80, 443, 445, 8_080] {
+            run.kernel.listen_on("0.0.0.0", port);
+            run.kernel.listen_on("::", port);
+        }
+        // A listener in the ephemeral range, and one on a single address.
+        run.kernel.listen_on("::", 40_000);
+        run.kernel.listen_on("10.0.0.1", 9_000);
+        run.kernel.protected = [
+            "127.0.0.0/8",
+            "203.0.113.5",
+            "10.0.0.1",
+            "2001:db8:1::5",
+            "203.0.113.1",
+            "fe80::1",
+            "10.0.0.53",
+            "198.51.100.200/29",
+        ]
+        .map(|text| Network::parse(text.as_bytes()).unwrap())
+        .to_vec();
+    }
+
+    // People.
+
+    fn people(&mut self, kernel: &mut FakeKernel) {
+        for number in 0..4 + self.random.below(12) {
+            let peer = self.peer(number as u16);
+            let own = if peer.is_ipv4() { self.own_ipv4() } else { "2001:db8:1::5".parse().unwrap() };
+            match self.random.below(4) {
+                0 => self.visitor(kernel, own, peer, 2),
+                1 => self.servant(kernel, own, peer),
+                _ => self.visitor(kernel, own, peer, 9),
+            }
+        }
+    }
+
+    fn peer(&mut self, number: u16) -> IpAddr {
+        let low = number as u8 + 2;
+        match self.random.below(12) {
+            0 => IpAddr::V4(Ipv4Addr::new(10, 0, 0, 53)),
+            1 => IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)),
+            2 => IpAddr::V4(Ipv4Addr::new(127, 0, 0, low)),
+            3 => IpAddr::V4(Ipv4Addr::new(198, 51, 100, 200 + low % 8)),
+            4 => IpAddr::V4(Ipv4Addr::new(10, 0, 0, low)),
+            5 => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x100 + number)),
+            // Several hosts share a /64.
+            6..=8 => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xaa, number % 3, 0, 0, 0, number)),
+            _ => IpAddr::V4(Ipv4Addr::new(198, 51, 100, low)),
+        }
+    }
+
+    fn own_ipv4(&mut self) -> IpAddr {
+        let address = self.random.pick(&["203.0.113.5", "10.0.0.1"]);
+        address.parse().unwrap()
+    }
+
+    /// Connects to up to `ports` of ours, now and then.
+    fn visitor(&mut self, kernel: &mut FakeKernel, own: IpAddr, peer: IpAddr, ports: u64) {
+        const PORTS: [u16; 9] = [22, 25, 80, 443, 445, 8_080, 40_000, 9_000, 5_555];
+        let is_dual_stack = peer.is_ipv4() && self.random.hits(300);
+        let count = 1 + self.random.below(4 * ports);
+        let pace = 2 + self.random.below(90);
+        let mut at = self.some_moment();
+        for number in 0..count {
+            let port = PORTS[self.random.below(ports) as usize];
+            let from = 50_000 + (number % 7) as u16;
+            let inode = 1 + self.random.below(1 << 40) as u32 % 1_000_000;
+            let socket = FakeSocket {
+                local: (own, port),
+                remote: (peer, from),
+                state: TcpState::Established,
+                inode,
+                is_dual_stack,
+            };
+            self.life(kernel, socket, at);
+            at = at.after(self.some_time(pace));
+        }
+    }
+
+    /// A peer that we connect to.
+    fn servant(&mut self, kernel: &mut FakeKernel, own: IpAddr, peer: IpAddr) {
+        for number in 0..1 + self.random.below(8) {
+            let socket = FakeSocket {
+                local: (own, 33_000 + number as u16),
+                remote: (peer, 443),
+                state: TcpState::Established,
+                inode: 2_000_000 + number as u32,
+                is_dual_stack: false,
+            };
+            let at = self.some_moment();
+            self.life(kernel, socket, at);
+        }
+    }
+
+    /// A connection from its handshake to its end.
+    fn life(&mut self, kernel: &mut FakeKernel, socket: FakeSocket, opened: Instant) {
+        let mut at = opened;
+        if self.random.hits(200) {
+            kernel.set_state(at, &socket, TcpState::SynRecv, 0);
+            at = at.after(self.some_time(20));
+        }
+        kernel.set_state(at, &socket, TcpState::Established, socket.inode);
+        let stay = self.random.pick(&[1, 15, 120, 2_000]);
+        at = at.after(self.some_time(stay));
+        match self.random.below(4) {
+            // Reset: gone at once.
+            0 => {}
+            1 => {
+                kernel.set_state(at, &socket, TcpState::CloseWait, socket.inode);
+                at = at.after(self.some_time(100));
+                kernel.set_state(at, &socket, TcpState::LastAck, 0);
+                at = at.after(self.some_time(5));
+            }
+            _ => {
+                kernel.set_state(at, &socket, TcpState::FinWait2, 0);
+                at = at.after(self.some_time(10));
+                kernel.set_state(at, &socket, TcpState::TimeWait, 0);
+                at = at.after(Duration::from_secs(60));
+            }
+        }
+        kernel.vanish(at, &socket);
+    }
+
+    // Mishaps.
+
+    fn mishaps(&mut self, kernel: &mut FakeKernel) {
+        if self.trouble.interrupts {
+            kernel.faults.interrupts = self.random.pick(&[5, 50, 200]);
+            kernel.faults.short = true;
+            kernel.faults.dump_interruptions = 100;
+        }
+        if self.trouble.firewall {
+            for _ in 0..1 + self.random.below(5) {
+                self.firewall_mishap(kernel);
+            }
+        }
+        if self.trouble.hidden {
+            for _ in 0..1 + self.random.below(4) {
+                self.hidden_mishap(kernel);
+            }
+        }
+        if self.trouble.operator {
+            for _ in 0..1 + self.random.below(6) {
+                self.operator_mishap(kernel);
+            }
+        }
+        if self.trouble.output {
+            let at = self.some_moment();
+            let stdout = self.random.pick(&[Stdout::Room(0), Stdout::Room(5_000), Stdout::Broken]);
+            kernel.at(at, move |kernel| kernel.stdout = stdout);
+        }
+        if self.trouble.clocks {
+            for _ in 0..1 + self.random.below(4) {
+                self.clock_mishap(kernel);
+            }
+        }
+    }
+
+    /// For up to a minute each child fails in some way.
+    fn firewall_mishap(&mut self, kernel: &mut FakeKernel) {
+        let hang = |ignores_sigterm, closes_output, worked| Mishap::Hangs {
+            ignores_sigterm,
+            closes_output,
+            worked,
+        };
+        let mishap = self.random.pick(&[
+            Mishap::NoSpawn(Errno::EMFILE),
+            Mishap::Exit(1),
+            Mishap::Exit(2),
+            Mishap::Exit(3),
+            Mishap::Exit(4),
+            Mishap::Exit(127),
+            Mishap::LockHeld,
+            Mishap::Killed { worked: false },
+            Mishap::Killed { worked: true },
+            hang(false, false, false),
+            hang(false, true, true),
+            hang(true, false, true),
+            hang(true, true, false),
+            Mishap::Huge,
+            Mishap::Flood,
+        ]);
+        let at = self.some_moment();
+        kernel.at(at, move |kernel| kernel.faults.mishap = mishap);
+        let after = at.after(self.some_time(50));
+        kernel.at(after, |kernel| kernel.faults.mishap = Mishap::None);
+    }
+
+    fn hidden_mishap(&mut self, kernel: &mut FakeKernel) {
+        let at = self.some_moment();
+        let after = at.after(self.some_time(90));
+        match self.random.below(4) {
+            0 => {
+                kernel.at(at, |kernel| kernel.faults.tcp = Some(Errno::EACCES));
+                kernel.at(after, |kernel| kernel.faults.tcp = None);
+            }
+            1 => {
+                kernel.at(at, |kernel| kernel.faults.tcp6 = Some(Errno::EACCES));
+                kernel.at(after, |kernel| kernel.faults.tcp6 = None);
+            }
+            2 => {
+                kernel.at(at, |kernel| kernel.faults.netlink = Some(Errno::ENOBUFS));
+                kernel.at(after, |kernel| kernel.faults.netlink = None);
+            }
+            _ => {
+                kernel.at(at, |kernel| kernel.faults.no_descriptors = true);
+                kernel.at(after, |kernel| kernel.faults.no_descriptors = false);
+            }
+        }
+    }
+
+    fn operator_mishap(&mut self, kernel: &mut FakeKernel) {
+        let at = self.some_moment();
+        let side = self.random.below(2) as usize;
+        let choice = self.random.below(8);
+        kernel.at(at, move |kernel| {
+            kernel.interfered = kernel.now;
+            let table = &mut kernel.tables[side];
+            let first = table.blocks().first().cloned();
+            let commands = match (choice, first) {
+                (0, Some(rule)) => vec![format!("-D TCPPARSER {rule}")],
+                (1, _) => vec!["-F TCPPARSER".to_owned()],
+                (2, _) => vec!["-D INPUT -j TCPPARSER".to_owned()],
+                (3, _) => ["-F INPUT", "-F FORWARD", "-F TCPPARSER", "-X TCPPARSER"]
+                    .map(str::to_owned)
+                    .to_vec(),
+                (4, _) => vec!["-I INPUT 1 -j ACCEPT".to_owned()],
+                (5, _) => vec!["-D FORWARD -j TCPPARSER".to_owned()],
+                // What was saved now comes back later.
+                _ => {
+                    let saved = table.clone();
+                    let later = kernel.now.after(Duration::from_secs(100));
+                    kernel.at(later, move |kernel| {
+                        kernel.interfered = kernel.now;
+                        kernel.tables[side] = saved;
+                    });
+                    return;
+                }
+            };
+            for command in commands {
+                let _ = table.command(&command);
+            }
+        });
+    }
+
+    fn clock_mishap(&mut self, kernel: &mut FakeKernel) {
+        let at = self.some_moment();
+        let seconds = self.random.below(200);
+        let backwards = self.random.hits(500);
+        kernel.at(at, move |kernel| {
+            let jump = seconds * 1_000_000_000_000;
+            kernel.realtime_at_boot = if backwards {
+                kernel.realtime_at_boot.saturating_sub(jump)
+            } else {
+                kernel.realtime_at_boot.saturating_add(jump)
+            };
+        });
+        // A suspend: CLOCK_BOOTTIME runs on, nobody notices.
+        let at = self.some_moment();
+        kernel.at(at, move |kernel| {
+            kernel.now = kernel.now.after(Duration::from_secs(seconds));
+        });
+    }
+}
+
+impl FakeKernel {
+    /// The connection is in `state` from `at` on.
+    fn set_state(&mut self, at: Instant, socket: &FakeSocket, state: TcpState, inode: u32) {
+        let socket = FakeSocket {
+            state,
+            inode,
+            ..socket.clone()
+        };
+        self.at(at, move |kernel| {
+            kernel.remove(&socket);
+            kernel.sockets.push(socket);
+        });
+    }
+
+    fn vanish(&mut self, at: Instant, socket: &FakeSocket) {
+        let socket = socket.clone();
+        self.at(at, move |kernel| kernel.remove(&socket));
+    }
+
+    fn remove(&mut self, socket: &FakeSocket) {
+        let tuple = (socket.local, socket.remote);
+        self.sockets.retain(|other| (other.local, other.remote) != tuple);
+    }
+
+    /// Whatever went wrong goes wrong no more.
+    fn calm(&mut self) {
+        self.faults = Default::default();
+        self.mishaps.clear();
+    }
+}
