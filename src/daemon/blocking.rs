@@ -1,13 +1,9 @@
 //! From scans to blocks: verdicts, the firewall's child, and what is said of
 //! both.
 
-<<<<<<< HEAD
-use crate::detector::{Data, Scan};
-=======
 use heapless::Vec;
 
-use crate::detector::Scan;
->>>>>>> main
+use crate::detector::{Data, Scan};
 use crate::firewall::{EndReason, Failure, FailureReason, Notice, Overdue};
 use crate::host::Protection;
 use crate::kernel::{Child, Errno, Exit, Interest, Kernel};

@@ -170,17 +170,11 @@ impl Daemon {
         if self.output.is_waiting() {
             add(Interest::write(kernel.output_descriptor()));
         }
-<<<<<<< HEAD
         if let Some(socket) = self.watch.socket {
             add(Interest::read(socket));
         }
-        if let Some(child) = self.child {
-            add(Interest::read(child.output));
-            add(Interest::read(child.errors));
-=======
         for pipe in self.child_pipes() {
             add(Interest::read(pipe));
->>>>>>> main
         }
         if let Some(listener) = self.listener.filter(|_| self.next_accept == Instant::BOOT) {
             add(Interest::read(listener));
