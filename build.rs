@@ -17,6 +17,36 @@ fn main() {
     // One page less on disk and in memory for each segment that is merged.
     println!("cargo:rustc-link-arg-bins=-Wl,-z,noseparate-code");
     println!("cargo:rustc-link-arg-bins=-Wl,-z,relro,-z,now");
+    if env::var("PROFILE").as_deref() == Ok("release") {
+        drop_unwind_tables();
+    }
+    if musl_knows_relr() {
+        // 8 bytes for up to 64 relocations instead of 24 for each one.
+        println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+    }
+}
+
+/// Nothing unwinds, but core and musl come with their tables. Those of the
+/// compiler's start files are referred to and stay.
+fn drop_unwind_tables() {
+    let script = env::var("OUT_DIR").expect("cargo sets OUT_DIR") + "/drop_unwind_tables.ld";
+    let text = "SECTIONS { /DISCARD/ : { *(EXCLUDE_FILE(*crtbegin*.o *crtend*.o) .eh_frame) } }\n\
+                INSERT AFTER .rodata;\n";
+    fs::write(&script, text).expect("OUT_DIR is writable");
+    println!("cargo:rustc-link-arg-bins=-Wl,-T,{script},--no-eh-frame-hdr");
+}
+
+/// musl applies DT_RELR to itself from 1.2.4 on (its WHATSNEW); rustc brings
+/// 1.2.5 since 1.93, before that 1.2.3.
+fn musl_knows_relr() -> bool {
+    let rustc = env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
+    let version = Command::new(rustc).arg("--version").output();
+    let version = version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let version = version.unwrap_or_default();
+    let minor = version
+        .strip_prefix("rustc 1.")
+        .and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
+    env::var("CARGO_CFG_TARGET_ENV").as_deref() == Ok("musl") && minor >= Some(93)
 }
 
 /// A misspelt override must not be ignored silently.

@@ -541,6 +541,7 @@ impl MetricFamily {
     }
 }
 
+#[inline(never)]
 fn put_all(out: &mut impl Sink, parts: &[&str]) {
     for part in parts {
         out.put(part.as_bytes());

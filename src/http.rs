@@ -25,7 +25,7 @@ use crate::limits::{
     HTTP_BODY, HTTP_EXCHANGE_DEADLINE, HTTP_HEADER_DEADLINE, HTTP_KEEP_ALIVE, HTTP_LINGER,
     HTTP_REQUEST, HTTP_RESPONSE,
 };
-use crate::text::{Sink, Text, parse_decimal, trim};
+use crate::text::{Sink, Text, eq_ignore_case, parse_decimal, trim};
 use crate::time::Instant;
 
 /// Bytes kept free before a body for its head.
@@ -252,7 +252,7 @@ impl Head {
             .filter(|(name, _)| is_token(name))
             .ok_or(Status::BadRequest)?;
         let value = trim(value.get(1..).unwrap_or_default());
-        let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
+        let is = |known: &[u8]| eq_ignore_case(name, known);
         if is(b"host") {
             self.take_host(value)
         } else if is(b"content-length") {
@@ -299,7 +299,7 @@ impl Head {
 
     fn take_transfer_encoding(&mut self, value: &[u8]) {
         for coding in value.split(|byte| *byte == b',').map(trim) {
-            let is_chunked = coding.eq_ignore_ascii_case(b"chunked");
+            let is_chunked = eq_ignore_case(coding, b"chunked");
             self.transfer_coding = match (self.transfer_coding, is_chunked) {
                 (TransferCoding::Absent, true) => TransferCoding::Chunked,
                 // Chunked twice is not allowed either (section 6.1).
@@ -313,8 +313,8 @@ impl Head {
 
     fn take_connection(&mut self, value: &[u8]) {
         for option in value.split(|byte| *byte == b',').map(trim) {
-            self.close |= option.eq_ignore_ascii_case(b"close");
-            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+            self.close |= eq_ignore_case(option, b"close");
+            self.keep_alive |= eq_ignore_case(option, b"keep-alive");
         }
     }
 
@@ -415,7 +415,7 @@ fn path_of(target: &[u8]) -> Option<&[u8]> {
     }
     let colon = target.iter().position(|byte| *byte == b':')?;
     let (scheme, rest) = target.split_at_checked(colon)?;
-    if !scheme.eq_ignore_ascii_case(b"http") && !scheme.eq_ignore_ascii_case(b"https") {
+    if !eq_ignore_case(scheme, b"http") && !eq_ignore_case(scheme, b"https") {
         return None;
     }
     let rest = rest.strip_prefix(b"://")?;
@@ -449,9 +449,9 @@ fn parse_media_range(range: &[u8]) -> (Option<ContentType>, u32) {
     let mut parts = range.split(|byte| *byte == b';').map(trim);
     let name = parts.next().unwrap_or_default();
     let (format, wanted_version): (_, &[u8]) =
-        if name.eq_ignore_ascii_case(b"application/openmetrics-text") {
+        if eq_ignore_case(name, b"application/openmetrics-text") {
             (ContentType::OpenMetrics, b"1.0.0")
-        } else if name.eq_ignore_ascii_case(b"text/plain") {
+        } else if eq_ignore_case(name, b"text/plain") {
             (ContentType::Prometheus, b"0.0.4")
         } else {
             return (None, 0);
@@ -461,9 +461,9 @@ fn parse_media_range(range: &[u8]) -> (Option<ContentType>, u32) {
         let equals = part.iter().take_while(|byte| **byte != b'=').count();
         let (name, value) = part.split_at_checked(equals).unwrap_or_default();
         let value = trim(value.get(1..).unwrap_or_default());
-        if name.eq_ignore_ascii_case(b"q") {
+        if eq_ignore_case(name, b"q") {
             quality = parse_quality(value).unwrap_or(0);
-        } else if name.eq_ignore_ascii_case(b"version") && unquoted(value) != wanted_version {
+        } else if eq_ignore_case(name, b"version") && unquoted(value) != wanted_version {
             return (None, 0);
         }
     }
@@ -509,6 +509,7 @@ impl Body<'_> {
 }
 
 impl Sink for Body<'_> {
+    #[inline(never)]
     fn put(&mut self, bytes: &[u8]) {
         if copy_to(self.buffer, self.length, bytes) {
             self.length += bytes.len();

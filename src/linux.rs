@@ -987,6 +987,7 @@ fn directory_entries(folder: c_int, buffer: &mut DirectoryBuffer) -> Result<usiz
     check_length(result as isize)
 }
 
+#[inline(never)]
 fn clock(id: libc::clockid_t) -> u64 {
     let mut time = MaybeUninit::<libc::timespec>::zeroed();
     // SAFETY: clock_gettime(2) fills the struct; zeroes are valid where it fails.

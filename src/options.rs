@@ -9,7 +9,7 @@ use heapless::Vec;
 use crate::address::{Endpoint, Network};
 use crate::kernel::{PATH_MAX_LENGTH, Path};
 use crate::limits;
-use crate::text::{Sink, Text, parse_decimal, trim};
+use crate::text::{Sink, Text, eq_ignore_case, parse_decimal, trim};
 use crate::time::Duration;
 
 /// Which option a row of the table is about.
@@ -665,7 +665,7 @@ fn between<T: PartialOrd>(
 }
 
 fn parse_flag(text: &[u8]) -> Option<bool> {
-    let is_one_of = |words: [&[u8]; 4]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
+    let is_one_of = |words: [&[u8]; 4]| words.iter().any(|word| eq_ignore_case(text, word));
     if is_one_of([b"1", b"true", b"yes", b"on"]) {
         Some(true)
     } else if is_one_of([b"0", b"false", b"no", b"off"]) {

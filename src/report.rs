@@ -103,13 +103,18 @@ pub fn not_blocked(time: Calendar, source: Network, why: &[u8]) -> Line {
     line
 }
 
-/// The end of a block.
+/// The end of a block, or of the wish for one.
 pub fn unblocked(time: Calendar, source: Network, reason: EndReason) -> Line {
-    let mut line = begin_source(time, b"Unblocked", source);
-    line.put(match reason {
-        EndReason::Expired => b"its time is over".as_slice(),
-        EndReason::Operator => b"its rule was removed by somebody",
-    });
+    let (label, words): (&[u8], &[u8]) = match reason {
+        EndReason::Expired => (b"Unblocked", b"its time is over"),
+        EndReason::Operator => (b"Unblocked", b"its rule was removed by somebody"),
+        EndReason::NeverStood => (
+            b"Block failed",
+            b"its time was over before the firewall took it",
+        ),
+    };
+    let mut line = begin_source(time, label, source);
+    line.put(words);
     line
 }
 

@@ -148,6 +148,7 @@ impl<const N: usize> Default for Text<N> {
 }
 
 impl<const N: usize> Sink for Text<N> {
+    #[inline(never)]
     fn put(&mut self, bytes: &[u8]) {
         self.truncated |= !append(self.bytes.as_mut_view(), bytes);
     }
@@ -164,7 +165,15 @@ fn append(text: &mut VecView<u8>, bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| text.push(*byte).is_ok())
 }
 
+/// Whether two words are the same but for the case of ASCII letters. The one
+/// of core is unrolled at each place that calls it.
+#[inline(never)]
+pub fn eq_ignore_case(one: &[u8], other: &[u8]) -> bool {
+    one.eq_ignore_ascii_case(other)
+}
+
 /// The value of decimal `digits` (at least one, no sign), or `None`.
+#[inline(never)]
 pub fn parse_decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;

@@ -89,6 +89,8 @@ impl Daemon {
 
     /// Starts the next firewall command, if one is due.
     pub(super) fn run_firewall(&mut self, kernel: &mut impl Kernel) {
+        // First, since the next command may move on what is to be said.
+        self.say_notices(kernel);
         let now = kernel.boottime();
         if self.child.is_some() || !self.firewall.command(&mut self.invocation, &self.host, now) {
             self.say_notices(kernel);
@@ -215,10 +217,13 @@ impl Daemon {
                 }
                 Notice::Unblocked { source, reason } => {
                     self.detector.forget(source);
-                    self.metrics.unblocks.count(match reason {
-                        EndReason::Expired => UnblockReason::Expired,
-                        EndReason::Operator => UnblockReason::Operator,
-                    });
+                    match reason {
+                        EndReason::Expired => self.metrics.unblocks.count(UnblockReason::Expired),
+                        EndReason::Operator => {
+                            self.metrics.unblocks.count(UnblockReason::Operator);
+                        }
+                        EndReason::NeverStood => {}
+                    }
                     report::unblocked(calendar, source, reason)
                 }
             };

@@ -105,6 +105,8 @@ pub enum EndReason {
     Expired,
     /// Somebody took the rule away.
     Operator,
+    /// Its time was over before the kernel had it: it never stood.
+    NeverStood,
 }
 
 /// One source's block, or the memory of one.
@@ -469,16 +471,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             Some(slot) => slot,
             None => self.new_slot(scan.source)?,
         };
-        let strikes = self
-            .blocks
-            .value(slot)
-            .map_or(0, |block| block.strikes)
-            .saturating_add(1);
+        let before = self.blocks.value(slot).copied().unwrap_or(Block::BLANK);
+        let strikes = before.strikes.saturating_add(1);
         let end = self.end(strikes, now);
         let facts = self.facts(strikes, end, now.as_secs(), scan.data());
         if let Some(block) = self.blocks.value_mut(slot) {
             *block = Block {
                 end,
+                // Until this one stands, the last one's end is what counts.
+                ended: before.ended,
                 since_seconds: now.as_secs(),
                 strikes,
                 data: scan.data(),
@@ -488,6 +489,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             };
         }
         self.set_stage(slot, Stage::Wanted);
+        self.next_end = self.next_end.min(end);
         Ok(())
     }
 
@@ -667,7 +669,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             }
             stage => {
                 if let Some(protection) = host.protected(rule.source) {
-                    self.refuse(slot, protection, now);
+                    self.refuse(slot, protection);
                     return false;
                 }
                 if let Some(comment) = block.renewed {
@@ -711,11 +713,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         batch.commit();
     }
 
-    fn refuse(&mut self, slot: Slot, protection: Protection, now: Instant) {
+    fn refuse(&mut self, slot: Slot, protection: Protection) {
         if let Some(block) = self.blocks.value_mut(slot) {
             block.refusal = protection;
             block.strikes = block.strikes.saturating_sub(1);
-            block.ended = now;
         }
         self.set_stage(slot, Stage::Refused);
     }
@@ -1072,7 +1073,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 if end > now {
                     self.next_end = self.next_end.min(end);
                 } else if stage == Stage::Wanted {
-                    self.end_block(slot, EndReason::Expired, now);
+                    self.end_block(slot, EndReason::NeverStood, now);
                 } else {
                     self.set_stage(slot, Stage::Expired);
                 }
@@ -1082,11 +1083,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     fn end_block(&mut self, slot: Slot, reason: EndReason, now: Instant) {
         if let Some(block) = self.blocks.value_mut(slot) {
-            block.ended = now;
             block.end_reason = reason;
-            if reason == EndReason::Operator {
-                // A person's judgement outweighs ours.
-                block.strikes = block.strikes.saturating_sub(1);
+            match reason {
+                EndReason::Expired => block.ended = now,
+                EndReason::Operator => {
+                    block.ended = now;
+                    // A person's judgement outweighs ours.
+                    block.strikes = block.strikes.saturating_sub(1);
+                }
+                EndReason::NeverStood => block.strikes = block.strikes.saturating_sub(1),
             }
         }
         self.set_stage(slot, Stage::Removed);
@@ -1109,10 +1114,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
         if let Some(slot) = self.blocks.oldest(Stage::Refused as usize) {
             let (source, block) = (*self.blocks.key(slot)?, *self.blocks.value(slot)?);
-            self.set_stage(slot, Stage::Ended);
-            if block.strikes == 0 {
-                self.blocks.remove(slot);
-            }
+            self.never_stood(slot);
             return Some(Notice::Refused {
                 source,
                 protection: block.refusal,
@@ -1120,11 +1122,26 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
         let slot = self.blocks.oldest(Stage::Removed as usize)?;
         let (source, block) = (*self.blocks.key(slot)?, *self.blocks.value(slot)?);
-        self.set_stage(slot, Stage::Ended);
+        match block.end_reason {
+            EndReason::Expired | EndReason::Operator => self.set_stage(slot, Stage::Ended),
+            EndReason::NeverStood => self.never_stood(slot),
+        }
         Some(Notice::Unblocked {
             source,
             reason: block.end_reason,
         })
+    }
+
+    /// Of a block that never stood only earlier strikes are worth remembering.
+    fn never_stood(&mut self, slot: Slot) {
+        self.set_stage(slot, Stage::Ended);
+        if self
+            .blocks
+            .value(slot)
+            .is_some_and(|block| block.strikes == 0)
+        {
+            self.blocks.remove(slot);
+        }
     }
 
     fn nominal_length(&self, strikes: u32) -> Option<Duration> {

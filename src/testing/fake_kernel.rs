@@ -346,6 +346,11 @@ impl FakeKernel {
         self.events.insert((at, self.event_count), Box::new(event));
     }
 
+    /// What was to come does not.
+    pub fn forget_events(&mut self) {
+        self.events.clear();
+    }
+
     pub fn signal(&mut self, signal: Signal) {
         self.signals.push_back(signal);
     }

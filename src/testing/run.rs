@@ -154,6 +154,9 @@ pub struct Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.story());
+        }
         if let (Ok(mut daemons), Some(daemon)) = (DAEMONS.lock(), self.daemon.take()) {
             daemons.push(daemon);
         }
@@ -300,7 +303,32 @@ impl Run {
             (self.second, self.turns_this_second) = (second, 0);
         }
         self.turns_this_second += 1;
-        assert!(self.turns_this_second < 3_000, "too many turns a second");
+        let is_busy = self.turns_this_second >= 3_000;
+        assert!(!is_busy, "too many turns a second");
+    }
+
+    /// What happened lately, for whoever has to find out why.
+    fn story(&self) -> String {
+        let kernel = &self.kernel;
+        let tail = |bytes: &[u8]| {
+            let tail = &bytes[bytes.len().saturating_sub(1_500)..];
+            String::from_utf8_lossy(tail).into_owned()
+        };
+        let commands = kernel.commands.iter().rev().take(5).rev();
+        let commands: String = commands
+            .map(|one| format!("{:?} {}\n{}", one.at, one.words, one.input))
+            .collect();
+        let tables = kernel
+            .tables
+            .each_ref()
+            .map(|table| table.listing())
+            .concat();
+        format!(
+            " at {:?}\n{}\n{}\n{commands}\n{tables}",
+            kernel.now,
+            tail(&kernel.output),
+            tail(&kernel.errors)
+        )
     }
 
     fn look(&mut self) {

@@ -147,8 +147,17 @@ impl World {
     /// Options, listeners, who is protected.
     fn furnish(&mut self, run: &mut Run) {
         let interval = self.random.pick(&["1s", "5s", "10s", "10s", "37s"]);
-        let times = self.random.pick(&["2m,4m", "1m,90s,3m", "10m,1h", "forever", "45s"]);
-        self.arguments = vec!["--interval", interval, "--block-time", times, "--allow", "198.51.100.200/29"];
+        let times = self
+            .random
+            .pick(&["2m,4m", "1m,90s,3m", "10m,1h", "forever", "45s"]);
+        self.arguments = vec![
+            "--interval",
+            interval,
+            "--block-time",
+            times,
+            "--allow",
+            "198.51.100.200/29",
+        ];
         if self.random.hits(300) {
             self.arguments.extend(["--window", "30s", "--ports", "2"]);
             (run.twin.window, run.twin.ports) = (Duration::from_secs(30), 2);
@@ -179,7 +188,11 @@ impl World {
     fn people(&mut self, kernel: &mut FakeKernel) {
         for number in 0..4 + self.random.below(12) {
             let peer = self.peer(number as u16);
-            let own = if peer.is_ipv4() { self.own_ipv4() } else { "2001:db8:1::5".parse().unwrap() };
+            let own = if peer.is_ipv4() {
+                self.own_ipv4()
+            } else {
+                "2001:db8:1::5".parse().unwrap()
+            };
             match self.random.below(4) {
                 0 => self.visitor(kernel, own, peer, 2),
                 1 => self.servant(kernel, own, peer),
@@ -198,7 +211,16 @@ impl World {
             4 => IpAddr::V4(Ipv4Addr::new(10, 0, 0, low)),
             5 => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x100 + number)),
             // Several hosts share a /64.
-            6..=8 => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xaa, number % 3, 0, 0, 0, number)),
+            6..=8 => IpAddr::V6(Ipv6Addr::new(
+                0x2001,
+                0xdb8,
+                0xaa,
+                number % 3,
+                0,
+                0,
+                0,
+                number,
+            )),
             _ => IpAddr::V4(Ipv4Addr::new(198, 51, 100, low)),
         }
     }
@@ -300,7 +322,9 @@ impl World {
         }
         if self.trouble.output {
             let at = self.some_moment();
-            let stdout = self.random.pick(&[Stdout::Room(0), Stdout::Room(5_000), Stdout::Broken]);
+            let stdout = self
+                .random
+                .pick(&[Stdout::Room(0), Stdout::Room(5_000), Stdout::Broken]);
             kernel.at(at, move |kernel| kernel.stdout = stdout);
         }
         if self.trouble.clocks {
@@ -438,11 +462,13 @@ impl FakeKernel {
 
     fn remove(&mut self, socket: &FakeSocket) {
         let tuple = (socket.local, socket.remote);
-        self.sockets.retain(|other| (other.local, other.remote) != tuple);
+        self.sockets
+            .retain(|other| (other.local, other.remote) != tuple);
     }
 
-    /// Whatever went wrong goes wrong no more.
+    /// Whatever went wrong goes wrong no more, and nobody comes any more.
     fn calm(&mut self) {
+        self.forget_events();
         self.faults = Default::default();
         self.mishaps.clear();
     }
