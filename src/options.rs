@@ -158,11 +158,8 @@ pub static TABLE: [Row; 19] = [
 
 /// What is understood but refused, until the change that brings it takes its
 /// line away.
-const NOT_BUILT_IN_YET: [Missing; 7] = [
+const NOT_BUILT_IN_YET: [Missing; 4] = [
     Missing::Option(Id::ExecRoot),
-    Missing::Option(Id::MaxBlocksPerMinute),
-    Missing::Option(Id::List),
-    Missing::Option(Id::Unblock),
     Missing::Option(Id::Healthcheck),
     Missing::Firewall(FirewallChoice::Ipset),
     Missing::Firewall(FirewallChoice::Nft),

@@ -5,10 +5,11 @@ use core::net::IpAddr;
 use crate::address::{Endpoint, Network, write_address};
 use crate::connections::Direction;
 use crate::detector::{Data, Scan};
+use crate::firewall::comment::Facts;
 use crate::firewall::iptables::Rule;
 use crate::firewall::{EndReason, Failure, FailureReason};
 use crate::text::{Sink, Text};
-use crate::time::{Calendar, Duration};
+use crate::time::{Calendar, Duration, Instant};
 
 /// The longest line: a scan of 64 ports, or a block with its undo command.
 pub const LINE_MAX: usize = 640;
@@ -92,7 +93,8 @@ pub fn blocked(time: Calendar, rule: &Rule, length: Option<Duration>, data: Data
         Data::Silent => b", data sent: no, undo: ",
         Data::Sent => b", data sent: yes, undo: ",
     });
-    rule.write_undo(&mut line);
+    line.put(b"tcpparser --unblock ");
+    rule.source.write(&mut line);
     line
 }
 
@@ -108,6 +110,7 @@ pub fn unblocked(time: Calendar, source: Network, reason: EndReason) -> Line {
     let (label, words): (&[u8], &[u8]) = match reason {
         EndReason::Expired => (b"Unblocked", b"its time is over"),
         EndReason::Operator => (b"Unblocked", b"its rule was removed by somebody"),
+        EndReason::Protected => (b"Unblocked", b"it holds a protected address now"),
         EndReason::NeverStood => (
             b"Block failed",
             b"its time was over before the firewall took it",
@@ -153,8 +156,74 @@ pub fn failure(failure: &Failure) -> Text<320> {
     text
 }
 
+/// The first line of --list.
+pub const LIST_HEAD: &[u8] =
+    b"SOURCE                                      SINCE               LEFT      STRIKES PORTS                FIREWALL";
+
+/// One line of --list. Without `facts` its times are those of another boot.
+pub fn listed_block(
+    rule: &Rule,
+    facts: Option<Facts>,
+    since: Option<Calendar>,
+    now: Instant,
+    firewall: &[u8],
+) -> Line {
+    let mut line = Line::new();
+    let mut column: Text<160> = Text::new();
+    rule.source.write(&mut column);
+    put_column(&mut line, &mut column, 43);
+    match since {
+        Some(since) => since.write(&mut column),
+        None => column.put(b"before this boot"),
+    }
+    put_column(&mut line, &mut column, 19);
+    match facts.map(|facts| facts.end_seconds) {
+        None => column.put(b"?"),
+        Some(0) => column.put(b"for ever"),
+        Some(end) => {
+            let left = now.until(Instant::from_secs(end)).as_secs_rounded_up();
+            write_left(&mut column, left);
+        }
+    }
+    put_column(&mut line, &mut column, 9);
+    match facts {
+        Some(facts) => column.put_decimal(u64::from(facts.strikes)),
+        None => column.put(b"?"),
+    }
+    put_column(&mut line, &mut column, 7);
+    column.put(Facts::ports(&rule.comment));
+    put_column(&mut line, &mut column, 20);
+    line.put(firewall);
+    line
+}
+
+/// Appends the column up to `width`, and empties it.
+fn put_column(line: &mut Line, column: &mut Text<160>, width: usize) {
+    line.put(column.as_bytes());
+    for _ in column.as_bytes().len()..width + 1 {
+        line.put_byte(b' ');
+    }
+    column.clear();
+}
+
+/// Appends `6d23h`, `9m50s`: the two largest units.
+fn write_left(out: &mut impl Sink, seconds: u64) {
+    let units: [(u64, &[u8]); 4] = [(86_400, b"d"), (3_600, b"h"), (60, b"m"), (1, b"s")];
+    let mut rest = seconds;
+    let mut shown = 0;
+    for (size, unit) in units {
+        let count = rest.checked_div(size).unwrap_or(0);
+        rest -= count * size;
+        if (count > 0 || shown > 0 || size == 1) && shown < 2 {
+            out.put_decimal(count);
+            out.put(unit);
+            shown += 1;
+        }
+    }
+}
+
 /// The last line where blocks stand: how many, and how to lift them.
-pub fn exit(standing: usize, standing_ipv6: usize) -> Line {
+pub fn exit(standing: usize) -> Line {
     let mut line = Line::new();
     line.put_decimal(standing as u64);
     line.put(if standing == 1 {
@@ -162,16 +231,7 @@ pub fn exit(standing: usize, standing_ipv6: usize) -> Line {
     } else {
         b" blocks stand"
     });
-    line.put(b"; to lift all: ");
-    if standing > standing_ipv6 {
-        line.put(b"iptables -w 5 -F TCPPARSER");
-    }
-    if standing_ipv6 > 0 {
-        if standing > standing_ipv6 {
-            line.put(b"; ");
-        }
-        line.put(b"ip6tables -w 5 -F TCPPARSER");
-    }
+    line.put(b"; to lift all: tcpparser --unblock all");
     line
 }
 
@@ -301,8 +361,7 @@ mod tests {
         assert_line(
             blocked(TIME, &rule, Some(Duration::from_secs(600)), Data::Unknown),
             "2021-11-01 21:11:53:            Blocked:              10.0.0.2 for 10m, data sent: unknown, undo: \
-            iptables -w 5 -D TCPPARSER -s 10.0.0.2/32 -m addrtype --dst-type LOCAL -m comment --comment \
-            \"tcpparser v1 b=0badcafe e=700 s=1 t=100 d=? p=22,25,80,445\" -j DROP",
+            tcpparser --unblock 10.0.0.2",
         );
         assert_line(
             not_blocked(TIME, network("10.0.0.2"), b"gateway"),
@@ -363,16 +422,12 @@ mod tests {
     #[test]
     fn the_exit_line_lifts_what_stands() {
         assert_line(
-            exit(1, 0),
-            "1 block stands; to lift all: iptables -w 5 -F TCPPARSER",
+            exit(1),
+            "1 block stands; to lift all: tcpparser --unblock all",
         );
         assert_line(
-            exit(3, 3),
-            "3 blocks stand; to lift all: ip6tables -w 5 -F TCPPARSER",
-        );
-        assert_line(
-            exit(3, 1),
-            "3 blocks stand; to lift all: iptables -w 5 -F TCPPARSER; ip6tables -w 5 -F TCPPARSER",
+            exit(3),
+            "3 blocks stand; to lift all: tcpparser --unblock all",
         );
     }
 }

@@ -3,17 +3,27 @@
 
 use heapless::Vec;
 
+use crate::address::Network;
 use crate::detector::{Data, Scan};
-use crate::firewall::{EndReason, Failure, FailureReason, Notice, Overdue};
+use crate::firewall::{self, EndReason, FailureReason, Notice, Overdue};
 use crate::host::Protection;
-use crate::kernel::{Child, Errno, Exit, Interest, Kernel};
+use crate::kernel::{Child, Errno, Exit, Interest, Kernel, Netlink};
 use crate::limits::EXIT_GRACE;
 use crate::metrics::{BlockFailure, CommandExit, Refusal, UnblockReason};
+use crate::netlink::{Failure, Progress};
 use crate::options::FirewallChoice;
 use crate::report;
+use crate::sock_diag::{DiagSocket, Family, destroy_answer, destroy_request, dump_request};
 use crate::time::Instant;
 
 use super::Daemon;
+use super::watching::CONNECTED_STATES;
+
+/// Sockets destroyed in one round, and rounds for one source.
+const DESTROY_BATCH: usize = 64;
+const DESTROY_ROUNDS: usize = 64;
+
+type Batch = Vec<DiagSocket, DESTROY_BATCH>;
 
 /// Reads of a child's output a turn: a chatterbox must not hold up the rest.
 const CHILD_READS: usize = 64;
@@ -75,7 +85,7 @@ impl Daemon {
     fn not_blocked(
         &mut self,
         kernel: &mut impl Kernel,
-        source: crate::address::Network,
+        source: Network,
         reason: Refusal,
         words: &[u8],
     ) {
@@ -178,7 +188,12 @@ impl Daemon {
         }
     }
 
-    fn command_failed(&mut self, kernel: &mut impl Kernel, failure: &Failure, is_spawn: bool) {
+    fn command_failed(
+        &mut self,
+        kernel: &mut impl Kernel,
+        failure: &firewall::Failure,
+        is_spawn: bool,
+    ) {
         self.metrics.block_failures.count(match failure.reason {
             _ if is_spawn => BlockFailure::Spawn,
             FailureReason::Missing => BlockFailure::Missing,
@@ -209,11 +224,41 @@ impl Daemon {
             let line = match notice {
                 Notice::Blocked { rule, length, data } => {
                     self.metrics.blocks += 1;
+                    self.destroy_sockets(kernel, rule.source);
                     report::blocked(calendar, &rule, length, data)
                 }
-                Notice::Refused { source, protection } => {
+                Notice::Refused {
+                    source,
+                    refusal: firewall::Refusal::Protected(protection),
+                } => {
                     self.metrics.blocks_refused.count(refusal(protection));
                     report::not_blocked(calendar, source, protection.words())
+                }
+                Notice::Refused {
+                    source,
+                    refusal: firewall::Refusal::Rate,
+                } => {
+                    self.metrics.blocks_refused.count(Refusal::Rate);
+                    report::not_blocked(calendar, source, b"held back by --max-blocks-per-minute")
+                }
+                Notice::JumpStays {
+                    hook,
+                    is_ipv6,
+                    above,
+                } => {
+                    let program: &[u8] = if is_ipv6 { b"ip6tables" } else { b"iptables" };
+                    let name = hook.name();
+                    self.complain(
+                        kernel,
+                        &[
+                            program,
+                            b": the jump in ",
+                            name,
+                            b" was moved twice and stays behind: ",
+                            above.as_bytes(),
+                        ],
+                    );
+                    continue;
                 }
                 Notice::Unblocked { source, reason } => {
                     self.detector.forget(source);
@@ -222,6 +267,9 @@ impl Daemon {
                         EndReason::Operator => {
                             self.metrics.unblocks.count(UnblockReason::Operator);
                         }
+                        EndReason::Protected => {
+                            self.metrics.unblocks.count(UnblockReason::Protected);
+                        }
                         EndReason::NeverStood => {}
                     }
                     report::unblocked(calendar, source, reason)
@@ -229,6 +277,64 @@ impl Daemon {
             };
             self.output.line(kernel, line.as_bytes());
         }
+    }
+
+    /// Destroys the sockets of a source that was just blocked, so that nothing
+    /// lingers half-open. Their late destroy events are ends of connections
+    /// seen before.
+    fn destroy_sockets(&mut self, kernel: &mut impl Kernel, source: Network) {
+        if self.cannot_destroy || !self.watch.is_wanted() {
+            return;
+        }
+        // An IPv4 peer of a dual-stack listener has an IPv6 socket.
+        for family in [Family::V4, Family::V6] {
+            // Whoever holds more than a batch is dealt with in rounds.
+            for _ in 0..DESTROY_ROUNDS {
+                let sockets = self.sockets_of(kernel, family, source);
+                let destroyed = self.destroy_batch(kernel, &sockets);
+                self.metrics.sockets_destroyed += destroyed;
+                if destroyed == 0 || !sockets.is_full() {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn sockets_of(&mut self, kernel: &mut impl Kernel, family: Family, source: Network) -> Batch {
+        let mut sockets = Batch::new();
+        let request = dump_request(family, CONNECTED_STATES, source);
+        self.diag_dump(kernel, &request, |socket| {
+            let _ = sockets.push(socket);
+        });
+        sockets
+    }
+
+    fn destroy_batch(&mut self, kernel: &mut impl Kernel, sockets: &Batch) -> u64 {
+        let Ok(netlink) = kernel.netlink(Netlink::SockDiag) else {
+            return 0;
+        };
+        let mut destroyed = 0;
+        for (sequence, socket) in (2..).zip(sockets) {
+            let request = destroy_request(socket, sequence);
+            if kernel.send(netlink, &request).is_err() {
+                break;
+            }
+            let Ok(count) = kernel.receive(netlink, &mut self.netlink_buffer) else {
+                break;
+            };
+            let answer = self.netlink_buffer.get(..count).unwrap_or_default();
+            match destroy_answer(answer, sequence) {
+                Progress::Done => destroyed += 1,
+                Progress::Failed(Failure::Refused(Errno::ENOENT)) | Progress::More => {}
+                Progress::Failed(_) => {
+                    self.cannot_destroy = true;
+                    self.complain(kernel, &[b"sockets of blocked sources cannot be destroyed here and run into their timeouts"]);
+                    break;
+                }
+            }
+        }
+        kernel.close(netlink);
+        destroyed
     }
 
     /// Gives a running child what is left of our last second, then ends it.

@@ -6,6 +6,7 @@ mod output;
 mod reading;
 mod serving;
 mod starting;
+mod tools;
 mod watching;
 
 use heapless::Vec;
@@ -14,6 +15,7 @@ use crate::address::Endpoint;
 use crate::connections::Connections;
 use crate::detector::Detector;
 use crate::firewall::Firewall;
+use crate::firewall::iptables::Rule;
 use crate::host::Host;
 use crate::http::Server;
 use crate::kernel::{Child, Descriptor, Interest, Invocation, Kernel, Signal};
@@ -71,8 +73,12 @@ pub struct Daemon {
     route_socket: Option<Descriptor>,
     netlink_buffer: [u8; RECEIVE_BUFFER],
     has_said_host_unknown: bool,
+    /// The kernel or our rights lack SOCK_DESTROY.
+    cannot_destroy: bool,
 
     invocation: Invocation,
+    /// What --list found.
+    listing: Vec<Rule, BLOCKS>,
     child: Option<Child>,
     child_started: Instant,
     /// The child closed its standard output, its standard error: always ready
@@ -113,7 +119,9 @@ impl Daemon {
             route_socket: None,
             netlink_buffer: [0; RECEIVE_BUFFER],
             has_said_host_unknown: false,
+            cannot_destroy: false,
             invocation: Invocation::new(),
+            listing: Vec::new(),
             child: None,
             child_started: Instant::BOOT,
             child_has_closed: [false; 2],
@@ -281,10 +289,9 @@ impl Daemon {
     /// of our last second.
     fn end(&mut self, kernel: &mut impl Kernel) -> Flow {
         self.await_child(kernel);
-        let (standing, standing_ipv6) = (self.firewall.standing(), self.firewall.standing_ipv6());
+        let standing = self.firewall.standing();
         if standing > 0 {
-            self.output
-                .line(kernel, report::exit(standing, standing_ipv6).as_bytes());
+            self.output.line(kernel, report::exit(standing).as_bytes());
         }
         self.output.set_patience(OUTPUT_PATIENCE, OUTPUT_PATIENCE);
         self.output.finish(kernel);

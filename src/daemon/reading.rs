@@ -77,6 +77,7 @@ impl Daemon {
             let late = now.after(self.options.interval);
             self.next_reading = if next > now { next } else { late };
             self.learn_host(kernel);
+            self.firewall.release_protected(&self.host);
             Trigger::Scheduled
         } else if self.watch.is_early_due(now) {
             Trigger::Early
@@ -285,6 +286,9 @@ impl Daemon {
         }
         let source = self.host.source_of(socket.remote.address);
         if self.firewall.is_blocked(source) {
+            if is_opened {
+                self.firewall.doubt(source, pass.now);
+            }
             return;
         }
         if pass.trigger == Trigger::Scheduled && socket.state == TcpState::Established {

@@ -1,7 +1,7 @@
 //! From the command line to the first turn.
 
 use crate::connections::PortRange;
-use crate::firewall::comment::parse_hex;
+use crate::firewall::Policy;
 use crate::kernel::{CAP_NET_ADMIN, Errno, Kernel, Path, RowsFile};
 use crate::limits::ONE_SHOT_PATIENCE;
 use crate::metrics::Trigger;
@@ -9,6 +9,7 @@ use crate::options::{Action, FirewallChoice, USAGE_LINE, write_help, write_versi
 use crate::report;
 use crate::text::{Sink, Text, parse_decimal, trim};
 
+use super::tools::boot_id;
 use super::{Daemon, Flow};
 
 /// The abstract socket that a daemon holds while it may block.
@@ -41,8 +42,10 @@ impl Daemon {
             Action::Version => self.print(kernel, write_version),
             Action::Once => self.once(kernel),
             Action::Run => self.run(kernel),
+            Action::List => self.list_blocks(kernel),
+            Action::Unblock(target) => self.unblock(kernel, target),
             // Refused by the options as not built in yet.
-            Action::List | Action::Unblock(_) | Action::Healthcheck => USAGE,
+            Action::Healthcheck => USAGE,
         }
     }
 
@@ -150,12 +153,15 @@ impl Daemon {
     }
 
     fn enable_firewall(&mut self, kernel: &mut impl Kernel) {
-        let mut boot_id = [0; 64];
-        let bytes = read_small(kernel, b"/proc/sys/kernel/random/boot_id", &mut boot_id);
-        let boot_id = bytes.get(..8).and_then(parse_hex).unwrap_or(0);
+        let boot_id = boot_id(kernel).unwrap_or(0);
         let key = kernel.hash_key();
-        self.firewall
-            .enable(key, boot_id, &self.options.block_times);
+        let policy = Policy {
+            boot_id,
+            lengths: &self.options.block_times,
+            max_per_minute: self.options.max_blocks_per_minute,
+            window: self.options.window,
+        };
+        self.firewall.enable(key, &policy);
     }
 
     /// net.ipv4.ip_local_port_range, which IPv6 uses as well

@@ -109,6 +109,11 @@ impl Watch {
         deadline
     }
 
+    /// Whether what netlink tells is of the network namespace that we read.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.is_wanted
+    }
+
     /// Whether rows and events in this state prove nothing for the moment.
     pub(super) fn is_forgeable(&self, state: TcpState) -> bool {
         self.is_forgeable
@@ -248,6 +253,7 @@ impl Daemon {
         let is_inbound =
             connection.is_none_or(|connection| connection.direction == Direction::Inbound);
         let source = self.host.source_of(remote.address);
+        self.firewall.doubt(source, now);
         if is_inbound && self.is_evidence(source, first_seen) {
             let evidence = Evidence {
                 source,
@@ -529,38 +535,44 @@ impl Daemon {
         }
         // An IPv4 peer of a dual-stack listener has an IPv6 socket.
         for family in [Family::V4, Family::V6] {
-            let Ok(socket) = kernel.netlink(Netlink::SockDiag) else {
-                return;
-            };
-            let request = dump_request(family, STATES, scan.source);
-            if kernel.send(socket, &request).is_ok() {
-                self.read_dump(kernel, socket, scan);
-            }
-            kernel.close(socket);
+            let request = dump_request(family, CONNECTED_STATES, scan.source);
+            self.diag_dump(kernel, &request, |socket| {
+                scan.note_data(socket.local.port, data(&socket));
+            });
         }
     }
 
-    fn read_dump(&mut self, kernel: &mut impl Kernel, socket: Descriptor, scan: &mut Scan) {
-        loop {
-            let count = match kernel.receive(socket, &mut self.netlink_buffer) {
-                Ok(count) => count,
-                Err(Errno::EINTR) => continue,
-                Err(_) => return,
-            };
-            let bytes = self.netlink_buffer.get(..count).unwrap_or_default();
-            let progress = walk_sockets(bytes, |socket| {
-                scan.note_data(socket.local.port, data(&socket))
-            });
-            if progress != Progress::More {
-                return;
+    /// Asks for sockets and hands each to `visit`; where that fails, none.
+    pub(super) fn diag_dump(
+        &mut self,
+        kernel: &mut impl Kernel,
+        request: &[u8],
+        mut visit: impl FnMut(DiagSocket),
+    ) {
+        let Ok(socket) = kernel.netlink(Netlink::SockDiag) else {
+            return;
+        };
+        let mut progress = Progress::More;
+        if kernel.send(socket, request).is_err() {
+            progress = Progress::Done;
+        }
+        while progress == Progress::More {
+            match kernel.receive(socket, &mut self.netlink_buffer) {
+                Ok(count) => {
+                    let bytes = self.netlink_buffer.get(..count).unwrap_or_default();
+                    progress = walk_sockets(bytes, &mut visit);
+                }
+                Err(Errno::EINTR) => {}
+                Err(_) => break,
             }
         }
+        kernel.close(socket);
     }
 }
 
 /// All states but LISTEN, SYN_SENT and SYN_RECV (bit n for state n of
 /// net/tcp_states.h).
-const STATES: u32 = 0xfff & !(1 << 10 | 1 << 2 | 1 << 3 | 1);
+pub(super) const CONNECTED_STATES: u32 = 0xfff & !(1 << 10 | 1 << 2 | 1 << 3 | 1);
 
 fn data(socket: &DiagSocket) -> Data {
     match socket.received_data {

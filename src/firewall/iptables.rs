@@ -33,14 +33,6 @@ impl Rule {
         out.put(self.comment.as_bytes());
         out.put(b"\" -j DROP");
     }
-
-    /// The complete command that takes the rule away, for a person to paste.
-    pub fn write_undo(&self, out: &mut impl Sink) {
-        out.put(program(self.source.is_ipv6()));
-        out.put(b" -w 5 -D ");
-        out.put(CHAIN);
-        self.write(out);
-    }
 }
 
 fn program(is_ipv6: bool) -> &'static [u8] {
@@ -51,11 +43,29 @@ fn program(is_ipv6: bool) -> &'static [u8] {
 pub const LINE_MAX: usize = 320;
 
 /// Prepares `iptables -w 5 -S`: one listing of the filter table.
-pub fn list(invocation: &mut Invocation, is_ipv6: bool) {
+pub fn list(invocation: &mut Invocation, is_ipv6: bool, waits: bool) {
     invocation.arguments.clear();
     invocation.input.clear();
     invocation.arguments.put(program(is_ipv6));
-    invocation.arguments.put(b"\0-w\x005\0-S\0");
+    invocation.arguments.put(b"\0");
+    put_wait(invocation, waits);
+    invocation.arguments.put(b"-S\0");
+}
+
+/// Waits up to five seconds for the xtables lock: as two words, since `-w5` is
+/// refused, and never bare, which waits for ever (iptables(8)).
+fn put_wait(invocation: &mut Invocation, waits: bool) {
+    if waits {
+        invocation.arguments.put(b"-w\x005\0");
+    }
+}
+
+/// Prepares `iptables -V`, which names the flavour.
+pub fn version(invocation: &mut Invocation, is_ipv6: bool) {
+    invocation.arguments.clear();
+    invocation.input.clear();
+    invocation.arguments.put(program(is_ipv6));
+    invocation.arguments.put(b"\0-V\0");
 }
 
 /// A restore batch under construction: all changes of one family, applied as
@@ -66,11 +76,13 @@ pub struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     /// An empty batch.
-    pub fn new(invocation: &'a mut Invocation, is_ipv6: bool) -> Self {
+    pub fn new(invocation: &'a mut Invocation, is_ipv6: bool, waits: bool) -> Self {
         invocation.arguments.clear();
         invocation.input.clear();
         invocation.arguments.put(program(is_ipv6));
-        invocation.arguments.put(b"-restore\0-w\x005\0--noflush\0");
+        invocation.arguments.put(b"-restore\0");
+        put_wait(invocation, waits);
+        invocation.arguments.put(b"--noflush\0");
         invocation.input.put(b"*filter\n");
         Self { invocation }
     }
@@ -229,17 +241,21 @@ impl Lines {
     }
 
     /// Takes in `bytes` and hands each whole line to `visit`.
-    pub fn feed(&mut self, bytes: &[u8], mut visit: impl FnMut(Listed)) {
+    pub fn feed(&mut self, bytes: &[u8], mut visit: impl FnMut(&[u8], Listed)) {
         let mut rest = bytes;
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             let (head, tail) = rest.split_at_checked(end).unwrap_or((rest, &[]));
             self.line.put(head);
             rest = tail.get(1..).unwrap_or(&[]);
-            visit(if self.line.is_truncated() {
-                Listed::Other
-            } else {
-                read_line(self.line.as_bytes())
-            });
+            let listed = match read_line(self.line.as_bytes()) {
+                // Longer than any of ours.
+                Listed::HookRule(hook, _) if self.line.is_truncated() => {
+                    Listed::HookRule(hook, false)
+                }
+                Listed::Ours(_) if self.line.is_truncated() => Listed::Foreign,
+                listed => listed,
+            };
+            visit(self.line.as_bytes(), listed);
             self.line.clear();
         }
         self.line.put(rest);
@@ -268,7 +284,7 @@ mod tests {
     #[test]
     fn a_batch_to_the_letter() {
         let mut invocation = Invocation::new();
-        let mut batch = Batch::new(&mut invocation, false);
+        let mut batch = Batch::new(&mut invocation, false, true);
         batch.make_chain();
         batch.add_jump(Hook::Input);
         batch.add_jump(Hook::Forward);
@@ -302,15 +318,6 @@ mod tests {
                 assert_eq!(read_line(text.as_bytes()), Listed::Ours(rule));
             }
         }
-    }
-
-    #[test]
-    fn the_undo_command_is_complete() {
-        let mut text: Text<LINE_MAX> = Text::new();
-        rule("2001:db8:1:2::/64", false).write_undo(&mut text);
-        let expected = "ip6tables -w 5 -D TCPPARSER -s 2001:db8:1:2::/64 -m comment --comment \
-            \"tcpparser v1 b=0badcafe e=700 s=1 t=100 d=? p=22,25,80,443\" -j DROP";
-        assert_eq!(std::str::from_utf8(text.as_bytes()).unwrap(), expected);
     }
 
     #[test]
@@ -355,7 +362,7 @@ mod tests {
             std::format!("-N TCPPARSER\n{long}-A INPUT -j TCPPARSER\n-A FORWARD -j ACCEPT\ntorn");
         let whole = [
             Listed::Chain,
-            Listed::Other,
+            Listed::HookRule(Hook::Input, false),
             Listed::HookRule(Hook::Input, true),
             Listed::HookRule(Hook::Forward, false),
         ];
@@ -363,8 +370,8 @@ mod tests {
             let (head, tail) = text.as_bytes().split_at(split);
             let mut lines = Lines::new();
             let mut seen = std::vec::Vec::new();
-            lines.feed(head, |listed| seen.push(listed));
-            lines.feed(tail, |listed| seen.push(listed));
+            lines.feed(head, |_, listed| seen.push(listed));
+            lines.feed(tail, |_, listed| seen.push(listed));
             assert_eq!(seen, whole, "split at {split}");
         }
     }

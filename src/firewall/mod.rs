@@ -19,6 +19,7 @@
 
 pub mod comment;
 pub mod iptables;
+mod listing;
 
 use heapless::Vec;
 
@@ -33,7 +34,7 @@ use crate::table::{Blank, Full, HashKey, Slot, Table};
 use crate::text::{Sink, Text};
 use crate::time::{Duration, Instant};
 use comment::{Comment, Facts};
-use iptables::{Batch, Hook, Lines, Listed, Rule};
+use iptables::{Batch, Hook, Lines, Rule};
 
 /// Where a block stands; also its class in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +108,17 @@ pub enum EndReason {
     Operator,
     /// Its time was over before the kernel had it: it never stood.
     NeverStood,
+    /// It came to overlap a protected address.
+    Protected,
+}
+
+/// Why a block that was wanted never came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The last check found it protected.
+    Protected(Protection),
+    /// It was held back by the rate guard until its evidence was old.
+    Rate,
 }
 
 /// One source's block, or the memory of one.
@@ -119,7 +131,7 @@ struct Block {
     data: Data,
     host_only: bool,
     end_reason: EndReason,
-    refusal: Protection,
+    refusal: Refusal,
     /// The kernel's rule carries this comment.
     comment: Comment,
     /// The comment is from another boot and shall be replaced by `renewed`.
@@ -129,6 +141,8 @@ struct Block {
     /// No command before this, and how long the wait was.
     retry: Instant,
     backoff: Duration,
+    /// When the kernel had it.
+    confirmed: Instant,
     /// The number of the listing that showed it last.
     listing: u32,
 }
@@ -142,12 +156,13 @@ impl Blank for Block {
         data: Data::Unknown,
         host_only: false,
         end_reason: EndReason::Expired,
-        refusal: Protection::Loopback,
+        refusal: Refusal::Protected(Protection::Loopback),
         comment: Comment::BLANK,
         renewed: None,
         failures: 0,
         retry: Instant::BOOT,
         backoff: Duration::ZERO,
+        confirmed: Instant::BOOT,
         listing: 0,
     };
 }
@@ -162,6 +177,12 @@ struct Side {
     /// Positions of our jumps in INPUT and FORWARD, from 1; 0 where missing.
     jumps: [u32; 2],
     next_listing: Instant,
+    last_listing: Instant,
+    /// Jumps to be put back to position 1, and when that was done last.
+    moves: [bool; 2],
+    moved: [Option<Instant>; 2],
+    /// Tools older than 1.4.20 (restore: 1.6.2) know no `-w`.
+    without_wait: bool,
     /// No command before this.
     retry: Instant,
     backoff: Duration,
@@ -177,6 +198,10 @@ impl Side {
         has_foreign_rules: false,
         jumps: [0; 2],
         next_listing: Instant::BOOT,
+        last_listing: Instant::BOOT,
+        moves: [false; 2],
+        moved: [None; 2],
+        without_wait: false,
         retry: Instant::BOOT,
         backoff: Duration::ZERO,
         one_by_one: false,
@@ -257,7 +282,7 @@ pub struct Failure {
 }
 
 /// Something to say and to count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// The kernel drops the source now.
     Blocked {
@@ -273,7 +298,7 @@ pub enum Notice {
         /// Who.
         source: Network,
         /// Why.
-        protection: Protection,
+        refusal: Refusal,
     },
     /// The kernel drops the source no longer.
     Unblocked {
@@ -282,6 +307,42 @@ pub enum Notice {
         /// Why.
         reason: EndReason,
     },
+    /// Our jump is not the first rule and stays where it is: whoever moves it
+    /// would move it again.
+    JumpStays {
+        /// The chain it stands in.
+        hook: Hook,
+        /// Whether it is that of ip6tables.
+        is_ipv6: bool,
+        /// The first rules above it, printable bytes only.
+        above: Text<ABOVE_MAX>,
+    },
+}
+
+/// Bytes kept of the rules above our jump.
+pub const ABOVE_MAX: usize = 160;
+
+/// How long after a block was confirmed a new connection of its source throws
+/// doubt on it.
+const DOUBT: Duration = Duration::from_millis(500);
+/// Listings that doubt asks for are at least this far apart.
+const DOUBT_PERIOD: Duration = Duration::from_secs(1);
+/// A jump that was moved away again within this time stays.
+const MOVE_MEMORY: Duration = Duration::from_secs(600);
+/// The period of --max-blocks-per-minute.
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// How blocks are made.
+pub struct Policy<'a> {
+    /// This boot's id: its first 32 bits.
+    pub boot_id: u32,
+    /// Lengths of a source's first, second, … block; `None` is for ever, the
+    /// last one repeats.
+    pub lengths: &'a [Option<Duration>],
+    /// Blocks a minute; more are held back.
+    pub max_per_minute: u32,
+    /// How long evidence counts: a block held back for longer is dropped.
+    pub window: Duration,
 }
 
 /// Up to `N` blocks, with an index of `I`.
@@ -302,6 +363,14 @@ pub struct Firewall<const N: usize, const I: usize> {
     strays: Vec<Rule, STRAYS>,
     /// The listing shows a rule that we took away.
     came_back: bool,
+    /// Rules that the listing showed above a jump of ours.
+    above: Text<ABOVE_MAX>,
+    /// A jump that stays where it is, not announced yet.
+    staying: Option<(Hook, bool)>,
+    max_per_minute: u32,
+    window: Duration,
+    minute: Instant,
+    minute_count: u32,
     explanation: Text<EXPLANATION_MAX>,
     /// No block ends before this.
     next_end: Instant,
@@ -327,6 +396,12 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             listed: Side::UNKNOWN,
             strays: Vec::new(),
             came_back: false,
+            above: Text::new(),
+            staying: None,
+            max_per_minute: 0,
+            window: Duration::ZERO,
+            minute: Instant::BOOT,
+            minute_count: 0,
             explanation: Text::new(),
             next_end: Instant::BOOT,
             last_family: false,
@@ -335,14 +410,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
     }
 
-    /// Sets the secret, this boot's id and the lengths of a source's first,
-    /// second, … block (`None`: for ever; the last one repeats). From then on
-    /// commands are made.
-    pub fn enable(&mut self, hash_key: HashKey, boot_id: u32, lengths: &[Option<Duration>]) {
+    /// Sets the secret and the rules of blocking. From then on commands are
+    /// made.
+    pub fn enable(&mut self, hash_key: HashKey, policy: &Policy) {
         self.blocks.set_hash_key(hash_key);
-        self.boot_id = boot_id;
+        self.boot_id = policy.boot_id;
         self.lengths.clear();
-        let _ = self.lengths.extend_from_slice(lengths);
+        let _ = self.lengths.extend_from_slice(policy.lengths);
+        self.max_per_minute = policy.max_per_minute;
+        self.window = policy.window;
         self.is_enabled = true;
     }
 
@@ -401,6 +477,42 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
     }
 
+    /// A blocked source opened a connection: if its rule should have kept it
+    /// out, the kernel is looked at soon.
+    pub fn doubt(&mut self, source: Network, now: Instant) {
+        let slot = self.blocks.find(&source);
+        let Some(slot) = slot.filter(|slot| self.stage(*slot) == Stage::Standing) else {
+            return;
+        };
+        let confirmed = self.blocks.value(slot).map_or(now, |block| block.confirmed);
+        if now.since(confirmed) > DOUBT {
+            let side = self.side_mut(source.is_ipv6());
+            let soon = side.last_listing.after(DOUBT_PERIOD).max(now);
+            side.next_listing = side.next_listing.min(soon);
+        }
+    }
+
+    /// Ends blocks that came to overlap a protected address.
+    pub fn release_protected(&mut self, host: &Host) {
+        if host.is_incomplete() {
+            return;
+        }
+        for is_ipv6 in [false, true] {
+            for stage in [Stage::Standing, Stage::Lost] {
+                self.for_each(stage, is_ipv6, |firewall, slot| {
+                    let source = firewall.blocks.key(slot).copied();
+                    if source.is_none_or(|source| host.protected(source).is_none()) {
+                        return;
+                    }
+                    if let Some(block) = firewall.blocks.value_mut(slot) {
+                        block.end_reason = EndReason::Protected;
+                    }
+                    firewall.set_stage(slot, Stage::Expired);
+                });
+            }
+        }
+    }
+
     /// Blocks that stand in the kernel.
     pub fn standing(&self) -> usize {
         [
@@ -414,14 +526,6 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         .iter()
         .map(|stage| self.blocks.class_len(*stage as usize))
         .sum()
-    }
-
-    /// Those of IPv6 sources.
-    pub fn standing_ipv6(&self) -> usize {
-        self.blocks
-            .iter()
-            .filter(|(slot, source, _)| source.is_ipv6() && self.stands(*slot))
-            .count()
     }
 
     /// Blocks decided and not in the kernel yet.
@@ -582,7 +686,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             return None;
         }
         if !side.is_known || (side.has_chain && now >= side.next_listing) {
-            iptables::list(invocation, is_ipv6);
+            iptables::list(invocation, is_ipv6, !side.without_wait);
             self.lines.clear();
             self.hook_rules = [0; 2];
             self.listing = self.listing.wrapping_add(1);
@@ -592,6 +696,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             };
             self.strays.clear();
             self.came_back = false;
+            self.above.clear();
             return Some(Job::List);
         }
         if let Some(job) = self.change(invocation, is_ipv6, host, now) {
@@ -614,7 +719,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         now: Instant,
     ) -> Option<Job> {
         let side = *self.side(is_ipv6);
-        let mut batch = Batch::new(invocation, is_ipv6);
+        let mut batch = Batch::new(invocation, is_ipv6, !side.without_wait);
         if !side.has_chain {
             batch.make_chain();
         }
@@ -630,15 +735,22 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 changes += u32::from(self.add_change(&mut batch, slot, is_ipv6, host, now));
             }
         }
-        let lacks_jump = side.jumps.contains(&0) && self.has_blocks(is_ipv6);
-        if changes == 0 && !(side.has_chain && lacks_jump) {
+        let lacks_jump = side.jumps.contains(&0) || side.moves.contains(&true);
+        let has_jump_to_do = side.has_chain && lacks_jump && self.has_blocks(is_ipv6);
+        if changes == 0 && !has_jump_to_do {
             if side.one_by_one {
                 self.side_mut(is_ipv6).one_by_one = false;
             }
             return None;
         }
-        for (hook, position) in Hook::ALL.into_iter().zip(side.jumps) {
-            if position == 0 {
+        for (hook, (position, moves)) in Hook::ALL
+            .into_iter()
+            .zip(side.jumps.into_iter().zip(side.moves))
+        {
+            if moves {
+                batch.remove_jump(hook);
+            }
+            if moves || position == 0 {
                 batch.add_jump(hook);
             }
         }
@@ -669,7 +781,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             }
             stage => {
                 if let Some(protection) = host.protected(rule.source) {
-                    self.refuse(slot, protection);
+                    self.refuse(slot, Refusal::Protected(protection));
+                    return false;
+                }
+                if stage == Stage::Wanted && block.failures == 0 && !self.is_within_rate(now) {
                     return false;
                 }
                 if let Some(comment) = block.renewed {
@@ -703,8 +818,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     fn remove_chain(&mut self, invocation: &mut Invocation, is_ipv6: bool) {
-        let mut batch = Batch::new(invocation, is_ipv6);
-        for (hook, position) in Hook::ALL.into_iter().zip(self.side(is_ipv6).jumps) {
+        let side = *self.side(is_ipv6);
+        let mut batch = Batch::new(invocation, is_ipv6, !side.without_wait);
+        for (hook, position) in Hook::ALL.into_iter().zip(side.jumps) {
             if position != 0 {
                 batch.remove_jump(hook);
             }
@@ -713,9 +829,24 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         batch.commit();
     }
 
-    fn refuse(&mut self, slot: Slot, protection: Protection) {
+    /// Counts one more block of this minute, if there may be one.
+    fn is_within_rate(&mut self, now: Instant) -> bool {
+        if now.since(self.minute) >= MINUTE {
+            (self.minute, self.minute_count) = (now, 0);
+        }
+        let is_within = self.minute_count < self.max_per_minute;
+        self.minute_count += u32::from(is_within);
+        is_within
+    }
+
+    /// Whether new blocks are held back for now.
+    fn is_rate_spent(&self, now: Instant) -> bool {
+        now.since(self.minute) < MINUTE && self.minute_count >= self.max_per_minute
+    }
+
+    fn refuse(&mut self, slot: Slot, refusal: Refusal) {
         if let Some(block) = self.blocks.value_mut(slot) {
-            block.refusal = protection;
+            block.refusal = refusal;
             block.strikes = block.strikes.saturating_sub(1);
         }
         self.set_stage(slot, Stage::Refused);
@@ -727,7 +858,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             return;
         }
         let mut lines = core::mem::take(&mut self.lines);
-        lines.feed(bytes, |listed| self.listed(listed, now));
+        lines.feed(bytes, |line, listed| self.listed(line, listed, now));
         self.lines = lines;
     }
 
@@ -794,8 +925,18 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                     side.next_listing = now.after(VERIFY_PERIOD);
                 }
                 side.has_chain = true;
-                for jump in side.jumps.iter_mut().filter(|position| **position == 0) {
-                    *jump = 1;
+                for ((jump, moves), moved) in side
+                    .jumps
+                    .iter_mut()
+                    .zip(&mut side.moves)
+                    .zip(&mut side.moved)
+                {
+                    if *moves {
+                        *moved = Some(now);
+                    }
+                    if core::mem::take(moves) || *jump == 0 {
+                        *jump = 1;
+                    }
                 }
                 self.strays.retain(|rule| rule.source.is_ipv6() != is_ipv6);
                 self.confirm(is_ipv6, now);
@@ -813,6 +954,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             self.for_each(from, is_ipv6, |firewall, slot| {
                 if let Some(block) = firewall.blocks.value_mut(slot) {
                     block.failures = 0;
+                    block.confirmed = now;
                     if let Some(comment) = block.renewed.take() {
                         block.comment = comment;
                     }
@@ -844,7 +986,20 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 firewall.set_stage(slot, to);
             });
         }
+        let knows_no_wait =
+            reason == FailureReason::Status(2) && speaks_of_option(self.explanation.as_bytes());
         let side = self.side_mut(is_ipv6);
+        if knows_no_wait && !side.without_wait {
+            side.without_wait = true;
+            let explanation = self.explanation.clone();
+            return Failure {
+                reason,
+                is_ipv6,
+                source: None,
+                explanation,
+                is_first: false,
+            };
+        }
         // The kernel's state is uncertain now: look before the next change.
         side.is_known = false;
         side.one_by_one |= matches!(running.job, Job::Change { changes } if changes > 1);
@@ -874,177 +1029,6 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         block.failures == 1
     }
 
-    // Listings.
-
-    fn listed(&mut self, listed: Listed, now: Instant) {
-        match listed {
-            Listed::Chain => self.listed.has_chain = true,
-            Listed::HookRule(hook, is_jump) => {
-                let (Some(count), Some(jump)) = (
-                    self.hook_rules.get_mut(hook as usize),
-                    self.listed.jumps.get_mut(hook as usize),
-                ) else {
-                    return;
-                };
-                *count += 1;
-                if is_jump && *jump == 0 {
-                    *jump = *count;
-                }
-            }
-            Listed::Ours(rule) => self.listed_rule(rule, now),
-            Listed::Foreign => self.listed.has_foreign_rules = true,
-            Listed::Other => {}
-        }
-    }
-
-    fn listed_rule(&mut self, rule: Rule, now: Instant) {
-        let Some(slot) = self.blocks.find(&rule.source) else {
-            return self.adopt(rule, now);
-        };
-        let listing = self.listing;
-        let is_blocked = self.stage(slot).is_blocked();
-        let Some(block) = self.blocks.value_mut(slot) else {
-            return;
-        };
-        let is_known = block.comment == rule.comment;
-        if is_blocked && is_known {
-            block.listing = listing;
-        } else if is_blocked || is_known {
-            // An older rule of a blocked source, or one that we took away: a
-            // reload brought it back.
-            self.came_back |= is_known;
-            let _ = self.strays.push(rule);
-        } else {
-            self.adopt(rule, now);
-        }
-    }
-
-    /// A rule of an earlier run, or one put back by somebody.
-    fn adopt(&mut self, rule: Rule, now: Instant) {
-        let facts = Facts::read(&rule.comment);
-        let (block, stage) = match facts {
-            Some(facts) if facts.boot_id == self.boot_id => {
-                let end = match facts.end_seconds {
-                    0 => Instant::NEVER,
-                    seconds => Instant::from_secs(seconds),
-                };
-                if end <= now {
-                    let _ = self.strays.push(rule);
-                    return;
-                }
-                (
-                    Block {
-                        end,
-                        ..self.adopted(&rule, facts)
-                    },
-                    Stage::Standing,
-                )
-            }
-            // Times of another boot mean nothing now: the first length anew.
-            other => {
-                let old = other.unwrap_or(Facts {
-                    boot_id: 0,
-                    end_seconds: 0,
-                    strikes: 1,
-                    since_seconds: 0,
-                    data: Data::Unknown,
-                });
-                let end = self.end(1, now);
-                let new = self.facts(old.strikes, end, now.as_secs(), old.data);
-                let renewed = Some(new.rewrite(&rule.comment));
-                (
-                    Block {
-                        end,
-                        renewed,
-                        ..self.adopted(&rule, new)
-                    },
-                    Stage::Lost,
-                )
-            }
-        };
-        let slot = match self.blocks.find(&rule.source) {
-            Some(slot) => slot,
-            None => match self.new_slot(rule.source) {
-                Ok(slot) => slot,
-                Err(Full) => return,
-            },
-        };
-        if let Some(value) = self.blocks.value_mut(slot) {
-            *value = block;
-        }
-        self.set_stage(slot, stage);
-        self.next_end = self.next_end.min(block.end);
-    }
-
-    fn adopted(&self, rule: &Rule, facts: Facts) -> Block {
-        Block {
-            since_seconds: facts.since_seconds,
-            strikes: facts.strikes,
-            data: facts.data,
-            host_only: rule.host_only,
-            comment: rule.comment,
-            listing: self.listing,
-            ..Block::BLANK
-        }
-    }
-
-    /// The listing is whole: what it lacks was lost to a reload if more than
-    /// rules is missing, else taken away by an operator.
-    fn reconcile(&mut self, is_ipv6: bool, now: Instant) {
-        let before = *self.side(is_ipv6);
-        let came_back = self.came_back;
-        let is_jump_lost = self.listed.jumps.contains(&0);
-        let is_reload = before.has_chain && (!self.listed.has_chain || is_jump_lost) || came_back;
-        if is_reload && self.has_blocks(is_ipv6) {
-            self.repairs += 1;
-        }
-        let side = Side {
-            one_by_one: before.one_by_one,
-            next_listing: now.after(VERIFY_PERIOD),
-            ..self.listed
-        };
-        *self.side_mut(is_ipv6) = side;
-        for stage in [Stage::Added, Stage::Standing] {
-            self.for_each(stage, is_ipv6, |firewall, slot| {
-                if firewall.is_listed(slot) {
-                    return;
-                }
-                if is_reload {
-                    firewall.set_stage(slot, Stage::Lost);
-                } else {
-                    firewall.end_block(slot, EndReason::Operator, now);
-                }
-            });
-        }
-        self.for_each(Stage::Expired, is_ipv6, |firewall, slot| {
-            if !firewall.is_listed(slot) {
-                firewall.end_block(slot, EndReason::Expired, now);
-            }
-        });
-        self.for_each(Stage::Lost, is_ipv6, |firewall, slot| {
-            let is_listed = firewall.is_listed(slot);
-            let Some(block) = firewall.blocks.value_mut(slot) else {
-                return;
-            };
-            match (is_listed, block.renewed) {
-                (false, Some(comment)) => (block.comment, block.renewed) = (comment, None),
-                (true, None) => firewall.set_stage(slot, Stage::Standing),
-                (true, Some(_)) | (false, None) => {}
-            }
-        });
-        self.for_each(Stage::Wanted, is_ipv6, |firewall, slot| {
-            if firewall.is_listed(slot) {
-                firewall.set_stage(slot, Stage::Added);
-            }
-        });
-    }
-
-    fn is_listed(&self, slot: Slot) -> bool {
-        self.blocks
-            .value(slot)
-            .is_some_and(|block| block.listing == self.listing)
-    }
-
     // Ends.
 
     fn expire(&mut self, now: Instant) {
@@ -1057,6 +1041,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 break;
             }
             self.blocks.remove(slot);
+        }
+        if self.is_rate_spent(now) {
+            self.drop_held_back(now);
         }
         if now < self.next_end {
             return;
@@ -1081,11 +1068,29 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
     }
 
+    /// Blocks held back until their evidence left the window are given up:
+    /// who goes on scanning is seen again.
+    fn drop_held_back(&mut self, now: Instant) {
+        let window = self.window;
+        for is_ipv6 in [false, true] {
+            self.for_each(Stage::Wanted, is_ipv6, |firewall, slot| {
+                let block = firewall.blocks.value(slot);
+                let is_old = block.is_some_and(|block| {
+                    block.failures == 0
+                        && now.since(Instant::from_secs(block.since_seconds)) > window
+                });
+                if is_old {
+                    firewall.refuse(slot, Refusal::Rate);
+                }
+            });
+        }
+    }
+
     fn end_block(&mut self, slot: Slot, reason: EndReason, now: Instant) {
         if let Some(block) = self.blocks.value_mut(slot) {
             block.end_reason = reason;
             match reason {
-                EndReason::Expired => block.ended = now,
+                EndReason::Expired | EndReason::Protected => block.ended = now,
                 EndReason::Operator => {
                     block.ended = now;
                     // A person's judgement outweighs ours.
@@ -1117,13 +1122,23 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             self.never_stood(slot);
             return Some(Notice::Refused {
                 source,
-                protection: block.refusal,
+                refusal: block.refusal,
+            });
+        }
+        if let Some((hook, is_ipv6)) = self.staying.take() {
+            let above = self.above.clone();
+            return Some(Notice::JumpStays {
+                hook,
+                is_ipv6,
+                above,
             });
         }
         let slot = self.blocks.oldest(Stage::Removed as usize)?;
         let (source, block) = (*self.blocks.key(slot)?, *self.blocks.value(slot)?);
         match block.end_reason {
-            EndReason::Expired | EndReason::Operator => self.set_stage(slot, Stage::Ended),
+            EndReason::Expired | EndReason::Operator | EndReason::Protected => {
+                self.set_stage(slot, Stage::Ended);
+            }
             EndReason::NeverStood => self.never_stood(slot),
         }
         Some(Notice::Unblocked {
@@ -1183,7 +1198,14 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 else {
                     break;
                 };
-                deadline = deadline.min(block.retry.max(self.side(source.is_ipv6()).retry));
+                let mut due = block.retry.max(self.side(source.is_ipv6()).retry);
+                if stage == Stage::Wanted
+                    && block.failures == 0
+                    && self.minute_count >= self.max_per_minute
+                {
+                    due = due.max(self.minute.after(MINUTE));
+                }
+                deadline = deadline.min(due);
             }
         }
         deadline
@@ -1269,4 +1291,9 @@ fn longer(backoff: Duration) -> Duration {
         .saturating_mul(2)
         .max(RETRY_FIRST)
         .min(RETRY_LONGEST)
+}
+
+/// Whether an error is about an option: how old tools refuse `-w`.
+fn speaks_of_option(explanation: &[u8]) -> bool {
+    explanation.windows(6).any(|word| word == b"option")
 }

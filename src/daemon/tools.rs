@@ -1,0 +1,308 @@
+//! --list and --unblock: one command each, with or without a running daemon.
+//! What they know they read from the kernel's rules.
+
+use heapless::Vec;
+
+use crate::address::Network;
+use crate::firewall::comment::{Facts, parse_hex};
+use crate::firewall::iptables::{self, Batch, Hook, Lines, Listed, Rule};
+use crate::kernel::{Child, Errno, Exit, Interest, Invocation, Kernel};
+use crate::limits::{CHILD_DEADLINE, ONE_SHOT_PATIENCE};
+use crate::options::Target;
+use crate::report;
+use crate::text::{Sink, Text, trim};
+use crate::time::{Duration, Instant};
+
+use super::starting::{LOCK, read_small};
+use super::{Daemon, Flow};
+
+/// Rules taken away in one batch.
+const BATCH: usize = 64;
+
+/// What a listing of one family showed.
+struct Found {
+    rules: Vec<Rule, BATCH>,
+    has_more: bool,
+    has_chain: bool,
+    is_chain_empty: bool,
+    jumps: [u32; 2],
+}
+
+impl Daemon {
+    /// Prints every block of ours; exit 0 only if there is one.
+    pub(super) fn list_blocks(&mut self, kernel: &mut impl Kernel) -> Flow {
+        self.output
+            .set_patience(ONE_SHOT_PATIENCE, ONE_SHOT_PATIENCE);
+        let boot_id = boot_id(kernel);
+        let mut count = 0;
+        let mut could_list = false;
+        for is_ipv6 in [false, true] {
+            let mut tool = Tool::new(&mut self.invocation, &mut self.child_buffer);
+            let Some(flavour) = tool.flavour(kernel, is_ipv6) else {
+                continue;
+            };
+            let (now, unix_seconds) = (kernel.boottime(), kernel.realtime() / 1_000_000_000);
+            // Printed when the child is done: it waits for nobody else.
+            let listing = &mut self.listing;
+            listing.clear();
+            could_list |= tool.list(kernel, is_ipv6, |listed| {
+                if let Listed::Ours(rule) = listed {
+                    let _ = listing.push(rule);
+                }
+            });
+            for rule in listing.iter() {
+                if count == 0 {
+                    self.output.line(kernel, report::LIST_HEAD);
+                }
+                count += 1;
+                let facts =
+                    Facts::read(&rule.comment).filter(|facts| Some(facts.boot_id) == boot_id);
+                let since = facts.map(|facts| {
+                    let age = now.since(Instant::from_secs(facts.since_seconds));
+                    kernel.calendar(unix_seconds.saturating_sub(age.as_secs_rounded_up()))
+                });
+                let line = report::listed_block(rule, facts, since, now, flavour.as_bytes());
+                self.output.line(kernel, line.as_bytes());
+            }
+        }
+        self.output.finish(kernel);
+        if count > 0 {
+            return Flow::Exit(0);
+        }
+        let words: &[u8] = if could_list {
+            b"no source is blocked"
+        } else {
+            b"the firewall cannot be listed: not permitted, or no iptables here"
+        };
+        self.complain(kernel, &[words]);
+        Flow::Exit(1)
+    }
+
+    /// Takes blocks away; exit 0 only if there was one. While a daemon runs it
+    /// removes the empty chain, else that is done here.
+    pub(super) fn unblock(&mut self, kernel: &mut impl Kernel, target: Target) -> Flow {
+        let is_daemon_running = kernel.claim(LOCK) == Err(Errno::EADDRINUSE);
+        let mut removed = 0;
+        let mut could_list = false;
+        for is_ipv6 in [false, true] {
+            let Some(count) = self.unblock_family(kernel, is_ipv6, target, is_daemon_running)
+            else {
+                continue;
+            };
+            could_list = true;
+            removed += count;
+        }
+        if removed > 0 {
+            let mut line: Text<40> = Text::new();
+            line.put_decimal(removed);
+            line.put(if removed == 1 {
+                b" block removed".as_slice()
+            } else {
+                b" blocks removed"
+            });
+            self.output.line(kernel, line.as_bytes());
+            self.output.finish(kernel);
+            return Flow::Exit(0);
+        }
+        let words: &[u8] = if could_list {
+            b"no such block"
+        } else {
+            b"the firewall cannot be changed: not permitted, or no iptables here"
+        };
+        self.complain(kernel, &[words]);
+        Flow::Exit(1)
+    }
+
+    fn unblock_family(
+        &mut self,
+        kernel: &mut impl Kernel,
+        is_ipv6: bool,
+        target: Target,
+        is_daemon_running: bool,
+    ) -> Option<u64> {
+        let mut tool = Tool::new(&mut self.invocation, &mut self.child_buffer);
+        let mut removed = 0;
+        loop {
+            let found = tool.find(kernel, is_ipv6, target)?;
+            let is_last = !found.has_more;
+            if !found.rules.is_empty() {
+                let mut batch = Batch::new(tool.invocation, is_ipv6, !tool.without_wait);
+                for rule in &found.rules {
+                    batch.remove(rule);
+                }
+                batch.commit();
+                if tool.run(kernel, |_| {}) != Some(Exit::Status(0)) {
+                    return (removed > 0).then_some(removed);
+                }
+                removed += found.rules.len() as u64;
+            }
+            if is_last {
+                break;
+            }
+        }
+        if !is_daemon_running {
+            tool.remove_empty_chain(kernel, is_ipv6);
+        }
+        Some(removed)
+    }
+}
+
+/// What running a command needs.
+struct Tool<'a> {
+    invocation: &'a mut Invocation,
+    buffer: &'a mut [u8],
+    without_wait: bool,
+}
+
+impl<'a> Tool<'a> {
+    fn new(invocation: &'a mut Invocation, buffer: &'a mut [u8]) -> Self {
+        Self {
+            invocation,
+            buffer,
+            without_wait: false,
+        }
+    }
+
+    fn remove_empty_chain(&mut self, kernel: &mut impl Kernel, is_ipv6: bool) {
+        let Some(found) = self.find(kernel, is_ipv6, Target::All) else {
+            return;
+        };
+        if !found.has_chain || !found.is_chain_empty {
+            return;
+        }
+        let mut batch = Batch::new(self.invocation, is_ipv6, !self.without_wait);
+        for (hook, position) in Hook::ALL.into_iter().zip(found.jumps) {
+            if position != 0 {
+                batch.remove_jump(hook);
+            }
+        }
+        batch.remove_chain();
+        batch.commit();
+        self.run(kernel, |_| {});
+    }
+
+    fn find(&mut self, kernel: &mut impl Kernel, is_ipv6: bool, target: Target) -> Option<Found> {
+        let mut found = Found {
+            rules: Vec::new(),
+            has_more: false,
+            has_chain: false,
+            is_chain_empty: true,
+            jumps: [0; 2],
+        };
+        let could_list = self.list(kernel, is_ipv6, |listed| match listed {
+            Listed::Chain => found.has_chain = true,
+            Listed::HookRule(hook, true) => {
+                if let Some(jump) = found.jumps.get_mut(hook as usize) {
+                    *jump = 1;
+                }
+            }
+            Listed::Ours(rule) => {
+                found.is_chain_empty = false;
+                if is_meant(target, rule.source) {
+                    found.has_more |= found.rules.push(rule).is_err();
+                }
+            }
+            Listed::Foreign => found.is_chain_empty = false,
+            Listed::HookRule(_, false) | Listed::Other => {}
+        });
+        could_list.then_some(found)
+    }
+
+    /// Lists one family; old tools that know no `-w` are asked without.
+    fn list(
+        &mut self,
+        kernel: &mut impl Kernel,
+        is_ipv6: bool,
+        mut visit: impl FnMut(Listed),
+    ) -> bool {
+        for waits in [true, false] {
+            iptables::list(self.invocation, is_ipv6, waits);
+            let mut lines = Lines::new();
+            let exit = self.run(kernel, |bytes| lines.feed(bytes, |_, listed| visit(listed)));
+            if exit == Some(Exit::Status(0)) {
+                self.without_wait = !waits;
+                return true;
+            }
+            if exit != Some(Exit::Status(2)) {
+                return false;
+            }
+        }
+        false
+    }
+
+    /// `legacy` or `nft`, as `iptables -V` says; `None` where it is not there.
+    fn flavour(&mut self, kernel: &mut impl Kernel, is_ipv6: bool) -> Option<Text<16>> {
+        iptables::version(self.invocation, is_ipv6);
+        let mut is_nft = false;
+        let exit = self.run(kernel, |bytes| {
+            is_nft |= bytes.windows(9).any(|word| word == b"nf_tables");
+        });
+        let words: &[u8] = if is_nft {
+            b"iptables-nft"
+        } else {
+            b"iptables-legacy"
+        };
+        (exit == Some(Exit::Status(0))).then(|| Text::from_bytes(words))
+    }
+
+    /// Runs the prepared command to its end, at most `CHILD_DEADLINE`, and
+    /// hands over what it writes on its standard output.
+    fn run(&mut self, kernel: &mut impl Kernel, mut visit: impl FnMut(&[u8])) -> Option<Exit> {
+        let child = kernel.spawn(self.invocation).ok()?;
+        let deadline = kernel.boottime().after(CHILD_DEADLINE);
+        let mut is_open = true;
+        loop {
+            let exit = kernel.reap(child.process);
+            is_open &= self.drain(kernel, child, &mut visit);
+            if exit.is_some() {
+                kernel.close(child.output);
+                kernel.close(child.errors);
+                return exit;
+            }
+            let left = kernel.boottime().until(deadline);
+            kernel.next_signal();
+            if left == Duration::ZERO {
+                kernel.kill_group(child.process, true);
+            }
+            let mut interests = [
+                Interest::read(kernel.signal_descriptor()),
+                Interest::read(child.output),
+            ];
+            let count = if is_open { 2 } else { 1 };
+            let wait = left.max(Duration::from_millis(10));
+            let _ = kernel.poll(interests.get_mut(..count).unwrap_or_default(), Some(wait));
+        }
+    }
+
+    /// Reads what is there; false once the output was closed.
+    fn drain(
+        &mut self,
+        kernel: &mut impl Kernel,
+        child: Child,
+        visit: &mut impl FnMut(&[u8]),
+    ) -> bool {
+        loop {
+            match kernel.read(child.output, self.buffer) {
+                Ok(0) => return false,
+                Ok(count) => visit(self.buffer.get(..count).unwrap_or_default()),
+                Err(Errno::EINTR) => {}
+                Err(_) => return true,
+            }
+        }
+    }
+}
+
+/// An address means the block that holds it, a network every block in it.
+fn is_meant(target: Target, source: Network) -> bool {
+    match target {
+        Target::All => true,
+        Target::Network(network) => network.overlaps(source),
+    }
+}
+
+/// The first 32 bits of this boot's id.
+pub(super) fn boot_id(kernel: &mut impl Kernel) -> Option<u32> {
+    let mut buffer = [0; 64];
+    let bytes = read_small(kernel, b"/proc/sys/kernel/random/boot_id", &mut buffer);
+    bytes.get(..8).and_then(|digits| parse_hex(trim(digits)))
+}

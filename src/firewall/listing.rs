@@ -1,0 +1,233 @@
+//! What a listing says, against what we want: adoption, repair, and what an
+//! operator took away.
+
+use crate::detector::Data;
+use crate::limits::VERIFY_PERIOD;
+use crate::table::{Blank, Full, Slot};
+use crate::text::Sink;
+use crate::time::Instant;
+
+use super::comment::Facts;
+use super::iptables::{Hook, Listed, Rule};
+use super::{Block, EndReason, Firewall, MOVE_MEMORY, Side, Stage};
+
+impl<const N: usize, const I: usize> Firewall<N, I> {
+    /// Takes in one line of the listing.
+    pub(super) fn listed(&mut self, line: &[u8], listed: Listed, now: Instant) {
+        match listed {
+            Listed::Chain => self.listed.has_chain = true,
+            Listed::HookRule(hook, is_jump) => {
+                let (Some(count), Some(jump)) = (
+                    self.hook_rules.get_mut(hook as usize),
+                    self.listed.jumps.get_mut(hook as usize),
+                ) else {
+                    return;
+                };
+                *count += 1;
+                if is_jump && *jump == 0 {
+                    *jump = *count;
+                } else if *jump == 0 && *count <= 3 {
+                    self.note_above(line);
+                }
+            }
+            Listed::Ours(rule) => self.listed_rule(rule, now),
+            Listed::Foreign => self.listed.has_foreign_rules = true,
+            Listed::Other => {}
+        }
+    }
+
+    fn listed_rule(&mut self, rule: Rule, now: Instant) {
+        let Some(slot) = self.blocks.find(&rule.source) else {
+            return self.adopt(rule, now);
+        };
+        let listing = self.listing;
+        let is_blocked = self.stage(slot).is_blocked();
+        let Some(block) = self.blocks.value_mut(slot) else {
+            return;
+        };
+        let is_known = block.comment == rule.comment;
+        if is_blocked && is_known {
+            block.listing = listing;
+        } else if is_blocked || is_known {
+            // An older rule of a blocked source, or one that we took away: a
+            // reload brought it back.
+            self.came_back |= is_known;
+            let _ = self.strays.push(rule);
+        } else {
+            self.adopt(rule, now);
+        }
+    }
+
+    /// A rule of an earlier run, or one put back by somebody.
+    fn adopt(&mut self, rule: Rule, now: Instant) {
+        let facts = Facts::read(&rule.comment);
+        let (block, stage) = match facts {
+            Some(facts) if facts.boot_id == self.boot_id => {
+                let end = match facts.end_seconds {
+                    0 => Instant::NEVER,
+                    seconds => Instant::from_secs(seconds),
+                };
+                if end <= now {
+                    let _ = self.strays.push(rule);
+                    return;
+                }
+                (
+                    Block {
+                        end,
+                        ..self.adopted(&rule, facts)
+                    },
+                    Stage::Standing,
+                )
+            }
+            // Times of another boot mean nothing now: the first length anew.
+            other => {
+                let old = other.unwrap_or(Facts {
+                    boot_id: 0,
+                    end_seconds: 0,
+                    strikes: 1,
+                    since_seconds: 0,
+                    data: Data::Unknown,
+                });
+                let end = self.end(1, now);
+                let new = self.facts(old.strikes, end, now.as_secs(), old.data);
+                let renewed = Some(new.rewrite(&rule.comment));
+                (
+                    Block {
+                        end,
+                        renewed,
+                        ..self.adopted(&rule, new)
+                    },
+                    Stage::Lost,
+                )
+            }
+        };
+        let slot = match self.blocks.find(&rule.source) {
+            Some(slot) => slot,
+            None => match self.new_slot(rule.source) {
+                Ok(slot) => slot,
+                Err(Full) => return,
+            },
+        };
+        if let Some(value) = self.blocks.value_mut(slot) {
+            *value = block;
+        }
+        self.set_stage(slot, stage);
+        self.next_end = self.next_end.min(block.end);
+    }
+
+    fn adopted(&self, rule: &Rule, facts: Facts) -> Block {
+        Block {
+            since_seconds: facts.since_seconds,
+            strikes: facts.strikes,
+            data: facts.data,
+            host_only: rule.host_only,
+            comment: rule.comment,
+            listing: self.listing,
+            ..Block::BLANK
+        }
+    }
+
+    /// The listing is whole: what it lacks was lost to a reload if more than
+    /// rules is missing, else taken away by an operator.
+    pub(super) fn reconcile(&mut self, is_ipv6: bool, now: Instant) {
+        let before = *self.side(is_ipv6);
+        let came_back = self.came_back;
+        let is_jump_lost = self.listed.jumps.contains(&0);
+        let is_reload = before.has_chain && (!self.listed.has_chain || is_jump_lost) || came_back;
+        if is_reload && self.has_blocks(is_ipv6) {
+            self.repairs += 1;
+        }
+        let side = Side {
+            next_listing: now.after(VERIFY_PERIOD),
+            last_listing: now,
+            has_chain: self.listed.has_chain,
+            has_foreign_rules: self.listed.has_foreign_rules,
+            jumps: self.listed.jumps,
+            is_known: true,
+            backoff: before.backoff,
+            ..before
+        };
+        *self.side_mut(is_ipv6) = side;
+        self.watch_jumps(is_ipv6, now);
+        for stage in [Stage::Added, Stage::Standing] {
+            self.for_each(stage, is_ipv6, |firewall, slot| {
+                if firewall.is_listed(slot) {
+                    return;
+                }
+                if is_reload {
+                    firewall.set_stage(slot, Stage::Lost);
+                } else {
+                    firewall.end_block(slot, EndReason::Operator, now);
+                }
+            });
+        }
+        self.for_each(Stage::Expired, is_ipv6, |firewall, slot| {
+            if !firewall.is_listed(slot) {
+                let reason = firewall.blocks.value(slot).map(|block| block.end_reason);
+                firewall.end_block(slot, reason.unwrap_or_default(), now);
+            }
+        });
+        self.for_each(Stage::Lost, is_ipv6, |firewall, slot| {
+            let is_listed = firewall.is_listed(slot);
+            let Some(block) = firewall.blocks.value_mut(slot) else {
+                return;
+            };
+            match (is_listed, block.renewed) {
+                (false, Some(comment)) => (block.comment, block.renewed) = (comment, None),
+                (true, None) => firewall.set_stage(slot, Stage::Standing),
+                (true, Some(_)) | (false, None) => {}
+            }
+        });
+        self.for_each(Stage::Wanted, is_ipv6, |firewall, slot| {
+            if firewall.is_listed(slot) {
+                firewall.set_stage(slot, Stage::Added);
+            }
+        });
+    }
+
+    /// A jump that is no longer first is moved back, unless it was moved back
+    /// lately: whoever wants to be first, we do not fight.
+    fn watch_jumps(&mut self, is_ipv6: bool, now: Instant) {
+        let has_blocks = self.has_blocks(is_ipv6);
+        for (index, hook) in Hook::ALL.into_iter().enumerate() {
+            let side = self.side_mut(is_ipv6);
+            let (Some(position), Some(moves), Some(moved)) = (
+                side.jumps.get(index),
+                side.moves.get_mut(index),
+                side.moved.get_mut(index),
+            ) else {
+                return;
+            };
+            match *moved {
+                _ if *position <= 1 || !has_blocks => {
+                    *moves = false;
+                    *moved = moved.filter(|moved_at| *moved_at != Instant::NEVER);
+                }
+                // Said already.
+                Some(Instant::NEVER) => {}
+                Some(moved_at) if now.since(moved_at) < MOVE_MEMORY => {
+                    *moved = Some(Instant::NEVER);
+                    self.staying = Some((hook, is_ipv6));
+                }
+                _ => *moves = true,
+            }
+        }
+    }
+
+    /// Keeps the first rules above a jump, to name them.
+    fn note_above(&mut self, line: &[u8]) {
+        if !self.above.is_empty() {
+            self.above.put(b"; ");
+        }
+        for byte in line {
+            let is_printable = (b' '..=b'~').contains(byte);
+            self.above.put_byte(if is_printable { *byte } else { b'?' });
+        }
+    }
+
+    fn is_listed(&self, slot: Slot) -> bool {
+        self.blocks
+            .value(slot)
+            .is_some_and(|block| block.listing == self.listing)
+    }
+}
