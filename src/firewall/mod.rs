@@ -1182,7 +1182,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 else {
                     break;
                 };
-                deadline = deadline.min(block.retry.max(self.side(source.is_ipv6()).retry));
+                // Without IPv6 in the kernel nothing is done about its blocks.
+                if self.has_ipv6 || !source.is_ipv6() {
+                    deadline = deadline.min(block.retry.max(self.side(source.is_ipv6()).retry));
+                }
             }
         }
         deadline
