@@ -600,6 +600,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             self.remove_chain(invocation, is_ipv6);
             return Some(Job::RemoveChain);
         }
+        self.side_mut(is_ipv6).backoff = Duration::ZERO;
         None
     }
 
@@ -780,15 +781,19 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     fn succeeded(&mut self, running: Running, now: Instant) {
         let is_ipv6 = running.is_ipv6;
         let side = self.side_mut(is_ipv6);
-        side.backoff = Duration::ZERO;
         match running.job {
             Job::None => {}
+            // That it can be listed does not say that it can be changed: the
+            // wait between tries goes on growing until a change succeeds or
+            // none is left to make.
             Job::List => self.reconcile(is_ipv6, now),
             Job::RemoveChain => {
+                side.backoff = Duration::ZERO;
                 side.has_chain = false;
                 side.jumps = [0; 2];
             }
             Job::Change { .. } => {
+                side.backoff = Duration::ZERO;
                 if !side.has_chain {
                     side.next_listing = now.after(VERIFY_PERIOD);
                 }
@@ -846,8 +851,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let side = self.side_mut(is_ipv6);
         // The kernel's state is uncertain now: look before the next change.
         side.is_known = false;
+        let was_one_by_one = side.one_by_one;
         side.one_by_one |= matches!(running.job, Job::Change { changes } if changes > 1);
-        if source.is_none() && !side.one_by_one || running.job == Job::List {
+        // Going one by one from now on is the answer to a failed batch; after
+        // any other failure that is no single block's, all wait.
+        if source.is_none() && was_one_by_one == side.one_by_one {
             is_first = side.backoff == Duration::ZERO;
             side.backoff = longer(side.backoff);
             side.retry = now.after(side.backoff);
@@ -999,6 +1007,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
         let side = Side {
             one_by_one: before.one_by_one,
+            backoff: before.backoff,
             next_listing: now.after(VERIFY_PERIOD),
             ..self.listed
         };

@@ -397,6 +397,7 @@ fn protected_between_verdict_and_command() {
     run.run_for(12);
     // It answers names from now on.
     run.kernel.host.nameservers.push(NEIGHBOUR.parse().unwrap());
+    run.run_for(10);
     run.kernel.faults.mishap = Mishap::None;
     run.run_for(60);
     assert_eq!(
