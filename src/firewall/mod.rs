@@ -161,6 +161,8 @@ struct Side {
     has_foreign_rules: bool,
     /// Positions of our jumps in INPUT and FORWARD, from 1; 0 where missing.
     jumps: [u32; 2],
+    /// How many there are: somebody's reload may have added one.
+    jump_counts: [u32; 2],
     next_listing: Instant,
     /// No command before this.
     retry: Instant,
@@ -176,6 +178,7 @@ impl Side {
         has_chain: false,
         has_foreign_rules: false,
         jumps: [0; 2],
+        jump_counts: [0; 2],
         next_listing: Instant::BOOT,
         retry: Instant::BOOT,
         backoff: Duration::ZERO,
@@ -234,6 +237,9 @@ pub enum FailureReason {
     /// It ran past its deadline.
     Deadline,
 }
+
+/// Jumps taken away at a time; more of them are nobody's accident.
+const JUMPS: u32 = 100;
 
 /// Unwanted rules taken away at a time.
 const STRAYS: usize = 64;
@@ -704,8 +710,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     fn remove_chain(&mut self, invocation: &mut Invocation, is_ipv6: bool) {
         let mut batch = Batch::new(invocation, is_ipv6);
-        for (hook, position) in Hook::ALL.into_iter().zip(self.side(is_ipv6).jumps) {
-            if position != 0 {
+        for (hook, count) in Hook::ALL.into_iter().zip(self.side(is_ipv6).jump_counts) {
+            for _ in 0..count.min(JUMPS) {
                 batch.remove_jump(hook);
             }
         }
@@ -790,7 +796,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             Job::RemoveChain => {
                 side.backoff = Duration::ZERO;
                 side.has_chain = false;
-                side.jumps = [0; 2];
+                (side.jumps, side.jump_counts) = ([0; 2], [0; 2]);
             }
             Job::Change { .. } => {
                 side.backoff = Duration::ZERO;
@@ -798,8 +804,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                     side.next_listing = now.after(VERIFY_PERIOD);
                 }
                 side.has_chain = true;
-                for jump in side.jumps.iter_mut().filter(|position| **position == 0) {
-                    *jump = 1;
+                for (jump, count) in side.jumps.iter_mut().zip(&mut side.jump_counts) {
+                    if *jump == 0 {
+                        (*jump, *count) = (1, 1);
+                    }
                 }
                 self.strays.retain(|rule| rule.source.is_ipv6() != is_ipv6);
                 self.confirm(is_ipv6, now);
@@ -887,13 +895,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         match listed {
             Listed::Chain => self.listed.has_chain = true,
             Listed::HookRule(hook, is_jump) => {
-                let (Some(count), Some(jump)) = (
+                let (Some(count), Some(jump), Some(jump_count)) = (
                     self.hook_rules.get_mut(hook as usize),
                     self.listed.jumps.get_mut(hook as usize),
+                    self.listed.jump_counts.get_mut(hook as usize),
                 ) else {
                     return;
                 };
                 *count += 1;
+                *jump_count += u32::from(is_jump);
                 if is_jump && *jump == 0 {
                     *jump = *count;
                 }
