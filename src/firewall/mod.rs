@@ -919,13 +919,19 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             return self.adopt(rule, now);
         };
         let listing = self.listing;
-        let is_blocked = self.stage(slot).is_blocked();
+        let stage = self.stage(slot);
+        let is_blocked = stage.is_blocked();
         let Some(block) = self.blocks.value_mut(slot) else {
             return;
         };
         let is_known = block.comment == rule.comment;
         if is_blocked && is_known {
             block.listing = listing;
+        } else if stage == Stage::Wanted && self.is_of_this_boot(&rule, now) {
+            // The first reading was faster than the first listing: the block
+            // of the run before goes on as it is.
+            self.adopt(rule, now);
+            self.set_stage(slot, Stage::Added);
         } else if is_blocked || is_known {
             // An older rule of a blocked source, or one that we took away: a
             // reload brought it back.
@@ -934,6 +940,13 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         } else {
             self.adopt(rule, now);
         }
+    }
+
+    fn is_of_this_boot(&self, rule: &Rule, now: Instant) -> bool {
+        Facts::read(&rule.comment).is_some_and(|facts| {
+            let is_over = facts.end_seconds != 0 && Instant::from_secs(facts.end_seconds) <= now;
+            facts.boot_id == self.boot_id && !is_over
+        })
     }
 
     /// A rule of an earlier run, or one put back by somebody.

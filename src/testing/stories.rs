@@ -225,10 +225,13 @@ fn a_restart_adopts_blocks_with_their_ends() {
     assert_eq!(run.restart(&[]), Flow::Continue);
     run.run_for(500);
     assert_eq!(run.kernel.tables[0], before, "the block goes on");
-    assert!(
-        run.lines_with("198.51.100.7").len() == 2,
-        "shown and blocked before only"
+    let lines = run.lines_with("198.51.100.7");
+    assert_eq!(
+        lines.len(),
+        8,
+        "each process saw and said it once: {lines:?}"
     );
+    assert_eq!(lines[5], lines[11]);
     run.run_for(110);
     assert_eq!(
         run.lines_with("Unblocked"),
