@@ -117,7 +117,9 @@ impl Daemon {
                 ..pass
             },
         );
-        self.firewall.set_ipv6(tcp6 == Outcome::Whole);
+        if tcp6 != Outcome::Failed {
+            self.firewall.set_ipv6(tcp6 == Outcome::Whole);
+        }
         let is_whole = tcp == Outcome::Whole && tcp6 != Outcome::Failed;
         if is_whole {
             self.connections.end_reading(now);

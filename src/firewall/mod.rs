@@ -161,6 +161,8 @@ struct Side {
     has_foreign_rules: bool,
     /// Positions of our jumps in INPUT and FORWARD, from 1; 0 where missing.
     jumps: [u32; 2],
+    /// How many there are: somebody's reload may have added one.
+    jump_counts: [u32; 2],
     next_listing: Instant,
     /// No command before this.
     retry: Instant,
@@ -176,6 +178,7 @@ impl Side {
         has_chain: false,
         has_foreign_rules: false,
         jumps: [0; 2],
+        jump_counts: [0; 2],
         next_listing: Instant::BOOT,
         retry: Instant::BOOT,
         backoff: Duration::ZERO,
@@ -234,6 +237,9 @@ pub enum FailureReason {
     /// It ran past its deadline.
     Deadline,
 }
+
+/// Jumps taken away at a time; more of them are nobody's accident.
+const JUMPS: u32 = 100;
 
 /// Unwanted rules taken away at a time.
 const STRAYS: usize = 64;
@@ -601,6 +607,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             self.remove_chain(invocation, is_ipv6);
             return Some(Job::RemoveChain);
         }
+        self.side_mut(is_ipv6).backoff = Duration::ZERO;
         None
     }
 
@@ -704,8 +711,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     fn remove_chain(&mut self, invocation: &mut Invocation, is_ipv6: bool) {
         let mut batch = Batch::new(invocation, is_ipv6);
-        for (hook, position) in Hook::ALL.into_iter().zip(self.side(is_ipv6).jumps) {
-            if position != 0 {
+        for (hook, count) in Hook::ALL.into_iter().zip(self.side(is_ipv6).jump_counts) {
+            for _ in 0..count.min(JUMPS) {
                 batch.remove_jump(hook);
             }
         }
@@ -781,21 +788,27 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     fn succeeded(&mut self, running: Running, now: Instant) {
         let is_ipv6 = running.is_ipv6;
         let side = self.side_mut(is_ipv6);
-        side.backoff = Duration::ZERO;
         match running.job {
             Job::None => {}
+            // That it can be listed does not say that it can be changed: the
+            // wait between tries goes on growing until a change succeeds or
+            // none is left to make.
             Job::List => self.reconcile(is_ipv6, now),
             Job::RemoveChain => {
+                side.backoff = Duration::ZERO;
                 side.has_chain = false;
-                side.jumps = [0; 2];
+                (side.jumps, side.jump_counts) = ([0; 2], [0; 2]);
             }
             Job::Change { .. } => {
+                side.backoff = Duration::ZERO;
                 if !side.has_chain {
                     side.next_listing = now.after(VERIFY_PERIOD);
                 }
                 side.has_chain = true;
-                for jump in side.jumps.iter_mut().filter(|position| **position == 0) {
-                    *jump = 1;
+                for (jump, count) in side.jumps.iter_mut().zip(&mut side.jump_counts) {
+                    if *jump == 0 {
+                        (*jump, *count) = (1, 1);
+                    }
                 }
                 self.strays.retain(|rule| rule.source.is_ipv6() != is_ipv6);
                 self.confirm(is_ipv6, now);
@@ -847,8 +860,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let side = self.side_mut(is_ipv6);
         // The kernel's state is uncertain now: look before the next change.
         side.is_known = false;
+        let was_one_by_one = side.one_by_one;
         side.one_by_one |= matches!(running.job, Job::Change { changes } if changes > 1);
-        if source.is_none() && !side.one_by_one || running.job == Job::List {
+        // Going one by one from now on is the answer to a failed batch; after
+        // any other failure that is no single block's, all wait.
+        if source.is_none() && was_one_by_one == side.one_by_one {
             is_first = side.backoff == Duration::ZERO;
             side.backoff = longer(side.backoff);
             side.retry = now.after(side.backoff);
@@ -880,13 +896,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         match listed {
             Listed::Chain => self.listed.has_chain = true,
             Listed::HookRule(hook, is_jump) => {
-                let (Some(count), Some(jump)) = (
+                let (Some(count), Some(jump), Some(jump_count)) = (
                     self.hook_rules.get_mut(hook as usize),
                     self.listed.jumps.get_mut(hook as usize),
+                    self.listed.jump_counts.get_mut(hook as usize),
                 ) else {
                     return;
                 };
                 *count += 1;
+                *jump_count += u32::from(is_jump);
                 if is_jump && *jump == 0 {
                     *jump = *count;
                 }
@@ -902,13 +920,19 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             return self.adopt(rule, now);
         };
         let listing = self.listing;
-        let is_blocked = self.stage(slot).is_blocked();
+        let stage = self.stage(slot);
+        let is_blocked = stage.is_blocked();
         let Some(block) = self.blocks.value_mut(slot) else {
             return;
         };
         let is_known = block.comment == rule.comment;
         if is_blocked && is_known {
             block.listing = listing;
+        } else if stage == Stage::Wanted && self.is_of_this_boot(&rule, now) {
+            // The first reading was faster than the first listing: the block
+            // of the run before goes on as it is.
+            self.adopt(rule, now);
+            self.set_stage(slot, Stage::Added);
         } else if is_blocked || is_known {
             // An older rule of a blocked source, or one that we took away: a
             // reload brought it back.
@@ -917,6 +941,13 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         } else {
             self.adopt(rule, now);
         }
+    }
+
+    fn is_of_this_boot(&self, rule: &Rule, now: Instant) -> bool {
+        Facts::read(&rule.comment).is_some_and(|facts| {
+            let is_over = facts.end_seconds != 0 && Instant::from_secs(facts.end_seconds) <= now;
+            facts.boot_id == self.boot_id && !is_over
+        })
     }
 
     /// A rule of an earlier run, or one put back by somebody.
@@ -1000,6 +1031,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
         let side = Side {
             one_by_one: before.one_by_one,
+            backoff: before.backoff,
             next_listing: now.after(VERIFY_PERIOD),
             ..self.listed
         };
@@ -1183,7 +1215,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 else {
                     break;
                 };
-                deadline = deadline.min(block.retry.max(self.side(source.is_ipv6()).retry));
+                // Without IPv6 in the kernel nothing is done about its blocks.
+                if self.has_ipv6 || !source.is_ipv6() {
+                    deadline = deadline.min(block.retry.max(self.side(source.is_ipv6()).retry));
+                }
             }
         }
         deadline
