@@ -154,6 +154,9 @@ pub struct Connections<const N: usize, const I: usize, const L: usize, const LI:
     local_port_range: PortRange,
     inbound_seen: u64,
     remembered: Table<u64, Memory, N, I, 2>,
+    /// The connection that followed the one seen last in the reading before:
+    /// the kernel walks its hash table in the same order each time.
+    expected: Option<Slot>,
     listeners: Table<Endpoint, Listener, L, LI, 2>,
     evictions: u64,
     listener_evictions: u64,
@@ -168,6 +171,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
             local_port_range: PortRange { low: 0, high: 0 },
             inbound_seen: 0,
             remembered: Table::new(),
+            expected: None,
             listeners: Table::new(),
             evictions: 0,
             listener_evictions: 0,
@@ -190,6 +194,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     /// Starts a reading.
     pub fn begin_reading(&mut self) {
         self.reading = self.reading.wrapping_add(1);
+        self.expected = self.remembered.oldest(PRESENT);
     }
 
     /// Ends a reading that saw every row: what was not seen is gone. Returns
@@ -275,7 +280,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
 
     fn connection(&mut self, socket: &Socket, now: Instant) -> Sighting {
         let fingerprint = self.fingerprint(socket.local, socket.remote);
-        let Some(slot) = self.remembered.find(&fingerprint) else {
+        let Some(slot) = self.find(fingerprint) else {
             let direction = self.direction(socket.local, now);
             return Sighting::Opened(self.remember(fingerprint, direction, socket.inode, now));
         };
@@ -300,6 +305,16 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         } else {
             Sighting::Standing(connection)
         }
+    }
+
+    /// A right guess spares the way over the index, which is scattered memory.
+    fn find(&mut self, fingerprint: u64) -> Option<Slot> {
+        let guess = self
+            .expected
+            .filter(|slot| self.remembered.key(*slot) == Some(&fingerprint));
+        let slot = guess.or_else(|| self.remembered.find(&fingerprint))?;
+        self.expected = self.remembered.younger(slot);
+        Some(slot)
     }
 
     /// Takes in a destroy event of a connection with both its ends known.

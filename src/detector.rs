@@ -183,9 +183,9 @@ impl Watched {
 
 /// Classes of the table: a source with k ports that decide nothing yet stands
 /// in class k, so that the least suspicious gives way first.
-const CROSSED: usize = PORTS_PER_SOURCE + 1;
+const CROSSED: usize = PORTS_PER_SOURCE + 2;
 /// Reported and not blocked: silent until it was quiet for one window.
-const REPORTED: usize = PORTS_PER_SOURCE + 2;
+const REPORTED: usize = PORTS_PER_SOURCE + 1;
 const CLASSES: usize = PORTS_PER_SOURCE + 3;
 
 /// Up to `N` sources under watch, with an index of `I`.

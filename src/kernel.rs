@@ -34,6 +34,10 @@ impl Errno {
     pub const EMFILE: Self = Self(libc::EMFILE);
     /// Too many open files in the system.
     pub const ENFILE: Self = Self(libc::ENFILE);
+    /// The client closed before it was accepted.
+    pub const ECONNABORTED: Self = Self(libc::ECONNABORTED);
+    /// A network error that waited for accept(2).
+    pub const EPROTO: Self = Self(libc::EPROTO);
     /// Netlink lost messages (netlink(7)).
     pub const ENOBUFS: Self = Self(libc::ENOBUFS);
     /// The reader is gone.

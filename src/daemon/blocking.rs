@@ -31,7 +31,15 @@ const CHILD_READS: usize = 64;
 impl Daemon {
     /// Reports each new scan and wants its source blocked.
     pub(super) fn judge(&mut self, kernel: &mut impl Kernel) {
+        // Who is blocked already is known only after the first listing.
+        if !self.firewall.is_settled(kernel.boottime()) {
+            return;
+        }
         while let Some(mut scan) = self.detector.next_scan() {
+            if self.firewall.is_blocked(scan.source) {
+                self.detector.forget(scan.source);
+                continue;
+            }
             self.look_for_data(kernel, &mut scan);
             self.metrics.port_scans += 1;
             let calendar = self.calendar(kernel);
@@ -169,6 +177,7 @@ impl Daemon {
     fn child_ended(&mut self, kernel: &mut impl Kernel, exit: Option<Exit>) {
         let now = kernel.boottime();
         let failure = self.firewall.finished(exit, now);
+        self.firewall.release_protected(&self.host);
         self.metrics
             .firewall_command_duration
             .observe(now.since(self.child_started));
@@ -194,19 +203,27 @@ impl Daemon {
         failure: &firewall::Failure,
         is_spawn: bool,
     ) {
-        self.metrics.block_failures.count(match failure.reason {
-            _ if is_spawn => BlockFailure::Spawn,
-            FailureReason::Missing => BlockFailure::Missing,
-            FailureReason::Status(4) => BlockFailure::Lock,
-            FailureReason::Status(_) => BlockFailure::Refused,
-            FailureReason::Signal(_) => BlockFailure::Signal,
-            FailureReason::Deadline => BlockFailure::Timeout,
-        });
+        if failure.is_addition {
+            let speaks_of_lock = failure
+                .explanation
+                .as_bytes()
+                .windows(4)
+                .any(|word| word == b"lock");
+            self.metrics.block_failures.count(match failure.reason {
+                _ if is_spawn => BlockFailure::Spawn,
+                FailureReason::Missing => BlockFailure::Missing,
+                FailureReason::Status(_) if speaks_of_lock => BlockFailure::Lock,
+                FailureReason::Status(_) => BlockFailure::Refused,
+                FailureReason::Signal(_) => BlockFailure::Signal,
+                FailureReason::Deadline => BlockFailure::Timeout,
+            });
+        }
         if !failure.is_first {
             return;
         }
         let words = report::failure(failure);
         match failure.source {
+            Some(_) if !failure.is_addition => {}
             Some(source) => {
                 let calendar = self.calendar(kernel);
                 self.output.line(

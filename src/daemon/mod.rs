@@ -276,6 +276,7 @@ impl Daemon {
             .evidence_source_up
             .set(EvidenceSource::DestroyEvents, has_events);
         self.metrics.blocked_sources = self.firewall.standing() as u64;
+        self.metrics.blocks_adopted = self.firewall.adopted();
         self.metrics.blocks_pending = self.firewall.pending() as u64;
         self.metrics.blocking_enabled = self.firewall.is_enabled();
         self.metrics.firewall_up = self.firewall.is_up();

@@ -118,7 +118,9 @@ impl Daemon {
                 ..pass
             },
         );
-        self.firewall.set_ipv6(tcp6 == Outcome::Whole);
+        if tcp6 != Outcome::Failed {
+            self.firewall.set_ipv6(tcp6 == Outcome::Whole);
+        }
         let is_whole = tcp == Outcome::Whole && tcp6 != Outcome::Failed;
         if is_whole {
             self.connections.end_reading(now);
@@ -440,6 +442,8 @@ impl Daemon {
                 Err(_) => break,
             }
         }
+        // A last line without newline must not run into the next file.
+        self.host.feed_resolv_conf(b"\n");
         kernel.close(file);
     }
 }

@@ -73,13 +73,13 @@ impl Daemon {
                     self.attend(kernel, client);
                 }
                 Err(Errno::EAGAIN) => return,
-                Err(Errno::EMFILE | Errno::ENFILE) => {
+                // The client gave up meanwhile (accept(2)).
+                Err(Errno::EINTR | Errno::ECONNABORTED | Errno::EPROTO) => {}
+                Err(_) => {
                     // The listener stays ready: without a pause we would spin.
                     self.next_accept = now.after(START_RETRY);
                     return;
                 }
-                // The client gave up meanwhile (accept(2)).
-                Err(_) => {}
             }
         }
     }

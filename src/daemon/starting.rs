@@ -161,7 +161,8 @@ impl Daemon {
             max_per_minute: self.options.max_blocks_per_minute,
             window: self.options.window,
         };
-        self.firewall.enable(key, &policy);
+        let now = kernel.boottime();
+        self.firewall.enable(key, &policy, now);
     }
 
     /// net.ipv4.ip_local_port_range, which IPv6 uses as well

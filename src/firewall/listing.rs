@@ -17,13 +17,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         match listed {
             Listed::Chain => self.listed.has_chain = true,
             Listed::HookRule(hook, is_jump) => {
-                let (Some(count), Some(jump)) = (
+                let (Some(count), Some(jump), Some(jump_count)) = (
                     self.hook_rules.get_mut(hook as usize),
                     self.listed.jumps.get_mut(hook as usize),
+                    self.listed.jump_counts.get_mut(hook as usize),
                 ) else {
                     return;
                 };
                 *count += 1;
+                *jump_count += u32::from(is_jump);
                 if is_jump && *jump == 0 {
                     *jump = *count;
                 } else if *jump == 0 && *count <= 3 {
@@ -41,66 +43,38 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             return self.adopt(rule, now);
         };
         let listing = self.listing;
-        let is_blocked = self.stage(slot).is_blocked();
+        let stage = self.stage(slot);
+        let is_blocked = stage.is_blocked();
         let Some(block) = self.blocks.value_mut(slot) else {
             return;
         };
         let is_known = block.comment == rule.comment;
         if is_blocked && is_known {
             block.listing = listing;
+        } else if stage == Stage::Wanted && self.is_of_this_boot(&rule, now) {
+            // The first scan was faster than the first listing: the block of
+            // the run before goes on as it is.
+            self.adopt(rule, now);
+            self.set_stage(slot, Stage::Added);
         } else if is_blocked || is_known {
             // An older rule of a blocked source, or one that we took away: a
             // reload brought it back.
             self.came_back |= is_known;
-            let _ = self.strays.push(rule);
+            self.has_more_strays |= self.strays.push(rule).is_err();
         } else {
             self.adopt(rule, now);
         }
     }
 
+    fn is_of_this_boot(&self, rule: &Rule, now: Instant) -> bool {
+        Facts::read(&rule.comment).is_some_and(|facts| {
+            let is_over = facts.end_seconds != 0 && Instant::from_secs(facts.end_seconds) <= now;
+            facts.boot_id == self.boot_id && !is_over
+        })
+    }
+
     /// A rule of an earlier run, or one put back by somebody.
     fn adopt(&mut self, rule: Rule, now: Instant) {
-        let facts = Facts::read(&rule.comment);
-        let (block, stage) = match facts {
-            Some(facts) if facts.boot_id == self.boot_id => {
-                let end = match facts.end_seconds {
-                    0 => Instant::NEVER,
-                    seconds => Instant::from_secs(seconds),
-                };
-                if end <= now {
-                    let _ = self.strays.push(rule);
-                    return;
-                }
-                (
-                    Block {
-                        end,
-                        ..self.adopted(&rule, facts)
-                    },
-                    Stage::Standing,
-                )
-            }
-            // Times of another boot mean nothing now: the first length anew.
-            other => {
-                let old = other.unwrap_or(Facts {
-                    boot_id: 0,
-                    end_seconds: 0,
-                    strikes: 1,
-                    since_seconds: 0,
-                    data: Data::Unknown,
-                });
-                let end = self.end(1, now);
-                let new = self.facts(old.strikes, end, now.as_secs(), old.data);
-                let renewed = Some(new.rewrite(&rule.comment));
-                (
-                    Block {
-                        end,
-                        renewed,
-                        ..self.adopted(&rule, new)
-                    },
-                    Stage::Lost,
-                )
-            }
-        };
         let slot = match self.blocks.find(&rule.source) {
             Some(slot) => slot,
             None => match self.new_slot(rule.source) {
@@ -108,6 +82,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 Err(Full) => return,
             },
         };
+        self.adopted += 1;
+        let (block, stage) = self.adopted_block(&rule, now);
         if let Some(value) = self.blocks.value_mut(slot) {
             *value = block;
         }
@@ -115,7 +91,38 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         self.next_end = self.next_end.min(block.end);
     }
 
-    fn adopted(&self, rule: &Rule, facts: Facts) -> Block {
+    fn adopted_block(&self, rule: &Rule, now: Instant) -> (Block, Stage) {
+        let facts = Facts::read(&rule.comment);
+        let ours = facts.filter(|facts| facts.boot_id == self.boot_id);
+        if let Some(facts) = ours {
+            let end = match facts.end_seconds {
+                0 => Instant::NEVER,
+                seconds => Instant::from_secs(seconds),
+            };
+            let stage = if end <= now {
+                Stage::Expired
+            } else {
+                Stage::Standing
+            };
+            let block = Block {
+                end,
+                ..self.adopted_facts(rule, facts)
+            };
+            return (block, stage);
+        }
+        // Times of another boot mean nothing now: the first length anew.
+        let (strikes, data) = facts.map_or((1, Data::Unknown), |facts| (facts.strikes, facts.data));
+        let end = self.end(1, now);
+        let new = self.facts(strikes, end, now.as_secs(), data);
+        let block = Block {
+            end,
+            renewed: Some(new.rewrite(&rule.comment)),
+            ..self.adopted_facts(rule, new)
+        };
+        (block, Stage::Lost)
+    }
+
+    fn adopted_facts(&self, rule: &Rule, facts: Facts) -> Block {
         Block {
             since_seconds: facts.since_seconds,
             strikes: facts.strikes,
@@ -143,6 +150,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             has_chain: self.listed.has_chain,
             has_foreign_rules: self.listed.has_foreign_rules,
             jumps: self.listed.jumps,
+            jump_counts: self.listed.jump_counts,
             is_known: true,
             backoff: before.backoff,
             ..before

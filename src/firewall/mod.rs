@@ -176,6 +176,8 @@ struct Side {
     has_foreign_rules: bool,
     /// Positions of our jumps in INPUT and FORWARD, from 1; 0 where missing.
     jumps: [u32; 2],
+    /// How many there are: somebody's reload may have added one.
+    jump_counts: [u32; 2],
     next_listing: Instant,
     last_listing: Instant,
     /// Jumps to be put back to position 1, and when that was done last.
@@ -183,11 +185,17 @@ struct Side {
     moved: [Option<Instant>; 2],
     /// Tools older than 1.4.20 (restore: 1.6.2) know no `-w`.
     without_wait: bool,
-    /// No command before this.
+    /// Listing failed: no command before this.
     retry: Instant,
     backoff: Duration,
-    /// A batch failed: one change at a time until one fails alone or all are
-    /// through, so that one refused entry never vetoes the others.
+    /// What is nobody's block (a stray rule, a jump, the empty chain) could not
+    /// be put right: not before this.
+    chores_retry: Instant,
+    chores_backoff: Duration,
+    /// The last change of a block failed.
+    has_refused: bool,
+    /// A batch failed: one change at a time until all are through, so that one
+    /// refused entry never vetoes the others.
     one_by_one: bool,
 }
 
@@ -197,6 +205,7 @@ impl Side {
         has_chain: false,
         has_foreign_rules: false,
         jumps: [0; 2],
+        jump_counts: [0; 2],
         next_listing: Instant::BOOT,
         last_listing: Instant::BOOT,
         moves: [false; 2],
@@ -204,8 +213,29 @@ impl Side {
         without_wait: false,
         retry: Instant::BOOT,
         backoff: Duration::ZERO,
+        chores_retry: Instant::BOOT,
+        chores_backoff: Duration::ZERO,
+        has_refused: false,
         one_by_one: false,
     };
+
+    /// Our jumps were put where they belong.
+    fn jumps_are_first(&mut self, now: Instant) {
+        let counts = self.jumps.iter_mut().zip(&mut self.jump_counts);
+        for ((jump, count), (moves, moved)) in
+            counts.zip(self.moves.iter_mut().zip(&mut self.moved))
+        {
+            if *moves {
+                *moved = Some(now);
+            }
+            if *jump == 0 {
+                *count = 1;
+            }
+            if core::mem::take(moves) || *jump == 0 {
+                *jump = 1;
+            }
+        }
+    }
 }
 
 /// What the running child does.
@@ -214,8 +244,10 @@ enum Job {
     /// There is none. First, so that it is all zero bytes.
     None,
     List,
+    /// So many changes of blocks, and of what is nobody's.
     Change {
-        changes: u32,
+        blocks: u32,
+        chores: u32,
     },
     RemoveChain,
 }
@@ -260,6 +292,9 @@ pub enum FailureReason {
     Deadline,
 }
 
+/// Jumps taken away at a time; more of them are nobody's accident.
+const JUMPS: u32 = 100;
+
 /// Unwanted rules taken away at a time.
 const STRAYS: usize = 64;
 
@@ -277,6 +312,8 @@ pub struct Failure {
     pub explanation: Text<EXPLANATION_MAX>,
     /// Whose block it was about, if just one's.
     pub source: Option<Network>,
+    /// Whether something was to be added, and not merely listed or removed.
+    pub is_addition: bool,
     /// Whether it was the first of its kind: later ones are counted only.
     pub is_first: bool,
 }
@@ -329,6 +366,8 @@ const DOUBT: Duration = Duration::from_millis(500);
 const DOUBT_PERIOD: Duration = Duration::from_secs(1);
 /// A jump that was moved away again within this time stays.
 const MOVE_MEMORY: Duration = Duration::from_secs(600);
+/// Scans wait so long for the first listing.
+const SETTLING: Duration = Duration::from_secs(2);
 /// The period of --max-blocks-per-minute.
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -361,8 +400,12 @@ pub struct Firewall<const N: usize, const I: usize> {
     /// Rules of ours that the last listing showed and nobody wants; what does
     /// not fit shows up again.
     strays: Vec<Rule, STRAYS>,
+    /// There are more: list again when these are gone.
+    has_more_strays: bool,
     /// The listing shows a rule that we took away.
     came_back: bool,
+    adopted: u64,
+    enabled_at: Instant,
     /// Rules that the listing showed above a jump of ours.
     above: Text<ABOVE_MAX>,
     /// A jump that stays where it is, not announced yet.
@@ -395,7 +438,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             listing: 0,
             listed: Side::UNKNOWN,
             strays: Vec::new(),
+            has_more_strays: false,
             came_back: false,
+            adopted: 0,
+            enabled_at: Instant::BOOT,
             above: Text::new(),
             staying: None,
             max_per_minute: 0,
@@ -412,7 +458,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Sets the secret and the rules of blocking. From then on commands are
     /// made.
-    pub fn enable(&mut self, hash_key: HashKey, policy: &Policy) {
+    pub fn enable(&mut self, hash_key: HashKey, policy: &Policy, now: Instant) {
+        self.enabled_at = now;
         self.blocks.set_hash_key(hash_key);
         self.boot_id = policy.boot_id;
         self.lengths.clear();
@@ -433,9 +480,28 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// Whether every family's filter table was understood and took our last
-    /// command.
+    /// block.
     pub fn is_up(&self) -> bool {
-        self.is_enabled && self.families().all(|is_ipv6| self.side(is_ipv6).is_known)
+        let works = |is_ipv6| {
+            let side: &Side = self.side(is_ipv6);
+            (side.is_known || side.backoff == Duration::ZERO) && !side.has_refused
+        };
+        self.is_enabled && self.families().all(works)
+    }
+
+    /// Whether the rules that stand in the kernel are known, or will not be
+    /// soon: only then it is known who is blocked already.
+    pub fn is_settled(&self, now: Instant) -> bool {
+        let settles = |is_ipv6| {
+            let side: &Side = self.side(is_ipv6);
+            side.last_listing != Instant::BOOT || side.backoff != Duration::ZERO
+        };
+        !self.is_enabled || now.since(self.enabled_at) > SETTLING || self.families().all(settles)
+    }
+
+    /// Blocks found in the kernel and taken over so far.
+    pub fn adopted(&self) -> u64 {
+        self.adopted
     }
 
     /// Whether our jumps are the first rules of INPUT and FORWARD wherever
@@ -694,7 +760,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 is_known: true,
                 ..Side::UNKNOWN
             };
-            self.strays.clear();
+            self.strays.retain(|rule| rule.source.is_ipv6() != is_ipv6);
+            self.has_more_strays = false;
             self.came_back = false;
             self.above.clear();
             return Some(Job::List);
@@ -702,15 +769,39 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         if let Some(job) = self.change(invocation, is_ipv6, host, now) {
             return Some(job);
         }
-        if side.has_chain && !side.has_foreign_rules && !self.has_blocks(is_ipv6) {
+        if self.may_remove_chain(is_ipv6) && now >= side.chores_retry {
             self.remove_chain(invocation, is_ipv6);
             return Some(Job::RemoveChain);
         }
         None
     }
 
+    /// Whether our chain is there, empty and of no use any more.
+    fn may_remove_chain(&self, is_ipv6: bool) -> bool {
+        let side = self.side(is_ipv6);
+        side.has_chain
+            && !side.has_foreign_rules
+            && !self.has_strays(is_ipv6)
+            && !self.has_blocks(is_ipv6)
+    }
+
+    fn has_strays(&self, is_ipv6: bool) -> bool {
+        self.has_more_strays
+            || self
+                .strays
+                .iter()
+                .any(|rule| rule.source.is_ipv6() == is_ipv6)
+    }
+
+    /// Whether a jump is missing or out of place although there are blocks.
+    fn lacks_jump(&self, is_ipv6: bool) -> bool {
+        let side = self.side(is_ipv6);
+        let lacks = side.jumps.contains(&0) || side.moves.contains(&true);
+        side.has_chain && lacks && self.has_blocks(is_ipv6)
+    }
+
     /// All changes of one family in one batch. What it removes comes first, so
-    /// that a source is never in two rules.
+    /// that a source is never in two rules; one by one, blocks come first.
     fn change(
         &mut self,
         invocation: &mut Invocation,
@@ -723,30 +814,42 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         if !side.has_chain {
             batch.make_chain();
         }
-        let mut changes = self.remove_strays(&mut batch, is_ipv6);
+        let has_chores = now >= side.chores_retry;
+        let mut chores = 0;
+        if has_chores && !side.one_by_one {
+            chores += self.remove_strays(&mut batch, is_ipv6, STRAYS);
+        }
         let most = if side.one_by_one { 1 } else { u32::MAX };
+        let mut blocks = 0;
         for stage in [Stage::Expired, Stage::Lost, Stage::Wanted] {
             let mut next = self.blocks.oldest(stage as usize);
             while let Some(slot) = next {
                 next = self.blocks.younger(slot);
-                if changes >= most || !batch.has_room() {
+                if blocks >= most || !batch.has_room() {
                     break;
                 }
-                changes += u32::from(self.add_change(&mut batch, slot, is_ipv6, host, now));
+                blocks += u32::from(self.add_change(&mut batch, slot, is_ipv6, host, now));
             }
         }
-        let lacks_jump = side.jumps.contains(&0) || side.moves.contains(&true);
-        let has_jump_to_do = side.has_chain && lacks_jump && self.has_blocks(is_ipv6);
-        if changes == 0 && !has_jump_to_do {
-            if side.one_by_one {
-                self.side_mut(is_ipv6).one_by_one = false;
-            }
+        if has_chores && side.one_by_one && blocks == 0 {
+            chores += self.remove_strays(&mut batch, is_ipv6, 1);
+        }
+        let has_jump_to_do = has_chores && self.lacks_jump(is_ipv6);
+        if blocks == 0 && chores == 0 && !has_jump_to_do {
+            self.side_mut(is_ipv6).one_by_one = false;
             return None;
         }
-        for (hook, (position, moves)) in Hook::ALL
-            .into_iter()
-            .zip(side.jumps.into_iter().zip(side.moves))
-        {
+        if has_jump_to_do || !side.has_chain {
+            chores += u32::from(side.has_chain);
+            self.put_jumps(&mut batch, side);
+        }
+        batch.commit();
+        Some(Job::Change { blocks, chores })
+    }
+
+    fn put_jumps(&self, batch: &mut Batch, side: Side) {
+        let places = side.jumps.into_iter().zip(side.moves);
+        for (hook, (position, moves)) in Hook::ALL.into_iter().zip(places) {
             if moves {
                 batch.remove_jump(hook);
             }
@@ -754,8 +857,6 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 batch.add_jump(hook);
             }
         }
-        batch.commit();
-        Some(Job::Change { changes })
     }
 
     /// Puts one block's change into the batch. This is the last look at an
@@ -804,13 +905,13 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         true
     }
 
-    fn remove_strays(&mut self, batch: &mut Batch, is_ipv6: bool) -> u32 {
-        let mut removed = 0;
-        for rule in self
+    fn remove_strays(&self, batch: &mut Batch, is_ipv6: bool, most: usize) -> u32 {
+        let strays = self
             .strays
             .iter()
-            .filter(|rule| rule.source.is_ipv6() == is_ipv6)
-        {
+            .filter(|rule| rule.source.is_ipv6() == is_ipv6);
+        let mut removed = 0;
+        for rule in strays.take(most) {
             batch.remove(rule);
             removed += 1;
         }
@@ -820,8 +921,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     fn remove_chain(&mut self, invocation: &mut Invocation, is_ipv6: bool) {
         let side = *self.side(is_ipv6);
         let mut batch = Batch::new(invocation, is_ipv6, !side.without_wait);
-        for (hook, position) in Hook::ALL.into_iter().zip(side.jumps) {
-            if position != 0 {
+        for (hook, count) in Hook::ALL.into_iter().zip(side.jump_counts) {
+            for _ in 0..count.min(JUMPS) {
                 batch.remove_jump(hook);
             }
         }
@@ -911,34 +1012,34 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     fn succeeded(&mut self, running: Running, now: Instant) {
         let is_ipv6 = running.is_ipv6;
+        let has_more_strays = self.has_more_strays;
         let side = self.side_mut(is_ipv6);
-        side.backoff = Duration::ZERO;
         match running.job {
             Job::None => {}
-            Job::List => self.reconcile(is_ipv6, now),
-            Job::RemoveChain => {
-                side.has_chain = false;
-                side.jumps = [0; 2];
+            Job::List => {
+                side.backoff = Duration::ZERO;
+                self.reconcile(is_ipv6, now);
             }
-            Job::Change { .. } => {
+            Job::RemoveChain => {
+                side.chores_backoff = Duration::ZERO;
+                side.has_chain = false;
+                (side.jumps, side.jump_counts) = ([0; 2], [0; 2]);
+            }
+            Job::Change { blocks, chores } => {
+                if blocks > 0 {
+                    side.has_refused = false;
+                }
                 if !side.has_chain {
                     side.next_listing = now.after(VERIFY_PERIOD);
                 }
                 side.has_chain = true;
-                for ((jump, moves), moved) in side
-                    .jumps
-                    .iter_mut()
-                    .zip(&mut side.moves)
-                    .zip(&mut side.moved)
-                {
-                    if *moves {
-                        *moved = Some(now);
-                    }
-                    if core::mem::take(moves) || *jump == 0 {
-                        *jump = 1;
-                    }
+                side.jumps_are_first(now);
+                if chores > 0 {
+                    side.chores_backoff = Duration::ZERO;
+                    // What is left of the strays shows up again.
+                    side.is_known = !has_more_strays && !side.one_by_one;
+                    self.strays.retain(|rule| rule.source.is_ipv6() != is_ipv6);
                 }
-                self.strays.retain(|rule| rule.source.is_ipv6() != is_ipv6);
                 self.confirm(is_ipv6, now);
             }
         }
@@ -971,17 +1072,31 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     fn failed(&mut self, running: Running, reason: FailureReason, now: Instant) -> Failure {
         let is_ipv6 = running.is_ipv6;
-        let mut source = None;
-        let mut is_first = false;
+        let alone = matches!(
+            running.job,
+            Job::Change {
+                blocks: 1,
+                chores: 0
+            }
+        );
+        let mut failure = Failure {
+            reason,
+            is_ipv6,
+            source: None,
+            is_addition: false,
+            explanation: self.explanation.clone(),
+            is_first: false,
+        };
         for (from, to) in [
             (Stage::Removing, Stage::Expired),
             (Stage::Restoring, Stage::Lost),
             (Stage::Adding, Stage::Wanted),
         ] {
             self.for_each(from, is_ipv6, |firewall, slot| {
-                if running.job == (Job::Change { changes: 1 }) {
-                    source = firewall.blocks.key(slot).copied();
-                    is_first = firewall.postpone(slot, now);
+                failure.is_addition |= from != Stage::Removing;
+                if alone {
+                    failure.source = firewall.blocks.key(slot).copied();
+                    failure.is_first = firewall.postpone(slot, now);
                 }
                 firewall.set_stage(slot, to);
             });
@@ -989,32 +1104,30 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let knows_no_wait =
             reason == FailureReason::Status(2) && speaks_of_option(self.explanation.as_bytes());
         let side = self.side_mut(is_ipv6);
-        if knows_no_wait && !side.without_wait {
-            side.without_wait = true;
-            let explanation = self.explanation.clone();
-            return Failure {
-                reason,
-                is_ipv6,
-                source: None,
-                explanation,
-                is_first: false,
-            };
-        }
         // The kernel's state is uncertain now: look before the next change.
         side.is_known = false;
-        side.one_by_one |= matches!(running.job, Job::Change { changes } if changes > 1);
-        if source.is_none() && !side.one_by_one || running.job == Job::List {
-            is_first = side.backoff == Duration::ZERO;
-            side.backoff = longer(side.backoff);
-            side.retry = now.after(side.backoff);
+        if knows_no_wait && !side.without_wait {
+            side.without_wait = true;
+            return failure;
         }
-        Failure {
-            reason,
-            is_ipv6,
-            source,
-            explanation: self.explanation.clone(),
-            is_first,
+        match running.job {
+            Job::None => {}
+            Job::List => {
+                failure.is_first = side.backoff == Duration::ZERO;
+                side.backoff = longer(side.backoff);
+                side.retry = now.after(side.backoff);
+            }
+            Job::Change { blocks, chores } if blocks + chores > 1 && !side.one_by_one => {
+                side.one_by_one = true;
+            }
+            Job::Change { blocks: 0, .. } | Job::RemoveChain => {
+                failure.is_first = side.chores_backoff == Duration::ZERO;
+                side.chores_backoff = longer(side.chores_backoff);
+                side.chores_retry = now.after(side.chores_backoff);
+            }
+            Job::Change { .. } => side.has_refused |= failure.is_addition,
         }
+        failure
     }
 
     /// A block whose own command failed waits longer each time; true for the
@@ -1189,6 +1302,12 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             } else if side.has_chain {
                 deadline = deadline.min(side.next_listing.max(side.retry));
             }
+            if self.has_strays(is_ipv6)
+                || self.lacks_jump(is_ipv6)
+                || self.may_remove_chain(is_ipv6)
+            {
+                deadline = deadline.min(side.chores_retry.max(side.retry));
+            }
         }
         for stage in [Stage::Expired, Stage::Lost, Stage::Wanted] {
             let mut next = self.blocks.oldest(stage as usize);
@@ -1198,11 +1317,12 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 else {
                     break;
                 };
+                if source.is_ipv6() && !self.has_ipv6 {
+                    continue;
+                }
                 let mut due = block.retry.max(self.side(source.is_ipv6()).retry);
-                if stage == Stage::Wanted
-                    && block.failures == 0
-                    && self.minute_count >= self.max_per_minute
-                {
+                let is_held_back = self.minute_count >= self.max_per_minute;
+                if stage == Stage::Wanted && block.failures == 0 && is_held_back {
                     due = due.max(self.minute.after(MINUTE));
                 }
                 deadline = deadline.min(due);
@@ -1231,7 +1351,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Whether blocking a source of this family has to wait for the firewall.
     pub fn is_failing(&self, is_ipv6: bool) -> bool {
-        self.side(is_ipv6).backoff != Duration::ZERO
+        let side = self.side(is_ipv6);
+        side.backoff != Duration::ZERO || side.has_refused
     }
 
     fn has_blocks(&self, is_ipv6: bool) -> bool {

@@ -204,6 +204,8 @@ impl Run {
     /// Another process takes over: what the last one knew is gone.
     pub fn restart(&mut self, arguments: &[&str]) -> Flow {
         self.kernel.restart();
+        self.wanted.clear();
+        self.standing.clear();
         let old = self.daemon.take().unwrap();
         DAEMONS.lock().unwrap().push(old);
         self.daemon = Some(new_daemon());

@@ -410,7 +410,10 @@ impl World {
                     let later = kernel.now.after(Duration::from_secs(100));
                     kernel.at(later, move |kernel| {
                         kernel.interfered = kernel.now;
-                        kernel.tables[side] = saved;
+                        // Without a chain of its own the daemon does not look.
+                        if kernel.tables[side].has_chain("TCPPARSER") {
+                            kernel.tables[side] = saved;
+                        }
                     });
                     return;
                 }

@@ -100,3 +100,683 @@ fn a_scanner_is_printed_and_blocked() {
         ["1 block stands; to lift all: iptables -w 5 -F TCPPARSER"]
     );
 }
+
+#[test]
+fn three_ports_are_no_scan() {
+    let mut run = started(&[]);
+    for (from, port) in (50_000..).zip([22, 25, 80, 22, 25, 80]) {
+        run.kernel.open_connection(SCANNER, from, port);
+    }
+    run.run_for(120);
+    assert!(run.lines_with("scan").is_empty());
+    assert_eq!(run.kernel.commands.len(), 2, "start-up only looks");
+}
+
+#[test]
+fn a_neighbour_is_blocked_towards_the_host_only() {
+    let mut run = started(&[]);
+    run.kernel.scan(NEIGHBOUR);
+    run.run_for(10);
+    let [rule] = run.kernel.tables[0].blocks() else {
+        panic!("one rule");
+    };
+    let expected = "-s 10.0.0.9/32 -m addrtype --dst-type LOCAL -m comment";
+    assert!(rule.starts_with(expected), "{rule}");
+}
+
+#[test]
+fn an_operator_takes_one_rule_away() {
+    let mut run = started(&["--block-time", "10m,1h"]);
+    run.kernel.scan(SCANNER);
+    run.kernel.scan(NEIGHBOUR);
+    run.run_for(10);
+    assert_eq!(run.lines_with("Blocked: 1").len(), 2);
+    run.kernel.delete_rule_of(SCANNER);
+    run.run_for(60);
+    assert_eq!(
+        run.lines_with("nblocked"),
+        ["Unblocked: 198.51.100.7 its rule was removed by somebody"]
+    );
+    // What stood before is no evidence, what comes anew is; and the strike
+    // did not count.
+    run.run_for(60);
+    assert!(run.lines_with("scan").is_empty());
+    run.kernel.close_all_of(SCANNER);
+    run.run_for(10);
+    run.kernel.scan_again(SCANNER);
+    run.run_for(10);
+    let blocked = run.lines_with("Blocked: 198.51.100.7");
+    assert!(blocked[0].contains("for 10m"), "{blocked:?}");
+    run.check_quiet();
+}
+
+#[test]
+fn a_lost_jump_is_put_back() {
+    let mut run = started(&[]);
+    run.kernel.scan(SCANNER);
+    run.run_for(10);
+    run.lines();
+    for lost in ["-F INPUT", "-F FORWARD"] {
+        run.kernel.tables[0].command(lost).unwrap();
+        run.kernel.tables[0]
+            .command("-A INPUT -p tcp -j ACCEPT")
+            .unwrap();
+        run.run_for(61);
+        assert_eq!(run.kernel.tables[0].rules("INPUT")[0], "-j TCPPARSER");
+        assert_eq!(run.kernel.tables[0].rules("FORWARD"), ["-j TCPPARSER"]);
+    }
+    assert!(run.lines_with("locked").is_empty(), "repaired in silence");
+    assert_eq!(run.metric("tcpparser_firewall_repairs_total"), "2");
+}
+
+#[test]
+fn a_lost_chain_is_rebuilt_with_its_rules() {
+    let mut run = started(&[]);
+    run.kernel.scan(SCANNER);
+    run.kernel.scan(NEIGHBOUR);
+    run.run_for(10);
+    run.lines();
+    let before = run.kernel.tables[0].blocks().to_vec();
+    run.kernel.tables[0] = super::filter_table::FilterTable::new();
+    run.run_for(61);
+    assert_eq!(run.kernel.tables[0].blocks(), before);
+    assert!(run.lines_with("locked").is_empty(), "repaired in silence");
+    assert_eq!(run.metric("tcpparser_firewall_repairs_total"), "1");
+    run.check_quiet();
+}
+
+#[test]
+fn a_flushed_chain_is_an_operators_judgement() {
+    let mut run = started(&[]);
+    run.kernel.scan(SCANNER);
+    run.kernel.scan(NEIGHBOUR);
+    run.run_for(10);
+    run.kernel.tables[0].command("-F TCPPARSER").unwrap();
+    run.kernel.interfered = run.kernel.now;
+    run.run_for(61);
+    assert_eq!(run.lines_with("removed by somebody").len(), 2);
+    assert!(!run.kernel.tables[0].has_chain("TCPPARSER"));
+    run.check_quiet();
+}
+
+#[test]
+fn rules_of_others_in_our_chain_keep_it() {
+    let mut run = started(&["--block-time", "1m"]);
+    run.kernel.scan(SCANNER);
+    run.run_for(10);
+    let foreign = "-A TCPPARSER -s 192.0.2.0/24 -j DROP";
+    run.kernel.tables[0].command(foreign).unwrap();
+    run.run_for(300);
+    assert_eq!(
+        run.kernel.tables[0].blocks(),
+        ["-s 192.0.2.0/24 -j DROP"],
+        "not ours to touch"
+    );
+    assert_eq!(run.complaints(), "");
+}
+
+#[test]
+fn a_restart_adopts_blocks_with_their_ends() {
+    let mut run = started(&[]);
+    run.kernel.scan(SCANNER);
+    run.run_for(10);
+    let before = run.kernel.tables[0].clone();
+    run.checks.twin = false;
+    assert_eq!(run.restart(&[]), Flow::Continue);
+    run.run_for(500);
+    assert_eq!(run.kernel.tables[0], before, "the block goes on");
+    let lines = run.lines_with("198.51.100.7");
+    assert_eq!(
+        lines.len(),
+        8,
+        "each process saw and said it once: {lines:?}"
+    );
+    assert_eq!(lines[5], lines[11]);
+    run.run_for(110);
+    assert_eq!(
+        run.lines_with("Unblocked"),
+        ["Unblocked: 198.51.100.7 its time is over"]
+    );
+    run.check_quiet();
+}
+
+#[test]
+fn what_ended_while_nobody_watched_goes_at_the_start() {
+    let mut run = started(&["--block-time", "2m"]);
+    run.kernel.scan(SCANNER);
+    run.run_for(10);
+    run.terminate();
+    run.kernel.now = run.kernel.now.after(Duration::from_secs(600));
+    run.kernel.close_all_of(SCANNER);
+    assert_eq!(run.restart(&[]), Flow::Continue);
+    run.run_for(1);
+    assert!(!run.kernel.tables[0].has_chain("TCPPARSER"));
+}
+
+#[test]
+fn blocks_of_another_boot_get_the_first_length_from_now() {
+    let mut run = started(&["--block-time", "10m,1h"]);
+    run.kernel.scan(SCANNER);
+    run.run_for(10);
+    run.terminate();
+    run.kernel.close_all_of(SCANNER);
+    run.kernel.boot_id = "feedbeef-0000-4000-8000-000000000000".to_owned();
+    run.kernel.now = crate::time::Instant::from_secs(50);
+    assert_eq!(run.restart(&["--block-time", "10m,1h"]), Flow::Continue);
+    run.run_for(10);
+    assert_eq!(
+        run.kernel.tables[0].blocks(),
+        [
+            "-s 198.51.100.7/32 -m comment --comment \"tcpparser v1 b=feedbeef e=651 s=1 t=50 d=? \
+          p=22,25,80,445\" -j DROP"
+        ]
+    );
+    run.run_for(600);
+    assert!(!run.kernel.tables[0].has_chain("TCPPARSER"));
+}
+
+#[test]
+fn a_missing_iptables_is_said_once_and_tried_again() {
+    let mut run = host();
+    run.kernel.faults.mishap = Mishap::Exit(127);
+    assert_eq!(run.start(&[]), Flow::Continue);
+    run.run_for(5);
+    let complaints = run.complaints();
+    assert_eq!(
+        complaints.matches("iptables could not be started").count(),
+        1,
+        "{complaints}"
+    );
+    assert_eq!(
+        complaints.matches("ip6tables could not be started").count(),
+        1,
+        "{complaints}"
+    );
+    run.kernel.scan(SCANNER);
+    run.run_for(10);
+    assert_eq!(
+        run.lines_with("Block"),
+        ["Block failed: 198.51.100.7 the firewall cannot be used yet; it is tried again"]
+    );
+    run.run_for(300);
+    assert_eq!(run.complaints(), "", "no flood");
+    let commands = run.kernel.commands.len();
+    assert!(commands < 40, "{commands} tries: no back-off");
+    run.kernel.faults.mishap = Mishap::None;
+    run.run_for(61);
+    assert_eq!(run.lines_with("Blocked: 198.51.100.7").len(), 1);
+    run.check_quiet();
+}
+
+#[test]
+fn a_firewall_that_lists_but_never_changes_is_not_hammered() {
+    let mut run = started(&[]);
+    run.kernel.scan(SCANNER);
+    run.run_for(10);
+    // An end that cannot be carried out, again and again.
+    run.kernel.faults.refused = Some("-X".to_owned());
+    run.kernel.delete_rule_of(SCANNER);
+    run.kernel.close_all_of(SCANNER);
+    run.run_for(60);
+    run.complaints();
+    let before = run.kernel.commands.len();
+    run.run_for(600);
+    let tries = run.kernel.commands.len() - before;
+    assert!(tries < 60, "{tries} commands in ten minutes");
+    let complaints = run.complaints();
+    assert!(complaints.lines().count() <= 1, "{complaints}");
+    run.kernel.faults.refused = None;
+    run.run_for(61);
+    run.check_quiet();
+}
+
+#[test]
+fn a_jump_that_stands_twice_does_not_keep_the_chain() {
+    let mut run = started(&["--block-time", "1m"]);
+    run.kernel.scan(SCANNER);
+    run.run_for(10);
+    run.kernel.tables[0]
+        .command("-A INPUT -j TCPPARSER")
+        .unwrap();
+    run.run_for(180);
+    run.check_quiet();
+    assert_eq!(run.complaints(), "");
+}
+
+#[test]
+fn one_refused_entry_never_vetoes_the_others() {
+    let mut run = started(&[]);
+    run.kernel.faults.refused = Some("198.51.100.3/32".to_owned());
+    for number in 1..=5 {
+        run.kernel.scan(&format!("198.51.100.{number}"));
+    }
+    run.run_for(11);
+    assert_eq!(run.lines_with("Blocked:").len(), 4);
+    run.run_for(300);
+    assert!(run.lines_with("failed").len() <= 1, "no flood");
+    let commands = run.kernel.commands.len();
+    assert!(commands < 60, "{commands}");
+    run.kernel.faults.refused = None;
+    run.run_for(61);
+    assert_eq!(run.lines_with("Blocked:").len(), 1);
+    run.check_quiet();
+}
+
+#[test]
+fn a_thousand_scanners_need_few_children() {
+    let mut run = started(&[]);
+    for number in 0..1_000u32 {
+        run.kernel
+            .scan(&format!("198.18.{}.{}", number / 250, 1 + number % 250));
+    }
+    let before = run.kernel.commands.len();
+    run.run_for(11);
+    assert_eq!(run.kernel.tables[0].blocks().len(), 1_000);
+    let children = run.kernel.commands.len() - before;
+    assert!(children <= 12, "{children} children");
+    run.check_quiet();
+}
+
+#[test]
+fn blocks_end_and_grow_longer() {
+    let mut run = started(&["--block-time", "1m,5m"]);
+    for length in ["1m", "5m", "5m"] {
+        run.kernel.scan_again(SCANNER);
+        run.run_for(11);
+        let lines = run.lines_with("Blocked: 198.51.100.7");
+        assert!(lines[0].contains(&format!("for {length},")), "{lines:?}");
+        run.kernel.close_all_of(SCANNER);
+        run.run_for(311);
+        assert_eq!(run.lines_with("Unblocked: 198.51.100.7").len(), 1);
+        run.check_quiet();
+    }
+}
+
+#[test]
+fn protected_between_verdict_and_command() {
+    let mut run = started(&[]);
+    run.kernel.faults.mishap = Mishap::LockHeld;
+    run.kernel.scan(NEIGHBOUR);
+    run.run_for(12);
+    // It answers names from now on.
+    run.kernel.host.nameservers.push(NEIGHBOUR.parse().unwrap());
+    run.run_for(10);
+    run.kernel.faults.mishap = Mishap::None;
+    run.run_for(60);
+    assert_eq!(
+        run.lines_with("locked: 10.0.0.9"),
+        ["Not blocked: 10.0.0.9 nameserver"],
+        "said once, while its connections stand"
+    );
+    assert!(!run.kernel.tables[0].has_chain("TCPPARSER"));
+}
+
+#[test]
+fn protected_hosts_are_reported_and_never_blocked() {
+    let mut run = started(&["--allow", "198.51.100.0/24"]);
+    let protected = [SCANNER, "10.0.0.53", "203.0.113.1"];
+    for peer in protected {
+        run.kernel.scan(peer);
+    }
+    run.run_for(120);
+    let lines = run.lines();
+    let count = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(count("Port scan detected"), 3);
+    assert_eq!(count("Not blocked: 198.51.100.7 --allow"), 1);
+    assert_eq!(count("Not blocked: 10.0.0.53 nameserver"), 1);
+    assert_eq!(count("Not blocked: 203.0.113.1 gateway"), 1);
+    assert_eq!(run.kernel.commands.len(), 2);
+}
+
+#[test]
+fn stale_rows_never_block_again() {
+    let mut run = started(&["--block-time", "1m"]);
+    run.kernel.scan(SCANNER);
+    run.run_for(120);
+    assert_eq!(run.lines_with("locked: 198.51.100.7").len(), 2);
+    // The kernel keeps rows of a dead peer for a quarter of an hour.
+    run.run_for(900);
+    assert!(run.lines_with("scan").is_empty());
+    run.kernel.open_connection(SCANNER, 51_000, 22);
+    run.run_for(60);
+    assert!(
+        run.lines_with("scan").is_empty(),
+        "one new port is one port"
+    );
+}
+
+#[test]
+fn a_dry_run_changes_nothing() {
+    let mut run = host();
+    run.kernel.capabilities = 0;
+    assert_eq!(run.start(&["--dry-run"]), Flow::Continue);
+    run.kernel.scan(SCANNER);
+    run.run_for(120);
+    let lines = run.lines();
+    let count = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(count("Port scan detected: 198.51.100.7"), 1);
+    assert_eq!(count("Not blocked: 198.51.100.7 --dry-run"), 1);
+    assert!(run.kernel.commands.is_empty());
+}
+
+#[test]
+fn what_a_start_refuses() {
+    let mut run = host();
+    run.kernel.capabilities = 0;
+    assert_eq!(run.start(&[]), Flow::Exit(1));
+    assert!(run.complaints().contains("--dry-run"));
+    let mut run = host();
+    run.kernel.lock_is_taken = true;
+    assert_eq!(run.start(&[]), Flow::Exit(1));
+    assert!(run.complaints().contains("another tcpparser"));
+    let mut run = host();
+    assert_eq!(run.start(&["--interval", "never"]), Flow::Exit(2));
+    assert!(run.complaints().contains("--interval"));
+}
+
+#[test]
+fn the_list_in_three_modes() {
+    let connect = |run: &mut Run| run.kernel.open_connection(SCANNER, 50_000, 22);
+    let line = "New connection: 198.51.100.7:50000 -> 203.0.113.5:22";
+    let nothing = "No TCP peer connection established yet";
+    for (show, first, second) in [
+        ("all", vec![nothing, line], vec![line]),
+        ("new", vec![nothing, line], vec![]),
+        ("scans", vec![], vec![]),
+    ] {
+        let mut run = host();
+        run.checks.twin = false;
+        assert_eq!(run.start(&["--show", show]), Flow::Continue);
+        assert_eq!(run.lines(), ["tcpparser starting...", ""]);
+        run.run_for(5);
+        connect(&mut run);
+        run.run_for(6);
+        assert_eq!(run.lines(), first, "{show}");
+        run.run_for(10);
+        assert_eq!(run.lines(), second, "{show}");
+    }
+}
+
+#[test]
+fn one_reading_and_out() {
+    let mut run = host();
+    run.kernel.scan(SCANNER);
+    run.checks.twin = false;
+    assert_eq!(run.start(&["--once"]), Flow::Exit(0));
+    let lines = run.lines();
+    assert_eq!(lines.len(), 7, "{lines:?}");
+    assert!(lines[6].starts_with("Port scan detected: 198.51.100.7"));
+    assert!(run.kernel.commands.is_empty() && !run.kernel.is_listening());
+    let mut run = host();
+    run.kernel.faults.tcp = Some(Errno::EACCES);
+    assert_eq!(run.start(&["--once"]), Flow::Exit(1));
+}
+
+#[test]
+fn healthz_tells_when_readings_stop() {
+    let mut run = started(&[]);
+    assert!(run.get("/healthz").starts_with("HTTP/1.1 200 OK\r\n"));
+    run.kernel.faults.tcp = Some(Errno::EACCES);
+    run.run_for(29);
+    assert!(run.get("/healthz").starts_with("HTTP/1.1 200 OK\r\n"));
+    run.run_for(10);
+    assert!(
+        run.get("/healthz")
+            .starts_with("HTTP/1.1 503 Service Unavailable\r\n")
+    );
+    assert_eq!(
+        run.complaints(),
+        "tcpparser: cannot read /proc/net/tcp: permission denied\n"
+    );
+    run.kernel.faults.tcp = None;
+    run.run_for(11);
+    assert!(run.get("/healthz").starts_with("HTTP/1.1 200 OK\r\n"));
+}
+
+#[test]
+fn blocked_is_for_neighbours() {
+    let mut run = started(&[]);
+    run.kernel.scan(SCANNER);
+    run.run_for(11);
+    for (peer, expected) in [
+        ("127.0.0.1", "HTTP/1.1 200 OK"),
+        ("::1", "HTTP/1.1 200 OK"),
+        (NEIGHBOUR, "HTTP/1.1 200 OK"),
+        ("198.51.100.77", "HTTP/1.1 403 Forbidden"),
+    ] {
+        let answer = run.get_from(peer, "/blocked");
+        assert!(answer.starts_with(expected), "{peer}: {answer}");
+        assert_eq!(
+            answer.contains("198.51.100.7/32"),
+            expected.contains("200"),
+            "{peer}"
+        );
+    }
+}
+
+#[test]
+fn slow_clients_never_delay_a_reading() {
+    let mut run = started(&[]);
+    for _ in 0..20 {
+        let client = run.kernel.connect("192.0.2.9", b"G");
+        for (second, byte) in (1..).zip(b"ET /metrics HTTP/1.1\r\nHost: x\r\n\r\n") {
+            let at = run.kernel.now.after(Duration::from_secs(second));
+            run.kernel
+                .at(at, move |kernel| kernel.client_sends(client, &[*byte]));
+        }
+    }
+    let before = run.kernel.readings.len();
+    run.run_for(100);
+    let readings = &run.kernel.readings[before..];
+    let gaps = readings.windows(2).map(|pair| pair[1].at.since(pair[0].at));
+    assert_eq!(readings.len(), 10);
+    for gap in gaps {
+        assert_eq!(gap, Duration::from_secs(10));
+    }
+}
+
+#[test]
+fn a_slow_stdout_costs_lines_not_time() {
+    let mut run = started(&[]);
+    run.checks = super::run::Checks {
+        twin: false,
+        output: false,
+        own_rules: true,
+    };
+    for from in 50_000..50_500 {
+        run.kernel.open_connection("192.0.2.7", from, 22);
+    }
+    run.kernel.stdout = Stdout::Room(0);
+    let before = run.kernel.readings.len();
+    run.run_for(100);
+    let readings = &run.kernel.readings[before..];
+    assert_eq!(readings.len(), 10);
+    for pair in readings.windows(2) {
+        let gap = pair[1].at.since(pair[0].at);
+        assert!(gap < Duration::from_millis(10_200), "{gap:?}");
+    }
+    run.kernel.scan(SCANNER);
+    run.run_for(11);
+    assert_eq!(
+        run.kernel.tables[0].blocks().len(),
+        1,
+        "and detection goes on"
+    );
+    run.kernel.stdout = Stdout::Open;
+    run.run_for(11);
+    assert_ne!(run.metric("tcpparser_output_lines_dropped_total"), "0");
+    assert!(run.lines_with("New connection").len() > 500);
+    run.terminate();
+}
+
+#[test]
+fn a_broken_stdout_stops_nothing() {
+    let mut run = started(&[]);
+    run.checks = super::run::Checks {
+        twin: false,
+        output: false,
+        own_rules: true,
+    };
+    run.kernel.stdout = Stdout::Broken;
+    run.kernel.scan(SCANNER);
+    run.run_for(11);
+    assert_eq!(run.kernel.tables[0].blocks().len(), 1);
+    run.terminate();
+}
+
+#[test]
+fn an_exit_waits_for_nobody() {
+    for (ignores_sigterm, closes_output) in
+        [(false, false), (true, false), (false, true), (true, true)]
+    {
+        let mut run = started(&[]);
+        run.kernel.faults.mishap = Mishap::Hangs {
+            ignores_sigterm,
+            closes_output,
+            worked: false,
+        };
+        run.kernel.scan(SCANNER);
+        run.run_for(11);
+        assert!(run.kernel.has_child());
+        run.terminate();
+    }
+}
+
+#[test]
+fn a_hanging_child_is_ended() {
+    for ignores_sigterm in [false, true] {
+        let mut run = started(&[]);
+        let hang = Mishap::Hangs {
+            ignores_sigterm,
+            closes_output: false,
+            worked: true,
+        };
+        run.kernel.mishaps.push_back(hang);
+        run.kernel.scan(SCANNER);
+        run.run_for(60);
+        let lines = run.lines_with("lock");
+        assert_eq!(
+            lines[0],
+            "Block failed: 198.51.100.7 iptables did not end in time; it is tried again"
+        );
+        assert!(
+            lines[1].starts_with("Blocked: 198.51.100.7"),
+            "its work was done: {lines:?}"
+        );
+        run.check_quiet();
+    }
+}
+
+#[test]
+fn listings_of_any_kind_are_survived() {
+    for mishap in [Mishap::Garbage, Mishap::Huge, Mishap::Flood] {
+        let mut run = started(&[]);
+        run.kernel.scan(SCANNER);
+        run.run_for(10);
+        run.kernel.mishaps.extend([mishap, mishap]);
+        run.kernel.interfered = run.kernel.now;
+        run.run_for(300);
+        assert_eq!(run.kernel.tables[0].blocks().len(), 1, "{mishap:?}");
+        let jumps = ["-j TCPPARSER"];
+        assert_eq!(run.kernel.tables[0].rules("INPUT"), jumps, "{mishap:?}");
+        for byte in run.complaints().bytes() {
+            assert!(
+                byte == b'\n' || (b' '..=b'~').contains(&byte),
+                "raw bytes echoed"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_client_of_a_dual_stack_listener_counts_as_ipv4() {
+    let mut run = started(&[]);
+    run.kernel.scan(SCANNER);
+    for socket in &mut run.kernel.sockets {
+        socket.is_dual_stack = socket.state == TcpState::Established;
+    }
+    run.run_for(11);
+    let scans = run.lines_with("Port scan detected");
+    assert_eq!(
+        scans,
+        ["Port scan detected: 198.51.100.7 -> 203.0.113.5 on ports 22,25,80,445"]
+    );
+    assert_eq!(run.kernel.tables[0].blocks().len(), 1);
+}
+
+#[test]
+fn parallel_downloads_are_no_scan() {
+    let mut run = started(&[]);
+    for port in 40_000..40_006 {
+        run.kernel.open_connection(SCANNER, 443, port);
+    }
+    run.run_for(60);
+    assert!(run.lines_with("scan").is_empty());
+}
+
+#[test]
+fn a_table_of_blocks_that_is_full_refuses() {
+    let mut run = started(&["--interval", "1m", "--window", "2m", "--show", "scans"]);
+    run.checks.twin = false;
+    // Half by half: more sources at once than the detector watches.
+    let half = (crate::limits::BLOCKS / 2) as u32;
+    let peer = |number: u32| IpAddr::V4((0xc612_0000 + number).into()).to_string();
+    for start in [0, half, 2 * half] {
+        let count = if start == 2 * half { 5 } else { half };
+        run.kernel
+            .sockets
+            .retain(|socket| socket.state == TcpState::Listen);
+        for number in start..start + count {
+            run.kernel.scan(&peer(number));
+        }
+        run.run_for(60);
+    }
+    assert_eq!(run.lines_with("Not blocked").len(), 5);
+    assert_eq!(run.kernel.tables[0].blocks().len(), crate::limits::BLOCKS);
+}
+
+impl Run {
+    fn get_from(&mut self, peer: &str, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let client = self.kernel.connect(peer, request.as_bytes());
+        self.run_for(0);
+        let client = &self.kernel.clients[client];
+        assert!(client.is_done);
+        String::from_utf8(client.answer.clone()).unwrap()
+    }
+
+    fn get(&mut self, path: &str) -> String {
+        self.get_from("127.0.0.1", path)
+    }
+
+    /// The value of a metric without labels.
+    fn metric(&mut self, name: &str) -> String {
+        let answer = self.get("/metrics");
+        let mut values = answer
+            .lines()
+            .filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        values.next().expect("the metric is there").to_owned()
+    }
+}
+
+impl FakeKernel {
+    /// The same four ports, by connections of their own.
+    fn scan_again(&mut self, peer: &str) {
+        let from = 51_000 + (self.now.as_secs() % 1_000) as u16;
+        for (from, port) in (from..).zip([22, 25, 80, 445]) {
+            self.open_connection(peer, from, port);
+        }
+    }
+
+    fn delete_rule_of(&mut self, peer: &str) {
+        let table = &mut self.tables[0];
+        let rules = table.blocks().iter();
+        let rule = rules
+            .filter(|rule| rule.contains(peer))
+            .next()
+            .unwrap()
+            .clone();
+        table.command(&format!("-D TCPPARSER {rule}")).unwrap();
+        self.interfered = self.now;
+    }
+}
