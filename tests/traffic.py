@@ -53,7 +53,8 @@ class BusyService(harness.EchoService):
     """Accepts nothing: its backlog fills."""
 
     def handle(self, sock, role):
-        self.selector.unregister(sock)
+        if role == "listener":
+            self.selector.unregister(sock)
 
 
 class SlowService(harness.EchoService):
