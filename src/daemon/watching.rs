@@ -448,12 +448,9 @@ impl Daemon {
         let Some(counters) = self.read_counters(kernel) else {
             return;
         };
-        let seen = self.connections.inbound_seen();
-        if self
-            .watch
-            .coverage
-            .moved_beyond(counters.passive_opens, seen)
-        {
+        let (opens, seen) = (counters.passive_opens, self.connections.inbound_seen());
+        self.watch.coverage.settle(opens, seen);
+        if self.watch.coverage.moved_beyond(opens, seen) {
             self.watch.hasten(now);
         }
         if self.watch.is_wanted && !self.watch.is_up && self.watch.test_port == 0 {
@@ -499,11 +496,13 @@ impl Daemon {
         if self.options.action == Action::Once {
             return None;
         }
-        self.read_counters(kernel)
+        let counters = self.read_counters(kernel)?;
+        let seen = self.connections.inbound_seen();
+        self.watch.coverage.settle(counters.passive_opens, seen);
+        Some(counters)
     }
 
-    /// After a whole reading. The first one only shows what stood before; where
-    /// the counter moved meanwhile the next one is the first.
+    /// After a whole reading. The first one only shows what stood before.
     pub(super) fn coverage_after(
         &mut self,
         kernel: &mut impl Kernel,
@@ -513,9 +512,8 @@ impl Daemon {
         let Some(before) = before else { return };
         let (opens, seen) = (before.passive_opens, self.connections.inbound_seen());
         if !self.watch.coverage.is_started() {
-            let after = self.read_counters(kernel);
-            if after.is_some_and(|after| after.passive_opens == opens) {
-                self.watch.coverage.start(opens, seen);
+            if let Some(after) = self.read_counters(kernel) {
+                self.watch.coverage.start(after.passive_opens, seen);
             }
             return;
         }

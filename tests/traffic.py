@@ -1,0 +1,476 @@
+"""Traffic for the tests of evidence: services, scans, floods, forged packets,
+and a stopwatch that sees packets and firewall rules on one clock.
+
+As a program it is what has to be a process of its own:
+    traffic.py serve PORT…              accepts and closes at end of file
+    traffic.py flood ADDRESS PORT COUNT connects and resets, as fast as it can
+    traffic.py deaf COMMAND…            runs it where it hears no netlink group
+"""
+
+import contextlib
+import ctypes
+import os
+import platform
+import random
+import selectors
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+import harness
+from harness import Skipped, check, wait_for
+
+TEN = (21, 22, 25, 80, 110, 143, 443, 993, 3306, 8080)  # all among nmap's default 1000
+RESET = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
+PROGRAM = os.path.abspath(__file__)
+
+
+# ------------------------------------------------------------------ services
+
+
+class AbortService(harness.EchoService):
+    """Aborts each connection as soon as it has accepted it."""
+
+    def handle(self, sock, role):
+        if role == "listener":
+            client, _ = sock.accept()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            client.close()
+
+
+class ClosingService(harness.EchoService):
+    """Closes first, so that TIME_WAIT stays on its side."""
+
+    def handle(self, sock, role):
+        if role == "listener":
+            sock.accept()[0].close()
+
+
+class BusyService(harness.EchoService):
+    """Accepts nothing: its backlog fills."""
+
+    def handle(self, sock, role):
+        if role == "listener":
+            self.selector.unregister(sock)
+
+
+class SlowService(harness.EchoService):
+    """Accepts and keeps, whatever the peer does, until it is told to close."""
+
+    def __init__(self):
+        self.kept = []
+        super().__init__()
+
+    def handle(self, sock, role):
+        if role == "listener":
+            self.kept.append(sock.accept()[0])
+
+    def close_kept(self):
+        for client in self.kept:
+            client.close()
+
+    def stop(self):
+        super().stop()
+        self.close_kept()
+
+
+SERVICES = {"echo": harness.EchoService, "abort": AbortService, "closing": ClosingService,
+            "busy": BusyService, "slow": SlowService}
+
+
+def serve(space, *ports, kind="echo", address="0.0.0.0"):
+    """Services of one kind; one kind a namespace."""
+    space.service = space.service or SERVICES[kind]()
+    return space.listen(*ports, address=address)
+
+
+# --------------------------------------------------------------- connections
+
+
+def end(connection, how):
+    """Closes it by FIN or by RST."""
+    if how == "rst":
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    connection.close()
+
+
+def touch(space, address, *ports, how="rst", source=None, data=b"", times=1):
+    """Short connections, one after the other; how many came about."""
+    count = 0
+    for port in ports * times:
+        with contextlib.suppress(OSError):
+            connection = space.connect(address, port, source, 2)
+            count += 1
+            if data:
+                connection.sendall(data)
+                connection.recv(1)
+            end(connection, how)
+    return count
+
+
+class Nmap:
+    """A running nmap in a namespace."""
+
+    def __init__(self, space, *arguments):
+        harness.need("nmap")
+        with space.entered():
+            self.process = subprocess.Popen(
+                ["nmap", "-n", *arguments], env=harness.HOME, stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def wait(self, seconds=60):
+        return self.process.communicate(timeout=seconds)[0].decode(errors="replace")
+
+    def is_over(self):
+        return self.process.poll() is not None
+
+    def close(self):
+        self.process.kill()
+        self.process.communicate()
+
+
+class ConnectScan:
+    """Connects to all ports at once; ends each connection after `hold`
+    seconds, by FIN or by RST."""
+
+    def __init__(self, space, address, ports, how, hold=0.0):
+        self.hold, self.how, self.address = hold, how, address
+        self.stopped, self.over = threading.Event(), threading.Event()
+        self.sockets = [(space.socket(address), port) for port in ports]
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        opened = []
+        for made, port in self.sockets:
+            with contextlib.suppress(OSError):
+                made.settimeout(2)
+                made.connect((self.address, port))
+                opened.append(made)
+                if not self.hold:
+                    end(made, self.how)
+        if self.hold:
+            self.stopped.wait(self.hold)
+            for made in opened:
+                end(made, self.how)
+        self.over.set()
+
+    def is_over(self):
+        return self.over.is_set()
+
+    def close(self):
+        self.stopped.set()
+        self.thread.join(5)
+
+
+def start_scan(kind, lan, ports=TEN):
+    """The scans people run, by name."""
+    address, listed = lan.host_v4, ",".join(map(str, ports))
+    if kind == "nmap -sT -T4":
+        return Nmap(lan.peer, "-sT", "-T4", address)
+    if kind == "nmap -sT":
+        return Nmap(lan.peer, "-sT", "-p", listed, address)
+    if kind == "nmap -sT -T2":
+        return Nmap(lan.peer, "-sT", "-T2", "-p", listed, address)
+    how, hold = {"connect, FIN": ("fin", 0), "connect, RST": ("rst", 0),
+                 "connect, aborted": ("fin", 0), "connect, held 1 s": ("fin", 1),
+                 "connect, held 15 s": ("fin", 15)}[kind]
+    return ConnectScan(lan.peer, address, ports, how, hold)
+
+
+SCANS = ("nmap -sT -T4", "nmap -sT", "nmap -sT -T2", "connect, FIN", "connect, RST",
+         "connect, aborted", "connect, held 1 s", "connect, held 15 s")
+
+
+def service_for(kind):
+    return "abort" if kind == "connect, aborted" else "echo"
+
+
+class Attack:
+    """One scan of a guarded host with ten services, and what came of it."""
+
+    def __init__(self, case, kind, interval="10s", before=(), patience=1.5):
+        self.kind, self.lan = kind, case.lan()
+        host = self.lan.host
+        self.firewall = case.firewall(host)
+        serve(host, *TEN, kind=service_for(kind))
+        self.guard = case.guard(host, "--show", "scans", env=self.firewall.env,
+                                interval=interval, before=before).ready()
+        # Whether destroy events arrive is known within a second.
+        wait_for(lambda: has_events(self.guard) or self.guard.error_output(), "the self-test", 5)
+        self.watch = Stopwatch(host)
+        scan = start_scan(kind, self.lan)
+        try:
+            end_of_scan = until(lambda: self.watch.dropped or scan.is_over(), 60)
+            check(end_of_scan, f"{kind} goes on and on")
+            until(lambda: self.watch.dropped, patience)
+        finally:
+            scan.close()
+            time.sleep(0.05)  # what was captured is still to be taken in
+            self.watch.close()
+        self.is_detected = bool(self.guard.matching("Port scan detected"))
+
+    def after(self):
+        """Seconds from the end of the fourth connection to the DROP; where
+        connections are held, from its handshake. `None` without a block."""
+        times = self.watch.starts() if "held" in self.kind else self.watch.ends()
+        if self.watch.dropped is None:
+            return None
+        check(len(times) > 3, f"blocked after {len(times)} connections")
+        return self.watch.dropped - times[3]
+
+
+def has_events(guard):
+    return guard.metric('tcpparser_evidence_source_up{source="destroy_events"}') == 1
+
+
+def until(predicate, seconds):
+    """Waits for a true answer; the last one."""
+    deadline = time.monotonic() + seconds
+    while not (answer := predicate()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return answer
+
+
+# ----------------------------------------------------------------- stopwatch
+
+ETH_P_ALL = 3  # only so are outgoing packets seen
+NETLINK_NETFILTER = 12
+SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
+NFNLGRP_NFTABLES = 7
+SO_TIMESTAMPNS = 35
+FIN, SYN, RST, ACK = 1, 2, 4, 16
+
+
+class Stopwatch:
+    """Notes the IPv4 packets of a host's device by the kernel's time stamps,
+    and when a rule of ours came to stand (nft flavour; the kernel tells once
+    it is in force). All times are seconds of CLOCK_MONOTONIC."""
+
+    def __init__(self, host, device="lan0"):
+        with host.entered():
+            self.packets = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM,
+                                         socket.htons(ETH_P_ALL))
+            self.rules = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
+        self.packets.bind((device, ETH_P_ALL))
+        self.packets.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        self.rules.bind((0, 0))
+        self.rules.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES)
+        for watched in (self.packets, self.rules):
+            watched.setsockopt(socket.SOL_SOCKET, 33, 1 << 23)  # SO_RCVBUFFORCE
+        self.seen, self.dropped = [], None
+        self.waker, self.wakee = socket.socketpair()
+        self.thread = threading.Thread(target=self.watch, daemon=True)
+        self.thread.start()
+
+    def watch(self):
+        with selectors.DefaultSelector() as selector:
+            for watched in (self.rules, self.packets, self.wakee):
+                selector.register(watched, selectors.EVENT_READ)
+            while True:
+                for key, _ in selector.select():
+                    if key.fileobj is self.wakee:
+                        return
+                    if key.fileobj is self.rules:
+                        self.take_rules()
+                    else:
+                        self.take_packet()
+
+    def take_rules(self):
+        message = self.rules.recv(1 << 16)
+        if self.dropped is None and b"tcpparser v1 b=" in message:
+            self.dropped = time.monotonic()
+
+    def take_packet(self):
+        packet, extra, _, _ = self.packets.recvmsg(64, 64)
+        for level, kind, value in extra:
+            if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS):
+                self.seen.append((struct.unpack("qq", value), packet))
+
+    def flows(self):
+        """What happened to each connection, by (peer port, host port)."""
+        offset = time.time() - time.monotonic()
+        found = {}
+        for (seconds, nanoseconds), packet in sorted(self.seen):
+            words = packet[(packet[0] & 15) * 4:]
+            if packet[0] >> 4 != 4 or packet[9] != socket.IPPROTO_TCP or len(words) < 14:
+                continue
+            source, target = struct.unpack("!HH", words[:4])
+            found_key = (source, target) if (source, target) in found else (target, source)
+            if words[13] & (SYN | ACK) == SYN:
+                found_key = (source, target)
+                found[found_key] = Flow()
+            if found_key in found:
+                at = seconds + nanoseconds / 1e9 - offset
+                found[found_key].note(found_key[0] == source, words[13], at)
+        return found
+
+    def ends(self):
+        """When the first connection to each port ended, in order of time."""
+        return self.first("ended")
+
+    def starts(self):
+        return self.first("opened")
+
+    def first(self, what):
+        times = {}
+        for (_, port), flow in self.flows().items():
+            at = getattr(flow, what)
+            if at is not None and flow.opened is not None:
+                times[port] = min(at, times.get(port, at))
+        return sorted(times.values())
+
+    def close(self):
+        self.waker.close()
+        self.thread.join(3)
+        for held in (self.packets, self.rules, self.wakee):
+            held.close()
+
+
+class Flow:
+    """One connection, as its packets tell."""
+
+    def __init__(self):
+        self.opened, self.ended = None, None
+        self.answered, self.finished = False, set()
+
+    def note(self, is_peer, flags, at):
+        if flags & SYN and flags & ACK:
+            self.answered = True
+        elif self.answered and self.opened is None and is_peer and not flags & RST:
+            self.opened = at
+        if self.ended is None and self.opened is not None:
+            # By a reset, or by the acknowledgement of the second FIN.
+            if flags & RST or (len(self.finished) == 2 and not flags & FIN):
+                self.ended = at
+            elif flags & FIN:
+                self.finished.add(is_peer)
+
+
+# ------------------------------------------------------------- forged packets
+
+
+def checksum(data):
+    data += b"\0" * (len(data) % 2)
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total = (total & 0xffff) + (total >> 16)
+    return ~(total + (total >> 16)) & 0xffff
+
+
+class Forger:
+    """Sends TCP segments with any source address (raw(7))."""
+
+    def __init__(self, space):
+        with space.entered():
+            self.raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+
+    def send(self, source, target, port, flags, data=b"", count=1, sequence=None):
+        ends = socket.inet_aton(source) + socket.inet_aton(target)
+        for _ in range(count):
+            number = random.getrandbits(32) if sequence is None else sequence
+            acknowledged = random.getrandbits(32) if flags & ACK else 0
+            head = struct.pack("!HHIIBBHHH", random.randint(1024, 65535), port, number,
+                               acknowledged, 5 << 4, flags, 64240, 0, 0)
+            length = len(head) + len(data)
+            pseudo = ends + struct.pack("!BBH", 0, socket.IPPROTO_TCP, length)
+            sum_ = struct.pack("!H", checksum(pseudo + head + data))
+            segment = head[:16] + sum_ + head[18:] + data
+            ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + length, 0, 0, 64,
+                             socket.IPPROTO_TCP, 0) + ends
+            self.raw.sendto(ip + segment, (target, 0))
+
+    def close(self):
+        self.raw.close()
+
+
+# ----------------------------------------------------- processes of their own
+
+
+@contextlib.contextmanager
+def helper(space, *arguments):
+    """A process of this program, in a namespace."""
+    with space.entered():
+        process = subprocess.Popen([sys.executable, "-B", PROGRAM, *map(str, arguments)],
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        check(process.stdout.readline() == "ready\n", f"{arguments}: did not start")
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def deaf():
+    """A wrapping command under which no destroy event arrives: joining a
+    netlink group succeeds and does nothing."""
+    if platform.machine() not in MACHINES:
+        raise Skipped(f"no seccomp filter for {platform.machine()} here")
+    return (sys.executable, "-B", PROGRAM, "deaf")
+
+
+def serve_forever(*ports):
+    """Accepts, and closes what the peer closed."""
+    with selectors.DefaultSelector() as selector:
+        for port in map(int, ports):
+            listener = socket.socket()
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("0.0.0.0", port))
+            listener.listen(4096)
+            listener.setblocking(False)
+            selector.register(listener, selectors.EVENT_READ, True)
+        print("ready", flush=True)
+        while True:
+            for key, _ in selector.select():
+                if not key.data:
+                    selector.unregister(key.fileobj)
+                    key.fileobj.close()
+                    continue
+                with contextlib.suppress(OSError):
+                    while True:
+                        selector.register(key.fileobj.accept()[0], selectors.EVENT_READ, False)
+
+
+def flood(address, port, count):
+    """Connects and resets; prints how many connections came about."""
+    print("ready", flush=True)
+    opened = 0
+    for _ in range(int(count)):
+        with socket.socket() as made:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            with contextlib.suppress(OSError):
+                made.connect((address, int(port)))
+                opened += 1
+    print(opened, flush=True)
+
+
+# AUDIT_ARCH_* of linux/audit.h, and the number of setsockopt(2).
+MACHINES = {"x86_64": (0xc000003e, 54), "aarch64": (0xc00000b7, 208)}
+
+
+def run_deaf(*command):
+    """seccomp(2): setsockopt(…, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP) says 0."""
+    architecture, number = MACHINES[platform.machine()]
+    load, equals, answer = 0x20, 0x15, 0x06
+    low = 0 if sys.byteorder == "little" else 4
+    program = [
+        (load, 0, 0, 4), (equals, 0, 7, architecture),
+        (load, 0, 0, 0), (equals, 0, 5, number),
+        (load, 0, 0, 24 + low), (equals, 0, 3, SOL_NETLINK),
+        (load, 0, 0, 32 + low), (equals, 0, 1, NETLINK_ADD_MEMBERSHIP),
+        (answer, 0, 0, 0x00050000), (answer, 0, 0, 0x7fff0000),
+    ]
+    code = b"".join(struct.pack("HBBI", *step) for step in program)
+    buffer = ctypes.create_string_buffer(code, len(code))
+    filters = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program),
+                                                      ctypes.addressof(buffer)))
+    pr_set_seccomp, seccomp_mode_filter = 22, 2
+    if harness.LIBC.prctl(pr_set_seccomp, seccomp_mode_filter, filters, 0, 0) != 0:
+        sys.exit(f"prctl: {os.strerror(ctypes.get_errno())}")
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    {"serve": serve_forever, "flood": flood, "deaf": run_deaf}[sys.argv[1]](*sys.argv[2:])
