@@ -375,6 +375,7 @@ mod tests {
             reason: FailureReason::Status(4),
             is_ipv6: false,
             source: None,
+            is_addition: true,
             explanation: Text::from_bytes(b"Another app holds the lock. "),
             is_first: true,
         };

@@ -327,6 +327,7 @@ class Firewall:
 
     def __init__(self, case, flavour):
         self.flavour = flavour
+        self.binary = case.binary
         self.folder = case.folder(f"path-{flavour}")
         for name in IPTABLES_NAMES:
             family, _, verb = name.partition("-")
@@ -354,6 +355,10 @@ class Firewall:
         done = self.run(namespace, tool, *arguments)
         check(done.returncode == 0, f"{tool} {arguments}: {done.stderr.strip()}")
         return done.stdout
+
+    def product(self, namespace, *arguments):
+        """Runs the product to its end beside whatever runs there."""
+        return namespace.run(self.binary, *arguments, env=self.env)
 
     def rules(self, namespace, tool="iptables"):
         """The lines of `iptables -S`."""

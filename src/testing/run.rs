@@ -18,21 +18,10 @@ pub enum Line {
     NoConnection,
     Connection(String),
     Scan(TwinScan),
-    Blocked {
-        source: String,
-        is_ipv6: bool,
-        rule: String,
-    },
-    NotBlocked {
-        source: String,
-    },
-    Unblocked {
-        source: String,
-    },
-    BlockFailed {
-        source: String,
-        gave_up: bool,
-    },
+    Blocked { source: String },
+    NotBlocked { source: String },
+    Unblocked { source: String },
+    BlockFailed { source: String, gave_up: bool },
     Exit,
 }
 
@@ -44,7 +33,7 @@ pub fn read_line(line: &str) -> Option<Line> {
         "No TCP peer connection established yet" => return Some(Line::NoConnection),
         _ => {}
     }
-    if line.contains("; to lift all: ip") {
+    if line.ends_with("; to lift all: tcpparser --unblock all") {
         return Some(Line::Exit);
     }
     let (time, rest) = line.split_at_checked(19)?;
@@ -72,19 +61,21 @@ pub fn read_line(line: &str) -> Option<Line> {
             }))
         }
         "Blocked" => {
-            let (_, undo) = rest
-                .strip_prefix("for ")?
-                .split_once(", data sent: unknown, undo: ")?;
-            let (program, rule) = undo.split_once(" -w 5 -D TCPPARSER ")?;
-            let is_ipv6 = program == "ip6tables";
-            Some(Line::Blocked {
-                source,
-                is_ipv6,
-                rule: rule.to_owned(),
-            })
+            let (_, told) = rest.strip_prefix("for ")?.split_once(", data sent: ")?;
+            let (data, undo) = told.split_once(", undo: ")?;
+            let is_told = matches!(data, "unknown" | "no" | "yes");
+            let is_undone = undo.strip_prefix("tcpparser --unblock ") == Some(who);
+            (is_told && is_undone).then_some(Line::Blocked { source })
         }
         "Not blocked" => Some(Line::NotBlocked { source }),
-        "Unblocked" if rest == "its time is over" || rest == "its rule was removed by somebody" => {
+        "Unblocked"
+            if [
+                "its time is over",
+                "its rule was removed by somebody",
+                "it holds a protected address now",
+            ]
+            .contains(&rest) =>
+        {
             Some(Line::Unblocked { source })
         }
         "Block failed" => {
@@ -422,15 +413,17 @@ impl Run {
                 self.wanted.remove(&source);
                 self.twin.refuse(&source);
             }
-            Line::Blocked {
-                source,
-                is_ipv6,
-                rule,
-            } => {
+            Line::Blocked { source } => {
                 self.blocks += 1;
+                let is_ipv6 = source.contains(':');
+                let longest = if is_ipv6 { "/128" } else { "/32" };
+                let length = if source.contains('/') { "" } else { longest };
+                let start = format!("-s {source}{length} ");
                 let rules = self.kernel.tables[usize::from(is_ipv6)].blocks();
                 let calm = self.kernel.interfered.after(Duration::from_secs(15)) < self.kernel.now;
-                assert!(!calm || rules.contains(&rule), "not in the kernel: {rule}");
+                let rule = rules.into_iter().find(|rule| rule.starts_with(&start));
+                assert!(!calm || rule.is_some(), "not in the kernel: {source}");
+                let rule = rule.cloned().unwrap_or_default();
                 if self.checks.output {
                     assert!(
                         self.wanted.remove(&source),

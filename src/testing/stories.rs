@@ -87,9 +87,12 @@ fn a_scanner_is_printed_and_blocked() {
     );
     assert_eq!(
         lines[5],
-        "Blocked: 198.51.100.7 for 10m, data sent: unknown, undo: iptables -w 5 -D TCPPARSER \
-         -s 198.51.100.7/32 -m comment --comment \
-         \"tcpparser v1 b=0badcafe e=1210 s=1 t=610 d=? p=22,25,80,445\" -j DROP"
+        "Blocked: 198.51.100.7 for 10m, data sent: unknown, undo: tcpparser --unblock 198.51.100.7"
+    );
+    assert_eq!(
+        run.kernel.tables[0].blocks(),
+        ["-s 198.51.100.7/32 -m comment --comment \
+         \"tcpparser v1 b=0badcafe e=1210 s=1 t=610 d=? p=22,25,80,445\" -j DROP"]
     );
     assert_eq!(run.kernel.tables[0].rules("INPUT"), ["-j TCPPARSER"]);
     assert_eq!(run.kernel.tables[0].rules("FORWARD"), ["-j TCPPARSER"]);
@@ -97,7 +100,7 @@ fn a_scanner_is_printed_and_blocked() {
     run.terminate();
     assert_eq!(
         run.lines(),
-        ["1 block stands; to lift all: iptables -w 5 -F TCPPARSER"]
+        ["1 block stands; to lift all: tcpparser --unblock all"]
     );
 }
 
