@@ -205,6 +205,8 @@ impl Daemon {
                     report::blocked(calendar, &rule, length, data)
                 }
                 Notice::Refused { source, protection } => {
+                    let now = kernel.boottime();
+                    self.detector.silence(source, now);
                     self.metrics.blocks_refused.count(refusal(protection));
                     report::not_blocked(calendar, source, protection.words())
                 }
