@@ -206,6 +206,8 @@ impl Run {
         self.kernel.restart();
         self.wanted.clear();
         self.standing.clear();
+        // Rules stand that this process said nothing about.
+        (self.checks.twin, self.checks.own_rules) = (false, false);
         let old = self.daemon.take().unwrap();
         DAEMONS.lock().unwrap().push(old);
         self.daemon = Some(new_daemon());
@@ -420,7 +422,7 @@ impl Run {
             }
             Line::NotBlocked { source } => {
                 self.wanted.remove(&source);
-                self.twin.refuse(&source);
+                self.twin.refuse(&source, self.kernel.now);
             }
             Line::Blocked {
                 source,

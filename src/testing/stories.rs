@@ -228,7 +228,7 @@ fn a_restart_adopts_blocks_with_their_ends() {
     let lines = run.lines_with("198.51.100.7");
     assert_eq!(
         lines.len(),
-        8,
+        12,
         "each process saw and said it once: {lines:?}"
     );
     assert_eq!(lines[5], lines[11]);
