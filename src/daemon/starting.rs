@@ -40,8 +40,8 @@ impl Daemon {
         }
         self.started = kernel.realtime();
         match self.options.action {
-            Action::Help => self.print(kernel, |text| write_help(text)),
-            Action::Version => self.print(kernel, |text| write_version(text)),
+            Action::Help => self.print(kernel, write_help),
+            Action::Version => self.print(kernel, write_version),
             Action::Once => self.once(kernel),
             Action::Run => self.run(kernel),
             // Refused by the options as not built in yet.
