@@ -630,7 +630,7 @@ mod tests {
         }
         assert_eq!(connections.evictions().0, 2);
         // The first vanishes and gives way.
-        assert!(is_opened(read(&mut connections, at(4), &first[1..])[0]) == false);
+        assert!(!is_opened(read(&mut connections, at(4), &first[1..])[0]));
         assert!(is_opened(read(&mut connections, at(5), &nine[1..])[7]));
         assert!(!is_opened(read(&mut connections, at(6), &nine[1..])[7]));
     }

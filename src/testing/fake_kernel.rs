@@ -53,6 +53,8 @@ pub struct Faults {
     pub interrupts: u64,
     /// Reads and writes end at any byte.
     pub short: bool,
+    /// Rows repeat, as they do while others come and go.
+    pub churn: bool,
     /// EMFILE wherever a descriptor would be made.
     pub no_descriptors: bool,
     /// Opening or reading tcp fails.
@@ -92,8 +94,6 @@ pub enum Mishap {
     },
     /// A listing of nothing that makes sense.
     Garbage,
-    /// Half a listing, and success.
-    Torn,
     /// A listing with many rules of others, in small pieces.
     Huge,
     /// Failure with a megabyte of complaints.
@@ -417,6 +417,20 @@ impl FakeKernel {
         }
     }
 
+    fn rows(&mut self, is_tcp6: bool) -> String {
+        let text = fake_proc::rows(&self.sockets, is_tcp6);
+        if !self.faults.churn {
+            return text;
+        }
+        let (header, rows) = text.split_at(text.find('\n').map_or(0, |at| at + 1));
+        let mut churned = header.to_owned();
+        for row in rows.split_inclusive('\n') {
+            let times = if self.random.hits(100) { 2 } else { 1 };
+            churned += &row.repeat(times);
+        }
+        churned
+    }
+
     /// procfs makes the text while it is read; here at once.
     fn text(&mut self, path: &str) -> Result<Vec<u8>, Errno> {
         match path {
@@ -424,7 +438,7 @@ impl FakeKernel {
                 if let Some(error) = self.faults.tcp {
                     return Err(error);
                 }
-                let text = fake_proc::rows(&self.sockets, false);
+                let text = self.rows(false);
                 self.readings.push(Reading {
                     at: self.now,
                     tcp: text.clone(),
@@ -439,7 +453,7 @@ impl FakeKernel {
                 if !self.has_tcp6 {
                     return Err(Errno::ENOENT);
                 }
-                let text = fake_proc::rows(&self.sockets, true);
+                let text = self.rows(true);
                 if let Some(reading) = self.readings.last_mut() {
                     reading.tcp6 = text.clone();
                 }
@@ -522,7 +536,6 @@ impl FakeKernel {
                 Mishap::Garbage => {
                     listing = (0..5_000).map(|_| self.random.next() as u8).collect();
                 }
-                Mishap::Torn => listing.truncate(listing.len() / 2),
                 Mishap::Huge => {
                     let rule =
                         "-A DOCKER -d 172.17.0.2/32 ! -i docker0 -o docker0 -p tcp -j ACCEPT\n";
@@ -560,7 +573,7 @@ impl FakeKernel {
             errors: Pipe::default(),
         };
         match mishap {
-            Mishap::None | Mishap::NoSpawn(_) | Mishap::Garbage | Mishap::Torn | Mishap::Huge => {}
+            Mishap::None | Mishap::NoSpawn(_) | Mishap::Garbage | Mishap::Huge => {}
             Mishap::Exit(status) => {
                 child.work_at = None;
                 child.exit = Exit::Status(status);

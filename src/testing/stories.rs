@@ -770,12 +770,8 @@ impl FakeKernel {
 
     fn delete_rule_of(&mut self, peer: &str) {
         let table = &mut self.tables[0];
-        let rules = table.blocks().iter();
-        let rule = rules
-            .filter(|rule| rule.contains(peer))
-            .next()
-            .unwrap()
-            .clone();
+        let mut rules = table.blocks().iter();
+        let rule = rules.find(|rule| rule.contains(peer)).unwrap().clone();
         table.command(&format!("-D TCPPARSER {rule}")).unwrap();
         self.interfered = self.now;
     }
