@@ -293,6 +293,17 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         }
     }
 
+    /// Takes a source for reported: no block followed its scan after all.
+    pub fn silence(&mut self, source: Network, now: Instant) {
+        let Some(slot) = self.watch(source) else {
+            return;
+        };
+        if let Some(watched) = self.sources.value_mut(slot) {
+            watched.last_seen = now;
+        }
+        self.sources.touch(slot, REPORTED);
+    }
+
     /// Drops sources that were quiet for one window.
     pub fn expire(&mut self, now: Instant) {
         for class in 0..CLASSES {

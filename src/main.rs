@@ -6,7 +6,6 @@
 
 #[cfg(test)]
 fn main() {}
-
 #[cfg(not(test))]
 mod entry {
     use core::ffi::c_int;

@@ -136,6 +136,9 @@ pub fn failure(failure: &Failure) -> Text<320> {
     } else {
         b"iptables"
     });
+    if !failure.is_listing {
+        text.put(b"-restore");
+    }
     match failure.reason {
         FailureReason::Missing => text.put(b" could not be started"),
         FailureReason::Status(status) => {
@@ -375,13 +378,14 @@ mod tests {
             reason: FailureReason::Status(4),
             is_ipv6: false,
             source: None,
+            is_listing: false,
             is_addition: true,
             explanation: Text::from_bytes(b"Another app holds the lock. "),
             is_first: true,
         };
         assert_line(
             block_failed(TIME, network("10.0.0.2"), failure(&failed).as_bytes()),
-            "2021-11-01 21:11:53:       Block failed:              10.0.0.2 iptables exited with 4: \
+            "2021-11-01 21:11:53:       Block failed:              10.0.0.2 iptables-restore exited with 4: \
             Another app holds the lock.; it is tried again",
         );
     }

@@ -248,6 +248,8 @@ impl Daemon {
                     source,
                     refusal: firewall::Refusal::Protected(protection),
                 } => {
+                    let now = kernel.boottime();
+                    self.detector.silence(source, now);
                     self.metrics.blocks_refused.count(refusal(protection));
                     report::not_blocked(calendar, source, protection.words())
                 }

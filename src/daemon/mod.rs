@@ -158,7 +158,7 @@ impl Daemon {
     fn wait(&mut self, kernel: &mut impl Kernel) -> Interests {
         let mut interests = self.interests(kernel);
         let now = kernel.boottime();
-        let deadline = self.deadline();
+        let deadline = self.deadline(now);
         let timeout = (deadline != Instant::NEVER).then(|| now.until(deadline));
         if kernel.poll(&mut interests, timeout).is_err() {
             // Interrupted, or short of memory: what is due is done anyway.
@@ -202,9 +202,14 @@ impl Daemon {
             .map(|(pipe, _)| pipe)
     }
 
-    fn deadline(&self) -> Instant {
-        let mut deadline = self
-            .next_reading
+    fn deadline(&self, now: Instant) -> Instant {
+        // The first reading waits for the first listing.
+        let reading = if self.firewall.is_settled(now) {
+            self.next_reading
+        } else {
+            self.firewall.settled_at()
+        };
+        let mut deadline = reading
             .min(self.firewall.deadline())
             .min(self.server.deadline());
         deadline = deadline.min(self.watch.deadline());

@@ -71,6 +71,9 @@ impl Daemon {
         self.check_events(kernel);
         self.watch_counters(kernel);
         let now = kernel.boottime();
+        if !self.firewall.is_settled(now) {
+            return;
+        }
         let trigger = if now >= self.next_reading {
             // Keep the beat; after a long suspend start a new one.
             let next = self.next_reading.after(self.options.interval);
@@ -118,8 +121,8 @@ impl Daemon {
                 ..pass
             },
         );
-        if tcp6 != Outcome::Failed {
-            self.firewall.set_ipv6(tcp6 == Outcome::Whole);
+        if tcp6 == Outcome::Whole {
+            self.firewall.set_ipv6();
         }
         let is_whole = tcp == Outcome::Whole && tcp6 != Outcome::Failed;
         if is_whole {

@@ -108,6 +108,7 @@ impl Daemon {
             self.complain(kernel, &[words.as_bytes()]);
             return FAILURE;
         }
+        self.learn_host(kernel);
         if may_block {
             self.enable_firewall(kernel);
         }
@@ -163,26 +164,34 @@ impl Daemon {
         };
         let now = kernel.boottime();
         self.firewall.enable(key, &policy, now);
+        let tcp6 = kernel.open_rows(&self.files.tcp6.path);
+        if let Ok(RowsFile::Regular(file) | RowsFile::Procfs(file)) = tcp6 {
+            kernel.close(file);
+            self.firewall.set_ipv6();
+        }
     }
 
     /// net.ipv4.ip_local_port_range, which IPv6 uses as well
-    /// (Documentation/networking/ip-sysctl.rst); its default where unreadable.
+    /// (Documentation/networking/ip-sysctl.rst). A process's folder of procfs
+    /// has no `sys`: ours is the best guess there, the default the last.
     fn local_port_range(&mut self, kernel: &mut impl Kernel) -> PortRange {
-        let mut path = Path::from_bytes(self.options.proc_directory.as_bytes());
-        path.put(b"/sys/net/ipv4/ip_local_port_range");
-        let mut buffer = [0; 64];
-        let bytes = read_small(kernel, path.as_bytes(), &mut buffer);
-        let mut numbers = trim_end(bytes)
-            .split(|byte| matches!(byte, b' ' | b'\t'))
-            .filter_map(|word| {
-                parse_decimal(trim(word)).and_then(|number| u16::try_from(number).ok())
-            });
-        match (numbers.next(), numbers.next()) {
-            (Some(low), Some(high)) => PortRange { low, high },
-            _ => PortRange {
-                low: 32_768,
-                high: 60_999,
-            },
+        for directory in [self.options.proc_directory.as_bytes(), b"/proc"] {
+            let mut path = Path::from_bytes(directory);
+            path.put(b"/sys/net/ipv4/ip_local_port_range");
+            let mut buffer = [0; 64];
+            let bytes = read_small(kernel, path.as_bytes(), &mut buffer);
+            let mut numbers = trim_end(bytes)
+                .split(|byte| matches!(byte, b' ' | b'\t'))
+                .filter_map(|word| {
+                    parse_decimal(trim(word)).and_then(|number| u16::try_from(number).ok())
+                });
+            if let (Some(low), Some(high)) = (numbers.next(), numbers.next()) {
+                return PortRange { low, high };
+            }
+        }
+        PortRange {
+            low: 32_768,
+            high: 60_999,
         }
     }
 }

@@ -312,6 +312,8 @@ pub struct Failure {
     pub explanation: Text<EXPLANATION_MAX>,
     /// Whose block it was about, if just one's.
     pub source: Option<Network>,
+    /// Whether it was a listing, else a restore batch.
+    pub is_listing: bool,
     /// Whether something was to be added, and not merely listed or removed.
     pub is_addition: bool,
     /// Whether it was the first of its kind: later ones are counted only.
@@ -469,9 +471,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         self.is_enabled = true;
     }
 
-    /// Whether the kernel speaks IPv6; without it ip6tables is left alone.
-    pub fn set_ipv6(&mut self, has_ipv6: bool) {
-        self.has_ipv6 = has_ipv6;
+    /// The kernel speaks IPv6; until then ip6tables is left alone.
+    pub fn set_ipv6(&mut self) {
+        self.has_ipv6 = true;
     }
 
     /// Whether scans lead to blocks.
@@ -496,7 +498,12 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             let side: &Side = self.side(is_ipv6);
             side.last_listing != Instant::BOOT || side.backoff != Duration::ZERO
         };
-        !self.is_enabled || now.since(self.enabled_at) > SETTLING || self.families().all(settles)
+        !self.is_enabled || now >= self.settled_at() || self.families().all(settles)
+    }
+
+    /// When waiting for the first listing ends in any case.
+    pub fn settled_at(&self) -> Instant {
+        self.enabled_at.after(SETTLING)
     }
 
     /// Blocks found in the kernel and taken over so far.
@@ -1083,6 +1090,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             reason,
             is_ipv6,
             source: None,
+            is_listing: running.job == Job::List,
             is_addition: false,
             explanation: self.explanation.clone(),
             is_first: false,

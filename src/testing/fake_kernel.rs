@@ -53,6 +53,8 @@ pub struct Faults {
     pub interrupts: u64,
     /// Reads and writes end at any byte.
     pub short: bool,
+    /// Rows repeat, as they do while others come and go.
+    pub churn: bool,
     /// EMFILE wherever a descriptor would be made.
     pub no_descriptors: bool,
     /// Opening or reading tcp fails.
@@ -92,8 +94,6 @@ pub enum Mishap {
     },
     /// A listing of nothing that makes sense.
     Garbage,
-    /// Half a listing, and success.
-    Torn,
     /// A listing with many rules of others, in small pieces.
     Huge,
     /// Failure with a megabyte of complaints.
@@ -121,6 +121,7 @@ enum Open {
         offset: usize,
     },
     Routes(VecDeque<Vec<u8>>),
+    Events(VecDeque<Vec<u8>>),
     Listener,
     Client(usize),
     ChildOutput,
@@ -417,6 +418,20 @@ impl FakeKernel {
         }
     }
 
+    fn rows(&mut self, is_tcp6: bool) -> String {
+        let text = fake_proc::rows(&self.sockets, is_tcp6);
+        if !self.faults.churn {
+            return text;
+        }
+        let (header, rows) = text.split_at(text.find('\n').map_or(0, |at| at + 1));
+        let mut churned = header.to_owned();
+        for row in rows.split_inclusive('\n') {
+            let times = if self.random.hits(100) { 2 } else { 1 };
+            churned += &row.repeat(times);
+        }
+        churned
+    }
+
     /// procfs makes the text while it is read; here at once.
     fn text(&mut self, path: &str) -> Result<Vec<u8>, Errno> {
         match path {
@@ -424,7 +439,7 @@ impl FakeKernel {
                 if let Some(error) = self.faults.tcp {
                     return Err(error);
                 }
-                let text = fake_proc::rows(&self.sockets, false);
+                let text = self.rows(false);
                 self.readings.push(Reading {
                     at: self.now,
                     tcp: text.clone(),
@@ -439,7 +454,7 @@ impl FakeKernel {
                 if !self.has_tcp6 {
                     return Err(Errno::ENOENT);
                 }
-                let text = fake_proc::rows(&self.sockets, true);
+                let text = self.rows(true);
                 if let Some(reading) = self.readings.last_mut() {
                     reading.tcp6 = text.clone();
                 }
@@ -522,7 +537,6 @@ impl FakeKernel {
                 Mishap::Garbage => {
                     listing = (0..5_000).map(|_| self.random.next() as u8).collect();
                 }
-                Mishap::Torn => listing.truncate(listing.len() / 2),
                 Mishap::Huge => {
                     let rule =
                         "-A DOCKER -d 172.17.0.2/32 ! -i docker0 -o docker0 -p tcp -j ACCEPT\n";
@@ -560,7 +574,7 @@ impl FakeKernel {
             errors: Pipe::default(),
         };
         match mishap {
-            Mishap::None | Mishap::NoSpawn(_) | Mishap::Garbage | Mishap::Torn | Mishap::Huge => {}
+            Mishap::None | Mishap::NoSpawn(_) | Mishap::Garbage | Mishap::Huge => {}
             Mishap::Exit(status) => {
                 child.work_at = None;
                 child.exit = Exit::Status(status);
@@ -634,6 +648,7 @@ impl FakeKernel {
             }
             Some(Open::ChildOutput) => self.is_pipe_readable(|child| &child.output),
             Some(Open::ChildErrors) => self.is_pipe_readable(|child| &child.errors),
+            Some(Open::Events(datagrams)) => !datagrams.is_empty(),
             Some(Open::Standard | Open::Lock | Open::File { .. } | Open::Routes(_)) => true,
             // POLLNVAL.
             None => true,
@@ -810,13 +825,20 @@ impl Kernel for FakeKernel {
         Ok(count)
     }
 
-    /// Rows of another network namespace: no destroy events are to be had.
-    fn inode(&mut self, path: &Path) -> Result<u64, Errno> {
-        Ok(path.as_bytes().len() as u64)
+    fn inode(&mut self, _: &Path) -> Result<u64, Errno> {
+        Ok(1)
     }
 
     fn refused_connect(&mut self) -> Result<u16, Errno> {
-        Err(Errno::EINVAL)
+        const PORT: u16 = 40_404;
+        let loopback = [127, 0, 0, 1];
+        let event = destroy_event(([0; 4], PORT), (loopback, 0));
+        for open in self.open.values_mut() {
+            if let Open::Events(datagrams) = open {
+                datagrams.push_back(event.clone());
+            }
+        }
+        Ok(PORT)
     }
 
     fn rewind(&mut self, descriptor: Descriptor) -> Result<(), Errno> {
@@ -902,7 +924,7 @@ impl Kernel for FakeKernel {
         self.interrupt()?;
         let portion = self.portion(buffer.len());
         match self.open.get_mut(&socket.0) {
-            Some(Open::Routes(datagrams)) => {
+            Some(Open::Routes(datagrams) | Open::Events(datagrams)) => {
                 let datagram = datagrams.pop_front().ok_or(Errno::EAGAIN)?;
                 buffer[..datagram.len()].copy_from_slice(&datagram);
                 Ok(datagram.len())
@@ -953,7 +975,10 @@ impl Kernel for FakeKernel {
         self.progress += 1;
     }
 
-    fn netlink(&mut self, _: Netlink) -> Result<Descriptor, Errno> {
+    fn netlink(&mut self, kind: Netlink) -> Result<Descriptor, Errno> {
+        if kind == Netlink::DestroyEvents {
+            return self.new_descriptor(Open::Events(VecDeque::new()));
+        }
         if let Some(error) = self.faults.netlink {
             return Err(error);
         }
@@ -1032,4 +1057,18 @@ impl Kernel for FakeKernel {
         }
         self.progress += 1;
     }
+}
+
+/// A message of the destroy groups as the kernel sends it for IPv4, without
+/// attributes (linux/inet_diag.h, struct inet_diag_msg).
+fn destroy_event(local: ([u8; 4], u16), remote: ([u8; 4], u16)) -> Vec<u8> {
+    let mut event = vec![0; 88];
+    event[..4].copy_from_slice(&88u32.to_ne_bytes());
+    event[4..6].copy_from_slice(&20u16.to_ne_bytes());
+    (event[16], event[17]) = (libc::AF_INET as u8, 7);
+    event[20..22].copy_from_slice(&local.1.to_be_bytes());
+    event[22..24].copy_from_slice(&remote.1.to_be_bytes());
+    event[24..28].copy_from_slice(&local.0);
+    event[40..44].copy_from_slice(&remote.0);
+    event
 }

@@ -7,4 +7,5 @@ mod filter_table;
 mod run;
 mod simulator;
 mod stories;
+mod tidy;
 mod twin;

@@ -197,6 +197,8 @@ impl Run {
         self.kernel.restart();
         self.wanted.clear();
         self.standing.clear();
+        // Rules stand that this process said nothing about.
+        (self.checks.twin, self.checks.own_rules) = (false, false);
         let old = self.daemon.take().unwrap();
         DAEMONS.lock().unwrap().push(old);
         self.daemon = Some(new_daemon());
@@ -291,6 +293,14 @@ impl Run {
             self.idle_turns = 0;
         }
         assert!(self.idle_turns <= 3, "turns for nothing");
+        let commands = kernel.commands.iter().rev();
+        let minute_ago = kernel.now.before(Duration::from_secs(60));
+        let lately = commands
+            .take_while(|command| command.at > minute_ago)
+            .take(201);
+        assert!(lately.count() <= 200, "too many commands a minute");
+        let complaints = kernel.errors.iter().filter(|byte| **byte == b'\n');
+        assert!(complaints.count() <= 100, "a flood of complaints");
         let second = kernel.now.as_secs();
         if second != self.second {
             (self.second, self.turns_this_second) = (second, 0);
@@ -411,7 +421,7 @@ impl Run {
             }
             Line::NotBlocked { source } => {
                 self.wanted.remove(&source);
-                self.twin.refuse(&source);
+                self.twin.refuse(&source, self.kernel.now);
             }
             Line::Blocked { source } => {
                 self.blocks += 1;
@@ -486,14 +496,15 @@ impl Run {
                 let jumps = table.rules(hook).iter();
                 jumps.filter(|rule| *rule == "-j TCPPARSER").count()
             });
-            let expected = usize::from(count > 0);
             assert_eq!(
                 table.has_chain("TCPPARSER"),
                 count > 0,
                 "{}",
                 table.listing()
             );
-            assert_eq!(hooks, [expected; 2], "{}", table.listing());
+            // A second jump, somebody's doing, harms nobody while there is one.
+            let is_hooked = hooks.iter().all(|jumps| (*jumps > 0) == (count > 0));
+            assert!(is_hooked, "{}", table.listing());
             if self.checks.output && self.checks.own_rules {
                 let said = self.standing.values().filter(|one| one.0 == is_ipv6);
                 let mut said: Vec<_> = said.map(|one| one.1.clone()).collect();

@@ -109,6 +109,7 @@ fn simulate(seed: u64) -> u64 {
     };
     world.furnish(&mut run);
     world.people(&mut run.kernel);
+    world.clients(&mut run.kernel);
     world.mishaps(&mut run.kernel);
     if number("TCPPARSER_SEED").is_some() {
         eprintln!("{:?} {:?}", world.trouble, world.arguments);
@@ -130,6 +131,9 @@ impl World {
         run.kernel.calm();
         run.run_for(60 * CALM_MINUTES);
         run.check_quiet();
+        for client in &run.kernel.clients {
+            assert!(client.is_done, "a client was forgotten");
+        }
         run.terminate();
         run.blocks
     }
@@ -297,12 +301,31 @@ impl World {
         kernel.vanish(at, &socket);
     }
 
+    /// Prometheus, and some that are not as well behaved.
+    fn clients(&mut self, kernel: &mut FakeKernel) {
+        for _ in 0..self.random.below(30) {
+            let at = self.some_moment();
+            let request: &[u8] = self.random.pick(&[
+                &b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"[..],
+                b"GET /blocked HTTP/1.0\r\n\r\n",
+                b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /nothing HTTP/1.0\r\n\r\n",
+                b"GET / HTTP/1.1\r\nHost",
+                b"\x16\x03\x01",
+            ]);
+            let peer = self.random.pick(&["127.0.0.1", "::1", "198.51.100.77"]);
+            kernel.at(at, move |kernel| {
+                kernel.connect(peer, request);
+            });
+        }
+    }
+
     // Mishaps.
 
     fn mishaps(&mut self, kernel: &mut FakeKernel) {
         if self.trouble.interrupts {
             kernel.faults.interrupts = self.random.pick(&[5, 50, 200]);
             kernel.faults.short = true;
+            kernel.faults.churn = self.random.hits(500);
             kernel.faults.dump_interruptions = 100;
         }
         if self.trouble.firewall {
@@ -334,8 +357,21 @@ impl World {
         }
     }
 
-    /// For up to a minute each child fails in some way.
+    /// For up to a minute each child fails in some way, or those that would
+    /// change something of one kind.
     fn firewall_mishap(&mut self, kernel: &mut FakeKernel) {
+        if self.random.hits(250) {
+            let refused = self
+                .random
+                .pick(&["-X", "-N", "-I INPUT", "/64", "-D", "198.51.100.4"]);
+            let at = self.some_moment();
+            kernel.at(at, move |kernel| {
+                kernel.faults.refused = Some(refused.to_owned())
+            });
+            let after = at.after(self.some_time(50));
+            kernel.at(after, |kernel| kernel.faults.refused = None);
+            return;
+        }
         let hang = |ignores_sigterm, closes_output, worked| Mishap::Hangs {
             ignores_sigterm,
             closes_output,
@@ -390,7 +426,7 @@ impl World {
     fn operator_mishap(&mut self, kernel: &mut FakeKernel) {
         let at = self.some_moment();
         let side = self.random.below(2) as usize;
-        let choice = self.random.below(8);
+        let choice = self.random.below(9);
         kernel.at(at, move |kernel| {
             kernel.interfered = kernel.now;
             let table = &mut kernel.tables[side];
@@ -404,6 +440,7 @@ impl World {
                     .to_vec(),
                 (4, _) => vec!["-I INPUT 1 -j ACCEPT".to_owned()],
                 (5, _) => vec!["-D FORWARD -j TCPPARSER".to_owned()],
+                (6, _) => vec!["-A INPUT -j TCPPARSER".to_owned()],
                 // What was saved now comes back later.
                 _ => {
                     let saved = table.clone();

@@ -231,7 +231,7 @@ fn a_restart_adopts_blocks_with_their_ends() {
     let lines = run.lines_with("198.51.100.7");
     assert_eq!(
         lines.len(),
-        8,
+        12,
         "each process saw and said it once: {lines:?}"
     );
     assert_eq!(lines[5], lines[11]);
@@ -660,7 +660,7 @@ fn a_hanging_child_is_ended() {
         let lines = run.lines_with("lock");
         assert_eq!(
             lines[0],
-            "Block failed: 198.51.100.7 iptables did not end in time; it is tried again"
+            "Block failed: 198.51.100.7 iptables-restore did not end in time; it is tried again"
         );
         assert!(
             lines[1].starts_with("Blocked: 198.51.100.7"),
@@ -719,7 +719,12 @@ fn parallel_downloads_are_no_scan() {
 
 #[test]
 fn a_table_of_blocks_that_is_full_refuses() {
-    let mut run = started(&["--interval", "1m", "--window", "2m", "--show", "scans"]);
+    let mut run = started(&[
+        "--interval=1m",
+        "--window=2m",
+        "--show=scans",
+        "--max-blocks-per-minute=100000",
+    ]);
     run.checks.twin = false;
     // Half by half: more sources at once than the detector watches.
     let half = (crate::limits::BLOCKS / 2) as u32;
@@ -773,12 +778,8 @@ impl FakeKernel {
 
     fn delete_rule_of(&mut self, peer: &str) {
         let table = &mut self.tables[0];
-        let rules = table.blocks().iter();
-        let rule = rules
-            .filter(|rule| rule.contains(peer))
-            .next()
-            .unwrap()
-            .clone();
+        let mut rules = table.blocks().iter();
+        let rule = rules.find(|rule| rule.contains(peer)).unwrap().clone();
         table.command(&format!("-D TCPPARSER {rule}")).unwrap();
         self.interfered = self.now;
     }

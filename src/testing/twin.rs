@@ -91,8 +91,11 @@ impl Twin {
 
     /// The scan was reported and no block follows: silence until the source
     /// was quiet for one window.
-    pub fn refuse(&mut self, source: &str) {
-        self.blocked.remove(source);
+    pub fn refuse(&mut self, source: &str, at: Instant) {
+        if self.blocked.remove(source) {
+            let watched = self.sources.entry(source.to_owned()).or_default();
+            (watched.last_seen, watched.is_reported) = (Some(at), true);
+        }
     }
 
     pub fn is_blocked(&self, source: &str) -> bool {
