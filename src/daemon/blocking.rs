@@ -83,6 +83,7 @@ impl Daemon {
         if self.firewall.is_failing(scan.source.is_ipv6()) {
             let calendar = self.calendar(kernel);
             let why = b"the firewall cannot be used yet; it is tried again";
+            self.metrics.block_failures.count(BlockFailure::Other);
             self.output.line(
                 kernel,
                 report::block_failed(calendar, scan.source, why).as_bytes(),

@@ -215,7 +215,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 Some(Instant::NEVER) => {}
                 Some(moved_at) if now.since(moved_at) < MOVE_MEMORY => {
                     *moved = Some(Instant::NEVER);
-                    self.staying = Some((hook, is_ipv6));
+                    (self.is_staying, self.staying) = (true, (hook, is_ipv6));
                 }
                 _ => *moves = true,
             }

@@ -411,7 +411,8 @@ pub struct Firewall<const N: usize, const I: usize> {
     /// Rules that the listing showed above a jump of ours.
     above: Text<ABOVE_MAX>,
     /// A jump that stays where it is, not announced yet.
-    staying: Option<(Hook, bool)>,
+    is_staying: bool,
+    staying: (Hook, bool),
     max_per_minute: u32,
     window: Duration,
     minute: Instant,
@@ -445,7 +446,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             adopted: 0,
             enabled_at: Instant::BOOT,
             above: Text::new(),
-            staying: None,
+            is_staying: false,
+            staying: (Hook::Input, false),
             max_per_minute: 0,
             window: Duration::ZERO,
             minute: Instant::BOOT,
@@ -1246,7 +1248,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 refusal: block.refusal,
             });
         }
-        if let Some((hook, is_ipv6)) = self.staying.take() {
+        if core::mem::take(&mut self.is_staying) {
+            let (hook, is_ipv6) = self.staying;
             let above = self.above.clone();
             return Some(Notice::JumpStays {
                 hook,
