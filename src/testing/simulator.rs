@@ -17,7 +17,7 @@ use crate::proc_net_tcp::TcpState;
 use crate::time::{Duration, Instant};
 
 /// Seeds by default: a debug build on a busy core stays well below 20 s.
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 60;
 
 /// Faulty minutes of a world; calm ones follow.
 const MINUTES: u64 = 12;

@@ -578,6 +578,22 @@ fn slow_clients_never_delay_a_reading() {
 }
 
 #[test]
+fn a_silent_client_is_closed_in_time() {
+    let mut run = started(&["--interval", "1h"]);
+    let client = run.kernel.connect("192.0.2.9", b"G");
+    let at = run.kernel.now.after(Duration::from_secs(8));
+    run.kernel.at(at, move |kernel| {
+        assert!(kernel.clients[client].is_done, "after 8 s");
+    });
+    run.run_for(20);
+    assert!(
+        run.kernel.clients[client]
+            .answer
+            .starts_with(b"HTTP/1.1 408 ")
+    );
+}
+
+#[test]
 fn a_slow_stdout_costs_lines_not_time() {
     let mut run = started(&[]);
     run.checks = super::run::Checks {
