@@ -7,8 +7,8 @@ import subprocess
 import time
 
 import traffic
-from harness import (FAMILIES, STAMP, Family, Skipped, alone, cases, check, endpoint, equal,
-                     run, scan_pattern, wait_for)
+from harness import (FAMILIES, Family, alone, cases, check, connection_pattern, equal, name_of,
+                     scan_pattern, wait_for)
 from traffic import (TEN, Attack, ConnectScan, Forger, Nmap, deaf, end, has_events, helper,
                      serve, touch, until)
 
@@ -140,17 +140,27 @@ def test_events_that_never_come(t):
     check(not scene.guard.matching("Port scan.*10.77.0.3 "), "short connections are not seen")
 
 
-def test_without_loopback_there_is_no_self_test(t):
+def test_events_that_are_not_to_be_had(t):
+    """Without NETLINK_SOCK_DIAG nothing tells whether data was sent."""
+    scene = Scene(t, before=deaf("socket"), interval="10s")
+    wait_for(scene.guard.error_output, "words about destroy events")
+    held = ConnectScan(scene.peer, scene.family.host, PORTS, "fin", hold=15)
+    check(" d=? " in scene.wait_blocked(), "nobody knows whether data was sent")
+    held.close()
+    check(scene.guard.matching("data sent: unknown,"), "the Blocked line")
+    said_once(scene, "no destroy events: no socket for them")
+
+
+def test_events_come_without_loopback(t):
+    """Also the self-test's: its connect then ends as it is closed."""
     lan = t.lan()
     lan.host.ip("link set lo down")
     serve(lan.host, *PORTS)
     guard = t.guard(lan.host, "--dry-run", interval="10s")
-    wait_for(guard.error_output, "words about destroy events")
-    check("no destroy events: " in guard.error_output()[0], guard.error_output()[0])
-    held = [lan.peer.connect(lan.host_v4, port) for port in PORTS]
+    guard.wait_line("No TCP peer")
+    touch(lan.peer, lan.host_v4, *PORTS)
     guard.wait_line(scan_pattern(lan.peer_v4, lan.host_v4, PORTS))
-    equal(len(held), 4, "connections held")
-    equal(len(guard.error_output()), 1, f"lines {guard.error_output()}")
+    equal(guard.error_output(), [], "words")
 
 
 def test_another_namespace_has_no_events(t):
@@ -187,9 +197,10 @@ def test_every_connection_of_a_flood_is_counted(t):
         with helper(lan.peer, "flood", lan.host_v4, 8080, count) as flood:
             opened = int(flood.stdout.readline())
         equal(opened, count, "connections the test opened")
+        wait_for(lambda: guard.metric(NEW_INBOUND) + guard.metric(MISSED) >= count, "all of them")
+        guard.wait_readings(2)
         descriptors, memory = resources(guard)
         before = guard.scrape()
-        wait_for(lambda: guard.metric(NEW_INBOUND) + guard.metric(MISSED) >= count, "all of them")
         with helper(lan.peer, "flood", lan.host_v4, 8080, count) as flood:
             opened += int(flood.stdout.readline())
         guard.wait_readings(3)
@@ -202,7 +213,7 @@ def test_every_connection_of_a_flood_is_counted(t):
         equal(found["tcpparser_port_scans_total"], before["tcpparser_port_scans_total"], "scans")
         now_descriptors, now_memory = resources(guard)
         equal(now_descriptors, descriptors, "descriptors")
-        check(now_memory <= memory + 64, f"memory: {memory} KiB, then {now_memory} KiB")
+        check(now_memory <= memory + 512, f"memory: {memory} KiB, then {now_memory} KiB")
 
 
 def resources(guard):
@@ -253,3 +264,293 @@ def test_resets_sent_are_counted(t):
     for port in range(1000, 1020):
         check(not scene.peer.connects(scene.family.host, port), f"port {port} is closed")
     scene.wait_metric("tcpparser_resets_sent_total", before + 20)
+
+
+# ----------------------------------------------------------------------- data
+
+
+@cases(*((family, how, data) for family in FAMILIES for how in ("short", "held")
+         for data in ("yes", "no")))
+def test_data_stands_in_line_and_comment(t, family, how, data):
+    """From the events of short connections, from a dump of held ones."""
+    scene = Scene(t, family=family).hears()
+    sent = b"GET / HTTP/1.0\r\n\r\n" if data == "yes" else b""
+    if how == "short":
+        scene.touch(PORTS[0], data=sent)
+        scene.touch(*PORTS[1:])
+    else:
+        held = [scene.peer.connect(scene.family.host, PORTS[0])]
+        held[0].sendall(sent)
+        held += [scene.peer.connect(scene.family.host, port) for port in PORTS[1:]]
+    scene.wait_blocked(data)
+
+
+def test_silent_only_spares_who_asks(t):
+    """A scraper of four exporters and a client that holds its connections;
+    then a scan, and one that is held."""
+    scene = Scene(t, "--require-silent").hears()
+    scene.peer.ip("address add 10.77.0.4/24 dev lan0", "address add 10.77.0.5/24 dev lan0")
+    for _ in range(3):
+        equal(scene.touch(*PORTS, source=scene.family.friend, data=b"GET /metrics"), 4, "scrapes")
+    scene.guard.wait_line("Not blocked: +10.77.0.3 .*data")
+    mail = [scene.peer.connect(scene.family.host, port, source="10.77.0.4") for port in PORTS]
+    for connection in mail:
+        connection.sendall(b"a1 NOOP")
+    scene.guard.wait_line("Not blocked: +10.77.0.4 .*data")
+    scene.guard.wait_readings(2)
+    equal(scene.entries(), [], "rules")
+    Nmap(scene.peer, "-sT", "-p", "22,25,80,443", scene.family.host).wait()
+    scene.guard.wait_line("Blocked: +10.77.0.2 .*data sent: no,")
+    held = [scene.peer.connect(scene.family.host, port, source="10.77.0.5") for port in PORTS]
+    scene.guard.wait_line("Blocked: +10.77.0.5 .*data sent: no,")
+    wait_for(lambda: len(scene.entries()) == 2, "two rules")
+    check(scene.touch(*PORTS, source=scene.family.friend, data=b"GET /metrics") == 4, "it goes on")
+    equal((len(mail), len(held)), (4, 4), "connections held")
+
+
+# ---------------------------------------------------------------- late and odd
+
+
+def test_a_late_close_is_no_second_connection(t):
+    """The peer resets, the application closes much later."""
+    scene = Scene(t, kind="slow").hears()
+    held = scene.peer.connect(scene.family.host, 22)
+    scene.wait_metric(NEW_INBOUND, 1)
+    end(held, "rst")
+    scene.guard.wait_readings(10)
+    events = scene.guard.metric("tcpparser_destroy_events_total")
+    scene.host.service.close_kept()
+    wait_for(lambda: scene.guard.metric("tcpparser_destroy_events_total") > events, "its event")
+    scene.guard.wait_readings(2)
+    equal(scene.guard.metric(NEW_INBOUND), 1, NEW_INBOUND)
+    equal(scene.guard.metric(MISSED), 0, MISSED)
+
+
+def test_late_closes_do_not_block_again(t):
+    """An operator lifts the block; then the services close what stood."""
+    scene = Scene(t, kind="slow").hears()
+    held = [scene.peer.connect(scene.family.host, port) for port in PORTS]
+    scene.wait_blocked()
+    undo = scene.guard.wait_line("Blocked: ").partition("undo: ")[2]
+    scene.firewall.run(scene.host, "iptables", "-w", "5", "-F", "TCPPARSER")
+    check(undo, "the undo command")
+    for connection in held:
+        end(connection, "rst")
+    scene.guard.wait_readings(3)
+    scene.host.service.close_kept()
+    scene.guard.wait_readings(3)
+    equal(len(scene.guard.matching("Port scan")), 1, "scans")
+    equal(scene.guard.metric(NEW_INBOUND), 4, NEW_INBOUND)
+
+
+def test_short_connections_join_the_next_list(t):
+    scene = Scene(t, "--dry-run", interval="2s").hears()
+    scene.guard.wait_readings(1)
+    client = scene.peer.connect(scene.family.host, 22)
+    name = name_of(client)
+    end(client, "rst")
+    scene.guard.wait_line(connection_pattern(name, "->", "10.77.0.1:22"))
+    scene.guard.wait_readings(1)
+    equal(len(scene.guard.matching(re.escape(name))), 1, "lines about it")
+
+
+def test_the_list_ends_after_a_hundred_short_connections(t):
+    scene = Scene(t, "--dry-run", interval="3s").hears()
+    scene.guard.wait_readings(1)
+    scene.touch(22, times=250)
+    scene.guard.wait_line("^… and 150 more$")
+    equal(len(scene.guard.matching("New connection")), 100, "lines")
+
+
+# ------------------------------------------------------------ forged, no scan
+
+
+FORGED = [(kind, source) for kind in ("syn", "ack", "data") for source in ("silent", "live")]
+
+
+@cases(*FORGED)
+def test_forged_segments_prove_nothing(t, kind, source):
+    """Neither from an address where nobody answers, nor from one whose owner
+    resets what it did not ask for. Watched until the sockets are gone."""
+    lan = t.lan()
+    sysctl = ["net.ipv4.tcp_orphan_retries=1", "net.ipv4.tcp_synack_retries=1"]
+    sysctl += ["net.ipv4.tcp_fastopen=0x603"] if kind == "data" else []
+    lan.host.must("sysctl", "-qw", *sysctl)
+    firewall = t.firewall(lan.host)
+    serve(lan.host, *PORTS)
+    guard = t.guard(lan.host, env=firewall.env).ready()
+    forger = Forger(lan.peer)
+    address = "10.77.0.50" if source == "silent" else lan.friend_v4
+    flags, data = {"syn": (traffic.SYN, b""), "ack": (traffic.ACK, b""),
+                   "data": (traffic.SYN, b"hello")}[kind]
+    for port in PORTS:
+        forger.send(address, lan.host_v4, port, flags, data, count=20)
+    forger.close()
+    if kind == "data":
+        wait_for(guard.error_output, "words about tcp_fastopen")
+        check("tcp_fastopen" in guard.error_output()[0], guard.error_output()[0])
+        equal(guard.metric(EVENTS_UP), 0, EVENTS_UP)
+        accepted = guard.namespace.run("cat", "/proc/net/netstat").stdout
+        check(netstat(accepted)["TCPFastOpenPassive"] >= 4, "the kernel took no forged data")
+    wait_for(lambda: not peers(lan.host, address), "the end of its sockets", 40)
+    guard.wait_readings(3)
+    equal(guard.matching("Port scan|Blocked"), [], "scans")
+    equal(firewall.entries(lan.host), [], "rules")
+    check(len(guard.error_output()) <= 1, f"said more than once: {guard.error_output()}")
+
+
+def netstat(text):
+    """The counters of /proc/net/netstat by name."""
+    lines = [line.split() for line in text.splitlines()]
+    return {name: int(value) for names, values in zip(lines[::2], lines[1::2])
+            for name, value in zip(names[1:], values[1:])}
+
+
+def peers(space, address):
+    """The sockets of a peer, as the kernel lists them."""
+    done = space.must("ss", "-Htan", "dst", address)
+    return done.splitlines()
+
+
+def test_fast_open_leaves_what_is_proof(t):
+    """With tcp_fastopen=0x603 held connections are still caught."""
+    lan = t.lan()
+    lan.host.must("sysctl", "-qw", "net.ipv4.tcp_fastopen=0x603")
+    serve(lan.host, *PORTS)
+    guard = t.guard(lan.host, "--dry-run", interval="10s").ready()
+    touch(lan.peer, lan.host_v4, *PORTS, source=lan.friend_v4)
+    held = [lan.peer.connect(lan.host_v4, port) for port in PORTS]
+    guard.wait_line(scan_pattern(lan.peer_v4, lan.host_v4, PORTS))
+    equal(len(held), 4, "connections held")
+    equal(len(guard.matching("Port scan")), 1, "scans")
+
+
+# ---------------------------------------------------------- short, and no scan
+
+
+def heard(t, *arguments, **options):
+    """Only events can show what is short between readings this far apart."""
+    return Scene(t, *arguments, interval="10s", **options).hears()
+
+
+def nothing_heard(scene, new, family=4):
+    """All `new` inbound connections were seen, and none of them is a scan."""
+    name = f'tcpparser_new_connections_total{{direction="in",family="{family}"}}'
+    scene.wait_metric(name, new)
+    equal(scene.guard.matching("Port scan|Blocked"), [], "scans")
+    equal(scene.guard.metric("tcpparser_port_scans_total"), 0, "port_scans_total")
+
+
+@cases(*((family, how) for family in FAMILIES for how in ("fin", "rst")))
+def test_short_connections_to_three_ports(t, family, how):
+    scene = heard(t, family=family)
+    equal(scene.touch(*PORTS[:3], how=how, times=5), 15, "connections")
+    nothing_heard(scene, 15, 6 if family == "v6" else 4)
+
+
+def test_short_connections_to_one_port(t):
+    scene = heard(t)
+    equal(scene.touch(443, times=200), 200, "connections")
+    nothing_heard(scene, 200)
+
+
+def test_short_connections_to_one_port_at_four_addresses(t):
+    scene = heard(t)
+    extra = [f"10.77.0.{n}" for n in (11, 12, 13)]
+    scene.host.ip(*(f"address add {address}/24 dev lan0" for address in extra))
+    for address in (scene.lan.host_v4, *extra):
+        touch(scene.peer, address, 22)
+    nothing_heard(scene, 4)
+
+
+def test_short_connections_of_two_families(t):
+    scene = heard(t, family="mapped")
+    touch(scene.peer, scene.lan.host_v4, 22, 25)
+    touch(scene.peer, scene.lan.host_v6, 80, 443)
+    nothing_heard(scene, 2, 4)
+    nothing_heard(scene, 2, 6)
+
+
+def test_short_connections_of_two_addresses(t):
+    scene = heard(t)
+    scene.touch(22, 25)
+    scene.touch(80, 443, source=scene.family.friend)
+    nothing_heard(scene, 4)
+
+
+def test_short_connections_older_than_the_window(t):
+    scene = Scene(t, "--window", "1s").hears()
+    for port in PORTS:
+        scene.touch(port)
+        scene.guard.wait_readings(7)
+    scene.nothing_found()
+
+
+def test_refused_connects(t):
+    scene = heard(t)
+    equal(scene.touch(*range(1000, 1020)), 0, "connections")
+    equal(scene.touch(22), 1, "connections")
+    nothing_heard(scene, 1)
+
+
+def test_short_loopback_connections(t):
+    scene = heard(t, family="mapped")
+    for address in ("127.0.0.1", "::1", scene.lan.host_v4, scene.lan.host_v6):
+        equal(touch(scene.host, address, *PORTS), 4, "connections")
+    equal(scene.touch(22), 1, "connections")
+    nothing_heard(scene, 1)
+
+
+@cases("fin", "rst", "aborted")
+def test_short_outgoing_connections(t, how):
+    """Six ports of one peer, six times one port, and TIME_WAIT on our side."""
+    scene = heard(t)
+    serve(scene.peer, *range(9001, 9007), kind="abort" if how == "aborted" else "echo")
+    equal(touch(scene.host, scene.lan.peer_v4, *range(9001, 9007), how=how), 6, "connections")
+    equal(touch(scene.host, scene.lan.peer_v4, 9001, how=how, times=6), 6, "connections")
+    equal(scene.touch(22), 1, "connections")
+    nothing_heard(scene, 1)
+
+
+def test_downloads_over_ports_that_listened_before(t):
+    """Ports out of ip_local_port_range serve outgoing connections next."""
+    ports = range(40001, 40007)
+    scene = Scene(t, ports=ports).hears()
+    scene.peer.listen(8080)
+    for listener in scene.listeners:
+        scene.host.service.remove(listener)
+    scene.guard.wait_readings(2)
+    for port in ports:
+        made = scene.host.socket("10.77.0.1")
+        made.bind(("10.77.0.1", port))
+        made.connect(("10.77.0.2", 8080))
+        end(made, "rst")
+    scene.nothing_found()
+
+
+def test_restarted_listeners(t):
+    """Those that end with nobody connected, and those that come back."""
+    scene = heard(t)
+    equal(scene.touch(*PORTS[:3]), 3, "connections")
+    for listener in scene.listeners:
+        scene.host.service.remove(listener)
+    again = scene.host.listen(*PORTS)
+    equal(scene.touch(*PORTS[:3]), 3, "connections")
+    for listener in again:
+        scene.host.service.remove(listener)
+    scene.host.listen(*PORTS)
+    equal(scene.touch(*PORTS[:3]), 3, "connections")
+    nothing_heard(scene, 9)
+
+
+def test_time_wait_on_our_side(t):
+    """Services that close first: rows stand for a minute, events came."""
+    scene = Scene(t, kind="closing", interval="500ms").hears()
+    for port in PORTS[:3] * 5:
+        connection = scene.peer.connect(scene.family.host, port)
+        equal(connection.recv(1), b"", "end of file")
+        connection.close()
+    scene.wait_metric(NEW_INBOUND, 15)
+    scene.nothing_found()
+    equal(scene.guard.metric(NEW_INBOUND), 15, NEW_INBOUND)
+    equal(scene.guard.metric(MISSED), 0, MISSED)

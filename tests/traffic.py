@@ -4,11 +4,12 @@ and a stopwatch that sees packets and firewall rules on one clock.
 As a program it is what has to be a process of its own:
     traffic.py serve PORT…              accepts and closes at end of file
     traffic.py flood ADDRESS PORT COUNT connects and resets, as fast as it can
-    traffic.py deaf COMMAND…            runs it where it hears no netlink group
+    traffic.py deaf join|socket COMMAND…  runs it where no destroy event arrives
 """
 
 import contextlib
 import ctypes
+import errno
 import os
 import platform
 import random
@@ -403,12 +404,13 @@ def helper(space, *arguments):
         process.communicate()
 
 
-def deaf():
+def deaf(how="join"):
     """A wrapping command under which no destroy event arrives: joining a
-    netlink group succeeds and does nothing."""
+    netlink group succeeds and does nothing, or NETLINK_SOCK_DIAG is not to be
+    had at all."""
     if platform.machine() not in MACHINES:
         raise Skipped(f"no seccomp filter for {platform.machine()} here")
-    return (sys.executable, "-B", PROGRAM, "deaf")
+    return (sys.executable, "-B", PROGRAM, "deaf", how)
 
 
 def serve_forever(*ports):
@@ -446,22 +448,26 @@ def flood(address, port, count):
     print(opened, flush=True)
 
 
-# AUDIT_ARCH_* of linux/audit.h, and the number of setsockopt(2).
-MACHINES = {"x86_64": (0xc000003e, 54), "aarch64": (0xc00000b7, 208)}
+# AUDIT_ARCH_* of linux/audit.h, the numbers of setsockopt(2) and socket(2).
+MACHINES = {"x86_64": (0xc000003e, 54, 41), "aarch64": (0xc00000b7, 208, 198)}
+NETLINK_SOCK_DIAG = 4
 
 
-def run_deaf(*command):
-    """seccomp(2): setsockopt(…, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP) says 0."""
-    architecture, number = MACHINES[platform.machine()]
+def run_deaf(how, *command):
+    """seccomp(2): one system call with two certain arguments does nothing but
+    answer."""
+    architecture, setsockopt, socket_ = MACHINES[platform.machine()]
+    number, first, wanted, error = {
+        "join": (setsockopt, 1, (SOL_NETLINK, NETLINK_ADD_MEMBERSHIP), 0),
+        "socket": (socket_, 2, (NETLINK_SOCK_DIAG,), errno.EPROTONOSUPPORT)}[how]
+    arguments = [(16 + 8 * (first + at) + (4 if sys.byteorder == "big" else 0), value)
+                 for at, value in enumerate(wanted)]
+    checks = [(4, architecture), (0, number), *arguments]
     load, equals, answer = 0x20, 0x15, 0x06
-    low = 0 if sys.byteorder == "little" else 4
-    program = [
-        (load, 0, 0, 4), (equals, 0, 7, architecture),
-        (load, 0, 0, 0), (equals, 0, 5, number),
-        (load, 0, 0, 24 + low), (equals, 0, 3, SOL_NETLINK),
-        (load, 0, 0, 32 + low), (equals, 0, 1, NETLINK_ADD_MEMBERSHIP),
-        (answer, 0, 0, 0x00050000), (answer, 0, 0, 0x7fff0000),
-    ]
+    program = []
+    for left, (offset, value) in zip(range(len(checks), 0, -1), checks):
+        program += [(load, 0, 0, offset), (equals, 0, 2 * left - 1, value)]
+    program += [(answer, 0, 0, 0x00050000 | error), (answer, 0, 0, 0x7fff0000)]
     code = b"".join(struct.pack("HBBI", *step) for step in program)
     buffer = ctypes.create_string_buffer(code, len(code))
     filters = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program),

@@ -10,8 +10,8 @@ use crate::coverage::{Coverage, TcpCounters, parse_snmp};
 use crate::detector::{Data, Evidence, Scan};
 use crate::kernel::{Descriptor, Errno, Kernel, Netlink, Path, RowsFile};
 use crate::limits::{
-    COUNTERS_PERIOD, EARLY_READING_SAVINGS, EARLY_READING_SHARE, EVENTS_PER_TURN, EVENTS_RETRY,
-    EVENTS_WAITING, FAST_READING, LIST_EXTRA, SELF_TEST_PATIENCE,
+    COUNTERS_PERIOD, EARLY_READING_SAVINGS, EARLY_READING_SHARE, EVENTS_LATENESS, EVENTS_PER_TURN,
+    EVENTS_RETRY, EVENTS_WAITING, FAST_READING, LIST_EXTRA, SELF_TEST_PATIENCE,
 };
 use crate::metrics;
 use crate::netlink::Progress;
@@ -54,6 +54,7 @@ pub(super) struct Watch {
     next_counters: Instant,
     counters: TcpCounters,
     coverage: Coverage,
+    last_reading: Instant,
 
     /// When an early reading is wanted; BOOT for not at all.
     early: Instant,
@@ -89,6 +90,7 @@ impl Watch {
                 resets_sent: 0,
             },
             coverage: Coverage::new(),
+            last_reading: Instant::BOOT,
             early: Instant::BOOT,
             savings: Duration::ZERO,
             saved_at: Instant::BOOT,
@@ -151,6 +153,7 @@ impl Watch {
     /// overdraw the savings; the next waits until the debt is paid.
     pub(super) fn reading_done(&mut self, now: Instant, cost: Duration, is_early: bool) {
         self.early = Instant::BOOT;
+        self.last_reading = now;
         if !is_early {
             return;
         }
@@ -205,6 +208,10 @@ impl Daemon {
                 self.take_event(kernel, event, true);
             }
             batch.clear();
+        }
+        if kernel.boottime().since(self.watch.last_reading) < EVENTS_LATENESS {
+            let seen = self.connections.inbound_seen();
+            self.watch.coverage.after_events(seen);
         }
     }
 
