@@ -959,7 +959,7 @@ fn file_type(descriptor: c_int) -> Result<libc::mode_t, Errno> {
 }
 
 fn inode(descriptor: c_int) -> Result<u64, Errno> {
-    Ok(file_status(descriptor)?.st_ino as u64)
+    Ok(file_status(descriptor)?.st_ino)
 }
 
 fn file_status(descriptor: c_int) -> Result<libc::stat, Errno> {

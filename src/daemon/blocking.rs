@@ -62,7 +62,9 @@ impl Daemon {
             Some((Refusal::DataSent, words))
         } else {
             let protection = self.host.protected(scan.source);
-            protection.map(|protection| (refusal(protection), protection.words()))
+            // Who may be protected is decided when the host is known.
+            let known = protection.filter(|protection| *protection != Protection::HostUnknown);
+            known.map(|protection| (refusal(protection), protection.words()))
         };
         if let Some((reason, words)) = refusal {
             return self.not_blocked(kernel, scan.source, reason, words);

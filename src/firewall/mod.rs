@@ -890,9 +890,19 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 Stage::Removing
             }
             stage => {
-                if let Some(protection) = host.protected(rule.source) {
-                    self.refuse(slot, Refusal::Protected(protection));
-                    return false;
+                match host.protected(rule.source) {
+                    // Not a judgement: it waits until the host is known.
+                    Some(Protection::HostUnknown) => {
+                        if let Some(block) = self.blocks.value_mut(slot) {
+                            block.retry = now.after(RETRY_FIRST);
+                        }
+                        return false;
+                    }
+                    Some(protection) => {
+                        self.refuse(slot, Refusal::Protected(protection));
+                        return false;
+                    }
+                    None => {}
                 }
                 if stage == Stage::Wanted && block.failures == 0 && !self.is_within_rate(now) {
                     return false;

@@ -431,7 +431,7 @@ impl Run {
                 let start = format!("-s {source}{length} ");
                 let rules = self.kernel.tables[usize::from(is_ipv6)].blocks();
                 let calm = self.kernel.interfered.after(Duration::from_secs(15)) < self.kernel.now;
-                let rule = rules.into_iter().find(|rule| rule.starts_with(&start));
+                let rule = rules.iter().find(|rule| rule.starts_with(&start));
                 assert!(!calm || rule.is_some(), "not in the kernel: {source}");
                 let rule = rule.cloned().unwrap_or_default();
                 if self.checks.output {
