@@ -380,6 +380,7 @@ mod tests {
             source: None,
             is_listing: false,
             is_addition: true,
+            leaves_out: b"",
             explanation: Text::from_bytes(b"Another app holds the lock. "),
             is_first: true,
         };

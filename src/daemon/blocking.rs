@@ -221,6 +221,10 @@ impl Daemon {
                 FailureReason::Deadline => BlockFailure::Timeout,
             });
         }
+        if !failure.leaves_out.is_empty() {
+            let words = b" is refused here: rules go in without, and this is not said again";
+            self.complain(kernel, &[b"the match ", failure.leaves_out, words]);
+        }
         if !failure.is_first {
             return;
         }

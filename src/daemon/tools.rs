@@ -202,7 +202,7 @@ impl<'a> Tool<'a> {
                     found.has_more |= found.rules.push(rule).is_err();
                 }
             }
-            Listed::Foreign => found.is_chain_empty = false,
+            Listed::Plain(_) | Listed::Foreign => found.is_chain_empty = false,
             Listed::HookRule(_, false) | Listed::Other => {}
         });
         could_list.then_some(found)

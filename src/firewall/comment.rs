@@ -26,6 +26,11 @@ impl Blank for Comment {
 }
 
 impl Comment {
+    /// Whether there is none: some kernels have no `comment` match.
+    pub fn is_none(&self) -> bool {
+        self.length == 0
+    }
+
     /// The bytes.
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.length)).unwrap_or(&[])

@@ -4,6 +4,7 @@
 use crate::address::Network;
 use crate::firewall::comment::Comment;
 use crate::kernel::Invocation;
+use crate::table::Blank;
 use crate::text::{Sink, Text};
 
 /// Our chain in the filter table.
@@ -29,9 +30,12 @@ impl Rule {
         if self.host_only {
             out.put(b" -m addrtype --dst-type LOCAL");
         }
-        out.put(b" -m comment --comment \"");
-        out.put(self.comment.as_bytes());
-        out.put(b"\" -j DROP");
+        if !self.comment.is_none() {
+            out.put(b" -m comment --comment \"");
+            out.put(self.comment.as_bytes());
+            out.put_byte(b'"');
+        }
+        out.put(b" -j DROP");
     }
 }
 
@@ -177,6 +181,8 @@ pub enum Listed {
     HookRule(Hook, bool),
     /// A rule of ours.
     Ours(Rule),
+    /// A rule in our chain that would be ours if it had our comment.
+    Plain(Rule),
     /// A rule in our chain that is not ours.
     Foreign,
     /// Nothing that concerns us.
@@ -197,7 +203,11 @@ pub fn read_line(line: &[u8]) -> Listed {
         }
     }
     match line.strip_prefix(b"-A TCPPARSER ") {
-        Some(rest) => read_rule(rest).map_or(Listed::Foreign, Listed::Ours),
+        Some(rest) => match read_rule(rest) {
+            Some(rule) if rule.comment.is_none() => Listed::Plain(rule),
+            Some(rule) => Listed::Ours(rule),
+            None => Listed::Foreign,
+        },
         None => Listed::Other,
     }
 }
@@ -213,13 +223,15 @@ fn read_rule(rest: &[u8]) -> Option<Rule> {
         Some(rest) => (true, rest),
         None => (false, rest),
     };
-    let comment = rest
-        .strip_prefix(b" -m comment --comment \"")?
-        .strip_suffix(b"\" -j DROP")?;
+    let comment = match rest.strip_prefix(b" -m comment --comment \"") {
+        Some(rest) => Comment::from_listing(rest.strip_suffix(b"\" -j DROP")?)?,
+        None if rest == b" -j DROP" => Comment::BLANK,
+        None => return None,
+    };
     Some(Rule {
         source,
         host_only,
-        comment: Comment::from_listing(comment)?,
+        comment,
     })
 }
 
@@ -252,7 +264,7 @@ impl Lines {
                 Listed::HookRule(hook, _) if self.line.is_truncated() => {
                     Listed::HookRule(hook, false)
                 }
-                Listed::Ours(_) if self.line.is_truncated() => Listed::Foreign,
+                Listed::Ours(_) | Listed::Plain(_) if self.line.is_truncated() => Listed::Foreign,
                 listed => listed,
             };
             visit(self.line.as_bytes(), listed);
@@ -336,7 +348,6 @@ mod tests {
                 "-A FORWARD -j ACCEPT",
                 Listed::HookRule(Hook::Forward, false),
             ),
-            ("-A TCPPARSER -s 10.0.0.9/32 -j DROP", Listed::Foreign),
             (
                 "-A TCPPARSER -s 10.0.0.9/32 -m comment --comment \"mine\" -j DROP",
                 Listed::Foreign,
@@ -352,6 +363,20 @@ mod tests {
             ("", Listed::Other),
         ] {
             assert_eq!(read_line(line.as_bytes()), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_rule_without_comment_is_merely_plain() {
+        for host_only in [false, true] {
+            let plain = Rule {
+                comment: Comment::BLANK,
+                ..rule("10.0.0.9", host_only)
+            };
+            let mut text: Text<LINE_MAX> = Text::new();
+            text.put(b"-A TCPPARSER");
+            plain.write(&mut text);
+            assert_eq!(read_line(text.as_bytes()), Listed::Plain(plain));
         }
     }
 

@@ -33,7 +33,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 }
             }
             Listed::Ours(rule) => self.listed_rule(rule, now),
-            Listed::Foreign => self.listed.has_foreign_rules = true,
+            // Where our rules cannot have comments they look like that.
+            Listed::Plain(rule) if self.side(rule.source.is_ipv6()).without_comment => {
+                self.listed_rule(rule, now);
+            }
+            Listed::Plain(_) | Listed::Foreign => self.listed.has_foreign_rules = true,
             Listed::Other => {}
         }
     }
@@ -116,10 +120,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let new = self.facts(strikes, end, now.as_secs(), data);
         let block = Block {
             end,
-            renewed: Some(new.rewrite(&rule.comment)),
+            renewed: (!rule.comment.is_none()).then(|| new.rewrite(&rule.comment)),
             ..self.adopted_facts(rule, new)
         };
-        (block, Stage::Lost)
+        let stage = if block.renewed.is_some() {
+            Stage::Lost
+        } else {
+            Stage::Standing
+        };
+        (block, stage)
     }
 
     fn adopted_facts(&self, rule: &Rule, facts: Facts) -> Block {
@@ -148,6 +157,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             next_listing: now.after(VERIFY_PERIOD),
             last_listing: now,
             has_chain: self.listed.has_chain,
+            had_chain: before.had_chain || self.listed.has_chain,
             has_foreign_rules: self.listed.has_foreign_rules,
             jumps: self.listed.jumps,
             jump_counts: self.listed.jump_counts,

@@ -185,6 +185,11 @@ struct Side {
     moved: [Option<Instant>; 2],
     /// Tools older than 1.4.20 (restore: 1.6.2) know no `-w`.
     without_wait: bool,
+    /// Kernels or tools without these matches get rules without them.
+    without_addrtype: bool,
+    without_comment: bool,
+    /// There was a chain of ours: a reload may bring it back.
+    had_chain: bool,
     /// Listing failed: no command before this.
     retry: Instant,
     backoff: Duration,
@@ -211,6 +216,9 @@ impl Side {
         moves: [false; 2],
         moved: [None; 2],
         without_wait: false,
+        without_addrtype: false,
+        without_comment: false,
+        had_chain: false,
         retry: Instant::BOOT,
         backoff: Duration::ZERO,
         chores_retry: Instant::BOOT,
@@ -316,6 +324,8 @@ pub struct Failure {
     pub is_listing: bool,
     /// Whether something was to be added, and not merely listed or removed.
     pub is_addition: bool,
+    /// The match that rules go without from now on; empty for none.
+    pub leaves_out: &'static [u8],
     /// Whether it was the first of its kind: later ones are counted only.
     pub is_first: bool,
 }
@@ -760,7 +770,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         if now < side.retry {
             return None;
         }
-        if !side.is_known || (side.has_chain && now >= side.next_listing) {
+        if !side.is_known || (side.had_chain && now >= side.next_listing) {
             iptables::list(invocation, is_ipv6, !side.without_wait);
             self.lines.clear();
             self.hook_rules = [0; 2];
@@ -878,6 +888,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         host: &Host,
         now: Instant,
     ) -> bool {
+        self.leave_out(slot, is_ipv6);
         let (Some(rule), Some(block)) = (self.rule(slot), self.blocks.value(slot).copied()) else {
             return false;
         };
@@ -922,6 +933,18 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         };
         self.set_stage(slot, stage);
         true
+    }
+
+    /// What the kernel refuses stays out of a new rule.
+    fn leave_out(&mut self, slot: Slot, is_ipv6: bool) {
+        let side = *self.side(is_ipv6);
+        let is_new = self.stage(slot) == Stage::Wanted;
+        if let Some(block) = self.blocks.value_mut(slot).filter(|_| is_new) {
+            block.host_only &= !side.without_addrtype;
+            if side.without_comment {
+                block.comment = Comment::BLANK;
+            }
+        }
     }
 
     fn remove_strays(&self, batch: &mut Batch, is_ipv6: bool, most: usize) -> u32 {
@@ -1051,7 +1074,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 if !side.has_chain {
                     side.next_listing = now.after(VERIFY_PERIOD);
                 }
-                side.has_chain = true;
+                (side.has_chain, side.had_chain) = (true, true);
                 side.jumps_are_first(now);
                 if chores > 0 {
                     side.chores_backoff = Duration::ZERO;
@@ -1105,6 +1128,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             is_listing: running.job == Job::List,
             is_addition: false,
             explanation: self.explanation.clone(),
+            leaves_out: b"",
             is_first: false,
         };
         for (from, to) in [
@@ -1122,13 +1146,24 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             });
         }
         let knows_no_wait =
-            reason == FailureReason::Status(2) && speaks_of_option(self.explanation.as_bytes());
+            reason == FailureReason::Status(2) && speaks_of(&self.explanation, b"option");
         let side = self.side_mut(is_ipv6);
         // The kernel's state is uncertain now: look before the next change.
         side.is_known = false;
         if knows_no_wait && !side.without_wait {
             side.without_wait = true;
             return failure;
+        }
+        if failure.source.is_some() && failure.is_addition {
+            for (word, is_left_out) in [
+                (b"addrtype".as_slice(), &mut side.without_addrtype),
+                (b"comment", &mut side.without_comment),
+            ] {
+                if !*is_left_out && speaks_of(&failure.explanation, word) {
+                    *is_left_out = true;
+                    failure.leaves_out = word;
+                }
+            }
         }
         match running.job {
             Job::None => {}
@@ -1320,7 +1355,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             let side = self.side(is_ipv6);
             if !side.is_known {
                 deadline = deadline.min(side.retry);
-            } else if side.has_chain {
+            } else if side.had_chain {
                 deadline = deadline.min(side.next_listing.max(side.retry));
             }
             if self.has_strays(is_ipv6)
@@ -1435,7 +1470,11 @@ fn longer(backoff: Duration) -> Duration {
         .min(RETRY_LONGEST)
 }
 
-/// Whether an error is about an option: how old tools refuse `-w`.
-fn speaks_of_option(explanation: &[u8]) -> bool {
-    explanation.windows(6).any(|word| word == b"option")
+/// Whether an error is about `word`: an option of old tools, a match that the
+/// kernel lacks.
+fn speaks_of(explanation: &Text<EXPLANATION_MAX>, word: &[u8]) -> bool {
+    explanation
+        .as_bytes()
+        .windows(word.len())
+        .any(|part| part == word)
 }
