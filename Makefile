@@ -35,7 +35,7 @@ apt = { command -v apt-get >/dev/null && { $(call apt_install,$(1)) || { $(apt_g
 need = command -v $(1) >/dev/null || $(call apt,$(2)) || { echo "$(1) is missing: install $(2)" >&2; exit 1; }
 
 .DEFAULT_GOAL = help
-.PHONY: help build build-musl build-gcc run test bench tools install clean
+.PHONY: help build build-musl build-gcc run test bench detect tools install clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -69,6 +69,9 @@ test: build tools ## every check and test; what lacks its tools says SKIPPED
 
 bench: build ## CPU of a reading against cat, file size and memory (needs root)
 	@python3 tests/bench.py $(BINARY)
+
+detect: build tools ## which scans are seen and how fast they are blocked (needs root)
+	@python3 tests/detect.py $(BINARY)
 
 # promtool comes without its package, which would start a server.
 tools:
