@@ -38,7 +38,7 @@ need = command -v $(1) >/dev/null || $(call apt,$(2)) || { echo "$(1) is missing
 as_root = $$([ "$$(id -u)" = 0 ] || ! sudo -n true 2>/dev/null || echo sudo -n env "PATH=$$PATH")
 
 .DEFAULT_GOAL = help
-.PHONY: help build build-musl build-gcc run test bench tools install clean
+.PHONY: help build build-musl build-gcc run test bench detect tools install clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -75,6 +75,9 @@ test: build tools ## every check and test; what lacks its tools says SKIPPED
 
 bench: build ## CPU of a reading against cat, file size and memory (needs root)
 	@python3 tests/bench.py $(BINARY)
+
+detect: build tools ## which scans are seen and how fast they are blocked (needs root)
+	@python3 tests/detect.py $(BINARY)
 
 # promtool comes without its package, which would start a server.
 tools:

@@ -193,7 +193,7 @@ def service_for(kind):
 class Attack:
     """One scan of a guarded host with ten services, and what came of it."""
 
-    def __init__(self, case, kind, interval="10s", before=(), patience=1.5):
+    def __init__(self, case, kind, interval="10s", before=(), delay=0.0, patience=1.5):
         self.kind, self.lan = kind, case.lan()
         host = self.lan.host
         self.firewall = case.firewall(host)
@@ -203,6 +203,7 @@ class Attack:
         # Whether destroy events arrive is known within a second.
         wait_for(lambda: has_events(self.guard) or self.guard.error_output(), "the self-test", 5)
         self.watch = Stopwatch(host)
+        time.sleep(delay)
         scan = start_scan(kind, self.lan)
         try:
             end_of_scan = until(lambda: self.watch.dropped or scan.is_over(), 60)

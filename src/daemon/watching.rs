@@ -132,6 +132,11 @@ impl Watch {
         }
     }
 
+    /// Whether readings are all there is, though there should be events.
+    fn reads_faster(&self) -> bool {
+        self.is_wanted && !self.is_up && self.test_port == 0
+    }
+
     /// Whether an early reading is due and there are savings to pay for it;
     /// else it waits until there are.
     pub(super) fn is_early_due(&mut self, now: Instant) -> bool {
@@ -153,6 +158,9 @@ impl Watch {
     /// overdraw the savings; the next waits until the debt is paid.
     pub(super) fn reading_done(&mut self, now: Instant, cost: Duration, is_early: bool) {
         self.early = Instant::BOOT;
+        if self.reads_faster() {
+            self.hasten(now.after(FAST_READING));
+        }
         self.last_reading = now;
         if !is_early {
             return;
@@ -460,7 +468,7 @@ impl Daemon {
         if self.watch.coverage.moved_beyond(opens, seen) {
             self.watch.hasten(now);
         }
-        if self.watch.is_wanted && !self.watch.is_up && self.watch.test_port == 0 {
+        if self.watch.reads_faster() {
             self.watch.hasten(now.after(FAST_READING));
         }
     }

@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""`make detect`: what scans leave behind, with destroy events and without.
+
+Runs real scans of ten accepting services in network namespaces of their own,
+five times each, and prints a table: how many were detected, and how long after
+the fourth connection ended (where they are held: was opened) the DROP stood in
+the kernel. Then what must not be taken for a scan, for as long as it takes.
+"""
+
+import os
+import signal
+import statistics
+import sys
+import time
+
+sys.dont_write_bytecode = True  # the source tree stays as it is
+
+import harness
+import test_evidence
+import traffic
+
+RUNS = 5
+DEADLINE = 420  # seconds for everything
+SETTINGS = [("events", "10s", False), ("--interval 1h", "1h", False), ("readings alone", "10s", True)]
+LABELS = {"nmap -sT -T4": "`nmap -sT -T4`, its 1000 ports", "nmap -sT": "`nmap -sT` of the ten",
+          "nmap -sT -T2": "`nmap -sT -T2` of the ten",
+          "connect, FIN": "connect, closed by FIN", "connect, RST": "connect, closed by RST",
+          "connect, aborted": "connect, aborted by the service (SO_LINGER 0)",
+          "connect, held 1 s": "connect, held one second",
+          "connect, held 15 s": "connect, held 15 seconds"}
+SECONDS_IDLE, SECONDS_LATE = 60, 20
+
+
+def attack(binary, kind, interval, is_deaf, delay):
+    """Whether it was detected, and after how many milliseconds blocked. The
+    delay puts it elsewhere between two looks at /proc/net/snmp."""
+    case = harness.Case(binary)
+    try:
+        before = traffic.deaf() if is_deaf else ()
+        done = traffic.Attack(case, kind, interval, before, delay)
+        harness.equal(traffic.has_events(done.guard), not is_deaf, "evidence_source_up")
+        after = done.after()
+        return done.is_detected, after and after * 1000
+    finally:
+        case.close()
+
+
+def cell(results):
+    """How many of the runs were detected, and their median and longest."""
+    times = [after for _, after in results if after is not None]
+    found = f"{sum(is_detected for is_detected, _ in results)} of {len(results)}"
+    if not times:
+        return f"{found} | -"
+    return f"{found} | {statistics.median(times):.1f} ({max(times):.1f})"
+
+
+def table(binary):
+    heads = [f"{name} | ms" for name, _, _ in SETTINGS]
+    print("| scan | " + " | ".join(heads) + " |")
+    print("|---" * (1 + 2 * len(SETTINGS)) + "|")
+    for kind in traffic.SCANS:
+        cells = []
+        for _, interval, is_deaf in SETTINGS:
+            cells.append(cell([attack(binary, kind, interval, is_deaf, run / RUNS)
+                               for run in range(RUNS)]))
+        print(f"| {LABELS[kind]} | " + " | ".join(cells) + " |", flush=True)
+
+
+def say(what, function, binary):
+    case = harness.Case(binary)
+    started = time.monotonic()
+    try:
+        function(case)
+        verdict = "as it must be"
+    except harness.Failure as failure:
+        verdict = f"WRONG: {failure}"
+    finally:
+        case.close()
+    print(f"{what}: {verdict} ({time.monotonic() - started:.0f} s)", flush=True)
+    return not verdict.startswith("WRONG")
+
+
+def long_ones(binary):
+    """The two that need more patience than `make test` has."""
+    return all([
+        say(f"{SECONDS_IDLE} s of loopback traffic, nothing missed",
+            lambda case: test_evidence.loopback_traffic(case, SECONDS_IDLE), binary),
+        say(f"reset by the peer, closed {SECONDS_LATE} s later, one connection",
+            lambda case: test_evidence.late_close(case, SECONDS_LATE), binary)])
+
+
+def main():
+    if len(sys.argv) != 2 or not os.access(sys.argv[1], os.X_OK):
+        sys.exit("usage: detect.py BINARY")
+    binary = os.path.abspath(sys.argv[1])
+    harness.need_namespaces()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM):
+        signal.signal(number, harness.end_early)
+    signal.alarm(DEADLINE)
+    print(f"{time.strftime('%Y-%m-%d')}, Linux {os.uname().release}, {os.cpu_count()} processors; "
+          f"{RUNS} runs each; ms: median (longest)\n")
+    table(binary)
+    print()
+    return 0 if long_ones(binary) else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except harness.Skipped as reason:
+        print(f"SKIPPED {reason}")
+    except harness.Failure as reason:
+        sys.exit(f"FAILED {reason}")
+    finally:
+        harness.remove_own()
