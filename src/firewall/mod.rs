@@ -1473,8 +1473,11 @@ fn longer(backoff: Duration) -> Duration {
 /// Whether an error is about `word`: an option of old tools, a match that the
 /// kernel lacks.
 fn speaks_of(explanation: &Text<EXPLANATION_MAX>, word: &[u8]) -> bool {
-    explanation
-        .as_bytes()
-        .windows(word.len())
-        .any(|part| part == word)
+    let bytes = explanation.as_bytes();
+    let starts_at = |from| {
+        bytes
+            .get(from..)
+            .is_some_and(|rest: &[u8]| rest.starts_with(word))
+    };
+    (0..bytes.len()).any(starts_at)
 }
