@@ -38,7 +38,7 @@ need = command -v $(1) >/dev/null || $(call apt,$(2)) || { echo "$(1) is missing
 as_root = $$([ "$$(id -u)" = 0 ] || ! sudo -n true 2>/dev/null || echo sudo -n env "PATH=$$PATH")
 
 .DEFAULT_GOAL = help
-.PHONY: help build build-musl build-gcc run test bench detect tools install clean
+.PHONY: help build build-musl build-gcc build-quick run test bench detect tools install clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -59,12 +59,16 @@ build-gcc:
 	@RUSTFLAGS="$(RUSTFLAGS) -C linker=musl-gcc -C target-feature=+crt-static -C relocation-model=static" $(CARGO_BUILD) $(HOST)
 	@ln -f $(OUT)/$(HOST)/release/tcpparser $(BINARY)
 
+# For tests that would wait for minutes (src/limits.rs).
+build-quick:
+	@TCPPARSER_BUILD_VERIFY_PERIOD=1000 $(MAKE) -s build OUT=$(OUT)/quick
+
 run: build ## build as you, run as root (ARGS='--dry-run …')
 	@command -v iptables >/dev/null || $(call apt,iptables) || echo 'iptables is missing: scans are seen, nobody is blocked' >&2
 	@if [ "$$(id -u)" = 0 ] || ! command -v sudo >/dev/null; then exec $(BINARY) $(ARGS); \
 	else exec sudo SSH_CONNECTION="$$SSH_CONNECTION" $(BINARY) $(ARGS); fi
 
-test: build tools ## every check and test; what lacks its tools says SKIPPED
+test: build build-quick tools ## every check and test; what lacks its tools says SKIPPED
 	@cargo fmt --version >/dev/null 2>&1 || echo 'SKIPPED the check of the format: no rustfmt here'
 	@! cargo fmt --version >/dev/null 2>&1 || cargo fmt --check
 	@cargo clippy --version >/dev/null 2>&1 || echo 'SKIPPED the lints: no clippy here'

@@ -348,11 +348,11 @@ class Firewall:
             if done.returncode != 0:
                 raise Skipped(f"{tool}-{self.flavour}: {done.stderr.strip()[:100]}")
 
-    def run(self, namespace, tool, *arguments):
-        return namespace.run(os.path.join(self.folder, tool), *arguments, env=self.env)
+    def run(self, namespace, tool, *arguments, **options):
+        return namespace.run(os.path.join(self.folder, tool), *arguments, env=self.env, **options)
 
-    def must(self, namespace, tool, *arguments):
-        done = self.run(namespace, tool, *arguments)
+    def must(self, namespace, tool, *arguments, **options):
+        done = self.run(namespace, tool, *arguments, **options)
         check(done.returncode == 0, f"{tool} {arguments}: {done.stderr.strip()}")
         return done.stdout
 
@@ -374,6 +374,19 @@ class Firewall:
 
     def blocks(self, namespace, source, tool="iptables"):
         return any(f"-s {source} " in rule for rule in self.entries(namespace, tool))
+
+
+def wrapped_firewall(case, firewall, script):
+    """Runs this shell script before each of the firewall's tools, as `$name`,
+    which is `$real`; only shell builtins have no path there."""
+    folder = case.folder("path-wrapped")
+    for name in IPTABLES_NAMES:
+        path = os.path.join(folder, name)
+        with open(path, "w") as file:
+            file.write(f"#!/bin/sh\nname={name}\nreal={firewall.folder}/{name}\n"
+                       f'{script}\nexec "$real" "$@"\n')
+        os.chmod(path, 0o755)
+    return {**firewall.env, "PATH": folder}
 
 
 def broken_firewall(case, script):
@@ -503,6 +516,13 @@ class Case:
         os.chmod(self.tmp, 0o755)
         self.namespaces, self.guards, self.firewalls = [], [], {}
 
+    def use_quick_binary(self):
+        """The one that verifies the firewall each second (see the Makefile)."""
+        folder, name = os.path.split(self.binary)
+        self.binary = os.path.join(folder, "quick", name)
+        if not os.access(self.binary, os.X_OK):
+            raise Skipped(f"`make test` builds {self.binary}")
+
     def folder(self, name):
         path = os.path.join(self.tmp, name)
         os.makedirs(path, exist_ok=True)
@@ -625,6 +645,12 @@ def alone(function):
     return function
 
 
+def idle(function):
+    """Runs the test beside the others: it mostly waits."""
+    function.idle = True
+    return function
+
+
 def collected(modules):
     """All tests as (name, function, arguments), in the order of the source."""
     for module in modules:
@@ -681,10 +707,16 @@ class Runner:
                     print(f"    {line}", flush=True)
 
     def all(self, tests):
-        together = [test for test in tests if not hasattr(test[1], "alone")]
-        one_by_one = [test for test in tests if hasattr(test[1], "alone")]
-        with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            for done in [pool.submit(self.one, *test) for test in together]:
+        def marked(mark):
+            return [test for test in tests if hasattr(test[1], mark)]
+
+        one_by_one, waiting = marked("alone"), marked("idle")
+        together = [test for test in tests if test not in one_by_one + waiting]
+        with concurrent.futures.ThreadPoolExecutor(2) as pool, \
+                concurrent.futures.ThreadPoolExecutor(2) as waiting_pool:
+            running = [waiting_pool.submit(self.one, *test) for test in waiting]
+            running += [pool.submit(self.one, *test) for test in together]
+            for done in running:
                 done.result()
         for test in one_by_one:
             self.one(*test)

@@ -17,11 +17,12 @@ import test_list
 import test_detection
 import test_evidence
 import test_blocking
+import test_firewall
 import test_metrics
 import test_process
 
 MODULES = [test_command_line, test_files, test_list, test_detection,
-           test_evidence, test_blocking, test_metrics, test_process]
+           test_evidence, test_blocking, test_firewall, test_metrics, test_process]
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or not os.access(sys.argv[1], os.X_OK):

@@ -252,6 +252,9 @@ impl<'a> Tool<'a> {
         let deadline = kernel.boottime().after(CHILD_DEADLINE);
         let mut is_open = true;
         loop {
+            // Before looking at the child: the signal of one that ends after
+            // that look has to end the wait below.
+            kernel.next_signal();
             let exit = kernel.reap(child.process);
             is_open &= self.drain(kernel, child, &mut visit);
             if exit.is_some() {
@@ -260,7 +263,6 @@ impl<'a> Tool<'a> {
                 return exit;
             }
             let left = kernel.boottime().until(deadline);
-            kernel.next_signal();
             if left == Duration::ZERO {
                 kernel.kill_group(child.process, true);
             }
