@@ -10,7 +10,7 @@ use crate::coverage::{Coverage, TcpCounters, parse_snmp};
 use crate::detector::{Data, Evidence, Scan};
 use crate::kernel::{Descriptor, Errno, Kernel, Netlink, Path, RowsFile};
 use crate::limits::{
-    COUNTERS_PERIOD, EARLY_READING_SAVINGS, EARLY_READING_SHARE, EVENTS_LATENESS, EVENTS_PER_TURN,
+    COUNTERS_PERIOD, COVERAGE_LOOKS, EARLY_READING_SAVINGS, EARLY_READING_SHARE, EVENTS_PER_TURN,
     EVENTS_RETRY, EVENTS_WAITING, FAST_READING, LIST_EXTRA, SELF_TEST_PATIENCE,
 };
 use crate::metrics;
@@ -54,7 +54,7 @@ pub(super) struct Watch {
     next_counters: Instant,
     counters: TcpCounters,
     coverage: Coverage,
-    last_reading: Instant,
+    looks_left: usize,
 
     /// When an early reading is wanted; BOOT for not at all.
     early: Instant,
@@ -90,7 +90,7 @@ impl Watch {
                 resets_sent: 0,
             },
             coverage: Coverage::new(),
-            last_reading: Instant::BOOT,
+            looks_left: 0,
             early: Instant::BOOT,
             savings: Duration::ZERO,
             saved_at: Instant::BOOT,
@@ -156,7 +156,6 @@ impl Watch {
         if self.reads_faster() {
             self.hasten(now.after(FAST_READING));
         }
-        self.last_reading = now;
         if !is_early {
             return;
         }
@@ -167,17 +166,22 @@ impl Watch {
 }
 
 impl Daemon {
-    /// Opens what turns need. Of another network namespace no events come.
-    pub(super) fn start_watching(&mut self, kernel: &mut impl Kernel) {
+    /// Prepares what turns need.
+    pub(super) fn start_watching(&mut self) {
         self.watch
             .snmp_path
             .put(self.options.proc_directory.as_bytes());
         self.watch.snmp_path.put(b"/net/snmp");
         self.watch.savings = EARLY_READING_SAVINGS;
+    }
+
+    /// Whether what is read is of the network namespace whose events we get.
+    /// A file that is not there yet says nothing.
+    fn check_namespace(&mut self, kernel: &mut impl Kernel) {
         let ours = kernel.inode(&Path::from_bytes(b"/proc/self/net/tcp"));
         let read = kernel.inode(&self.files.tcp.path);
         self.watch.is_wanted = ours.is_err() || ours == read;
-        if !self.watch.is_wanted {
+        if !self.watch.is_wanted && read.is_ok() {
             self.events_down(kernel, b"--proc is of another network namespace");
         }
     }
@@ -188,6 +192,7 @@ impl Daemon {
             return;
         };
         let mut batch: Vec<DiagSocket, 16> = Vec::new();
+        let before = self.metrics.destroy_events;
         for _ in 0..EVENTS_PER_TURN {
             match kernel.receive(socket, &mut self.watch.buffer) {
                 Ok(0) => break,
@@ -212,9 +217,20 @@ impl Daemon {
             }
             batch.clear();
         }
-        if kernel.boottime().since(self.watch.last_reading) < EVENTS_LATENESS {
+        if self.metrics.destroy_events != before {
+            self.look_again(kernel);
+        }
+    }
+
+    /// Events came: those connections are not missed.
+    fn look_again(&mut self, kernel: &mut impl Kernel) {
+        if !self.watch.coverage.is_in_doubt() || self.watch.looks_left == 0 {
+            return;
+        }
+        self.watch.looks_left -= 1;
+        if let Some(counters) = self.settled_counters(kernel) {
             let seen = self.connections.inbound_seen();
-            self.watch.coverage.after_events(seen);
+            self.watch.coverage.look(counters.passive_opens, seen);
         }
     }
 
@@ -368,7 +384,7 @@ impl Daemon {
     // The self-test.
 
     /// Opens the event socket and proves that events arrive; looks at
-    /// tcp_fastopen. At start, and each `EVENTS_RETRY`.
+    /// tcp_fastopen and at what --proc is. At start, and each `EVENTS_RETRY`.
     pub(super) fn check_events(&mut self, kernel: &mut impl Kernel) {
         let now = kernel.boottime();
         if self.watch.test_port != 0 && now >= self.watch.test_deadline {
@@ -380,6 +396,7 @@ impl Daemon {
         }
         self.watch.next_check = now.after(EVENTS_RETRY);
         self.check_fast_open(kernel);
+        self.check_namespace(kernel);
         if !self.watch.is_wanted || self.watch.is_up {
             return;
         }
@@ -500,8 +517,9 @@ impl Daemon {
         }
     }
 
-    /// Right before a reading's rows: the counter they are held against.
-    pub(super) fn coverage_before(&mut self, kernel: &mut impl Kernel) -> Option<TcpCounters> {
+    /// Right before a reading's rows, with every event taken in: the counter
+    /// they are held against.
+    pub(super) fn settled_counters(&mut self, kernel: &mut impl Kernel) -> Option<TcpCounters> {
         if self.options.action == Action::Once {
             return None;
         }
@@ -526,8 +544,9 @@ impl Daemon {
             }
             return;
         }
-        self.watch.coverage.after_reading(opens, seen);
+        self.watch.coverage.look(opens, seen);
         if is_scheduled {
+            self.watch.looks_left = COVERAGE_LOOKS;
             self.metrics.connections_missed += self.watch.coverage.end_interval(opens, seen);
         }
     }
