@@ -138,9 +138,9 @@ limit! {
     SELF_TEST_PATIENCE: Duration = 1_000
 }
 limit! {
-    /// Looks at /proc/net/snmp (20 us each) between two scheduled readings that
-    /// tell connections on their way to us from missed ones.
-    COVERAGE_LOOKS: usize = 64
+    /// How long after a close its destroy event may still be on its way: 123 us
+    /// were measured, some milliseconds where every processor is busy.
+    EVENTS_LATENESS: Duration = 25
 }
 limit! {
     /// Early readings may use one part in this many of one processor.

@@ -10,7 +10,7 @@ use crate::coverage::{Coverage, TcpCounters, parse_snmp};
 use crate::detector::{Data, Evidence, Scan};
 use crate::kernel::{Descriptor, Errno, Kernel, Netlink, Path, RowsFile};
 use crate::limits::{
-    COUNTERS_PERIOD, COVERAGE_LOOKS, EARLY_READING_SAVINGS, EARLY_READING_SHARE, EVENTS_PER_TURN,
+    COUNTERS_PERIOD, EARLY_READING_SAVINGS, EARLY_READING_SHARE, EVENTS_LATENESS, EVENTS_PER_TURN,
     EVENTS_RETRY, EVENTS_WAITING, FAST_READING, LIST_EXTRA, SELF_TEST_PATIENCE,
 };
 use crate::metrics;
@@ -54,7 +54,8 @@ pub(super) struct Watch {
     next_counters: Instant,
     counters: TcpCounters,
     coverage: Coverage,
-    looks_left: usize,
+    /// Until when events belong to the last scheduled reading.
+    late_until: Instant,
 
     /// When an early reading is wanted; BOOT for not at all.
     early: Instant,
@@ -90,7 +91,7 @@ impl Watch {
                 resets_sent: 0,
             },
             coverage: Coverage::new(),
-            looks_left: 0,
+            late_until: Instant::BOOT,
             early: Instant::BOOT,
             savings: Duration::ZERO,
             saved_at: Instant::BOOT,
@@ -192,7 +193,6 @@ impl Daemon {
             return;
         };
         let mut batch: Vec<DiagSocket, 16> = Vec::new();
-        let before = self.metrics.destroy_events;
         for _ in 0..EVENTS_PER_TURN {
             match kernel.receive(socket, &mut self.watch.buffer) {
                 Ok(0) => break,
@@ -217,20 +217,9 @@ impl Daemon {
             }
             batch.clear();
         }
-        if self.metrics.destroy_events != before {
-            self.look_again(kernel);
-        }
-    }
-
-    /// Events came: those connections are not missed.
-    fn look_again(&mut self, kernel: &mut impl Kernel) {
-        if !self.watch.coverage.is_in_doubt() || self.watch.looks_left == 0 {
-            return;
-        }
-        self.watch.looks_left -= 1;
-        if let Some(counters) = self.settled_counters(kernel) {
+        if kernel.boottime() < self.watch.late_until {
             let seen = self.connections.inbound_seen();
-            self.watch.coverage.look(counters.passive_opens, seen);
+            self.watch.coverage.after_events(seen);
         }
     }
 
@@ -544,10 +533,10 @@ impl Daemon {
             }
             return;
         }
-        self.watch.coverage.look(opens, seen);
+        self.watch.coverage.after_reading(opens, seen);
         if is_scheduled {
-            self.watch.looks_left = COVERAGE_LOOKS;
             self.metrics.connections_missed += self.watch.coverage.end_interval(opens, seen);
+            self.watch.late_until = kernel.boottime().after(EVENTS_LATENESS);
         }
     }
 
