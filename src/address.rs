@@ -32,6 +32,11 @@ impl Network {
         prefix_length: 0,
     };
 
+    /// All of IPv4.
+    pub const ANY_IPV4: Self = Self::new(UNSPECIFIED, 0);
+    /// All of IPv6.
+    pub const ANY_IPV6: Self = Self::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
+
     /// The block of `prefix_length` bits around `address`; longer prefixes
     /// than the family has are cut to a single address.
     pub const fn new(address: IpAddr, prefix_length: u8) -> Self {

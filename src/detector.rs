@@ -256,6 +256,11 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         self.sources.insert(source, Watched::BLANK, 0).ok()
     }
 
+    /// Whether `next_scan` has one.
+    pub fn has_scan(&self) -> bool {
+        self.sources.class_len(CROSSED) > 0
+    }
+
     /// The next scan that was recognised and not handed out yet. It is handed
     /// out again only after `forget`, or after one window of quiet.
     pub fn next_scan(&mut self) -> Option<Scan> {

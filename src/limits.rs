@@ -139,8 +139,8 @@ limit! {
 }
 limit! {
     /// How long after a close its destroy event may still be on its way: 123 us
-    /// were measured, tens of milliseconds where every processor is busy.
-    EVENTS_LATENESS: Duration = 250
+    /// were measured, some milliseconds where every processor is busy.
+    EVENTS_LATENESS: Duration = 25
 }
 limit! {
     /// Early readings may use one part in this many of one processor.

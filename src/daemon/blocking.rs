@@ -13,17 +13,17 @@ use crate::metrics::{BlockFailure, CommandExit, Refusal, UnblockReason};
 use crate::netlink::{Failure, Progress};
 use crate::options::FirewallChoice;
 use crate::report;
-use crate::sock_diag::{DiagSocket, Family, destroy_answer, destroy_request, dump_request};
+use crate::sock_diag::{Family, destroy_answer, destroy_request, dump_request};
 use crate::time::Instant;
 
 use super::Daemon;
-use super::watching::CONNECTED_STATES;
+use super::watching::{CONNECTED_STATES, diag_dump};
 
-/// Sockets destroyed in one round, and rounds for one source.
-const DESTROY_BATCH: usize = 64;
+/// Rounds of destroying sockets after blocks.
 const DESTROY_ROUNDS: usize = 64;
-
-type Batch = Vec<DiagSocket, DESTROY_BATCH>;
+/// Scans whose sockets are asked for data in one turn, since each takes the
+/// kernel a walk over all sockets.
+const DATA_LOOKS: usize = 8;
 
 /// Reads of a child's output a turn: a chatterbox must not hold up the rest.
 const CHILD_READS: usize = 64;
@@ -35,12 +35,20 @@ impl Daemon {
         if !self.firewall.is_settled(kernel.boottime()) {
             return;
         }
-        while let Some(mut scan) = self.detector.next_scan() {
+        let mut looks = 0;
+        // Where data decides, the rest of a flood comes next turn.
+        while looks < DATA_LOOKS || !self.options.require_silent {
+            let Some(mut scan) = self.detector.next_scan() else {
+                return;
+            };
             if self.firewall.is_blocked(scan.source) {
                 self.detector.forget(scan.source);
                 continue;
             }
-            self.look_for_data(kernel, &mut scan);
+            if looks < DATA_LOOKS {
+                looks += 1;
+                self.look_for_data(kernel, &mut scan);
+            }
             self.metrics.port_scans += 1;
             let calendar = self.calendar(kernel);
             self.output
@@ -115,6 +123,7 @@ impl Daemon {
         let now = kernel.boottime();
         if self.child.is_some() || !self.firewall.command(&mut self.invocation, &self.host, now) {
             self.say_notices(kernel);
+            self.destroy_sockets(kernel);
             return;
         }
         self.child_started = now;
@@ -248,7 +257,7 @@ impl Daemon {
             let line = match notice {
                 Notice::Blocked { rule, length, data } => {
                     self.metrics.blocks += 1;
-                    self.destroy_sockets(kernel, rule.source);
+                    let _ = self.newly_blocked.push(rule.source);
                     report::blocked(calendar, &rule, length, data)
                 }
                 Notice::Refused {
@@ -305,43 +314,63 @@ impl Daemon {
         }
     }
 
-    /// Destroys the sockets of a source that was just blocked, so that nothing
-    /// lingers half-open. Their late destroy events are ends of connections
-    /// seen before.
-    fn destroy_sockets(&mut self, kernel: &mut impl Kernel, source: Network) {
+    /// Destroys the sockets of sources that were just blocked, so that nothing
+    /// lingers half-open, once no block waits for its command any more. Their
+    /// late destroy events are ends of connections seen before.
+    fn destroy_sockets(&mut self, kernel: &mut impl Kernel) {
+        if self.newly_blocked.is_empty() || self.firewall.pending() > 0 {
+            return;
+        }
+        let sources = core::mem::take(&mut self.newly_blocked);
         if self.cannot_destroy || !self.watch.is_wanted() {
             return;
         }
-        // An IPv4 peer of a dual-stack listener has an IPv6 socket.
-        for family in [Family::V4, Family::V6] {
-            // Whoever holds more than a batch is dealt with in rounds.
-            for _ in 0..DESTROY_ROUNDS {
-                let sockets = self.sockets_of(kernel, family, source);
-                let destroyed = self.destroy_batch(kernel, &sockets);
-                self.metrics.sockets_destroyed += destroyed;
-                if destroyed == 0 || !sockets.is_full() {
-                    break;
-                }
+        // One look at all sockets serves any number of sources.
+        let everybody = [Network::ANY_IPV4, Network::ANY_IPV6];
+        let peers = if sources.is_full() {
+            everybody.as_slice()
+        } else {
+            sources.as_slice()
+        };
+        for peers in peers {
+            // An IPv4 peer of a dual-stack listener has an IPv6 socket.
+            self.destroy_of(kernel, Family::V6, *peers);
+            if !peers.is_ipv6() {
+                self.destroy_of(kernel, Family::V4, *peers);
             }
         }
     }
 
-    fn sockets_of(&mut self, kernel: &mut impl Kernel, family: Family, source: Network) -> Batch {
-        let mut sockets = Batch::new();
-        let request = dump_request(family, CONNECTED_STATES, source);
-        self.diag_dump(kernel, &request, |socket| {
-            let _ = sockets.push(socket);
-        });
-        sockets
+    /// Whoever holds more sockets than a batch is dealt with in rounds.
+    fn destroy_of(&mut self, kernel: &mut impl Kernel, family: Family, peers: Network) {
+        let request = dump_request(family, CONNECTED_STATES, peers);
+        for _ in 0..DESTROY_ROUNDS {
+            let (host, firewall, doomed) = (&self.host, &self.firewall, &mut self.doomed);
+            doomed.clear();
+            diag_dump(kernel, &mut self.netlink_buffer, &request, |socket| {
+                if firewall.is_blocked(host.source_of(socket.remote.address)) {
+                    let _ = doomed.push(socket);
+                }
+            });
+            let was_full = doomed.is_full();
+            let destroyed = self.destroy_doomed(kernel);
+            self.metrics.sockets_destroyed += destroyed;
+            if destroyed == 0 || !was_full {
+                return;
+            }
+        }
     }
 
-    fn destroy_batch(&mut self, kernel: &mut impl Kernel, sockets: &Batch) -> u64 {
+    fn destroy_doomed(&mut self, kernel: &mut impl Kernel) -> u64 {
         let Ok(netlink) = kernel.netlink(Netlink::SockDiag) else {
             return 0;
         };
         let mut destroyed = 0;
-        for (sequence, socket) in (2..).zip(sockets) {
-            let request = destroy_request(socket, sequence);
+        for sequence in 2.. {
+            let Some(socket) = self.doomed.pop() else {
+                break;
+            };
+            let request = destroy_request(&socket, sequence);
             if kernel.send(netlink, &request).is_err() {
                 break;
             }
@@ -354,7 +383,8 @@ impl Daemon {
                 Progress::Failed(Failure::Refused(Errno::ENOENT)) | Progress::More => {}
                 Progress::Failed(_) => {
                     self.cannot_destroy = true;
-                    self.complain(kernel, &[b"sockets of blocked sources cannot be destroyed here and run into their timeouts"]);
+                    let words = b"sockets of blocked sources cannot be destroyed here: they run into their timeouts";
+                    self.complain(kernel, &[words]);
                     break;
                 }
             }

@@ -11,7 +11,7 @@ mod watching;
 
 use heapless::Vec;
 
-use crate::address::Endpoint;
+use crate::address::{Endpoint, Network};
 use crate::connections::Connections;
 use crate::detector::Detector;
 use crate::firewall::Firewall;
@@ -28,6 +28,7 @@ use crate::netlink::RECEIVE_BUFFER;
 use crate::options::Options;
 use crate::proc_net_tcp::RowReader;
 use crate::report;
+use crate::sock_diag::DiagSocket;
 use crate::text::{Sink, Text};
 use crate::time::{Calendar, Instant};
 use output::Output;
@@ -47,6 +48,9 @@ pub enum Flow {
 /// standard output, and a child's two.
 const OWN_INTERESTS: usize = 6;
 const INTERESTS: usize = HTTP_CLIENTS + OWN_INTERESTS;
+
+/// Sockets destroyed in one round.
+const DOOMED: usize = 1_024;
 
 type Interests = Vec<Interest, INTERESTS>;
 
@@ -75,6 +79,9 @@ pub struct Daemon {
     has_said_host_unknown: bool,
     /// The kernel or our rights lack SOCK_DESTROY.
     cannot_destroy: bool,
+    /// Sources whose sockets are to be destroyed; full: everybody blocked.
+    newly_blocked: Vec<Network, 8>,
+    doomed: Vec<DiagSocket, DOOMED>,
 
     invocation: Invocation,
     /// What --list found.
@@ -120,6 +127,8 @@ impl Daemon {
             netlink_buffer: [0; RECEIVE_BUFFER],
             has_said_host_unknown: false,
             cannot_destroy: false,
+            newly_blocked: Vec::new(),
+            doomed: Vec::new(),
             invocation: Invocation::new(),
             listing: Vec::new(),
             child: None,
@@ -205,6 +214,9 @@ impl Daemon {
     fn deadline(&self, now: Instant) -> Instant {
         // The first reading waits for the first listing.
         let reading = if self.firewall.is_settled(now) {
+            if self.detector.has_scan() {
+                return now;
+            }
             self.next_reading
         } else {
             self.firewall.settled_at()

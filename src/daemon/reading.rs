@@ -111,7 +111,7 @@ impl Daemon {
         }
         self.metrics.connections.clear();
         self.listed = 0;
-        let counters = self.coverage_before(kernel);
+        let counters = self.settled_counters(kernel);
         self.connections.begin_reading();
         let tcp = self.read_file(kernel, pass);
         let tcp6 = self.read_file(

@@ -112,7 +112,7 @@ impl Daemon {
         if may_block {
             self.enable_firewall(kernel);
         }
-        self.start_watching(kernel);
+        self.start_watching();
         self.print_start(kernel);
         self.next_reading = kernel.boottime();
         Flow::Continue

@@ -54,7 +54,8 @@ pub(super) struct Watch {
     next_counters: Instant,
     counters: TcpCounters,
     coverage: Coverage,
-    last_reading: Instant,
+    /// Until when events belong to the last scheduled reading.
+    late_until: Instant,
 
     /// When an early reading is wanted; BOOT for not at all.
     early: Instant,
@@ -90,7 +91,7 @@ impl Watch {
                 resets_sent: 0,
             },
             coverage: Coverage::new(),
-            last_reading: Instant::BOOT,
+            late_until: Instant::BOOT,
             early: Instant::BOOT,
             savings: Duration::ZERO,
             saved_at: Instant::BOOT,
@@ -161,7 +162,6 @@ impl Watch {
         if self.reads_faster() {
             self.hasten(now.after(FAST_READING));
         }
-        self.last_reading = now;
         if !is_early {
             return;
         }
@@ -172,17 +172,22 @@ impl Watch {
 }
 
 impl Daemon {
-    /// Opens what turns need. Of another network namespace no events come.
-    pub(super) fn start_watching(&mut self, kernel: &mut impl Kernel) {
+    /// Prepares what turns need.
+    pub(super) fn start_watching(&mut self) {
         self.watch
             .snmp_path
             .put(self.options.proc_directory.as_bytes());
         self.watch.snmp_path.put(b"/net/snmp");
         self.watch.savings = EARLY_READING_SAVINGS;
+    }
+
+    /// Whether what is read is of the network namespace whose events we get.
+    /// A file that is not there yet says nothing.
+    fn check_namespace(&mut self, kernel: &mut impl Kernel) {
         let ours = kernel.inode(&Path::from_bytes(b"/proc/self/net/tcp"));
         let read = kernel.inode(&self.files.tcp.path);
         self.watch.is_wanted = ours.is_err() || ours == read;
-        if !self.watch.is_wanted {
+        if !self.watch.is_wanted && read.is_ok() {
             self.events_down(kernel, b"--proc is of another network namespace");
         }
     }
@@ -217,7 +222,7 @@ impl Daemon {
             }
             batch.clear();
         }
-        if kernel.boottime().since(self.watch.last_reading) < EVENTS_LATENESS {
+        if kernel.boottime() < self.watch.late_until {
             let seen = self.connections.inbound_seen();
             self.watch.coverage.after_events(seen);
         }
@@ -374,7 +379,7 @@ impl Daemon {
     // The self-test.
 
     /// Opens the event socket and proves that events arrive; looks at
-    /// tcp_fastopen. At start, and each `EVENTS_RETRY`.
+    /// tcp_fastopen and at what --proc is. At start, and each `EVENTS_RETRY`.
     pub(super) fn check_events(&mut self, kernel: &mut impl Kernel) {
         let now = kernel.boottime();
         if self.watch.test_port != 0 && now >= self.watch.test_deadline {
@@ -386,6 +391,7 @@ impl Daemon {
         }
         self.watch.next_check = now.after(EVENTS_RETRY);
         self.check_fast_open(kernel);
+        self.check_namespace(kernel);
         if !self.watch.is_wanted || self.watch.is_up {
             return;
         }
@@ -506,8 +512,9 @@ impl Daemon {
         }
     }
 
-    /// Right before a reading's rows: the counter they are held against.
-    pub(super) fn coverage_before(&mut self, kernel: &mut impl Kernel) -> Option<TcpCounters> {
+    /// Right before a reading's rows, with every event taken in: the counter
+    /// they are held against.
+    pub(super) fn settled_counters(&mut self, kernel: &mut impl Kernel) -> Option<TcpCounters> {
         if self.options.action == Action::Once {
             return None;
         }
@@ -535,6 +542,7 @@ impl Daemon {
         self.watch.coverage.after_reading(opens, seen);
         if is_scheduled {
             self.metrics.connections_missed += self.watch.coverage.end_interval(opens, seen);
+            self.watch.late_until = kernel.boottime().after(EVENTS_LATENESS);
         }
     }
 
@@ -547,40 +555,45 @@ impl Daemon {
             return;
         }
         // An IPv4 peer of a dual-stack listener has an IPv6 socket.
-        for family in [Family::V4, Family::V6] {
+        let families = [Family::V6, Family::V4];
+        for family in families
+            .into_iter()
+            .take(if scan.source.is_ipv6() { 1 } else { 2 })
+        {
             let request = dump_request(family, CONNECTED_STATES, scan.source);
-            self.diag_dump(kernel, &request, |socket| {
+            diag_dump(kernel, &mut self.netlink_buffer, &request, |socket| {
                 scan.note_data(socket.local.port, data(&socket));
             });
         }
     }
+}
 
-    /// Asks for sockets and hands each to `visit`; where that fails, none.
-    pub(super) fn diag_dump(
-        &mut self,
-        kernel: &mut impl Kernel,
-        request: &[u8],
-        mut visit: impl FnMut(DiagSocket),
-    ) {
-        let Ok(socket) = kernel.netlink(Netlink::SockDiag) else {
-            return;
-        };
-        let mut progress = Progress::More;
-        if kernel.send(socket, request).is_err() {
-            progress = Progress::Done;
-        }
-        while progress == Progress::More {
-            match kernel.receive(socket, &mut self.netlink_buffer) {
-                Ok(count) => {
-                    let bytes = self.netlink_buffer.get(..count).unwrap_or_default();
-                    progress = walk_sockets(bytes, &mut visit);
-                }
-                Err(Errno::EINTR) => {}
-                Err(_) => break,
-            }
-        }
-        kernel.close(socket);
+/// Asks for sockets and hands each to `visit`; where that fails, none.
+pub(super) fn diag_dump(
+    kernel: &mut impl Kernel,
+    buffer: &mut [u8],
+    request: &[u8],
+    mut visit: impl FnMut(DiagSocket),
+) {
+    let Ok(socket) = kernel.netlink(Netlink::SockDiag) else {
+        return;
+    };
+    let mut progress = Progress::More;
+    if kernel.send(socket, request).is_err() {
+        progress = Progress::Done;
     }
+    while progress == Progress::More {
+        match kernel.receive(socket, buffer) {
+            Ok(0) => break,
+            Ok(count) => {
+                let bytes = buffer.get(..count).unwrap_or_default();
+                progress = walk_sockets(bytes, &mut visit);
+            }
+            Err(Errno::EINTR) => {}
+            Err(_) => break,
+        }
+    }
+    kernel.close(socket);
 }
 
 /// All states but LISTEN, SYN_SENT and SYN_RECV (bit n for state n of
