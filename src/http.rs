@@ -1135,6 +1135,13 @@ impl<const CLIENTS: usize> Server<CLIENTS> {
         gave_way
     }
 
+    /// The client that waited longest, unfinished or idle, gives way: close it.
+    pub fn evict(&mut self) -> Option<Descriptor> {
+        let oldest = self.exchanges().min_by_key(|exchange| exchange.since)?;
+        oldest.state = State::Free;
+        Some(oldest.descriptor)
+    }
+
     /// Clients now.
     pub fn len(&self) -> usize {
         self.open().count()

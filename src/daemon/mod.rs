@@ -99,6 +99,10 @@ pub struct Daemon {
     listener: Option<Descriptor>,
     next_listen: Instant,
     next_accept: Instant,
+    /// Given up for a moment where no other descriptor is left.
+    reserve: Option<Descriptor>,
+    /// RLIMIT_NOFILE at start.
+    descriptors_max: u64,
 
     started: u64,
     is_terminating: bool,
@@ -139,6 +143,8 @@ impl Daemon {
             listener: None,
             next_listen: Instant::BOOT,
             next_accept: Instant::BOOT,
+            reserve: None,
+            descriptors_max: 0,
             started: 0,
             is_terminating: false,
         }

@@ -1,9 +1,11 @@
 //! The HTTP side: accept, receive, answer, send, close.
 
+use core::net::IpAddr;
+
 use crate::address::{Endpoint, Network};
 use crate::exposition::{self, Format, Snapshot};
 use crate::http::{ContentType, Exchange, Request, Status};
-use crate::kernel::{Descriptor, Errno, Interest, Kernel};
+use crate::kernel::{Descriptor, Errno, Interest, Kernel, Path};
 use crate::limits::{HTTP_ACCEPTS, START_RETRY};
 use crate::report;
 use crate::text::Sink;
@@ -14,6 +16,10 @@ use super::Daemon;
 /// Steps of receiving, answering and sending that one client gets a turn:
 /// pipelined requests must not hold up a reading.
 const STEPS: usize = 16;
+
+/// Descriptors that clients leave to a firewall command (two pipes and its
+/// input) and to files that are opened for a moment.
+const SPARE_DESCRIPTORS: u64 = 12;
 
 impl Daemon {
     pub(super) fn serve(&mut self, kernel: &mut impl Kernel, found: &[Interest]) {
@@ -49,6 +55,7 @@ impl Daemon {
         self.next_listen = now.after(START_RETRY);
         if let Ok(listener) = kernel.listen(address) {
             self.listener = Some(listener);
+            self.keep_reserve(kernel);
             self.complain(
                 kernel,
                 &[report::endpoint_words(b"listening on ", address, b" now").as_bytes()],
@@ -62,25 +69,72 @@ impl Daemon {
             return;
         }
         self.next_accept = Instant::BOOT;
+        self.keep_reserve(kernel);
         for _ in 0..HTTP_ACCEPTS {
             match kernel.accept(listener) {
-                Ok((client, peer)) => {
-                    self.metrics.http_clients_accepted += 1;
-                    if let Some(gave_way) = self.server.accept(client, peer, now) {
-                        self.metrics.http_clients_evicted += 1;
-                        kernel.close(gave_way);
-                    }
-                    self.attend(kernel, client);
-                }
+                Ok((client, peer)) => self.welcome(kernel, client, peer),
                 Err(Errno::EAGAIN) => return,
                 // The client gave up meanwhile (accept(2)).
                 Err(Errno::EINTR | Errno::ECONNABORTED | Errno::EPROTO) => {}
+                Err(Errno::EMFILE | Errno::ENFILE) if self.make_room(kernel, listener) => {}
                 Err(_) => {
                     // The listener stays ready: without a pause we would spin.
                     self.next_accept = now.after(START_RETRY);
                     return;
                 }
             }
+        }
+    }
+
+    fn welcome(&mut self, kernel: &mut impl Kernel, client: Descriptor, peer: IpAddr) {
+        self.metrics.http_clients_accepted += 1;
+        // The kernel gives the lowest free number (open(2)), so this one tells
+        // how many are left for firewall commands.
+        let number = u64::try_from(client.0).unwrap_or(0);
+        if number.saturating_add(SPARE_DESCRIPTORS) >= self.descriptors_max {
+            self.evict(kernel);
+        }
+        let now = kernel.boottime();
+        if let Some(gave_way) = self.server.accept(client, peer, now) {
+            self.metrics.http_clients_evicted += 1;
+            kernel.close(gave_way);
+        }
+        self.attend(kernel, client);
+    }
+
+    /// The oldest client gives way; whether there was one.
+    fn evict(&mut self, kernel: &mut impl Kernel) -> bool {
+        let gave_way = self.server.evict();
+        if let Some(client) = gave_way {
+            self.metrics.http_clients_evicted += 1;
+            kernel.close(client);
+        }
+        gave_way.is_some()
+    }
+
+    /// No descriptor is left for a client that waits: the oldest one gives way.
+    /// Where there is none, the reserve makes room to turn the waiting one away
+    /// rather than let it wait for its own patience to end.
+    fn make_room(&mut self, kernel: &mut impl Kernel, listener: Descriptor) -> bool {
+        if self.evict(kernel) {
+            return true;
+        }
+        let Some(reserve) = self.reserve.take() else {
+            return false;
+        };
+        kernel.close(reserve);
+        if let Ok((client, _)) = kernel.accept(listener) {
+            self.metrics.http_clients_accepted += 1;
+            self.metrics.http_clients_evicted += 1;
+            kernel.close(client);
+        }
+        self.keep_reserve(kernel);
+        self.reserve.is_some()
+    }
+
+    fn keep_reserve(&mut self, kernel: &mut impl Kernel) {
+        if self.reserve.is_none() {
+            self.reserve = kernel.open(&Path::from_bytes(b"/dev/null")).ok();
         }
     }
 
@@ -211,8 +265,15 @@ impl Daemon {
             result = kernel.listen(address);
         }
         self.listen_address = address;
+        self.descriptors_max = kernel
+            .process_status()
+            .max_descriptors
+            .unwrap_or(u64::MAX);
         match result {
-            Ok(listener) => self.listener = Some(listener),
+            Ok(listener) => {
+                self.listener = Some(listener);
+                self.keep_reserve(kernel);
+            }
             Err(Errno::EADDRINUSE) => return Err(Errno::EADDRINUSE),
             Err(_) => {
                 let words = report::endpoint_words(
