@@ -151,9 +151,10 @@ pub fn failure(failure: &Failure) -> Text<320> {
         }
         FailureReason::Deadline => text.put(b" did not end in time"),
     }
-    if !failure.explanation.is_empty() {
+    let explanation = crate::text::trim(failure.explanation.as_bytes());
+    if !explanation.is_empty() {
         text.put(b": ");
-        text.put(crate::text::trim(failure.explanation.as_bytes()));
+        text.put(explanation);
     }
     text.put(b"; it is tried again");
     text

@@ -330,3 +330,469 @@ def test_block_that_became_protected_is_lifted(t):
     check(scene.reaches(seconds=5), "the gateway is back")
     check(not scene.reaches(scene.family.friend, 0.5), "the other stays blocked")
     equal(total(guard, "unblocks_total", reason="protected"), 1, "unblocks_total")
+
+
+# ------------------------------------------------------- what others do to it
+
+
+def flush_all(scene, firewall):
+    firewall("-F")
+
+
+def delete_chain(scene, firewall):
+    for chain in ("INPUT", "FORWARD", "TCPPARSER"):
+        firewall("-F", chain)
+    firewall("-X", "TCPPARSER")
+
+
+def push_jumps_down(scene, firewall):
+    for chain in ("INPUT", "FORWARD"):
+        for port in ("1", "2"):
+            firewall("-I", chain, "-p", "tcp", "--dport", port, "-j", "ACCEPT")
+
+
+def reload_without_us(scene, firewall):
+    scene.restore_saved("before")
+
+
+def first_rules(scene):
+    """The first rule of INPUT and of FORWARD, where there is one."""
+    rules = scene.firewall.rules(scene.host, scene.family.tool)
+    first = ([rule for rule in rules if rule.startswith(f"-A {chain} ")][:1]
+             for chain in ("INPUT", "FORWARD"))
+    return sum(first, [])
+
+
+def is_rebuilt(scene, guard, before, repairs):
+    """Entries and jumps are back as they were."""
+    wait_for(lambda: scene.entries() == before and first_rules(scene) == JUMPS,
+             "entries and jumps as before", PERIOD)
+    equal(sorted(jumps(scene)), sorted(JUMPS), "jumps")
+    check(not scene.reaches(seconds=0.3), "A is blocked")
+    check(not scene.reaches(scene.family.friend, 0.3), "B is blocked")
+    equal(guard.matching("Unblocked"), [], "Unblocked lines")
+    equal(len(guard.matching(" Blocked:")), 2, "Blocked lines: it was put right in silence")
+    wait_for(lambda: guard.metric("tcpparser_firewall_repairs_total") == repairs,
+             f"firewall_repairs_total {repairs}", 3)
+    equal(guard.metric("tcpparser_firewall_jump_first"), 1, "firewall_jump_first")
+
+
+class TamperedScene(Scene):
+    """A and B are blocked by the daemon that verifies each second."""
+
+    def __init__(self, t, flavour, family, *arguments):
+        t.use_quick_binary()
+        super().__init__(t, flavour, family, *arguments)
+        self.saved = {}
+        self.save("before")
+        self.guard = self.start()
+        block(self, self.guard)
+        self.save("with A")
+        block(self, self.guard, self.family.friend)
+
+    def tamper(self, *arguments):
+        self.firewall.must(self.host, self.family.tool, "-w", "5", *arguments)
+
+    def save(self, name):
+        self.saved[name] = self.firewall.must(self.host, f"{self.family.tool}-save")
+
+    def restore_saved(self, name):
+        self.firewall.must(self.host, f"{self.family.tool}-restore", "-w", "5",
+                           input=self.saved[name] or "*filter\nCOMMIT\n")
+
+
+@cases(*[(flavour, family, how.__name__)
+         for how in (flush_all, delete_chain, push_jumps_down, reload_without_us)
+         for flavour, family in (("nft", "v4"), ("legacy", "v4"))],
+       ("nft", "v6", "flush_all"), ("legacy", "v6", "push_jumps_down"))
+def test_reload_is_put_right(t, flavour, family, how):
+    scene = TamperedScene(t, flavour, family)
+    before = scene.entries()
+    globals()[how](scene, scene.tamper)
+    is_rebuilt(scene, scene.guard, before, 0 if how == "push_jumps_down" else 1)
+
+
+def unblocked_by_somebody(scene, *addresses):
+    for address in addresses:
+        scene.guard.wait_line(rf" Unblocked: +{re.escape(address)} its rule was removed by "
+                              "somebody", PERIOD)
+    equal(len(scene.guard.matching("Unblocked")), len(addresses), "Unblocked lines")
+    equal(total(scene.guard, "unblocks_total", reason="operator"), len(addresses), "unblocks_total")
+    equal(total(scene.guard, "firewall_repairs_total"), 0, "firewall_repairs_total")
+
+
+@cases(*FLAVOURS_AND_V6)
+def test_one_entry_deleted_is_unblocked(t, flavour, family):
+    scene = TamperedScene(t, flavour, family)
+    scene.tamper("-D", "TCPPARSER", "1")
+    unblocked_by_somebody(scene, scene.family.peer)
+    check(scene.reaches(seconds=5), "A is back")
+    check(not scene.reaches(scene.family.friend, 0.3), "B stays blocked")
+    equal(sorted(jumps(scene)), sorted(JUMPS), "jumps")
+
+
+@cases(("nft", "v4", "flushed"), ("legacy", "v4", "flushed"), ("nft", "v6", "one by one"),
+       ("legacy", "v4", "one by one"))
+def test_all_entries_deleted_are_unblocked(t, flavour, family, how):
+    scene = TamperedScene(t, flavour, family)
+    if how == "flushed":
+        scene.tamper("-F", "TCPPARSER")
+    else:
+        scene.tamper("-D", "TCPPARSER", "1")
+        scene.tamper("-D", "TCPPARSER", "1")
+    unblocked_by_somebody(scene, scene.family.peer, scene.family.friend)
+    wait_for(lambda: is_untouched(scene), "no chain", PERIOD)
+    check(scene.reaches(seconds=5) and scene.reaches(scene.family.friend, 5), "both are back")
+    scene.guard.wait_readings(2)
+    equal(len(scene.guard.matching("Port scan")), 2, "old connections block nobody again")
+
+
+@cases(*FLAVOURS)
+def test_old_saved_rules_bring_nobody_back(t, flavour):
+    """A was unblocked when rules were loaded that hold A and lack B."""
+    scene = TamperedScene(t, flavour, "v4")
+    equal(scene.firewall.product(scene.host, "--unblock", scene.family.peer).returncode, 0,
+          "exit status")
+    unblocked_by_somebody(scene, scene.family.peer)
+    with_b = scene.entries()
+    scene.restore_saved("with A")
+    check(not scene.reaches(seconds=0.3), "A is in the rules loaded")
+    wait_for(lambda: scene.entries() == with_b, "B, and B alone", PERIOD)
+    check(scene.reaches(seconds=5), "A stays unblocked")
+    check(not scene.reaches(scene.family.friend, 0.3), "B stays blocked")
+    equal(len(scene.guard.matching("Unblocked")), 1, "Unblocked lines")
+    equal(total(scene.guard, "firewall_repairs_total"), 1, "firewall_repairs_total")
+
+
+@cases(*FLAVOURS)
+def test_jump_moved_twice_stays(t, flavour):
+    scene = TamperedScene(t, flavour, "v4")
+    for count in range(2):
+        scene.tamper("-I", "INPUT", "-p", "tcp", "--dport", "1", "-j", "ACCEPT")
+        if count == 0:
+            wait_for(lambda: first_rules(scene) == JUMPS, "the jump moved back", PERIOD)
+    said = wait_for(lambda: [line for line in scene.guard.error_output() if "moved twice" in line],
+                    "a line", PERIOD)
+    check("iptables: the jump in INPUT" in said[0] and "--dport 1 -j ACCEPT" in said[0], said)
+    time.sleep(2.5)
+    equal(len(scene.guard.error_output()), 1, f"lines: {scene.guard.error_output()}")
+    equal(scene.guard.metric("tcpparser_firewall_jump_first"), 0, "firewall_jump_first")
+    rules = [rule for rule in scene.firewall.rules(scene.host) if rule.startswith("-A INPUT")]
+    equal(rules.index(JUMPS[0]), 1, f"it stays: {rules}")
+    check(not scene.reaches(seconds=0.3), "blocked all the same")
+    scene.tamper("-D", "INPUT", "1")
+    scene.tamper("-D", "INPUT", "2")
+    wait_for(lambda: scene.guard.metric("tcpparser_firewall_jump_first") == 1, "gauge 1", PERIOD)
+
+
+@cases(("nft", "v4"), ("nft", "v6"), ("legacy", "v4"), ("legacy", "mapped"))
+def test_lost_rules_are_back_once_the_source_connects(t, flavour, family):
+    """Long before the minute is over."""
+    scene = Scene(t, flavour, family)
+    guard = scene.start()
+    block(scene, guard)
+    before = scene.entries()
+    time.sleep(0.6)
+    scene.firewall.must(scene.host, scene.family.tool, "-w", "5", "-F")
+    check(scene.reaches(seconds=5), "nothing keeps it out now")
+    wait_for(lambda: scene.entries() == before, "the rule", 3)
+    check(not scene.reaches(seconds=0.3), "it is blocked again")
+    equal(total(guard, "firewall_repairs_total"), 1, "firewall_repairs_total")
+    equal(len(guard.matching("Port scan")), 1, "scan lines")
+
+
+@idle
+def test_lost_rules_are_back_within_the_real_minute(t):
+    scene = Scene(t)
+    guard = scene.start()
+    block(scene, guard)
+    before, started = scene.entries(), time.monotonic()
+    scene.firewall.must(scene.host, "iptables", "-w", "5", "-F")
+    wait_for(lambda: time.sleep(0.5) or scene.entries() == before, "the rule", 65)
+    check(time.monotonic() - started > 40, "a minute, not less")
+    check(not scene.reaches(seconds=0.3), "it is blocked again")
+    equal(total(guard, "firewall_repairs_total"), 1, "firewall_repairs_total")
+
+
+# ------------------------------------------------------------------ the child
+
+
+class OnTime:
+    """Watches readings, HTTP and children of a guard while a test goes on."""
+
+    def __init__(self, guard):
+        self.guard, self.slowest, self.most, self.zombies = guard, 0.0, 0, set()
+        self.is_over = threading.Event()
+        self.started, self.readings = time.monotonic(), guard.readings()
+        self.thread = threading.Thread(target=self.watch, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def watch(self):
+        while not self.is_over.wait(0.05):
+            before = time.monotonic()
+            with contextlib.suppress(OSError):
+                with self.guard.namespace.connect("127.0.0.1", 3021, seconds=8) as client:
+                    client.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+                    client.recv(100)
+            self.slowest = max(self.slowest, time.monotonic() - before)
+            states = states_of_children(self.guard.pid)
+            self.most = max(self.most, len(states))
+            self.zombies = {child for child, state in states.items() if state == "Z"}
+
+    def __exit__(self, kind, *_):
+        self.is_over.set()
+        self.thread.join(10)
+        if kind:
+            return
+        took = time.monotonic() - self.started
+        readings = self.guard.readings() - self.readings
+        check(readings >= took / 0.2 * 0.6, f"{readings} readings in {took:.1f} s")
+        check(self.slowest < 1.0, f"HTTP took {self.slowest:.2f} s")
+        check(self.most <= 1, f"{self.most} children at a time")
+        wait_for(lambda: not self.zombies & set(states_of_children(self.guard.pid)),
+                 "no zombie", 3)
+
+
+@cases((3, 0), (7, 1))
+def test_held_lock_is_waited_for(t, seconds, failures):
+    """-w 5 waits for the shorter one, a retry for the longer one."""
+    scene = Scene(t, "legacy")
+    guard = scene.start()
+    with OnTime(guard), open(scene.firewall.env["XTABLES_LOCKFILE"], "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        scene.scan()
+        guard.wait_line("Port scan")
+        time.sleep(seconds)
+        equal(guard.matching(" Blocked:"), [], "blocked behind the lock")
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        guard.wait_line(" Blocked: ", 8)
+    equal(len(guard.matching("Block failed: .* lock")), failures, "Block failed lines")
+    equal(total(guard, "block_failures_total", reason="lock"), failures, "block_failures_total")
+    check(not scene.reaches(seconds=0.3), "it is blocked")
+
+
+# What befalls iptables-restore, the words that say it, the reason counted.
+MISHAPS = {
+    "exit 1": ("echo nope >&2; exit 1", "exited with 1: nope;", "refused"),
+    "exit 2": ("echo nope >&2; exit 2", "exited with 2: nope;", "refused"),
+    "exit 3": ("echo nope >&2; exit 3", "exited with 3: nope;", "refused"),
+    "exit 4": ("echo 'Another app is currently holding the xtables lock' >&2; exit 4",
+               "exited with 4: Another app is", "lock"),
+    "signal": ("kill -9 $$", "was ended by signal 9;", "signal"),
+    "loud": ("/usr/bin/head -c 100000000 /dev/zero >&2; printf '\\033[31m' >&2; exit 1",
+             "exited with 1: [31m;", "refused"),
+    "louder": ("/usr/bin/yes tcpparser | /usr/bin/head -c 100000000 >&2; exit 1",
+               "exited with 1: tcpparser tcpparser", "refused"),
+}
+
+
+@cases(*MISHAPS)
+def test_failing_restore_is_told_and_tried_again(t, mishap):
+    script, words, reason = MISHAPS[mishap]
+    scene = Scene(t)
+    flag = os.path.join(t.tmp, "fails")
+    env = wrapped_firewall(t, scene.firewall,
+                           f'case $name in *-restore) [ ! -e {flag} ] || {{ {script}; }};; esac')
+    guard = t.guard(scene.host, env=env).ready()
+    with open(flag, "w"), OnTime(guard):
+        scene.scan()
+        line = guard.wait_line(r" Block failed: +10\.77\.0\.2 iptables-restore ")
+        check(words in line and line.endswith("; it is tried again"), line)
+        check(len(line) < 400 and line.isprintable(), f"printable and short: {line!r}")
+        equal(total(guard, "block_failures_total"),
+              total(guard, "block_failures_total", reason=reason), "block_failures_total")
+        os.unlink(flag)
+        guard.wait_line(" Blocked: ", 10)
+    equal(len(guard.matching("Block failed")), 1, "Block failed lines")
+    check(not scene.reaches(seconds=0.3), "it is blocked")
+
+
+@idle
+def test_hanging_restore_is_ended_and_tried_again(t):
+    scene = Scene(t)
+    flag = os.path.join(t.tmp, "hangs")
+    env = wrapped_firewall(
+        t, scene.firewall, f'case $name in *-restore) [ ! -e {flag} ] || {{ /bin/rm {flag}; '
+                           "trap '' TERM INT; while :; do /bin/sleep 1; done; };; esac")
+    guard = t.guard(scene.host, env=env).ready()
+    with open(flag, "w"), OnTime(guard):
+        scene.scan()
+        line = guard.wait_line("Block failed: ", 14)
+        check("iptables-restore did not end in time; it is tried again" in line, line)
+        guard.wait_line(" Blocked: ", 6)
+    equal(total(guard, "block_failures_total", reason="timeout"), 1, "block_failures_total")
+    equal(total(guard, "firewall_commands_total", exit="timeout"), 1, "firewall_commands_total")
+    check(not scene.reaches(seconds=0.3), "it is blocked")
+
+
+# What befalls each tool, what stands on stderr.
+UNUSABLE = {
+    "missing": (None, "could not be started"),
+    "not executable": ("#!/bin/sh\n", "could not be started"),
+    "garbage": ("\x01\x02\x03\x04 garbage\n" * 20, "could not be started"),
+    "exit 1": ("#!/bin/sh\necho no >&2; exit 1\n", "exited with 1: no;"),
+    "exit 3": ("#!/bin/sh\necho no >&2; exit 3\n", "exited with 3: no;"),
+    "exit 4": ("#!/bin/sh\necho no >&2; exit 4\n", "exited with 4: no;"),
+    "signal": ("#!/bin/sh\nkill -9 $$\n", "was ended by signal 9;"),
+}
+
+
+@cases(*UNUSABLE)
+def test_unusable_iptables_is_told_and_tried_again(t, mishap):
+    text, words = UNUSABLE[mishap]
+    scene = Scene(t)
+    folder = t.folder("path-unusable")
+    for name in os.listdir(scene.firewall.folder) if text else ():
+        path = os.path.join(folder, name)
+        with open(path, "w") as file:
+            file.write(text)
+        os.chmod(path, 0o644 if mishap == "not executable" else 0o755)
+    guard = t.guard(scene.host, env={**scene.firewall.env, "PATH": folder}).ready()
+    with OnTime(guard):
+        scene.scan()
+        guard.wait_line(" Block failed: +10.77.0.2 the firewall cannot be used yet; it is tried")
+        said = wait_for(lambda: len(guard.error_output()) >= 2 and guard.error_output(), "stderr")
+        equal(total(guard, "block_failures_total"), 1, "block_failures_total")
+        equal(guard.metric("tcpparser_firewall_up"), 0, "firewall_up")
+        for name in os.listdir(scene.firewall.folder):
+            path = os.path.join(folder, name)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            os.symlink(os.path.realpath(os.path.join(scene.firewall.folder, name)), path)
+        guard.wait_line(" Blocked: ", 10)
+    equal([line.split(":", 1)[1][:len(f" {tool} {words}")] for tool, line
+           in zip(("iptables", "ip6tables"), sorted(said, reverse=True))],
+          [f" {tool} {words}" for tool in ("iptables", "ip6tables")], "stderr")
+    equal(len(guard.error_output()), 2, f"lines on stderr: {guard.error_output()}")
+    check(not scene.reaches(seconds=0.3), "it is blocked")
+
+
+def test_listing_of_10_mb(t):
+    scene = Scene(t)
+    env = wrapped_firewall(
+        t, scene.firewall, 'case "$name $*" in *tables*-S) /usr/bin/yes "-A DOCKER -d 172.17.0.2/32 '
+                           '! -i docker0 -o docker0 -p tcp -m tcp --dport 80 -j ACCEPT" '
+                           "| /usr/bin/head -n 120000;; esac")
+    feed(scene, entry("198.51.100.9/32", 0))
+    guard = t.guard(scene.host, env=env).ready()
+    with OnTime(guard):
+        scene.scan()
+        guard.wait_line(" Blocked: ")
+    equal(guard.metric("tcpparser_blocked_sources"), 2, "one adopted, one made")
+    equal(guard.error_output(), [], "stderr")
+
+
+@cases("exited", "unknown")
+def test_old_iptables_without_wait(t, words):
+    """Before 1.4.20, restore before 1.6.2: `unknown option '-w'`, exit 2."""
+    scene = Scene(t)
+    said = {"exited": "unknown option '-w'", "unknown": "unknown option \\\"-w\\\""}[words]
+    env = wrapped_firewall(t, scene.firewall,
+                           f'for word; do [ "$word" != -w ] || {{ echo "$name v1.4.7: {said}" >&2; '
+                           'exit 2; }; done')
+    guard = t.guard(scene.host, env=env).ready()
+    scene.scan()
+    guard.wait_line(" Blocked: ")
+    equal((guard.error_output(), guard.matching("failed")), ([], []), "complaints")
+    for word, status in (("--list", 0), ("--unblock=10.77.0.2", 0), ("--unblock=10.77.0.2", 1)):
+        done = scene.host.run(t.binary, word, env=env)
+        equal(done.returncode, status, f"{word}: {done.stderr!r}; exit status")
+    check(scene.reaches(seconds=5), "it is back")
+
+
+@alone
+@cases(*FLAVOURS)
+def test_thousand_sources_in_one_reading(t, flavour):
+    scene = Scene(t, flavour)
+    peers = [f"198.18.{n // 250}.{1 + n % 250}" for n in range(1000)]
+    rows = [tcp_row("198.51.100.7", port, peer, 40000, 1)
+            for peer in peers for port in PORTS]
+    folder = fixture(t, [listening("0.0.0.0", port) for port in PORTS] + rows)
+    started = time.monotonic()
+    guard = t.guard(scene.host, "--proc", folder, "--show", "scans", env=scene.firewall.env)
+    wait_for(lambda: len(guard.matching(" Blocked: ")) == 1000, "a thousand blocks")
+    took = guard.lines[-1][0] - started
+    print(f"    {took:.2f} s from the start to 1,000 sources blocked ({flavour})", flush=True)
+    check(took < 2.0, f"it took {took:.2f} s")
+    equal(sources(scene), sorted(f"{peer}/32" for peer in peers), "sources")
+
+
+# ------------------------------------------------------------- list and unblock
+
+
+@cases(*FLAVOURS)
+def test_list_shows_what_stands(t, flavour):
+    scene = Scene(t, flavour)
+    nobody = scene.firewall.product(scene.host, "--list")
+    equal((nobody.returncode, nobody.stdout, nobody.stderr),
+          (1, "", "tcpparser: no source is blocked\n"), "--list where nobody is blocked")
+    now = boot_seconds()
+    feed(scene, entry("198.51.100.7/32", now + 3700, strikes=3, since=now - 100),
+         entry("198.51.100.8/32", 0), entry("198.51.100.9/32", 77, OTHER_BOOT))
+    feed(scene, entry("2001:db8:1:2::/64", now + 90), tool="ip6tables")
+    for guard in (None, t.guard(scene.host, "--dry-run", env=scene.firewall.env).ready()):
+        done = scene.firewall.product(scene.host, "--list")
+        equal((done.returncode, done.stderr), (0, ""), "exit status and stderr")
+        lines = done.stdout.splitlines()
+        equal(lines[0].split(), "SOURCE SINCE LEFT STRIKES PORTS FIREWALL".split(), "the head")
+        shown = {line.split()[0]: line for line in lines[1:]}
+        equal(sorted(shown), ["198.51.100.7", "198.51.100.8", "198.51.100.9",
+                              "2001:db8:1:2::/64"], "sources")
+        ends = rf" 22,25,80,443 +iptables-{flavour}$"
+        for source, wanted in (("198.51.100.7", r" \d+-\d\d-\d\d \d\d:\d\d:\d\d 1h1m +3 +"),
+                               ("198.51.100.8", " for ever +1 +"),
+                               ("198.51.100.9", r" before this boot +\? +\? +"),
+                               ("2001:db8:1:2::/64", r" 1m(30|2\d)s +1 +")):
+            check(re.search(wanted + ends, shown[source]), f"{wanted} in {shown[source]!r}")
+        since = time.strptime(shown["198.51.100.7"][44:63], "%Y-%m-%d %H:%M:%S")
+        age = time.mktime(time.gmtime()) - time.mktime(since)
+        check(98 <= age <= 115, f"since {age} s")
+
+
+@cases(*FLAVOURS)
+def test_unblock_without_a_daemon(t, flavour):
+    scene = Scene(t, flavour)
+    before = scene.firewall.everything(scene.host)
+    feed(scene, entry(cidr(scene), 0, local=True),
+         *(entry(f"198.51.{n}.9/32", 0) for n in range(5)))
+    feed(scene, entry("2001:db8:1:2::/64", 0), tool="ip6tables")
+
+    def unblock(target, status, words):
+        done = scene.firewall.product(scene.host, "--unblock", target)
+        equal((done.returncode, done.stdout + done.stderr), (status, words), f"--unblock {target}")
+
+    unblock("192.0.2.1", 1, "tcpparser: no such block\n")
+    check(not scene.reaches(seconds=0.3), "it is blocked")
+    unblock("10.77.0.2", 0, "1 block removed\n")
+    check(scene.reaches(seconds=5), "it is back")
+    unblock("198.51.0.0/23", 0, "2 blocks removed\n")
+    unblock("2001:db8:1:2::77", 0, "1 block removed\n")
+    equal(len(scene.entries()), 3, "entries left")
+    check(not any("TCPPARSER" in rule for rule in scene.firewall.rules(scene.host, "ip6tables")),
+          "the empty chain is gone")
+    unblock("all", 0, "3 blocks removed\n")
+    equal(scene.firewall.everything(scene.host), before, "rules")
+    unblock("all", 1, "tcpparser: no such block\n")
+    equal(scene.firewall.product(scene.host, "--unblock", "everybody").returncode, 2, "exit status")
+
+
+@cases(("nft", "v4", "address"), ("nft", "v6", "address"), ("legacy", "v4", "network"),
+       ("nft", "v4", "all"))
+def test_unblock_beside_a_daemon(t, flavour, family, target):
+    scene = quick_scene(t, flavour, family, "--block-time", "10m,1h")
+    scene.guard = scene.start()
+    block(scene, scene.guard)
+    targets = {"address": scene.family.peer, "network": "10.0.0.0/8", "all": "all"}
+    done = scene.firewall.product(scene.host, "--unblock", targets[target])
+    equal((done.returncode, done.stdout), (0, "1 block removed\n"), "--unblock")
+    check(scene.reaches(seconds=5), "it is back at once")
+    unblocked_by_somebody(scene, scene.family.peer)
+    wait_for(lambda: is_untouched(scene), "the daemon removes the chain", PERIOD)
+    scene.guard.wait_readings(2)
+    equal(len(scene.guard.matching("Port scan")), 1, "old connections block nobody again")
+    scene.scan()
+    wait_for(lambda: len(scene.guard.matching(" Blocked:")) == 2, "the second block")
+    check(" for 10m," in scene.guard.matching(" Blocked:")[1], "that strike did not count")

@@ -101,6 +101,24 @@ impl Daemon {
         }
     }
 
+    /// A verdict out of nowhere, past every check but the last.
+    #[cfg(test)]
+    pub(crate) fn want_blocked(&mut self, source: Network, now: Instant) {
+        let scan = Scan {
+            source,
+            local: source.address(),
+            ports: crate::detector::Ports::from_slice(&[22, 25, 80, 445]).unwrap_or_default(),
+            port_data: Vec::new(),
+        };
+        assert!(self.firewall.block(&scan, &self.host, now).is_ok());
+    }
+
+    /// The source that a peer's evidence is held against.
+    #[cfg(test)]
+    pub(crate) fn source_of(&self, peer: core::net::IpAddr) -> Network {
+        self.host.source_of(peer)
+    }
+
     fn not_blocked(
         &mut self,
         kernel: &mut impl Kernel,

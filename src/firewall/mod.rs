@@ -1007,7 +1007,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Takes in what the child wrote on its standard error.
     pub fn errors(&mut self, bytes: &[u8]) {
-        for byte in bytes.iter().take(self.explanation.room()) {
+        for byte in bytes {
+            if self.explanation.room() == 0 {
+                return;
+            }
             let is_printable = (b' '..=b'~').contains(byte);
             if is_printable || !self.explanation.as_bytes().ends_with(b" ") {
                 self.explanation

@@ -181,7 +181,7 @@ impl Run {
         }
     }
 
-    fn daemon(&mut self) -> (&mut Daemon, &mut FakeKernel) {
+    pub fn daemon(&mut self) -> (&mut Daemon, &mut FakeKernel) {
         (self.daemon.as_deref_mut().unwrap(), &mut self.kernel)
     }
 

@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::fake_kernel::{FakeKernel, Mishap, Stdout};
+use super::fake_kernel::{FakeKernel, Mishap, Random, Stdout};
 use super::fake_proc::FakeSocket;
 use super::run::Run;
+use crate::address::Network;
 use crate::daemon::Flow;
 use crate::kernel::Errno;
 use crate::proc_net_tcp::TcpState;
@@ -428,6 +429,160 @@ fn protected_hosts_are_reported_and_never_blocked() {
     assert_eq!(count("Not blocked: 10.0.0.53 nameserver"), 1);
     assert_eq!(count("Not blocked: 203.0.113.1 gateway"), 1);
     assert_eq!(run.kernel.commands.len(), 2);
+}
+
+/// Who must never be in a batch, on the host of the next story.
+const PROTECTED: [&str; 14] = [
+    "127.0.0.0/8",
+    "224.0.0.0/4",
+    "169.254.169.254",
+    "::1",
+    "ff00::/8",
+    OWN,
+    OWN_IPV6,
+    "203.0.113.1",
+    "192.0.2.254",
+    "10.0.0.53",
+    "2001:db8:7::53",
+    "198.51.100.64/26",
+    "64:ff9b::c612:35",
+    "2001:0:c000:201:0:3fff:39cd:9b01",
+];
+
+/// An address and the addresses around it, near and far.
+fn near(random: &mut Random, network: Network) -> IpAddr {
+    let bits = match network.address() {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
+    };
+    let mut change = 0u128;
+    for _ in 0..random.below(4) {
+        change |= 1 << random.below(bits);
+    }
+    match network.address() {
+        IpAddr::V4(v4) => IpAddr::V4((u32::from(v4) ^ change as u32).into()),
+        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) ^ change).into()),
+    }
+}
+
+#[test]
+fn no_verdict_brings_a_protected_address_to_a_child() {
+    let mut run = host();
+    let network = |text: &str| Network::parse(text.as_bytes()).unwrap();
+    let gateway_of_another_table = "192.0.2.254".parse().unwrap();
+    run.kernel.host.gateways.push(gateway_of_another_table);
+    let nameserver = "2001:db8:7::53".parse().unwrap();
+    run.kernel.host.nameservers.push(nameserver);
+    // `look` holds every batch of every turn against these.
+    run.kernel.protected = PROTECTED.map(network).to_vec();
+    run.checks = super::run::Checks {
+        twin: false,
+        output: false,
+        own_rules: false,
+    };
+    let allow = "198.51.100.64/26,64:ff9b::c612:35,2001:0:c000:201:0:3fff:39cd:9b01";
+    let arguments = ["--max-blocks-per-minute=100000", "--show=scans", "--allow"];
+    let allows = allow.split(',').collect::<Vec<_>>().join(" --allow ");
+    let words: Vec<_> = arguments.into_iter().chain(allows.split(' ')).collect();
+    assert_eq!(run.start(&words), Flow::Continue);
+    run.run_for(1);
+    let mut random = Random::new(4);
+    for round in 0..2_000u32 {
+        let base = network(random.pick(&PROTECTED));
+        let peer = near(&mut random, base);
+        let length = random.below(if peer.is_ipv4() { 33 } else { 129 }) as u8;
+        let (daemon, kernel) = run.daemon();
+        let source = match round % 3 {
+            0 => daemon.source_of(peer),
+            1 => Network::new(peer, if peer.is_ipv4() { 32 } else { 64 }),
+            _ => Network::new(peer, length),
+        };
+        daemon.want_blocked(source, kernel.now);
+        if round % 50 == 0 {
+            run.run_for(1);
+        }
+    }
+    run.run_for(10);
+    let standing: usize = run
+        .kernel
+        .tables
+        .iter()
+        .map(|table| table.blocks().len())
+        .sum();
+    assert!(standing > 300, "{standing}: the others are blocked");
+    let refused = run.lines_with("Not blocked").len();
+    assert!(refused > 300, "{refused}");
+}
+
+/// Whole /64 networks there belong to nobody in particular.
+#[test]
+fn neighbours_behind_a_translator_are_told_apart() {
+    let mut run = started(&["--max-blocks-per-minute=100000"]);
+    for text in ["64:ff9b::c000:201", "64:ff9b:1:2::7", "2001:0:c000:201::7"] {
+        let (daemon, _) = run.daemon();
+        let source = daemon.source_of(text.parse().unwrap());
+        assert!(source.is_single(), "{text}");
+    }
+}
+
+#[test]
+fn rules_against_protected_hosts_go_at_the_start() {
+    for boot in ["0badcafe", "feedbeef"] {
+        let mut run = host();
+        (run.checks.twin, run.checks.own_rules) = (false, false);
+        run.checks.output = false;
+        let rules = ["203.0.113.1", "10.0.0.53", SCANNER].map(|source| {
+            format!(
+                "-A TCPPARSER -s {source}/32 -m comment --comment \
+                 \"tcpparser v1 b={boot} e=9999 s=1 t=10 d=n p=22,25,80,443\" -j DROP\n"
+            )
+        });
+        let batch = format!(
+            "*filter\n-N TCPPARSER\n-I INPUT 1 -j TCPPARSER\n-I FORWARD 1 -j TCPPARSER\n{}COMMIT\n",
+            rules.concat()
+        );
+        run.kernel.tables[0].restore(&batch, None).unwrap();
+        assert_eq!(run.start(&[]), Flow::Continue);
+        run.run_for(11);
+        let [rule] = run.kernel.tables[0].blocks() else {
+            panic!("{}", run.kernel.tables[0].listing());
+        };
+        assert!(rule.contains(SCANNER), "{rule}");
+        let lifted = run.lines_with("it holds a protected address now");
+        assert_eq!(lifted.len(), 2, "{boot}: {lifted:?}");
+    }
+}
+
+#[test]
+fn more_blocks_than_a_minute_may_have_are_held_back() {
+    let mut run = started(&["--max-blocks-per-minute=2", "--window=2m"]);
+    run.checks.twin = false;
+    let peers: Vec<_> = (1..=7).map(|n| format!("198.51.100.{n}")).collect();
+    for peer in &peers {
+        run.kernel.scan(peer);
+    }
+    run.run_for(10);
+    for peer in &peers {
+        run.kernel.close_all_of(peer);
+    }
+    assert_eq!(run.lines_with("Blocked:").len(), 2);
+    assert_eq!(run.metric("tcpparser_blocks_pending"), "5");
+    run.run_for(58);
+    assert!(run.lines_with("locked").is_empty(), "not within the minute");
+    run.run_for(2);
+    let blocked = run.lines_with("locked");
+    assert_eq!(blocked.len(), 2, "the oldest of those that wait");
+    assert!(blocked[0].starts_with("Blocked: 198.51.100.3 for 10m"));
+    assert!(blocked[1].starts_with("Blocked: 198.51.100.4 for 10m"));
+    run.run_for(60);
+    let said = run.lines_with("locked");
+    assert_eq!(said.len(), 3, "{said:?}");
+    assert!(said[1].starts_with("Blocked: 198.51.100.6 for 10m"));
+    // The window is over: whoever still scans is seen again.
+    let dropped = "Not blocked: 198.51.100.7 held back by --max-blocks-per-minute";
+    assert_eq!(said[2], dropped);
+    assert_eq!(run.kernel.tables[0].blocks().len(), 6);
+    run.check_quiet();
 }
 
 #[test]
