@@ -737,6 +737,67 @@ mod tests {
     }
 
     /// No address may ever stand in a label: each label has few, fixed values.
+    /// README.md's table: name without labels -> type and meaning.
+    fn told_in_readme() -> BTreeMap<String, (String, String)> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+        let readme = std::fs::read_to_string(path).unwrap();
+        let rows = readme
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `tcpparser_"));
+        let mut told = BTreeMap::new();
+        for row in rows {
+            let (name, rest) = row.split_once("` | ").unwrap();
+            let (kind, meaning) = rest.split_once(" | ").unwrap();
+            let name = "tcpparser_".to_string() + name.split('{').next().unwrap();
+            let before = told.insert(name, (kind.to_string(), meaning.to_string()));
+            assert_eq!(before, None, "told twice: {row}");
+        }
+        told
+    }
+
+    /// Every family and no other, with its type.
+    #[test]
+    fn readme_tells_every_metric() {
+        let metrics = Metrics::new();
+        let text = written(&sample(&metrics), Format::Text);
+        let types = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE tcpparser_"));
+        let families: BTreeMap<String, String> = types
+            .map(|line| line.split_once(' ').unwrap())
+            .map(|(name, kind)| ("tcpparser_".to_string() + name, kind.to_string()))
+            .collect();
+        let told = told_in_readme().into_iter();
+        let told: BTreeMap<_, _> = told.map(|(name, (kind, _))| (name, kind)).collect();
+        assert_eq!(told, families);
+    }
+
+    /// The Python program's only metric has a successor.
+    #[test]
+    fn readme_says_what_new_connections_total_became() {
+        let told = told_in_readme();
+        let (kind, meaning) = &told["tcpparser_new_connections_total"];
+        assert_eq!(kind, "counter");
+        assert!(meaning.contains(" `new_connections_total`"), "{meaning}");
+    }
+
+    /// Each label of a family stands behind its name.
+    #[test]
+    fn readme_tells_every_label() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+        let readme = std::fs::read_to_string(path).unwrap();
+        for family in FAMILIES {
+            let labels: Vec<&str> = match &family.samples {
+                Samples::Labelled { label, .. } => [*label].to_vec(),
+                Samples::Grid { labels, .. } => labels.to_vec(),
+                _ => continue,
+            };
+            let name = [family.name, family.suffix()].concat();
+            let start = std::format!("| `{name}{{{}}}` | ", labels.join(","));
+            assert!(readme.contains(&start), "README.md has no {start}");
+        }
+    }
+
     #[test]
     fn labels_are_few() {
         let metrics = Metrics::new();

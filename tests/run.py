@@ -20,9 +20,10 @@ import test_blocking
 import test_firewall
 import test_metrics
 import test_process
+import test_readme
 
-MODULES = [test_command_line, test_files, test_list, test_detection,
-           test_evidence, test_blocking, test_firewall, test_metrics, test_process]
+MODULES = [test_command_line, test_files, test_list, test_detection, test_evidence,
+           test_blocking, test_firewall, test_metrics, test_process, test_readme]
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or not os.access(sys.argv[1], os.X_OK):
