@@ -17,7 +17,8 @@ use crate::detector::Detector;
 use crate::firewall::Firewall;
 use crate::firewall::iptables::Rule;
 use crate::host::Host;
-use crate::http::Server;
+use crate::exposition::Format;
+use crate::http::{BODY_ROOM, Server};
 use crate::kernel::{Child, Descriptor, Interest, Invocation, Kernel, Signal};
 use crate::limits::{
     BLOCKS, CONNECTIONS, HTTP_CLIENTS, LISTENERS, OUTPUT_BUFFER, OUTPUT_PATIENCE, SOURCES,
@@ -96,6 +97,11 @@ pub struct Daemon {
     reserve: Option<Descriptor>,
     /// RLIMIT_NOFILE at start.
     descriptors_max: u64,
+    /// The metrics as they were written last, until when they are fresh, and
+    /// in which format: scrapers that ask at once share them.
+    exposed: Text<BODY_ROOM>,
+    exposed_until: Instant,
+    exposed_format: Format,
 
     started: u64,
     is_terminating: bool,
@@ -136,6 +142,9 @@ impl Daemon {
             next_accept: Instant::BOOT,
             reserve: None,
             descriptors_max: 0,
+            exposed: Text::new(),
+            exposed_until: Instant::BOOT,
+            exposed_format: Format::Text,
             started: 0,
             is_terminating: false,
         }
