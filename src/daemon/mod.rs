@@ -153,9 +153,13 @@ impl Daemon {
     /// Waits for the next deadline or event and handles it.
     pub fn turn(&mut self, kernel: &mut impl Kernel) -> Flow {
         let found = self.wait(kernel);
-        self.take_signals(kernel);
+        if is_ready(&found, Some(kernel.signal_descriptor())) {
+            self.take_signals(kernel);
+        }
         self.watch_child(kernel);
-        self.take_events(kernel);
+        if is_ready(&found, self.watch.socket) {
+            self.take_events(kernel);
+        }
         self.read_when_due(kernel);
         self.judge(kernel);
         self.run_firewall(kernel);
@@ -318,6 +322,13 @@ impl Daemon {
         self.output.finish(kernel);
         Flow::Exit(0)
     }
+}
+
+/// Whether poll(2) found something to read there.
+fn is_ready(found: &[Interest], descriptor: Option<Descriptor>) -> bool {
+    found
+        .iter()
+        .any(|interest| Some(interest.descriptor) == descriptor && interest.is_readable)
 }
 
 impl Default for Daemon {
