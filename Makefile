@@ -85,14 +85,14 @@ tools:
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy || true
 	@missing=; for tool in $(TOOLS); do command -v $${tool%:*} >/dev/null || missing="$$missing $${tool#*:}"; done; \
 	[ -z "$$missing" ] || $(call apt,$$missing) || echo "SKIPPED what needs$$missing: neither root nor apt here to install that"
-	@command -v promtool prometheus >/dev/null || { mkdir -p target/tools && cd target/tools && apt-get -qq download prometheus && \
+	@{ command -v promtool && command -v prometheus; } >/dev/null || { mkdir -p target/tools && cd target/tools && apt-get -qq download prometheus && \
 	dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb; } || echo 'SKIPPED what needs promtool and prometheus: no apt here to get it'
 
 # So do the web servers, with the libraries that are missing here.
 bench-tools:
-	@for tool in wrk lighttpd nginx; do command -v $$tool >/dev/null || exit 1; done || { mkdir -p target/tools && cd target/tools && \
+	@{ command -v wrk && command -v lighttpd && command -v nginx; } >/dev/null || { mkdir -p target/tools && cd target/tools && \
 	apt-get -qq -y --download-only --no-install-recommends -o Debug::NoLocking=1 -o Dir::Cache::archives="$$PWD" \
-	install wrk lighttpd nginx && for deb in *.deb; do dpkg-deb -x $$deb . && rm $$deb; done; } || \
+	install wrk lighttpd nginx && for deb in *.deb; do dpkg-deb -x $$deb . && rm $$deb; done && rm -rf partial; } || \
 	echo 'SKIPPED what needs wrk, lighttpd and nginx: no apt here to get them'
 
 install: ## install to $(DESTDIR)$(PREFIX)/bin
