@@ -13,7 +13,7 @@ BINARY = $(OUT)/tcpparser
 
 # A shell opened before rustup was installed does not know cargo, and a user's
 # shell may not know iptables.
-export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin:$(CURDIR)/target/tools/usr/bin
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin:$(CURDIR)/target/tools/usr/bin:$(CURDIR)/target/tools/usr/sbin
 export RUSTFLAGS
 
 HOST = $$(rustc -vV | sed -n 's/^host: //p')
@@ -38,7 +38,7 @@ need = command -v $(1) >/dev/null || $(call apt,$(2)) || { echo "$(1) is missing
 as_root = $$([ "$$(id -u)" = 0 ] || ! sudo -n true 2>/dev/null || echo sudo -n env "PATH=$$PATH")
 
 .DEFAULT_GOAL = help
-.PHONY: help build build-musl build-gcc build-quick run test bench detect tools install clean
+.PHONY: help build build-musl build-gcc build-quick run test bench detect fleet tools bench-tools install clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -77,19 +77,30 @@ test: build build-quick tools ## every check and test; what lacks its tools says
 	sh tests/build.sh
 	$(as_root) python3 tests/run.py $(BINARY)
 
-bench: build ## CPU of a reading against cat, file size and memory (needs root)
+bench: build bench-tools ## readings against cat, HTTP against lighttpd and nginx, size, memory (needs root)
 	@python3 tests/bench.py $(BINARY)
+	@LD_LIBRARY_PATH="$$(echo target/tools/usr/lib/*-linux-*)" python3 tests/bench_http.py $(BINARY)
 
 detect: build tools ## which scans are seen and how fast they are blocked (needs root)
 	@python3 tests/detect.py $(BINARY)
 
-# promtool comes without its package, which would start a server.
+fleet: build tools ## a real Prometheus scrapes three hosts while nmap scans one (needs root)
+	@$(as_root) python3 tests/fleet.py $(BINARY)
+
+# promtool and prometheus come without their package, which would start a server.
 tools:
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy || true
 	@missing=; for tool in $(TOOLS); do command -v $${tool%:*} >/dev/null || missing="$$missing $${tool#*:}"; done; \
 	[ -z "$$missing" ] || $(call apt,$$missing) || echo "SKIPPED what needs$$missing: neither root nor apt here to install that"
-	@command -v promtool >/dev/null || { mkdir -p target/tools && cd target/tools && apt-get -qq download prometheus && \
-	dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb; } || echo 'SKIPPED what needs promtool: no apt here to get it'
+	@{ command -v promtool && command -v prometheus; } >/dev/null || { mkdir -p target/tools && cd target/tools && apt-get -qq download prometheus && \
+	dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb; } || echo 'SKIPPED what needs promtool and prometheus: no apt here to get it'
+
+# So do the web servers, with the libraries that are missing here.
+bench-tools:
+	@{ command -v wrk && command -v lighttpd && command -v nginx; } >/dev/null || { mkdir -p target/tools && cd target/tools && \
+	apt-get -qq -y --download-only --no-install-recommends -o Debug::NoLocking=1 -o Dir::Cache::archives="$$PWD" \
+	install wrk lighttpd nginx && for deb in *.deb; do dpkg-deb -x $$deb . && rm $$deb; done && rm -rf partial; } || \
+	echo 'SKIPPED what needs wrk, lighttpd and nginx: no apt here to get them'
 
 install: ## install to $(DESTDIR)$(PREFIX)/bin
 	@test -x $(BINARY) || $(MAKE) -s build

@@ -90,6 +90,11 @@ limit! {
     HTTP_BODY: usize = 65_536
 }
 limit! {
+    /// How long the metrics are told again as they were written: less than any
+    /// scraper can notice, and a hundred times a second they cost nothing.
+    HTTP_FRESH: Duration = 10
+}
+limit! {
     /// HTTP clients accepted in one turn: a burst must not hold up a reading
     /// or push out those that were accepted just before.
     HTTP_ACCEPTS: usize = 16

@@ -35,8 +35,10 @@ const WORDS: usize = 64;
 const DEFAULT_PATH: &CStr = c"PATH=/usr/sbin:/usr/bin:/sbin:/bin";
 /// Receive buffer asked for on destroy events: thousands of messages.
 const EVENTS_BUFFER: c_int = 1 << 20;
-/// Connections the kernel queues for accept(2).
-const BACKLOG: c_int = 128;
+/// Connections the kernel queues for accept(2); it takes less where
+/// net.core.somaxconn says so. Where the queue is full a client's handshake is
+/// dropped and tried again a second later.
+const BACKLOG: c_int = 4096;
 /// linux/sock_diag.h: SKNLGRP_INET_TCP_DESTROY and SKNLGRP_INET6_TCP_DESTROY.
 const DESTROY_GROUPS: [c_int; 2] = [1, 3];
 /// linux/memfd.h; kernels before 6.3 do not know it and say EINVAL.

@@ -17,7 +17,8 @@ use crate::detector::Detector;
 use crate::firewall::Firewall;
 use crate::firewall::iptables::Rule;
 use crate::host::Host;
-use crate::http::Server;
+use crate::exposition::Format;
+use crate::http::{BODY_ROOM, Server};
 use crate::kernel::{Child, Descriptor, Interest, Invocation, Kernel, Signal};
 use crate::limits::{
     BLOCKS, CONNECTIONS, HTTP_CLIENTS, LISTENERS, OUTPUT_BUFFER, OUTPUT_PATIENCE, SOURCES,
@@ -103,6 +104,11 @@ pub struct Daemon {
     reserve: Option<Descriptor>,
     /// RLIMIT_NOFILE at start.
     descriptors_max: u64,
+    /// The metrics as they were written last, until when they are fresh, and
+    /// in which format: scrapers that ask at once share them.
+    exposed: Text<BODY_ROOM>,
+    exposed_until: Instant,
+    exposed_format: Format,
 
     started: u64,
     is_terminating: bool,
@@ -145,6 +151,9 @@ impl Daemon {
             next_accept: Instant::BOOT,
             reserve: None,
             descriptors_max: 0,
+            exposed: Text::new(),
+            exposed_until: Instant::BOOT,
+            exposed_format: Format::Text,
             started: 0,
             is_terminating: false,
         }
@@ -153,9 +162,13 @@ impl Daemon {
     /// Waits for the next deadline or event and handles it.
     pub fn turn(&mut self, kernel: &mut impl Kernel) -> Flow {
         let found = self.wait(kernel);
-        self.take_signals(kernel);
+        if is_ready(&found, Some(kernel.signal_descriptor())) {
+            self.take_signals(kernel);
+        }
         self.watch_child(kernel);
-        self.take_events(kernel);
+        if is_ready(&found, self.watch.socket) {
+            self.take_events(kernel);
+        }
         self.read_when_due(kernel);
         self.judge(kernel);
         self.run_firewall(kernel);
@@ -321,6 +334,13 @@ impl Daemon {
         self.output.finish(kernel);
         Flow::Exit(0)
     }
+}
+
+/// Whether poll(2) found something to read there.
+fn is_ready(found: &[Interest], descriptor: Option<Descriptor>) -> bool {
+    found
+        .iter()
+        .any(|interest| Some(interest.descriptor) == descriptor && interest.is_readable)
 }
 
 impl Default for Daemon {

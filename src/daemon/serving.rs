@@ -6,7 +6,7 @@ use crate::address::{Endpoint, Network};
 use crate::exposition::{self, Format, Snapshot};
 use crate::http::{ContentType, Exchange, Request, Status};
 use crate::kernel::{Descriptor, Errno, Interest, Kernel, Path};
-use crate::limits::{HTTP_ACCEPTS, START_RETRY};
+use crate::limits::{HTTP_ACCEPTS, HTTP_FRESH, START_RETRY};
 use crate::report;
 use crate::text::Sink;
 use crate::time::Instant;
@@ -187,22 +187,40 @@ impl Daemon {
     }
 
     fn answer_metrics(&mut self, kernel: &mut impl Kernel, client: Descriptor, openmetrics: bool) {
-        self.update_gauges();
         let (format, content_type) = if openmetrics {
             (Format::OpenMetrics, ContentType::OpenMetrics)
         } else {
             (Format::Text, ContentType::Prometheus)
         };
+        self.expose(kernel, format);
+        let Some(exchange) = self.server.find(client) else {
+            return;
+        };
+        if self.exposed.is_truncated() {
+            exchange.refuse(Status::InternalError);
+        } else {
+            exchange.respond(Status::Ok, content_type, |body| {
+                body.put(self.exposed.as_bytes());
+            });
+        }
+    }
+
+    /// Writes all metrics down, unless they were a moment ago.
+    fn expose(&mut self, kernel: &mut impl Kernel, format: Format) {
+        let now = kernel.boottime();
+        if self.exposed_format == format && now < self.exposed_until {
+            return;
+        }
+        self.update_gauges();
         let snapshot = Snapshot {
             metrics: &self.metrics,
             process: kernel.process_status(),
             start_unix_nanoseconds: self.started,
         };
-        if let Some(exchange) = self.server.find(client) {
-            exchange.respond(Status::Ok, content_type, |body| {
-                exposition::write(&snapshot, format, body)
-            });
-        }
+        self.exposed.clear();
+        exposition::write(&snapshot, format, &mut self.exposed);
+        self.exposed_format = format;
+        self.exposed_until = now.after(HTTP_FRESH);
     }
 
     fn answer_health(&mut self, kernel: &mut impl Kernel, client: Descriptor) {

@@ -1,0 +1,138 @@
+"""`make bench`: how many scrapes a second, against lighttpd and nginx with a
+static file of the same size.
+
+Each server has a namespace of its own, one process and loopback; wrk drives
+one after the other, alternating. Rates belong to the machine; the ratios are
+what counts.
+"""
+
+import contextlib
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import harness
+
+ROUNDS = 5
+SECONDS = 2  # of wrk in one round
+DEADLINE = 110  # seconds for everything
+
+LIGHTTPD = """
+server.document-root = "{folder}"
+server.port = {port}
+server.bind = "127.0.0.1"
+server.errorlog = "{folder}/lighttpd.log"
+server.max-keep-alive-requests = 10000000
+mimetype.assign = ( "" => "text/plain; version=0.0.4; charset=utf-8" )
+"""
+NGINX = """
+daemon off; master_process off; worker_processes 1; pid {folder}/nginx.pid;
+error_log {folder}/nginx.log;
+events {{ }}
+http {{
+  access_log off; sendfile on; tcp_nopush on; keepalive_requests 10000000;
+  default_type "text/plain; version=0.0.4; charset=utf-8";
+  open_file_cache max=10;
+  client_body_temp_path {folder}/1; proxy_temp_path {folder}/2; fastcgi_temp_path {folder}/3;
+  uwsgi_temp_path {folder}/4; scgi_temp_path {folder}/5;
+  server {{ listen 127.0.0.1:{port} backlog=4096; root {folder}; }}
+}}
+"""
+PORT = 3021
+
+
+class Served:
+    """A server in a namespace of its own."""
+
+    def __init__(self, name, command, env=None):
+        self.name = name
+        self.namespace = harness.Namespace("bench")
+        with self.namespace.entered():
+            self.process = subprocess.Popen(
+                command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL)
+        harness.wait_for(lambda: self.body() is not None, f"{name} to serve")
+
+    def body(self):
+        done = self.namespace.run("curl", "-sSf", "--max-time", "2",
+                                  f"http://127.0.0.1:{PORT}/metrics")
+        return done.stdout if done.returncode == 0 else None
+
+    def rate(self, *headers):
+        """Requests a second."""
+        told = self.namespace.must("wrk", "-t1", "-c8", f"-d{SECONDS}s", *headers,
+                                   f"http://127.0.0.1:{PORT}/metrics", seconds=SECONDS + 20)
+        harness.check("Non-2xx" not in told, f"{self.name}: {told}")
+        return float(re.search(r"Requests/sec:\s+([\d.]+)", told)[1])
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
+        self.namespace.destroy()
+
+
+def compare(title, ours, other, *headers):
+    """Alternates A B A B and tells the medians and their ratio."""
+    rates = {ours: [], other: []}
+    for _ in range(ROUNDS):
+        for server, values in rates.items():
+            values.append(server.rate(*headers))
+    for server, values in rates.items():
+        print(f"{title:22} {server.name:10} {statistics.median(values):9.0f} requests/s"
+              f"   (from {min(values):.0f} to {max(values):.0f})")
+    ratio = statistics.median(rates[ours]) / statistics.median(rates[other])
+    print(f"{title:22} {'ratio':10} {ratio:9.2f} "
+          f"(aim: at least 1.00{'' if ratio >= 1 else ', MISSED'})", flush=True)
+
+
+def written(path, text):
+    with open(path, "w") as file:
+        file.write(text)
+    return path
+
+
+def main(binary, folder):
+    harness.need("wrk", "lighttpd", "nginx")
+    with contextlib.ExitStack() as stack:
+        def serve(*arguments, **options):
+            server = Served(*arguments, **options)
+            stack.callback(server.end)
+            return server
+        ours = serve("tcpparser", [binary, "--dry-run", "--show", "scans"],
+                     env={"PATH": "/usr/sbin:/usr/bin", "TZ": "UTC0"})
+        time.sleep(1)
+        body = ours.body()
+        written(f"{folder}/metrics", body)
+        print(f"{'an answer':22} {len(body):20} bytes")
+        lighttpd = serve("lighttpd", ["lighttpd", "-D", "-f", written(
+            f"{folder}/lighttpd.conf", LIGHTTPD.format(folder=folder, port=PORT))])
+        nginx = serve("nginx", ["nginx", "-p", folder, "-c", written(
+            f"{folder}/nginx.conf", NGINX.format(folder=folder, port=PORT))])
+        compare("keep-alive", ours, lighttpd)
+        compare("Connection: close", ours, nginx, "-H", "Connection: close")
+
+
+def end_early(number, _frame):
+    raise SystemExit(f"ended by {signal.Signals(number).name}")
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+        signal.signal(number, end_early)
+    signal.alarm(DEADLINE)
+    try:
+        harness.need_namespaces()
+        with tempfile.TemporaryDirectory(prefix="tcpparser-bench-") as folder:
+            os.chmod(folder, 0o755)
+            main(os.path.abspath(sys.argv[1]), folder)
+    except harness.Skipped as reason:
+        print(f"SKIPPED {reason}")
+    except harness.Failure as reason:
+        sys.exit(f"FAILED {reason}")
+    finally:
+        harness.remove_own()

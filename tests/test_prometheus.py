@@ -1,0 +1,188 @@
+"""What dist/ has for Prometheus people, under their own tools."""
+
+import contextlib
+import http.server
+import json
+import os
+import re
+import threading
+import urllib.request
+
+from fleet import ROOT, RULES, Prometheus
+from harness import check, equal, need, run, wait_for
+from test_metrics import body_of, curl, faults
+
+DASHBOARD = os.path.join(ROOT, "dist", "grafana-dashboard.json")
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+
+
+def read(path):
+    with open(path) as file:
+        return file.read()
+
+
+def queries():
+    """All queries of the dashboard."""
+    panels = json.loads(read(DASHBOARD))["panels"]
+    return [target["expr"] for panel in panels for target in panel.get("targets", [])]
+
+
+def names_in(text):
+    return set(re.findall(r"\b(?:tcpparser|process)_[a-z0-9_]+", text))
+
+
+def names_told(text):
+    """The names of all samples of an exposition, without labels."""
+    return set(re.findall(r"^([a-z][a-z0-9_]+)[ {]", text, re.M))
+
+
+def test_rules_are_valid(t):
+    need("promtool")
+    done = run("promtool", "check", "rules", RULES)
+    equal(done.returncode, 0, f"promtool check rules: {done.stdout}{done.stderr}")
+
+
+def test_rules_fire_when_they_should(t):
+    need("promtool")
+    done = run("promtool", "test", "rules", RULES.replace(".yml", ".test.yml"))
+    equal(done.returncode, 0, f"promtool test rules: {done.stdout}{done.stderr}")
+
+
+def test_every_alert_is_tested_and_says_what_it_means(t):
+    rules, tests = read(RULES), read(RULES.replace(".yml", ".test.yml"))
+    alerts = re.findall(r"- alert: (\w+)", rules)
+    check(len(alerts) > 5, f"alerts: {alerts}")
+    for alert in alerts:
+        check(f"alertname: {alert}\n" in tests, f"{alert} is never seen to fire")
+        check(f"alertname: {alert}, eval" in tests, f"{alert} is never seen to be quiet")
+    equal(rules.count("summary:"), len(alerts), "summaries")
+    equal(rules.count("severity:"), len(alerts), "severities")
+
+
+def test_rules_and_dashboard_ask_for_metrics_that_exist(t):
+    told = names_told(body_of(t.guard(t.lan().host).ready()))
+    expressions = re.findall(r"expr: ((?:.|\n)*?)\n +(?:for|labels):", read(RULES))
+    for source, text in (("rules", "\n".join(expressions)), ("dashboard", read(DASHBOARD))):
+        asked = names_in(text)
+        check(len(asked) > 5, f"{source} ask for {asked}")
+        equal(asked - told, set(), f"names that {source} ask for and nobody tells")
+
+
+def test_dashboard_is_whole(t):
+    dashboard = json.loads(read(DASHBOARD))
+    panels = dashboard["panels"]
+    equal(len({panel["id"] for panel in panels}), len(panels), "different ids")
+    for panel in panels:
+        check(panel["title"], f"panel {panel['id']} has no title")
+        check(panel["type"] == "row" or panel["description"], f"{panel['title']}: description")
+        place = panel["gridPos"]
+        check(place["x"] + place["w"] <= 24, f"{panel['title']} does not fit")
+    used = set(re.findall(r"\$\{?([a-z]+)", " ".join(queries()) + json.dumps(panels)))
+    known = {variable["name"] for variable in dashboard["templating"]["list"]}
+    equal(used - known, set(), "variables that nobody sets")
+
+
+def test_dashboard_queries_are_valid(t):
+    """promtool reads them as rules, Grafana's variables filled in."""
+    need("promtool")
+    filled = [re.sub(r"\$__rate_interval", "5m", query) for query in queries()]
+    filled = [re.sub(r"\$\w+", ".*", query) for query in filled]
+    rules = {"groups": [{"name": "dashboard", "rules": [
+        {"record": f"query:{number}", "expr": query} for number, query in enumerate(filled)]}]}
+    path = os.path.join(t.tmp, "dashboard.yml")
+    with open(path, "w") as file:
+        json.dump(rules, file)
+    done = run("promtool", "check", "rules", path)
+    equal(done.returncode, 0, f"promtool check rules: {done.stdout}{done.stderr}")
+    check(f"{len(filled)} rules found" in done.stdout, done.stdout)
+
+
+def openmetrics_faults(text):
+    """Ours speak the text format: undo what OpenMetrics has otherwise."""
+    found = [] if text.endswith("\n# EOF\n") else ["no # EOF at the end"]
+    text = text.removesuffix("# EOF\n")
+    found += ["empty line"] if "\n\n" in text else []
+    counters = re.findall(r"^# TYPE (\S+) counter$", text, re.M)
+    infos = re.findall(r"^# TYPE (\S+) info$", text, re.M)
+    found += [f"counter {name} ends in _total" for name in counters if name.endswith("_total")]
+    for name, unit in re.findall(r"^# UNIT (\S+) (\S+)\n", text, re.M):
+        found += [] if name.endswith(f"_{unit}") else [f"{name} is not in {unit}"]
+    text = re.sub(r"^# UNIT .*\n", "", text, flags=re.M)
+    for name, suffix in [(n, "_total") for n in counters] + [(n, "_info") for n in infos]:
+        text = re.sub(f"^# (HELP|TYPE) {name} ", rf"# \1 {name}{suffix} ", text, flags=re.M)
+    return found + faults(text)
+
+
+def test_both_formats_tell_the_same(t):
+    guard = t.guard(t.lan().host).ready()
+    url = "http://127.0.0.1:3021/metrics"
+    text = curl(guard, url)[2]
+    _, headers, open_text = curl(guard, "-H", f"Accept: {OPENMETRICS}", url)
+    equal(headers["content-type"], OPENMETRICS + "; charset=utf-8", "content type")
+    equal(openmetrics_faults(open_text), [], "faults")
+    equal(faults(text), [], "faults of the text format")
+    equal(names_told(open_text), names_told(text), "names")
+    for bad in (open_text.removesuffix("# EOF\n"), open_text.replace("_bytes 1", "_bytes  1"),
+                open_text.replace("# TYPE tcpparser_rows ", "# TYPE tcpparser_rows_total ")):
+        check(bad == open_text or openmetrics_faults(bad), "these checks find nothing")
+
+
+class TextOnly(http.server.BaseHTTPRequestHandler):
+    """Asks for the text format whatever its client prefers: older servers
+    always prefer OpenMetrics."""
+
+    def do_GET(self):
+        request = urllib.request.Request("http://127.0.0.1:3021/metrics",
+                                         headers={"Accept": "text/plain;version=0.0.4"})
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            body, content_type = answer.read(), answer.headers["Content-Type"]
+        self.server.formats.add(content_type)
+        self.send_response(200)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def text_only(namespace, port):
+    """A server inside the namespace; what formats it has passed on."""
+    stop = threading.Event()
+    formats = set()
+
+    def serve():
+        with namespace.entered():
+            with http.server.HTTPServer(("127.0.0.1", port), TextOnly) as server:
+                server.formats, server.timeout = formats, 0.2
+                while not stop.is_set():
+                    server.handle_request()
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield formats
+    finally:
+        stop.set()
+        thread.join(10)
+
+
+def test_prometheus_scrapes_both_formats(t):
+    need("prometheus")
+    host = t.lan().host
+    guard = t.guard(host).ready()
+    direct, relayed = "127.0.0.1:3021", "127.0.0.1:3022"
+    jobs = {"tcpparser": [direct], "text": [relayed]}
+    with text_only(host, 3022) as formats, Prometheus(t, host, jobs) as prometheus:
+        prometheus.wait_query("up", {direct: 1.0, relayed: 1.0})
+        wait_for(lambda: len(prometheus.query("tcpparser_readings_total")) == 2, "samples")
+        equal(prometheus.targets(), {direct: ("up", ""), relayed: ("up", "")}, "targets")
+        counts = prometheus.query("scrape_samples_scraped")
+        equal(counts.get(direct), counts.get(relayed), "samples in both formats")
+        check(counts[direct] > 100, f"samples: {counts}")
+        types = {name: entries[0]["type"] for name, entries in prometheus.get("metadata").items()}
+        equal(types.get("tcpparser_port_scans_total", types.get("tcpparser_port_scans")),
+              "counter", "type")
+    equal(formats, {"text/plain; version=0.0.4; charset=utf-8"}, "formats passed on")
+    check(guard.process.poll() is None, "it ended")
