@@ -10,7 +10,7 @@ import traffic
 from harness import (FAMILIES, Family, alone, cases, check, connection_pattern, equal, name_of,
                      scan_pattern, wait_for)
 from traffic import (TEN, Attack, ConnectScan, Forger, Nmap, deaf, end, has_events, helper,
-                     serve, touch)
+                     serve, touch, until)
 
 PORTS = (22, 25, 80, 443)
 NEW_INBOUND = 'tcpparser_new_connections_total{direction="in",family="4"}'
@@ -42,7 +42,9 @@ class Scene:
         return self.firewall.entries(self.host, self.family.tool)
 
     def wait_metric(self, name, value, seconds=15):
-        wait_for(lambda: self.guard.metric(name) >= value, f"{name} {value}", seconds)
+        """Looks seldom: a scrape is a connection too, and what is missed can
+        hide behind others for an interval."""
+        until(lambda: self.guard.metric(name) >= value, seconds, every=0.5)
         equal(self.guard.metric(name), value, name)
 
     def wait_blocked(self, data=None):
@@ -237,12 +239,12 @@ def test_resets_before_accept_are_missed(t):
     listener = scene.listeners[0]
     equal(scene.touch(22, times=100), 100, "connections")
     scene.wait_metric(MISSED, 100)
-    scene.guard.wait_readings(3)
+    time.sleep(0.5)
     equal(scene.guard.metric(MISSED), 100, "missed, later")
     for _ in range(100):
         listener.accept()[0].close()
     scene.wait_metric(NEW_INBOUND, 100)
-    scene.guard.wait_readings(3)
+    time.sleep(0.5)
     equal(scene.touch(22, times=50), 50, "connections")
     scene.wait_metric(MISSED, 150)
     scene.nothing_found()
@@ -352,18 +354,16 @@ def late_close(t, seconds):
 
 
 def test_late_closes_do_not_block_again(t):
-    """An operator lifts the block; then the services close what stood."""
-    scene = Scene(t, kind="slow").hears()
+    """The block ends; then the peer resets, and the services close what stood."""
+    scene = Scene(t, "--block-time", "1s", kind="slow").hears()
     held = [scene.peer.connect(scene.family.host, port) for port in PORTS]
-    scene.wait_blocked()
-    undo = scene.guard.wait_line("Blocked: ").partition("undo: ")[2]
-    scene.firewall.run(scene.host, "iptables", "-w", "5", "-F", "TCPPARSER")
-    check(undo, "the undo command")
+    scene.guard.wait_line(": +Blocked: ")
+    scene.guard.wait_line(": +Unblocked: ")
     for connection in held:
         end(connection, "rst")
-    scene.guard.wait_readings(3)
+    scene.guard.wait_readings(2)
     scene.host.service.close_kept()
-    scene.guard.wait_readings(3)
+    scene.guard.wait_readings(2)
     equal(len(scene.guard.matching("Port scan")), 1, "scans")
     equal(scene.guard.metric(NEW_INBOUND), 4, NEW_INBOUND)
 
@@ -556,15 +556,12 @@ def test_downloads_over_ports_that_listened_before(t):
 def test_restarted_listeners(t):
     """Those that end with nobody connected, and those that come back."""
     scene = heard(t)
-    equal(scene.touch(*PORTS[:3]), 3, "connections")
-    for listener in scene.listeners:
-        scene.host.service.remove(listener)
-    again = scene.host.listen(*PORTS)
-    equal(scene.touch(*PORTS[:3]), 3, "connections")
-    for listener in again:
-        scene.host.service.remove(listener)
-    scene.host.listen(*PORTS)
-    equal(scene.touch(*PORTS[:3]), 3, "connections")
+    for restarts in range(3):
+        equal(scene.touch(*PORTS[:3]), 3, "connections")
+        scene.wait_metric(NEW_INBOUND, 3 * restarts + 3)
+        for listener in scene.listeners:
+            scene.host.service.remove(listener)
+        scene.listeners = scene.host.listen(*PORTS)
     nothing_heard(scene, 9)
 
 

@@ -229,11 +229,11 @@ def has_events(guard):
     return guard.metric('tcpparser_evidence_source_up{source="destroy_events"}') == 1
 
 
-def until(predicate, seconds):
+def until(predicate, seconds, every=0.01):
     """Waits for a true answer; the last one."""
     deadline = time.monotonic() + seconds
     while not (answer := predicate()) and time.monotonic() < deadline:
-        time.sleep(0.01)
+        time.sleep(every)
     return answer
 
 

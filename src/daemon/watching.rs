@@ -54,7 +54,7 @@ pub(super) struct Watch {
     next_counters: Instant,
     counters: TcpCounters,
     coverage: Coverage,
-    /// Until when events belong to the last scheduled reading.
+    /// Until when events belong to the last scheduled reading; BOOT for no more.
     late_until: Instant,
 
     /// When an early reading is wanted; BOOT for not at all.
@@ -222,9 +222,13 @@ impl Daemon {
             }
             batch.clear();
         }
-        if kernel.boottime() < self.watch.late_until {
+        if self.watch.late_until != Instant::BOOT {
             let seen = self.connections.inbound_seen();
             self.watch.coverage.after_events(seen);
+            // Events are taken in at least once, however late our turn comes.
+            if kernel.boottime() >= self.watch.late_until {
+                self.watch.late_until = Instant::BOOT;
+            }
         }
     }
 
