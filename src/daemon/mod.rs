@@ -14,10 +14,10 @@ use heapless::Vec;
 use crate::address::{Endpoint, Network};
 use crate::connections::Connections;
 use crate::detector::Detector;
+use crate::exposition::Format;
 use crate::firewall::Firewall;
 use crate::firewall::iptables::Rule;
 use crate::host::Host;
-use crate::exposition::Format;
 use crate::http::{BODY_ROOM, Server};
 use crate::kernel::{Child, Descriptor, Interest, Invocation, Kernel, Signal};
 use crate::limits::{

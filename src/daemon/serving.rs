@@ -283,10 +283,7 @@ impl Daemon {
             result = kernel.listen(address);
         }
         self.listen_address = address;
-        self.descriptors_max = kernel
-            .process_status()
-            .max_descriptors
-            .unwrap_or(u64::MAX);
+        self.descriptors_max = kernel.process_status().max_descriptors.unwrap_or(u64::MAX);
         match result {
             Ok(listener) => {
                 self.listener = Some(listener);
