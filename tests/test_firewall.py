@@ -319,6 +319,58 @@ def test_foreign_rules_stay_and_ended_ones_go(t, flavour):
     check(any("192.0.2.0/24" in rule for rule in scene.entries()), "foreign rules keep the chain")
 
 
+@cases(*FLAVOURS)
+def test_torn_rules_are_mended_at_start(t, flavour):
+    """One jump is missing, the other stands twice and last; a source too."""
+    scene = Scene(t, flavour)
+    scene.firewall.must(scene.host, "iptables", *ACCEPT)
+    older, newer = (entry(cidr(scene), boot_seconds() + left, local=True) for left in (300, 600))
+    lines = ["*filter", "-N TCPPARSER", "-A INPUT -j TCPPARSER", "-A INPUT -j TCPPARSER",
+             older, newer, entry("198.51.100.9/32", 0), "COMMIT"]
+    scene.firewall.must(scene.host, "iptables-restore", "-w", "5", "--noflush",
+                        input="\n".join(lines) + "\n")
+    guard = scene.start()
+    wait_for(lambda: first_rules(scene) == JUMPS, "jumps")
+    wait_for(lambda: len(scene.entries()) == 2, "no source twice")
+    equal(sources(scene), [cidr(scene), "198.51.100.9/32"], "sources")
+    check(not scene.reaches(seconds=0.3), "it is blocked")
+    equal(guard.metric("tcpparser_blocked_sources"), 2, "blocked_sources")
+    equal(scene.firewall.product(scene.host, "--unblock", "all").returncode, 0, "exit status")
+    guard.signal(signal.SIGTERM)
+    guard.wait_exit()
+    equal(guard.error_output(), [], "stderr")
+
+
+@cases(("2001:db8:9::2", "2001:db8:9::3", "/64"),
+       ("2001:db8:9::2", "2001:db8:9::3", "/128", "--allow=2001:db8:9::3"),
+       ("64:ff9b::c000:201", "64:ff9b::c000:202", "/128"),
+       ("2001:0:c000:201::7", "2001:0:c000:201::8", "/128"))
+def test_neighbours_in_a_64(t, scanner, neighbour, length, *options):
+    """A source is its /64, but where unrelated or protected hosts share it."""
+    scene = Scene(t, "nft", "v6", *options)
+    scene.peer.ip(*(f"address add {one}/128 dev lan0 nodad" for one in (scanner, neighbour)))
+    scene.host.ip(*(f"route add {one}/128 via {scene.family.peer}" for one in (scanner, neighbour)))
+    check(scene.reaches(neighbour, 5), "the neighbour reaches us")
+    guard = scene.start()
+    scene.scan(scanner)
+    guard.wait_line(" Blocked: ")
+    found = sources(scene)
+    check(len(found) == 1 and found[0].endswith(length), f"sources {found}")
+    check(not scene.reaches(scanner, 0.3), "it is blocked")
+    equal(scene.reaches(neighbour, 0.5), length == "/128", "the neighbour reaches us")
+
+
+def test_cloud_metadata_is_never_blocked(t):
+    scene = Scene(t)
+    scene.peer.ip("address add 169.254.169.254/32 dev lan0")
+    scene.host.ip("route add 169.254.169.254/32 via 10.77.0.2")
+    guard = scene.start()
+    scene.scan("169.254.169.254")
+    guard.wait_line(r" Not blocked: +169\.254\.169\.254 ")
+    guard.wait_readings(2)
+    check(is_untouched(scene), "a rule was made")
+
+
 def test_block_that_became_protected_is_lifted(t):
     scene = Scene(t)
     feed(scene, entry(cidr(scene), 0, local=True), entry(cidr(scene, scene.family.friend), 0,
@@ -610,20 +662,42 @@ def test_failing_restore_is_told_and_tried_again(t, mishap):
     check(not scene.reaches(seconds=0.3), "it is blocked")
 
 
+HANGS = "trap '' TERM INT; while :; do /bin/sleep 1; done"
+
+
+def hanging_once(t, scene, pattern):
+    """The first tool that matches hangs and ignores SIGTERM."""
+    flag = os.path.join(t.tmp, "hangs")
+    open(flag, "w").close()
+    return wrapped_firewall(
+        t, scene.firewall, f'case "$name $*" in {pattern}) '
+                           f"[ ! -e {flag} ] || {{ /bin/rm {flag}; {HANGS}; }};; esac")
+
+
 @idle
 def test_hanging_restore_is_ended_and_tried_again(t):
     scene = Scene(t)
-    flag = os.path.join(t.tmp, "hangs")
-    env = wrapped_firewall(
-        t, scene.firewall, f'case $name in *-restore) [ ! -e {flag} ] || {{ /bin/rm {flag}; '
-                           "trap '' TERM INT; while :; do /bin/sleep 1; done; };; esac")
-    guard = t.guard(scene.host, env=env).ready()
-    with open(flag, "w"), OnTime(guard):
+    guard = t.guard(scene.host, env=hanging_once(t, scene, "*-restore*")).ready()
+    with OnTime(guard):
         scene.scan()
         line = guard.wait_line("Block failed: ", 14)
         check("iptables-restore did not end in time; it is tried again" in line, line)
         guard.wait_line(" Blocked: ", 6)
     equal(total(guard, "block_failures_total", reason="timeout"), 1, "block_failures_total")
+    equal(total(guard, "firewall_commands_total", exit="timeout"), 1, "firewall_commands_total")
+    check(not scene.reaches(seconds=0.3), "it is blocked")
+
+
+@idle
+def test_hanging_listing_is_ended_and_tried_again(t):
+    scene = Scene(t)
+    guard = t.guard(scene.host, env=hanging_once(t, scene, '"iptables "*-S')).ready()
+    with OnTime(guard):
+        scene.scan()
+        guard.wait_line("Port scan", 4)
+        guard.wait_line(" Blocked: ", 16)
+    equal(guard.error_output(), ["tcpparser: iptables did not end in time; it is tried again"],
+          "stderr")
     equal(total(guard, "firewall_commands_total", exit="timeout"), 1, "firewall_commands_total")
     check(not scene.reaches(seconds=0.3), "it is blocked")
 
@@ -750,6 +824,13 @@ def test_list_shows_what_stands(t, flavour):
         since = time.strptime(shown["198.51.100.7"][44:63], "%Y-%m-%d %H:%M:%S")
         age = time.mktime(time.gmtime()) - time.mktime(since)
         check(98 <= age <= 115, f"since {age} s")
+
+
+@cases("--list", "--unblock=all")
+def test_commands_without_iptables(t, command):
+    ended = t.once(command)
+    check("not permitted, or no iptables here" in ended.stderr, ended.stderr)
+    equal((ended.status, ended.stdout), (1, ""), "exit status and output")
 
 
 @cases(*FLAVOURS)
