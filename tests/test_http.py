@@ -1,1 +1,390 @@
-"""x"""
+"""HTTP with raw sockets against the real binary: what RFC 9110 and 9112 ask,
+and clients that nobody wants."""
+
+import contextlib
+import os
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import time
+
+from harness import alone, broken_firewall, cases, check, equal, need, samples, wait_for
+from test_files import fixture
+
+HOME = "127.0.0.1"
+PORT = 3021
+HOST = b"Host: localhost\r\n"
+PORTS = (22, 25, 80, 443)
+
+
+class Response:
+    """One answer, read from a socket's file."""
+
+    def __init__(self, stream, is_head=False):
+        line = stream.readline().decode()
+        check(line, "the connection ended before an answer")
+        self.version, self.status = line.split()[0], int(line.split()[1])
+        self.headers = {}
+        for line in iter(lambda: stream.readline().decode().rstrip("\r\n"), ""):
+            name, _, value = line.partition(":")
+            self.headers[name.lower()] = value.strip()
+        self.body = b"" if is_head else self.read_body(stream)
+
+    def read_body(self, stream):
+        if self.headers.get("transfer-encoding") == "chunked":
+            return b"".join(self.chunks(stream))
+        if "content-length" not in self.headers:
+            return stream.read()
+        length = int(self.headers["content-length"])
+        body = stream.read(length)
+        equal(len(body), length, "bytes of body")
+        return body
+
+    @staticmethod
+    def chunks(stream):
+        while size := int(stream.readline(), 16):
+            yield stream.read(size)
+            equal(stream.read(2), b"\r\n", "end of a chunk")
+        equal(stream.readline(), b"\r\n", "end of the chunks")
+
+
+@contextlib.contextmanager
+def client(place, address=HOME, source=None):
+    """A connection and its reading end."""
+    with place.connect(address, PORT, source) as sock, sock.makefile("rb") as stream:
+        yield sock, stream
+
+
+def get(path, *fields, method="GET", version="1.1"):
+    head = f"{method} {path} HTTP/{version}\r\n" + "".join(f"{field}\r\n" for field in fields)
+    return head.encode() + (HOST if version == "1.1" else b"") + b"\r\n"
+
+
+def ask(place, request, **options):
+    with client(place, **options) as (sock, stream):
+        sock.sendall(request)
+        return Response(stream, request.startswith(b"HEAD"))
+
+
+GOES_ON, ENDS = True, False
+PLAIN = b"GET /healthz HTTP/1.1\r\n"
+TABLE = {
+    "plain": (get("/metrics"), 200, GOES_ON),
+    "root": (get("/"), 200, GOES_ON),
+    "query": (get("/metrics?name[]=up"), 200, GOES_ON),
+    "absolute form": (get("http://localhost:3021/metrics?a"), 200, GOES_ON),
+    "later minor version": (PLAIN.replace(b"1.1", b"1.2") + HOST + b"\r\n", 200, GOES_ON),
+    "close": (get("/healthz", "Connection: close"), 200, ENDS),
+    "close in a list": (get("/healthz", "Connection: foo, CLOSE"), 200, ENDS),
+    "1.0": (get("/healthz", version="1.0"), 200, ENDS),
+    "1.0 keep-alive": (get("/healthz", "Connection: keep-alive", version="1.0"), 200, GOES_ON),
+    "empty lines first": (b"\r\n\r\n" + get("/healthz"), 200, GOES_ON),
+    "head": (get("/metrics", method="HEAD"), 200, GOES_ON),
+    "body of a get": (get("/healthz", "Content-Length: 5") + b"hello", 200, GOES_ON),
+    "chunked body": (get("/healthz", "Transfer-Encoding: chunked") + b"0\r\n\r\n", 200, ENDS),
+    "expectation": (get("/healthz", "Content-Length: 5", "Expect: 100-continue"), 200, ENDS),
+    "unknown path": (get("/nothing"), 404, GOES_ON),
+    "post": (get("/metrics", "Content-Length: 3", method="POST") + b"x=1", 405, GOES_ON),
+    "options": (get("*", method="OPTIONS"), 405, GOES_ON),
+    "no host": (PLAIN + b"\r\n", 400, ENDS),
+    "two hosts": (PLAIN + HOST + HOST + b"\r\n", 400, ENDS),
+    "bare line feeds": (b"GET /healthz HTTP/1.1\nHost: a\n\n", 400, ENDS),
+    "nul": (PLAIN + b"Host: a\0b\r\n\r\n", 400, ENDS),
+    "folded field": (PLAIN + HOST + b"A: b\r\n c\r\n\r\n", 400, ENDS),
+    "blank before colon": (PLAIN + b"Host : a\r\n\r\n", 400, ENDS),
+    "two lengths": (get("/healthz", "Content-Length: 5", "Content-Length: 6"), 400, ENDS),
+    "length and chunks": (get("/healthz", "Content-Length: 5", "Transfer-Encoding: chunked"),
+                          400, ENDS),
+    "unknown coding": (get("/healthz", "Transfer-Encoding: gzip, chunked"), 501, ENDS),
+    "long line": (b"GET /" + b"a" * 9_000, 414, ENDS),
+    "long field": (PLAIN + b"A: " + b"a" * 9_000, 431, ENDS),
+    "many fields": (PLAIN + b"A: b\r\n" * 2_000, 431, ENDS),
+    "tls hello": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, ENDS),
+    "http/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, ENDS),
+    "http/0.9": (b"GET /\r\n", 400, ENDS),
+}
+
+
+def check_row(host, name, request, status, goes_on):
+    with client(host) as (sock, stream):
+        sock.sendall(request)
+        answer = Response(stream, request.startswith(b"HEAD"))
+        equal((answer.status, answer.version), (status, "HTTP/1.1"), f"answer to {name}")
+        check(re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", answer.headers["date"]),
+              f"Date of {name}: {answer.headers['date']!r}")
+        equal("allow" in answer.headers, status == 405, f"Allow in the answer to {name}")
+        if goes_on:
+            check(answer.headers.get("connection") != "close", f"{name} is told to close")
+            sock.sendall(get("/healthz"))
+            equal(Response(stream).status, 200, f"what follows {name}")
+        else:
+            equal(answer.headers.get("connection"), "close", f"Connection of {name}")
+            equal(stream.read(), b"", f"what follows {name}")
+
+
+def test_every_kind_of_request(t):
+    host = t.lan().host
+    t.guard(host, "--dry-run").ready()
+    for name, row in TABLE.items():
+        check_row(host, name, *row)
+
+
+def test_request_in_single_bytes(t):
+    host = t.lan().host
+    t.guard(host, "--dry-run").ready()
+    with client(host) as (sock, stream):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in get("/healthz"):
+            sock.sendall(bytes([byte]))
+        equal(Response(stream).status, 200, "status")
+
+
+def test_pipelined_requests_are_answered_in_order(t):
+    host = t.lan().host
+    t.guard(host, "--dry-run").ready()
+    wanted = [("/healthz", 200), ("/metrics", 200), ("/nothing", 404)] * 70
+    with client(host) as (sock, stream):
+        sock.sendall(b"".join(get(path) for path, _ in wanted))
+        statuses = [Response(stream).status for _ in wanted]
+        equal(statuses, [status for _, status in wanted], "statuses")
+
+
+def test_half_closed_client_gets_its_answers(t):
+    host = t.lan().host
+    t.guard(host, "--dry-run").ready()
+    with client(host) as (sock, stream):
+        sock.sendall(get("/metrics") * 3)
+        sock.shutdown(socket.SHUT_WR)
+        for _ in range(3):
+            check(Response(stream).body.endswith(b"\n"), "an answer was cut")
+        equal(stream.read(), b"", "what follows")
+
+
+@cases("long line", "two lengths", "chunked body", "nul")
+def test_no_reset_eats_an_answer(t, name):
+    """The client goes on sending before it reads: with a plain close its
+    kernel would get a reset and drop the answer."""
+    host = t.lan().host
+    t.guard(host, "--dry-run").ready()
+    request, status, _ = TABLE[name]
+    with client(host) as (sock, stream):
+        sock.sendall(request)
+        for _ in range(20):
+            sock.sendall(b"x" * 1_000)
+            time.sleep(0.01)
+        equal(Response(stream).status, status, "status")
+        equal(stream.read(), b"", "what follows")
+
+
+def test_slow_head_is_told_so(t):
+    host = t.lan().host
+    t.guard(host, "--dry-run").ready()
+    with client(host) as (sock, stream), client(host) as (_, silent):
+        started = time.monotonic()
+        sock.sendall(b"GET / HT")
+        sock.settimeout(8)
+        equal(Response(stream).status, 408, "status")
+        took = time.monotonic() - started
+        check(4.5 <= took <= 6.5, f"after {took:.1f} s")
+        equal(silent.read(), b"", "words to a client that asked nothing")
+
+
+# ------------------------------------------------------- healthz and blocked
+
+
+def test_healthz_tells_of_the_firewall(t):
+    host = t.lan().host
+    guard = t.guard(host, env=broken_firewall(t, "exit 3\n"))
+    wait_for(lambda: host.connects(HOME, PORT) or guard.process.poll() is None, "a listener")
+    wait_for(lambda: ask(host, get("/healthz")).status == 503, "503")
+    check(b"firewall" in ask(host, get("/healthz")).body, "it does not say why")
+
+
+def test_healthz_tells_of_readings(t):
+    host = t.lan().host
+    folder = fixture(t, [])
+    t.guard(host, "--dry-run", "--proc", folder).ready()
+    answer = ask(host, get("/healthz"))
+    equal((answer.status, answer.body), (200, b"ok\n"), "healthz")
+    os.rename(os.path.join(folder, "net"), os.path.join(folder, "gone"))
+    wait_for(lambda: ask(host, get("/healthz")).status == 503, "503")
+    check(b"reading" in ask(host, get("/healthz")).body, "it does not say why")
+    os.rename(os.path.join(folder, "gone"), os.path.join(folder, "net"))
+    wait_for(lambda: ask(host, get("/healthz")).status == 200, "200 again")
+
+
+BLOCKS = 3_000
+FAR = "198.51.100.1"
+
+
+def feed(firewall, host, sources):
+    """Blocks of this boot, as an earlier run left them."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        boot = file.read()[:8]
+    now = int(time.clock_gettime(time.CLOCK_BOOTTIME))
+    comment = f"tcpparser v1 b={boot} e={now + 3600} s=1 t={now} d=n p=22,25,80,443"
+    rules = ["*filter", ":TCPPARSER - [0:0]", "-I INPUT 1 -j TCPPARSER", "-I FORWARD 1 -j TCPPARSER"]
+    rules += [f'-A TCPPARSER -s {source} -m comment --comment "{comment}" -j DROP'
+              for source in sources]
+    done = host.run(os.path.join(firewall.folder, "iptables-restore"), "--noflush",
+                    env=firewall.env, input="\n".join([*rules, "COMMIT", ""]))
+    equal(done.returncode, 0, f"iptables-restore: {done.stderr}")
+
+
+def test_blocked_is_streamed_and_for_neighbours_only(t):
+    lan = t.lan()
+    firewall = t.firewall(lan.host)
+    lan.peer.ip(f"address add {FAR}/32 dev lo")
+    lan.host.ip(f"route add {FAR}/32 via {lan.peer_v4}")
+    sources = [f"203.0.{number // 250}.{number % 250 + 1}/32" for number in range(BLOCKS)]
+    feed(firewall, lan.host, sources)
+    guard = t.guard(lan.host, env=firewall.env).ready()
+    wait_for(lambda: guard.metric("tcpparser_blocked_sources") == BLOCKS, "all adopted")
+    for place, address in ((lan.host, HOME), (lan.peer, lan.host_v4), (lan.peer, lan.host_v6)):
+        for version in ("1.1", "1.0"):
+            answer = ask(place, get("/blocked", version=version), address=address)
+            equal(answer.status, 200, f"status at {address}")
+            lines = answer.body.decode().split("\n")
+            equal((len(lines), lines[-1]), (BLOCKS + 1, ""), f"lines in HTTP/{version}")
+            equal({line.removesuffix("/32") for line in lines[:-1]},
+                  {source.removesuffix("/32") for source in sources}, "sources")
+    far = {"address": lan.host_v4, "source": FAR}
+    equal(ask(lan.peer, get("/blocked"), **far).status, 403, "status for a stranger")
+    equal(ask(lan.peer, get("/metrics"), **far).status, 200, "metrics for a stranger")
+    with client(lan.host) as (sock, stream):
+        sock.sendall(get("/blocked") + get("/blocked", method="HEAD") + get("/healthz"))
+        check(len(Response(stream).body) > 30_000, "a short list")
+        equal(Response(stream, is_head=True).status, 200, "HEAD")
+        equal(Response(stream).body, b"ok\n", "what follows")
+
+
+def test_blocked_is_for_allowed_clients(t):
+    lan = t.lan()
+    lan.peer.ip(f"address add {FAR}/32 dev lo")
+    lan.host.ip(f"route add {FAR}/32 via {lan.peer_v4}")
+    t.guard(lan.host, "--dry-run", "--allow", "198.51.100.0/24").ready()
+    answer = ask(lan.peer, get("/blocked"), address=lan.host_v4, source=FAR)
+    equal((answer.status, answer.body), (200, b""), "an allowed stranger")
+
+
+# ------------------------------------------------------------------- hostile
+
+
+def cpu(pid):
+    """Seconds of CPU so far."""
+    with open(f"/proc/{pid}/schedstat") as file:
+        return int(file.read().split()[0]) / 1e9
+
+
+@cases(20, 40)
+def test_few_descriptors_starve_nobody(t, limit):
+    """Idle clients take every descriptor there is; the newest is served all
+    the same, and so is the firewall."""
+    need("prlimit")
+    lan = t.lan()
+    firewall = t.firewall(lan.host)
+    lan.host.listen(*PORTS)
+    guard = t.guard(lan.host, env=firewall.env, before=("prlimit", f"--nofile={limit}")).ready()
+    idle = [lan.host.connect(HOME, PORT) for _ in range(100)]
+    for _ in range(5):
+        started = time.monotonic()
+        equal(ask(lan.host, get("/metrics")).status, 200, "status")
+        check(time.monotonic() - started < 1, "a scrape had to wait")
+    before = cpu(guard.pid)
+    time.sleep(1)
+    check(cpu(guard.pid) - before < 0.3, "it spins")
+    held = [lan.peer.connect(lan.host_v4, port) for port in PORTS]
+    guard.wait_line("Blocked: ")
+    equal((len(idle), len(held)), (100, len(PORTS)), "connections held")
+
+
+class Load:
+    """Processes full of unwanted clients."""
+
+    def __init__(self, place, *kinds):
+        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "http_load.py")
+        self.processes = []
+        with place.entered():
+            for kind, count in kinds:
+                self.processes.append(subprocess.Popen(
+                    [sys.executable, script, HOME, str(PORT), kind, str(count)],
+                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True))
+
+    def __enter__(self):
+        for process in self.processes:
+            equal(process.stdout.readline(), "ready\n", "the load")
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.communicate()
+
+
+def scrape(host):
+    """The samples of one scrape by a client of the peer, and what it took."""
+    started = time.monotonic()
+    answer = ask(host, get("/metrics", "Connection: close"))
+    return samples(answer.body.decode()), time.monotonic() - started
+
+
+def watch(host, seconds):
+    """Scrapes for a while: how long each took, and when the count of readings
+    was seen to change."""
+    took, beats, last = [], [], None
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found, seconds_taken = scrape(host)
+        took.append(seconds_taken)
+        count = found["tcpparser_scheduled_readings_total"]
+        if last is not None and count != last:
+            beats.append((time.monotonic(), count))
+        last = count
+        time.sleep(0.03)
+    return took, beats
+
+
+def resident(pid):
+    with open(f"/proc/{pid}/status") as status:
+        return int(re.search(r"VmRSS:\s+(\d+)", status.read())[1])
+
+
+def touch_all_places(host):
+    """Fills the buffers of every client the server has room for."""
+    long = get("/metrics", "A: " + "a" * 8_000)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(client(host)) for _ in range(64)]
+        for sock, stream in clients:
+            sock.sendall(long)
+            equal(Response(stream).status, 200, "status of a long request")
+
+
+@alone
+def test_hostile_clients_delay_nobody(t):
+    """5,000 idle clients, 200 slow ones, 50 that never read and a flood of
+    connections, all at once. Loopback, whose connections fill no table, so
+    that memory stands still once all places were used."""
+    host = t.lan().host
+    host.must("sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65000")
+    guard = t.guard(host, "--dry-run", "--show", "scans", interval="500ms").ready()
+    kinds = (("idle", 5_000), ("slow", 200), ("deaf", 50), ("flood", 16))
+    touch_all_places(host)
+    with Load(host, *kinds):
+        watch(host, 2)
+        before = resident(guard.pid)
+        took, beats = watch(host, 6)
+        during = resident(guard.pid)
+        accepted = guard.metric("tcpparser_http_clients_accepted_total")
+    after = resident(guard.pid)
+    check(accepted > 5_250, f"only {accepted} clients came")
+    check(len(took) > 20, f"only {len(took)} scrapes")
+    check(max(took) < 1, f"a scrape took {max(took):.3f} s")
+    period = (beats[-1][0] - beats[0][0]) / (beats[-1][1] - beats[0][1])
+    print(f"    a scrape took {statistics.median(took) * 1e3:.1f} ms in the median, at most "
+          f"{max(took) * 1e3:.0f} ms; {accepted:.0f} clients; a reading each {period:.3f} s",
+          flush=True)
+    check(0.45 <= period <= 0.55, f"a reading each {period:.3f} s")
+    equal((during, after), (before, before), "KiB resident during and after the load")
