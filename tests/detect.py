@@ -97,7 +97,7 @@ def main():
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM):
         signal.signal(number, harness.end_early)
     signal.alarm(DEADLINE)
-    print(f"{time.strftime('%Y-%m-%d')}, Linux {os.uname().release}, {os.cpu_count()} processors; "
+    print(f"{time.strftime('%Y-%m-%d')}, Linux {os.uname().release.split('-')[0]}, {os.cpu_count()} processors; "
           f"{RUNS} runs each; ms: median (longest)\n")
     table(binary)
     print()
