@@ -36,7 +36,16 @@ pub enum Data {
 }
 
 impl Data {
-    /// What is known after `newer`, which adds to this.
+    /// What is known of several connections together: silent only if each is.
+    fn with(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Sent, _) | (_, Self::Sent) => Self::Sent,
+            (Self::Silent, Self::Silent) => Self::Silent,
+            (Self::Unknown, _) | (_, Self::Unknown) => Self::Unknown,
+        }
+    }
+
+    /// What is known of the same connections after `newer` was learned.
     fn and(self, newer: Self) -> Self {
         match (self, newer) {
             (Self::Sent, _) | (_, Self::Sent) => Self::Sent,
@@ -129,7 +138,7 @@ impl Watched {
         let port = evidence.port;
         if let Some(known) = self.find(port) {
             known.seen = now;
-            known.data = known.data.and(evidence.data);
+            known.data = known.data.with(evidence.data);
             return;
         }
         let newer = Touched {

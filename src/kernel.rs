@@ -34,6 +34,8 @@ impl Errno {
     pub const EMFILE: Self = Self(libc::EMFILE);
     /// Too many open files in the system.
     pub const ENFILE: Self = Self(libc::ENFILE);
+    /// The kernel lacks the operation.
+    pub const EOPNOTSUPP: Self = Self(libc::EOPNOTSUPP);
     /// The client closed before it was accepted.
     pub const ECONNABORTED: Self = Self(libc::ECONNABORTED);
     /// A network error that waited for accept(2).

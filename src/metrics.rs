@@ -222,8 +222,6 @@ label! {
         Operator = "operator",
         /// It came to overlap a protected address.
         Protected = "protected",
-        /// It gave way in a full table.
-        Evicted = "evicted",
     }
 }
 
@@ -515,7 +513,7 @@ pub struct Metrics {
     /// Tries to block that failed.
     pub block_failures: Labelled<BlockFailure, 8>,
     /// Blocks that ended.
-    pub unblocks: Labelled<UnblockReason, 4>,
+    pub unblocks: Labelled<UnblockReason, 3>,
     /// Scans that no block followed.
     pub blocks_refused: Labelled<Refusal, 16>,
     /// Now: sources blocked in the kernel.

@@ -17,7 +17,7 @@ use crate::sock_diag::{Family, destroy_answer, destroy_request, dump_request};
 use crate::time::Instant;
 
 use super::Daemon;
-use super::watching::{CONNECTED_STATES, diag_dump};
+use super::watching::{FULL_STATES, diag_dump};
 
 /// Rounds of destroying sockets after blocks.
 const DESTROY_ROUNDS: usize = 64;
@@ -239,10 +239,15 @@ impl Daemon {
                 .as_bytes()
                 .windows(4)
                 .any(|word| word == b"lock");
+            let words = failure.explanation.as_bytes();
+            let speaks_of_permission = words
+                .windows(9)
+                .any(|word| word == b"ermission" || word == b"ermitted ");
             self.metrics.block_failures.count(match failure.reason {
                 _ if is_spawn => BlockFailure::Spawn,
                 FailureReason::Missing => BlockFailure::Missing,
                 FailureReason::Status(_) if speaks_of_lock => BlockFailure::Lock,
+                FailureReason::Status(_) if speaks_of_permission => BlockFailure::Permission,
                 FailureReason::Status(_) => BlockFailure::Refused,
                 FailureReason::Signal(_) => BlockFailure::Signal,
                 FailureReason::Deadline => BlockFailure::Timeout,
@@ -361,7 +366,7 @@ impl Daemon {
 
     /// Whoever holds more sockets than a batch is dealt with in rounds.
     fn destroy_of(&mut self, kernel: &mut impl Kernel, family: Family, peers: Network) {
-        let request = dump_request(family, CONNECTED_STATES, peers);
+        let request = dump_request(family, FULL_STATES, peers);
         for _ in 0..DESTROY_ROUNDS {
             let (host, firewall, doomed) = (&self.host, &self.firewall, &mut self.doomed);
             doomed.clear();
@@ -398,13 +403,14 @@ impl Daemon {
             let answer = self.netlink_buffer.get(..count).unwrap_or_default();
             match destroy_answer(answer, sequence) {
                 Progress::Done => destroyed += 1,
-                Progress::Failed(Failure::Refused(Errno::ENOENT)) | Progress::More => {}
-                Progress::Failed(_) => {
+                Progress::Failed(Failure::Refused(Errno::EPERM | Errno::EOPNOTSUPP)) => {
                     self.cannot_destroy = true;
                     let words = b"sockets of blocked sources cannot be destroyed here: they run into their timeouts";
                     self.complain(kernel, &[words]);
                     break;
                 }
+                // Gone already, most likely.
+                Progress::Failed(_) | Progress::More => {}
             }
         }
         kernel.close(netlink);

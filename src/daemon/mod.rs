@@ -243,7 +243,9 @@ impl Daemon {
         let mut deadline = reading
             .min(self.firewall.deadline())
             .min(self.server.deadline());
-        deadline = deadline.min(self.watch.deadline());
+        if self.firewall.is_settled(now) {
+            deadline = deadline.min(self.watch.deadline());
+        }
         if self.listen_address.port != 0 && self.listener.is_none() {
             deadline = deadline.min(self.next_listen);
         }

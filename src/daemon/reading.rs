@@ -88,8 +88,9 @@ impl Daemon {
             return;
         };
         let cpu_before = kernel.cpu_time();
-        self.reading(kernel, trigger);
-        self.take_waiting_events(kernel);
+        if self.reading(kernel, trigger) {
+            self.take_waiting_events(kernel);
+        }
         let cost = kernel.cpu_time().saturating_sub(cpu_before);
         self.watch
             .reading_done(kernel.boottime(), cost, trigger == Trigger::Early);

@@ -11,7 +11,7 @@ use crate::detector::{Data, Evidence, Scan};
 use crate::kernel::{Descriptor, Errno, Kernel, Netlink, Path, RowsFile};
 use crate::limits::{
     COUNTERS_PERIOD, EARLY_READING_SAVINGS, EARLY_READING_SHARE, EVENTS_LATENESS, EVENTS_PER_TURN,
-    EVENTS_RETRY, EVENTS_WAITING, FAST_READING, LIST_EXTRA, SELF_TEST_PATIENCE,
+    EVENTS_RETRY, EVENTS_WAITING, FAST_READING, LIST_EXTRA, MEMORY, SELF_TEST_PATIENCE,
 };
 use crate::metrics;
 use crate::netlink::Progress;
@@ -278,6 +278,11 @@ impl Daemon {
             connection.is_none_or(|connection| connection.direction == Direction::Inbound);
         let source = self.host.source_of(remote.address);
         self.firewall.doubt(source, now);
+        // Without the peer's port nobody can tell whether it is an old one.
+        let ended = self.firewall.ended(source);
+        if connection.is_none() && ended.is_some_and(|ended| now.since(ended) < MEMORY) {
+            return;
+        }
         if is_inbound && self.is_evidence(source, first_seen) {
             let evidence = Evidence {
                 source,
@@ -307,12 +312,17 @@ impl Daemon {
         if !may_wait || self.host.is_own(event.remote.address) {
             return;
         }
+        // Outgoing connections end on ephemeral ports all day long: they must
+        // not push out the one event of a new service.
+        let is_ephemeral = self.connections.is_ephemeral(event.local.port);
         if self.watch.waiting.is_full() {
+            if is_ephemeral {
+                return;
+            }
             self.watch.waiting.pop_front();
         }
         let _ = self.watch.waiting.push_back(*event);
-        // Outgoing connections end on ephemeral ports all day long.
-        if !self.connections.is_ephemeral(event.local.port) {
+        if !is_ephemeral {
             self.watch.hasten(now);
         }
     }
@@ -365,6 +375,11 @@ impl Daemon {
         let calendar = self.calendar(kernel);
         let extras = core::mem::take(&mut self.watch.extras);
         for extra in &extras {
+            // Blocked since it was kept.
+            let source = self.host.source_of(extra.remote.address);
+            if self.firewall.is_blocked(source) {
+                continue;
+            }
             let direction = if extra.is_inbound {
                 Direction::Inbound
             } else {
@@ -442,15 +457,16 @@ impl Daemon {
     /// Bit 0x200 (TFO_SERVER_WO_COOKIE of net/tcp.h, ip-sysctl.rst on
     /// tcp_fastopen): data in a SYN is accepted without proof of the address.
     fn check_fast_open(&mut self, kernel: &mut impl Kernel) {
-        let mut path = Path::from_bytes(self.options.proc_directory.as_bytes());
-        path.put(b"/sys/net/ipv4/tcp_fastopen");
-        let mut buffer = [0; 32];
-        let text = read_small(kernel, path.as_bytes(), &mut buffer);
-        let end = text
-            .iter()
-            .position(|byte| *byte == b'\n')
-            .unwrap_or(text.len());
-        let value = parse_decimal(trim(text.get(..end).unwrap_or_default())).unwrap_or(0);
+        let directories = [self.options.proc_directory.as_bytes(), b"/proc"];
+        let value = directories.into_iter().find_map(|directory| {
+            let mut path = Path::from_bytes(directory);
+            path.put(b"/sys/net/ipv4/tcp_fastopen");
+            let mut buffer = [0; 32];
+            let text = read_small(kernel, path.as_bytes(), &mut buffer);
+            let end = text.iter().position(|byte| *byte == b'\n');
+            parse_decimal(trim(text.get(..end.unwrap_or(text.len()))?))
+        });
+        let value = value.unwrap_or(0);
         self.watch.is_forgeable = value & 0x200 != 0;
         if self.watch.is_forgeable && !self.watch.has_said_forgeable {
             let words = b"net.ipv4.tcp_fastopen accepts data without a cookie, so handshakes can be forged: \
@@ -555,7 +571,7 @@ impl Daemon {
     /// Looks at the suspect's sockets that still stand: rows do not tell
     /// whether data was sent.
     pub(super) fn look_for_data(&mut self, kernel: &mut impl Kernel, scan: &mut Scan) {
-        if scan.data() != Data::Unknown || !self.watch.is_wanted {
+        if scan.data() == Data::Sent || !self.watch.is_wanted {
             return;
         }
         // An IPv4 peer of a dual-stack listener has an IPv6 socket.
@@ -602,7 +618,10 @@ pub(super) fn diag_dump(
 
 /// All states but LISTEN, SYN_SENT and SYN_RECV (bit n for state n of
 /// net/tcp_states.h).
-pub(super) const CONNECTED_STATES: u32 = 0xfff & !(1 << 10 | 1 << 2 | 1 << 3 | 1);
+const CONNECTED_STATES: u32 = 0xfff & !(1 << 10 | 1 << 2 | 1 << 3 | 1);
+/// Those, without TIME_WAIT and CLOSE: older kernels destroy full sockets only
+/// (net/ipv4/tcp.c, tcp_abort).
+pub(super) const FULL_STATES: u32 = CONNECTED_STATES & !(1 << 6 | 1 << 7);
 
 fn data(socket: &DiagSocket) -> Data {
     match socket.received_data {

@@ -53,6 +53,17 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             return;
         };
         let is_known = block.comment == rule.comment;
+        let is_listed_twice = !is_known && block.listing == listing;
+        if is_blocked && is_listed_twice && self.ends_later(slot, &rule) {
+            // Of two rules the one that lasts longer stays.
+            if let Some(shorter) = self.rule(slot) {
+                self.add_stray(shorter);
+            }
+            return self.adopt(rule, now);
+        }
+        let Some(block) = self.blocks.value_mut(slot) else {
+            return;
+        };
         if is_blocked && is_known {
             block.listing = listing;
         } else if stage == Stage::Wanted && self.is_of_this_boot(&rule, now) {
@@ -64,10 +75,26 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             // An older rule of a blocked source, or one that we took away: a
             // reload brought it back.
             self.came_back |= is_known;
-            self.has_more_strays |= self.strays.push(rule).is_err();
+            self.add_stray(rule);
         } else {
             self.adopt(rule, now);
         }
+    }
+
+    /// Whether a rule is of this boot and its end lies behind the block's.
+    fn ends_later(&self, slot: Slot, rule: &Rule) -> bool {
+        let end = self
+            .blocks
+            .value(slot)
+            .map_or(Instant::NEVER, |block| block.end);
+        let is_renewed = self
+            .blocks
+            .value(slot)
+            .is_some_and(|block| block.renewed.is_some());
+        Facts::read(&rule.comment).is_some_and(|facts| {
+            let lasts = facts.end_seconds == 0 || Instant::from_secs(facts.end_seconds) > end;
+            facts.boot_id == self.boot_id && (lasts || is_renewed)
+        })
     }
 
     fn is_of_this_boot(&self, rule: &Rule, now: Instant) -> bool {

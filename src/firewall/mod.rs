@@ -256,6 +256,7 @@ enum Job {
     Change {
         blocks: u32,
         chores: u32,
+        puts_jumps: bool,
     },
     RemoveChain,
 }
@@ -411,9 +412,9 @@ pub struct Firewall<const N: usize, const I: usize> {
     listed: Side,
     /// Rules of ours that the last listing showed and nobody wants; what does
     /// not fit shows up again.
-    strays: Vec<Rule, STRAYS>,
+    strays: [Vec<Rule, STRAYS>; 2],
     /// There are more: list again when these are gone.
-    has_more_strays: bool,
+    has_more_strays: [bool; 2],
     /// The listing shows a rule that we took away.
     came_back: bool,
     adopted: u64,
@@ -450,8 +451,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             hook_rules: [0; 2],
             listing: 0,
             listed: Side::UNKNOWN,
-            strays: Vec::new(),
-            has_more_strays: false,
+            strays: [const { Vec::new() }; 2],
+            has_more_strays: [false; 2],
             came_back: false,
             adopted: 0,
             enabled_at: Instant::BOOT,
@@ -779,8 +780,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 is_known: true,
                 ..Side::UNKNOWN
             };
-            self.strays.retain(|rule| rule.source.is_ipv6() != is_ipv6);
-            self.has_more_strays = false;
+            self.clear_strays(is_ipv6);
             self.came_back = false;
             self.above.clear();
             return Some(Job::List);
@@ -805,11 +805,40 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     fn has_strays(&self, is_ipv6: bool) -> bool {
-        self.has_more_strays
-            || self
-                .strays
-                .iter()
-                .any(|rule| rule.source.is_ipv6() == is_ipv6)
+        self.has_more_strays(is_ipv6) || !self.strays(is_ipv6).is_empty()
+    }
+
+    fn has_more_strays(&self, is_ipv6: bool) -> bool {
+        let [v4, v6] = self.has_more_strays;
+        if is_ipv6 { v6 } else { v4 }
+    }
+
+    fn strays(&self, is_ipv6: bool) -> &Vec<Rule, STRAYS> {
+        let [v4, v6] = &self.strays;
+        if is_ipv6 { v6 } else { v4 }
+    }
+
+    fn add_stray(&mut self, rule: Rule) {
+        let [v4, v6] = &mut self.strays;
+        let [more_v4, more_v6] = &mut self.has_more_strays;
+        let (strays, more) = if rule.source.is_ipv6() {
+            (v6, more_v6)
+        } else {
+            (v4, more_v4)
+        };
+        *more |= strays.push(rule).is_err();
+    }
+
+    fn clear_strays(&mut self, is_ipv6: bool) {
+        let [v4, v6] = &mut self.strays;
+        let [more_v4, more_v6] = &mut self.has_more_strays;
+        let (strays, more) = if is_ipv6 {
+            (v6, more_v6)
+        } else {
+            (v4, more_v4)
+        };
+        strays.clear();
+        *more = false;
     }
 
     /// Whether a jump is missing or out of place although there are blocks.
@@ -844,7 +873,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             let mut next = self.blocks.oldest(stage as usize);
             while let Some(slot) = next {
                 next = self.blocks.younger(slot);
-                if blocks >= most || !batch.has_room() {
+                let is_held_back = stage == Stage::Wanted && self.is_rate_spent(now);
+                if blocks >= most || !batch.has_room() || is_held_back {
                     break;
                 }
                 blocks += u32::from(self.add_change(&mut batch, slot, is_ipv6, host, now));
@@ -853,17 +883,23 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         if has_chores && side.one_by_one && blocks == 0 {
             chores += self.remove_strays(&mut batch, is_ipv6, 1);
         }
-        let has_jump_to_do = has_chores && self.lacks_jump(is_ipv6);
+        let is_alone = side.one_by_one && blocks + chores > 0;
+        let has_jump_to_do = has_chores && self.lacks_jump(is_ipv6) && !is_alone;
         if blocks == 0 && chores == 0 && !has_jump_to_do {
             self.side_mut(is_ipv6).one_by_one = false;
             return None;
         }
-        if has_jump_to_do || !side.has_chain {
+        let puts_jumps = has_jump_to_do || !side.has_chain;
+        if puts_jumps {
             chores += u32::from(side.has_chain);
             self.put_jumps(&mut batch, side);
         }
         batch.commit();
-        Some(Job::Change { blocks, chores })
+        Some(Job::Change {
+            blocks,
+            chores,
+            puts_jumps,
+        })
     }
 
     fn put_jumps(&self, batch: &mut Batch, side: Side) {
@@ -888,7 +924,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         host: &Host,
         now: Instant,
     ) -> bool {
-        self.leave_out(slot, is_ipv6);
+        self.complete(slot, is_ipv6, host);
         let (Some(rule), Some(block)) = (self.rule(slot), self.blocks.value(slot).copied()) else {
             return false;
         };
@@ -935,12 +971,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         true
     }
 
-    /// What the kernel refuses stays out of a new rule.
-    fn leave_out(&mut self, slot: Slot, is_ipv6: bool) {
+    /// Last changes to a new rule: what is known of the host by now, and without
+    /// what the kernel refuses.
+    fn complete(&mut self, slot: Slot, is_ipv6: bool, host: &Host) {
         let side = *self.side(is_ipv6);
+        let source = self.blocks.key(slot).copied();
         let is_new = self.stage(slot) == Stage::Wanted;
-        if let Some(block) = self.blocks.value_mut(slot).filter(|_| is_new) {
-            block.host_only &= !side.without_addrtype;
+        let block = self.blocks.value_mut(slot).filter(|_| is_new);
+        if let (Some(block), Some(source)) = (block, source) {
+            block.host_only = host.is_on_link(source) && !side.without_addrtype;
             if side.without_comment {
                 block.comment = Comment::BLANK;
             }
@@ -948,12 +987,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     fn remove_strays(&self, batch: &mut Batch, is_ipv6: bool, most: usize) -> u32 {
-        let strays = self
-            .strays
-            .iter()
-            .filter(|rule| rule.source.is_ipv6() == is_ipv6);
         let mut removed = 0;
-        for rule in strays.take(most) {
+        for rule in self.strays(is_ipv6).iter().take(most) {
             batch.remove(rule);
             removed += 1;
         }
@@ -1057,7 +1092,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     fn succeeded(&mut self, running: Running, now: Instant) {
         let is_ipv6 = running.is_ipv6;
-        let has_more_strays = self.has_more_strays;
+        let has_more_strays = self.has_more_strays(is_ipv6);
         let side = self.side_mut(is_ipv6);
         match running.job {
             Job::None => {}
@@ -1070,7 +1105,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 side.has_chain = false;
                 (side.jumps, side.jump_counts) = ([0; 2], [0; 2]);
             }
-            Job::Change { blocks, chores } => {
+            Job::Change {
+                blocks,
+                chores,
+                puts_jumps,
+            } => {
                 if blocks > 0 {
                     side.has_refused = false;
                 }
@@ -1078,12 +1117,14 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                     side.next_listing = now.after(VERIFY_PERIOD);
                 }
                 (side.has_chain, side.had_chain) = (true, true);
-                side.jumps_are_first(now);
+                if puts_jumps {
+                    side.jumps_are_first(now);
+                }
                 if chores > 0 {
                     side.chores_backoff = Duration::ZERO;
                     // What is left of the strays shows up again.
                     side.is_known = !has_more_strays && !side.one_by_one;
-                    self.strays.retain(|rule| rule.source.is_ipv6() != is_ipv6);
+                    self.clear_strays(is_ipv6);
                 }
                 self.confirm(is_ipv6, now);
             }
@@ -1121,7 +1162,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             running.job,
             Job::Change {
                 blocks: 1,
-                chores: 0
+                chores: 0,
+                ..
             }
         );
         let mut failure = Failure {
@@ -1141,6 +1183,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         ] {
             self.for_each(from, is_ipv6, |firewall, slot| {
                 failure.is_addition |= from != Stage::Removing;
+                firewall.give_back(slot, from);
                 if alone {
                     failure.source = firewall.blocks.key(slot).copied();
                     failure.is_first = firewall.postpone(slot, now);
@@ -1148,8 +1191,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 firewall.set_stage(slot, to);
             });
         }
-        let knows_no_wait =
-            reason == FailureReason::Status(2) && speaks_of(&self.explanation, b"option");
+        let knows_no_wait = matches!(reason, FailureReason::Status(1 | 2))
+            && speaks_of(&self.explanation, b"option");
         let side = self.side_mut(is_ipv6);
         // The kernel's state is uncertain now: look before the next change.
         side.is_known = false;
@@ -1175,7 +1218,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 side.backoff = longer(side.backoff);
                 side.retry = now.after(side.backoff);
             }
-            Job::Change { blocks, chores } if blocks + chores > 1 && !side.one_by_one => {
+            Job::Change { blocks, chores, .. } if blocks + chores > 1 && !side.one_by_one => {
                 side.one_by_one = true;
             }
             Job::Change { blocks: 0, .. } | Job::RemoveChain => {
@@ -1186,6 +1229,14 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             Job::Change { .. } => side.has_refused |= failure.is_addition,
         }
         failure
+    }
+
+    /// A first try that failed does not count against this minute's blocks.
+    fn give_back(&mut self, slot: Slot, from: Stage) {
+        let failures = self.blocks.value(slot).map_or(0, |block| block.failures);
+        if from == Stage::Adding && failures == 0 {
+            self.minute_count = self.minute_count.saturating_sub(1);
+        }
     }
 
     /// A block whose own command failed waits longer each time; true for the
