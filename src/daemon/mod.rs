@@ -14,10 +14,10 @@ use heapless::Vec;
 use crate::address::Endpoint;
 use crate::connections::Connections;
 use crate::detector::Detector;
+use crate::exposition::Format;
 use crate::firewall::Firewall;
 use crate::firewall::iptables::Rule;
 use crate::host::Host;
-use crate::exposition::Format;
 use crate::http::{BODY_ROOM, Server};
 use crate::kernel::{Child, Descriptor, Interest, Invocation, Kernel, Signal};
 use crate::limits::{
@@ -95,8 +95,8 @@ pub struct Daemon {
     next_accept: Instant,
     /// Given up for a moment where no other descriptor is left.
     reserve: Option<Descriptor>,
-    /// RLIMIT_NOFILE at start.
-    descriptors_max: u64,
+    /// Clients that RLIMIT_NOFILE leaves room for.
+    clients_max: u64,
     /// The metrics as they were written last, until when they are fresh, and
     /// in which format: scrapers that ask at once share them.
     exposed: Text<BODY_ROOM>,
@@ -141,7 +141,7 @@ impl Daemon {
             next_listen: Instant::BOOT,
             next_accept: Instant::BOOT,
             reserve: None,
-            descriptors_max: 0,
+            clients_max: 0,
             exposed: Text::new(),
             exposed_until: Instant::BOOT,
             exposed_format: Format::Text,
