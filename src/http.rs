@@ -1667,6 +1667,21 @@ mod tests {
     ];
 
     #[test]
+    fn the_oldest_gives_way_when_asked() {
+        let mut server = server::<4>();
+        assert_eq!(server.evict(), None);
+        for (number, second) in [(7, 2), (8, 1), (9, 3)] {
+            assert_eq!(server.accept(Descriptor(number), PEER, at(second)), None);
+        }
+        for number in [8, 7, 9] {
+            assert_eq!(server.evict(), Some(Descriptor(number)));
+            assert!(server.find(Descriptor(number)).is_none());
+        }
+        assert_eq!(server.evict(), None);
+        assert!(server.is_empty());
+    }
+
+    #[test]
     fn requests_are_answered_as_the_rfcs_say() {
         for (request, expected, end) in CASES {
             let input = request.replace("{H}", H);

@@ -34,7 +34,7 @@ const WORDS: usize = 64;
 /// PATH of a child where ours is unset.
 const DEFAULT_PATH: &CStr = c"PATH=/usr/sbin:/usr/bin:/sbin:/bin";
 /// Receive buffer asked for on destroy events: thousands of messages.
-const EVENTS_BUFFER: c_int = 1 << 20;
+const EVENTS_BUFFER: c_int = 4 << 20;
 /// Connections the kernel queues for accept(2); it takes less where
 /// net.core.somaxconn says so. Where the queue is full a client's handshake is
 /// dropped and tried again a second later.

