@@ -3,6 +3,7 @@ of what the kernel counted was seen."""
 
 import os
 import re
+import signal
 import subprocess
 import time
 
@@ -142,6 +143,16 @@ def test_events_that_never_come(t):
     check(not scene.guard.matching("Port scan.*10.77.0.3 "), "short connections are not seen")
 
 
+def test_what_only_events_show_is_missed_without_them(t):
+    """Scrapes among it: they are connections, too."""
+    scene = Scene(t, before=deaf(), interval="1s")
+    wait_for(scene.guard.error_output, "words about destroy events")
+    opened = scene.touch(*PORTS, times=25)
+    until(lambda: scene.guard.metric(MISSED) >= opened, 5, every=0.5)
+    missed = scene.guard.metric(MISSED)
+    check(opened <= missed <= opened + 20, f"missed {missed} of {opened}")
+
+
 def test_events_that_are_not_to_be_had(t):
     """Without NETLINK_SOCK_DIAG nothing tells whether data was sent."""
     scene = Scene(t, before=deaf("socket"), interval="10s")
@@ -216,6 +227,27 @@ def test_every_connection_of_a_flood_is_counted(t):
         wait_for(lambda: resources(guard)[0] == descriptors, f"{descriptors} descriptors")
         now_memory = resources(guard)[1]
         check(now_memory <= memory + 512, f"memory: {memory} KiB, then {now_memory} KiB")
+
+
+def test_events_that_the_kernel_dropped_are_missed(t):
+    """While the guard is stopped its socket's buffer fills (ENOBUFS). All it
+    holds is still taken in, the rest is counted, and a reading follows."""
+    count = 6_000
+    lan = t.lan()
+    guard = t.guard(lan.host, "--dry-run", "--show", "scans", interval="1s").ready()
+    with helper(lan.host, "serve", 8080):
+        guard.wait_readings(2)
+        wait_for(lambda: has_events(guard), "destroy events")
+        guard.signal(signal.SIGSTOP)
+        with helper(lan.peer, "flood", lan.host_v4, 8080, count) as flood:
+            opened = int(flood.stdout.readline())
+        guard.signal(signal.SIGCONT)
+        until(lambda: guard.metric(MISSED), 10, every=0.5)
+    found = guard.scrape()
+    check(found[OVERFLOWS] >= 1, "the kernel dropped none")
+    check(found[NEW_INBOUND] > 0 and found[MISSED] > 0, f"{found[NEW_INBOUND]}, {found[MISSED]}")
+    equal(found[NEW_INBOUND] + found[MISSED], opened, "seen and missed")
+    check(has_events(guard), "events go on")
 
 
 def resources(guard):
@@ -411,12 +443,13 @@ def test_forged_segments_prove_nothing(t, kind, source):
     for port in PORTS:
         forger.send(address, lan.host_v4, port, flags, data, count=20)
     forger.close()
+    taken = counters(lan.host, "snmp")
+    check(taken["InSegs"] >= 80 and taken["InCsumErrors"] == 0, f"the kernel took {taken}")
     if kind == "data":
         wait_for(guard.error_output, "words about tcp_fastopen")
         check("tcp_fastopen" in guard.error_output()[0], guard.error_output()[0])
         equal(guard.metric(EVENTS_UP), 0, EVENTS_UP)
-        accepted = guard.namespace.run("cat", "/proc/net/netstat").stdout
-        check(netstat(accepted)["TCPFastOpenPassive"] >= 4, "the kernel took no forged data")
+        check(counters(lan.host, "netstat")["TCPFastOpenPassive"] >= 4, "no forged data taken")
     wait_for(lambda: not peers(lan.host, address), "the end of its sockets", 40)
     guard.wait_readings(3)
     equal(guard.matching("Port scan|Blocked"), [], "scans")
@@ -424,11 +457,11 @@ def test_forged_segments_prove_nothing(t, kind, source):
     check(len(guard.error_output()) <= 1, f"said more than once: {guard.error_output()}")
 
 
-def netstat(text):
-    """The counters of /proc/net/netstat by name."""
-    lines = [line.split() for line in text.splitlines()]
+def counters(space, file):
+    """What /proc/net/snmp or netstat say of TCP, by name."""
+    lines = [line.split() for line in space.must("cat", f"/proc/self/net/{file}").splitlines()]
     return {name: int(value) for names, values in zip(lines[::2], lines[1::2])
-            for name, value in zip(names[1:], values[1:])}
+            if names[0].startswith("Tcp") for name, value in zip(names[1:], values[1:])}
 
 
 def peers(space, address):
