@@ -70,7 +70,9 @@ def test_our_own_checks_can_fail(t):
     good = "# HELP tcpparser_a_total A.\n# TYPE tcpparser_a_total counter\n"
     equal(faults(good + "tcpparser_a_total 1\n"), [], "faults of a good one")
     for bad in ("tcpparser_a_total 1", "tcpparser_a_total 1\ntcpparser_a_total 1\n", "nonsense\n",
-                "other 1\n", 'tcpparser_a_total{ip="10.0.0.1"} 1\n'):
+                "other 1\n", 'tcpparser_a_total{ip="10.0.0.1"} 1\n', good + "tcpparser_a_total 1\n",
+                'tcpparser_a_total{b="1"} 1\n' + good.replace("_a_", "_b_")
+                + 'tcpparser_b_total 1\ntcpparser_a_total{b="2"} 1\n'):
         check(faults(good + bad), f"nothing found in {bad!r}")
 
 

@@ -162,13 +162,11 @@ impl Daemon {
     /// Waits for the next deadline or event and handles it.
     pub fn turn(&mut self, kernel: &mut impl Kernel) -> Flow {
         let found = self.wait(kernel);
-        if is_ready(&found, Some(kernel.signal_descriptor())) {
+        if is_ready(&found, kernel.signal_descriptor()) {
             self.take_signals(kernel);
         }
         self.watch_child(kernel);
-        if is_ready(&found, self.watch.socket) {
-            self.take_events(kernel);
-        }
+        self.take_events(kernel);
         self.read_when_due(kernel);
         self.judge(kernel);
         self.run_firewall(kernel);
@@ -339,10 +337,10 @@ impl Daemon {
 }
 
 /// Whether poll(2) found something to read there.
-fn is_ready(found: &[Interest], descriptor: Option<Descriptor>) -> bool {
+fn is_ready(found: &[Interest], descriptor: Descriptor) -> bool {
     found
         .iter()
-        .any(|interest| Some(interest.descriptor) == descriptor && interest.is_readable)
+        .any(|interest| interest.descriptor == descriptor && interest.is_readable)
 }
 
 impl Default for Daemon {
