@@ -777,6 +777,25 @@ def test_old_iptables_without_wait(t, words):
     check(scene.reaches(seconds=5), "it is back")
 
 
+@cases("comment", "addrtype")
+def test_kernels_that_refuse_a_match(t, match):
+    """Rules go in without it, which is said once, and they end in time."""
+    scene = Scene(t)
+    env = wrapped_firewall(t, scene.firewall, f"""case $name in *-restore)
+        input=$(while IFS= read -r line; do echo "$line"; done)
+        case $input in *"-m {match}"*) echo "$name: Couldn't load match \\`{match}'" >&2; exit 1;; esac
+        echo "$input" | "$real" "$@"; exit $?;; esac""")
+    guard = t.guard(scene.host, "--block-time", "4s", env=env).ready()
+    scene.scan()
+    guard.wait_line(" Blocked: ")
+    rules = [rule for rule in scene.firewall.rules(scene.host) if "-s 10.77.0.2/32" in rule]
+    check(len(rules) == 1 and f"-m {match}" not in rules[0], f"{rules}")
+    said = [line for line in guard.error_output() if f"the match {match} is refused" in line]
+    equal(len(said), 1, f"words about it in {guard.error_output()}")
+    guard.wait_line(" Unblocked: ")
+    check(scene.reaches(seconds=5), "it is back")
+
+
 @alone
 @cases(*FLAVOURS)
 def test_thousand_sources_in_one_reading(t, flavour):
