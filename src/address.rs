@@ -181,6 +181,14 @@ pub fn fold_mapped(address: IpAddr) -> IpAddr {
     }
 }
 
+/// Whether `address` is of 127.0.0.0/8 or ::1.
+pub fn is_loopback(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_loopback(),
+        IpAddr::V6(v6) => v6.is_loopback(),
+    }
+}
+
 /// Parses a numeric address: dotted IPv4 or RFC 4291 text, without brackets,
 /// zone or blanks.
 pub fn parse_address(text: &[u8]) -> Option<IpAddr> {

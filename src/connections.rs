@@ -197,10 +197,8 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         self.expected = self.remembered.oldest(PRESENT);
     }
 
-    /// Ends a reading that saw every row: what was not seen is gone. Returns
-    /// how many connections vanished.
-    pub fn end_reading(&mut self, now: Instant) -> u64 {
-        let mut closed = 0;
+    /// Ends a reading that saw every row: what was not seen is gone.
+    pub fn end_reading(&mut self, now: Instant) {
         while let Some(slot) = self.remembered.oldest(PRESENT) {
             let Some(memory) = self.remembered.value_mut(slot) else {
                 break;
@@ -209,7 +207,6 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
                 break;
             }
             memory.vanished = now;
-            closed += 1;
             if memory.destroyed {
                 self.remembered.remove(slot);
             } else {
@@ -227,7 +224,6 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
             self.remembered.remove(slot);
         }
         self.forget_listeners(now);
-        closed
     }
 
     fn forget_listeners(&mut self, now: Instant) {

@@ -9,7 +9,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use heapless::Vec;
 
-use crate::address::{Network, fold_mapped, parse_address};
+use crate::address::{Network, fold_mapped, is_loopback, parse_address};
 use crate::limits::{ALLOWED, GATEWAYS, ON_LINK_PREFIXES, OWN_ADDRESSES};
 use crate::netlink::{
     AddressMessage, Progress, ROUTE_REQUESTS, RT_SCOPE_LINK, RT_TABLE_LOCAL, Route, RouteKind,
@@ -328,13 +328,6 @@ const SLAAC_PREFIX: u8 = 64;
 
 fn is_direct(route: Route) -> bool {
     !route.has_gateway && (route.destination.is_ipv6() || route.scope == RT_SCOPE_LINK)
-}
-
-fn is_loopback(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.is_loopback(),
-        IpAddr::V6(v6) => v6.is_loopback(),
-    }
 }
 
 /// Which dumps of a refresh are complete.

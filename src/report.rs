@@ -1,7 +1,5 @@
 //! The lines of standard output, to the letter.
 
-use core::net::IpAddr;
-
 use crate::address::{Endpoint, Network, write_address};
 use crate::connections::Direction;
 use crate::detector::{Data, Scan};
@@ -252,15 +250,6 @@ pub fn endpoint_words(prefix: &[u8], endpoint: Endpoint, suffix: &[u8]) -> Text<
 pub fn cidr_line(out: &mut impl Sink, source: Network) {
     source.write_cidr(out);
     out.put_byte(b'\n');
-}
-
-/// Whether an address may see `/blocked`: loopback here, the rest is the
-/// host's to say.
-pub fn is_loopback(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.is_loopback(),
-        IpAddr::V6(v6) => v6.is_loopback(),
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use core::net::IpAddr;
 
-use crate::address::{Endpoint, Network};
+use crate::address::{Endpoint, Network, is_loopback};
 use crate::exposition::{self, Format, Snapshot};
 use crate::http::{ContentType, Exchange, Request, Status};
 use crate::kernel::{Descriptor, Errno, Interest, Kernel, Path};
@@ -242,7 +242,7 @@ impl Daemon {
             return;
         };
         let peer = Network::single(exchange.peer());
-        let is_allowed = report::is_loopback(exchange.peer())
+        let is_allowed = is_loopback(exchange.peer())
             || self.host.is_on_link(peer)
             || self
                 .options

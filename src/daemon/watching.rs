@@ -4,7 +4,7 @@
 
 use heapless::{Deque, Vec};
 
-use crate::address::Endpoint;
+use crate::address::{Endpoint, is_loopback};
 use crate::connections::{Connection, Direction, Ending};
 use crate::coverage::{Coverage, TcpCounters, parse_snmp};
 use crate::detector::{Data, Evidence, Scan};
@@ -433,7 +433,7 @@ impl Daemon {
     fn is_self_test(&self, event: &DiagSocket) -> bool {
         self.watch.test_port != 0
             && event.local.port == self.watch.test_port
-            && report::is_loopback(event.remote.address)
+            && is_loopback(event.remote.address)
     }
 
     fn events_up(&mut self) {

@@ -725,11 +725,6 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     // The child.
 
-    /// Whether a child runs.
-    pub fn is_running(&self) -> bool {
-        self.running.job != Job::None
-    }
-
     /// Puts the next command into `invocation`, if one is due. The caller
     /// starts it at once and reports back through `output`, `errors` and
     /// `finished`.
