@@ -65,6 +65,11 @@ enum Outcome {
 }
 
 impl Daemon {
+    /// Whether what was seen may be held against the kernel's count now.
+    pub(super) fn is_counting_due(&self, now: Instant) -> bool {
+        now >= self.next_reading.min(self.watch.deadline())
+    }
+
     /// The scheduled reading, or an early one where something hints at
     /// connections that nobody saw.
     pub(super) fn read_when_due(&mut self, kernel: &mut impl Kernel) {

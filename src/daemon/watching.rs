@@ -8,7 +8,7 @@ use crate::address::{Endpoint, is_loopback};
 use crate::connections::{Connection, Direction, Ending};
 use crate::coverage::{Coverage, TcpCounters, parse_snmp};
 use crate::detector::{Data, Evidence, Scan};
-use crate::kernel::{Descriptor, Errno, Kernel, Netlink, Path, RowsFile};
+use crate::kernel::{Descriptor, Errno, Interest, Kernel, Netlink, Path, RowsFile};
 use crate::limits::{
     COUNTERS_PERIOD, EARLY_READING_SAVINGS, EARLY_READING_SHARE, EVENTS_LATENESS, EVENTS_PER_TURN,
     EVENTS_RETRY, EVENTS_WAITING, FAST_READING, LIST_EXTRA, MEMORY, SELF_TEST_PATIENCE,
@@ -22,8 +22,8 @@ use crate::sock_diag::{DiagSocket, Family, dump_request, walk_events, walk_socke
 use crate::text::{Sink, Text, parse_decimal, trim};
 use crate::time::{Duration, Instant};
 
-use super::Daemon;
 use super::starting::read_small;
+use super::{Daemon, is_ready};
 
 /// A connection that was over before a scheduled reading.
 #[derive(Clone, Copy)]
@@ -192,11 +192,16 @@ impl Daemon {
         }
     }
 
-    /// Takes in the destroy events that arrived, at most `EVENTS_PER_TURN`.
-    pub(super) fn take_events(&mut self, kernel: &mut impl Kernel) {
+    /// Takes in the destroy events that arrived, at most `EVENTS_PER_TURN`:
+    /// where poll found some, and before what was seen is held against the
+    /// kernel's count.
+    pub(super) fn take_events(&mut self, kernel: &mut impl Kernel, found: &[Interest]) {
         let Some(socket) = self.watch.socket else {
             return;
         };
+        if !is_ready(found, socket) && !self.is_counting_due(kernel.boottime()) {
+            return;
+        }
         let mut batch: Vec<DiagSocket, 16> = Vec::new();
         for _ in 0..EVENTS_PER_TURN {
             match kernel.receive(socket, &mut self.watch.buffer) {

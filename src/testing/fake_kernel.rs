@@ -967,6 +967,10 @@ impl Kernel for FakeKernel {
         }
     }
 
+    fn send_last(&mut self, socket: Descriptor, bytes: &[u8]) -> Result<usize, Errno> {
+        self.send(socket, bytes)
+    }
+
     /// The client saw the end and closes as well.
     fn shutdown_sending(&mut self, socket: Descriptor) {
         if let Some(Open::Client(client)) = self.open.get(&socket.0) {
