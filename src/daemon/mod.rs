@@ -187,8 +187,8 @@ impl Daemon {
     /// Poll interest is computed from state each turn; the sleep is the nearest
     /// deadline of any stage.
     fn wait(&mut self, kernel: &mut impl Kernel) -> Interests {
-        let mut interests = self.interests(kernel);
         let now = kernel.boottime();
+        let mut interests = self.interests(kernel, now);
         let deadline = self.deadline(now);
         let timeout = (deadline != Instant::NEVER).then(|| now.until(deadline));
         if kernel.poll(&mut interests, timeout).is_err() {
@@ -200,7 +200,7 @@ impl Daemon {
         interests
     }
 
-    fn interests(&mut self, kernel: &mut impl Kernel) -> Interests {
+    fn interests(&mut self, kernel: &mut impl Kernel, now: Instant) -> Interests {
         let mut interests = Interests::new();
         let mut add = |interest| {
             let _ = interests.push(interest);
@@ -209,7 +209,7 @@ impl Daemon {
         if self.output.is_waiting() {
             add(Interest::write(kernel.output_descriptor()));
         }
-        if let Some(socket) = self.watch.socket {
+        if let Some(socket) = self.watch.events(now) {
             add(Interest::read(socket));
         }
         for pipe in self.child_pipes() {

@@ -831,13 +831,7 @@ impl Kernel for FakeKernel {
 
     fn refused_connect(&mut self) -> Result<u16, Errno> {
         const PORT: u16 = 40_404;
-        let loopback = [127, 0, 0, 1];
-        let event = destroy_event(([0; 4], PORT), (loopback, 0));
-        for open in self.open.values_mut() {
-            if let Open::Events(datagrams) = open {
-                datagrams.push_back(event.clone());
-            }
-        }
+        self.destroy(([0; 4], PORT), ([127, 0, 0, 1], 0));
         Ok(PORT)
     }
 
@@ -1060,6 +1054,17 @@ impl Kernel for FakeKernel {
             child.exit_at = self.now;
         }
         self.progress += 1;
+    }
+}
+
+impl FakeKernel {
+    /// The kernel tells of a socket that it destroyed.
+    pub fn destroy(&mut self, local: ([u8; 4], u16), remote: ([u8; 4], u16)) {
+        for open in self.open.values_mut() {
+            if let Open::Events(datagrams) = open {
+                datagrams.push_back(destroy_event(local, remote));
+            }
+        }
     }
 }
 
