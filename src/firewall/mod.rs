@@ -31,7 +31,7 @@ use crate::limits::{
     CHILD_DEADLINE, CHILD_GRACE, RETRY_FIRST, RETRY_LONGEST, STRIKE_MEMORY, VERIFY_PERIOD,
 };
 use crate::table::{Blank, Full, HashKey, Slot, Table};
-use crate::text::{Sink, Text};
+use crate::text::Text;
 use crate::time::{Duration, Instant};
 use comment::{Comment, Facts};
 use iptables::{Batch, Hook, Lines, Rule};
@@ -308,7 +308,7 @@ const JUMPS: u32 = 100;
 const STRAYS: usize = 64;
 
 /// Bytes kept of what a failing command said.
-pub const EXPLANATION_MAX: usize = 200;
+pub const EXPLANATION_MAX: usize = 256;
 
 /// A failed command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -1037,16 +1037,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Takes in what the child wrote on its standard error.
     pub fn errors(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            if self.explanation.room() == 0 {
-                return;
-            }
-            let is_printable = (b' '..=b'~').contains(byte);
-            if is_printable || !self.explanation.as_bytes().ends_with(b" ") {
-                self.explanation
-                    .put_byte(if is_printable { *byte } else { b' ' });
-            }
-        }
+        self.explanation.put_printable(bytes);
     }
 
     /// Whether the child is past its deadline; says each step once.
@@ -1517,6 +1508,13 @@ fn longer(backoff: Duration) -> Duration {
         .saturating_mul(2)
         .max(RETRY_FIRST)
         .min(RETRY_LONGEST)
+}
+
+/// Whether legacy tools found no tables in the kernel, or not even what they
+/// ask for tables (libiptc/libiptc.c and libip4tc.c, TC_STRERROR). The nft
+/// flavour names itself nf_tables.
+pub fn lacks_tables(explanation: &Text<EXPLANATION_MAX>) -> bool {
+    speaks_of(explanation, b"(do you need to insmod?)") && !speaks_of(explanation, b"nf_tables")
 }
 
 /// Whether an error is about `word`: an option of old tools, a match that the

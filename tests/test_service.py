@@ -1,0 +1,359 @@
+"""What containers and init systems ask of it: the tools of another root
+directory, a health check, and word about its start, its life and its end."""
+
+import contextlib
+import glob
+import os
+import re
+import shutil
+import signal
+import socket
+import time
+
+from harness import (DEADLINE, FLAVOURS, HOME, IPTABLES_NAMES, broken_firewall, cases, check, equal,
+                     must, need, wait_for, wrapped_firewall)
+from test_files import fixture
+
+PORTS = (22, 25, 80, 443)
+EXTENSIONS = ("standard", "comment", "addrtype")
+
+
+# ------------------------------------------------------------- --exec-root
+
+
+def copy(file, root):
+    """Puts a file where it stands, below another root directory."""
+    place = root + file
+    os.makedirs(os.path.dirname(place), exist_ok=True)
+    shutil.copy(file, place)
+
+
+def small_root(t, firewall, folder="/usr/sbin"):
+    """A root directory with one flavour's tools and nothing else."""
+    need("ldd")
+    root = t.folder("root")
+    os.makedirs(root + folder)
+    os.makedirs(root + "/run")
+    tool = os.path.realpath(os.path.join(firewall.folder, "iptables"))
+    files = [file for name in EXTENSIONS for folder in ("/usr/lib*", "/usr/lib/*")
+             for file in glob.glob(f"{folder}/xtables/libxt_{name}.so")]
+    copy(tool, root)
+    for name in IPTABLES_NAMES:
+        os.symlink(tool, os.path.join(root + folder, name))
+    for file in (tool, *files):
+        for library in re.findall(r"(/\S+) \(0x", must("ldd", file)):
+            copy(library, root)
+    for file in files:
+        copy(file, root)
+    return root
+
+
+class Scene:
+    """A host whose only iptables stands in another root directory."""
+
+    def __init__(self, t, flavour="nft", folder="/usr/sbin", path="/nowhere"):
+        self.t, self.lan = t, t.lan()
+        self.lan.host.listen(*PORTS)
+        self.firewall = t.firewall(self.lan.host, flavour)
+        self.root = small_root(t, self.firewall, folder)
+        self.env = {"PATH": path, "TZ": "UTC0", "XTABLES_LOCKFILE": "/run/lock-of-the-root"}
+
+    def scan(self):
+        return [self.lan.peer.connect(self.lan.host_v4, port) for port in PORTS]
+
+    def command(self, *arguments, **env):
+        return self.lan.host.run(self.t.binary, *arguments, env={**self.env, **env})
+
+
+@cases(*FLAVOURS)
+def test_tools_of_another_root(t, flavour):
+    """From the first look to the last unblock, whatever our own PATH says."""
+    scene = Scene(t, flavour)
+    guard = t.guard(scene.lan.host, "--exec-root", scene.root, env=scene.env).ready()
+    scene.scan()
+    undo = guard.wait_line(" Blocked: +10.77.0.2 ").partition("undo: tcpparser ")[2].split()
+    equal(undo, ["--unblock", "10.77.0.2", "--exec-root", scene.root], "the undo command")
+    check(scene.firewall.blocks(scene.lan.host, "10.77.0.2/32"), "it stands in the kernel")
+    equal(guard.error_output(), [], "stderr")
+    for command in ("/proc/self", f"/proc/{guard.pid}"):
+        equal(os.readlink(f"{command}/root"), "/", "only the commands' root is another one")
+    if flavour == "legacy":
+        check(os.path.exists(f"{scene.root}/run/lock-of-the-root"), "XTABLES_LOCKFILE is in it")
+    listed = scene.command("--list", TCPPARSER_EXEC_ROOT=scene.root)
+    check("10.77.0.2" in listed.stdout, f"--list: {listed.stdout!r} {listed.stderr!r}")
+    equal(scene.command("--list").returncode, 1, "--list without it")
+    undone = scene.command(*undo)
+    equal((undone.returncode, undone.stdout), (0, "1 block removed\n"), undone.stderr)
+    check(not scene.firewall.entries(scene.lan.host), "no entry is left")
+
+
+def test_our_path_comes_first_in_another_root(t):
+    """A host that keeps its tools elsewhere, named by PATH."""
+    scene = Scene(t, folder="/tools/bin", path="relative:/tools/bin")
+    guard = t.guard(scene.lan.host, env={**scene.env, "TCPPARSER_EXEC_ROOT": scene.root}).ready()
+    scene.scan()
+    guard.wait_line(" Blocked: ")
+    equal(guard.error_output(), [], "stderr")
+
+
+@cases("no capability", "no directory", "no tool", "not executable")
+def test_another_root_that_is_of_no_use(t, trouble):
+    """Said once for each family and tried again; the commands say it, too."""
+    scene, before = Scene(t), ()
+    root, words = scene.root, {
+        "no capability": "CAP_SYS_CHROOT is missing for",
+        "no directory": "there is no directory",
+        "no tool": "it is not in",
+        "not executable": "it cannot be run in",
+    }[trouble]
+    if trouble == "no capability":
+        need("setpriv")
+        before = ("setpriv", "--bounding-set=-sys_chroot", "--inh-caps=-sys_chroot")
+    elif trouble == "no directory":
+        os.rename(root, root + "-away")
+    elif trouble == "no tool":
+        os.rename(root + "/usr/sbin", root + "/usr/away")
+    else:
+        os.chmod(os.path.realpath(scene.firewall.folder + "/iptables").replace("/", root + "/", 1),
+                 0o644)
+    words += f" --exec-root {root}"
+    guard = t.guard(scene.lan.host, "--exec-root", root, env=scene.env, before=before).ready()
+    scene.scan()
+    guard.wait_line(" Block failed: ")
+    said = wait_for(lambda: len(guard.error_output()) >= 2 and guard.error_output(), "stderr")
+    equal(sorted(said), sorted(f"tcpparser: {tool} could not be started: {words}; "
+                               "it is tried again" for tool in ("iptables", "ip6tables")), "stderr")
+    if before:
+        return
+    for command in ("--list", "--unblock=all"):
+        ended = scene.command(command, "--exec-root", root)
+        equal((ended.returncode, ended.stdout), (1, ""), f"{command}: {ended.stderr}")
+        check(words in ended.stderr, f"{command}: {ended.stderr!r}")
+    if trouble == "no tool":
+        os.rename(root + "/usr/away", root + "/usr/sbin")
+        guard.wait_line(" Blocked: ")
+
+
+WAY_OUT = ("tcpparser: this kernel has no tables for legacy iptables, or has not loaded them",
+           ": a container can use the tools of its host, with -v /:/host:ro --cap-add=SYS_CHROOT "
+           "and --exec-root /host")
+
+
+@cases(*FLAVOURS)
+def test_kernels_without_legacy_tables(t, flavour):
+    """The real tools complain about a table that really is not there."""
+    host = t.namespace("host")
+    env = wrapped_firewall(t, t.firewall(host, flavour),
+                           'case $name in *tables) exec "$real" -t nosuch "$@";; esac')
+    guard = t.guard(host, env=env).ready()
+    said = wait_for(lambda: len(guard.error_output()) >= 2 and guard.error_output(), "stderr")
+    listed = host.run(t.binary, "--list", env=env)
+    equal((listed.returncode, listed.stdout), (1, ""), "--list")
+    guard.wait_readings(2)
+    ways_out = [line for line in guard.error_output() if "/host" in line]
+    if flavour == "nft":
+        equal((ways_out, WAY_OUT[0] in listed.stderr), ([], False), "words about legacy tables")
+        return
+    check("`nosuch': Table does not exist (do you need to insmod?)" in said[0], said[0])
+    equal((ways_out, said[1]), (["".join(WAY_OUT)], "".join(WAY_OUT)), "the way out")
+    equal(listed.stderr.splitlines()[1:], ["".join(WAY_OUT)], "--list")
+
+
+@cases("module not loaded", "modprobe complains", "in another root", "no rights")
+def test_way_out_is_named_where_it_is_one(t, trouble):
+    """ENOPROTOOPT is what the kernel says before ip_tables is loaded."""
+    words = "can't initialize iptables table \\`filter': iptables who? (do you need to insmod?)"
+    if trouble == "modprobe complains":
+        words = f"modprobe: FATAL: Module ip_tables not found in directory /lib/modules/6.1\n{words}"
+    elif trouble == "no rights":
+        words = words.replace("iptables who? (do you need to insmod?)",
+                              "Permission denied (you must be root)")
+    env = broken_firewall(t, f'echo "{words}" >&2; exit 3\n')
+    another = ("--exec-root", "/") if trouble == "in another root" else ()
+    guard = t.guard(t.namespace("host"), *another, env=env).ready()
+    wait_for(lambda: [line for line in guard.error_output() if " ip6tables " in line], "stderr")
+    expected = {"no rights": [], "in another root": [WAY_OUT[0]]}.get(trouble, ["".join(WAY_OUT)])
+    equal([line for line in guard.error_output() if "legacy" in line], expected, "the way out")
+
+
+# ----------------------------------------------------------- --healthcheck
+
+
+def healthcheck(t, host, *arguments, before=(), **env):
+    """Its exit status, what it says, and how long it took."""
+    started = time.monotonic()
+    done = host.run(*before, t.binary, "--healthcheck", *arguments,
+                    env={"PATH": HOME["PATH"], **env})
+    equal(done.stdout, "", "stdout")
+    return done.returncode, done.stderr, time.monotonic() - started
+
+
+@cases("[::]:3021", "0.0.0.0:3021", "10.77.0.1:80", "[fd00:77::1]:80", "[::1]:80")
+def test_healthcheck_of_a_healthy_daemon(t, listen):
+    host = t.lan().host
+    guard = t.guard(host, "--listen", listen, "--dry-run")
+    guard.wait_line("No TCP peer connection")
+    equal(healthcheck(t, host, "--listen", listen)[:2], (0, ""), "by option")
+    equal(healthcheck(t, host, TCPPARSER_LISTEN=listen)[:2], (0, ""), "by environment")
+
+
+def test_healthcheck_needs_no_rights_and_leaves_no_trace(t):
+    need("setpriv")
+    host = t.lan().host
+    guard = t.guard(host).ready()
+    before = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all")
+    for _ in range(20):
+        equal(healthcheck(t, host, before=before)[:2], (0, ""), "as nobody")
+    guard.wait_readings(3)
+    scraped = guard.scrape()
+    for name in ("new_connections_total", "connections_missed_total"):
+        equal(sum(value for key, value in scraped.items() if name in key), 0, name)
+    equal(guard.matching("New connection"), [], "lines")
+
+
+def test_healthcheck_without_ipv6(t):
+    host = t.namespace("host")
+    host.must("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6")
+    t.guard(host).ready()
+    equal(healthcheck(t, host)[:2], (0, ""), "healthy")
+
+
+def test_healthcheck_says_what_is_wrong(t):
+    host = t.namespace("host")
+
+    def unhealthy(words, *arguments):
+        status, said, _ = healthcheck(t, host, *arguments)
+        equal((status, said), (1, f"tcpparser: {words}\n"), "unhealthy")
+
+    unhealthy("127.0.0.1:3021: connection refused")
+    unhealthy("192.0.2.1:80: address not there", "--listen", "192.0.2.1:80")
+    unhealthy("--listen none leaves nobody to ask", "--listen", "none")
+    guard = t.guard(host, env=broken_firewall(t, "exit 3\n")).ready()
+    wait_for(guard.error_output, "words about the firewall")
+    unhealthy("127.0.0.1:3021: 503 the firewall cannot be used")
+    guard.signal(signal.SIGSTOP)
+    status, said, seconds = healthcheck(t, host)
+    equal((status, said), (1, "tcpparser: 127.0.0.1:3021: no answer in time\n"), "unhealthy")
+    check(2.9 < seconds < 4, f"it took {seconds:.1f} s")
+    guard.signal(signal.SIGCONT)
+
+
+def test_healthcheck_when_readings_stop(t):
+    folder, host = fixture(t, []), t.namespace("host")
+    t.guard(host, "--dry-run", "--proc", folder).ready()
+    equal(healthcheck(t, host)[:2], (0, ""), "healthy")
+    os.rename(f"{folder}/net/tcp", f"{folder}/net/away")
+    said = wait_for(lambda: healthcheck(t, host)[1], "trouble", 3)
+    equal(said, "tcpparser: 127.0.0.1:3021: 503 the last good reading is too old\n", "stderr")
+
+
+# --------------------------------------------------------------- sd_notify
+
+
+class Init:
+    """An init system's end of NOTIFY_SOCKET, held inside a namespace."""
+
+    def __init__(self, t, host, name=None):
+        self.address = name or os.path.join(t.tmp, "notify")
+        with host.entered():
+            self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        host.sockets.append(self.socket)
+        self.socket.bind(self.address.replace("@", "\0"))
+        self.env = {"PATH": t.folder("path-empty"), "NOTIFY_SOCKET": self.address}
+
+    def hears(self):
+        self.socket.settimeout(DEADLINE)
+        return self.socket.recv(4096).decode()
+
+    def heard(self):
+        """All that waits to be heard."""
+        said = []
+        self.socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                said.append(self.socket.recv(4096).decode())
+        return said
+
+
+@cases("path", "abstract")
+def test_init_learns_of_start_life_and_end(t, kind):
+    host = t.namespace("host")
+    init = Init(t, host, "@tcpparser-test" if kind == "abstract" else None)
+    guard = t.guard(host, "--dry-run", env=init.env)
+    equal([init.hears() for _ in range(4)], ["READY=1"] + ["WATCHDOG=1"] * 3, "said")
+    guard.wait_line("No TCP peer connection")
+    guard.signal(signal.SIGTERM)
+    equal(guard.wait_exit(), 0, "exit status")
+    said = init.heard()
+    equal(said[-1:], ["STOPPING=1"], "the last word")
+    equal(set(said[:-1]) - {"WATCHDOG=1"}, set(), "words before")
+    equal(guard.error_output(), [], "stderr")
+
+
+def test_watchdog_is_fed_by_good_readings_alone(t):
+    folder, host = fixture(t, []), t.namespace("host")
+    init = Init(t, host)
+    os.rename(f"{folder}/net/tcp", f"{folder}/net/away")
+    guard = t.guard(host, "--dry-run", "--proc", folder, env=init.env)
+    equal(init.hears(), "READY=1", "a host without rows starts")
+    guard.wait_readings(3)
+    equal(init.heard(), [], "said while nothing can be read")
+    os.rename(f"{folder}/net/away", f"{folder}/net/tcp")
+    equal(init.hears(), "WATCHDOG=1", "said once it can")
+    os.rename(f"{folder}/net/tcp", f"{folder}/net/away")
+    guard.wait_readings(2)
+    init.heard()
+    guard.wait_readings(3)
+    equal(init.heard(), [], "said when it cannot any more")
+
+
+def test_watchdog_is_fed_in_time_whatever_the_interval(t):
+    host = t.namespace("host")
+    init = Init(t, host)
+    t.guard(host, "--dry-run", env={**init.env, "WATCHDOG_USEC": "600000"}, interval="1h")
+    equal(init.hears(), "READY=1", "first word")
+    times = []
+    for _ in range(6):
+        equal(init.hears(), "WATCHDOG=1", "word")
+        times.append(time.monotonic())
+    gaps = [after - before for before, after in zip(times, times[1:])]
+    check(max(gaps) < 0.6, f"seconds between: {gaps}")
+    check(sum(gaps) > 5 * 0.25, f"seconds between: {gaps}")
+
+
+@cases("full", "missing", "path too long")
+def test_deaf_init_delays_nothing(t, trouble):
+    host = t.namespace("host")
+    init = Init(t, host)
+    if trouble == "full":
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other, \
+                contextlib.suppress(BlockingIOError):
+            other.setblocking(False)
+            for _ in range(100_000):
+                other.sendto(b"x", init.address)
+    elif trouble == "missing":
+        os.unlink(init.address)
+    else:
+        init.env["NOTIFY_SOCKET"] = "/" + "l" * 300
+    guard = t.guard(host, "--dry-run", env=init.env).ready()
+    started = time.monotonic()
+    guard.wait_readings(5)
+    check(time.monotonic() - started < 2.5, "readings wait")
+    said = guard.error_output()
+    if trouble == "full":
+        equal(said, [], "stderr")
+        wait_for(lambda: "READY=1" in init.heard(), "READY=1 once there is room")
+    else:
+        equal(len(said), 1, f"lines on stderr: {said}")
+        check("NOTIFY_SOCKET cannot be told: " in said[0], said[0])
+
+
+def test_commands_of_the_firewall_know_nothing_of_it(t):
+    host = t.namespace("host")
+    firewall, init = t.firewall(host), Init(t, host)
+    kept = os.path.join(t.tmp, "environment")
+    env = wrapped_firewall(t, firewall, f"/usr/bin/env > {kept}-new; /bin/mv {kept}-new {kept}")
+    t.guard(host, env={**env, **init.env, "PATH": env["PATH"], "WATCHDOG_USEC": "9000000"}).ready()
+    with open(kept) as file:
+        names = {line.partition("=")[0] for line in file} - {"PWD", "OLDPWD", "SHLVL", "_"}
+    equal(names, {"PATH", "LC_ALL", "XTABLES_LOCKFILE"}, "variables of a command")
