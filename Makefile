@@ -13,7 +13,7 @@ BINARY = $(OUT)/tcpparser
 
 # A shell opened before rustup was installed does not know cargo, and a user's
 # shell may not know iptables.
-export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin:$(CURDIR)/target/tools/usr/bin:$(CURDIR)/target/tools/usr/sbin
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin:$(CURDIR)/target/tools/usr/bin:$(CURDIR)/target/tools/usr/sbin:$(CURDIR)/target/tools/python/bin
 export RUSTFLAGS
 
 HOST = $$(rustc -vV | sed -n 's/^host: //p')
@@ -25,7 +25,8 @@ have_musl_target = test -d "$$(rustc --print target-libdir --target $(TARGET))" 
 
 # What tests need, command:package.
 TOOLS = iptables:iptables nft:nftables ipset:ipset ip:iproute2 nmap:nmap curl:curl \
-	python3:python3 shellcheck:shellcheck file:file nm:binutils musl-gcc:musl-tools
+	python3:python3 shellcheck:shellcheck file:file nm:binutils musl-gcc:musl-tools \
+	mandoc:mandoc qemu-x86_64:qemu-user
 
 # $(call apt,packages): installs them as root or through a sudo that does not ask.
 apt_get = $$([ "$$(id -u)" = 0 ] || echo sudo -n) env DEBIAN_FRONTEND=noninteractive apt-get -qq
@@ -34,17 +35,24 @@ apt = { command -v apt-get >/dev/null && { $(call apt_install,$(1)) || { $(apt_g
 # $(call need,command,package): or say what to install.
 need = command -v $(1) >/dev/null || $(call apt,$(2)) || { echo "$(1) is missing: install $(2)" >&2; exit 1; }
 
+need_cargo = command -v cargo >/dev/null || { echo 'cargo is missing: install Rust from https://rustup.rs' >&2; exit 1; }
+# A virtual environment; Debian has python3 without what makes one.
+venv = test -x target/tools/python/bin/pip || { { python3 -c 'import ensurepip' 2>/dev/null || $(call apt,python3-venv); } && \
+	python3 -m venv target/tools/python; }
+# $(call pip,program): puts it there.
+pip = command -v $(1) >/dev/null || { { $(venv); } && target/tools/python/bin/pip install -q --disable-pip-version-check $(1); }
+
 # Namespaces need root; without it most end-to-end tests say SKIPPED.
 as_root = $$([ "$$(id -u)" = 0 ] || ! sudo -n true 2>/dev/null || echo sudo -n env "PATH=$$PATH")
 
 .DEFAULT_GOAL = help
-.PHONY: help build build-musl build-gcc build-quick run test bench detect fleet tools bench-tools install clean
+.PHONY: help build build-musl build-gcc build-quick run test bench detect fleet tools bench-tools install dist wheel clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
 
 build: ## build the static program, target/tcpparser (MUSL=gcc: with musl-tools)
-	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust from https://rustup.rs' >&2; exit 1; }
+	@$(need_cargo)
 	@$(call need,cc,gcc libc6-dev)
 	@if [ "$(MUSL)" = gcc ]; then $(MAKE) -s build-gcc; \
 	elif $(have_musl_target); then $(MAKE) -s build-musl; \
@@ -105,6 +113,18 @@ bench-tools:
 install: ## install to $(DESTDIR)$(PREFIX)/bin
 	@test -x $(BINARY) || $(MAKE) -s build
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/tcpparser
+
+dist: ## release tarballs for x86_64, i686 and aarch64, and SHA256SUMS, in target/dist
+	@$(need_cargo)
+	@$(call need,cc,gcc libc6-dev)
+	@OUT="$(OUT)" sh dist/package.sh tarball
+
+wheel: ## the same programs as Python wheels, in target/dist
+	@$(need_cargo)
+	@$(call need,cc,gcc libc6-dev)
+	@$(call need,python3,python3)
+	@$(call pip,wheel) || { echo 'wheel is missing: install it with pip, or python3-venv and try again' >&2; exit 1; }
+	@OUT="$(OUT)" sh dist/package.sh wheel
 
 clean: ## remove everything that was built
 	rm -rf target
