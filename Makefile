@@ -7,6 +7,8 @@ DESTDIR =
 MUSL =
 # Options for `make run`, such as ARGS='--dry-run --interval 2s'.
 ARGS =
+# What `make dist` and `make wheel` are for.
+ARCHITECTURES = x86_64 i686 aarch64
 # Where builds go; the finished program is $(OUT)/tcpparser.
 OUT = target
 BINARY = $(OUT)/tcpparser
@@ -115,17 +117,17 @@ install: ## install to $(DESTDIR)$(PREFIX)/bin
 	@test -x $(BINARY) || $(MAKE) -s build
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/tcpparser
 
-dist: ## release tarballs for x86_64, i686 and aarch64, and SHA256SUMS, in target/dist
+dist: ## release tarballs and SHA256SUMS in target/dist, for x86_64, i686 and aarch64
 	@$(need_cargo)
 	@$(call need,cc,gcc libc6-dev)
-	@OUT="$(OUT)" sh dist/package.sh tarball
+	@OUT="$(OUT)" ARCHITECTURES="$(ARCHITECTURES)" sh dist/package.sh tarball
 
 wheel: ## the same programs as Python wheels, in target/dist
 	@$(need_cargo)
 	@$(call need,cc,gcc libc6-dev)
 	@$(call need,python3,python3)
 	@$(call pip,wheel) || { echo 'wheel is missing: install it with pip, or python3-venv and try again' >&2; exit 1; }
-	@OUT="$(OUT)" sh dist/package.sh wheel
+	@OUT="$(OUT)" ARCHITECTURES="$(ARCHITECTURES)" sh dist/package.sh wheel
 
 clean: ## remove everything that was built
 	rm -rf target

@@ -1,6 +1,6 @@
 #!/bin/sh
 # package.sh tarball|wheel: makes the release files of one kind in $OUT/dist,
-# for every architecture or not at all. `make dist` and `make wheel` run it.
+# for all of $ARCHITECTURES or none. `make dist` and `make wheel` run it.
 #
 # Their bytes depend on the source, its revision, the time of its commit and the
 # version of rustc, not on the folder or the machine: rust-lld, which comes with
@@ -11,6 +11,7 @@ export LC_ALL=C
 cd "$(dirname "$0")/.."
 
 kind=${1:-}
+architectures=${ARCHITECTURES:-x86_64 i686 aarch64}
 out=${OUT:-target}
 work=$out/package
 new=$work/$kind
@@ -44,6 +45,8 @@ program() { echo "$work/build/$1-unknown-linux-musl/release/tcpparser"; }
 
 has_target() { [ -d "$(rustc --print target-libdir --target "$1")" ]; }
 
+without() { echo "$architectures" | tr ' ' '\n' | grep -vx "$1" | xargs; }
+
 build() {
     bin=$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin
     [ -x "$bin/rust-lld" ] || command -v rust-lld >/dev/null ||
@@ -53,7 +56,8 @@ build() {
         target=$architecture-unknown-linux-musl
         has_target "$target" || rustup target add "$target" || true
         has_target "$target" ||
-            fail "Rust's target $target is missing: rustup (https://rustup.rs) has it, rustup target add $target"
+            fail "Rust's target $target is missing: rustup target add $target (https://rustup.rs)," \
+                "or leave it out: ARCHITECTURES='$(without "$architecture")'"
         set -- "$@" --target "$target" --config "target.$target.linker = 'rust-lld'"
     done
     cargo build --release --locked --target-dir "$work/build" "$@"
@@ -107,7 +111,6 @@ tarball) finished='*.tar.gz SHA256SUMS' ;;
 wheel) finished='*.whl' ;;
 *) fail 'usage: package.sh tarball|wheel' ;;
 esac
-architectures='x86_64 i686 aarch64'
 
 # Nothing old may pass for the work of a run that failed.
 rm -rf "$new"
