@@ -4,9 +4,8 @@ each on a machine of its own (machine.py)."""
 import glob
 import os
 import re
-import signal
 
-from harness import Skipped, cases, check, equal, must, need, run, wait_for
+from harness import FLAVOURS, IPTABLES_NAMES, cases, check, equal, must, need, run, wait_for
 from machine import BUSYBOX, OPENRC, PACKAGES, ROOT, Machine
 
 DIST = os.path.join(ROOT, "dist")
@@ -37,10 +36,10 @@ def machine(t):
     return Machine(t, t.namespace("host"))
 
 
-def guarded_machine(t):
+def guarded_machine(t, flavour="nft"):
     """One with services to scan, and the peer that scans them."""
     lan = t.lan()
-    t.firewall(lan.host)
+    t.firewall(lan.host, flavour)
     lan.host.listen(*PORTS)
     return Machine(t, lan.host), lan
 
@@ -394,12 +393,15 @@ def test_systemd_finds_the_unit_right_and_tight(t):
         m.must("systemd-analyze", "security", "--no-pager", "--offline=true", "--threshold=30", unit)
 
 
-def test_systemd(t):
+@cases(*FLAVOURS)
+def test_systemd(t, flavour):
     """The unit under systemd itself, sandbox and all."""
-    m, lan = guarded_machine(t)
+    m, lan = guarded_machine(t, flavour)
     with m:
         need_systemd()
-        prepare = "rm -rf /etc/systemd/system/*.wants /etc/machine-id\ntouch /etc/machine-id\n"
+        prepare = "".join(f'ln -sf "$(command -v {name.replace("tables", f"tables-{flavour}")})" '
+                          f'"$(command -v {name})"\n' for name in IPTABLES_NAMES)
+        prepare += "rm -rf /etc/systemd/system/*.wants /etc/machine-id\ntouch /etc/machine-id\n"
         m.boot(prepare, "/lib/systemd/systemd", "--system", "--unit=basic.target",
                "--log-target=console", packages=None)
         wait_for(lambda: m.run("systemctl", "is-active", "basic.target").returncode == 0,
@@ -460,6 +462,41 @@ def test_make_install_and_uninstall(t):
         make(m, "uninstall")
         make(m, "install", "INIT=none", "PREFIX=/usr")
         equal((left_behind(m), m.guards()), (["/usr/bin/tcpparser"], []), "with INIT=none")
+
+
+# A root with nothing but BusyBox, and the program as a release unpacks it.
+SMALL = """mkdir -p /small/bin /small/sbin /small/proc /small/dev /small/root /small/etc/init.d \\
+    /small/var/log /small/var/run /small/tmp
+mount -t proc proc /small/proc
+busybox=$(command -v busybox)
+for file in "$busybox" $(ldd "$busybox" 2>/dev/null | grep -o '/[^ ]*'); do
+    mkdir -p "/small${{file%/*}}"
+    cp -L "$file" "/small$file"
+done
+for name in $("$busybox" --list); do ln -s "$busybox" "/small/bin/$name"; done
+ln -s ../bin/start-stop-daemon /small/sbin/start-stop-daemon
+mknod /small/dev/null c 1 3
+echo 'for i in /etc/init.d/S??*; do "$i" start; done' >/small/etc/init.d/rcS
+cp {dist}/install.sh {dist}/tcpparser.* {binary} /small/root
+"""
+
+
+def test_install_where_busybox_is_all(t):
+    with machine(t) as m:
+        need_busybox()
+        m.boot(IDLE + SMALL.format(dist=DIST, binary=t.binary), "busybox", "init")
+        small = ("chroot", "/small", "/bin/sh")
+        said = m.must(*small, "/root/install.sh")
+        check("(sysv)" in said and "iptables is missing" in said, f"said: {said}")
+        first = m.guard()
+        m.must(*small, SCRIPT, "stop")
+        m.must(*small, "/etc/init.d/rcS")
+        check(m.guard() != first, "started as at boot")
+        check("tcpparser starting" in m.text("/small/var/log/tcpparser.log"), "the log")
+        m.must(*small, "/root/install.sh", "uninstall")
+        equal(m.guards(), [], "daemons")
+        left = m.must("find", "/small/etc", "/small/usr", "-name", "*tcpparser*").split()
+        equal(left, [], "files")
 
 
 FILES = {
