@@ -1630,4 +1630,76 @@ mod tests {
             assert_eq!(line.contains("(not built in yet)"), is_missing, "{line}");
         }
     }
+
+    fn dist(name: &str) -> String {
+        let path = format!("{}/dist/{name}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read_to_string(path).unwrap()
+    }
+
+    /// A settings file's lines that `value_of` finds a value in, joined by
+    /// commas, and the text above the first of them.
+    fn setting(text: &str, value_of: impl Fn(&str) -> Option<String>) -> (String, String) {
+        let lines: List<&str> = text.lines().collect();
+        let at = lines.iter().position(|line| value_of(line).is_some());
+        let at = at.expect("a line for each option");
+        let is_comment = |line: &&&str| line.trim_start().starts_with("# ");
+        let above: List<&str> = lines[..at]
+            .iter()
+            .rev()
+            .take_while(is_comment)
+            .copied()
+            .collect();
+        let values: List<String> = lines.iter().filter_map(|line| value_of(line)).collect();
+        (values.join(","), above.join(" "))
+    }
+
+    /// The settings of dist/ name each option that is no action, with its range
+    /// and default, and the script for procd hands each on as what it is.
+    #[test]
+    fn settings_files_tell_every_option() {
+        let (settings, uci, script) = (
+            dist("tcpparser.default"),
+            dist("tcpparser.uci"),
+            dist("tcpparser.procd"),
+        );
+        let is_setting = |row: &&Row| !row.is_action();
+        for row in TABLE.iter().filter(is_setting) {
+            let in_shell = |line: &str| {
+                let rest = line.strip_prefix(&format!("#{}=", row.environment))?;
+                Some(rest.to_string())
+            };
+            let name = row.name.replace('-', "_");
+            let in_uci = |line: &str| {
+                let line = line.trim_start().trim_start_matches('#');
+                let line = line
+                    .strip_prefix("option ")
+                    .or_else(|| line.strip_prefix("list "));
+                let value = line?.strip_prefix(&format!("{name} '"))?.strip_suffix('\'');
+                value.map(str::to_string)
+            };
+            for (value, above) in [setting(&settings, in_shell), setting(&uci, in_uci)] {
+                assert!(above.contains(row.range), "--{}: {above}", row.name);
+                // A service's log is to stay short.
+                let default = if row.id == Id::Show {
+                    "scans"
+                } else {
+                    row.default
+                };
+                assert!(default.is_empty() || value == default, "{name}: {value}");
+            }
+            let kind = match (row.is_flag(), row.is_list()) {
+                (true, _) => "FLAGS='",
+                (_, true) => "LISTS='",
+                _ => "VALUES='",
+            };
+            let line = script
+                .lines()
+                .find_map(|line| line.strip_prefix(kind))
+                .unwrap();
+            let mut names = line.trim_end_matches('\'').split(' ');
+            assert!(names.any(|other| other == name), "{name} in {kind}{line}");
+        }
+        let told = settings.matches("\n#TCPPARSER_").count();
+        assert_eq!(told, TABLE.iter().filter(is_setting).count());
+    }
 }
