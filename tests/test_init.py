@@ -202,8 +202,12 @@ def test_busybox_init_respawns_it(t):
     with machine(t) as m:
         need_busybox()
         prepare = placed(t, ("tcpparser.init", SCRIPT), ("tcpparser.inittab", "/etc/inittab"))
-        m.boot(prepare + ASH, "busybox", "init")
+        # One that was started at boot gives way.
+        m.boot(prepare + ASH + f"{SCRIPT} start\ncp /run/tcpparser.pid /run/before\n",
+               "busybox", "init")
         m.write(SETTINGS, "TCPPARSER_INTERVAL=500ms\n")
+        before = int(m.text("/run/before"))
+        wait_for(lambda: m.guards() not in ([], [before]), "init's own")
         first = m.guard()
         service(m, "status")
         m.kill_guard()
@@ -211,6 +215,7 @@ def test_busybox_init_respawns_it(t):
         second = m.guard()
         equal(m.environment(second).get("TCPPARSER_INTERVAL"), "500ms", "interval")
         equal(m.text(f"/proc/{second}/stat").split()[3], "1", "its parent")
+        service(m, "status")
 
 
 # ------------------------------------------------------------------- OpenRC
