@@ -5,7 +5,8 @@ import glob
 import os
 import re
 
-from harness import FLAVOURS, IPTABLES_NAMES, cases, check, equal, must, need, run, wait_for
+from harness import (FLAVOURS, IPTABLES_NAMES, Failure, Skipped, cases, check, equal, must,
+                     need, run, wait_for)
 from machine import BUSYBOX, OPENRC, PACKAGES, ROOT, Machine
 
 DIST = os.path.join(ROOT, "dist")
@@ -202,8 +203,12 @@ def test_busybox_init_respawns_it(t):
     with machine(t) as m:
         need_busybox()
         prepare = placed(t, ("tcpparser.init", SCRIPT), ("tcpparser.inittab", "/etc/inittab"))
-        m.boot(prepare + ASH, "busybox", "init")
+        # One that was started at boot gives way.
+        m.boot(prepare + ASH + f"{SCRIPT} start\ncp /run/tcpparser.pid /run/before\n",
+               "busybox", "init")
         m.write(SETTINGS, "TCPPARSER_INTERVAL=500ms\n")
+        before = int(m.text("/run/before"))
+        wait_for(lambda: m.guards() not in ([], [before]), "init's own")
         first = m.guard()
         service(m, "status")
         m.kill_guard()
@@ -211,6 +216,7 @@ def test_busybox_init_respawns_it(t):
         second = m.guard()
         equal(m.environment(second).get("TCPPARSER_INTERVAL"), "500ms", "interval")
         equal(m.text(f"/proc/{second}/stat").split()[3], "1", "its parent")
+        service(m, "status")
 
 
 # ------------------------------------------------------------------- OpenRC
@@ -404,8 +410,11 @@ def test_systemd(t, flavour):
         prepare += "rm -rf /etc/systemd/system/*.wants /etc/machine-id\ntouch /etc/machine-id\n"
         m.boot(prepare, "/lib/systemd/systemd", "--system", "--unit=basic.target",
                "--log-target=console", packages=None)
-        wait_for(lambda: m.run("systemctl", "is-active", "basic.target").returncode == 0,
-                 "systemd's start")
+        try:
+            wait_for(lambda: m.run("systemctl", "is-active", "basic.target").returncode == 0,
+                     "systemd's start")
+        except Failure as failure:
+            raise Skipped(f"systemd does not boot here: {failure}") from None
         said = make(m, "install")
         check("(systemd)" in said, f"detected: {said}")
         first = m.guard()
