@@ -417,17 +417,12 @@ impl Kernel for Linux {
     }
 
     fn listen(&mut self, address: Endpoint) -> Result<Descriptor, Errno> {
-        let family = match address.address {
-            IpAddr::V4(_) => libc::AF_INET,
-            IpAddr::V6(_) => libc::AF_INET6,
-        };
-        let socket = socket(family, libc::SOCK_STREAM, 0)?;
+        let socket = stream_socket(address)?;
         set_option(socket.0, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-        if family == libc::AF_INET6 {
+        if address.address.is_ipv6() {
             set_option(socket.0, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
         }
-        let (bytes, length) = socket_address(address);
-        bind(socket.0, bytes.get(..length).unwrap_or(&bytes))?;
+        bind_to(socket.0, address)?;
         listen(socket.0)?;
         Ok(socket.release())
     }
@@ -435,6 +430,15 @@ impl Kernel for Linux {
     fn accept(&mut self, listener: Descriptor) -> Result<(Descriptor, IpAddr), Errno> {
         let (socket, address) = accept(listener.0)?;
         Ok((socket.release(), peer_address(&address)))
+    }
+
+    fn connect(&mut self, address: Endpoint) -> Result<Descriptor, Errno> {
+        let socket = stream_socket(address)?;
+        bind_to(socket.0, Endpoint { port: 0, ..address })?;
+        match connect_to(socket.0, address) {
+            Ok(()) | Err(Errno(libc::EINPROGRESS)) => Ok(socket.release()),
+            Err(error) => Err(error),
+        }
     }
 
     fn receive(&mut self, socket: Descriptor, buffer: &mut [u8]) -> Result<usize, Errno> {
@@ -471,18 +475,16 @@ impl Kernel for Linux {
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 0,
         };
-        let (any_port, length) = socket_address(loopback);
-        let any_port = any_port.get(..length).unwrap_or(&any_port);
-        let target = socket(libc::AF_INET, libc::SOCK_STREAM, 0)?;
-        bind(target.0, any_port)?;
-        let source = socket(libc::AF_INET, libc::SOCK_STREAM, 0)?;
-        bind(source.0, any_port)?;
-        let (address, length) = socket_address(Endpoint {
+        let target = stream_socket(loopback)?;
+        bind_to(target.0, loopback)?;
+        let source = stream_socket(loopback)?;
+        bind_to(source.0, loopback)?;
+        let address = Endpoint {
             port: bound_port(target.0)?,
             ..loopback
-        });
+        };
         let port = bound_port(source.0)?;
-        match connect(source.0, address.get(..length).unwrap_or(&address)) {
+        match connect_to(source.0, address) {
             Err(Errno(libc::ECONNREFUSED | libc::EINPROGRESS)) => Ok(port),
             Err(error) => Err(error),
             // Nobody listens: whoever answered is not the kernel's loopback.
@@ -851,6 +853,24 @@ fn socket_address(endpoint: Endpoint) -> ([u8; 28], usize) {
     };
     put_at(&mut bytes, 2, &endpoint.port.to_be_bytes());
     (bytes, length)
+}
+
+fn stream_socket(endpoint: Endpoint) -> Result<Owned, Errno> {
+    let family = match endpoint.address {
+        IpAddr::V4(_) => libc::AF_INET,
+        IpAddr::V6(_) => libc::AF_INET6,
+    };
+    socket(family, libc::SOCK_STREAM, 0)
+}
+
+fn bind_to(socket: c_int, endpoint: Endpoint) -> Result<(), Errno> {
+    let (address, length) = socket_address(endpoint);
+    bind(socket, address.get(..length).unwrap_or(&address))
+}
+
+fn connect_to(socket: c_int, endpoint: Endpoint) -> Result<(), Errno> {
+    let (address, length) = socket_address(endpoint);
+    connect(socket, address.get(..length).unwrap_or(&address))
 }
 
 /// The family stands first, in the host's byte order.
@@ -1794,6 +1814,34 @@ mod tests {
         }
         let elsewhere = Endpoint::parse(b"192.0.2.1:0").unwrap();
         assert_eq!(kernel.listen(elsewhere).err(), Some(Errno::EADDRNOTAVAIL));
+    }
+
+    #[test]
+    fn a_client_reaches_own_addresses_only() {
+        let mut kernel = kernel();
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = server.local_addr().unwrap().port();
+        let to = |address: &str| Endpoint {
+            port,
+            ..Endpoint::parse(format!("{address}:1").as_bytes()).unwrap()
+        };
+        let client = kernel.connect(to("127.0.0.1")).unwrap();
+        assert_eq!(kernel.send(client, b"hello"), Ok(5));
+        let mut buffer = [0; 5];
+        let (mut accepted, peer) = server.accept().unwrap();
+        std::io::Read::read_exact(&mut accepted, &mut buffer).unwrap();
+        assert_eq!(&buffer, b"hello");
+        assert!(peer.ip().is_loopback());
+        kernel.close(client);
+        drop(server);
+        let refused = kernel.connect(to("127.0.0.1")).and_then(|client| {
+            let result = kernel.send(client, b"x");
+            kernel.close(client);
+            result
+        });
+        assert_eq!(refused, Err(Errno::ECONNREFUSED));
+        let elsewhere = kernel.connect(to("192.0.2.1"));
+        assert_eq!(elsewhere.err(), Some(Errno::EADDRNOTAVAIL));
     }
 
     /// RTM_GETLINK of all links (rtnetlink(7)) is answered.

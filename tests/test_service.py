@@ -5,8 +5,12 @@ import glob
 import os
 import re
 import shutil
+import signal
+import time
 
-from harness import (FLAVOURS, IPTABLES_NAMES, cases, check, equal, must, need, wait_for)
+from harness import (FLAVOURS, HOME, IPTABLES_NAMES, broken_firewall, cases, check, equal, must,
+                     need, wait_for)
+from test_files import fixture
 
 PORTS = (22, 25, 80, 443)
 EXTENSIONS = ("standard", "comment", "addrtype")
@@ -126,3 +130,74 @@ def test_another_root_that_is_of_no_use(t, trouble):
     if trouble == "no tool":
         os.rename(root + "/usr/away", root + "/usr/sbin")
         guard.wait_line(" Blocked: ")
+
+
+# ----------------------------------------------------------- --healthcheck
+
+
+def healthcheck(t, host, *arguments, before=(), **env):
+    """Its exit status, what it says, and how long it took."""
+    started = time.monotonic()
+    done = host.run(*before, t.binary, "--healthcheck", *arguments,
+                    env={"PATH": HOME["PATH"], **env})
+    equal(done.stdout, "", "stdout")
+    return done.returncode, done.stderr, time.monotonic() - started
+
+
+@cases("[::]:3021", "0.0.0.0:3021", "10.77.0.1:80", "[fd00:77::1]:80", "[::1]:80")
+def test_healthcheck_of_a_healthy_daemon(t, listen):
+    host = t.lan().host
+    guard = t.guard(host, "--listen", listen, "--dry-run")
+    guard.wait_line("No TCP peer connection")
+    equal(healthcheck(t, host, "--listen", listen)[:2], (0, ""), "by option")
+    equal(healthcheck(t, host, TCPPARSER_LISTEN=listen)[:2], (0, ""), "by environment")
+
+
+def test_healthcheck_needs_no_rights_and_leaves_no_trace(t):
+    need("setpriv")
+    host = t.lan().host
+    guard = t.guard(host).ready()
+    before = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all")
+    for _ in range(20):
+        equal(healthcheck(t, host, before=before)[:2], (0, ""), "as nobody")
+    guard.wait_readings(3)
+    scraped = guard.scrape()
+    for name in ("new_connections_total", "connections_missed_total"):
+        equal(sum(value for key, value in scraped.items() if name in key), 0, name)
+    equal(guard.matching("New connection"), [], "lines")
+
+
+def test_healthcheck_without_ipv6(t):
+    host = t.namespace("host")
+    host.must("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6")
+    t.guard(host).ready()
+    equal(healthcheck(t, host)[:2], (0, ""), "healthy")
+
+
+def test_healthcheck_says_what_is_wrong(t):
+    host = t.namespace("host")
+
+    def unhealthy(words, *arguments):
+        status, said, _ = healthcheck(t, host, *arguments)
+        equal((status, said), (1, f"tcpparser: {words}\n"), "unhealthy")
+
+    unhealthy("127.0.0.1:3021: connection refused")
+    unhealthy("192.0.2.1:80: address not there", "--listen", "192.0.2.1:80")
+    unhealthy("--listen none leaves nobody to ask", "--listen", "none")
+    guard = t.guard(host, env=broken_firewall(t, "exit 3\n")).ready()
+    wait_for(guard.error_output, "words about the firewall")
+    unhealthy("127.0.0.1:3021: 503 the firewall cannot be used")
+    guard.signal(signal.SIGSTOP)
+    status, said, seconds = healthcheck(t, host)
+    equal((status, said), (1, "tcpparser: 127.0.0.1:3021: no answer in time\n"), "unhealthy")
+    check(2.9 < seconds < 4, f"it took {seconds:.1f} s")
+    guard.signal(signal.SIGCONT)
+
+
+def test_healthcheck_when_readings_stop(t):
+    folder, host = fixture(t, []), t.namespace("host")
+    t.guard(host, "--dry-run", "--proc", folder).ready()
+    equal(healthcheck(t, host)[:2], (0, ""), "healthy")
+    os.rename(f"{folder}/net/tcp", f"{folder}/net/away")
+    said = wait_for(lambda: healthcheck(t, host)[1], "trouble", 3)
+    equal(said, "tcpparser: 127.0.0.1:3021: 503 the last good reading is too old\n", "stderr")

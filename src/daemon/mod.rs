@@ -2,6 +2,7 @@
 //! that knows everybody, logs, and decides about EINTR and EAGAIN.
 
 mod blocking;
+mod healthcheck;
 mod output;
 mod reading;
 mod serving;

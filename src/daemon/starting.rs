@@ -45,8 +45,7 @@ impl Daemon {
             Action::Run => self.run(kernel),
             Action::List => self.list_blocks(kernel),
             Action::Unblock(target) => self.unblock(kernel, target),
-            // Refused by the options as not built in yet.
-            Action::Healthcheck => USAGE,
+            Action::Healthcheck => self.healthcheck(kernel),
         }
     }
 
