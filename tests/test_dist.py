@@ -125,6 +125,23 @@ def test_tarball_holds_what_a_user_needs(t, architecture):
     equal([name for name in wanted if found[name] != wanted[name]], [], "files that differ")
 
 
+@cases("none", "sysv", "openrc", "procd", "systemd")
+def test_tarball_installs(t, init):
+    folder = unpacked(t, "x86_64")
+    script, tree = os.path.join(folder, "install.sh"), t.folder("tree")
+    prefix = "usr" if init == "procd" else "usr/local"
+    must(script, f"INIT={init}", f"DESTDIR={tree}")
+    found = below(tree)
+    for name, place in (("tcpparser", "bin/tcpparser"),
+                        ("tcpparser.8", "share/man/man8/tcpparser.8")):
+        packed = read(os.path.join(folder, name))
+        check(found.pop(f"{prefix}/{place}", None) == packed, f"no {place}, but {list(found)}")
+    check(os.access(os.path.join(tree, prefix, "bin/tcpparser"), os.X_OK), "not to be started")
+    equal(len(found), 0 if init == "none" else 2, f"a service and its settings: {list(found)}")
+    must(script, "uninstall", f"DESTDIR={tree}")
+    equal(list(below(tree)), [], "what is left")
+
+
 @cases(*ARCHITECTURES)
 def test_tarball_tells_nothing_of_its_maker(t, architecture):
     with tarfile.open(tarball(t, architecture)) as opened:
