@@ -26,6 +26,10 @@ impl Errno {
     pub const EACCES: Self = Self(libc::EACCES);
     /// Address in use.
     pub const EADDRINUSE: Self = Self(libc::EADDRINUSE);
+    /// Nobody listens there.
+    pub const ECONNREFUSED: Self = Self(libc::ECONNREFUSED);
+    /// No answer in time.
+    pub const ETIMEDOUT: Self = Self(libc::ETIMEDOUT);
     /// Address not there (yet).
     pub const EADDRNOTAVAIL: Self = Self(libc::EADDRNOTAVAIL);
     /// The kernel lacks the address family.
@@ -132,6 +136,8 @@ pub struct Invocation {
     /// The program's name and arguments, each ended by NUL. The program is
     /// looked up in PATH.
     pub arguments: Text<ARGUMENTS>,
+    /// The root directory it is looked up in and lives in; empty: ours.
+    pub root: Path,
     /// Bytes for its standard input.
     pub input: Text<CHILD_INPUT>,
 }
@@ -147,6 +153,7 @@ impl Invocation {
     pub const fn new() -> Self {
         Self {
             arguments: Text::new(),
+            root: Path::new(),
             input: Text::new(),
         }
     }
@@ -263,6 +270,9 @@ pub trait Kernel {
     fn listen(&mut self, address: Endpoint) -> Result<Descriptor, Errno>;
     /// The next client of a listener: a non-blocking socket and its address.
     fn accept(&mut self, listener: Descriptor) -> Result<(Descriptor, IpAddr), Errno>;
+    /// A non-blocking TCP socket on its way to one of our own addresses, which
+    /// is its own as well: no other host can answer.
+    fn connect(&mut self, address: Endpoint) -> Result<Descriptor, Errno>;
     /// recv(2), MSG_DONTWAIT.
     fn receive(&mut self, socket: Descriptor, buffer: &mut [u8]) -> Result<usize, Errno>;
     /// send(2), MSG_DONTWAIT and MSG_NOSIGNAL.
@@ -279,7 +289,8 @@ pub trait Kernel {
     fn refused_connect(&mut self) -> Result<u16, Errno>;
 
     /// Starts a program with a clean environment, default signals, no inherited
-    /// descriptors and a process group of its own.
+    /// descriptors and a process group of its own. Where its root cannot be
+    /// entered, or does not hold it, its standard error says so.
     fn spawn(&mut self, invocation: &Invocation) -> Result<Child, Errno>;
     /// How the child ended, if it did; waitpid(2) with WNOHANG.
     fn reap(&mut self, process: i32) -> Option<Exit>;

@@ -467,6 +467,8 @@ pub(super) fn error_words(error: Errno, number: &crate::text::Text<12>) -> &[u8]
         Errno::EACCES | Errno::EPERM => b"permission denied",
         Errno::EINVAL => b"neither on procfs nor a regular file",
         Errno::EADDRINUSE => b"address in use",
+        Errno::ECONNREFUSED => b"connection refused",
+        Errno::ETIMEDOUT => b"no answer in time",
         Errno::EADDRNOTAVAIL => b"address not there",
         Errno::EMFILE | Errno::ENFILE => b"too many open files",
         _ => number.as_bytes(),

@@ -37,6 +37,7 @@ impl Daemon {
             return USAGE;
         }
         self.started = kernel.realtime();
+        self.invocation.root = self.options.exec_root.clone();
         match self.options.action {
             Action::Help => self.print(kernel, write_help),
             Action::Version => self.print(kernel, write_version),
@@ -44,8 +45,7 @@ impl Daemon {
             Action::Run => self.run(kernel),
             Action::List => self.list_blocks(kernel),
             Action::Unblock(target) => self.unblock(kernel, target),
-            // Refused by the options as not built in yet.
-            Action::Healthcheck => USAGE,
+            Action::Healthcheck => self.healthcheck(kernel),
         }
     }
 

@@ -109,6 +109,15 @@ pub enum Stdout {
     Broken,
 }
 
+/// Who answers what connects to this host.
+pub enum Service {
+    Nobody,
+    /// Takes what comes and says nothing.
+    Silent,
+    /// Answers the first request, then closes.
+    Answers(&'static str),
+}
+
 type Event = Box<dyn FnOnce(&mut FakeKernel)>;
 
 enum Open {
@@ -124,6 +133,8 @@ enum Open {
     Events(VecDeque<Vec<u8>>),
     Listener,
     Client(usize),
+    /// Our own connection to `service`: what it is still to receive.
+    Connection(VecDeque<u8>),
     ChildOutput,
     ChildErrors,
 }
@@ -176,6 +187,8 @@ pub struct Command {
     /// Words separated by blanks.
     pub words: String,
     pub input: String,
+    /// The root directory it runs in; empty for ours.
+    pub root: String,
 }
 
 impl Command {
@@ -259,6 +272,10 @@ pub struct FakeKernel {
     pub commands: Vec<Command>,
     pub readings: Vec<Reading>,
     pub clients: Vec<Client>,
+    pub service: Service,
+    /// Whom we connected to, and what we asked there.
+    pub asked: Vec<Endpoint>,
+    pub request: Vec<u8>,
     /// `poll` returns then, whatever it waits for.
     pub stop_at: Instant,
     /// Everything that happened that is worth a turn.
@@ -317,6 +334,9 @@ impl FakeKernel {
             commands: Vec::new(),
             readings: Vec::new(),
             clients: Vec::new(),
+            service: Service::Nobody,
+            asked: Vec::new(),
+            request: Vec::new(),
             stop_at: Instant::NEVER,
             progress: 0,
             protected: Vec::new(),
@@ -646,6 +666,9 @@ impl FakeKernel {
                 let client = &self.clients[*client];
                 !client.to_send.is_empty() || client.is_closed
             }
+            Some(Open::Connection(answer)) => {
+                !answer.is_empty() || !matches!(self.service, Service::Silent)
+            }
             Some(Open::ChildOutput) => self.is_pipe_readable(|child| &child.output),
             Some(Open::ChildErrors) => self.is_pipe_readable(|child| &child.errors),
             Some(Open::Events(datagrams)) => !datagrams.is_empty(),
@@ -920,10 +943,30 @@ impl Kernel for FakeKernel {
         Ok((descriptor, self.clients[client].peer))
     }
 
+    fn connect(&mut self, address: Endpoint) -> Result<Descriptor, Errno> {
+        self.asked.push(address);
+        let answer = match self.service {
+            Service::Nobody => return Err(Errno::ECONNREFUSED),
+            Service::Silent => VecDeque::new(),
+            Service::Answers(text) => text.bytes().collect(),
+        };
+        self.new_descriptor(Open::Connection(answer))
+    }
+
     fn receive(&mut self, socket: Descriptor, buffer: &mut [u8]) -> Result<usize, Errno> {
         self.interrupt()?;
         let portion = self.portion(buffer.len());
         match self.open.get_mut(&socket.0) {
+            Some(Open::Connection(answer)) => {
+                if answer.is_empty() && matches!(self.service, Service::Silent) {
+                    return Err(Errno::EAGAIN);
+                }
+                let count = portion.min(answer.len());
+                for (to, from) in buffer.iter_mut().zip(answer.drain(..count)) {
+                    *to = from;
+                }
+                Ok(count)
+            }
             Some(Open::Routes(datagrams) | Open::Events(datagrams)) => {
                 let datagram = datagrams.pop_front().ok_or(Errno::EAGAIN)?;
                 buffer[..datagram.len()].copy_from_slice(&datagram);
@@ -963,6 +1006,10 @@ impl Kernel for FakeKernel {
                 self.progress += 1;
                 Ok(portion)
             }
+            Some(Open::Connection(_)) => {
+                self.request.extend(&bytes[..portion]);
+                Ok(portion)
+            }
             _ => panic!("sent to something else"),
         }
     }
@@ -994,12 +1041,18 @@ impl Kernel for FakeKernel {
             at: self.now,
             words: words.trim_end_matches('\0').replace('\0', " "),
             input: String::from_utf8(invocation.input.as_bytes().to_vec()).unwrap(),
+            root: String::from_utf8(invocation.root.as_bytes().to_vec()).unwrap(),
         };
         let tool = command
             .words
             .trim_start_matches("ip6")
             .trim_start_matches("ip");
-        if !matches!(tool, "tables -w 5 -S" | "tables-restore -w 5 --noflush") {
+        let known = [
+            "tables -w 5 -S",
+            "tables-restore -w 5 --noflush",
+            "tables -V",
+        ];
+        if !known.contains(&tool) {
             self.violations
                 .push(format!("unknown command: {}", command.words));
         }

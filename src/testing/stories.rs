@@ -2,14 +2,14 @@
 
 use std::net::IpAddr;
 
-use super::fake_kernel::{FakeKernel, Mishap, Random, Stdout};
+use super::fake_kernel::{FakeKernel, Mishap, Random, Service, Stdout};
 use super::fake_proc::FakeSocket;
 use super::run::Run;
 use crate::address::Network;
 use crate::daemon::Flow;
 use crate::kernel::Errno;
 use crate::proc_net_tcp::TcpState;
-use crate::time::Duration;
+use crate::time::{Duration, Instant};
 
 const OWN: &str = "203.0.113.5";
 const OWN_IPV6: &str = "2001:db8:1::5";
@@ -309,6 +309,31 @@ fn a_missing_iptables_is_said_once_and_tried_again() {
     run.run_for(61);
     assert_eq!(run.lines_with("Blocked: 198.51.100.7").len(), 1);
     run.check_quiet();
+}
+
+#[test]
+fn every_command_runs_in_the_root_that_was_asked_for() {
+    for (arguments, root) in [(&[][..], ""), (&["--exec-root", "/host"], "/host")] {
+        let mut run = started(arguments);
+        run.kernel.scan(SCANNER);
+        run.kernel.scan("2001:db8:7:8::9");
+        run.run_for(700);
+        let blocked = run.lines_with("Blocked: ");
+        assert!(blocked.len() > 1, "{blocked:?}");
+        let tells_root = |line: &String| line.ends_with(" --exec-root /host");
+        assert_eq!(blocked.iter().all(tells_root), !root.is_empty());
+        let commands = &run.kernel.commands;
+        assert!(commands.len() > 6, "{commands:?}");
+        assert!(commands.iter().all(|one| one.root == root), "{commands:?}");
+        run.terminate();
+    }
+    for command in ["--list", "--unblock=all"] {
+        let mut run = host();
+        run.kernel.faults.mishap = Mishap::Exit(126);
+        assert_eq!(run.start(&[command, "--exec-root=/host"]), Flow::Exit(1));
+        assert!(run.kernel.commands.iter().all(|one| one.root == "/host"));
+        assert!(run.complaints().contains("Permission denied"));
+    }
 }
 
 #[test]
@@ -688,6 +713,85 @@ fn healthz_tells_when_readings_stop() {
     run.kernel.faults.tcp = None;
     run.run_for(11);
     assert!(run.get("/healthz").starts_with("HTTP/1.1 200 OK\r\n"));
+}
+
+/// How --healthcheck ends, and what it says.
+fn healthcheck(service: Service, variables: &[(&str, &str)]) -> (Flow, String, Run) {
+    let mut run = host();
+    // It needs no rights, and minds no interruptions.
+    run.kernel.capabilities = 0;
+    (run.kernel.faults.interrupts, run.kernel.faults.short) = (200, true);
+    run.kernel.service = service;
+    for (name, value) in variables {
+        let value = value.as_bytes().to_vec();
+        run.kernel.environment.insert((*name).to_owned(), value);
+    }
+    let flow = run.start(&["--healthcheck"]);
+    assert_eq!(run.kernel.descriptors(), 4, "all is closed");
+    assert!(run.lines().is_empty());
+    let complaints = run.complaints();
+    (flow, complaints, run)
+}
+
+#[test]
+fn a_health_check_asks_the_daemon() {
+    let (flow, said, run) = healthcheck(Service::Answers("HTTP/1.1 200 OK\r\n\r\nok\n"), &[]);
+    assert_eq!((flow, said.as_str()), (Flow::Exit(0), ""));
+    let request = String::from_utf8_lossy(&run.kernel.request).into_owned();
+    assert!(request.starts_with("GET /healthz HTTP/1.1\r\n"));
+    assert!(request.ends_with("\r\n\r\n"));
+    for (service, expected) in [
+        (Service::Nobody, "connection refused"),
+        (Service::Silent, "no answer in time"),
+        (
+            Service::Answers(
+                "HTTP/1.1 503 Unavailable\r\nA: b\r\n\r\nthe firewall cannot be used\n",
+            ),
+            "503 the firewall cannot be used",
+        ),
+        (Service::Answers("HTTP/1.1 2000\r\n\r\n"), "2000"),
+        (
+            Service::Answers("HTTP/1.1 404 No\r\n\r\n\x1b[2J\n"),
+            "404 [2J",
+        ),
+        (
+            Service::Answers("HTTP/1.1"),
+            "that is no answer of tcpparser",
+        ),
+        (
+            Service::Answers("SSH-2.0-a\r\n"),
+            "that is no answer of tcpparser",
+        ),
+        (Service::Answers(""), "that is no answer of tcpparser"),
+    ] {
+        let is_silent = matches!(service, Service::Silent);
+        let (flow, said, run) = healthcheck(service, &[]);
+        assert_eq!(flow, Flow::Exit(1));
+        assert_eq!(said, format!("tcpparser: 127.0.0.1:3021: {expected}\n"));
+        let took = run.kernel.now.since(Instant::from_secs(600));
+        let expected = if is_silent { 3 } else { 0 };
+        assert_eq!(took, Duration::from_secs(expected));
+    }
+}
+
+#[test]
+fn a_health_check_asks_where_the_daemon_listens() {
+    for (listen, asked) in [
+        ("", "127.0.0.1:3021"),
+        (":99", "127.0.0.1:99"),
+        ("0.0.0.0:80", "127.0.0.1:80"),
+        ("192.0.2.1:80", "192.0.2.1:80"),
+        ("[2001:db8::1]:80", "[2001:db8::1]:80"),
+    ] {
+        let (flow, said, run) = healthcheck(Service::Nobody, &[("TCPPARSER_LISTEN", listen)]);
+        assert_eq!(flow, Flow::Exit(1));
+        assert_eq!(said, format!("tcpparser: {asked}: connection refused\n"));
+        assert_eq!(run.kernel.asked.len(), 1);
+    }
+    let (flow, said, run) = healthcheck(Service::Nobody, &[("TCPPARSER_LISTEN", "none")]);
+    assert_eq!(flow, Flow::Exit(1));
+    assert_eq!(said, "tcpparser: --listen none leaves nobody to ask\n");
+    assert!(run.kernel.asked.is_empty());
 }
 
 #[test]
