@@ -4,6 +4,7 @@ each on a machine of its own (machine.py)."""
 import glob
 import os
 import re
+import time
 
 from harness import (FLAVOURS, IPTABLES_NAMES, Failure, Skipped, cases, check, equal, must,
                      need, run, wait_for)
@@ -417,7 +418,8 @@ def test_systemd(t, flavour):
         said = make(m, "install")
         check("(systemd)" in said, f"detected: {said}")
         first = m.guard()
-        equal(show(m, "ActiveState", "UnitFileState"), ["active", "enabled"], "unit")
+        equal(show(m, "ActiveState", "UnitFileState", "Type", "WatchdogUSec"),
+              ["active", "enabled", "notify", "1min"], "unit")
         status = m.text(f"/proc/{first}/status")
         for line in ("Seccomp:\t2", "NoNewPrivs:\t1", "CapBnd:\t0000000000003400"):
             check(line in status, f"no {line!r} in {status}")
@@ -429,6 +431,8 @@ def test_systemd(t, flavour):
         equal(m.environment(m.guard()).get("TCPPARSER_ALLOW"), "192.0.2.0/24, 192.0.2.7", "settings")
         check(blocks(m, lan), "the block outlives restarts")
         check("Blocked:" in m.must("journalctl", "-u", "tcpparser", "--no-pager"), "the journal")
+        if flavour == "nft":
+            watchdog(m)
         said = make(m, "install")
         check(f"kept      {SETTINGS}" in said, f"settings: {said}")
         m.write(SETTINGS, "TCPPARSER_PORTS=99\n")
@@ -439,6 +443,22 @@ def test_systemd(t, flavour):
         said = make(m, "uninstall")
         equal(left_behind(m), [], f"left: {said}")
         check(nothing_left(m), "blocks are lifted")
+
+
+def watchdog(m):
+    """Patience for two seconds, readings each hour, then no life at all."""
+    m.write("/run/systemd/system/tcpparser.service.d/short.conf",
+            "[Service]\nEnvironment=TCPPARSER_INTERVAL=1h\nWatchdogSec=2\nTimeoutAbortSec=1\n")
+    m.must("systemctl", "daemon-reload")
+    m.must("systemctl", "restart", "tcpparser")
+    since = time.monotonic()
+    first = m.guard()
+    wait_for(lambda: time.monotonic() > since + 3, "three seconds")
+    equal(m.guards(), [first], "daemons past the watchdog")
+    m.must("kill", "-STOP", str(first))
+    wait_for(lambda: m.guards() not in ([], [first]), "another one")
+    m.must("rm", "-r", "/run/systemd/system/tcpparser.service.d")
+    m.must("systemctl", "daemon-reload")
 
 
 def show(m, *names):
