@@ -266,6 +266,9 @@ pub trait Kernel {
     /// network namespace, until the process ends; EADDRINUSE where another
     /// process holds it.
     fn claim(&mut self, name: &str) -> Result<Descriptor, Errno>;
+    /// Sends a datagram to a socket of unix(7), a path or `@` and an abstract
+    /// name; EAGAIN where it has no room.
+    fn notify(&mut self, socket: &[u8], message: &[u8]) -> Result<(), Errno>;
     /// A listening, non-blocking TCP socket. `[::]` is dual-stack.
     fn listen(&mut self, address: Endpoint) -> Result<Descriptor, Errno>;
     /// The next client of a listener: a non-blocking socket and its address.

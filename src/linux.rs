@@ -406,14 +406,22 @@ impl Kernel for Linux {
 
     fn claim(&mut self, name: &str) -> Result<Descriptor, Errno> {
         let socket = socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)?;
-        // struct sockaddr_un (unix(7)): family, a NUL for the abstract
-        // namespace, the name up to the given length.
-        let mut address: Text<64> = Text::new();
-        address.put(&(libc::AF_UNIX as u16).to_ne_bytes());
-        address.put_byte(0);
-        address.put(name.as_bytes());
-        bind(socket.0, address.as_bytes())?;
+        bind(socket.0, unix_address(b"\0", name.as_bytes()).as_bytes())?;
         Ok(socket.release())
+    }
+
+    fn notify(&mut self, address: &[u8], message: &[u8]) -> Result<(), Errno> {
+        let address = match address {
+            [b'@', name @ ..] => unix_address(b"\0", name),
+            [b'/', ..] => unix_address(b"", address),
+            _ => return Err(Errno::EAFNOSUPPORT),
+        };
+        if address.is_truncated() {
+            return Err(Errno(libc::ENAMETOOLONG));
+        }
+        let socket = socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0)?;
+        connect(socket.0, address.as_bytes())?;
+        send(socket.0, message).map(drop)
     }
 
     fn listen(&mut self, address: Endpoint) -> Result<Descriptor, Errno> {
@@ -853,6 +861,16 @@ fn socket_address(endpoint: Endpoint) -> ([u8; 28], usize) {
     };
     put_at(&mut bytes, 2, &endpoint.port.to_be_bytes());
     (bytes, length)
+}
+
+/// struct sockaddr_un (unix(7)): family and a path, or a NUL for the abstract
+/// namespace and a name, up to the given length.
+fn unix_address(start: &[u8], name: &[u8]) -> Text<110> {
+    let mut address = Text::new();
+    address.put(&(libc::AF_UNIX as u16).to_ne_bytes());
+    address.put(start);
+    address.put(name);
+    address
 }
 
 fn stream_socket(endpoint: Endpoint) -> Result<Owned, Errno> {
@@ -1814,6 +1832,53 @@ mod tests {
         }
         let elsewhere = Endpoint::parse(b"192.0.2.1:0").unwrap();
         assert_eq!(kernel.listen(elsewhere).err(), Some(Errno::EADDRNOTAVAIL));
+    }
+
+    #[test]
+    fn datagrams_reach_paths_and_abstract_names_and_never_wait() {
+        use std::os::linux::net::SocketAddrExt;
+        use std::os::unix::net::{SocketAddr, UnixDatagram};
+        let mut kernel = kernel();
+        let path = scratch("notify");
+        let name = format!("tcpparser-test-{}", process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        for (server, address) in [
+            (
+                UnixDatagram::bind(&path).unwrap(),
+                format!("{}", path.display()),
+            ),
+            (
+                UnixDatagram::bind_addr(&address).unwrap(),
+                format!("@{name}"),
+            ),
+        ] {
+            let mut buffer = [0; 64];
+            assert_eq!(kernel.notify(address.as_bytes(), b"READY=1"), Ok(()));
+            let count = server.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..count], b"READY=1");
+            let full = (0..100_000).find_map(|_| kernel.notify(address.as_bytes(), b"x").err());
+            assert_eq!(full, Some(Errno::EAGAIN));
+            drop(server);
+            let result = kernel.notify(address.as_bytes(), b"x");
+            assert_eq!(result, Err(Errno::ECONNREFUSED));
+        }
+        fs::remove_file(&path).unwrap();
+        let long = "l".repeat(107);
+        for (address, error) in [
+            (format!("{}", path.display()), Errno::ENOENT),
+            (format!("/{long}"), Errno::ENOENT),
+            (format!("/{long}l"), Errno(libc::ENAMETOOLONG)),
+            (format!("@{long}"), Errno::ECONNREFUSED),
+            (format!("@{long}l"), Errno(libc::ENAMETOOLONG)),
+            ("vsock:2:1".into(), Errno::EAFNOSUPPORT),
+            ("here".into(), Errno::EAFNOSUPPORT),
+        ] {
+            assert_eq!(
+                kernel.notify(address.as_bytes(), b"x"),
+                Err(error),
+                "{address}"
+            );
+        }
     }
 
     #[test]

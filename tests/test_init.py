@@ -4,6 +4,7 @@ each on a machine of its own (machine.py)."""
 import glob
 import os
 import re
+import time
 
 from harness import (FLAVOURS, IPTABLES_NAMES, Failure, Skipped, cases, check, equal, must,
                      need, run, wait_for)
@@ -78,7 +79,7 @@ def test_sample_settings_are_accepted_as_they_are(t):
     check(len(lines) >= 10, f"settings: {lines}")
     path = os.path.join(t.tmp, "settings")
     with open(path, "w") as file:
-        file.write("\n".join(line for line in lines if "EXEC_ROOT" not in line) + "\n")
+        file.write("\n".join(lines) + "\n")
     done = run("/bin/sh", "-c", f'set -a; . "{path}"; exec "{t.binary}" --once', env={"TZ": "UTC0"})
     equal((done.returncode, done.stderr), (0, ""), "exit status and errors")
 
@@ -367,8 +368,7 @@ def test_procd(t):
         equal({word.split("=")[0] for word in command[1:]}, wanted, "options that arrive")
         check("--allow=192.168.1.0/24,2001:db8::/32" in command, f"a list: {command}")
         check("--block-time=10m,1h,1d,7d" in command, f"a list: {command}")
-        accepted = [word for word in command if "exec-root" not in word]
-        m.must(*accepted, "--once")
+        m.must(*command, "--once")
 
         m.write("/tmp/uci.tcpparser", uci_as_shell(every.replace("enabled 'on'", "enabled '0'")
                                                    .replace("enabled '1'", "enabled '0'")))
@@ -418,7 +418,8 @@ def test_systemd(t, flavour):
         said = make(m, "install")
         check("(systemd)" in said, f"detected: {said}")
         first = m.guard()
-        equal(show(m, "ActiveState", "UnitFileState"), ["active", "enabled"], "unit")
+        equal(show(m, "ActiveState", "UnitFileState", "Type", "WatchdogUSec"),
+              ["active", "enabled", "notify", "1min"], "unit")
         status = m.text(f"/proc/{first}/status")
         for line in ("Seccomp:\t2", "NoNewPrivs:\t1", "CapBnd:\t0000000000003400"):
             check(line in status, f"no {line!r} in {status}")
@@ -430,6 +431,8 @@ def test_systemd(t, flavour):
         equal(m.environment(m.guard()).get("TCPPARSER_ALLOW"), "192.0.2.0/24, 192.0.2.7", "settings")
         check(blocks(m, lan), "the block outlives restarts")
         check("Blocked:" in m.must("journalctl", "-u", "tcpparser", "--no-pager"), "the journal")
+        if flavour == "nft":
+            watchdog(m)
         said = make(m, "install")
         check(f"kept      {SETTINGS}" in said, f"settings: {said}")
         m.write(SETTINGS, "TCPPARSER_PORTS=99\n")
@@ -440,6 +443,22 @@ def test_systemd(t, flavour):
         said = make(m, "uninstall")
         equal(left_behind(m), [], f"left: {said}")
         check(nothing_left(m), "blocks are lifted")
+
+
+def watchdog(m):
+    """Patience for two seconds, readings each hour, then no life at all."""
+    m.write("/run/systemd/system/tcpparser.service.d/short.conf",
+            "[Service]\nEnvironment=TCPPARSER_INTERVAL=1h\nWatchdogSec=2\nTimeoutAbortSec=1\n")
+    m.must("systemctl", "daemon-reload")
+    m.must("systemctl", "restart", "tcpparser")
+    since = time.monotonic()
+    first = m.guard()
+    wait_for(lambda: time.monotonic() > since + 3, "three seconds")
+    equal(m.guards(), [first], "daemons past the watchdog")
+    m.must("kill", "-STOP", str(first))
+    wait_for(lambda: m.guards() not in ([], [first]), "another one")
+    m.must("rm", "-r", "/run/systemd/system/tcpparser.service.d")
+    m.must("systemctl", "daemon-reload")
 
 
 def show(m, *names):

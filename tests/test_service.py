@@ -1,15 +1,17 @@
 """What containers and init systems ask of it: the tools of another root
 directory, a health check, and word about its start, its life and its end."""
 
+import contextlib
 import glob
 import os
 import re
 import shutil
 import signal
+import socket
 import time
 
-from harness import (FLAVOURS, HOME, IPTABLES_NAMES, broken_firewall, cases, check, equal, must,
-                     need, wait_for)
+from harness import (DEADLINE, FLAVOURS, HOME, IPTABLES_NAMES, broken_firewall, cases, check, equal,
+                     must, need, wait_for, wrapped_firewall)
 from test_files import fixture
 
 PORTS = (22, 25, 80, 443)
@@ -132,6 +134,48 @@ def test_another_root_that_is_of_no_use(t, trouble):
         guard.wait_line(" Blocked: ")
 
 
+WAY_OUT = ("tcpparser: this kernel has no tables for legacy iptables, or has not loaded them",
+           ": a container can use the tools of its host, with -v /:/host:ro --cap-add=SYS_CHROOT "
+           "and --exec-root /host")
+
+
+@cases(*FLAVOURS)
+def test_kernels_without_legacy_tables(t, flavour):
+    """The real tools complain about a table that really is not there."""
+    host = t.namespace("host")
+    env = wrapped_firewall(t, t.firewall(host, flavour),
+                           'case $name in *tables) exec "$real" -t nosuch "$@";; esac')
+    guard = t.guard(host, env=env).ready()
+    said = wait_for(lambda: len(guard.error_output()) >= 2 and guard.error_output(), "stderr")
+    listed = host.run(t.binary, "--list", env=env)
+    equal((listed.returncode, listed.stdout), (1, ""), "--list")
+    guard.wait_readings(2)
+    ways_out = [line for line in guard.error_output() if "/host" in line]
+    if flavour == "nft":
+        equal((ways_out, WAY_OUT[0] in listed.stderr), ([], False), "words about legacy tables")
+        return
+    check("`nosuch': Table does not exist (do you need to insmod?)" in said[0], said[0])
+    equal((ways_out, said[1]), (["".join(WAY_OUT)], "".join(WAY_OUT)), "the way out")
+    equal(listed.stderr.splitlines()[1:], ["".join(WAY_OUT)], "--list")
+
+
+@cases("module not loaded", "modprobe complains", "in another root", "no rights")
+def test_way_out_is_named_where_it_is_one(t, trouble):
+    """ENOPROTOOPT is what the kernel says before ip_tables is loaded."""
+    words = "can't initialize iptables table \\`filter': iptables who? (do you need to insmod?)"
+    if trouble == "modprobe complains":
+        words = f"modprobe: FATAL: Module ip_tables not found in directory /lib/modules/6.1\n{words}"
+    elif trouble == "no rights":
+        words = words.replace("iptables who? (do you need to insmod?)",
+                              "Permission denied (you must be root)")
+    env = broken_firewall(t, f'echo "{words}" >&2; exit 3\n')
+    another = ("--exec-root", "/") if trouble == "in another root" else ()
+    guard = t.guard(t.namespace("host"), *another, env=env).ready()
+    wait_for(lambda: [line for line in guard.error_output() if " ip6tables " in line], "stderr")
+    expected = {"no rights": [], "in another root": [WAY_OUT[0]]}.get(trouble, ["".join(WAY_OUT)])
+    equal([line for line in guard.error_output() if "legacy" in line], expected, "the way out")
+
+
 # ----------------------------------------------------------- --healthcheck
 
 
@@ -201,3 +245,115 @@ def test_healthcheck_when_readings_stop(t):
     os.rename(f"{folder}/net/tcp", f"{folder}/net/away")
     said = wait_for(lambda: healthcheck(t, host)[1], "trouble", 3)
     equal(said, "tcpparser: 127.0.0.1:3021: 503 the last good reading is too old\n", "stderr")
+
+
+# --------------------------------------------------------------- sd_notify
+
+
+class Init:
+    """An init system's end of NOTIFY_SOCKET, held inside a namespace."""
+
+    def __init__(self, t, host, name=None):
+        self.address = name or os.path.join(t.tmp, "notify")
+        with host.entered():
+            self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        host.sockets.append(self.socket)
+        self.socket.bind(self.address.replace("@", "\0"))
+        self.env = {"PATH": t.folder("path-empty"), "NOTIFY_SOCKET": self.address}
+
+    def hears(self):
+        self.socket.settimeout(DEADLINE)
+        return self.socket.recv(4096).decode()
+
+    def heard(self):
+        """All that waits to be heard."""
+        said = []
+        self.socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                said.append(self.socket.recv(4096).decode())
+        return said
+
+
+@cases("path", "abstract")
+def test_init_learns_of_start_life_and_end(t, kind):
+    host = t.namespace("host")
+    init = Init(t, host, "@tcpparser-test" if kind == "abstract" else None)
+    guard = t.guard(host, "--dry-run", env=init.env)
+    equal([init.hears() for _ in range(4)], ["READY=1"] + ["WATCHDOG=1"] * 3, "said")
+    guard.wait_line("No TCP peer connection")
+    guard.signal(signal.SIGTERM)
+    equal(guard.wait_exit(), 0, "exit status")
+    said = init.heard()
+    equal(said[-1:], ["STOPPING=1"], "the last word")
+    equal(set(said[:-1]) - {"WATCHDOG=1"}, set(), "words before")
+    equal(guard.error_output(), [], "stderr")
+
+
+def test_watchdog_is_fed_by_good_readings_alone(t):
+    folder, host = fixture(t, []), t.namespace("host")
+    init = Init(t, host)
+    os.rename(f"{folder}/net/tcp", f"{folder}/net/away")
+    guard = t.guard(host, "--dry-run", "--proc", folder, env=init.env)
+    equal(init.hears(), "READY=1", "a host without rows starts")
+    guard.wait_readings(3)
+    equal(init.heard(), [], "said while nothing can be read")
+    os.rename(f"{folder}/net/away", f"{folder}/net/tcp")
+    equal(init.hears(), "WATCHDOG=1", "said once it can")
+    os.rename(f"{folder}/net/tcp", f"{folder}/net/away")
+    guard.wait_readings(2)
+    init.heard()
+    guard.wait_readings(3)
+    equal(init.heard(), [], "said when it cannot any more")
+
+
+def test_watchdog_is_fed_in_time_whatever_the_interval(t):
+    host = t.namespace("host")
+    init = Init(t, host)
+    t.guard(host, "--dry-run", env={**init.env, "WATCHDOG_USEC": "600000"}, interval="1h")
+    equal(init.hears(), "READY=1", "first word")
+    times = []
+    for _ in range(6):
+        equal(init.hears(), "WATCHDOG=1", "word")
+        times.append(time.monotonic())
+    gaps = [after - before for before, after in zip(times, times[1:])]
+    check(max(gaps) < 0.6, f"seconds between: {gaps}")
+    check(sum(gaps) > 5 * 0.25, f"seconds between: {gaps}")
+
+
+@cases("full", "missing", "path too long")
+def test_deaf_init_delays_nothing(t, trouble):
+    host = t.namespace("host")
+    init = Init(t, host)
+    if trouble == "full":
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other, \
+                contextlib.suppress(BlockingIOError):
+            other.setblocking(False)
+            for _ in range(100_000):
+                other.sendto(b"x", init.address)
+    elif trouble == "missing":
+        os.unlink(init.address)
+    else:
+        init.env["NOTIFY_SOCKET"] = "/" + "l" * 300
+    guard = t.guard(host, "--dry-run", env=init.env).ready()
+    started = time.monotonic()
+    guard.wait_readings(5)
+    check(time.monotonic() - started < 2.5, "readings wait")
+    said = guard.error_output()
+    if trouble == "full":
+        equal(said, [], "stderr")
+        wait_for(lambda: "READY=1" in init.heard(), "READY=1 once there is room")
+    else:
+        equal(len(said), 1, f"lines on stderr: {said}")
+        check("NOTIFY_SOCKET cannot be told: " in said[0], said[0])
+
+
+def test_commands_of_the_firewall_know_nothing_of_it(t):
+    host = t.namespace("host")
+    firewall, init = t.firewall(host), Init(t, host)
+    kept = os.path.join(t.tmp, "environment")
+    env = wrapped_firewall(t, firewall, f"/usr/bin/env > {kept}-new; /bin/mv {kept}-new {kept}")
+    t.guard(host, env={**env, **init.env, "PATH": env["PATH"], "WATCHDOG_USEC": "9000000"}).ready()
+    with open(kept) as file:
+        names = {line.partition("=")[0] for line in file} - {"PWD", "OLDPWD", "SHLVL", "_"}
+    equal(names, {"PATH", "LC_ALL", "XTABLES_LOCKFILE"}, "variables of a command")

@@ -7,6 +7,7 @@ mod output;
 mod reading;
 mod serving;
 mod starting;
+mod supervisor;
 mod tools;
 mod watching;
 
@@ -35,6 +36,7 @@ use crate::text::{Sink, Text};
 use crate::time::{Calendar, Instant};
 use output::Output;
 use reading::Files;
+use supervisor::Supervisor;
 use watching::Watch;
 
 /// What shall happen after a turn.
@@ -71,6 +73,7 @@ pub struct Daemon {
     files: Files,
     rows: RowReader,
     watch: Watch,
+    supervisor: Supervisor,
     next_reading: Instant,
     last_scheduled: Instant,
     last_good_reading: Instant,
@@ -83,6 +86,7 @@ pub struct Daemon {
     cannot_destroy: bool,
     /// Sources whose sockets are to be destroyed; full: everybody blocked.
     newly_blocked: Vec<Network, 8>,
+    has_named_way_out: bool,
     doomed: Vec<DiagSocket, DOOMED>,
 
     invocation: Invocation,
@@ -130,6 +134,7 @@ impl Daemon {
             files: Files::new(),
             rows: RowReader::new(),
             watch: Watch::new(),
+            supervisor: Supervisor::new(),
             next_reading: Instant::BOOT,
             last_scheduled: Instant::BOOT,
             last_good_reading: Instant::BOOT,
@@ -139,6 +144,7 @@ impl Daemon {
             has_said_host_unknown: false,
             cannot_destroy: false,
             newly_blocked: Vec::new(),
+            has_named_way_out: false,
             doomed: Vec::new(),
             invocation: Invocation::new(),
             listing: Vec::new(),
@@ -243,7 +249,9 @@ impl Daemon {
             .min(self.firewall.deadline())
             .min(self.server.deadline());
         if self.firewall.is_settled(now) {
-            deadline = deadline.min(self.watch.deadline());
+            deadline = deadline
+                .min(self.watch.deadline())
+                .min(self.supervisor.deadline());
         }
         if self.listen_address.port != 0 && self.listener.is_none() {
             deadline = deadline.min(self.next_listen);
@@ -326,6 +334,7 @@ impl Daemon {
     /// The last turn: what stands is said, a running child gets what is left
     /// of our last second.
     fn end(&mut self, kernel: &mut impl Kernel) -> Flow {
+        self.tell_end(kernel);
         self.await_child(kernel);
         let standing = self.firewall.standing();
         if standing > 0 {

@@ -113,6 +113,7 @@ impl Daemon {
             self.enable_firewall(kernel);
         }
         self.start_watching();
+        self.start_telling(kernel);
         self.print_start(kernel);
         self.next_reading = kernel.boottime();
         Flow::Continue

@@ -64,6 +64,8 @@ pub struct Faults {
     pub netlink: Option<Errno>,
     /// How often in a thousand a dump is interrupted by a change.
     pub dump_interruptions: u64,
+    /// Whoever started us does not listen.
+    pub notify: Option<Errno>,
     /// The address to listen on is not there.
     pub no_listen_address: bool,
     /// What befalls each child.
@@ -276,6 +278,8 @@ pub struct FakeKernel {
     /// Whom we connected to, and what we asked there.
     pub asked: Vec<Endpoint>,
     pub request: Vec<u8>,
+    /// What NOTIFY_SOCKET was told, and when.
+    pub told: Vec<(Instant, String)>,
     /// `poll` returns then, whatever it waits for.
     pub stop_at: Instant,
     /// Everything that happened that is worth a turn.
@@ -337,6 +341,7 @@ impl FakeKernel {
             service: Service::Nobody,
             asked: Vec::new(),
             request: Vec::new(),
+            told: Vec::new(),
             stop_at: Instant::NEVER,
             progress: 0,
             protected: Vec::new(),
@@ -924,6 +929,16 @@ impl Kernel for FakeKernel {
             return Err(Errno::EADDRINUSE);
         }
         self.new_descriptor(Open::Lock)
+    }
+
+    fn notify(&mut self, socket: &[u8], message: &[u8]) -> Result<(), Errno> {
+        assert_eq!(socket, self.environment["NOTIFY_SOCKET"]);
+        if let Some(error) = self.faults.notify {
+            return Err(error);
+        }
+        let message = String::from_utf8(message.to_vec()).unwrap();
+        self.told.push((self.now, message));
+        Ok(())
     }
 
     fn listen(&mut self, _: Endpoint) -> Result<Descriptor, Errno> {

@@ -794,6 +794,108 @@ fn a_health_check_asks_where_the_daemon_listens() {
     assert!(run.kernel.asked.is_empty());
 }
 
+/// A host whose init system wants to know how it goes.
+fn supervised(watchdog: &str) -> Run {
+    let mut run = host();
+    for (name, value) in [("NOTIFY_SOCKET", "@init"), ("WATCHDOG_USEC", watchdog)] {
+        let value = value.as_bytes().to_vec();
+        run.kernel.environment.insert(name.to_owned(), value);
+    }
+    run
+}
+
+/// What it was told since the last call, with the seconds since the start.
+fn told(run: &mut Run) -> Vec<(u64, String)> {
+    let told = std::mem::take(&mut run.kernel.told).into_iter();
+    told.map(|(at, text)| (at.as_secs() - 600, text)).collect()
+}
+
+#[test]
+fn an_init_system_learns_of_start_life_and_end() {
+    let mut run = supervised("");
+    assert_eq!(run.start(&[]), Flow::Continue);
+    assert_eq!(told(&mut run), [], "not before the first reading");
+    run.run_for(25);
+    let expected = [
+        (0, "READY=1"),
+        (0, "WATCHDOG=1"),
+        (10, "WATCHDOG=1"),
+        (20, "WATCHDOG=1"),
+    ];
+    assert_eq!(
+        told(&mut run),
+        expected.map(|(at, text)| (at, text.to_owned()))
+    );
+    run.terminate();
+    assert_eq!(told(&mut run), [(25, "STOPPING=1".to_owned())]);
+    // Nobody asked.
+    let mut run = supervised("1000000");
+    run.kernel.environment.remove("NOTIFY_SOCKET");
+    run.start(&[]);
+    run.run_for(25);
+    assert_eq!((told(&mut run), run.kernel.readings.len()), (vec![], 3));
+}
+
+#[test]
+fn a_start_without_rows_is_a_start_and_nothing_to_feed_a_watchdog() {
+    let mut run = supervised("30000000");
+    run.kernel.faults.tcp = Some(Errno::ENOENT);
+    assert_eq!(run.start(&[]), Flow::Continue);
+    run.run_for(35);
+    assert_eq!(told(&mut run), [(0, "READY=1".to_owned())]);
+    run.kernel.faults.tcp = None;
+    run.run_for(10);
+    assert_eq!(told(&mut run), [(40, "WATCHDOG=1".to_owned())]);
+    run.kernel.faults.tcp6 = Some(Errno::EACCES);
+    run.run_for(20);
+    assert_eq!(told(&mut run), []);
+}
+
+#[test]
+fn readings_come_often_enough_for_the_watchdog() {
+    for (microseconds, interval, readings, longest) in [
+        ("6000000", "1h", 21, 3_000),
+        ("6000000", "2s", 31, 2_000),
+        ("1", "1h", 601, 100),
+        ("30000000", "10s", 7, 10_000),
+        ("99999999999999999999", "1h", 1, 0),
+        ("soon", "1h", 1, 0),
+        ("0", "1h", 1, 0),
+    ] {
+        let mut run = supervised(microseconds);
+        run.checks.twin = false;
+        assert_eq!(run.start(&["--interval", interval]), Flow::Continue);
+        run.run_for(60);
+        let fed = &run.kernel.told[1..];
+        let gaps = fed.windows(2).map(|pair| pair[1].0.since(pair[0].0));
+        let longest = Duration::from_millis(longest);
+        assert_eq!(gaps.max().unwrap_or_default(), longest, "{microseconds}");
+        let count = run.kernel.readings.len();
+        assert!(
+            fed.len() == count && count.abs_diff(readings) < 2,
+            "{count} {microseconds}"
+        );
+    }
+}
+
+#[test]
+fn a_deaf_init_system_is_told_again_that_we_are_ready() {
+    let mut run = supervised("");
+    run.kernel.faults.notify = Some(Errno::ECONNREFUSED);
+    assert_eq!(run.start(&[]), Flow::Continue);
+    run.run_for(25);
+    let said = "tcpparser: NOTIFY_SOCKET cannot be told: connection refused\n";
+    assert_eq!(run.complaints(), said);
+    run.kernel.faults.notify = Some(Errno::EAGAIN);
+    run.run_for(10);
+    run.kernel.faults.notify = None;
+    run.run_for(10);
+    assert_eq!(told(&mut run)[0], (40, "READY=1".to_owned()));
+    run.run_for(10);
+    assert_eq!(told(&mut run), [(50, "WATCHDOG=1".to_owned())]);
+    assert_eq!(run.complaints(), "");
+}
+
 #[test]
 fn blocked_is_for_neighbours() {
     let mut run = started(&[]);
