@@ -1547,6 +1547,34 @@ mod tests {
         assert_eq!(words[2].split('-').count(), 4, "a target triple: {line}");
     }
 
+    /// dist/tcpparser.8 tells each option as the parser knows it, and no other.
+    #[test]
+    fn the_man_page_tells_every_option() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/dist/tcpparser.8");
+        let page = std::fs::read_to_string(path).unwrap();
+        let (_, section) = page.split_once("\n.Sh OPTIONS\n").unwrap();
+        let (section, _) = section.split_once("\n.Sh ").unwrap();
+        let mut told = section.split("\n.It Fl ").skip(1);
+        for row in &TABLE {
+            let short = row.short.map(|letter| format!("{} , ", letter as char));
+            let argument = match row.argument {
+                "" => String::new(),
+                argument => format!(" Ar {argument}"),
+            };
+            let names = format!("{}-{}{argument}", short.unwrap_or_default(), row.name);
+            let (head, body) = told.next().expect(&names).split_once('\n').unwrap();
+            assert_eq!(head, names);
+            let allowed = match (row.range, row.default) {
+                ("", "") => String::new(),
+                (range, "") => format!("Allowed: {range}."),
+                (range, default) => format!("Allowed: {range}, default: {default}."),
+            };
+            let line = body.lines().find(|line| line.starts_with("Allowed:"));
+            assert_eq!(line.unwrap_or_default(), allowed, "{names}");
+        }
+        assert_eq!(told.next(), None);
+    }
+
     /// The table of README.md tells each option as the parser knows it.
     #[test]
     fn readme_tells_every_option() {
@@ -1568,5 +1596,77 @@ mod tests {
             let is_told = readme.lines().any(|line| line.starts_with(&start));
             assert!(is_told, "README.md has no line {start}");
         }
+    }
+
+    fn dist(name: &str) -> String {
+        let path = format!("{}/dist/{name}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read_to_string(path).unwrap()
+    }
+
+    /// A settings file's lines that `value_of` finds a value in, joined by
+    /// commas, and the text above the first of them.
+    fn setting(text: &str, value_of: impl Fn(&str) -> Option<String>) -> (String, String) {
+        let lines: List<&str> = text.lines().collect();
+        let at = lines.iter().position(|line| value_of(line).is_some());
+        let at = at.expect("a line for each option");
+        let is_comment = |line: &&&str| line.trim_start().starts_with("# ");
+        let above: List<&str> = lines[..at]
+            .iter()
+            .rev()
+            .take_while(is_comment)
+            .copied()
+            .collect();
+        let values: List<String> = lines.iter().filter_map(|line| value_of(line)).collect();
+        (values.join(","), above.join(" "))
+    }
+
+    /// The settings of dist/ name each option that is no action, with its range
+    /// and default, and the script for procd hands each on as what it is.
+    #[test]
+    fn settings_files_tell_every_option() {
+        let (settings, uci, script) = (
+            dist("tcpparser.default"),
+            dist("tcpparser.uci"),
+            dist("tcpparser.procd"),
+        );
+        let is_setting = |row: &&Row| !row.is_action();
+        for row in TABLE.iter().filter(is_setting) {
+            let in_shell = |line: &str| {
+                let rest = line.strip_prefix(&format!("#{}=", row.environment))?;
+                Some(rest.to_string())
+            };
+            let name = row.name.replace('-', "_");
+            let in_uci = |line: &str| {
+                let line = line.trim_start().trim_start_matches('#');
+                let line = line
+                    .strip_prefix("option ")
+                    .or_else(|| line.strip_prefix("list "));
+                let value = line?.strip_prefix(&format!("{name} '"))?.strip_suffix('\'');
+                value.map(str::to_string)
+            };
+            for (value, above) in [setting(&settings, in_shell), setting(&uci, in_uci)] {
+                assert!(above.contains(row.range), "--{}: {above}", row.name);
+                // A service's log is to stay short.
+                let default = if row.id == Id::Show {
+                    "scans"
+                } else {
+                    row.default
+                };
+                assert!(default.is_empty() || value == default, "{name}: {value}");
+            }
+            let kind = match (row.is_flag(), row.is_list()) {
+                (true, _) => "FLAGS='",
+                (_, true) => "LISTS='",
+                _ => "VALUES='",
+            };
+            let line = script
+                .lines()
+                .find_map(|line| line.strip_prefix(kind))
+                .unwrap();
+            let mut names = line.trim_end_matches('\'').split(' ');
+            assert!(names.any(|other| other == name), "{name} in {kind}{line}");
+        }
+        let told = settings.matches("\n#TCPPARSER_").count();
+        assert_eq!(told, TABLE.iter().filter(is_setting).count());
     }
 }

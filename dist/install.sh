@@ -1,0 +1,273 @@
+#!/bin/sh
+# Installs tcpparser and has the machine start it, or takes all that away:
+#
+#   install.sh [install|uninstall] [NAME=VALUE ...]
+#
+#   INIT=auto      none, sysv, openrc, procd or systemd; auto finds out
+#   PREFIX=DIR     the program goes to DIR/bin; /usr/local, with procd /usr
+#   DESTDIR=DIR    into this tree, where nothing is started or enabled; auto
+#                  then means the init system that the tree itself holds, none
+#                  for an empty one
+#   BINARY=FILE    the program; else beside this script or in ../target
+#
+# `make install` and `make uninstall` call this. It also runs where BusyBox is
+# all there is, hence no install(1).
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+verb=install INIT=auto PREFIX='' DESTDIR='' BINARY=''
+PATH=$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+
+give_up() {
+    echo "install.sh: $*" >&2
+    exit 1
+}
+
+for argument in "$@"; do
+    case $argument in
+        install | uninstall) verb=$argument ;;
+        INIT=*) INIT=${argument#*=} ;;
+        PREFIX=*) PREFIX=${argument#*=} ;;
+        DESTDIR=*) DESTDIR=${argument#*=} ;;
+        BINARY=*) BINARY=${argument#*=} ;;
+        *) give_up "'$argument' is not known; the head of $0 tells what is" ;;
+    esac
+done
+
+# What goes where, below DESTDIR. Units lie where systemd looks for them.
+SCRIPT=/etc/init.d/tcpparser
+SERVICES="$SCRIPT /etc/systemd/system/tcpparser.service
+    /usr/lib/systemd/system/tcpparser.service /usr/local/lib/systemd/system/tcpparser.service"
+
+has() { command -v "$1" >/dev/null; }
+is_live() { [ -z "$DESTDIR" ]; }
+is_root() { [ "$(id -u)" = 0 ]; }
+
+# Whether the tree holds one of these.
+holds() {
+    for path in "$@"; do
+        [ ! -e "$DESTDIR$path" ] || return 0
+    done
+    return 1
+}
+
+# What runs this machine, or what would run the tree.
+detect() {
+    if is_live; then
+        if [ -d /run/systemd/system ]; then echo systemd && return; fi
+        if [ -d /run/openrc ] || has openrc-run; then echo openrc && return; fi
+    else
+        if holds /lib/systemd/systemd /usr/lib/systemd/systemd; then echo systemd && return; fi
+        if holds /sbin/openrc-run /usr/sbin/openrc-run /usr/bin/openrc-run; then echo openrc && return; fi
+    fi
+    if holds /sbin/procd; then
+        echo procd
+    elif holds /etc/init.d && holds /sbin/start-stop-daemon /usr/sbin/start-stop-daemon; then
+        echo sysv
+    else
+        echo none
+    fi
+}
+
+# kind_of FILE: the init system that an installed file belongs to.
+kind_of() {
+    read -r first <"$DESTDIR$1" || :
+    case $1:$first in
+        *.service:*) echo systemd ;;
+        *openrc-run*) echo openrc ;;
+        *rc.common*) echo procd ;;
+        *) echo sysv ;;
+    esac
+}
+
+# prefix_in FILE...: the PREFIX that installed files name, if there are any.
+prefix_in() {
+    for path in "$@"; do
+        [ ! -f "$DESTDIR$path" ] || sed -n -E \
+            's,^(DAEMON|PROG|command|ExecStart)=(/.*)/bin/tcpparser$,\2,p' "$DESTDIR$path"
+    done | tail -n 1
+}
+
+# set_places: all that differs between init systems.
+set_places() {
+    file='' place=$SCRIPT mode=755 sample=tcpparser.default settings=/etc/default/tcpparser
+    again="$SCRIPT restart"
+    case $INIT in
+        sysv)
+            file=tcpparser.init
+            log=$(syslog_command)
+            ;;
+        openrc)
+            file=tcpparser.openrc settings=/etc/conf.d/tcpparser
+            again='rc-service tcpparser restart' log='tail -f /var/log/tcpparser.log'
+            ;;
+        procd)
+            file=tcpparser.procd sample=tcpparser.uci settings=/etc/config/tcpparser
+            again="$SCRIPT reload" log='logread -f -e tcpparser'
+            ;;
+        systemd)
+            file=tcpparser.service place=/etc/systemd/system/tcpparser.service mode=644
+            case $PREFIX in
+                /usr | /usr/local) place=$PREFIX/lib/systemd/system/tcpparser.service ;;
+            esac
+            again='systemctl restart tcpparser' log='journalctl -f -u tcpparser'
+            ;;
+        none) ;;
+        *) give_up "INIT=$INIT is not known: auto, none, sysv, openrc, procd or systemd" ;;
+    esac
+}
+
+# Where the SysV script's output goes here.
+syslog_command() {
+    if [ ! -S /dev/log ] || ! has logger; then
+        echo 'tail -f /var/log/tcpparser.log'
+    elif [ -f /var/log/syslog ]; then
+        echo 'tail -f /var/log/syslog'
+    elif [ -f /var/log/messages ]; then
+        echo 'tail -f /var/log/messages'
+    else
+        echo 'logread -f'
+    fi
+}
+
+# put MODE FROM TO: a file that is in use is replaced, not written over. Text
+# names the program by its path.
+put() {
+    mkdir -p "$DESTDIR${3%/*}"
+    case $2 in
+        "$here"/tcpparser.*) sed "s,/usr/local/bin/tcpparser,$PREFIX/bin/tcpparser,g" "$2" ;;
+        *) cat "$2" ;;
+    esac >"$DESTDIR$3.new"
+    chmod "$1" "$DESTDIR$3.new"
+    mv -f "$DESTDIR$3.new" "$DESTDIR$3"
+    echo "installed $DESTDIR$3"
+}
+
+# take FILE...: removes what is there.
+take() {
+    for path in "$@"; do
+        if [ -e "$DESTDIR$path" ] || [ -L "$DESTDIR$path" ]; then
+            rm -f "$DESTDIR$path"
+            echo "removed   $DESTDIR$path"
+        fi
+    done
+}
+
+# take_settings SAMPLE FILE: what somebody changed is somebody's work.
+take_settings() {
+    if cmp -s "$here/$1" "$DESTDIR$2"; then
+        take "$2"
+    elif [ -e "$DESTDIR$2" ]; then
+        echo "left      $DESTDIR$2: it was changed"
+    fi
+}
+
+# Systems with nothing but BusyBox run /etc/init.d/S??* in order.
+LINK=/etc/init.d/S90tcpparser
+
+enable_sysv() {
+    if has update-rc.d; then
+        update-rc.d tcpparser defaults
+    elif has chkconfig; then
+        chkconfig --add tcpparser
+    elif grep -qs 'init\.d/S' /etc/init.d/rcS; then
+        ln -sf tcpparser "$LINK"
+    else
+        echo "nothing here starts /etc/init.d at boot; this does: $SCRIPT start"
+    fi
+}
+
+disable_sysv() {
+    take "$LINK"
+    if has update-rc.d; then
+        update-rc.d -f tcpparser remove
+    elif has chkconfig; then
+        chkconfig --del tcpparser
+    fi
+}
+
+start() {
+    case $INIT in
+        sysv) enable_sysv && "$SCRIPT" restart ;;
+        openrc) rc-update -q add tcpparser default && rc-service tcpparser restart ;;
+        procd) "$SCRIPT" enable && "$SCRIPT" restart ;;
+        systemd) systemctl daemon-reload && systemctl -q enable tcpparser && systemctl restart tcpparser ;;
+    esac
+}
+
+stop() {
+    case $1 in
+        sysv) "$SCRIPT" stop && disable_sysv ;;
+        openrc) rc-service tcpparser stop && rc-update -q delete tcpparser default ;;
+        procd) "$SCRIPT" stop && "$SCRIPT" disable ;;
+        systemd) systemctl -q disable --now tcpparser ;;
+    esac
+}
+
+install_all() {
+    if is_live && ! is_root && [ "$INIT" != none ]; then
+        give_up 'a service needs root: use sudo, or INIT=none and a PREFIX of your own'
+    fi
+    for program in "$here/tcpparser" "$here/../target/tcpparser"; do
+        [ -n "$BINARY" ] || [ ! -f "$program" ] || BINARY=$program
+    done
+    [ -f "$BINARY" ] || give_up 'the program is neither beside this script nor in target: make build'
+    put 755 "$BINARY" "$PROGRAM"
+    [ ! -f "$here/tcpparser.8" ] || put 644 "$here/tcpparser.8" "$MAN_PAGE"
+    if [ -z "$file" ]; then
+        echo "nothing starts it yet; by hand, as root: $PROGRAM"
+        echo "at boot: INIT=sysv, openrc, procd or systemd, or the line in $here/tcpparser.inittab"
+        return
+    fi
+    put "$mode" "$here/$file" "$place"
+    if holds "$settings"; then
+        echo "kept      $DESTDIR$settings"
+    else
+        put 644 "$here/$sample" "$settings"
+    fi
+    is_live || return 0
+    has iptables || echo 'iptables is missing: scans are seen, nobody is blocked'
+    start || give_up "the service did not start; settings: $settings, log: $log"
+    echo "tcpparser runs, and does so after each boot ($INIT)"
+    echo "settings: $settings, then: $again"
+    echo "log:      $log"
+}
+
+# Lifts all blocks with what the service blocked with.
+unblock() {
+    [ -x "$PROGRAM" ] && is_root || return 0
+    root=$(sed -n 's/^TCPPARSER_EXEC_ROOT=//p' /etc/default/tcpparser /etc/conf.d/tcpparser \
+        2>/dev/null | tail -n 1 | tr -d "\"'")
+    env -i PATH="$PATH" TCPPARSER_EXEC_ROOT="$root" "$PROGRAM" --unblock all || :
+}
+
+# The service stops before blocks are lifted: it could block again meanwhile, and
+# only when it is gone its chain goes with the last block.
+uninstall_all() {
+    if is_live; then
+        for path in $SERVICES; do
+            [ -e "$path" ] || continue
+            is_root || give_up 'a service is to be stopped: use sudo'
+            stop "$(kind_of "$path")" || echo "could not stop or disable $path"
+        done
+        unblock
+    fi
+    # shellcheck disable=SC2086 # words
+    take $SERVICES "$PROGRAM" "$MAN_PAGE"
+    take_settings tcpparser.default /etc/default/tcpparser
+    take_settings tcpparser.default /etc/conf.d/tcpparser
+    take_settings tcpparser.uci /etc/config/tcpparser
+    if is_live && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+}
+
+[ "$INIT" != auto ] || INIT=$(detect)
+# shellcheck disable=SC2086 # words
+[ -n "$PREFIX" ] || [ "$verb" = install ] || PREFIX=$(prefix_in $SERVICES)
+[ -n "$PREFIX" ] || case $INIT in procd) PREFIX=/usr ;; *) PREFIX=/usr/local ;; esac
+case $PREFIX in
+    /*[!A-Za-z0-9/._+-]* | [!/]*) give_up "PREFIX=$PREFIX: an absolute path of plain letters" ;;
+esac
+PROGRAM=$PREFIX/bin/tcpparser
+MAN_PAGE=$PREFIX/share/man/man8/tcpparser.8
+set_places
+"${verb}_all"

@@ -1,0 +1,592 @@
+"""Where the service is started: dist/ and `make install` under real init systems,
+each on a machine of its own (machine.py)."""
+
+import glob
+import os
+import re
+import time
+
+from harness import (FLAVOURS, IPTABLES_NAMES, Failure, Skipped, cases, check, equal, must,
+                     need, run, wait_for)
+from machine import BUSYBOX, OPENRC, PACKAGES, ROOT, Machine
+
+DIST = os.path.join(ROOT, "dist")
+PORTS = (22, 25, 80, 443)
+SETTINGS = "/etc/default/tcpparser"
+SCRIPT = "/etc/init.d/tcpparser"
+PROGRAM = "/usr/local/bin/tcpparser"
+
+# Process 1 that only reaps, and BusyBox where a small system has it.
+IDLE = "echo ::sysinit:/bin/true >/etc/inittab\n"
+ASH = 'ln -sf "$(command -v busybox)" /bin/sh\n'
+APPLET = 'ln -sf "$(command -v busybox)" "$(command -v {})"\n'
+
+
+def dist(name):
+    with open(os.path.join(DIST, name)) as file:
+        return file.read()
+
+
+def placed(t, *files):
+    """Shell lines that copy the program and files of dist/ to their places."""
+    pairs = [(t.binary, PROGRAM), *((os.path.join(DIST, name), place) for name, place in files)]
+    return "".join(f"mkdir -p {os.path.dirname(place)}\ncp {name} {place}\nchmod 755 {place}\n"
+                   for name, place in pairs)
+
+
+def machine(t):
+    return Machine(t, t.namespace("host"))
+
+
+def guarded_machine(t, flavour="nft"):
+    """One with services to scan, and the peer that scans them."""
+    lan = t.lan()
+    t.firewall(lan.host, flavour)
+    lan.host.listen(*PORTS)
+    return Machine(t, lan.host), lan
+
+
+def scan(m, lan):
+    for port in PORTS:
+        lan.peer.connect(lan.host_v4, port).close()
+    wait_for(lambda: blocks(m, lan), "a block")
+
+
+def blocks(m, lan):
+    return f"-s {lan.peer_v4}/32 " in m.run("iptables", "-w", "5", "-S").stdout
+
+
+def nothing_left(m):
+    rules = [m.must(tool, "-w", "5", "-S") for tool in ("iptables", "ip6tables")]
+    return not any("TCPPARSER" in text for text in rules)
+
+
+def make(m, *arguments):
+    """`make` in the source tree, as root on that machine."""
+    return m.must("make", "-s", "-C", ROOT, *arguments)
+
+
+# ---------------------------------------------------------------- settings
+
+
+def uncommented(text):
+    return [line[1:] for line in text.splitlines() if re.match(r"#TCPPARSER_[A-Z_]+=", line)]
+
+
+def test_sample_settings_are_accepted_as_they_are(t):
+    """All of them at once, as a shell reads them."""
+    lines = uncommented(dist("tcpparser.default"))
+    check(len(lines) >= 10, f"settings: {lines}")
+    path = os.path.join(t.tmp, "settings")
+    with open(path, "w") as file:
+        file.write("\n".join(lines) + "\n")
+    done = run("/bin/sh", "-c", f'set -a; . "{path}"; exec "{t.binary}" --once', env={"TZ": "UTC0"})
+    equal((done.returncode, done.stderr), (0, ""), "exit status and errors")
+
+
+# -------------------------------------------------------------------- SysV
+
+
+@cases(("dash", "dpkg"), ("dash", "busybox"), ("ash", "dpkg"), ("ash", "busybox"))
+def test_sysv(t, shell, stopper):
+    with machine(t) as m:
+        need_busybox()
+        prepare = IDLE + placed(t, ("tcpparser.init", SCRIPT))
+        prepare += ASH if shell == "ash" else "ln -sf dash /bin/sh\n"
+        prepare += APPLET.format("start-stop-daemon") if stopper == "busybox" else ""
+        m.boot(prepare, "busybox", "init")
+        kind = m.must("/bin/sh", "-c", "type start-stop-daemon; readlink -f /bin/sh; "
+                                       "readlink -f $(command -v start-stop-daemon)")
+        equal(("busybox" in kind.splitlines()[1], "busybox" in kind.splitlines()[2]),
+              (shell == "ash", stopper == "busybox"), f"what is tested: {kind}")
+        lifecycle(m)
+        if shell == "dash":
+            refusals(m)
+
+
+def need_busybox():
+    if not glob.glob(f"{PACKAGES}/busybox_*.deb"):
+        need("busybox")
+
+
+def service(m, verb, wanted=0):
+    done = m.run(SCRIPT, verb)
+    equal(done.returncode, wanted, f"exit status of {verb}: {done.stdout!r} {done.stderr!r}")
+    return done
+
+
+def lifecycle(m):
+    m.write(SETTINGS, 'TCPPARSER_INTERVAL=500ms\nTCPPARSER_ALLOW="192.0.2.0/24, 192.0.2.7"\n')
+    service(m, "status", 3)
+    service(m, "stop")
+    service(m, "start")
+    first = m.guard()
+    settings = m.environment(first)
+    equal([settings.get(f"TCPPARSER_{name}") for name in ("INTERVAL", "ALLOW", "SHOW")],
+          ["500ms", "192.0.2.0/24, 192.0.2.7", "scans"], "settings")
+    service(m, "status")
+    service(m, "start")
+    equal(m.guards(), [first], "daemons after a second start")
+    # An upgrade replaces the file of the running program.
+    m.must("sh", "-c", f"cp {PROGRAM} {PROGRAM}.new && mv {PROGRAM}.new {PROGRAM}")
+    service(m, "status")
+    service(m, "restart")
+    second = m.guard()
+    check(second != first, "restart left the old one")
+    m.kill_guard()
+    service(m, "status", 1)
+    service(m, "start")
+    check(m.guard() != second, "started again after a crash")
+    service(m, "force-reload")
+    m.guard()
+    service(m, "stop")
+    equal(m.guards(), [], "daemons after stop")
+    service(m, "status", 3)
+    equal(m.text("/var/log/tcpparser.log").count("tcpparser starting..."), 4, "starts in the log")
+
+
+def refusals(m):
+    service(m, "bogus", 2)
+    # Somebody else's process under a number that was ours once.
+    m.write("/run/tcpparser.pid", "1\n")
+    service(m, "status", 1)
+    service(m, "stop")
+    check(m.run("true").returncode == 0, "process 1 was stopped")
+    m.write(SETTINGS, "TCPPARSER_PORTS=99\n")
+    check("TCPPARSER_PORTS: '99' is not allowed" in service(m, "start", 6).stderr, "what is wrong")
+    m.write(SETTINGS, "TCPPARSER_LISTEN=198.51.100.1:22\nTCPPARSER_FIREWALL=none\n")
+    other = m.network.listen(3021)
+    m.write(SETTINGS, "")
+    check("did not start" in service(m, "start", 1).stderr, "address in use")
+    m.network.service.remove(other[0])
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    equal(m.run(*nobody, SCRIPT, "start").returncode, 4, "start without privilege")
+    service(m, "start")
+    equal(m.run(*nobody, SCRIPT, "status").returncode, 0, "status without privilege")
+    m.must("rm", PROGRAM)
+    service(m, "restart", 5)
+
+
+def test_sysv_logs_to_syslog(t):
+    """Where there is one, and the daemon is not the logger's parent."""
+    with machine(t) as m:
+        need_busybox()
+        prepare = IDLE + placed(t, ("tcpparser.init", SCRIPT)) + ASH + APPLET.format("logger")
+        m.boot(prepare, "busybox", "init")
+        m.must("busybox", "syslogd")
+        wait_for(lambda: m.exists("/dev/log"), "syslogd")
+        service(m, "start")
+        number = m.guard()
+        wait_for(lambda: "tcpparser: tcpparser starting..." in m.text("/var/log/messages"), "a line")
+        check(not m.exists("/var/log/tcpparser.log"), "no log file beside it")
+        children = m.text(f"/proc/{number}/task/{number}/children")
+        equal(children.strip(), "", "children of the daemon")
+        check(not m.exists("/run/tcpparser.fifo"), "the pipe's name is gone")
+        service(m, "stop")
+        wait_for(lambda: not m.run("pidof", "logger").stdout.strip(), "the end of logger")
+
+
+def test_sysv_log_does_not_grow_for_ever(t):
+    with machine(t) as m:
+        need_busybox()
+        m.boot(IDLE + placed(t, ("tcpparser.init", SCRIPT)), "busybox", "init")
+        m.write("/var/log/tcpparser.log", "old\n" * 300_000)
+        service(m, "start")
+        m.guard()
+        check(m.text("/var/log/tcpparser.log").startswith("tcpparser starting"), "a new log")
+        check(m.text("/var/log/tcpparser.log.1").startswith("old\n"), "the old one")
+
+
+# --------------------------------------------------------- BusyBox's init
+
+
+def test_busybox_init_respawns_it(t):
+    with machine(t) as m:
+        need_busybox()
+        prepare = placed(t, ("tcpparser.init", SCRIPT), ("tcpparser.inittab", "/etc/inittab"))
+        # One that was started at boot gives way.
+        m.boot(prepare + ASH + f"{SCRIPT} start\ncp /run/tcpparser.pid /run/before\n",
+               "busybox", "init")
+        m.write(SETTINGS, "TCPPARSER_INTERVAL=500ms\n")
+        before = int(m.text("/run/before"))
+        wait_for(lambda: m.guards() not in ([], [before]), "init's own")
+        first = m.guard()
+        service(m, "status")
+        m.kill_guard()
+        wait_for(lambda: m.guards() not in ([], [first]), "another one")
+        second = m.guard()
+        equal(m.environment(second).get("TCPPARSER_INTERVAL"), "500ms", "interval")
+        equal(m.text(f"/proc/{second}/stat").split()[3], "1", "its parent")
+        service(m, "status")
+
+
+# ------------------------------------------------------------------- OpenRC
+
+
+# What openrc(8) itself leaves when it has booted.
+OPENRC_IS_UP = """mkdir -p /run/openrc /etc/runlevels/default
+cd /run/openrc
+mkdir daemons exclusive failed hotplugged inactive options scheduled started starting \\
+    stopping tmp wasinactive
+touch softlevel
+cd /
+"""
+
+
+def test_openrc(t):
+    """Installed by `make install`, run by openrc-run and supervise-daemon."""
+    m, lan = guarded_machine(t)
+    with m:
+        need_busybox()
+        if not glob.glob(f"{PACKAGES}/openrc_*.deb"):
+            need("openrc-run")
+        m.boot(IDLE + OPENRC_IS_UP, "busybox", "init", packages=BUSYBOX + OPENRC)
+        said = make(m, "install")
+        check("(openrc)" in said, f"detected: {said}")
+        check(m.exists("/etc/runlevels/default/tcpparser"), "enabled")
+        first = m.guard()
+        m.must("rc-service", "tcpparser", "status")
+        equal(m.environment(first).get("TCPPARSER_SHOW"), "scans", "what is shown")
+        scan(m, lan)
+        m.kill_guard()
+        wait_for(lambda: m.guards() not in ([], [first]), "another one")
+        m.write("/etc/conf.d/tcpparser", 'TCPPARSER_ALLOW="192.0.2.0/24, 192.0.2.7"\n')
+        m.must("rc-service", "tcpparser", "restart")
+        equal(m.environment(m.guard()).get("TCPPARSER_ALLOW"), "192.0.2.0/24, 192.0.2.7", "settings")
+        check(blocks(m, lan), "the block outlives restarts")
+        check("Blocked:" in m.text("/var/log/tcpparser.log"), "the log")
+        m.write("/etc/conf.d/tcpparser", "TCPPARSER_PORTS=99\n")
+        done = m.run("rc-service", "tcpparser", "restart")
+        check(done.returncode != 0 and "TCPPARSER_PORTS" in done.stderr, f"refused: {done}")
+        said = make(m, "uninstall")
+        equal(left_behind(m), ["/etc/conf.d/tcpparser"], f"left: {said}")
+        check(nothing_left(m), "blocks are lifted")
+
+
+PLACES = (PROGRAM, "/usr/bin/tcpparser", SCRIPT, "/etc/init.d/S90tcpparser", SETTINGS,
+          "/etc/conf.d/tcpparser", "/etc/config/tcpparser", "/etc/runlevels/default/tcpparser",
+          "/etc/rc2.d/S01tcpparser", "/etc/systemd/system/tcpparser.service",
+          "/etc/systemd/system/multi-user.target.wants/tcpparser.service",
+          "/usr/local/lib/systemd/system/tcpparser.service",
+          "/usr/lib/systemd/system/tcpparser.service",
+          "/usr/local/share/man/man8/tcpparser.8", "/usr/share/man/man8/tcpparser.8")
+
+
+def left_behind(m):
+    """Whatever of an installation is there."""
+    return [path for path in PLACES if m.exists(path)]
+
+
+# -------------------------------------------------------------------- procd
+
+# Enough of OpenWrt's API: UCI sections as shell variables, as its functions.sh
+# has them, and a procd that writes down what it is told.
+RC_COMMON = r"""#!/bin/sh
+config_load() { . "/tmp/uci.$1"; }
+config_foreach() { for section in $SECTIONS; do "$1" "$section"; done; }
+config_get() { eval "$1=\${CONFIG_$2_$3:-\$4}"; }
+config_get_bool() {
+    config_get "$1" "$2" "$3"
+    eval "found=\$$1"
+    case $found in
+        1 | on | true | yes | enabled) found=1 ;;
+        0 | off | false | no | disabled) found=0 ;;
+        *) found=$4 ;;
+    esac
+    eval "$1=\$found"
+}
+record() {
+    for word in "$@"; do printf '%s\t' "$word"; done >>/tmp/procd
+    echo >>/tmp/procd
+}
+procd_open_instance() { record open "$@"; }
+procd_set_param() { record set "$@"; }
+procd_append_param() { record append "$@"; }
+procd_close_instance() { record close; }
+procd_add_reload_trigger() { record trigger "$@"; }
+enable() { record enable; }
+disable() { record disable; }
+start() { rm -f /tmp/procd; start_service; service_triggers; }
+restart() { start; }
+reload() { start; }
+stop() { record stop; }
+. "$1"
+"$2"
+"""
+
+
+def uci_as_shell(text):
+    """What config_load makes of a UCI file: elements of a list are joined by a
+    space."""
+    values, sections = {}, []
+    for kind, name, value in re.findall(r"^\s*(config|option|list) (\S+)(?: '(.*)')?$", text, re.M):
+        if kind == "config":
+            sections.append(value)
+        else:
+            key = f"CONFIG_{sections[-1]}_{name}"
+            is_more = kind == "list" and key in values
+            values[key] = f"{values[key]} {value}" if is_more else value
+    lines = [f"{key}='{value}'" for key, value in values.items()]
+    return "\n".join([*lines, f"SECTIONS='{' '.join(sections)}'"]) + "\n"
+
+
+def told_to_procd(m):
+    """Command, other parameters, and the rest of what procd was told."""
+    command, parameters, other = [], {}, []
+    for line in m.text("/tmp/procd").splitlines():
+        verb, *words = line.rstrip("\t").split("\t")
+        if verb in ("set", "append") and words[0] == "command":
+            command = words[1:] if verb == "set" else command + words[1:]
+        elif verb == "set":
+            parameters[words[0]] = words[1:]
+        else:
+            other.append((verb, *words))
+    return command, parameters, other
+
+
+def test_procd(t):
+    with machine(t) as m:
+        need_busybox()
+        m.boot(IDLE + ASH + "mkdir -p /etc/config\ntouch /sbin/procd\n", "busybox", "init")
+        m.write("/etc/rc.common", RC_COMMON)
+        m.must("chmod", "755", "/etc/rc.common")
+        m.write("/tmp/uci.tcpparser", uci_as_shell(dist("tcpparser.uci")))
+        said = m.must("sh", f"{DIST}/install.sh", f"BINARY={t.binary}")
+        check("(procd)" in said and m.exists("/usr/bin/tcpparser"), f"installed: {said}")
+        command, parameters, other = told_to_procd(m)
+        equal(command, ["/usr/bin/tcpparser", "--show=scans"], "command")
+        equal(parameters, {"respawn": ["60", "5", "5"], "stdout": ["1"], "stderr": ["1"]}, "how")
+        equal(other, [("open", "main"), ("close",), ("trigger", "tcpparser")], "and")
+
+        every = re.sub(r"^(\s*)#(option|list)", r"\1\2", dist("tcpparser.uci"), flags=re.M)
+        every = re.sub(r"'0'", "'on'", every)
+        m.write("/tmp/uci.tcpparser", uci_as_shell(every))
+        m.must(SCRIPT, "reload")
+        command, _, _ = told_to_procd(m)
+        names = re.findall(r"^\s*(?:option|list) (\S+)", every, re.M)
+        wanted = {f"--{name.replace('_', '-')}" for name in names} - {"--enabled"}
+        equal({word.split("=")[0] for word in command[1:]}, wanted, "options that arrive")
+        check("--allow=192.168.1.0/24,2001:db8::/32" in command, f"a list: {command}")
+        check("--block-time=10m,1h,1d,7d" in command, f"a list: {command}")
+        m.must(*command, "--once")
+
+        m.write("/tmp/uci.tcpparser", uci_as_shell(every.replace("enabled 'on'", "enabled '0'")
+                                                   .replace("enabled '1'", "enabled '0'")))
+        m.must(SCRIPT, "start")
+        equal(told_to_procd(m), ([], {}, [("trigger", "tcpparser")]), "where it is not enabled")
+        m.must("sh", f"{DIST}/install.sh", "uninstall")
+        equal(left_behind(m), [], "left")
+        equal(told_to_procd(m)[2][-2:], [("stop",), ("disable",)], "at last")
+
+
+# ------------------------------------------------------------------ systemd
+
+
+def need_systemd():
+    if not glob.glob(f"{PACKAGES}/systemd_*.deb"):
+        need("systemd-analyze")
+
+
+def test_systemd_finds_the_unit_right_and_tight(t):
+    with machine(t) as m:
+        need_busybox()
+        need_systemd()
+        unit = "/etc/systemd/system/tcpparser.service"
+        m.boot(IDLE + placed(t, ("tcpparser.service", unit)), "busybox", "init", packages=None)
+        m.must("chmod", "644", unit)
+        done = m.run("systemd-analyze", "verify", "--man=no", unit)
+        equal((done.returncode, done.stderr), (0, ""), "verify")
+        m.must("systemd-analyze", "security", "--no-pager", "--offline=true", "--threshold=30", unit)
+
+
+@cases(*FLAVOURS)
+def test_systemd(t, flavour):
+    """The unit under systemd itself, sandbox and all."""
+    m, lan = guarded_machine(t, flavour)
+    with m:
+        need_systemd()
+        prepare = "".join(f'ln -sf "$(command -v {name.replace("tables", f"tables-{flavour}")})" '
+                          f'"$(command -v {name})"\n' for name in IPTABLES_NAMES)
+        prepare += "rm -rf /etc/systemd/system/*.wants /etc/machine-id\ntouch /etc/machine-id\n"
+        m.boot(prepare, "/lib/systemd/systemd", "--system", "--unit=basic.target",
+               "--log-target=console", packages=None)
+        try:
+            wait_for(lambda: m.run("systemctl", "is-active", "basic.target").returncode == 0,
+                     "systemd's start")
+        except Failure as failure:
+            raise Skipped(f"systemd does not boot here: {failure}") from None
+        said = make(m, "install")
+        check("(systemd)" in said, f"detected: {said}")
+        first = m.guard()
+        equal(show(m, "ActiveState", "UnitFileState", "Type", "WatchdogUSec"),
+              ["active", "enabled", "notify", "1min"], "unit")
+        status = m.text(f"/proc/{first}/status")
+        for line in ("Seccomp:\t2", "NoNewPrivs:\t1", "CapBnd:\t0000000000003400"):
+            check(line in status, f"no {line!r} in {status}")
+        scan(m, lan)
+        m.kill_guard()
+        wait_for(lambda: m.guards() not in ([], [first]), "another one")
+        m.write(SETTINGS, 'TCPPARSER_ALLOW="192.0.2.0/24, 192.0.2.7"\n')
+        m.must("systemctl", "restart", "tcpparser")
+        equal(m.environment(m.guard()).get("TCPPARSER_ALLOW"), "192.0.2.0/24, 192.0.2.7", "settings")
+        check(blocks(m, lan), "the block outlives restarts")
+        check("Blocked:" in m.must("journalctl", "-u", "tcpparser", "--no-pager"), "the journal")
+        if flavour == "nft":
+            watchdog(m)
+        said = make(m, "install")
+        check(f"kept      {SETTINGS}" in said, f"settings: {said}")
+        m.write(SETTINGS, "TCPPARSER_PORTS=99\n")
+        m.run("systemctl", "restart", "tcpparser")
+        equal(show(m, "ActiveState", "ExecMainStatus", "NRestarts"), ["failed", "2", "0"],
+              "with a wrong setting")
+        m.must("cp", f"{DIST}/tcpparser.default", SETTINGS)
+        said = make(m, "uninstall")
+        equal(left_behind(m), [], f"left: {said}")
+        check(nothing_left(m), "blocks are lifted")
+
+
+def watchdog(m):
+    """Patience for two seconds, readings each hour, then no life at all."""
+    m.write("/run/systemd/system/tcpparser.service.d/short.conf",
+            "[Service]\nEnvironment=TCPPARSER_INTERVAL=1h\nWatchdogSec=2\nTimeoutAbortSec=1\n")
+    m.must("systemctl", "daemon-reload")
+    m.must("systemctl", "restart", "tcpparser")
+    since = time.monotonic()
+    first = m.guard()
+    wait_for(lambda: time.monotonic() > since + 3, "three seconds")
+    equal(m.guards(), [first], "daemons past the watchdog")
+    m.must("kill", "-STOP", str(first))
+    wait_for(lambda: m.guards() not in ([], [first]), "another one")
+    m.must("rm", "-r", "/run/systemd/system/tcpparser.service.d")
+    m.must("systemctl", "daemon-reload")
+
+
+def show(m, *names):
+    text = m.must("systemctl", "show", "tcpparser", *(f"-p{name}" for name in names))
+    values = dict(line.partition("=")[::2] for line in text.splitlines())
+    return [values.get(name) for name in names]
+
+
+# --------------------------------------------------------- make install
+
+
+def test_make_install_and_uninstall(t):
+    """Where scripts of /etc/init.d are started: detected, enabled, started."""
+    m, lan = guarded_machine(t)
+    with m:
+        need_busybox()
+        m.boot(IDLE, "busybox", "init")
+        said = make(m, "install")
+        check("(sysv)" in said and "/var/log/tcpparser.log" in said, f"told: {said}")
+        first = m.guard()
+        check(glob.glob(m.path("/etc/rc2.d/S*tcpparser")), "enabled")
+        scan(m, lan)
+        make(m, "install")
+        check(m.guard() != first and blocks(m, lan), "installed again, and the block stands")
+        said = make(m, "uninstall")
+        equal((left_behind(m), m.guards()), ([], []), f"left: {said}")
+        check(nothing_left(m), f"blocks are lifted: {said}")
+        equal(glob.glob(m.path("/etc/rc?.d/*tcpparser")), [], "links")
+        make(m, "uninstall")
+        make(m, "install", "INIT=none", "PREFIX=/usr")
+        equal((left_behind(m), m.guards()), (["/usr/bin/tcpparser"], []), "with INIT=none")
+
+
+# A root with nothing but BusyBox, and the program as a release unpacks it.
+SMALL = """mkdir -p /small/bin /small/sbin /small/proc /small/dev /small/root /small/etc/init.d \\
+    /small/var/log /small/var/run /small/tmp
+mount -t proc proc /small/proc
+busybox=$(command -v busybox)
+for file in "$busybox" $(ldd "$busybox" 2>/dev/null | grep -o '/[^ ]*'); do
+    mkdir -p "/small${{file%/*}}"
+    cp -L "$file" "/small$file"
+done
+for name in $("$busybox" --list); do ln -s "$busybox" "/small/bin/$name"; done
+ln -s ../bin/start-stop-daemon /small/sbin/start-stop-daemon
+mknod /small/dev/null c 1 3
+echo 'for i in /etc/init.d/S??*; do "$i" start; done' >/small/etc/init.d/rcS
+cp {dist}/install.sh {dist}/tcpparser.* {binary} /small/root
+"""
+
+
+def test_install_where_busybox_is_all(t):
+    with machine(t) as m:
+        need_busybox()
+        m.boot(IDLE + SMALL.format(dist=DIST, binary=t.binary), "busybox", "init")
+        small = ("chroot", "/small", "/bin/sh")
+        said = m.must(*small, "/root/install.sh")
+        check("(sysv)" in said and "iptables is missing" in said, f"said: {said}")
+        first = m.guard()
+        m.must(*small, SCRIPT, "stop")
+        m.must(*small, "/etc/init.d/rcS")
+        check(m.guard() != first, "started as at boot")
+        check("tcpparser starting" in m.text("/small/var/log/tcpparser.log"), "the log")
+        m.must(*small, "/root/install.sh", "uninstall")
+        equal(m.guards(), [], "daemons")
+        left = m.must("find", "/small/etc", "/small/usr", "-name", "*tcpparser*").split()
+        equal(left, [], "files")
+
+
+FILES = {
+    "none": {},
+    "sysv": {SCRIPT: 0o755, SETTINGS: 0o644},
+    "openrc": {SCRIPT: 0o755, "/etc/conf.d/tcpparser": 0o644},
+    "procd": {SCRIPT: 0o755, "/etc/config/tcpparser": 0o644},
+    "systemd": {"/usr/lib/systemd/system/tcpparser.service": 0o644, SETTINGS: 0o644},
+}
+SIGNS = {
+    "none": (),
+    "sysv": ("etc/init.d/", "sbin/start-stop-daemon"),
+    "openrc": ("etc/init.d/", "sbin/openrc-run", "sbin/start-stop-daemon"),
+    "procd": ("etc/init.d/", "sbin/procd"),
+    "systemd": ("etc/init.d/", "usr/lib/systemd/systemd"),
+}
+
+
+def files_below(folder):
+    """Regular files by their path, with their modes."""
+    return {path[len(folder):]: os.stat(path).st_mode & 0o7777
+            for path in glob.glob(f"{folder}/**", recursive=True) if os.path.isfile(path)}
+
+
+@cases(*FILES)
+def test_install_into_a_tree(t, init):
+    tree = t.folder("tree")
+    for sign in SIGNS[init]:
+        os.makedirs(os.path.dirname(f"{tree}/{sign}"), exist_ok=True)
+        if not sign.endswith("/"):
+            open(f"{tree}/{sign}", "w").close()
+    before = files_below(tree)
+    wanted = {**before, "/usr/bin/tcpparser": 0o755, **FILES[init]}
+    if os.path.exists(f"{DIST}/tcpparser.8"):
+        wanted["/usr/share/man/man8/tcpparser.8"] = 0o644
+    install = ("make", "-s", "-C", ROOT, f"DESTDIR={tree}", "PREFIX=/usr")
+    must(*install, "install")
+    equal(files_below(tree), wanted, "files where the tree says what it is")
+    must("cmp", t.binary, f"{tree}/usr/bin/tcpparser")
+    for path in FILES[init]:
+        with open(tree + path) as file:
+            check(PROGRAM not in file.read(), f"PREFIX in {path}")
+    settings = next((path for path in FILES[init] if not path.endswith(("d/tcpparser", "service"))
+                     or "conf" in path), None)
+    if settings:
+        with open(tree + settings, "a") as file:
+            file.write("# mine\n")
+        must(*install, "install", f"INIT={init}")
+        with open(tree + settings) as file:
+            check("# mine" in file.read(), "settings are kept")
+        said = must(*install, "uninstall")
+        check(f"left      {tree}{settings}" in said, f"said: {said}")
+        os.remove(tree + settings)
+    must(*install, "uninstall")
+    equal(files_below(tree), before, "files after uninstall")
+
+
+def test_install_says_what_it_cannot_do(t):
+    for arguments, words in ((("INIT=upstart",), "INIT=upstart is not known"),
+                             (("PREFIX=local",), "an absolute path"),
+                             (("BINARY=/nowhere",), "make build"), (("bogus",), "'bogus'")):
+        done = run("sh", f"{DIST}/install.sh", f"DESTDIR={t.folder('tree')}", *arguments)
+        equal(done.returncode, 1, f"exit status of {arguments}")
+        check(words in done.stderr, f"said: {done.stderr}")
+    equal(files_below(t.folder("tree")), {}, "files")
