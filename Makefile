@@ -10,6 +10,7 @@ ARGS =
 # Where builds go; the finished program is $(OUT)/tcpparser.
 OUT = target
 BINARY = $(OUT)/tcpparser
+IPTABLES = target/iptables/xtables-legacy-multi
 
 # A shell opened before rustup was installed does not know cargo, and a user's
 # shell may not know iptables.
@@ -25,7 +26,8 @@ have_musl_target = test -d "$$(rustc --print target-libdir --target $(TARGET))" 
 
 # What tests need, command:package.
 TOOLS = iptables:iptables nft:nftables ipset:ipset ip:iproute2 nmap:nmap curl:curl \
-	python3:python3 shellcheck:shellcheck file:file nm:binutils musl-gcc:musl-tools
+	python3:python3 shellcheck:shellcheck file:file nm:binutils musl-gcc:musl-tools \
+	dpkg-source:dpkg-dev buildah:buildah podman:podman runc:runc
 
 # $(call apt,packages): installs them as root or through a sudo that does not ask.
 apt_get = $$([ "$$(id -u)" = 0 ] || echo sudo -n) env DEBIAN_FRONTEND=noninteractive apt-get -qq
@@ -38,7 +40,7 @@ need = command -v $(1) >/dev/null || $(call apt,$(2)) || { echo "$(1) is missing
 as_root = $$([ "$$(id -u)" = 0 ] || ! sudo -n true 2>/dev/null || echo sudo -n env "PATH=$$PATH")
 
 .DEFAULT_GOAL = help
-.PHONY: help build build-musl build-gcc build-quick run test bench detect fleet tools bench-tools install clean
+.PHONY: help build build-musl build-gcc build-quick run test bench detect fleet image tools bench-tools install clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -87,6 +89,18 @@ detect: build tools ## which scans are seen and how fast they are blocked (needs
 fleet: build tools ## a real Prometheus scrapes three hosts while nmap scans one (needs root)
 	@$(as_root) python3 tests/fleet.py $(BINARY)
 
+image: build $(IPTABLES) ## build the container image tcpparser:latest, target/image/tcpparser.tar
+	@{ docker info || podman info || buildah info; } >/dev/null 2>&1 || $(call need,buildah,buildah)
+	@sh dist/image.sh
+
+# For the image, which has no other tools.
+$(IPTABLES): dist/static-iptables.sh dist/iptables-unknown-match.c
+	@$(call need,apt-get,apt)
+	@$(call need,cc,gcc libc6-dev)
+	@$(call need,musl-gcc,musl-tools)
+	@$(call need,dpkg-source,dpkg-dev)
+	@sh dist/static-iptables.sh $(@D)
+
 # promtool and prometheus come without their package, which would start a server.
 tools:
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy || true
@@ -94,6 +108,7 @@ tools:
 	[ -z "$$missing" ] || $(call apt,$$missing) || echo "SKIPPED what needs$$missing: neither root nor apt here to install that"
 	@{ command -v promtool && command -v prometheus; } >/dev/null || { mkdir -p target/tools && cd target/tools && apt-get -qq download prometheus && \
 	dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb; } || echo 'SKIPPED what needs promtool and prometheus: no apt here to get it'
+	@$(MAKE) -s $(IPTABLES) || echo 'SKIPPED what needs the static iptables: it cannot be built here'
 
 # So do the web servers, with the libraries that are missing here.
 bench-tools:

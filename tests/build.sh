@@ -106,7 +106,7 @@ check 'it installs' make -s install DESTDIR=target/root PREFIX=/usr
 check 'what is installed is the program' cmp target/tcpparser target/root/usr/bin/tcpparser
 
 if has shellcheck; then
-    check 'shellcheck is content' shellcheck tests/*.sh .ci/run
+    check 'shellcheck is content' shellcheck tests/*.sh dist/*.sh .ci/run
 else
     skipped 'shellcheck is content: needs shellcheck'
 fi
