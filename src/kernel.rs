@@ -132,6 +132,8 @@ pub struct Invocation {
     /// The program's name and arguments, each ended by NUL. The program is
     /// looked up in PATH.
     pub arguments: Text<ARGUMENTS>,
+    /// The root directory it is looked up in and lives in; empty: ours.
+    pub root: Path,
     /// Bytes for its standard input.
     pub input: Text<CHILD_INPUT>,
 }
@@ -147,6 +149,7 @@ impl Invocation {
     pub const fn new() -> Self {
         Self {
             arguments: Text::new(),
+            root: Path::new(),
             input: Text::new(),
         }
     }
@@ -279,7 +282,8 @@ pub trait Kernel {
     fn refused_connect(&mut self) -> Result<u16, Errno>;
 
     /// Starts a program with a clean environment, default signals, no inherited
-    /// descriptors and a process group of its own.
+    /// descriptors and a process group of its own. Where its root cannot be
+    /// entered, or does not hold it, its standard error says so.
     fn spawn(&mut self, invocation: &Invocation) -> Result<Child, Errno>;
     /// How the child ended, if it did; waitpid(2) with WNOHANG.
     fn reap(&mut self, process: i32) -> Option<Exit>;

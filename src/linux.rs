@@ -15,8 +15,8 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use crate::address::{Endpoint, fold_mapped};
 use crate::kernel::{
-    ARGUMENTS, Child, Descriptor, Errno, Exit, Interest, Invocation, Kernel, Netlink, Path,
-    ProcessStatus, RowsFile, Signal,
+    Child, Descriptor, Errno, Exit, Interest, Invocation, Kernel, Netlink, Path, ProcessStatus,
+    RowsFile, Signal,
 };
 use crate::limits;
 use crate::table::HashKey;
@@ -33,6 +33,7 @@ const VARIABLES: usize = 511;
 const WORDS: usize = 64;
 /// PATH of a child where ours is unset.
 const DEFAULT_PATH: &CStr = c"PATH=/usr/sbin:/usr/bin:/sbin:/bin";
+const PATH_NAME: usize = b"PATH=".len();
 /// Receive buffer asked for on destroy events: thousands of messages.
 const EVENTS_BUFFER: c_int = 4 << 20;
 /// Connections the kernel queues for accept(2); it takes less where
@@ -629,10 +630,15 @@ struct Program<'a> {
     arguments: Vector<'a, { WORDS + 1 }>,
     environment: Vector<'a, 4>,
     path: &'a [u8],
+    /// Another root directory, and the folders of PATH that it has anyway;
+    /// both empty for none.
+    root: Terminated,
+    root_path: &'a [u8],
 }
 
 impl<'a> Program<'a> {
-    fn new(words: &'a Text<ARGUMENTS>) -> Result<Self, Errno> {
+    fn new(invocation: &'a Invocation) -> Result<Self, Errno> {
+        let words = &invocation.arguments;
         if words.is_truncated() {
             return Err(Errno(libc::E2BIG));
         }
@@ -644,7 +650,7 @@ impl<'a> Program<'a> {
             name = name.or(Some(word));
         }
         let path = environment_entry("PATH")
-            .filter(|entry| entry.count_bytes() > b"PATH=".len())
+            .filter(|entry| entry.count_bytes() > PATH_NAME)
             .unwrap_or(DEFAULT_PATH);
         let mut environment = Vector::new();
         environment.push(path)?;
@@ -656,8 +662,55 @@ impl<'a> Program<'a> {
             name: name.ok_or(Errno::EINVAL)?,
             arguments,
             environment,
-            path: path.to_bytes().get(b"PATH=".len()..).unwrap_or(&[]),
+            path: folders(path),
+            root: Terminated::new(invocation.root.as_bytes())?,
+            // Our PATH may be that of a container and lead nowhere there.
+            root_path: if invocation.root.is_empty() {
+                &[]
+            } else {
+                folders(DEFAULT_PATH)
+            },
         })
+    }
+
+    /// Makes the root directory ours. The working folder would stay outside
+    /// (chroot(2)).
+    fn enter_root(&self) -> Result<(), Errno> {
+        if self.root.is_empty() {
+            return Ok(());
+        }
+        change_root(&self.root)?;
+        change_folder(c"/")
+    }
+
+    /// Says why the program in another root could not be started.
+    fn complain(&self, words: &[u8]) {
+        let mut line: Text<{ crate::kernel::PATH_MAX_LENGTH }> = Text::new();
+        line.put(words);
+        line.put(b" --exec-root ");
+        line.put(self.root.to_bytes());
+        let _ = write(libc::STDERR_FILENO, line.as_bytes());
+    }
+
+    /// Becomes the program, or returns the exit status for failure.
+    fn run(&self) -> c_int {
+        if let Err(error) = self.enter_root() {
+            self.complain(match error.0 {
+                libc::EPERM => b"CAP_SYS_CHROOT is missing for",
+                libc::ENOENT | libc::ENOTDIR => b"there is no directory",
+                libc::EACCES => b"permission denied for",
+                _ => b"cannot change to",
+            });
+            return 126;
+        }
+        let status = self.execute();
+        if !self.root.is_empty() {
+            self.complain(match status {
+                127 => b"it is not in",
+                _ => b"it cannot be run in",
+            });
+        }
+        status
     }
 
     /// Looks the program up in PATH as execvp(3) does and becomes it; returns
@@ -668,7 +721,9 @@ impl<'a> Program<'a> {
             return exit_status(self.execute_at(self.name));
         }
         let mut status = 127;
-        for folder in self.path.split(|byte| *byte == b':') {
+        let is_colon = |byte: &u8| *byte == b':';
+        let folders = self.path.split(is_colon);
+        for folder in folders.chain(self.root_path.split(is_colon)) {
             if folder.first() != Some(&b'/') {
                 continue;
             }
@@ -688,6 +743,11 @@ impl<'a> Program<'a> {
     }
 }
 
+/// The value of a PATH entry.
+fn folders(path: &CStr) -> &[u8] {
+    path.to_bytes().get(PATH_NAME..).unwrap_or(&[])
+}
+
 /// 127: not there; 126: there, but could not be run (POSIX, section 2.8.2 of
 /// the shell).
 fn exit_status(error: Errno) -> c_int {
@@ -698,7 +758,7 @@ fn exit_status(error: Errno) -> c_int {
 }
 
 fn spawn(invocation: &Invocation) -> Result<Child, Errno> {
-    let program = Program::new(&invocation.arguments)?;
+    let program = Program::new(invocation)?;
     let input = input_file(invocation.input.as_bytes())?;
     let (output, child_output) = pipe()?;
     let (errors, child_errors) = pipe()?;
@@ -732,7 +792,7 @@ fn run_child(program: &Program, standard: [c_int; 3]) -> ! {
         }
     }
     close_above_standard();
-    exit_now(program.execute())
+    exit_now(program.run())
 }
 
 /// A descriptor from which exactly `input` is read. A pipe, since security
@@ -1248,6 +1308,16 @@ fn execute<const A: usize, const E: usize>(
     errno()
 }
 
+fn change_root(directory: &CStr) -> Result<(), Errno> {
+    // SAFETY: the path ends with NUL.
+    check(unsafe { libc::chroot(directory.as_ptr()) }).map(drop)
+}
+
+fn change_folder(directory: &CStr) -> Result<(), Errno> {
+    // SAFETY: the path ends with NUL.
+    check(unsafe { libc::chdir(directory.as_ptr()) }).map(drop)
+}
+
 fn exit_now(status: c_int) -> ! {
     // SAFETY: ends this process at once, without the parent's exit handlers.
     unsafe { libc::_exit(status) }
@@ -1296,6 +1366,7 @@ pub fn abort_at(panic: &PanicInfo) -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::ARGUMENTS;
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
     use std::string::String;
@@ -1406,7 +1477,7 @@ mod tests {
         assert_eq!(refused(&too_many), Some(Errno(libc::E2BIG)));
         let too_long = invocation(&["a"; ARGUMENTS], b"");
         assert_eq!(refused(&too_long), Some(Errno(libc::E2BIG)));
-        assert!(Program::new(&invocation(&["a"; WORDS], b"").arguments).is_ok());
+        assert!(Program::new(&invocation(&["a"; WORDS], b"")).is_ok());
     }
 
     #[test]
@@ -1452,6 +1523,54 @@ mod tests {
             kernel.close(child.output);
             kernel.close(child.errors);
         }
+    }
+
+    /// What a child says that was to live in `root`, and how it ends.
+    fn run_in(root: &str, words: &[&str]) -> (Exit, String, String) {
+        let mut kernel = kernel();
+        let mut invocation = invocation(words, b"from outside");
+        invocation.root.put(root.as_bytes());
+        let child = kernel.spawn(&invocation).unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let output = text(read_to_end(&mut kernel, child.output));
+        let errors = text(read_to_end(&mut kernel, child.errors));
+        (reap(&mut kernel, child.process), output, errors)
+    }
+
+    /// linux/capability.h.
+    const CAP_SYS_CHROOT: u64 = 1 << 18;
+
+    #[test]
+    fn children_live_in_another_root() {
+        let empty = scratch("root");
+        fs::create_dir(&empty).unwrap();
+        let root = empty.to_str().unwrap();
+        let failed = |root: &str, words: &[&str]| {
+            let (exit, output, errors) = run_in(root, words);
+            assert_eq!(output, "");
+            (exit, errors)
+        };
+        let said = |status, words: &str, root| {
+            (Exit::Status(status), format!("{words} --exec-root {root}"))
+        };
+        if kernel().capabilities() & CAP_SYS_CHROOT == 0 {
+            let expected = said(126, "CAP_SYS_CHROOT is missing for", root);
+            assert_eq!(failed(root, &["cat"]), expected);
+        } else {
+            let nowhere = format!("{root}/nowhere");
+            let expected = said(126, "there is no directory", &nowhere);
+            assert_eq!(failed(&nowhere, &["cat"]), expected);
+            let expected = said(126, "there is no directory", "/etc/passwd");
+            assert_eq!(failed("/etc/passwd", &["cat"]), expected);
+            assert_eq!(failed(root, &["cat"]), said(127, "it is not in", root));
+            let expected = said(126, "it cannot be run in", "/");
+            assert_eq!(failed("/", &["/etc"]), expected);
+            // Input that stands in a file of the old root comes along.
+            let (exit, output, errors) = run_in("/", &["sh", "-c", "pwd; cat"]);
+            assert_eq!((exit, errors.as_str()), (Exit::Status(0), ""));
+            assert_eq!(output, "/\nfrom outside");
+        }
+        fs::remove_dir(&empty).unwrap();
     }
 
     fn scratch(name: &str) -> std::path::PathBuf {

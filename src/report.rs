@@ -77,7 +77,13 @@ pub fn scan(time: Calendar, scan: &Scan) -> Line {
 }
 
 /// A block that the kernel has: how long, whether data was sent, how to undo.
-pub fn blocked(time: Calendar, rule: &Rule, length: Option<Duration>, data: Data) -> Line {
+pub fn blocked(
+    time: Calendar,
+    rule: &Rule,
+    length: Option<Duration>,
+    data: Data,
+    exec_root: &[u8],
+) -> Line {
     let mut line = begin_source(time, b"Blocked", rule.source);
     match length {
         Some(length) => {
@@ -93,7 +99,23 @@ pub fn blocked(time: Calendar, rule: &Rule, length: Option<Duration>, data: Data
     });
     line.put(b"tcpparser --unblock ");
     rule.source.write(&mut line);
+    put_exec_root(&mut line, exec_root);
     line
+}
+
+/// Ends an undo command that has to use the tools of another root directory.
+/// A name that a shell may read as more than a name stays out.
+fn put_exec_root(out: &mut impl Sink, directory: &[u8]) {
+    if directory.is_empty() {
+        return;
+    }
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-".contains(byte);
+    out.put(b" --exec-root ");
+    out.put(if directory.iter().all(is_plain) {
+        directory
+    } else {
+        b"DIR"
+    });
 }
 
 /// A scan that no block follows.
@@ -225,7 +247,7 @@ fn write_left(out: &mut impl Sink, seconds: u64) {
 }
 
 /// The last line where blocks stand: how many, and how to lift them.
-pub fn exit(standing: usize) -> Line {
+pub fn exit(standing: usize, exec_root: &[u8]) -> Line {
     let mut line = Line::new();
     line.put_decimal(standing as u64);
     line.put(if standing == 1 {
@@ -234,6 +256,7 @@ pub fn exit(standing: usize) -> Line {
         b" blocks stand"
     });
     line.put(b"; to lift all: tcpparser --unblock all");
+    put_exec_root(&mut line, exec_root);
     line
 }
 
@@ -352,9 +375,20 @@ mod tests {
             comment: Comment::from_listing(comment).unwrap(),
         };
         assert_line(
-            blocked(TIME, &rule, Some(Duration::from_secs(600)), Data::Unknown),
+            blocked(
+                TIME,
+                &rule,
+                Some(Duration::from_secs(600)),
+                Data::Unknown,
+                b"",
+            ),
             "2021-11-01 21:11:53:            Blocked:              10.0.0.2 for 10m, data sent: unknown, undo: \
             tcpparser --unblock 10.0.0.2",
+        );
+        assert_line(
+            blocked(TIME, &rule, None, Data::Silent, b"/host"),
+            "2021-11-01 21:11:53:            Blocked:              10.0.0.2 for ever, data sent: no, undo: \
+            tcpparser --unblock 10.0.0.2 --exec-root /host",
         );
         assert_line(
             not_blocked(TIME, network("10.0.0.2"), b"gateway"),
@@ -411,19 +445,28 @@ mod tests {
             &rule,
             Some(Duration::from_millis(2_073_600_001)),
             Data::Sent,
+            &[b'r'; crate::options::DIRECTORY_MAX_LENGTH],
         );
+        assert!(!line.is_truncated());
+        let line = exit(usize::MAX, &[b'r'; crate::options::DIRECTORY_MAX_LENGTH]);
         assert!(!line.is_truncated());
     }
 
     #[test]
     fn the_exit_line_lifts_what_stands() {
         assert_line(
-            exit(1),
+            exit(1, b""),
             "1 block stands; to lift all: tcpparser --unblock all",
         );
         assert_line(
-            exit(3),
+            exit(3, b""),
             "3 blocks stand; to lift all: tcpparser --unblock all",
         );
+        for (directory, shown) in [("../a-b_c", "../a-b_c"), ("/a b", "DIR"), ("$(x)", "DIR")] {
+            let expected = std::format!(
+                "2 blocks stand; to lift all: tcpparser --unblock all --exec-root {shown}"
+            );
+            assert_line(exit(2, directory.as_bytes()), &expected);
+        }
     }
 }

@@ -124,6 +124,20 @@ impl<const N: usize> Text<N> {
         N.saturating_sub(self.bytes.len())
     }
 
+    /// Appends what somebody else wrote, as far as it is printable ASCII, with
+    /// one blank for whatever stands between.
+    pub fn put_printable(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            if self.room() == 0 {
+                return;
+            }
+            let is_printable = (b' '..=b'~').contains(byte);
+            if is_printable || !self.as_bytes().ends_with(b" ") {
+                self.put_byte(if is_printable { *byte } else { b' ' });
+            }
+        }
+    }
+
     /// Empties the text.
     pub fn clear(&mut self) {
         self.bytes.clear();
@@ -240,5 +254,15 @@ mod tests {
         assert_eq!(text.as_bytes(), b"d");
         text.consume(9);
         assert!(text.is_empty());
+    }
+
+    #[test]
+    fn foreign_words_become_printable() {
+        let mut text: Text<12> = Text::new();
+        text.put_printable(b"a\x1b[2J\r\n\tb");
+        assert_eq!(text.as_bytes(), b"a [2J b");
+        text.put_printable("\u{e4}cdefghi".as_bytes());
+        assert_eq!(text.as_bytes(), b"a [2J b cdef");
+        assert!(!text.is_truncated());
     }
 }

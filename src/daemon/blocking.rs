@@ -281,7 +281,8 @@ impl Daemon {
                 Notice::Blocked { rule, length, data } => {
                     self.metrics.blocks += 1;
                     let _ = self.newly_blocked.push(rule.source);
-                    report::blocked(calendar, &rule, length, data)
+                    let exec_root = self.options.exec_root.as_bytes();
+                    report::blocked(calendar, &rule, length, data, exec_root)
                 }
                 Notice::Refused {
                     source,

@@ -328,7 +328,8 @@ impl Daemon {
         self.await_child(kernel);
         let standing = self.firewall.standing();
         if standing > 0 {
-            self.output.line(kernel, report::exit(standing).as_bytes());
+            let line = report::exit(standing, self.options.exec_root.as_bytes());
+            self.output.line(kernel, line.as_bytes());
         }
         self.output.set_patience(OUTPUT_PATIENCE, OUTPUT_PATIENCE);
         self.output.finish(kernel);

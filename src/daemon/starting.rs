@@ -37,6 +37,7 @@ impl Daemon {
             return USAGE;
         }
         self.started = kernel.realtime();
+        self.invocation.root = self.options.exec_root.clone();
         match self.options.action {
             Action::Help => self.print(kernel, write_help),
             Action::Version => self.print(kernel, write_version),

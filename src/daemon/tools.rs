@@ -4,6 +4,7 @@
 use heapless::Vec;
 
 use crate::address::Network;
+use crate::firewall::EXPLANATION_MAX;
 use crate::firewall::comment::{Facts, parse_hex};
 use crate::firewall::iptables::{self, Batch, Hook, Lines, Listed, Rule};
 use crate::kernel::{Child, Errno, Exit, Interest, Invocation, Kernel};
@@ -18,6 +19,9 @@ use super::{Daemon, Flow};
 
 /// Rules taken away in one batch.
 const BATCH: usize = 64;
+
+/// What the first command that failed wrote on its standard error.
+type Explanation = Text<EXPLANATION_MAX>;
 
 /// What a listing of one family showed.
 struct Found {
@@ -34,10 +38,15 @@ impl Daemon {
         self.output
             .set_patience(ONE_SHOT_PATIENCE, ONE_SHOT_PATIENCE);
         let boot_id = boot_id(kernel);
+        let mut explanation = Explanation::new();
         let mut count = 0;
         let mut could_list = false;
         for is_ipv6 in [false, true] {
-            let mut tool = Tool::new(&mut self.invocation, &mut self.child_buffer);
+            let mut tool = Tool::new(
+                &mut self.invocation,
+                &mut self.child_buffer,
+                &mut explanation,
+            );
             let Some(flavour) = tool.flavour(kernel, is_ipv6) else {
                 continue;
             };
@@ -69,24 +78,36 @@ impl Daemon {
         if count > 0 {
             return Flow::Exit(0);
         }
-        let words: &[u8] = if could_list {
-            b"no source is blocked"
+        if could_list {
+            self.complain(kernel, &[b"no source is blocked"]);
         } else {
-            b"the firewall cannot be listed: not permitted, or no iptables here"
-        };
-        self.complain(kernel, &[words]);
+            self.cannot(kernel, b"listed", &explanation);
+        }
         Flow::Exit(1)
+    }
+
+    fn cannot(&self, kernel: &mut impl Kernel, be: &[u8], explanation: &Explanation) {
+        let why = match trim(explanation.as_bytes()) {
+            [] => b"not permitted, or no iptables here",
+            why => why,
+        };
+        self.complain(kernel, &[b"the firewall cannot be ", be, b": ", why]);
     }
 
     /// Takes blocks away; exit 0 only if there was one. While a daemon runs it
     /// removes the empty chain, else that is done here.
     pub(super) fn unblock(&mut self, kernel: &mut impl Kernel, target: Target) -> Flow {
         let is_daemon_running = kernel.claim(LOCK) == Err(Errno::EADDRINUSE);
+        let mut explanation = Explanation::new();
         let mut removed = 0;
         let mut could_list = false;
         for is_ipv6 in [false, true] {
-            let Some(count) = self.unblock_family(kernel, is_ipv6, target, is_daemon_running)
-            else {
+            let mut tool = Tool::new(
+                &mut self.invocation,
+                &mut self.child_buffer,
+                &mut explanation,
+            );
+            let Some(count) = tool.unblock(kernel, is_ipv6, target, is_daemon_running) else {
                 continue;
             };
             could_list = true;
@@ -104,34 +125,56 @@ impl Daemon {
             self.output.finish(kernel);
             return Flow::Exit(0);
         }
-        let words: &[u8] = if could_list {
-            b"no such block"
+        if could_list {
+            self.complain(kernel, &[b"no such block"]);
         } else {
-            b"the firewall cannot be changed: not permitted, or no iptables here"
-        };
-        self.complain(kernel, &[words]);
+            self.cannot(kernel, b"changed", &explanation);
+        }
         Flow::Exit(1)
     }
+}
 
-    fn unblock_family(
+/// What running a command needs.
+struct Tool<'a> {
+    invocation: &'a mut Invocation,
+    buffer: &'a mut [u8],
+    explanation: &'a mut Explanation,
+    without_wait: bool,
+}
+
+impl<'a> Tool<'a> {
+    fn new(
+        invocation: &'a mut Invocation,
+        buffer: &'a mut [u8],
+        explanation: &'a mut Explanation,
+    ) -> Self {
+        Self {
+            invocation,
+            buffer,
+            explanation,
+            without_wait: false,
+        }
+    }
+
+    /// Takes away the blocks of one family; how many there were.
+    fn unblock(
         &mut self,
         kernel: &mut impl Kernel,
         is_ipv6: bool,
         target: Target,
         is_daemon_running: bool,
     ) -> Option<u64> {
-        let mut tool = Tool::new(&mut self.invocation, &mut self.child_buffer);
         let mut removed = 0;
         loop {
-            let found = tool.find(kernel, is_ipv6, target)?;
+            let found = self.find(kernel, is_ipv6, target)?;
             let is_last = !found.has_more;
             if !found.rules.is_empty() {
-                let mut batch = Batch::new(tool.invocation, is_ipv6, !tool.without_wait);
+                let mut batch = Batch::new(self.invocation, is_ipv6, !self.without_wait);
                 for rule in &found.rules {
                     batch.remove(rule);
                 }
                 batch.commit();
-                if tool.run(kernel, |_| {}) != Some(Exit::Status(0)) {
+                if self.run(kernel, |_| {}) != Some(Exit::Status(0)) {
                     return (removed > 0).then_some(removed);
                 }
                 removed += found.rules.len() as u64;
@@ -141,26 +184,9 @@ impl Daemon {
             }
         }
         if !is_daemon_running {
-            tool.remove_empty_chain(kernel, is_ipv6);
+            self.remove_empty_chain(kernel, is_ipv6);
         }
         Some(removed)
-    }
-}
-
-/// What running a command needs.
-struct Tool<'a> {
-    invocation: &'a mut Invocation,
-    buffer: &'a mut [u8],
-    without_wait: bool,
-}
-
-impl<'a> Tool<'a> {
-    fn new(invocation: &'a mut Invocation, buffer: &'a mut [u8]) -> Self {
-        Self {
-            invocation,
-            buffer,
-            without_wait: false,
-        }
     }
 
     fn remove_empty_chain(&mut self, kernel: &mut impl Kernel, is_ipv6: bool) {
@@ -258,6 +284,12 @@ impl<'a> Tool<'a> {
             let exit = kernel.reap(child.process);
             is_open &= self.drain(kernel, child, &mut visit);
             if exit.is_some() {
+                if exit != Some(Exit::Status(0)) && self.explanation.is_empty() {
+                    // What matters of it is in its first words.
+                    let count = kernel.read(child.errors, self.buffer).unwrap_or(0);
+                    let words = self.buffer.get(..count).unwrap_or_default();
+                    self.explanation.put_printable(words);
+                }
                 kernel.close(child.output);
                 kernel.close(child.errors);
                 return exit;

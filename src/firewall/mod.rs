@@ -31,7 +31,7 @@ use crate::limits::{
     CHILD_DEADLINE, CHILD_GRACE, RETRY_FIRST, RETRY_LONGEST, STRIKE_MEMORY, VERIFY_PERIOD,
 };
 use crate::table::{Blank, Full, HashKey, Slot, Table};
-use crate::text::{Sink, Text};
+use crate::text::Text;
 use crate::time::{Duration, Instant};
 use comment::{Comment, Facts};
 use iptables::{Batch, Hook, Lines, Rule};
@@ -1037,16 +1037,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Takes in what the child wrote on its standard error.
     pub fn errors(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            if self.explanation.room() == 0 {
-                return;
-            }
-            let is_printable = (b' '..=b'~').contains(byte);
-            if is_printable || !self.explanation.as_bytes().ends_with(b" ") {
-                self.explanation
-                    .put_byte(if is_printable { *byte } else { b' ' });
-            }
-        }
+        self.explanation.put_printable(bytes);
     }
 
     /// Whether the child is past its deadline; says each step once.

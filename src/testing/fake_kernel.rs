@@ -176,6 +176,8 @@ pub struct Command {
     /// Words separated by blanks.
     pub words: String,
     pub input: String,
+    /// The root directory it runs in; empty for ours.
+    pub root: String,
 }
 
 impl Command {
@@ -994,12 +996,18 @@ impl Kernel for FakeKernel {
             at: self.now,
             words: words.trim_end_matches('\0').replace('\0', " "),
             input: String::from_utf8(invocation.input.as_bytes().to_vec()).unwrap(),
+            root: String::from_utf8(invocation.root.as_bytes().to_vec()).unwrap(),
         };
         let tool = command
             .words
             .trim_start_matches("ip6")
             .trim_start_matches("ip");
-        if !matches!(tool, "tables -w 5 -S" | "tables-restore -w 5 --noflush") {
+        let known = [
+            "tables -w 5 -S",
+            "tables-restore -w 5 --noflush",
+            "tables -V",
+        ];
+        if !known.contains(&tool) {
             self.violations
                 .push(format!("unknown command: {}", command.words));
         }

@@ -33,7 +33,7 @@ pub fn read_line(line: &str) -> Option<Line> {
         "No TCP peer connection established yet" => return Some(Line::NoConnection),
         _ => {}
     }
-    if line.ends_with("; to lift all: tcpparser --unblock all") {
+    if line.contains("; to lift all: tcpparser --unblock all") {
         return Some(Line::Exit);
     }
     let (time, rest) = line.split_at_checked(19)?;
@@ -64,6 +64,7 @@ pub fn read_line(line: &str) -> Option<Line> {
             let (_, told) = rest.strip_prefix("for ")?.split_once(", data sent: ")?;
             let (data, undo) = told.split_once(", undo: ")?;
             let is_told = matches!(data, "unknown" | "no" | "yes");
+            let undo = undo.trim_end_matches(" --exec-root /host");
             let is_undone = undo.strip_prefix("tcpparser --unblock ") == Some(who);
             (is_told && is_undone).then_some(Line::Blocked { source })
         }

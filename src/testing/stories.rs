@@ -312,6 +312,31 @@ fn a_missing_iptables_is_said_once_and_tried_again() {
 }
 
 #[test]
+fn every_command_runs_in_the_root_that_was_asked_for() {
+    for (arguments, root) in [(&[][..], ""), (&["--exec-root", "/host"], "/host")] {
+        let mut run = started(arguments);
+        run.kernel.scan(SCANNER);
+        run.kernel.scan("2001:db8:7:8::9");
+        run.run_for(700);
+        let blocked = run.lines_with("Blocked: ");
+        assert!(blocked.len() > 1, "{blocked:?}");
+        let tells_root = |line: &String| line.ends_with(" --exec-root /host");
+        assert_eq!(blocked.iter().all(tells_root), !root.is_empty());
+        let commands = &run.kernel.commands;
+        assert!(commands.len() > 6, "{commands:?}");
+        assert!(commands.iter().all(|one| one.root == root), "{commands:?}");
+        run.terminate();
+    }
+    for command in ["--list", "--unblock=all"] {
+        let mut run = host();
+        run.kernel.faults.mishap = Mishap::Exit(126);
+        assert_eq!(run.start(&[command, "--exec-root=/host"]), Flow::Exit(1));
+        assert!(run.kernel.commands.iter().all(|one| one.root == "/host"));
+        assert!(run.complaints().contains("Permission denied"));
+    }
+}
+
+#[test]
 fn a_firewall_that_lists_but_never_changes_is_not_hammered() {
     let mut run = started(&[]);
     run.kernel.scan(SCANNER);
