@@ -51,6 +51,7 @@ docker)
     rm -rf "$parts"
     mkdir "$parts"
     tar -xf "$archive" -C "$parts"
+    chmod -R u+w "$parts"
     config=$(sed 's/.*"Config":"\([^"]*\)".*/\1/' "$parts/manifest.json")
     layer=$(sed 's/.*"Layers":\["\([^"]*\)"\].*/\1/' "$parts/manifest.json")
     sed -E 's/"(container|Hostname)":"[0-9a-f]*"/"\1":""/g' "$parts/$config" >"$parts/config"
@@ -58,7 +59,7 @@ docker)
     mv "$parts/config" "$parts/$config"
     printf '[{"Config":"%s","RepoTags":["tcpparser:latest"],"Layers":["%s"]}]\n' \
         "$config" "$layer" >"$parts/manifest.json"
-    tar -cf "$archive" -C "$parts" --format=ustar --owner=0 --group=0 --numeric-owner \
+    tar -cf "$archive" -C "$parts" -b 1 --format=ustar --owner=0 --group=0 --numeric-owner \
         --mode=644 --mtime="@$epoch" manifest.json "$config" "$layer"
     rm -rf "$parts"
     "$engine" pull -q "docker-archive:$archive" >/dev/null

@@ -52,7 +52,7 @@ source=$(find "$work" -maxdepth 1 -type d -name "iptables-*")
 wanted='standard comment addrtype set conntrack tcp
     udp icmp icmp6 multiport limit mark mac pkttype
     REJECT LOG NFLOG NFQUEUE MARK CONNMARK SET TCPMSS TEE AUDIT SYNPROXY
-    CLASSIFY CLUSTERIP HMARK IDLETIMER LED RATEEST'
+    CLASSIFY CLUSTERIP IDLETIMER LED RATEEST'
 extensions() {
     for name in $wanted; do
         [ ! -e "$source/extensions/lib$1_$name.c" ] || printf '%s ' "$name"

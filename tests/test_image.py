@@ -105,7 +105,9 @@ class Container(Guard):
         t.guards.append(self)
 
     def podman(self, *arguments):
-        return run(*PODMAN, *arguments, env=self.podman_env)
+        """Inside: `exec` into a container of its host's network stays where
+        podman itself is."""
+        return self.namespace.run(*PODMAN, *arguments, env=self.podman_env)
 
     def inspected(self, what):
         done = self.podman("inspect", "--format", "{{" + what + "}}", self.name)
@@ -187,6 +189,23 @@ def is_blocked_until_told(scene):
 @cases("v4", "v6")
 def test_its_own_iptables_blocks_on_a_read_only_root(t, family):
     scene = Scene(t, "legacy", family, options=("--read-only",))
+    is_blocked_until_told(scene)
+    scene.stop()
+
+
+@cases(("nft", "v4"), ("nft", "v6"), ("legacy", "v4"))
+def test_the_iptables_of_its_host_blocks(t, flavour, family):
+    """With --exec-root; nothing of the host can be written to but the lock of
+    its legacy flavour."""
+    need("iptables")
+    options = ["--read-only", "--cap-add=SYS_CHROOT", "-v", "/:/host:ro"]
+    if flavour == "legacy":
+        lock = os.path.join(t.tmp, "xtables.lock")
+        with open(lock, "w"):
+            options += ["-v", f"{lock}:/host{lock}", "-e", f"XTABLES_LOCKFILE={lock}"]
+    if (flavour == "nft") != ("nf_tables" in must("iptables", "-V")):
+        options += ["-e", f"PATH={t.folder('path-' + flavour)}:/bin"]
+    scene = Scene(t, flavour, family, arguments=("--exec-root", "/host"), options=options)
     is_blocked_until_told(scene)
     scene.stop()
 
@@ -287,7 +306,7 @@ def test_image_holds_what_it_needs(t):
         "usr/share/doc/iptables/version", "usr/share/doc/tcpparser/LICENSE"], "files")
     for name, file in files.items():
         mode = 0o777 if file.issym() else 0o755 if file.isdir() or "bin/" in name else 0o644
-        equal((file.uid, file.gid, oct(file.mode)), (0, 0, oct(mode)), name)
+        equal((file.uid, file.gid, oct(file.mode & 0o7777)), (0, 0, oct(mode)), name)
     config = config["config"]
     equal(config["Entrypoint"], ["/bin/tcpparser"], "Entrypoint")
     check(not config.get("Cmd"), "no Cmd: arguments follow the image's name")
@@ -346,6 +365,32 @@ def fake_engines(t, **scripts):
     return {"PATH": folder, "SOURCE_DATE_EPOCH": "1700000000"}
 
 
+@cases(("", False), ("[trusted=yes]", True))
+def test_iptables_is_built_from_signed_sources_alone(t, option, is_built):
+    """Its bytes depend on neither folder nor time."""
+    need("apt-get", "dpkg-source", "dpkg-scansources", "musl-gcc")
+    need_iptables()
+    repository = os.path.join(t.tmp, "repository")
+    shutil.copytree(os.path.join(IPTABLES, "source"), repository)
+    sources = must("sh", "-c", f"cd {repository} && dpkg-scansources .")
+    config = os.path.join(t.tmp, "apt.conf")
+    for path, text in ((os.path.join(repository, "Sources"), sources),
+                       (f"{repository}.list", f"deb {option} file:{repository} ./\n"),
+                       (config, f'Dir::Etc::sourcelist "{repository}.list";\n'
+                                f'Dir::Etc::sourceparts "{repository}/none";\n')):
+        with open(path, "w") as file:
+            file.write(text)
+    built = t.folder("built")
+    done = run("sh", os.path.join(ROOT, "dist/static-iptables.sh"), built,
+               env={**HOME, "APT_CONFIG": config}, seconds=120)
+    program = os.path.join(built, "xtables-legacy-multi")
+    equal((done.returncode == 0, os.path.exists(program)), (is_built, is_built), f"built: {done}")
+    if is_built:
+        equal(must("cmp", program, os.path.join(IPTABLES, "xtables-legacy-multi")), "", "bytes")
+    else:
+        check("no source package of iptables" in done.stderr, done.stderr)
+
+
 def random_archive(path):
     """What podman and buildah save: two names differ each time."""
     name = os.urandom(6).hex()
@@ -393,4 +438,4 @@ def test_docker_builds_from_the_same_files(t):
     with open(log) as file:
         info, build, save = file.read().splitlines()
     equal((info, save), ("info", f"save -o {ARCHIVE} tcpparser:latest"), "commands")
-    check(re.search(r"^build .*-f Dockerfile\.scratch -t tcpparser:latest .* \.$", build), build)
+    check(re.search(r"^build .*-f Dockerfile\.scratch .*-t tcpparser:latest .* \.$", build), build)
