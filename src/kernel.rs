@@ -26,6 +26,10 @@ impl Errno {
     pub const EACCES: Self = Self(libc::EACCES);
     /// Address in use.
     pub const EADDRINUSE: Self = Self(libc::EADDRINUSE);
+    /// Nobody listens there.
+    pub const ECONNREFUSED: Self = Self(libc::ECONNREFUSED);
+    /// No answer in time.
+    pub const ETIMEDOUT: Self = Self(libc::ETIMEDOUT);
     /// Address not there (yet).
     pub const EADDRNOTAVAIL: Self = Self(libc::EADDRNOTAVAIL);
     /// The kernel lacks the address family.
@@ -262,10 +266,16 @@ pub trait Kernel {
     /// network namespace, until the process ends; EADDRINUSE where another
     /// process holds it.
     fn claim(&mut self, name: &str) -> Result<Descriptor, Errno>;
+    /// Sends a datagram to a socket of unix(7), a path or `@` and an abstract
+    /// name; EAGAIN where it has no room.
+    fn notify(&mut self, socket: &[u8], message: &[u8]) -> Result<(), Errno>;
     /// A listening, non-blocking TCP socket. `[::]` is dual-stack.
     fn listen(&mut self, address: Endpoint) -> Result<Descriptor, Errno>;
     /// The next client of a listener: a non-blocking socket and its address.
     fn accept(&mut self, listener: Descriptor) -> Result<(Descriptor, IpAddr), Errno>;
+    /// A non-blocking TCP socket on its way to one of our own addresses, which
+    /// is its own as well: no other host can answer.
+    fn connect(&mut self, address: Endpoint) -> Result<Descriptor, Errno>;
     /// recv(2), MSG_DONTWAIT.
     fn receive(&mut self, socket: Descriptor, buffer: &mut [u8]) -> Result<usize, Errno>;
     /// send(2), MSG_DONTWAIT and MSG_NOSIGNAL.

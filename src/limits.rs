@@ -227,6 +227,11 @@ limit! {
     HTTP_LINGER: Duration = 2_000
 }
 limit! {
+    /// How long --healthcheck may take: the daemon answers within milliseconds,
+    /// and whoever asks kills a check after some seconds (Docker: 30).
+    HEALTHCHECK_DEADLINE: Duration = 3_000
+}
+limit! {
     /// How often what was missing at start (listen address, /proc/net/tcp) is
     /// tried again.
     START_RETRY: Duration = 1_000

@@ -406,28 +406,31 @@ impl Kernel for Linux {
 
     fn claim(&mut self, name: &str) -> Result<Descriptor, Errno> {
         let socket = socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)?;
-        // struct sockaddr_un (unix(7)): family, a NUL for the abstract
-        // namespace, the name up to the given length.
-        let mut address: Text<64> = Text::new();
-        address.put(&(libc::AF_UNIX as u16).to_ne_bytes());
-        address.put_byte(0);
-        address.put(name.as_bytes());
-        bind(socket.0, address.as_bytes())?;
+        bind(socket.0, unix_address(b"\0", name.as_bytes()).as_bytes())?;
         Ok(socket.release())
     }
 
-    fn listen(&mut self, address: Endpoint) -> Result<Descriptor, Errno> {
-        let family = match address.address {
-            IpAddr::V4(_) => libc::AF_INET,
-            IpAddr::V6(_) => libc::AF_INET6,
+    fn notify(&mut self, address: &[u8], message: &[u8]) -> Result<(), Errno> {
+        let address = match address {
+            [b'@', name @ ..] => unix_address(b"\0", name),
+            [b'/', ..] => unix_address(b"", address),
+            _ => return Err(Errno::EAFNOSUPPORT),
         };
-        let socket = socket(family, libc::SOCK_STREAM, 0)?;
+        if address.is_truncated() {
+            return Err(Errno(libc::ENAMETOOLONG));
+        }
+        let socket = socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0)?;
+        connect(socket.0, address.as_bytes())?;
+        send(socket.0, message).map(drop)
+    }
+
+    fn listen(&mut self, address: Endpoint) -> Result<Descriptor, Errno> {
+        let socket = stream_socket(address)?;
         set_option(socket.0, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-        if family == libc::AF_INET6 {
+        if address.address.is_ipv6() {
             set_option(socket.0, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
         }
-        let (bytes, length) = socket_address(address);
-        bind(socket.0, bytes.get(..length).unwrap_or(&bytes))?;
+        bind_to(socket.0, address)?;
         listen(socket.0)?;
         Ok(socket.release())
     }
@@ -435,6 +438,15 @@ impl Kernel for Linux {
     fn accept(&mut self, listener: Descriptor) -> Result<(Descriptor, IpAddr), Errno> {
         let (socket, address) = accept(listener.0)?;
         Ok((socket.release(), peer_address(&address)))
+    }
+
+    fn connect(&mut self, address: Endpoint) -> Result<Descriptor, Errno> {
+        let socket = stream_socket(address)?;
+        bind_to(socket.0, Endpoint { port: 0, ..address })?;
+        match connect_to(socket.0, address) {
+            Ok(()) | Err(Errno(libc::EINPROGRESS)) => Ok(socket.release()),
+            Err(error) => Err(error),
+        }
     }
 
     fn receive(&mut self, socket: Descriptor, buffer: &mut [u8]) -> Result<usize, Errno> {
@@ -471,18 +483,16 @@ impl Kernel for Linux {
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 0,
         };
-        let (any_port, length) = socket_address(loopback);
-        let any_port = any_port.get(..length).unwrap_or(&any_port);
-        let target = socket(libc::AF_INET, libc::SOCK_STREAM, 0)?;
-        bind(target.0, any_port)?;
-        let source = socket(libc::AF_INET, libc::SOCK_STREAM, 0)?;
-        bind(source.0, any_port)?;
-        let (address, length) = socket_address(Endpoint {
+        let target = stream_socket(loopback)?;
+        bind_to(target.0, loopback)?;
+        let source = stream_socket(loopback)?;
+        bind_to(source.0, loopback)?;
+        let address = Endpoint {
             port: bound_port(target.0)?,
             ..loopback
-        });
+        };
         let port = bound_port(source.0)?;
-        match connect(source.0, address.get(..length).unwrap_or(&address)) {
+        match connect_to(source.0, address) {
             Err(Errno(libc::ECONNREFUSED | libc::EINPROGRESS)) => Ok(port),
             Err(error) => Err(error),
             // Nobody listens: whoever answered is not the kernel's loopback.
@@ -851,6 +861,34 @@ fn socket_address(endpoint: Endpoint) -> ([u8; 28], usize) {
     };
     put_at(&mut bytes, 2, &endpoint.port.to_be_bytes());
     (bytes, length)
+}
+
+/// struct sockaddr_un (unix(7)): family and a path, or a NUL for the abstract
+/// namespace and a name, up to the given length.
+fn unix_address(start: &[u8], name: &[u8]) -> Text<110> {
+    let mut address = Text::new();
+    address.put(&(libc::AF_UNIX as u16).to_ne_bytes());
+    address.put(start);
+    address.put(name);
+    address
+}
+
+fn stream_socket(endpoint: Endpoint) -> Result<Owned, Errno> {
+    let family = match endpoint.address {
+        IpAddr::V4(_) => libc::AF_INET,
+        IpAddr::V6(_) => libc::AF_INET6,
+    };
+    socket(family, libc::SOCK_STREAM, 0)
+}
+
+fn bind_to(socket: c_int, endpoint: Endpoint) -> Result<(), Errno> {
+    let (address, length) = socket_address(endpoint);
+    bind(socket, address.get(..length).unwrap_or(&address))
+}
+
+fn connect_to(socket: c_int, endpoint: Endpoint) -> Result<(), Errno> {
+    let (address, length) = socket_address(endpoint);
+    connect(socket, address.get(..length).unwrap_or(&address))
 }
 
 /// The family stands first, in the host's byte order.
@@ -1794,6 +1832,81 @@ mod tests {
         }
         let elsewhere = Endpoint::parse(b"192.0.2.1:0").unwrap();
         assert_eq!(kernel.listen(elsewhere).err(), Some(Errno::EADDRNOTAVAIL));
+    }
+
+    #[test]
+    fn datagrams_reach_paths_and_abstract_names_and_never_wait() {
+        use std::os::linux::net::SocketAddrExt;
+        use std::os::unix::net::{SocketAddr, UnixDatagram};
+        let mut kernel = kernel();
+        let path = scratch("notify");
+        let name = format!("tcpparser-test-{}", process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        for (server, address) in [
+            (
+                UnixDatagram::bind(&path).unwrap(),
+                format!("{}", path.display()),
+            ),
+            (
+                UnixDatagram::bind_addr(&address).unwrap(),
+                format!("@{name}"),
+            ),
+        ] {
+            let mut buffer = [0; 64];
+            assert_eq!(kernel.notify(address.as_bytes(), b"READY=1"), Ok(()));
+            let count = server.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..count], b"READY=1");
+            let full = (0..100_000).find_map(|_| kernel.notify(address.as_bytes(), b"x").err());
+            assert_eq!(full, Some(Errno::EAGAIN));
+            drop(server);
+            let result = kernel.notify(address.as_bytes(), b"x");
+            assert_eq!(result, Err(Errno::ECONNREFUSED));
+        }
+        fs::remove_file(&path).unwrap();
+        let long = "l".repeat(107);
+        for (address, error) in [
+            (format!("{}", path.display()), Errno::ENOENT),
+            (format!("/{long}"), Errno::ENOENT),
+            (format!("/{long}l"), Errno(libc::ENAMETOOLONG)),
+            (format!("@{long}"), Errno::ECONNREFUSED),
+            (format!("@{long}l"), Errno(libc::ENAMETOOLONG)),
+            ("vsock:2:1".into(), Errno::EAFNOSUPPORT),
+            ("here".into(), Errno::EAFNOSUPPORT),
+        ] {
+            assert_eq!(
+                kernel.notify(address.as_bytes(), b"x"),
+                Err(error),
+                "{address}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_client_reaches_own_addresses_only() {
+        let mut kernel = kernel();
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = server.local_addr().unwrap().port();
+        let to = |address: &str| Endpoint {
+            port,
+            ..Endpoint::parse(format!("{address}:1").as_bytes()).unwrap()
+        };
+        let client = kernel.connect(to("127.0.0.1")).unwrap();
+        assert_eq!(kernel.send(client, b"hello"), Ok(5));
+        let mut buffer = [0; 5];
+        let (mut accepted, peer) = server.accept().unwrap();
+        std::io::Read::read_exact(&mut accepted, &mut buffer).unwrap();
+        assert_eq!(&buffer, b"hello");
+        assert!(peer.ip().is_loopback());
+        kernel.close(client);
+        drop(server);
+        let refused = kernel.connect(to("127.0.0.1")).and_then(|client| {
+            let result = kernel.send(client, b"x");
+            kernel.close(client);
+            result
+        });
+        assert_eq!(refused, Err(Errno::ECONNREFUSED));
+        let elsewhere = kernel.connect(to("192.0.2.1"));
+        assert_eq!(elsewhere.err(), Some(Errno::EADDRNOTAVAIL));
     }
 
     /// RTM_GETLINK of all links (rtnetlink(7)) is answered.

@@ -157,19 +157,8 @@ pub static TABLE: [Row; 19] = [
 ];
 
 /// What is understood but refused, until the change that brings it takes its
-/// line away.
-const NOT_BUILT_IN_YET: [Missing; 3] = [
-    Missing::Option(Id::Healthcheck),
-    Missing::Firewall(FirewallChoice::Ipset),
-    Missing::Firewall(FirewallChoice::Nft),
-];
-
-/// An entry of `NOT_BUILT_IN_YET`.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Missing {
-    Option(Id),
-    Firewall(FirewallChoice),
-}
+/// name away.
+const NOT_BUILT_IN_YET: [FirewallChoice; 2] = [FirewallChoice::Ipset, FirewallChoice::Nft];
 
 /// Entries of --block-time.
 pub const BLOCK_TIMES: usize = 8;
@@ -379,7 +368,10 @@ impl Options {
         if given.asks_for_text() {
             return Ok(());
         }
-        self.refuse_missing(&given)
+        if NOT_BUILT_IN_YET.contains(&self.firewall) {
+            return Err(UsageError::NotBuiltIn(Id::Firewall, self.firewall.name()));
+        }
+        Ok(())
     }
 
     fn set_defaults(&mut self) {
@@ -536,20 +528,6 @@ impl Options {
             }
         }
         Some(true)
-    }
-
-    fn refuse_missing(&self, given: &Given) -> Result<(), UsageError> {
-        let is_asked = |missing: &&Missing| match **missing {
-            Missing::Option(id) => given.is_on(id),
-            Missing::Firewall(choice) => choice == self.firewall,
-        };
-        match NOT_BUILT_IN_YET.iter().find(is_asked) {
-            Some(Missing::Option(id)) => Err(UsageError::NotBuiltIn(*id, "")),
-            Some(Missing::Firewall(choice)) => {
-                Err(UsageError::NotBuiltIn(Id::Firewall, choice.name()))
-            }
-            None => Ok(()),
-        }
     }
 }
 
@@ -716,8 +694,7 @@ pub enum UsageError {
     TooMany(Id, Origin, Quote),
     /// Two options that say what to do.
     NotTogether(Id, Id),
-    /// Understood, but a later version brings it; with the value where only
-    /// that is missing.
+    /// Understood, but a later version brings this value.
     NotBuiltIn(Id, &'static str),
 }
 
@@ -793,8 +770,7 @@ impl UsageError {
             }
             Self::NotBuiltIn(id, value) => {
                 put_name(out, *id, Origin::Argument);
-                write_part(out, b" ", value, b"");
-                out.put(b": not built in yet");
+                write_part(out, b" ", value, b": not built in yet");
             }
         }
         out.put_byte(b'\n');
@@ -832,7 +808,7 @@ pub fn write_help(out: &mut impl Sink) {
     for row in TABLE.iter() {
         write_help_line(out, row);
     }
-    out.put(b"DUR: a number with ms, s, m, h or d; bare: seconds. *: not built in yet.\n");
+    out.put(b"DUR: a number with ms, s, m, h or d; bare: seconds.\n");
     out.put(b"Each option is also read from the environment: TCPPARSER_BLOCK_TIME=1h,forever\n");
 }
 
@@ -850,9 +826,6 @@ fn write_help_line(out: &mut impl Sink, row: &Row) {
     if !row.is_flag() {
         names.put_byte(b' ');
         names.put(row.argument.as_bytes());
-    }
-    if NOT_BUILT_IN_YET.contains(&Missing::Option(row.id)) {
-        names.put_byte(b'*');
     }
     out.put(names.as_bytes());
     for _ in 0..names.room() {
@@ -1549,7 +1522,7 @@ mod tests {
         for row in &TABLE {
             let name = format!("--{}", row.name);
             let is_own = |line: &&str| {
-                let own = line.get(6..).and_then(|own| own.split([' ', '*']).next());
+                let own = line.get(6..).and_then(|own| own.split(' ').next());
                 own == Some(&name)
             };
             let line = help.lines().find(is_own).expect(&name);
@@ -1558,8 +1531,6 @@ mod tests {
                 line.contains(row.range) && line.contains(row.default),
                 "{line}"
             );
-            let is_missing = NOT_BUILT_IN_YET.contains(&Missing::Option(row.id));
-            assert_eq!(line.contains('*'), is_missing, "{line}");
         }
     }
 
@@ -1594,10 +1565,8 @@ mod tests {
                 names = format!("`-{}`, {names}", letter as char);
             }
             let start = format!("| {names} | {} | {} | ", told(row.default), told(row.range));
-            let line = readme.lines().find(|line| line.starts_with(&start));
-            let line = line.unwrap_or_else(|| panic!("README.md has no line {start}"));
-            let is_missing = NOT_BUILT_IN_YET.contains(&Missing::Option(row.id));
-            assert_eq!(line.contains("(not built in yet)"), is_missing, "{line}");
+            let is_told = readme.lines().any(|line| line.starts_with(&start));
+            assert!(is_told, "README.md has no line {start}");
         }
     }
 }

@@ -130,7 +130,7 @@ def test_command_line_beats_environment(t):
 
 
 def test_what_is_not_built_in_yet_says_so(t):
-    for arguments in (["--healthcheck"], ["--firewall", "ipset"], ["--firewall", "nft"]):
+    for arguments in (["--firewall", "ipset"], ["--firewall", "nft"]):
         line = refused(t, arguments)
         check("not built in yet" in line, f"{arguments}: {line!r}")
 

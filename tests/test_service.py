@@ -1,12 +1,18 @@
 """What containers and init systems ask of it: the tools of another root
 directory, a health check, and word about its start, its life and its end."""
 
+import contextlib
 import glob
 import os
 import re
 import shutil
+import signal
+import socket
+import time
 
-from harness import (FLAVOURS, IPTABLES_NAMES, cases, check, equal, must, need, wait_for)
+from harness import (DEADLINE, FLAVOURS, HOME, IPTABLES_NAMES, broken_firewall, cases, check, equal,
+                     must, need, wait_for, wrapped_firewall)
+from test_files import fixture
 
 PORTS = (22, 25, 80, 443)
 EXTENSIONS = ("standard", "comment", "addrtype")
@@ -126,3 +132,186 @@ def test_another_root_that_is_of_no_use(t, trouble):
     if trouble == "no tool":
         os.rename(root + "/usr/away", root + "/usr/sbin")
         guard.wait_line(" Blocked: ")
+
+
+# ----------------------------------------------------------- --healthcheck
+
+
+def healthcheck(t, host, *arguments, before=(), **env):
+    """Its exit status, what it says, and how long it took."""
+    started = time.monotonic()
+    done = host.run(*before, t.binary, "--healthcheck", *arguments,
+                    env={"PATH": HOME["PATH"], **env})
+    equal(done.stdout, "", "stdout")
+    return done.returncode, done.stderr, time.monotonic() - started
+
+
+@cases("[::]:3021", "0.0.0.0:3021", "10.77.0.1:80", "[fd00:77::1]:80", "[::1]:80")
+def test_healthcheck_of_a_healthy_daemon(t, listen):
+    host = t.lan().host
+    guard = t.guard(host, "--listen", listen, "--dry-run")
+    guard.wait_line("No TCP peer connection")
+    equal(healthcheck(t, host, "--listen", listen)[:2], (0, ""), "by option")
+    equal(healthcheck(t, host, TCPPARSER_LISTEN=listen)[:2], (0, ""), "by environment")
+
+
+def test_healthcheck_needs_no_rights_and_leaves_no_trace(t):
+    need("setpriv")
+    host = t.lan().host
+    guard = t.guard(host).ready()
+    before = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all")
+    for _ in range(20):
+        equal(healthcheck(t, host, before=before)[:2], (0, ""), "as nobody")
+    guard.wait_readings(3)
+    scraped = guard.scrape()
+    for name in ("new_connections_total", "connections_missed_total"):
+        equal(sum(value for key, value in scraped.items() if name in key), 0, name)
+    equal(guard.matching("New connection"), [], "lines")
+
+
+def test_healthcheck_without_ipv6(t):
+    host = t.namespace("host")
+    host.must("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6")
+    t.guard(host).ready()
+    equal(healthcheck(t, host)[:2], (0, ""), "healthy")
+
+
+def test_healthcheck_says_what_is_wrong(t):
+    host = t.namespace("host")
+
+    def unhealthy(words, *arguments):
+        status, said, _ = healthcheck(t, host, *arguments)
+        equal((status, said), (1, f"tcpparser: {words}\n"), "unhealthy")
+
+    unhealthy("127.0.0.1:3021: connection refused")
+    unhealthy("192.0.2.1:80: address not there", "--listen", "192.0.2.1:80")
+    unhealthy("--listen none leaves nobody to ask", "--listen", "none")
+    guard = t.guard(host, env=broken_firewall(t, "exit 3\n")).ready()
+    wait_for(guard.error_output, "words about the firewall")
+    unhealthy("127.0.0.1:3021: 503 the firewall cannot be used")
+    guard.signal(signal.SIGSTOP)
+    status, said, seconds = healthcheck(t, host)
+    equal((status, said), (1, "tcpparser: 127.0.0.1:3021: no answer in time\n"), "unhealthy")
+    check(2.9 < seconds < 4, f"it took {seconds:.1f} s")
+    guard.signal(signal.SIGCONT)
+
+
+def test_healthcheck_when_readings_stop(t):
+    folder, host = fixture(t, []), t.namespace("host")
+    t.guard(host, "--dry-run", "--proc", folder).ready()
+    equal(healthcheck(t, host)[:2], (0, ""), "healthy")
+    os.rename(f"{folder}/net/tcp", f"{folder}/net/away")
+    said = wait_for(lambda: healthcheck(t, host)[1], "trouble", 3)
+    equal(said, "tcpparser: 127.0.0.1:3021: 503 the last good reading is too old\n", "stderr")
+
+
+# --------------------------------------------------------------- sd_notify
+
+
+class Init:
+    """An init system's end of NOTIFY_SOCKET, held inside a namespace."""
+
+    def __init__(self, t, host, name=None):
+        self.address = name or os.path.join(t.tmp, "notify")
+        with host.entered():
+            self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        host.sockets.append(self.socket)
+        self.socket.bind(self.address.replace("@", "\0"))
+        self.env = {"PATH": t.folder("path-empty"), "NOTIFY_SOCKET": self.address}
+
+    def hears(self):
+        self.socket.settimeout(DEADLINE)
+        return self.socket.recv(4096).decode()
+
+    def heard(self):
+        """All that waits to be heard."""
+        said = []
+        self.socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                said.append(self.socket.recv(4096).decode())
+        return said
+
+
+@cases("path", "abstract")
+def test_init_learns_of_start_life_and_end(t, kind):
+    host = t.namespace("host")
+    init = Init(t, host, "@tcpparser-test" if kind == "abstract" else None)
+    guard = t.guard(host, "--dry-run", env=init.env)
+    equal([init.hears() for _ in range(4)], ["READY=1"] + ["WATCHDOG=1"] * 3, "said")
+    guard.wait_line("No TCP peer connection")
+    guard.signal(signal.SIGTERM)
+    equal(guard.wait_exit(), 0, "exit status")
+    said = init.heard()
+    equal(said[-1:], ["STOPPING=1"], "the last word")
+    equal(set(said[:-1]) - {"WATCHDOG=1"}, set(), "words before")
+    equal(guard.error_output(), [], "stderr")
+
+
+def test_watchdog_is_fed_by_good_readings_alone(t):
+    folder, host = fixture(t, []), t.namespace("host")
+    init = Init(t, host)
+    os.rename(f"{folder}/net/tcp", f"{folder}/net/away")
+    guard = t.guard(host, "--dry-run", "--proc", folder, env=init.env)
+    equal(init.hears(), "READY=1", "a host without rows starts")
+    guard.wait_readings(3)
+    equal(init.heard(), [], "said while nothing can be read")
+    os.rename(f"{folder}/net/away", f"{folder}/net/tcp")
+    equal(init.hears(), "WATCHDOG=1", "said once it can")
+    os.rename(f"{folder}/net/tcp", f"{folder}/net/away")
+    guard.wait_readings(2)
+    init.heard()
+    guard.wait_readings(3)
+    equal(init.heard(), [], "said when it cannot any more")
+
+
+def test_watchdog_is_fed_in_time_whatever_the_interval(t):
+    host = t.namespace("host")
+    init = Init(t, host)
+    t.guard(host, "--dry-run", env={**init.env, "WATCHDOG_USEC": "600000"}, interval="1h")
+    equal(init.hears(), "READY=1", "first word")
+    times = []
+    for _ in range(6):
+        equal(init.hears(), "WATCHDOG=1", "word")
+        times.append(time.monotonic())
+    gaps = [after - before for before, after in zip(times, times[1:])]
+    check(max(gaps) < 0.6, f"seconds between: {gaps}")
+    check(sum(gaps) > 5 * 0.25, f"seconds between: {gaps}")
+
+
+@cases("full", "missing", "path too long")
+def test_deaf_init_delays_nothing(t, trouble):
+    host = t.namespace("host")
+    init = Init(t, host)
+    if trouble == "full":
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other, \
+                contextlib.suppress(BlockingIOError):
+            other.setblocking(False)
+            for _ in range(100_000):
+                other.sendto(b"x", init.address)
+    elif trouble == "missing":
+        os.unlink(init.address)
+    else:
+        init.env["NOTIFY_SOCKET"] = "/" + "l" * 300
+    guard = t.guard(host, "--dry-run", env=init.env).ready()
+    started = time.monotonic()
+    guard.wait_readings(5)
+    check(time.monotonic() - started < 2.5, "readings wait")
+    said = guard.error_output()
+    if trouble == "full":
+        equal(said, [], "stderr")
+        wait_for(lambda: "READY=1" in init.heard(), "READY=1 once there is room")
+    else:
+        equal(len(said), 1, f"lines on stderr: {said}")
+        check("NOTIFY_SOCKET cannot be told: " in said[0], said[0])
+
+
+def test_commands_of_the_firewall_know_nothing_of_it(t):
+    host = t.namespace("host")
+    firewall, init = t.firewall(host), Init(t, host)
+    kept = os.path.join(t.tmp, "environment")
+    env = wrapped_firewall(t, firewall, f"/usr/bin/env > {kept}-new; /bin/mv {kept}-new {kept}")
+    t.guard(host, env={**env, **init.env, "PATH": env["PATH"], "WATCHDOG_USEC": "9000000"}).ready()
+    with open(kept) as file:
+        names = {line.partition("=")[0] for line in file} - {"PWD", "OLDPWD", "SHLVL", "_"}
+    equal(names, {"PATH", "LC_ALL", "XTABLES_LOCKFILE"}, "variables of a command")

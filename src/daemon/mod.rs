@@ -2,10 +2,12 @@
 //! that knows everybody, logs, and decides about EINTR and EAGAIN.
 
 mod blocking;
+mod healthcheck;
 mod output;
 mod reading;
 mod serving;
 mod starting;
+mod supervisor;
 mod tools;
 mod watching;
 
@@ -34,6 +36,7 @@ use crate::text::{Sink, Text};
 use crate::time::{Calendar, Instant};
 use output::Output;
 use reading::Files;
+use supervisor::Supervisor;
 use watching::Watch;
 
 /// What shall happen after a turn.
@@ -70,6 +73,7 @@ pub struct Daemon {
     files: Files,
     rows: RowReader,
     watch: Watch,
+    supervisor: Supervisor,
     next_reading: Instant,
     last_scheduled: Instant,
     last_good_reading: Instant,
@@ -129,6 +133,7 @@ impl Daemon {
             files: Files::new(),
             rows: RowReader::new(),
             watch: Watch::new(),
+            supervisor: Supervisor::new(),
             next_reading: Instant::BOOT,
             last_scheduled: Instant::BOOT,
             last_good_reading: Instant::BOOT,
@@ -242,7 +247,9 @@ impl Daemon {
             .min(self.firewall.deadline())
             .min(self.server.deadline());
         if self.firewall.is_settled(now) {
-            deadline = deadline.min(self.watch.deadline());
+            deadline = deadline
+                .min(self.watch.deadline())
+                .min(self.supervisor.deadline());
         }
         if self.listen_address.port != 0 && self.listener.is_none() {
             deadline = deadline.min(self.next_listen);
@@ -325,6 +332,7 @@ impl Daemon {
     /// The last turn: what stands is said, a running child gets what is left
     /// of our last second.
     fn end(&mut self, kernel: &mut impl Kernel) -> Flow {
+        self.tell_end(kernel);
         self.await_child(kernel);
         let standing = self.firewall.standing();
         if standing > 0 {

@@ -82,7 +82,7 @@ impl Daemon {
             self.learn_host(kernel);
             self.firewall.release_protected(&self.host);
             Trigger::Scheduled
-        } else if self.watch.is_early_due(now) {
+        } else if self.watch.is_early_due(now) || now >= self.supervisor.deadline() {
             Trigger::Early
         } else {
             return;
@@ -94,6 +94,7 @@ impl Daemon {
         let cost = kernel.cpu_time().saturating_sub(cpu_before);
         self.watch
             .reading_done(kernel.boottime(), cost, trigger == Trigger::Early);
+        self.tell_reading(kernel, self.last_good_reading >= now);
     }
 
     /// One reading; whether tcp could be read.
@@ -467,6 +468,8 @@ pub(super) fn error_words(error: Errno, number: &crate::text::Text<12>) -> &[u8]
         Errno::EACCES | Errno::EPERM => b"permission denied",
         Errno::EINVAL => b"neither on procfs nor a regular file",
         Errno::EADDRINUSE => b"address in use",
+        Errno::ECONNREFUSED => b"connection refused",
+        Errno::ETIMEDOUT => b"no answer in time",
         Errno::EADDRNOTAVAIL => b"address not there",
         Errno::EMFILE | Errno::ENFILE => b"too many open files",
         _ => number.as_bytes(),

@@ -64,6 +64,8 @@ pub struct Faults {
     pub netlink: Option<Errno>,
     /// How often in a thousand a dump is interrupted by a change.
     pub dump_interruptions: u64,
+    /// Whoever started us does not listen.
+    pub notify: Option<Errno>,
     /// The address to listen on is not there.
     pub no_listen_address: bool,
     /// What befalls each child.
@@ -109,6 +111,15 @@ pub enum Stdout {
     Broken,
 }
 
+/// Who answers what connects to this host.
+pub enum Service {
+    Nobody,
+    /// Takes what comes and says nothing.
+    Silent,
+    /// Answers the first request, then closes.
+    Answers(&'static str),
+}
+
 type Event = Box<dyn FnOnce(&mut FakeKernel)>;
 
 enum Open {
@@ -124,6 +135,8 @@ enum Open {
     Events(VecDeque<Vec<u8>>),
     Listener,
     Client(usize),
+    /// Our own connection to `service`: what it is still to receive.
+    Connection(VecDeque<u8>),
     ChildOutput,
     ChildErrors,
 }
@@ -261,6 +274,12 @@ pub struct FakeKernel {
     pub commands: Vec<Command>,
     pub readings: Vec<Reading>,
     pub clients: Vec<Client>,
+    pub service: Service,
+    /// Whom we connected to, and what we asked there.
+    pub asked: Vec<Endpoint>,
+    pub request: Vec<u8>,
+    /// What NOTIFY_SOCKET was told, and when.
+    pub told: Vec<(Instant, String)>,
     /// `poll` returns then, whatever it waits for.
     pub stop_at: Instant,
     /// Everything that happened that is worth a turn.
@@ -319,6 +338,10 @@ impl FakeKernel {
             commands: Vec::new(),
             readings: Vec::new(),
             clients: Vec::new(),
+            service: Service::Nobody,
+            asked: Vec::new(),
+            request: Vec::new(),
+            told: Vec::new(),
             stop_at: Instant::NEVER,
             progress: 0,
             protected: Vec::new(),
@@ -648,6 +671,9 @@ impl FakeKernel {
                 let client = &self.clients[*client];
                 !client.to_send.is_empty() || client.is_closed
             }
+            Some(Open::Connection(answer)) => {
+                !answer.is_empty() || !matches!(self.service, Service::Silent)
+            }
             Some(Open::ChildOutput) => self.is_pipe_readable(|child| &child.output),
             Some(Open::ChildErrors) => self.is_pipe_readable(|child| &child.errors),
             Some(Open::Events(datagrams)) => !datagrams.is_empty(),
@@ -905,6 +931,16 @@ impl Kernel for FakeKernel {
         self.new_descriptor(Open::Lock)
     }
 
+    fn notify(&mut self, socket: &[u8], message: &[u8]) -> Result<(), Errno> {
+        assert_eq!(socket, self.environment["NOTIFY_SOCKET"]);
+        if let Some(error) = self.faults.notify {
+            return Err(error);
+        }
+        let message = String::from_utf8(message.to_vec()).unwrap();
+        self.told.push((self.now, message));
+        Ok(())
+    }
+
     fn listen(&mut self, _: Endpoint) -> Result<Descriptor, Errno> {
         if self.faults.no_listen_address {
             return Err(Errno::EADDRNOTAVAIL);
@@ -922,10 +958,30 @@ impl Kernel for FakeKernel {
         Ok((descriptor, self.clients[client].peer))
     }
 
+    fn connect(&mut self, address: Endpoint) -> Result<Descriptor, Errno> {
+        self.asked.push(address);
+        let answer = match self.service {
+            Service::Nobody => return Err(Errno::ECONNREFUSED),
+            Service::Silent => VecDeque::new(),
+            Service::Answers(text) => text.bytes().collect(),
+        };
+        self.new_descriptor(Open::Connection(answer))
+    }
+
     fn receive(&mut self, socket: Descriptor, buffer: &mut [u8]) -> Result<usize, Errno> {
         self.interrupt()?;
         let portion = self.portion(buffer.len());
         match self.open.get_mut(&socket.0) {
+            Some(Open::Connection(answer)) => {
+                if answer.is_empty() && matches!(self.service, Service::Silent) {
+                    return Err(Errno::EAGAIN);
+                }
+                let count = portion.min(answer.len());
+                for (to, from) in buffer.iter_mut().zip(answer.drain(..count)) {
+                    *to = from;
+                }
+                Ok(count)
+            }
             Some(Open::Routes(datagrams) | Open::Events(datagrams)) => {
                 let datagram = datagrams.pop_front().ok_or(Errno::EAGAIN)?;
                 buffer[..datagram.len()].copy_from_slice(&datagram);
@@ -963,6 +1019,10 @@ impl Kernel for FakeKernel {
             Some(Open::Client(client)) => {
                 self.clients[*client].answer.extend(&bytes[..portion]);
                 self.progress += 1;
+                Ok(portion)
+            }
+            Some(Open::Connection(_)) => {
+                self.request.extend(&bytes[..portion]);
                 Ok(portion)
             }
             _ => panic!("sent to something else"),

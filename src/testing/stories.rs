@@ -2,14 +2,14 @@
 
 use std::net::IpAddr;
 
-use super::fake_kernel::{FakeKernel, Mishap, Random, Stdout};
+use super::fake_kernel::{FakeKernel, Mishap, Random, Service, Stdout};
 use super::fake_proc::FakeSocket;
 use super::run::Run;
 use crate::address::Network;
 use crate::daemon::Flow;
 use crate::kernel::Errno;
 use crate::proc_net_tcp::TcpState;
-use crate::time::Duration;
+use crate::time::{Duration, Instant};
 
 const OWN: &str = "203.0.113.5";
 const OWN_IPV6: &str = "2001:db8:1::5";
@@ -713,6 +713,187 @@ fn healthz_tells_when_readings_stop() {
     run.kernel.faults.tcp = None;
     run.run_for(11);
     assert!(run.get("/healthz").starts_with("HTTP/1.1 200 OK\r\n"));
+}
+
+/// How --healthcheck ends, and what it says.
+fn healthcheck(service: Service, variables: &[(&str, &str)]) -> (Flow, String, Run) {
+    let mut run = host();
+    // It needs no rights, and minds no interruptions.
+    run.kernel.capabilities = 0;
+    (run.kernel.faults.interrupts, run.kernel.faults.short) = (200, true);
+    run.kernel.service = service;
+    for (name, value) in variables {
+        let value = value.as_bytes().to_vec();
+        run.kernel.environment.insert((*name).to_owned(), value);
+    }
+    let flow = run.start(&["--healthcheck"]);
+    assert_eq!(run.kernel.descriptors(), 4, "all is closed");
+    assert!(run.lines().is_empty());
+    let complaints = run.complaints();
+    (flow, complaints, run)
+}
+
+#[test]
+fn a_health_check_asks_the_daemon() {
+    let (flow, said, run) = healthcheck(Service::Answers("HTTP/1.1 200 OK\r\n\r\nok\n"), &[]);
+    assert_eq!((flow, said.as_str()), (Flow::Exit(0), ""));
+    let request = String::from_utf8_lossy(&run.kernel.request).into_owned();
+    assert!(request.starts_with("GET /healthz HTTP/1.1\r\n"));
+    assert!(request.ends_with("\r\n\r\n"));
+    for (service, expected) in [
+        (Service::Nobody, "connection refused"),
+        (Service::Silent, "no answer in time"),
+        (
+            Service::Answers(
+                "HTTP/1.1 503 Unavailable\r\nA: b\r\n\r\nthe firewall cannot be used\n",
+            ),
+            "503 the firewall cannot be used",
+        ),
+        (Service::Answers("HTTP/1.1 2000\r\n\r\n"), "2000"),
+        (
+            Service::Answers("HTTP/1.1 404 No\r\n\r\n\x1b[2J\n"),
+            "404 [2J",
+        ),
+        (
+            Service::Answers("HTTP/1.1"),
+            "that is no answer of tcpparser",
+        ),
+        (
+            Service::Answers("SSH-2.0-a\r\n"),
+            "that is no answer of tcpparser",
+        ),
+        (Service::Answers(""), "that is no answer of tcpparser"),
+    ] {
+        let is_silent = matches!(service, Service::Silent);
+        let (flow, said, run) = healthcheck(service, &[]);
+        assert_eq!(flow, Flow::Exit(1));
+        assert_eq!(said, format!("tcpparser: 127.0.0.1:3021: {expected}\n"));
+        let took = run.kernel.now.since(Instant::from_secs(600));
+        let expected = if is_silent { 3 } else { 0 };
+        assert_eq!(took, Duration::from_secs(expected));
+    }
+}
+
+#[test]
+fn a_health_check_asks_where_the_daemon_listens() {
+    for (listen, asked) in [
+        ("", "127.0.0.1:3021"),
+        (":99", "127.0.0.1:99"),
+        ("0.0.0.0:80", "127.0.0.1:80"),
+        ("192.0.2.1:80", "192.0.2.1:80"),
+        ("[2001:db8::1]:80", "[2001:db8::1]:80"),
+    ] {
+        let (flow, said, run) = healthcheck(Service::Nobody, &[("TCPPARSER_LISTEN", listen)]);
+        assert_eq!(flow, Flow::Exit(1));
+        assert_eq!(said, format!("tcpparser: {asked}: connection refused\n"));
+        assert_eq!(run.kernel.asked.len(), 1);
+    }
+    let (flow, said, run) = healthcheck(Service::Nobody, &[("TCPPARSER_LISTEN", "none")]);
+    assert_eq!(flow, Flow::Exit(1));
+    assert_eq!(said, "tcpparser: --listen none leaves nobody to ask\n");
+    assert!(run.kernel.asked.is_empty());
+}
+
+/// A host whose init system wants to know how it goes.
+fn supervised(watchdog: &str) -> Run {
+    let mut run = host();
+    for (name, value) in [("NOTIFY_SOCKET", "@init"), ("WATCHDOG_USEC", watchdog)] {
+        let value = value.as_bytes().to_vec();
+        run.kernel.environment.insert(name.to_owned(), value);
+    }
+    run
+}
+
+/// What it was told since the last call, with the seconds since the start.
+fn told(run: &mut Run) -> Vec<(u64, String)> {
+    let told = std::mem::take(&mut run.kernel.told).into_iter();
+    told.map(|(at, text)| (at.as_secs() - 600, text)).collect()
+}
+
+#[test]
+fn an_init_system_learns_of_start_life_and_end() {
+    let mut run = supervised("");
+    assert_eq!(run.start(&[]), Flow::Continue);
+    assert_eq!(told(&mut run), [], "not before the first reading");
+    run.run_for(25);
+    let expected = [
+        (0, "READY=1"),
+        (0, "WATCHDOG=1"),
+        (10, "WATCHDOG=1"),
+        (20, "WATCHDOG=1"),
+    ];
+    assert_eq!(
+        told(&mut run),
+        expected.map(|(at, text)| (at, text.to_owned()))
+    );
+    run.terminate();
+    assert_eq!(told(&mut run), [(25, "STOPPING=1".to_owned())]);
+    // Nobody asked.
+    let mut run = supervised("1000000");
+    run.kernel.environment.remove("NOTIFY_SOCKET");
+    run.start(&[]);
+    run.run_for(25);
+    assert_eq!((told(&mut run), run.kernel.readings.len()), (vec![], 3));
+}
+
+#[test]
+fn a_start_without_rows_is_a_start_and_nothing_to_feed_a_watchdog() {
+    let mut run = supervised("30000000");
+    run.kernel.faults.tcp = Some(Errno::ENOENT);
+    assert_eq!(run.start(&[]), Flow::Continue);
+    run.run_for(35);
+    assert_eq!(told(&mut run), [(0, "READY=1".to_owned())]);
+    run.kernel.faults.tcp = None;
+    run.run_for(10);
+    assert_eq!(told(&mut run), [(40, "WATCHDOG=1".to_owned())]);
+    run.kernel.faults.tcp6 = Some(Errno::EACCES);
+    run.run_for(20);
+    assert_eq!(told(&mut run), []);
+}
+
+#[test]
+fn readings_come_often_enough_for_the_watchdog() {
+    for (microseconds, interval, readings, longest) in [
+        ("6000000", "1h", 21, 3_000),
+        ("6000000", "2s", 31, 2_000),
+        ("1", "1h", 601, 100),
+        ("30000000", "10s", 7, 10_000),
+        ("99999999999999999999", "1h", 1, 0),
+        ("soon", "1h", 1, 0),
+        ("0", "1h", 1, 0),
+    ] {
+        let mut run = supervised(microseconds);
+        run.checks.twin = false;
+        assert_eq!(run.start(&["--interval", interval]), Flow::Continue);
+        run.run_for(60);
+        let fed = &run.kernel.told[1..];
+        let gaps = fed.windows(2).map(|pair| pair[1].0.since(pair[0].0));
+        let longest = Duration::from_millis(longest);
+        assert_eq!(gaps.max().unwrap_or_default(), longest, "{microseconds}");
+        let count = run.kernel.readings.len();
+        assert!(
+            fed.len() == count && count.abs_diff(readings) < 2,
+            "{count} {microseconds}"
+        );
+    }
+}
+
+#[test]
+fn a_deaf_init_system_is_told_again_that_we_are_ready() {
+    let mut run = supervised("");
+    run.kernel.faults.notify = Some(Errno::ECONNREFUSED);
+    assert_eq!(run.start(&[]), Flow::Continue);
+    run.run_for(25);
+    let said = "tcpparser: NOTIFY_SOCKET cannot be told: connection refused\n";
+    assert_eq!(run.complaints(), said);
+    run.kernel.faults.notify = Some(Errno::EAGAIN);
+    run.run_for(10);
+    run.kernel.faults.notify = None;
+    run.run_for(10);
+    assert_eq!(told(&mut run)[0], (40, "READY=1".to_owned()));
+    run.run_for(10);
+    assert_eq!(told(&mut run), [(50, "WATCHDOG=1".to_owned())]);
+    assert_eq!(run.complaints(), "");
 }
 
 #[test]

@@ -1,0 +1,107 @@
+//! --healthcheck: asks the running daemon how it is, for whoever restarts what
+//! is not well. Needs no rights.
+
+use core::net::{IpAddr, Ipv4Addr};
+
+use crate::kernel::{Descriptor, Errno, Interest, Kernel};
+use crate::limits::HEALTHCHECK_DEADLINE;
+use crate::report;
+use crate::text::{Sink, Text};
+use crate::time::{Duration, Instant};
+
+use super::reading::error_words;
+use super::{Daemon, Flow};
+
+const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+
+impl Daemon {
+    /// Exit 0 where the daemon says that it is well, else one line and exit 1.
+    pub(super) fn healthcheck(&mut self, kernel: &mut impl Kernel) -> Flow {
+        let Some(mut address) = self.options.listen else {
+            self.complain(kernel, &[b"--listen none leaves nobody to ask"]);
+            return Flow::Exit(1);
+        };
+        // [::] takes IPv4 as well, and is 0.0.0.0 where the kernel lacks IPv6.
+        if address.address.is_unspecified() {
+            address.address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        }
+        let deadline = kernel.boottime().after(HEALTHCHECK_DEADLINE);
+        let buffer = &mut self.child_buffer;
+        let result = kernel.connect(address).and_then(|socket| {
+            let result = exchange(kernel, socket, buffer, deadline);
+            kernel.close(socket);
+            result
+        });
+        let mut why: Text<160> = Text::new();
+        match result {
+            Ok(count) => {
+                let answer = buffer.get(..count).unwrap_or_default();
+                if answer.starts_with(b"HTTP/1.1 200 ") {
+                    return Flow::Exit(0);
+                }
+                put_reason(&mut why, answer);
+            }
+            Err(error) => {
+                let mut number = Text::new();
+                number.put_decimal(error.0.unsigned_abs().into());
+                why.put(error_words(error, &number));
+            }
+        }
+        let who = report::endpoint_words(b"", address, b": ");
+        self.complain(kernel, &[who.as_bytes(), why.as_bytes()]);
+        Flow::Exit(1)
+    }
+}
+
+/// The status and the body of an answer: `503 the firewall cannot be used`.
+fn put_reason(why: &mut Text<160>, answer: &[u8]) {
+    let Some(rest) = answer.strip_prefix(b"HTTP/1.1 ") else {
+        return why.put(b"that is no answer of tcpparser");
+    };
+    why.put_printable(rest.get(..4).unwrap_or(rest));
+    let body = rest.windows(4).position(|end| end == b"\r\n\r\n");
+    let body = body.and_then(|end| rest.get(end + 4..));
+    why.put_printable(body.unwrap_or_default().trim_ascii_end());
+}
+
+/// Sends the request and fills the buffer up to the answer's end.
+fn exchange(
+    kernel: &mut impl Kernel,
+    socket: Descriptor,
+    buffer: &mut [u8],
+    deadline: Instant,
+) -> Result<usize, Errno> {
+    let mut request = REQUEST;
+    let mut filled = 0;
+    loop {
+        let room = buffer.get_mut(filled..).unwrap_or_default();
+        let is_sending = !request.is_empty();
+        let result = if is_sending {
+            kernel.send(socket, request)
+        } else {
+            kernel.receive(socket, room)
+        };
+        match result {
+            Ok(count) if is_sending => request = request.get(count..).unwrap_or_default(),
+            // The end, or a full buffer.
+            Ok(0) => return Ok(filled),
+            Ok(count) => filled += count,
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => {
+                let left = kernel.boottime().until(deadline);
+                if left == Duration::ZERO {
+                    return Err(Errno::ETIMEDOUT);
+                }
+                let interest = if is_sending {
+                    Interest::write(socket)
+                } else {
+                    Interest::read(socket)
+                };
+                let _ = kernel.poll(&mut [interest], Some(left));
+            }
+            // A reset behind the answer takes nothing away from it.
+            Err(_) if filled > 0 => return Ok(filled),
+            Err(error) => return Err(error),
+        }
+    }
+}
