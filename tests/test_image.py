@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import tarfile
@@ -19,7 +20,8 @@ import time
 
 from harness import (FOLDER, HOME, Family, Guard, Skipped, cases, check, equal, must, need, run,
                      wait_for)
-from traffic import Nmap
+from test_readme import code_blocks
+from traffic import Nmap, touch
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 IPTABLES = os.path.join(ROOT, "target", "iptables")
@@ -30,8 +32,8 @@ NAMES = itertools.count(1)
 # No systemd and no more files than this machine may give.
 PODMAN = ("podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend",
           "none", "--log-level", "fatal")
-RUN = ("run", "--rm", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000",
-       "--net=host", "--cap-add=NET_ADMIN", "--cap-add=NET_RAW")
+LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000")
+RUN = ("run", "--rm", *LIMITS, "--net=host", "--cap-add=NET_ADMIN", "--cap-add=NET_RAW")
 
 
 def need_iptables():
@@ -179,6 +181,7 @@ def is_blocked_until_told(scene):
     check(scene.reaches(scene.family.friend, 5), "another source goes on")
     equal(guard.metric("tcpparser_blocks_total"), 1, "blocks_total")
     equal(guard.metric("tcpparser_firewall_up"), 1, "firewall_up")
+    equal(guard.podman("healthcheck", "run", guard.name).returncode, 0, "healthcheck")
     undo = re.search(r"undo: tcpparser (.*)$", guard.wait_line("Blocked: "))
     listed = guard.exec("--list", *undo[1].split()[2:])
     check(scene.family.peer in listed.stdout, f"--list: {listed}")
@@ -193,17 +196,22 @@ def test_its_own_iptables_blocks_on_a_read_only_root(t, family):
     scene.stop()
 
 
+def default():
+    """The flavour of the iptables in PATH."""
+    need("iptables")
+    return "nft" if "nf_tables" in must("iptables", "-V") else "legacy"
+
+
 @cases(("nft", "v4"), ("nft", "v6"), ("legacy", "v4"))
 def test_the_iptables_of_its_host_blocks(t, flavour, family):
     """With --exec-root; nothing of the host can be written to but the lock of
     its legacy flavour."""
-    need("iptables")
     options = ["--read-only", "--cap-add=SYS_CHROOT", "-v", "/:/host:ro"]
     if flavour == "legacy":
         lock = os.path.join(t.tmp, "xtables.lock")
         with open(lock, "w"):
             options += ["-v", f"{lock}:/host{lock}", "-e", f"XTABLES_LOCKFILE={lock}"]
-    if (flavour == "nft") != ("nf_tables" in must("iptables", "-V")):
+    if flavour != default():
         options += ["-e", f"PATH={t.folder('path-' + flavour)}:/bin"]
     scene = Scene(t, flavour, family, arguments=("--exec-root", "/host"), options=options)
     is_blocked_until_told(scene)
@@ -218,6 +226,7 @@ def test_another_container_lists_and_unblocks(t):
     check(not scene.reaches(), "the block stays")
     done = once(t, scene.host, "--list")
     equal((done.returncode, "10.77.0.2" in done.stdout), (0, True), f"--list: {done}")
+    equal(once(t, scene.host, "--healthcheck").returncode, 1, "nobody is well")
     done = once(t, scene.host, "--unblock", "all")
     equal(done.returncode, 0, f"--unblock: {done}")
     check(scene.reaches(seconds=5), "the source is back")
@@ -258,6 +267,54 @@ def test_rules_of_others_do_not_hide_ours(t):
     equal(scene.guard.errors, [], "complaints")
     equal(others(), before, "rules of others")
     equal(scene.guard.exec("--unblock", "all").returncode, 0, "exit status of --unblock")
+
+
+def test_commands_of_README(t):
+    """Typed one after the other, with podman for docker."""
+    build, keep, lift, door = code_blocks("Run it in a container")
+    lan, env = t.lan(), Loaded.podman(t)
+    firewalls = [t.firewall(lan.host, flavour) for flavour in ("legacy", default())]
+    lan.host.listen(*PORTS)
+
+    def typed(line):
+        docker, verb, *words = shlex.split(line)
+        equal(docker, "docker", f"command of {line!r}")
+        return [*PODMAN, verb, *(LIMITS if verb == "run" else ()), *words]
+
+    def type_line(line):
+        done = lan.host.run(*typed(line), env=env)
+        equal(done.returncode, 0, f"{line}: {done.stderr.strip()}")
+        return done.stdout + done.stderr
+
+    def scan(firewall):
+        wait_for(lambda: lan.host.run("curl", "-s", "127.0.0.1:3021/healthz").returncode == 0,
+                 "an answer")
+        touch(lan.peer, lan.host_v4, *PORTS)
+        wait_for(lambda: firewall.blocks(lan.host, f"{lan.peer_v4}/32"), "a block")
+        check(not lan.peer.connects(lan.host_v4, 22), "new connections fail")
+
+    check(build[-1].endswith(" -ti tcpparser"), build)
+    guard = Guard(lan.host, typed(build[-1].replace(" -ti ", " ")), env)
+    t.guards.append(guard)
+    guard.ready().signal(signal.SIGINT)
+    equal(guard.wait_exit(), 0, "exit status")
+
+    start, logs, list_, *others = keep
+    type_line(start)
+    scan(firewalls[0])
+    check("Blocked: " in type_line(logs), logs)
+    check(lan.peer_v4 in type_line(list_), list_)
+    for line in others:
+        type_line(line)
+    check(not lan.peer.connects(lan.host_v4, 22), "the block outlasts the container")
+    type_line(lift[0])
+    check(lan.peer.connects(lan.host_v4, 22, seconds=5), "the source is back")
+
+    type_line(door[0])
+    try:
+        scan(firewalls[1])
+    finally:
+        type_line("docker rm -f tcpparser")
 
 
 def test_local_time_is_that_of_TZ(t):
