@@ -695,8 +695,7 @@ impl<'a> Program<'a> {
 
     /// Says why the program in another root could not be started.
     fn complain(&self, words: &[u8]) {
-        let mut line: Text<{ crate::kernel::PATH_MAX_LENGTH }> = Text::new();
-        line.put(words);
+        let mut line = Path::from_bytes(words);
         line.put(b" --exec-root ");
         line.put(self.root.to_bytes());
         let _ = write(libc::STDERR_FILENO, line.as_bytes());

@@ -134,6 +134,48 @@ def test_another_root_that_is_of_no_use(t, trouble):
         guard.wait_line(" Blocked: ")
 
 
+WAY_OUT = ("tcpparser: this kernel has no tables for legacy iptables, or has not loaded them",
+           ": a container can use the tools of its host, with -v /:/host:ro --cap-add=SYS_CHROOT "
+           "and --exec-root /host")
+
+
+@cases(*FLAVOURS)
+def test_kernels_without_legacy_tables(t, flavour):
+    """The real tools complain about a table that really is not there."""
+    host = t.namespace("host")
+    env = wrapped_firewall(t, t.firewall(host, flavour),
+                           'case $name in *tables) exec "$real" -t nosuch "$@";; esac')
+    guard = t.guard(host, env=env).ready()
+    said = wait_for(lambda: len(guard.error_output()) >= 2 and guard.error_output(), "stderr")
+    listed = host.run(t.binary, "--list", env=env)
+    equal((listed.returncode, listed.stdout), (1, ""), "--list")
+    guard.wait_readings(2)
+    ways_out = [line for line in guard.error_output() if "/host" in line]
+    if flavour == "nft":
+        equal((ways_out, WAY_OUT[0] in listed.stderr), ([], False), "words about legacy tables")
+        return
+    check("`nosuch': Table does not exist (do you need to insmod?)" in said[0], said[0])
+    equal((ways_out, said[1]), (["".join(WAY_OUT)], "".join(WAY_OUT)), "the way out")
+    equal(listed.stderr.splitlines()[1:], ["".join(WAY_OUT)], "--list")
+
+
+@cases("module not loaded", "modprobe complains", "in another root", "no rights")
+def test_way_out_is_named_where_it_is_one(t, trouble):
+    """ENOPROTOOPT is what the kernel says before ip_tables is loaded."""
+    words = "can't initialize iptables table \\`filter': iptables who? (do you need to insmod?)"
+    if trouble == "modprobe complains":
+        words = f"modprobe: FATAL: Module ip_tables not found in directory /lib/modules/6.1\n{words}"
+    elif trouble == "no rights":
+        words = words.replace("iptables who? (do you need to insmod?)",
+                              "Permission denied (you must be root)")
+    env = broken_firewall(t, f'echo "{words}" >&2; exit 3\n')
+    another = ("--exec-root", "/") if trouble == "in another root" else ()
+    guard = t.guard(t.namespace("host"), *another, env=env).ready()
+    wait_for(lambda: [line for line in guard.error_output() if " ip6tables " in line], "stderr")
+    expected = {"no rights": [], "in another root": [WAY_OUT[0]]}.get(trouble, ["".join(WAY_OUT)])
+    equal([line for line in guard.error_output() if "legacy" in line], expected, "the way out")
+
+
 # ----------------------------------------------------------- --healthcheck
 
 

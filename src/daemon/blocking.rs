@@ -1,11 +1,15 @@
 //! From scans to blocks: verdicts, the firewall's child, and what is said of
 //! both.
 
+use core::mem;
+
 use heapless::Vec;
 
 use crate::address::Network;
 use crate::detector::{Data, Scan};
-use crate::firewall::{self, EndReason, FailureReason, Notice, Overdue};
+use crate::firewall::{
+    self, EXPLANATION_MAX, EndReason, FailureReason, Notice, Overdue, lacks_tables,
+};
 use crate::host::Protection;
 use crate::kernel::{Child, Errno, Exit, Interest, Kernel, Netlink};
 use crate::limits::EXIT_GRACE;
@@ -14,6 +18,7 @@ use crate::netlink::{Failure, Progress};
 use crate::options::FirewallChoice;
 use crate::report;
 use crate::sock_diag::{Family, destroy_answer, destroy_request, dump_request};
+use crate::text::Text;
 use crate::time::Instant;
 
 use super::Daemon;
@@ -272,6 +277,27 @@ impl Daemon {
             }
             None => self.complain(kernel, &[words.as_bytes()]),
         }
+        self.name_way_out(kernel, &failure.explanation);
+    }
+
+    /// Once, where legacy tools find no tables: those of the host may be of the
+    /// other flavour.
+    pub(super) fn name_way_out(
+        &mut self,
+        kernel: &mut impl Kernel,
+        explanation: &Text<EXPLANATION_MAX>,
+    ) {
+        if !lacks_tables(explanation) || mem::replace(&mut self.has_named_way_out, true) {
+            return;
+        }
+        let way_out: &[u8] = if self.options.exec_root.is_empty() {
+            b": a container can use the tools of its host, with \
+                -v /:/host:ro --cap-add=SYS_CHROOT and --exec-root /host"
+        } else {
+            b""
+        };
+        let words = b"this kernel has no tables for legacy iptables, or has not loaded them";
+        self.complain(kernel, &[words, way_out]);
     }
 
     fn say_notices(&mut self, kernel: &mut impl Kernel) {
@@ -345,7 +371,7 @@ impl Daemon {
         if self.newly_blocked.is_empty() || self.firewall.pending() > 0 {
             return;
         }
-        let sources = core::mem::take(&mut self.newly_blocked);
+        let sources = mem::take(&mut self.newly_blocked);
         if self.cannot_destroy || !self.watch.is_wanted() {
             return;
         }

@@ -86,6 +86,7 @@ pub struct Daemon {
     cannot_destroy: bool,
     /// Sources whose sockets are to be destroyed; full: everybody blocked.
     newly_blocked: Vec<Network, 8>,
+    has_named_way_out: bool,
     doomed: Vec<DiagSocket, DOOMED>,
 
     invocation: Invocation,
@@ -143,6 +144,7 @@ impl Daemon {
             has_said_host_unknown: false,
             cannot_destroy: false,
             newly_blocked: Vec::new(),
+            has_named_way_out: false,
             doomed: Vec::new(),
             invocation: Invocation::new(),
             listing: Vec::new(),

@@ -86,12 +86,13 @@ impl Daemon {
         Flow::Exit(1)
     }
 
-    fn cannot(&self, kernel: &mut impl Kernel, be: &[u8], explanation: &Explanation) {
+    fn cannot(&mut self, kernel: &mut impl Kernel, be: &[u8], explanation: &Explanation) {
         let why = match trim(explanation.as_bytes()) {
             [] => b"not permitted, or no iptables here",
             why => why,
         };
         self.complain(kernel, &[b"the firewall cannot be ", be, b": ", why]);
+        self.name_way_out(kernel, explanation);
     }
 
     /// Takes blocks away; exit 0 only if there was one. While a daemon runs it

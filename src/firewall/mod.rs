@@ -308,7 +308,7 @@ const JUMPS: u32 = 100;
 const STRAYS: usize = 64;
 
 /// Bytes kept of what a failing command said.
-pub const EXPLANATION_MAX: usize = 200;
+pub const EXPLANATION_MAX: usize = 256;
 
 /// A failed command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -1508,6 +1508,13 @@ fn longer(backoff: Duration) -> Duration {
         .saturating_mul(2)
         .max(RETRY_FIRST)
         .min(RETRY_LONGEST)
+}
+
+/// Whether legacy tools found no tables in the kernel, or not even what they
+/// ask for tables (libiptc/libiptc.c and libip4tc.c, TC_STRERROR). The nft
+/// flavour names itself nf_tables.
+pub fn lacks_tables(explanation: &Text<EXPLANATION_MAX>) -> bool {
+    speaks_of(explanation, b"(do you need to insmod?)") && !speaks_of(explanation, b"nf_tables")
 }
 
 /// Whether an error is about `word`: an option of old tools, a match that the
