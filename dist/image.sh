@@ -24,10 +24,9 @@ for name in iptables iptables-save iptables-restore ip6tables ip6tables-save ip6
     ln -s xtables-legacy-multi "$root/sbin/$name"
 done
 install -D -m 644 LICENSE "$root/usr/share/doc/tcpparser/LICENSE"
-gzip -9nc target/iptables/COPYING >target/image/COPYING.gz
-install -D -m 644 target/image/COPYING.gz "$root/usr/share/doc/iptables/COPYING.gz"
-rm target/image/COPYING.gz
 install -D -m 644 target/iptables/version "$root/usr/share/doc/iptables/version"
+gzip -9nc target/iptables/COPYING >"$root/usr/share/doc/iptables/COPYING.gz"
+chmod 644 "$root/usr/share/doc/iptables/COPYING.gz"
 install -m 644 target/iptables/source/*.dsc "$root/usr/share/doc/iptables"
 find "$root" -type d -exec chmod 755 {} +
 find "$root" -exec touch -h -d "@$epoch" {} +
