@@ -962,6 +962,11 @@ impl Exchange {
             .unwrap_or_default()
     }
 
+    /// Whether the connection ends behind what is to be sent.
+    pub fn is_last_answer(&self) -> bool {
+        self.close_after && self.next_part.is_none()
+    }
+
     /// `count` bytes of `to_send` were sent.
     pub fn sent(&mut self, count: usize, now: Instant) {
         if self.state != State::Sending {
@@ -982,11 +987,11 @@ impl Exchange {
         if !self.close_after {
             return self.read_body_away(now);
         }
+        self.shutdown_due = true;
         // A request behind the last one will not be read, and unread input
         // turns a close into a reset.
         if (self.linger_after || self.length > 0) && !self.input_ended {
             self.state = State::Lingering;
-            self.shutdown_due = true;
             self.since = now;
             self.length = 0;
             self.discard = HTTP_BODY as u64;
@@ -1013,8 +1018,9 @@ impl Exchange {
         };
     }
 
-    /// Whether shutdown(2) of our side is due, once: the client has its whole
-    /// answer and shall close first (RFC 9112 section 9.6).
+    /// Whether shutdown(2) of our side is due, once: the last answer is sent.
+    /// It comes before any close, which would drop what is still to be sent
+    /// where input is left unread (net/ipv4/tcp.c, __tcp_close).
     pub fn take_shutdown(&mut self) -> bool {
         core::mem::take(&mut self.shutdown_due)
     }
@@ -1994,7 +2000,7 @@ mod tests {
         let exchange = fed(&mut server, 7, b"\0", START);
         exchange.end_of_input();
         assert_eq!(codes(&send_all(exchange, START), &[]), ["400"]);
-        assert!(exchange.is_finished() && !exchange.take_shutdown());
+        assert!(exchange.take_shutdown() && exchange.is_finished());
     }
 
     #[test]

@@ -280,6 +280,9 @@ pub trait Kernel {
     fn receive(&mut self, socket: Descriptor, buffer: &mut [u8]) -> Result<usize, Errno>;
     /// send(2), MSG_DONTWAIT and MSG_NOSIGNAL.
     fn send(&mut self, socket: Descriptor, bytes: &[u8]) -> Result<usize, Errno>;
+    /// The same for bytes with which an answer ends and behind which the caller
+    /// shuts down: MSG_MORE (send(2)) lets them and the FIN be one segment.
+    fn send_last(&mut self, socket: Descriptor, bytes: &[u8]) -> Result<usize, Errno>;
     /// shutdown(2) of the sending side.
     fn shutdown_sending(&mut self, socket: Descriptor);
 

@@ -125,6 +125,11 @@ limit! {
     EVENTS_PER_TURN: usize = 512
 }
 limit! {
+    /// How long events may wait after others that were all of connections
+    /// within the host: a busy loopback must not wake us for each of them.
+    EVENTS_REST: Duration = 1
+}
+limit! {
     /// Destroy events that wait for a reading to show who listens on their
     /// port.
     EVENTS_WAITING: usize = 64

@@ -159,7 +159,7 @@ impl Channel {
     fn write(&self, bytes: &[u8]) -> Result<usize, Errno> {
         match self.way {
             Way::Write => write(self.descriptor, bytes),
-            Way::Send => send(self.descriptor, bytes),
+            Way::Send => send(self.descriptor, bytes, 0),
             Way::PollThenWrite => {
                 if !is_writable(self.descriptor) {
                     return Err(Errno::EAGAIN);
@@ -454,7 +454,11 @@ impl Kernel for Linux {
     }
 
     fn send(&mut self, socket: Descriptor, bytes: &[u8]) -> Result<usize, Errno> {
-        send(socket.0, bytes)
+        send(socket.0, bytes, 0)
+    }
+
+    fn send_last(&mut self, socket: Descriptor, bytes: &[u8]) -> Result<usize, Errno> {
+        send(socket.0, bytes, libc::MSG_MORE)
     }
 
     fn shutdown_sending(&mut self, socket: Descriptor) {
@@ -695,8 +699,7 @@ impl<'a> Program<'a> {
 
     /// Says why the program in another root could not be started.
     fn complain(&self, words: &[u8]) {
-        let mut line: Text<{ crate::kernel::PATH_MAX_LENGTH }> = Text::new();
-        line.put(words);
+        let mut line = Path::from_bytes(words);
         line.put(b" --exec-root ");
         line.put(self.root.to_bytes());
         let _ = write(libc::STDERR_FILENO, line.as_bytes());
@@ -1284,8 +1287,8 @@ fn receive(socket: c_int, buffer: &mut [u8]) -> Result<usize, Errno> {
     check_length(unsafe { libc::recv(socket, bytes, length, libc::MSG_DONTWAIT) })
 }
 
-fn send(socket: c_int, bytes: &[u8]) -> Result<usize, Errno> {
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+fn send(socket: c_int, bytes: &[u8], flags: c_int) -> Result<usize, Errno> {
+    let flags = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // SAFETY: the kernel reads at most the slice's length from it.
     check_length(unsafe { libc::send(socket, bytes.as_ptr().cast(), bytes.len(), flags) })
 }
@@ -1825,6 +1828,18 @@ mod tests {
             std::io::Read::read_to_string(&mut client, &mut text).unwrap();
             assert_eq!(text, "hello");
             kernel.close(socket);
+
+            // What is held back for the FIN goes out although a close behind
+            // unread input resets.
+            let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let (socket, _) = kernel.accept(listener).unwrap();
+            std::io::Write::write_all(&mut client, b"unread").unwrap();
+            assert_eq!(kernel.send_last(socket, b"hello"), Ok(5));
+            kernel.shutdown_sending(socket);
+            kernel.close(socket);
+            let mut bytes = [0; 5];
+            std::io::Read::read_exact(&mut client, &mut bytes).unwrap();
+            assert_eq!(&bytes, b"hello");
             let taken = Endpoint { port, ..endpoint };
             assert_eq!(kernel.listen(taken).err(), Some(Errno::EADDRINUSE));
             assert!(owner.into_raw_fd() == listener.0);

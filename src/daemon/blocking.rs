@@ -18,7 +18,7 @@ use crate::netlink::{Failure, Progress};
 use crate::options::FirewallChoice;
 use crate::report;
 use crate::sock_diag::{Family, destroy_answer, destroy_request, dump_request};
-use crate::text::{Sink, Text};
+use crate::text::Text;
 use crate::time::Instant;
 
 use super::Daemon;
@@ -290,16 +290,14 @@ impl Daemon {
         if !lacks_tables(explanation) || mem::replace(&mut self.has_named_way_out, true) {
             return;
         }
-        let mut line: Text<240> = Text::from_bytes(
-            b"this kernel has no tables for legacy iptables, or has not loaded them",
-        );
-        if self.options.exec_root.is_empty() {
-            line.put(
-                b": a container can use the tools of its host, with \
-                -v /:/host:ro --cap-add=SYS_CHROOT and --exec-root /host",
-            );
-        }
-        self.complain(kernel, &[line.as_bytes()]);
+        let way_out: &[u8] = if self.options.exec_root.is_empty() {
+            b": a container can use the tools of its host, with \
+                -v /:/host:ro --cap-add=SYS_CHROOT and --exec-root /host"
+        } else {
+            b""
+        };
+        let words = b"this kernel has no tables for legacy iptables, or has not loaded them";
+        self.complain(kernel, &[words, way_out]);
     }
 
     fn say_notices(&mut self, kernel: &mut impl Kernel) {

@@ -3,6 +3,7 @@
 
 use core::net::{IpAddr, Ipv4Addr};
 
+use crate::firewall::EXPLANATION_MAX;
 use crate::kernel::{Descriptor, Errno, Interest, Kernel};
 use crate::limits::HEALTHCHECK_DEADLINE;
 use crate::report;
@@ -32,7 +33,7 @@ impl Daemon {
             kernel.close(socket);
             result
         });
-        let mut why: Text<160> = Text::new();
+        let mut why: Text<EXPLANATION_MAX> = Text::new();
         match result {
             Ok(count) => {
                 let answer = buffer.get(..count).unwrap_or_default();
@@ -42,9 +43,7 @@ impl Daemon {
                 put_reason(&mut why, answer);
             }
             Err(error) => {
-                let mut number = Text::new();
-                number.put_decimal(error.0.unsigned_abs().into());
-                why.put(error_words(error, &number));
+                why.put(error_words(error).as_bytes());
             }
         }
         let who = report::endpoint_words(b"", address, b": ");
@@ -54,7 +53,7 @@ impl Daemon {
 }
 
 /// The status and the body of an answer: `503 the firewall cannot be used`.
-fn put_reason(why: &mut Text<160>, answer: &[u8]) {
+fn put_reason(why: &mut Text<EXPLANATION_MAX>, answer: &[u8]) {
     let Some(rest) = answer.strip_prefix(b"HTTP/1.1 ") else {
         return why.put(b"that is no answer of tcpparser");
     };

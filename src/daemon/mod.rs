@@ -105,6 +105,10 @@ pub struct Daemon {
     listener: Option<Descriptor>,
     next_listen: Instant,
     next_accept: Instant,
+    /// Clients to accept in one turn: an accept that finds nobody costs as much
+    /// as one that does, so more than one are tried only where turns before
+    /// left some waiting.
+    accept_burst: usize,
     /// Given up for a moment where no other descriptor is left.
     reserve: Option<Descriptor>,
     /// Clients that RLIMIT_NOFILE leaves room for.
@@ -156,6 +160,7 @@ impl Daemon {
             listener: None,
             next_listen: Instant::BOOT,
             next_accept: Instant::BOOT,
+            accept_burst: 0,
             reserve: None,
             clients_max: 0,
             exposed: Text::new(),
@@ -173,7 +178,7 @@ impl Daemon {
             self.take_signals(kernel);
         }
         self.watch_child(kernel);
-        self.take_events(kernel);
+        self.take_events(kernel, &found);
         self.read_when_due(kernel);
         self.judge(kernel);
         self.run_firewall(kernel);
@@ -189,8 +194,8 @@ impl Daemon {
     /// Poll interest is computed from state each turn; the sleep is the nearest
     /// deadline of any stage.
     fn wait(&mut self, kernel: &mut impl Kernel) -> Interests {
-        let mut interests = self.interests(kernel);
         let now = kernel.boottime();
+        let mut interests = self.interests(kernel, now);
         let deadline = self.deadline(now);
         let timeout = (deadline != Instant::NEVER).then(|| now.until(deadline));
         if kernel.poll(&mut interests, timeout).is_err() {
@@ -202,7 +207,7 @@ impl Daemon {
         interests
     }
 
-    fn interests(&mut self, kernel: &mut impl Kernel) -> Interests {
+    fn interests(&mut self, kernel: &mut impl Kernel, now: Instant) -> Interests {
         let mut interests = Interests::new();
         let mut add = |interest| {
             let _ = interests.push(interest);
@@ -211,7 +216,7 @@ impl Daemon {
         if self.output.is_waiting() {
             add(Interest::write(kernel.output_descriptor()));
         }
-        if let Some(socket) = self.watch.socket {
+        if let Some(socket) = self.watch.events(now) {
             add(Interest::read(socket));
         }
         for pipe in self.child_pipes() {

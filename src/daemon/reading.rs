@@ -9,7 +9,7 @@ use crate::netlink::{ADDRESS_REQUEST, Failure, Progress, ROUTE_REQUESTS};
 use crate::options::{Action, Show};
 use crate::proc_net_tcp::{Row, Socket, TcpState};
 use crate::report;
-use crate::text::Sink;
+use crate::text::{Sink, Text};
 use crate::time::{Calendar, Instant};
 
 use super::Daemon;
@@ -65,6 +65,11 @@ enum Outcome {
 }
 
 impl Daemon {
+    /// Whether what was seen may be held against the kernel's count now.
+    pub(super) fn is_counting_due(&self, now: Instant) -> bool {
+        now >= self.next_reading.min(self.watch.deadline())
+    }
+
     /// The scheduled reading, or an early one where something hints at
     /// connections that nobody saw.
     pub(super) fn read_when_due(&mut self, kernel: &mut impl Kernel) {
@@ -224,8 +229,6 @@ impl Daemon {
             return;
         }
         let path = source.path.clone();
-        let mut number: crate::text::Text<12> = crate::text::Text::new();
-        number.put_decimal(error.0.unsigned_abs().into());
         let printable = |byte: &u8| (b' '..=b'~').contains(byte);
         let path = if path.as_bytes().iter().all(printable) {
             path.as_bytes()
@@ -234,7 +237,7 @@ impl Daemon {
         };
         self.complain(
             kernel,
-            &[b"cannot read ", path, b": ", error_words(error, &number)],
+            &[b"cannot read ", path, b": ", error_words(error).as_bytes()],
         );
     }
 
@@ -462,8 +465,9 @@ fn family(socket: &Socket) -> metrics::Family {
 }
 
 /// What an errno means to somebody who did not expect it.
-pub(super) fn error_words(error: Errno, number: &crate::text::Text<12>) -> &[u8] {
-    match error {
+pub(super) fn error_words(error: Errno) -> Text<48> {
+    let mut text = Text::new();
+    let words: &[u8] = match error {
         Errno::ENOENT => b"no such file",
         Errno::EACCES | Errno::EPERM => b"permission denied",
         Errno::EINVAL => b"neither on procfs nor a regular file",
@@ -472,6 +476,11 @@ pub(super) fn error_words(error: Errno, number: &crate::text::Text<12>) -> &[u8]
         Errno::ETIMEDOUT => b"no answer in time",
         Errno::EADDRNOTAVAIL => b"address not there",
         Errno::EMFILE | Errno::ENFILE => b"too many open files",
-        _ => number.as_bytes(),
-    }
+        _ => {
+            text.put_decimal(error.0.unsigned_abs().into());
+            b""
+        }
+    };
+    text.put(words);
+    text
 }

@@ -70,10 +70,15 @@ impl Daemon {
         }
         self.next_accept = Instant::BOOT;
         self.keep_reserve(kernel);
-        for _ in 0..HTTP_ACCEPTS {
+        let burst = self.accept_burst.clamp(1, HTTP_ACCEPTS);
+        self.accept_burst = 2 * burst;
+        for _ in 0..burst {
             match kernel.accept(listener) {
                 Ok((client, peer)) => self.welcome(kernel, client, peer),
-                Err(Errno::EAGAIN) => return,
+                Err(Errno::EAGAIN) => {
+                    self.accept_burst = 1;
+                    return;
+                }
                 // The client gave up meanwhile (accept(2)).
                 Err(Errno::EINTR | Errno::ECONNABORTED | Errno::EPROTO) => {}
                 Err(Errno::EMFILE | Errno::ENFILE) if self.make_room(kernel, listener) => {}
@@ -96,7 +101,6 @@ impl Daemon {
             self.metrics.http_clients_evicted += 1;
             kernel.close(gave_way);
         }
-        self.attend(kernel, client);
     }
 
     /// The oldest client gives way; whether there was one.
@@ -335,7 +339,13 @@ fn send(kernel: &mut impl Kernel, exchange: &mut Exchange, now: Instant) -> bool
     if exchange.to_send().is_empty() {
         return false;
     }
-    match kernel.send(exchange.descriptor(), exchange.to_send()) {
+    let (client, bytes) = (exchange.descriptor(), exchange.to_send());
+    let result = if exchange.is_last_answer() {
+        kernel.send_last(client, bytes)
+    } else {
+        kernel.send(client, bytes)
+    };
+    match result {
         Ok(count) => {
             exchange.sent(count, now);
             count > 0

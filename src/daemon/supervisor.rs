@@ -6,9 +6,9 @@
 //! its metrics away meanwhile. WATCHDOG=1 follows good readings only, and where
 //! they would be too rare for the watchdog, more are made.
 
-use crate::kernel::{Errno, Kernel};
+use crate::kernel::{Errno, Kernel, Path};
 use crate::limits::FAST_READING;
-use crate::text::{Sink, Text, parse_decimal};
+use crate::text::{Sink, parse_decimal};
 use crate::time::{Duration, Instant};
 
 use super::Daemon;
@@ -17,7 +17,7 @@ use super::reading::error_words;
 /// State of that; all bytes zero when new.
 pub(super) struct Supervisor {
     /// NOTIFY_SOCKET, a path or `@` and an abstract name; empty: nobody asked.
-    socket: Text<{ SOCKET_NAME + 1 }>,
+    socket: Path,
     /// Readings are at most this far apart; zero: any time.
     beat: Duration,
     next_beat: Instant,
@@ -25,13 +25,10 @@ pub(super) struct Supervisor {
     has_said_deaf: bool,
 }
 
-/// UNIX_PATH_MAX of unix(7).
-const SOCKET_NAME: usize = 108;
-
 impl Supervisor {
     pub(super) const fn new() -> Self {
         Self {
-            socket: Text::new(),
+            socket: Path::new(),
             beat: Duration::ZERO,
             next_beat: Instant::BOOT,
             has_said_ready: false,
@@ -91,10 +88,8 @@ impl Daemon {
             && error != Errno::EAGAIN
             && !core::mem::replace(&mut self.supervisor.has_said_deaf, true)
         {
-            let mut number = Text::new();
-            number.put_decimal(error.0.unsigned_abs().into());
-            let why = error_words(error, &number);
-            self.complain(kernel, &[b"NOTIFY_SOCKET cannot be told: ", why]);
+            let why = error_words(error);
+            self.complain(kernel, &[b"NOTIFY_SOCKET cannot be told: ", why.as_bytes()]);
         }
         result.is_ok()
     }

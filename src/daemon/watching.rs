@@ -8,10 +8,11 @@ use crate::address::{Endpoint, is_loopback};
 use crate::connections::{Connection, Direction, Ending};
 use crate::coverage::{Coverage, TcpCounters, parse_snmp};
 use crate::detector::{Data, Evidence, Scan};
-use crate::kernel::{Descriptor, Errno, Kernel, Netlink, Path, RowsFile};
+use crate::kernel::{Descriptor, Errno, Interest, Kernel, Netlink, Path, RowsFile};
 use crate::limits::{
     COUNTERS_PERIOD, EARLY_READING_SAVINGS, EARLY_READING_SHARE, EVENTS_LATENESS, EVENTS_PER_TURN,
-    EVENTS_RETRY, EVENTS_WAITING, FAST_READING, LIST_EXTRA, MEMORY, SELF_TEST_PATIENCE,
+    EVENTS_REST, EVENTS_RETRY, EVENTS_WAITING, FAST_READING, LIST_EXTRA, MEMORY,
+    SELF_TEST_PATIENCE,
 };
 use crate::metrics;
 use crate::netlink::Progress;
@@ -22,8 +23,8 @@ use crate::sock_diag::{DiagSocket, Family, dump_request, walk_events, walk_socke
 use crate::text::{Sink, Text, parse_decimal, trim};
 use crate::time::{Duration, Instant};
 
-use super::Daemon;
 use super::starting::read_small;
+use super::{Daemon, is_ready};
 
 /// A connection that was over before a scheduled reading.
 #[derive(Clone, Copy)]
@@ -44,6 +45,9 @@ pub(super) struct Watch {
     /// The port whose event the self-test waits for; 0 for none.
     test_port: u16,
     test_deadline: Instant,
+    /// Events may wait until then: the last were of connections within the host,
+    /// which are counted and no more. BOOT for no rest.
+    rest_until: Instant,
     waiting: Deque<DiagSocket, EVENTS_WAITING>,
     /// net.ipv4.tcp_fastopen lets a forged SYN with data make a full socket.
     is_forgeable: bool,
@@ -80,6 +84,7 @@ impl Watch {
             next_check: Instant::BOOT,
             test_port: 0,
             test_deadline: Instant::BOOT,
+            rest_until: Instant::BOOT,
             waiting: Deque::new(),
             is_forgeable: false,
             has_said_forgeable: false,
@@ -106,10 +111,17 @@ impl Watch {
         if self.test_port != 0 {
             deadline = deadline.min(self.test_deadline);
         }
-        if self.early != Instant::BOOT {
-            deadline = deadline.min(self.early);
+        for wanted in [self.early, self.rest_until] {
+            if wanted != Instant::BOOT {
+                deadline = deadline.min(wanted);
+            }
         }
         deadline
+    }
+
+    /// The socket of destroy events, where they are waited for.
+    pub(super) fn events(&self, now: Instant) -> Option<Descriptor> {
+        self.socket.filter(|_| now >= self.rest_until)
     }
 
     /// Whether what netlink tells is of the network namespace that we read.
@@ -192,12 +204,18 @@ impl Daemon {
         }
     }
 
-    /// Takes in the destroy events that arrived, at most `EVENTS_PER_TURN`.
-    pub(super) fn take_events(&mut self, kernel: &mut impl Kernel) {
+    /// Takes in the destroy events that arrived, at most `EVENTS_PER_TURN`:
+    /// where poll found some, and before what was seen is held against the
+    /// kernel's count.
+    pub(super) fn take_events(&mut self, kernel: &mut impl Kernel, found: &[Interest]) {
         let Some(socket) = self.watch.socket else {
             return;
         };
+        if !is_ready(found, socket) && !self.is_counting_due(kernel.boottime()) {
+            return;
+        }
         let mut batch: Vec<DiagSocket, 16> = Vec::new();
+        let (mut has_own, mut has_foreign) = (false, false);
         for _ in 0..EVENTS_PER_TURN {
             match kernel.receive(socket, &mut self.watch.buffer) {
                 Ok(0) => break,
@@ -218,10 +236,18 @@ impl Daemon {
             }
             for event in &batch {
                 self.metrics.destroy_events += 1;
+                let is_own = self.host.is_own(event.remote.address);
+                has_own |= is_own;
+                has_foreign |= !is_own;
                 self.take_event(kernel, event, true);
             }
             batch.clear();
         }
+        self.watch.rest_until = if has_own && !has_foreign {
+            kernel.boottime().after(EVENTS_REST)
+        } else {
+            Instant::BOOT
+        };
         if self.watch.late_until != Instant::BOOT {
             let seen = self.connections.inbound_seen();
             self.watch.coverage.after_events(seen);

@@ -859,13 +859,7 @@ impl Kernel for FakeKernel {
 
     fn refused_connect(&mut self) -> Result<u16, Errno> {
         const PORT: u16 = 40_404;
-        let loopback = [127, 0, 0, 1];
-        let event = destroy_event(([0; 4], PORT), (loopback, 0));
-        for open in self.open.values_mut() {
-            if let Open::Events(datagrams) = open {
-                datagrams.push_back(event.clone());
-            }
-        }
+        self.destroy(([0; 4], PORT), ([127, 0, 0, 1], 0));
         Ok(PORT)
     }
 
@@ -1029,6 +1023,10 @@ impl Kernel for FakeKernel {
         }
     }
 
+    fn send_last(&mut self, socket: Descriptor, bytes: &[u8]) -> Result<usize, Errno> {
+        self.send(socket, bytes)
+    }
+
     /// The client saw the end and closes as well.
     fn shutdown_sending(&mut self, socket: Descriptor) {
         if let Some(Open::Client(client)) = self.open.get(&socket.0) {
@@ -1124,6 +1122,17 @@ impl Kernel for FakeKernel {
             child.exit_at = self.now;
         }
         self.progress += 1;
+    }
+}
+
+impl FakeKernel {
+    /// The kernel tells of a socket that it destroyed.
+    pub fn destroy(&mut self, local: ([u8; 4], u16), remote: ([u8; 4], u16)) {
+        for open in self.open.values_mut() {
+            if let Open::Events(datagrams) = open {
+                datagrams.push_back(destroy_event(local, remote));
+            }
+        }
     }
 }
 

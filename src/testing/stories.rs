@@ -8,6 +8,7 @@ use super::run::Run;
 use crate::address::Network;
 use crate::daemon::Flow;
 use crate::kernel::Errno;
+use crate::limits::EVENTS_REST;
 use crate::proc_net_tcp::TcpState;
 use crate::time::{Duration, Instant};
 
@@ -1111,6 +1112,25 @@ fn parallel_downloads_are_no_scan() {
     }
     run.run_for(60);
     assert!(run.lines_with("scan").is_empty());
+}
+
+/// Those of other hosts are evidence and wait for nobody.
+#[test]
+fn events_within_the_host_may_wait_for_a_millisecond() {
+    let mut run = started(&[]);
+    let (own, loopback, scanner) = ([203, 0, 113, 5], [127, 0, 0, 1], [198, 51, 100, 7]);
+    let mut wait_after = |local, remote| {
+        run.kernel.destroy((local, 80), (remote, 50_000));
+        assert_eq!(run.turn(), Flow::Continue);
+        let before = run.kernel.now;
+        run.kernel.destroy((own, 80), (scanner, 50_001));
+        assert_eq!(run.turn(), Flow::Continue);
+        run.kernel.now.since(before)
+    };
+    assert_eq!(wait_after(loopback, loopback), EVENTS_REST);
+    assert_eq!(wait_after(own, own), EVENTS_REST);
+    assert_eq!(wait_after(own, scanner), Duration::ZERO);
+    assert_eq!(run.metric("tcpparser_destroy_events_total"), "7");
 }
 
 #[test]
