@@ -421,7 +421,7 @@ impl Kernel for Linux {
         }
         let socket = socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0)?;
         connect(socket.0, address.as_bytes())?;
-        send(socket.0, message).map(drop)
+        send(socket.0, message, 0).map(drop)
     }
 
     fn listen(&mut self, address: Endpoint) -> Result<Descriptor, Errno> {
