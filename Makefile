@@ -10,13 +10,15 @@ INIT = auto
 MUSL =
 # Options for `make run`, such as ARGS='--dry-run --interval 2s'.
 ARGS =
+# What `make dist` and `make wheel` are for.
+ARCHITECTURES = x86_64 i686 aarch64
 # Where builds go; the finished program is $(OUT)/tcpparser.
 OUT = target
 BINARY = $(OUT)/tcpparser
 
 # A shell opened before rustup was installed does not know cargo, and a user's
 # shell may not know iptables.
-export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin:$(CURDIR)/target/tools/usr/bin:$(CURDIR)/target/tools/usr/sbin
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin:$(CURDIR)/target/tools/usr/bin:$(CURDIR)/target/tools/usr/sbin:$(CURDIR)/target/tools/python/bin
 export RUSTFLAGS
 
 HOST = $$(rustc -vV | sed -n 's/^host: //p')
@@ -28,7 +30,8 @@ have_musl_target = test -d "$$(rustc --print target-libdir --target $(TARGET))" 
 
 # What tests need, command:package.
 TOOLS = iptables:iptables nft:nftables ipset:ipset ip:iproute2 nmap:nmap curl:curl \
-	python3:python3 shellcheck:shellcheck file:file nm:binutils musl-gcc:musl-tools dash:dash
+	python3:python3 shellcheck:shellcheck file:file nm:binutils musl-gcc:musl-tools dash:dash \
+	mandoc:mandoc qemu-x86_64:qemu-user
 # Init systems, whose packages would take over the machine: only fetched.
 INIT_TOOLS = busybox:busybox openrc-run:openrc systemd-analyze:systemd
 
@@ -42,17 +45,24 @@ apt_fetch = { command -v apt-get >/dev/null && { $(call apt_download,$(1)) || { 
 # $(call need,command,package): or say what to install.
 need = command -v $(1) >/dev/null || $(call apt,$(2)) || { echo "$(1) is missing: install $(2)" >&2; exit 1; }
 
+need_cargo = command -v cargo >/dev/null || { echo 'cargo is missing: install Rust from https://rustup.rs' >&2; exit 1; }
+# A virtual environment; Debian has python3 without what makes one.
+venv = test -x target/tools/python/bin/pip || { { python3 -c 'import ensurepip' 2>/dev/null || $(call apt,python3-venv); } && \
+	python3 -m venv target/tools/python; }
+# $(call pip,program): puts it there.
+pip = command -v $(1) >/dev/null || { { $(venv); } && target/tools/python/bin/pip install -q --disable-pip-version-check $(1); }
+
 # Namespaces need root; without it most end-to-end tests say SKIPPED.
 as_root = $$([ "$$(id -u)" = 0 ] || ! sudo -n true 2>/dev/null || echo sudo -n env "PATH=$$PATH")
 
 .DEFAULT_GOAL = help
-.PHONY: help build build-musl build-gcc build-quick run test bench detect fleet tools bench-tools install uninstall clean
+.PHONY: help build build-musl build-gcc build-quick run test bench detect fleet tools bench-tools install uninstall dist wheel clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
 
 build: ## build the static program, target/tcpparser (MUSL=gcc: with musl-tools)
-	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust from https://rustup.rs' >&2; exit 1; }
+	@$(need_cargo)
 	@$(call need,cc,gcc libc6-dev)
 	@if [ "$(MUSL)" = gcc ]; then $(MAKE) -s build-gcc; \
 	elif $(have_musl_target); then $(MAKE) -s build-musl; \
@@ -100,6 +110,7 @@ tools:
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy || true
 	@missing=; for tool in $(TOOLS); do command -v $${tool%:*} >/dev/null || missing="$$missing $${tool#*:}"; done; \
 	[ -z "$$missing" ] || $(call apt,$$missing) || echo "SKIPPED what needs$$missing: neither root nor apt here to install that"
+	@{ $(call pip,wheel) && $(call pip,twine); } || echo 'SKIPPED what needs pip, wheel and twine: they are not to be had here'
 	@{ command -v promtool && command -v prometheus; } >/dev/null || { mkdir -p target/tools && cd target/tools && apt-get -qq download prometheus && \
 	dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb; } || echo 'SKIPPED what needs promtool and prometheus: no apt here to get it'
 	@missing=; for tool in $(INIT_TOOLS); do command -v $${tool%:*} >/dev/null || missing="$$missing $${tool#*:}"; done; \
@@ -118,6 +129,18 @@ install: ## install it and start it at boot (INIT=…, PREFIX=…, DESTDIR=…)
 
 uninstall: ## lift all blocks and take it away again
 	@sh dist/install.sh uninstall 'PREFIX=$(PREFIX)' 'DESTDIR=$(DESTDIR)'
+
+dist: ## release tarballs and SHA256SUMS in target/dist, for x86_64, i686 and aarch64
+	@$(need_cargo)
+	@$(call need,cc,gcc libc6-dev)
+	@OUT="$(OUT)" ARCHITECTURES="$(ARCHITECTURES)" sh dist/package.sh tarball
+
+wheel: ## the same programs as Python wheels, in target/dist
+	@$(need_cargo)
+	@$(call need,cc,gcc libc6-dev)
+	@$(call need,python3,python3)
+	@$(call pip,wheel) || { echo 'wheel is missing: install it with pip, or python3-venv and try again' >&2; exit 1; }
+	@OUT="$(OUT)" ARCHITECTURES="$(ARCHITECTURES)" sh dist/package.sh wheel
 
 clean: ## remove everything that was built
 	rm -rf target

@@ -15,14 +15,24 @@ fn main() {
     // A no_std crate links no C library by itself.
     println!("cargo:rustc-link-arg-bins=-lc");
     // One page less on disk and in memory for each segment that is merged.
-    println!("cargo:rustc-link-arg-bins=-Wl,-z,noseparate-code");
-    println!("cargo:rustc-link-arg-bins=-Wl,-z,relro,-z,now");
+    tell_linker(&["-z", "noseparate-code"]);
+    tell_linker(&["-z", "relro", "-z", "now"]);
     if env::var("PROFILE").as_deref() == Ok("release") {
         drop_unwind_tables();
     }
     if musl_knows_relr() {
         // 8 bytes for up to 64 relocations instead of 24 for each one.
-        println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+        tell_linker(&["-z", "pack-relative-relocs"]);
+    }
+}
+
+/// Options of the linker itself. Where a C compiler stands in for it they are
+/// wrapped; `make dist` asks rustc's own rust-lld.
+fn tell_linker(options: &[&str]) {
+    let linker = env::var("RUSTC_LINKER").unwrap_or_default();
+    let wrap = if linker.ends_with("lld") { "" } else { "-Wl," };
+    for option in options {
+        println!("cargo:rustc-link-arg-bins={wrap}{option}");
     }
 }
 
@@ -33,7 +43,7 @@ fn drop_unwind_tables() {
     let text = "SECTIONS { /DISCARD/ : { *(EXCLUDE_FILE(*crtbegin*.o *crtend*.o) .eh_frame) } }\n\
                 INSERT AFTER .rodata;\n";
     fs::write(&script, text).expect("OUT_DIR is writable");
-    println!("cargo:rustc-link-arg-bins=-Wl,-T,{script},--no-eh-frame-hdr");
+    tell_linker(&["-T", &script, "--no-eh-frame-hdr"]);
 }
 
 /// musl applies DT_RELR to itself from 1.2.4 on (its WHATSNEW); rustc brings
@@ -74,11 +84,15 @@ fn check_overrides() {
     }
 }
 
-/// The revision: from the environment, else from git, else unknown.
+/// The revision: from the environment, else from git, else unknown. Without a
+/// `.git` of its own an unpacked tree may lie in somebody else's repository.
 fn revision() -> String {
     println!("cargo:rerun-if-env-changed=TCPPARSER_REVISION");
     if let Ok(revision) = env::var("TCPPARSER_REVISION") {
         return revision;
+    }
+    if fs::metadata(".git").is_err() {
+        return "unknown".to_owned();
     }
     for path in [".git/HEAD", ".git/logs/HEAD"] {
         if fs::metadata(path).is_ok() {

@@ -1547,6 +1547,34 @@ mod tests {
         assert_eq!(words[2].split('-').count(), 4, "a target triple: {line}");
     }
 
+    /// dist/tcpparser.8 tells each option as the parser knows it, and no other.
+    #[test]
+    fn the_man_page_tells_every_option() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/dist/tcpparser.8");
+        let page = std::fs::read_to_string(path).unwrap();
+        let (_, section) = page.split_once("\n.Sh OPTIONS\n").unwrap();
+        let (section, _) = section.split_once("\n.Sh ").unwrap();
+        let mut told = section.split("\n.It Fl ").skip(1);
+        for row in &TABLE {
+            let short = row.short.map(|letter| format!("{} , ", letter as char));
+            let argument = match row.argument {
+                "" => String::new(),
+                argument => format!(" Ar {argument}"),
+            };
+            let names = format!("{}-{}{argument}", short.unwrap_or_default(), row.name);
+            let (head, body) = told.next().expect(&names).split_once('\n').unwrap();
+            assert_eq!(head, names);
+            let allowed = match (row.range, row.default) {
+                ("", "") => String::new(),
+                (range, "") => format!("Allowed: {range}."),
+                (range, default) => format!("Allowed: {range}, default: {default}."),
+            };
+            let line = body.lines().find(|line| line.starts_with("Allowed:"));
+            assert_eq!(line.unwrap_or_default(), allowed, "{names}");
+        }
+        assert_eq!(told.next(), None);
+    }
+
     /// The table of README.md tells each option as the parser knows it.
     #[test]
     fn readme_tells_every_option() {

@@ -25,10 +25,11 @@ import test_process
 import test_readme
 import test_service
 import test_prometheus
+import test_dist
 
 MODULES = [test_command_line, test_files, test_list, test_detection, test_evidence,
            test_blocking, test_firewall, test_metrics, test_http, test_process,
-           test_service, test_readme, test_prometheus, test_init]
+           test_service, test_readme, test_prometheus, test_init, test_dist]
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or not os.access(sys.argv[1], os.X_OK):

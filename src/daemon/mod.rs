@@ -178,7 +178,13 @@ impl Daemon {
             self.take_signals(kernel);
         }
         self.watch_child(kernel);
-        self.take_events(kernel, &found);
+        if self
+            .watch
+            .socket
+            .is_some_and(|socket| is_ready(&found, socket))
+        {
+            self.take_events(kernel);
+        }
         self.read_when_due(kernel);
         self.judge(kernel);
         self.run_firewall(kernel);

@@ -65,17 +65,17 @@ enum Outcome {
 }
 
 impl Daemon {
-    /// Whether what was seen may be held against the kernel's count now.
-    pub(super) fn is_counting_due(&self, now: Instant) -> bool {
-        now >= self.next_reading.min(self.watch.deadline())
-    }
-
     /// The scheduled reading, or an early one where something hints at
     /// connections that nobody saw.
     pub(super) fn read_when_due(&mut self, kernel: &mut impl Kernel) {
-        self.check_events(kernel);
-        self.watch_counters(kernel);
         let now = kernel.boottime();
+        if now < self.next_reading.min(self.watch.deadline()) {
+            return;
+        }
+        // Before what was seen is held against the kernel's count.
+        self.take_events(kernel);
+        self.check_events(kernel, now);
+        self.watch_counters(kernel, now);
         if !self.firewall.is_settled(now) {
             return;
         }

@@ -8,7 +8,7 @@ use crate::address::{Endpoint, is_loopback};
 use crate::connections::{Connection, Direction, Ending};
 use crate::coverage::{Coverage, TcpCounters, parse_snmp};
 use crate::detector::{Data, Evidence, Scan};
-use crate::kernel::{Descriptor, Errno, Interest, Kernel, Netlink, Path, RowsFile};
+use crate::kernel::{Descriptor, Errno, Kernel, Netlink, Path, RowsFile};
 use crate::limits::{
     COUNTERS_PERIOD, EARLY_READING_SAVINGS, EARLY_READING_SHARE, EVENTS_LATENESS, EVENTS_PER_TURN,
     EVENTS_REST, EVENTS_RETRY, EVENTS_WAITING, FAST_READING, LIST_EXTRA, MEMORY,
@@ -23,8 +23,8 @@ use crate::sock_diag::{DiagSocket, Family, dump_request, walk_events, walk_socke
 use crate::text::{Sink, Text, parse_decimal, trim};
 use crate::time::{Duration, Instant};
 
+use super::Daemon;
 use super::starting::read_small;
-use super::{Daemon, is_ready};
 
 /// A connection that was over before a scheduled reading.
 #[derive(Clone, Copy)]
@@ -204,21 +204,20 @@ impl Daemon {
         }
     }
 
-    /// Takes in the destroy events that arrived, at most `EVENTS_PER_TURN`:
-    /// where poll found some, and before what was seen is held against the
-    /// kernel's count.
-    pub(super) fn take_events(&mut self, kernel: &mut impl Kernel, found: &[Interest]) {
+    /// Takes in the destroy events that arrived, at most `EVENTS_PER_TURN`.
+    pub(super) fn take_events(&mut self, kernel: &mut impl Kernel) {
         let Some(socket) = self.watch.socket else {
             return;
         };
-        if !is_ready(found, socket) && !self.is_counting_due(kernel.boottime()) {
-            return;
-        }
         let mut batch: Vec<DiagSocket, 16> = Vec::new();
         let (mut has_own, mut has_foreign) = (false, false);
+        let mut is_drained = false;
         for _ in 0..EVENTS_PER_TURN {
             match kernel.receive(socket, &mut self.watch.buffer) {
-                Ok(0) => break,
+                Ok(0) | Err(Errno::EAGAIN) => {
+                    is_drained = true;
+                    break;
+                }
                 Ok(count) => {
                     let bytes = self.watch.buffer.get(..count).unwrap_or_default();
                     let malformed = walk_events(bytes, |event| {
@@ -251,8 +250,8 @@ impl Daemon {
         if self.watch.late_until != Instant::BOOT {
             let seen = self.connections.inbound_seen();
             self.watch.coverage.after_events(seen);
-            // Events are taken in at least once, however late our turn comes.
-            if kernel.boottime() >= self.watch.late_until {
+            // However late our turn comes, all that waits is taken in.
+            if is_drained && kernel.boottime() >= self.watch.late_until {
                 self.watch.late_until = Instant::BOOT;
             }
         }
@@ -425,8 +424,7 @@ impl Daemon {
 
     /// Opens the event socket and proves that events arrive; looks at
     /// tcp_fastopen and at what --proc is. At start, and each `EVENTS_RETRY`.
-    pub(super) fn check_events(&mut self, kernel: &mut impl Kernel) {
-        let now = kernel.boottime();
+    pub(super) fn check_events(&mut self, kernel: &mut impl Kernel, now: Instant) {
         if self.watch.test_port != 0 && now >= self.watch.test_deadline {
             self.watch.test_port = 0;
             self.events_down(kernel, b"the kernel sends none");
@@ -506,8 +504,7 @@ impl Daemon {
 
     /// Reads /proc/net/snmp when due; connections that nobody saw hasten a
     /// reading.
-    pub(super) fn watch_counters(&mut self, kernel: &mut impl Kernel) {
-        let now = kernel.boottime();
+    pub(super) fn watch_counters(&mut self, kernel: &mut impl Kernel, now: Instant) {
         if now < self.watch.next_counters {
             return;
         }
