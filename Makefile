@@ -15,6 +15,7 @@ ARCHITECTURES = x86_64 i686 aarch64
 # Where builds go; the finished program is $(OUT)/tcpparser.
 OUT = target
 BINARY = $(OUT)/tcpparser
+IPTABLES = target/iptables/xtables-legacy-multi
 
 # A shell opened before rustup was installed does not know cargo, and a user's
 # shell may not know iptables.
@@ -31,7 +32,7 @@ have_musl_target = test -d "$$(rustc --print target-libdir --target $(TARGET))" 
 # What tests need, command:package.
 TOOLS = iptables:iptables nft:nftables ipset:ipset ip:iproute2 nmap:nmap curl:curl \
 	python3:python3 shellcheck:shellcheck file:file nm:binutils musl-gcc:musl-tools dash:dash \
-	mandoc:mandoc qemu-x86_64:qemu-user
+	mandoc:mandoc qemu-x86_64:qemu-user dpkg-source:dpkg-dev buildah:buildah podman:podman runc:runc
 # Init systems, whose packages would take over the machine: only fetched.
 INIT_TOOLS = busybox:busybox openrc-run:openrc systemd-analyze:systemd
 
@@ -56,7 +57,7 @@ pip = command -v $(1) >/dev/null || { { $(venv); } && target/tools/python/bin/pi
 as_root = $$([ "$$(id -u)" = 0 ] || ! sudo -n true 2>/dev/null || echo sudo -n env "PATH=$$PATH")
 
 .DEFAULT_GOAL = help
-.PHONY: help build build-musl build-gcc build-quick run test bench detect fleet tools bench-tools install uninstall dist wheel clean
+.PHONY: help build build-musl build-gcc build-quick run test bench detect fleet image tools bench-tools install uninstall dist wheel clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -105,6 +106,18 @@ detect: build tools ## which scans are seen and how fast they are blocked (needs
 fleet: build tools ## a real Prometheus scrapes three hosts while nmap scans one (needs root)
 	@$(as_root) python3 tests/fleet.py $(BINARY)
 
+image: build $(IPTABLES) ## build the container image tcpparser:latest, target/image/tcpparser.tar
+	@{ docker info || podman info || buildah info; } >/dev/null 2>&1 || $(call need,buildah,buildah)
+	@sh dist/image.sh
+
+# For the image, which has no other tools.
+$(IPTABLES): dist/static-iptables.sh dist/iptables-unknown-match.c
+	@$(call need,apt-get,apt)
+	@$(call need,cc,gcc libc6-dev)
+	@$(call need,musl-gcc,musl-tools)
+	@$(call need,dpkg-source,dpkg-dev)
+	@sh dist/static-iptables.sh $(@D)
+
 # promtool and prometheus come without their package, which would start a server.
 tools:
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy || true
@@ -116,6 +129,7 @@ tools:
 	@missing=; for tool in $(INIT_TOOLS); do command -v $${tool%:*} >/dev/null || missing="$$missing $${tool#*:}"; done; \
 	[ -z "$$missing" ] || ls target/tools/init/*.deb >/dev/null 2>&1 || { mkdir -p target/tools/init && cd target/tools/init && \
 	$(call apt_fetch,$$missing); } || echo "SKIPPED what needs$$missing: no apt here to get that"
+	@$(MAKE) -s $(IPTABLES) || echo 'SKIPPED what needs the static iptables: it cannot be built here'
 
 # So do the web servers, with the libraries that are missing here.
 bench-tools:

@@ -153,6 +153,18 @@ rm -rf target/root
 check 'it installs' make -s install DESTDIR=target/root PREFIX=/usr
 check 'what is installed is the program' cmp target/tcpparser target/root/usr/bin/tcpparser
 
+if [ "$(id -u)" = 0 ] && has apt-get && has buildah; then
+    mkdir -p target/image-test
+    printf '[storage]\ndriver = "vfs"\ngraphroot = "%s"\nrunroot = "%s"\n' \
+        "$PWD/target/image-test/graph" "$PWD/target/image-test/run" >target/image-test/storage.conf
+    check 'the image builds' env ENGINE=buildah \
+        CONTAINERS_STORAGE_CONF="$PWD/target/image-test/storage.conf" make -s image
+    check 'its archive is there' test -s target/image/tcpparser.tar
+    rm -rf target/image-test
+else
+    skipped 'the image builds: needs root, apt and buildah'
+fi
+
 if has shellcheck; then
     check 'shellcheck is content' shellcheck tests/*.sh .ci/run dist/*.sh \
         dist/tcpparser.init dist/tcpparser.openrc dist/tcpparser.procd

@@ -26,10 +26,12 @@ import test_readme
 import test_service
 import test_prometheus
 import test_dist
+import test_image
 
 MODULES = [test_command_line, test_files, test_list, test_detection, test_evidence,
            test_blocking, test_firewall, test_metrics, test_http, test_process,
-           test_service, test_readme, test_prometheus, test_init, test_dist]
+           test_service, test_readme, test_prometheus, test_init, test_dist,
+           test_image]
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or not os.access(sys.argv[1], os.X_OK):

@@ -1,0 +1,67 @@
+#!/bin/sh
+# image.sh: builds the image tcpparser:latest from target/tcpparser and
+# target/iptables with docker, podman or buildah, whichever works (or ENGINE),
+# and saves it as target/image/tcpparser.tar. Same files and commit, same id.
+set -eu
+cd "$(dirname "$0")/.."
+archive=target/image/tcpparser.tar
+root=target/image/built-by-make-image
+epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
+
+engine=
+for engine in ${ENGINE:-docker podman buildah} ''; do
+    [ -z "$engine" ] || ! "$engine" info >/dev/null 2>&1 || break
+done
+[ -n "$engine" ] || {
+    echo 'neither docker nor podman nor buildah works here: install buildah' >&2
+    exit 1
+}
+
+rm -rf "$root" "$archive"
+install -D -m 755 target/tcpparser "$root/bin/tcpparser"
+install -D -m 755 target/iptables/xtables-legacy-multi "$root/sbin/xtables-legacy-multi"
+for name in iptables iptables-save iptables-restore ip6tables ip6tables-save ip6tables-restore; do
+    ln -s xtables-legacy-multi "$root/sbin/$name"
+done
+install -D -m 644 LICENSE "$root/usr/share/doc/tcpparser/LICENSE"
+install -D -m 644 target/iptables/version "$root/usr/share/doc/iptables/version"
+gzip -9nc target/iptables/COPYING >"$root/usr/share/doc/iptables/COPYING.gz"
+chmod 644 "$root/usr/share/doc/iptables/COPYING.gz"
+install -m 644 target/iptables/source/*.dsc "$root/usr/share/doc/iptables"
+find "$root" -type d -exec chmod 755 {} +
+find "$root" -exec touch -h -d "@$epoch" {} +
+
+# As in `tcpparser --version`: name, version, target, revision.
+revision=$(target/tcpparser --version | cut -d ' ' -f 4)
+set -- build -q -f Dockerfile.scratch --build-arg "REVISION=$revision"
+case $engine in
+docker)
+    docker "$@" -t tcpparser:latest --build-arg "SOURCE_DATE_EPOCH=$epoch" . >/dev/null
+    docker save -o "$archive" tcpparser:latest
+    ;;
+*)
+    # OCI's own format has no HEALTHCHECK. Docker's gets two random names from
+    # the build: without them the id depends on nothing but the content.
+    id=$("$engine" "$@" --layers=false --identity-label=false --format docker \
+        --timestamp "$epoch" .)
+    "$engine" push -q "$id" "docker-archive:$archive" >/dev/null
+    "$engine" rmi "$id" >/dev/null || true
+    parts=target/image/parts
+    rm -rf "$parts"
+    mkdir "$parts"
+    tar -xf "$archive" -C "$parts"
+    chmod -R u+w "$parts"
+    config=$(sed 's/.*"Config":"\([^"]*\)".*/\1/' "$parts/manifest.json")
+    layer=$(sed 's/.*"Layers":\["\([^"]*\)"\].*/\1/' "$parts/manifest.json")
+    sed -E 's/"(container|Hostname)":"[0-9a-f]*"/"\1":""/g' "$parts/$config" >"$parts/config"
+    config=$(sha256sum <"$parts/config" | cut -c 1-64).json
+    mv "$parts/config" "$parts/$config"
+    printf '[{"Config":"%s","RepoTags":["tcpparser:latest"],"Layers":["%s"]}]\n' \
+        "$config" "$layer" >"$parts/manifest.json"
+    tar -cf "$archive" -C "$parts" -b 1 --format=ustar --owner=0 --group=0 --numeric-owner \
+        --mode=644 --mtime="@$epoch" manifest.json "$config" "$layer"
+    rm -rf "$parts"
+    "$engine" pull -q "docker-archive:$archive" >/dev/null
+    ;;
+esac
+echo "image tcpparser:latest, built with $engine; $archive has $(wc -c <"$archive") bytes"

@@ -1,0 +1,499 @@
+"""The container image, built and run: Dockerfile.scratch and dist/image.sh.
+
+The host is a namespace of the test's own, which the container shares as
+`--net=host`. Images live in a storage of the test's own as well.
+"""
+
+import atexit
+import io
+import itertools
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import tarfile
+import tempfile
+import threading
+import time
+
+from harness import (FOLDER, HOME, Family, Guard, Skipped, cases, check, equal, must, need, run,
+                     wait_for)
+from test_readme import code_blocks
+from traffic import Nmap, touch
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+IPTABLES = os.path.join(ROOT, "target", "iptables")
+ARCHIVE = "target/image/tcpparser.tar"
+BYTES_MAX = 500_000
+PORTS = (22, 25, 80, 443)
+NAMES = itertools.count(1)
+# No systemd and no more files than this machine may give.
+PODMAN = ("podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend",
+          "none", "--log-level", "fatal")
+LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000")
+RUN = ("run", "--rm", *LIMITS, "--net=host", "--cap-add=NET_ADMIN", "--cap-add=NET_RAW")
+
+
+def need_iptables():
+    if not os.access(os.path.join(IPTABLES, "xtables-legacy-multi"), os.X_OK):
+        raise Skipped("`make tools` builds the static iptables")
+
+
+def storage(folder):
+    """The environment of a podman or buildah whose images live in `folder`."""
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, "storage.conf")
+    with open(path, "w") as file:
+        file.write(f'[storage]\ndriver = "vfs"\ngraphroot = "{folder}/graph"\n'
+                   f'runroot = "{folder}/run"\n')
+    return {**HOME, "CONTAINERS_STORAGE_CONF": path}
+
+
+def checkout(t, name, binary):
+    """What building the image takes, in a folder of its own."""
+    folder = t.folder(name)
+    for file in ("Dockerfile.scratch", ".dockerignore", "LICENSE", "dist/image.sh"):
+        os.makedirs(os.path.dirname(os.path.join(folder, file)), exist_ok=True)
+        shutil.copy(os.path.join(ROOT, file), os.path.join(folder, file))
+    shutil.copytree(IPTABLES, os.path.join(folder, "target/iptables"))
+    shutil.copy(binary, os.path.join(folder, "target/tcpparser"))
+    return folder
+
+
+def make_image(t, name, engine, **environment):
+    """Builds the image in a folder of its own; the path of its archive."""
+    if os.geteuid() != 0:
+        raise Skipped("containers of the test need root")
+    need("buildah", "podman", "runc")
+    need_iptables()
+    folder = checkout(t, name, t.binary)
+    env = {**storage(t.folder(f"{name}-storage")), "ENGINE": engine,
+           "SOURCE_DATE_EPOCH": "1700000000", **environment}
+    must("sh", os.path.join(folder, "dist/image.sh"), env=env, seconds=60)
+    return os.path.join(folder, ARCHIVE)
+
+
+class Loaded:
+    """The image, built once, saved, and loaded into another storage."""
+
+    lock = threading.Lock()
+    env = None
+
+    @classmethod
+    def podman(cls, t):
+        """The environment for a podman that has it."""
+        with cls.lock:
+            if cls.env is None:
+                folder = tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-")
+                env = storage(folder)
+                archive = make_image(t, "loaded", "buildah")
+                said = must(*PODMAN, "load", "-i", archive, env=env)
+                check(re.search(r"tcpparser:latest$", said.strip()), f"loaded: {said!r}")
+                atexit.register(run, *PODMAN, "rm", "-fa", "-t", "0", env=env)
+                cls.env = env
+        return cls.env
+
+
+class Container(Guard):
+    """A container that runs the image in a namespace."""
+
+    def __init__(self, t, namespace, *arguments, options=()):
+        self.podman_env = Loaded.podman(t)
+        self.name = f"tcpp-{os.getpid()}-{next(NAMES)}"
+        command = [*PODMAN, *RUN, *options, "--name", self.name, "tcpparser", *arguments]
+        super().__init__(namespace, command, self.podman_env)
+        t.guards.append(self)
+
+    def podman(self, *arguments):
+        """Inside: `exec` into a container of its host's network stays where
+        podman itself is."""
+        return self.namespace.run(*PODMAN, *arguments, env=self.podman_env)
+
+    def inspected(self, what):
+        done = self.podman("inspect", "--format", "{{" + what + "}}", self.name)
+        equal(done.returncode, 0, done.stderr)
+        return done.stdout.strip()
+
+    def exec(self, *arguments):
+        return self.podman("exec", self.name, "tcpparser", *arguments)
+
+
+def once(t, namespace, *arguments, options=()):
+    """Runs a container to its end."""
+    return namespace.run(*PODMAN, *RUN, *options, "tcpparser", *arguments,
+                         env=Loaded.podman(t))
+
+
+class Scene:
+    """A host with four services that a container guards, and a peer."""
+
+    def __init__(self, t, flavour, family="v4", prepare=lambda scene: None, arguments=(),
+                 options=()):
+        self.t, self.family, self.lan = t, Family(family), t.lan()
+        self.host, self.peer = self.lan.host, self.lan.peer
+        self.firewall = t.firewall(self.host, flavour)
+        self.host.listen(*PORTS, address=self.family.wildcard)
+        prepare(self)
+        self.arguments = ("--interval", "200ms", *arguments)
+        self.options = options
+        self.guard = self.start()
+
+    def start(self):
+        return Container(self.t, self.host, *self.arguments, options=self.options).ready()
+
+    def reaches(self, source=None, seconds=1):
+        return self.peer.connects(self.family.host, 22, source, seconds)
+
+    def scan(self):
+        """nmap's connect scan, over when its packets were."""
+        flags = ("-6",) if self.family.is_v6 else ()
+        said = Nmap(self.peer, *flags, "-sT", "-Pn", "-p", ",".join(map(str, PORTS)),
+                    self.family.host).wait()
+        check("scanned" in said, said)
+
+    def wait_blocked(self):
+        self.guard.wait_line("Blocked: ")
+        wait_for(lambda: self.firewall.blocks(
+            self.host, f"{self.family.peer}/{self.family.single}", self.family.tool),
+            "a rule in TCPPARSER")
+
+    def stop(self):
+        """SIGTERM to PID 1 of the container."""
+        process = int(self.guard.inspected(".State.Pid"))
+        started = time.monotonic()
+        os.kill(process, signal.SIGTERM)
+        wait_for(lambda: not os.path.exists(f"/proc/{process}/exe"), "its end", 1)
+        took = time.monotonic() - started
+        equal(self.guard.wait_exit(), 0, "exit status")
+        check(took < 1, f"it took {took:.1f} s")
+
+
+def is_blocked_until_told(scene):
+    """The whole story: a scan is blocked, shown, and undone."""
+    guard = scene.guard
+    equal(guard.errors, [], "complaints")
+    check(scene.reaches(), "the services answer")
+    scene.scan()
+    scene.wait_blocked()
+    check(not scene.reaches(), "new connections fail")
+    check(scene.reaches(scene.family.friend, 5), "another source goes on")
+    equal(guard.metric("tcpparser_blocks_total"), 1, "blocks_total")
+    equal(guard.metric("tcpparser_firewall_up"), 1, "firewall_up")
+    equal(guard.podman("healthcheck", "run", guard.name).returncode, 0, "healthcheck")
+    undo = re.search(r"undo: tcpparser (.*)$", guard.wait_line("Blocked: "))
+    listed = guard.exec("--list", *undo[1].split()[2:])
+    check(scene.family.peer in listed.stdout, f"--list: {listed}")
+    equal(guard.exec(*undo[1].split()).returncode, 0, f"exit status of {undo[0]}")
+    check(scene.reaches(seconds=5), "the source is back")
+
+
+@cases("v4", "v6")
+def test_its_own_iptables_blocks_on_a_read_only_root(t, family):
+    # As docker has it: without the folders in memory that podman adds.
+    scene = Scene(t, "legacy", family, options=("--read-only", "--read-only-tmpfs=false"))
+    is_blocked_until_told(scene)
+    scene.stop()
+
+
+def default():
+    """The flavour of the iptables in PATH."""
+    need("iptables")
+    return "nft" if "nf_tables" in must("iptables", "-V") else "legacy"
+
+
+@cases(("nft", "v4"), ("nft", "v6"), ("legacy", "v4"))
+def test_the_iptables_of_its_host_blocks(t, flavour, family):
+    """With --exec-root; nothing of the host can be written to but the lock of
+    its legacy flavour."""
+    options = ["--read-only", "--cap-add=SYS_CHROOT", "-v", "/:/host:ro"]
+    if flavour == "legacy":
+        lock = os.path.join(t.tmp, "xtables.lock")
+        with open(lock, "w"):
+            options += ["-v", f"{lock}:/host{lock}", "-e", f"XTABLES_LOCKFILE={lock}"]
+    if flavour != default():
+        options += ["-e", f"PATH={t.folder('path-' + flavour)}:/bin"]
+    scene = Scene(t, flavour, family, arguments=("--exec-root", "/host"), options=options)
+    is_blocked_until_told(scene)
+    scene.stop()
+
+
+def test_another_container_lists_and_unblocks(t):
+    scene = Scene(t, "legacy")
+    scene.scan()
+    scene.wait_blocked()
+    scene.stop()
+    check(not scene.reaches(), "the block stays")
+    done = once(t, scene.host, "--list")
+    equal((done.returncode, "10.77.0.2" in done.stdout), (0, True), f"--list: {done}")
+    equal(once(t, scene.host, "--healthcheck").returncode, 1, "nobody is well")
+    done = once(t, scene.host, "--unblock", "all")
+    equal(done.returncode, 0, f"--unblock: {done}")
+    check(scene.reaches(seconds=5), "the source is back")
+    equal([rule for rule in scene.firewall.everything(scene.host) if "TCPPARSER" in rule], [],
+          "rules left")
+
+
+FOREIGN = (
+    ("iptables", "INPUT -p udp -m udp --dport 53 -m hashlimit --hashlimit-upto 5/min "
+                 "--hashlimit-name dns --hashlimit-mode srcip -j ACCEPT"),
+    ("iptables", "INPUT -p tcp -m multiport --dports 8080,8081 -m limit --limit 5/min -j REJECT"),
+    ("iptables", "FORWARD -m time --timestart 01:00:00 --timestop 02:00:00 -j LOG"),
+    ("iptables", "FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu"),
+    ("ip6tables", "INPUT -m rt --rt-type 0 -j DROP"),
+    ("ip6tables", "INPUT -p ipv6-icmp -m icmp6 --icmpv6-type 135 -m hl --hl-eq 255 -j ACCEPT"))
+
+
+def test_rules_of_others_do_not_hide_ours(t):
+    """Its iptables was built without hashlimit, time, rt and hl."""
+    def prepare(scene):
+        for tool, rule in FOREIGN:
+            done = scene.firewall.run(scene.host, tool, "-w", "5", "-A", *rule.split())
+            if done.returncode != 0:
+                raise Skipped(f"{tool} -A {rule}: {done.stderr.strip()}")
+
+    def others():
+        return [rule for rule in scene.firewall.everything(scene.host)
+                if "TCPPARSER" not in rule]
+
+    scene = Scene(t, "legacy", prepare=prepare)
+    before = others()
+    scene.scan()
+    scene.wait_blocked()
+    scene.stop()
+    scene.guard = scene.start()
+    wait_for(lambda: scene.guard.metric("tcpparser_blocks_adopted_total") == 1, "the adoption")
+    equal(scene.guard.metric("tcpparser_firewall_jump_first"), 1, "jump_first")
+    equal(scene.guard.errors, [], "complaints")
+    equal(others(), before, "rules of others")
+    equal(scene.guard.exec("--unblock", "all").returncode, 0, "exit status of --unblock")
+
+
+def test_commands_of_README(t):
+    """Typed one after the other, with podman for docker."""
+    build, keep, lift, door = code_blocks("Run it in a container")
+    lan, env = t.lan(), Loaded.podman(t)
+    firewalls = [t.firewall(lan.host, flavour) for flavour in ("legacy", default())]
+    lan.host.listen(*PORTS)
+
+    def typed(line):
+        docker, verb, *words = shlex.split(line)
+        equal(docker, "docker", f"command of {line!r}")
+        return [*PODMAN, verb, *(LIMITS if verb == "run" else ()), *words]
+
+    def type_line(line):
+        done = lan.host.run(*typed(line), env=env)
+        equal(done.returncode, 0, f"{line}: {done.stderr.strip()}")
+        return done.stdout + done.stderr
+
+    def scan(firewall):
+        wait_for(lambda: lan.host.run("curl", "-s", "127.0.0.1:3021/healthz").returncode == 0,
+                 "an answer")
+        touch(lan.peer, lan.host_v4, *PORTS)
+        wait_for(lambda: firewall.blocks(lan.host, f"{lan.peer_v4}/32"), "a block")
+        check(not lan.peer.connects(lan.host_v4, 22), "new connections fail")
+
+    check(build[-1].endswith(" -ti tcpparser"), build)
+    guard = Guard(lan.host, typed(build[-1].replace(" -ti ", " ")), env)
+    t.guards.append(guard)
+    guard.ready().signal(signal.SIGINT)
+    equal(guard.wait_exit(), 0, "exit status")
+
+    start, logs, list_, *others = keep
+    type_line(start)
+    scan(firewalls[0])
+    check("Blocked: " in type_line(logs), logs)
+    check(lan.peer_v4 in type_line(list_), list_)
+    for line in others:
+        type_line(line)
+    check(not lan.peer.connects(lan.host_v4, 22), "the block outlasts the container")
+    type_line(lift[0])
+    check(lan.peer.connects(lan.host_v4, 22, seconds=5), "the source is back")
+
+    type_line(door[0])
+    try:
+        scan(firewalls[1])
+    finally:
+        type_line("docker rm -f tcpparser")
+
+
+def test_local_time_is_that_of_TZ(t):
+    lan = t.lan()
+    lan.host.listen(22)
+    client = lan.peer.connect(lan.host_v4, 22)
+    seconds = {}
+    for zone in ("", "XXX-5"):
+        options = ("-e", f"TZ={zone}") if zone else ()
+        done = once(t, lan.host, "--once", options=options)
+        stamp = re.search(r"^(\S+ \S+):     New connection", done.stdout, re.M)
+        check(stamp, f"--once: {done}")
+        seconds[zone] = time.mktime(time.strptime(stamp[1], "%Y-%m-%d %H:%M:%S"))
+    ahead = seconds["XXX-5"] - seconds[""]
+    check(5 * 3600 <= ahead < 5 * 3600 + 15, f"{ahead} s ahead of UTC")
+    client.close()
+
+
+# ------------------------------------------------------------------ the build
+
+
+def contents(archive):
+    """Configuration and files of an image in a docker-archive."""
+    with tarfile.open(archive) as outer:
+        (manifest,) = json.load(outer.extractfile("manifest.json"))
+        config = json.load(outer.extractfile(manifest["Config"]))
+        files = {}
+        for layer in manifest["Layers"]:
+            with tarfile.open(fileobj=outer.extractfile(layer)) as inner:
+                files.update({member.name: member for member in inner})
+    return manifest, config, files
+
+
+def test_image_holds_what_it_needs(t):
+    archive = make_image(t, "image", "buildah")
+    manifest, config, files = contents(archive)
+    size = os.path.getsize(archive)
+    check(size < BYTES_MAX, f"{ARCHIVE} has {size} bytes")
+    equal(manifest["RepoTags"], ["tcpparser:latest"], "name")
+    equal(len(config["rootfs"]["diff_ids"]), 1, "layers")
+    equal(sorted(name for name, file in files.items() if not file.isdir()), [
+        "bin/tcpparser", "sbin/ip6tables", "sbin/ip6tables-restore", "sbin/ip6tables-save",
+        "sbin/iptables", "sbin/iptables-restore", "sbin/iptables-save",
+        "sbin/xtables-legacy-multi", "usr/share/doc/iptables/COPYING.gz",
+        "usr/share/doc/iptables/iptables_" + version_of_iptables() + ".dsc",
+        "usr/share/doc/iptables/version", "usr/share/doc/tcpparser/LICENSE"], "files")
+    for name, file in files.items():
+        mode = 0o777 if file.issym() else 0o755 if file.isdir() or "bin/" in name else 0o644
+        equal((file.uid, file.gid, oct(file.mode & 0o7777)), (0, 0, oct(mode)), name)
+    config = config["config"]
+    equal(config["Entrypoint"], ["/bin/tcpparser"], "Entrypoint")
+    check(not config.get("Cmd"), "no Cmd: arguments follow the image's name")
+    equal(config["Healthcheck"]["Test"], ["CMD", "/bin/tcpparser", "--healthcheck"], "Healthcheck")
+    _, version, _, revision = run(t.binary, "--version").stdout.split()
+    label = "org.opencontainers.image."
+    labels = {name.removeprefix(label): value for name, value in config["Labels"].items()
+              if name.startswith(label)}
+    equal((labels["title"], labels["version"], labels["revision"], labels["licenses"]),
+          ("tcpparser", version, revision, "MIT AND GPL-2.0-only"), "labels")
+    check(labels["description"], "a description")
+
+
+def version_of_iptables():
+    with open(os.path.join(IPTABLES, "version")) as file:
+        return file.read().strip()
+
+
+def test_same_files_same_image(t):
+    """From two folders, by two tools, under two umasks."""
+    before = os.umask(0o077)
+    try:
+        one = make_image(t, "one", "podman")
+    finally:
+        os.umask(before)
+    other = make_image(t, "an other", "buildah")
+    with open(one, "rb") as first, open(other, "rb") as second:
+        check(first.read() == second.read(), "the archives differ")
+
+
+def test_missing_files_name_make_image(t):
+    need("buildah")
+    folder = t.folder("empty")
+    for name in ("Dockerfile.scratch", ".dockerignore"):
+        shutil.copy(os.path.join(ROOT, name), folder)
+    done = run("buildah", "build", "-f", "Dockerfile.scratch", "-t", "tcpparser", folder,
+               env=storage(t.folder("storage")))
+    check(done.returncode != 0 and re.search("make.image", done.stderr), f"buildah: {done}")
+
+
+def fake_engines(t, **scripts):
+    """A PATH where these commands are shell scripts, beside what a build takes."""
+    folder = t.folder("path-fake")
+    shutil.rmtree(folder)
+    os.mkdir(folder)
+    for name in ("sh", "cp", "dirname", "git", "rm", "install", "ln", "gzip", "find", "touch", "chmod",
+                 "cut", "wc", "cat", "tar", "sed", "sha256sum", "mkdir", "mv"):
+        found = shutil.which(name)
+        if found:
+            os.symlink(found, os.path.join(folder, name))
+    for name, script in scripts.items():
+        path = os.path.join(folder, name)
+        with open(path, "w") as file:
+            file.write("#!/bin/sh\n" + script)
+        os.chmod(path, 0o755)
+    return {"PATH": folder, "SOURCE_DATE_EPOCH": "1700000000"}
+
+
+@cases(("", False), ("[trusted=yes]", True))
+def test_iptables_is_built_from_signed_sources_alone(t, option, is_built):
+    """Its bytes depend on neither folder nor time."""
+    need("apt-get", "dpkg-source", "dpkg-scansources", "musl-gcc")
+    need_iptables()
+    repository = os.path.join(t.tmp, "repository")
+    shutil.copytree(os.path.join(IPTABLES, "source"), repository)
+    sources = must("sh", "-c", f"cd {repository} && dpkg-scansources .")
+    config = os.path.join(t.tmp, "apt.conf")
+    for path, text in ((os.path.join(repository, "Sources"), sources),
+                       (f"{repository}.list", f"deb {option} file:{repository} ./\n"),
+                       (config, f'Dir::Etc::sourcelist "{repository}.list";\n'
+                                f'Dir::Etc::sourceparts "{repository}/none";\n')):
+        with open(path, "w") as file:
+            file.write(text)
+    built = t.folder("built")
+    done = run("sh", os.path.join(ROOT, "dist/static-iptables.sh"), built,
+               env={**HOME, "APT_CONFIG": config}, seconds=120)
+    program = os.path.join(built, "xtables-legacy-multi")
+    equal((done.returncode == 0, os.path.exists(program)), (is_built, is_built), f"built: {done}")
+    if is_built:
+        equal(must("cmp", program, os.path.join(IPTABLES, "xtables-legacy-multi")), "", "bytes")
+    else:
+        check("no source package of iptables" in done.stderr, done.stderr)
+
+
+def random_archive(path):
+    """What podman and buildah save: two names differ each time."""
+    name = os.urandom(6).hex()
+    files = {"layer.tar": "layer", "config.json": json.dumps(
+        {"container": name, "config": {"Hostname": name}}, separators=(",", ":")),
+        "manifest.json": json.dumps([{"Config": "config.json", "RepoTags": None,
+                                      "Layers": ["layer.tar"]}], separators=(",", ":"))}
+    with tarfile.open(path, "w") as archive:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+
+
+def test_docker_without_its_engine_is_passed_over(t):
+    need_iptables()
+    folder = checkout(t, "checkout", t.binary)
+    script = os.path.join(folder, "dist/image.sh")
+    log, saved = os.path.join(t.tmp, "log"), os.path.join(t.tmp, "saved.tar")
+    refuses = "exit 1\n"
+    done = run("sh", script, env=fake_engines(t, docker=refuses))
+    equal(done.returncode, 1, "exit status with an engine that does not run")
+    check("install buildah" in done.stderr, f"it says {done.stderr!r}")
+    works = f'echo "${{0##*/}} $1" >>{log}\n[ $1 != push ] || cp {saved} {ARCHIVE}\n'
+    env = fake_engines(t, docker=refuses, podman=refuses, buildah=works)
+    ids = set()
+    for _ in range(2):
+        random_archive(saved)
+        done = run("sh", script, env=env)
+        equal(done.returncode, 0, f"exit status: {done.stderr}")
+        with tarfile.open(os.path.join(folder, ARCHIVE)) as archive:
+            ids.add(json.load(archive.extractfile("manifest.json"))[0]["Config"])
+    equal(len(ids), 1, "ids")
+    with open(log) as file:
+        equal(file.read().split()[1:10:2], ["info", "build", "push", "rmi", "pull"], "verbs")
+
+
+def test_docker_builds_from_the_same_files(t):
+    need_iptables()
+    folder = checkout(t, "checkout", t.binary)
+    log = os.path.join(t.tmp, "log")
+    docker = f'echo "$*" >>{log}\n[ $1 != save ] || echo archive >"$3"\n'
+    done = run("sh", os.path.join(folder, "dist/image.sh"), env=fake_engines(t, docker=docker))
+    equal(done.returncode, 0, f"exit status: {done.stderr}")
+    with open(log) as file:
+        info, build, save = file.read().splitlines()
+    equal((info, save), ("info", f"save -o {ARCHIVE} tcpparser:latest"), "commands")
+    check(re.search(r"^build .*-f Dockerfile\.scratch .*-t tcpparser:latest .* \.$", build), build)
