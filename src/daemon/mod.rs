@@ -252,18 +252,13 @@ impl Daemon {
             if self.detector.has_scan() {
                 return now;
             }
-            self.next_reading
+            self.reading_deadline()
         } else {
             self.firewall.settled_at()
         };
         let mut deadline = reading
             .min(self.firewall.deadline())
             .min(self.server.deadline());
-        if self.firewall.is_settled(now) {
-            deadline = deadline
-                .min(self.watch.deadline())
-                .min(self.supervisor.deadline());
-        }
         if self.listen_address.port != 0 && self.listener.is_none() {
             deadline = deadline.min(self.next_listen);
         }

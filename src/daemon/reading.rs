@@ -65,11 +65,17 @@ enum Outcome {
 }
 
 impl Daemon {
+    /// When a reading, or a look at what may bring one, is due.
+    pub(super) fn reading_deadline(&self) -> Instant {
+        let deadlines = [self.watch.deadline(), self.supervisor.deadline()];
+        deadlines.into_iter().fold(self.next_reading, Instant::min)
+    }
+
     /// The scheduled reading, or an early one where something hints at
     /// connections that nobody saw.
     pub(super) fn read_when_due(&mut self, kernel: &mut impl Kernel) {
         let now = kernel.boottime();
-        if now < self.next_reading.min(self.watch.deadline()) {
+        if now < self.reading_deadline() {
             return;
         }
         // Before what was seen is held against the kernel's count.
