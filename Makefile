@@ -107,7 +107,7 @@ fleet: build tools ## a real Prometheus scrapes three hosts while nmap scans one
 	@$(as_root) python3 tests/fleet.py $(BINARY)
 
 image: build $(IPTABLES) ## build the container image tcpparser:latest, target/image/tcpparser.tar
-	@{ docker info || podman info || buildah info; } >/dev/null 2>&1 || $(call need,buildah,buildah)
+	@{ docker info || podman info || buildah info; } >/dev/null 2>&1 || $(call need,podman,podman)
 	@sh dist/image.sh
 
 # For the image, which has no other tools.

@@ -13,7 +13,7 @@ for engine in ${ENGINE:-docker podman buildah} ''; do
     [ -z "$engine" ] || ! "$engine" info >/dev/null 2>&1 || break
 done
 [ -n "$engine" ] || {
-    echo 'neither docker nor podman nor buildah works here: install buildah' >&2
+    echo 'neither docker nor podman nor buildah works here: install podman' >&2
     exit 1
 }
 

@@ -644,10 +644,8 @@ struct Program<'a> {
     arguments: Vector<'a, { WORDS + 1 }>,
     environment: Vector<'a, 4>,
     path: &'a [u8],
-    /// Another root directory, and the folders of PATH that it has anyway;
-    /// both empty for none.
-    root: Terminated,
-    root_path: &'a [u8],
+    /// Another root directory; empty: ours.
+    root: &'a [u8],
 }
 
 impl<'a> Program<'a> {
@@ -677,13 +675,7 @@ impl<'a> Program<'a> {
             arguments,
             environment,
             path: folders(path),
-            root: Terminated::new(invocation.root.as_bytes())?,
-            // Our PATH may be that of a container and lead nowhere there.
-            root_path: if invocation.root.is_empty() {
-                &[]
-            } else {
-                folders(DEFAULT_PATH)
-            },
+            root: invocation.root.as_bytes(),
         })
     }
 
@@ -693,35 +685,27 @@ impl<'a> Program<'a> {
         if self.root.is_empty() {
             return Ok(());
         }
-        change_root(&self.root)?;
+        change_root(&Terminated::new(self.root)?)?;
         change_folder(c"/")
     }
 
-    /// Says why the program in another root could not be started.
-    fn complain(&self, words: &[u8]) {
-        let mut line = Path::from_bytes(words);
-        line.put(b" --exec-root ");
-        line.put(self.root.to_bytes());
-        let _ = write(libc::STDERR_FILENO, line.as_bytes());
-    }
-
-    /// Becomes the program, or returns the exit status for failure.
+    /// Becomes the program. Else says why there is none in another root, and
+    /// returns the exit status.
     fn run(&self) -> c_int {
-        if let Err(error) = self.enter_root() {
-            self.complain(match error.0 {
-                libc::EPERM => b"CAP_SYS_CHROOT is missing for",
-                libc::ENOENT | libc::ENOTDIR => b"there is no directory",
-                libc::EACCES => b"permission denied for",
-                _ => b"cannot change to",
-            });
-            return 126;
-        }
-        let status = self.execute();
+        let (status, words): (_, &[u8]) = match self.enter_root() {
+            Ok(()) => match self.execute() {
+                127 => (127, b"it is not in"),
+                status => (status, b"it cannot be run in"),
+            },
+            Err(Errno::EPERM) => (126, b"CAP_SYS_CHROOT is missing for"),
+            Err(Errno::EACCES) => (126, b"permission denied for"),
+            Err(_) => (126, b"there is no directory"),
+        };
         if !self.root.is_empty() {
-            self.complain(match status {
-                127 => b"it is not in",
-                _ => b"it cannot be run in",
-            });
+            let mut line = Path::from_bytes(words);
+            line.put(b" --exec-root ");
+            line.put(self.root);
+            let _ = write(libc::STDERR_FILENO, line.as_bytes());
         }
         status
     }
@@ -734,9 +718,15 @@ impl<'a> Program<'a> {
             return exit_status(self.execute_at(self.name));
         }
         let mut status = 127;
+        // Our PATH may be a container's and lead nowhere in its host's root.
+        let fallback = if self.root.is_empty() {
+            &[]
+        } else {
+            folders(DEFAULT_PATH)
+        };
         let is_colon = |byte: &u8| *byte == b':';
         let folders = self.path.split(is_colon);
-        for folder in folders.chain(self.root_path.split(is_colon)) {
+        for folder in folders.chain(fallback.split(is_colon)) {
             if folder.first() != Some(&b'/') {
                 continue;
             }

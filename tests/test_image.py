@@ -471,7 +471,7 @@ def test_docker_without_its_engine_is_passed_over(t):
     refuses = "exit 1\n"
     done = run("sh", script, env=fake_engines(t, docker=refuses))
     equal(done.returncode, 1, "exit status with an engine that does not run")
-    check("install buildah" in done.stderr, f"it says {done.stderr!r}")
+    check("install podman" in done.stderr, f"it says {done.stderr!r}")
     works = f'echo "${{0##*/}} $1" >>{log}\n[ $1 != push ] || cp {saved} {ARCHIVE}\n'
     env = fake_engines(t, docker=refuses, podman=refuses, buildah=works)
     ids = set()

@@ -159,7 +159,7 @@ def test_kernels_without_legacy_tables(t, flavour):
     equal(listed.stderr.splitlines()[1:], ["".join(WAY_OUT)], "--list")
 
 
-@cases("module not loaded", "modprobe complains", "in another root", "no rights")
+@cases("module not loaded", "modprobe complains", "in another root", "no rights", "other flavour")
 def test_way_out_is_named_where_it_is_one(t, trouble):
     """ENOPROTOOPT is what the kernel says before ip_tables is loaded."""
     words = "can't initialize iptables table \\`filter': iptables who? (do you need to insmod?)"
@@ -168,11 +168,13 @@ def test_way_out_is_named_where_it_is_one(t, trouble):
     elif trouble == "no rights":
         words = words.replace("iptables who? (do you need to insmod?)",
                               "Permission denied (you must be root)")
+    elif trouble == "other flavour":
+        words = f"iptables v1.8.9 (nf_tables): {words}"
     env = broken_firewall(t, f'echo "{words}" >&2; exit 3\n')
     another = ("--exec-root", "/") if trouble == "in another root" else ()
     guard = t.guard(t.namespace("host"), *another, env=env).ready()
     wait_for(lambda: [line for line in guard.error_output() if " ip6tables " in line], "stderr")
-    expected = {"no rights": [], "in another root": [WAY_OUT[0]]}.get(trouble, ["".join(WAY_OUT)])
+    expected = {"no rights": [], "other flavour": [], "in another root": [WAY_OUT[0]]}.get(trouble, ["".join(WAY_OUT)])
     equal([line for line in guard.error_output() if "legacy" in line], expected, "the way out")
 
 
