@@ -171,7 +171,7 @@ static FAMILIES: &[MetricFamily] = &[
     ),
     counter(
         "tcpparser_early_readings",
-        "Readings made ahead of schedule because something hinted at unseen connections.",
+        "Readings made ahead of schedule.",
         Number(|s| s.metrics.readings.get(Trigger::Early)),
     ),
     counter(
@@ -208,12 +208,12 @@ static FAMILIES: &[MetricFamily] = &[
     ),
     gauge(
         "tcpparser_connections",
-        "TCP sockets of the last reading, by address family and state.",
+        "TCP sockets of the last reading, without those within the host, by address family and state.",
         grid::<Family, TcpState>(["family", "state"], |s| s.metrics.connections.values()),
     ),
     counter(
         "tcpparser_new_connections",
-        "Connections first seen, by who opened them and address family.",
+        "Connections first seen, without those within the host, by who opened them and address family.",
         grid::<Direction, Family>(["direction", "family"], |s| {
             s.metrics.new_connections.values()
         }),
@@ -736,7 +736,6 @@ mod tests {
         }
     }
 
-    /// No address may ever stand in a label: each label has few, fixed values.
     /// README.md's table: name without labels -> type and meaning.
     fn told_in_readme() -> BTreeMap<String, (String, String)> {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");

@@ -8,7 +8,9 @@
 //! readable    -> exchange.room, recv, exchange.received or end_of_input
 //! then        -> exchange.next_request, exchange.respond     until `None`
 //! writable    -> exchange.to_send, send, exchange.sent
-//!                exchange.take_shutdown            shutdown(2) if it says so
+//!                exchange.take_shutdown            shutdown(2) if it says so,
+//!                                                  then exchange.linger where
+//!                                                  not all was sent
 //! at the end  -> server.next_to_close              close until `None`
 //! sleep until -> server.deadline
 //! ```
@@ -232,9 +234,10 @@ impl Head {
         if !is_token(method) || target.is_empty() {
             return Err(Status::BadRequest);
         }
+        // A HEAD that is refused gets no body either.
+        self.is_head = method == b"HEAD";
         self.is_1_1 = parse_version(version)? >= 1;
         self.started = true;
-        self.is_head = method == b"HEAD";
         self.method_allowed = self.is_head || method == b"GET";
         match path_of(target) {
             Some(path) => self.resource = resource_of(path),
@@ -276,9 +279,7 @@ impl Head {
     /// version.
     fn take_host(&mut self, value: &[u8]) -> Result<(), Status> {
         self.hosts += 1;
-        let is_valid =
-            |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(byte);
-        if self.hosts > 1 || !value.iter().all(is_valid) {
+        if self.hosts > 1 || !is_host(value) {
             return Err(Status::BadRequest);
         }
         Ok(())
@@ -391,6 +392,24 @@ fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(is_token_byte)
 }
 
+/// A host, perhaps empty, with or without a port (RFC 3986 sections 3.2.2 and
+/// 3.2.3); no userinfo, which RFC 9110 section 4.2.4 calls an error.
+fn is_host(value: &[u8]) -> bool {
+    let is_name_byte =
+        |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(byte);
+    let colon = value.iter().rposition(|byte| *byte == b':');
+    let colon = colon.filter(|_| !value.ends_with(b"]"));
+    let (host, port) = value
+        .split_at_checked(colon.unwrap_or(value.len()))
+        .unwrap_or_default();
+    let port = port.strip_prefix(b":").unwrap_or_default();
+    let is_host = match host {
+        [b'[', inner @ .., b']'] => inner.iter().all(|byte| is_name_byte(byte) || *byte == b':'),
+        name => name.iter().all(is_name_byte),
+    };
+    is_host && port.iter().all(u8::is_ascii_digit)
+}
+
 /// The minor version of HTTP/1.x (RFC 9112 section 2.3).
 fn parse_version(version: &[u8]) -> Result<u8, Status> {
     match version {
@@ -423,11 +442,12 @@ fn path_of(target: &[u8]) -> Option<&[u8]> {
         .iter()
         .take_while(|byte| !b"/?#".contains(byte))
         .count();
-    if authority == 0 {
+    let (authority, path) = rest.split_at_checked(authority)?;
+    if authority.is_empty() || !is_host(authority) {
         return None;
     }
-    match rest.get(authority..) {
-        Some(path @ [b'/', ..]) => Some(path),
+    match path {
+        [b'/', ..] => Some(path),
         // RFC 9110 section 4.2.3: an empty path is "/".
         _ => Some(b"/"),
     }
@@ -929,6 +949,10 @@ impl Exchange {
         head.put(b"Content-Type: ");
         head.put(content_type.value().as_bytes());
         head.put(b"\r\n");
+        if content_type != ContentType::Plain {
+            // Accept decided it (RFC 9110 section 12.5.5).
+            head.put(b"Vary: Accept\r\n");
+        }
         head
     }
 
@@ -990,13 +1014,21 @@ impl Exchange {
         self.shutdown_due = true;
         // A request behind the last one will not be read, and unread input
         // turns a close into a reset.
-        if (self.linger_after || self.length > 0) && !self.input_ended {
+        self.state = State::Finished;
+        if self.linger_after || self.length > 0 {
+            self.linger(now);
+        }
+    }
+
+    /// A close would drop what of the answer is on its way if the client still
+    /// sent anything (net/ipv4/tcp.c, __tcp_close): instead what it sends is
+    /// read away, until it closes or `HTTP_LINGER` passed.
+    pub fn linger(&mut self, now: Instant) {
+        if self.state == State::Finished && !self.input_ended {
             self.state = State::Lingering;
             self.since = now;
             self.length = 0;
             self.discard = HTTP_BODY as u64;
-        } else {
-            self.state = State::Finished;
         }
     }
 
@@ -1019,8 +1051,7 @@ impl Exchange {
     }
 
     /// Whether shutdown(2) of our side is due, once: the last answer is sent.
-    /// It comes before any close, which would drop what is still to be sent
-    /// where input is left unread (net/ipv4/tcp.c, __tcp_close).
+    /// Where the client takes it slowly, `linger` is called next.
     pub fn take_shutdown(&mut self) -> bool {
         core::mem::take(&mut self.shutdown_due)
     }
@@ -1455,6 +1486,11 @@ mod tests {
             &["400"],
             End::Idle,
         ),
+        (
+            "GET http://u@a/metrics HTTP/1.1\r\n{H}\r\n",
+            &["400"],
+            End::Idle,
+        ),
         ("GET metrics HTTP/1.1\r\n{H}\r\n", &["400"], End::Idle),
         ("GET * HTTP/1.1\r\n{H}\r\n", &["400"], End::Idle),
         // Methods, RFC 9110 section 9.
@@ -1541,6 +1577,29 @@ mod tests {
         ),
         (
             "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
+            &["400"],
+            End::Lingering,
+        ),
+        ("GET / HTTP/1.1\r\nHost: a:80\r\n\r\n", &["200"], End::Idle),
+        ("GET / HTTP/1.1\r\nHost: a:\r\n\r\n", &["200"], End::Idle),
+        ("GET / HTTP/1.1\r\nHost: [::1]\r\n\r\n", &["200"], End::Idle),
+        (
+            "GET / HTTP/1.1\r\nHost: a:b\r\n\r\n",
+            &["400"],
+            End::Lingering,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a:1:2\r\n\r\n",
+            &["400"],
+            End::Lingering,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: [::1\r\n\r\n",
+            &["400"],
+            End::Lingering,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: u@a\r\n\r\n",
             &["400"],
             End::Lingering,
         ),
@@ -1873,6 +1932,76 @@ mod tests {
                 assert_eq!(exchange.take_status(), None);
             }
         }
+    }
+
+    /// What was to follow may be gone by the time of the next part, and HTTP/1.0
+    /// has nothing to send then.
+    #[test]
+    fn a_list_may_end_with_nothing() {
+        for (version, rest, end) in [
+            ("1.0", &b""[..], End::Finished),
+            ("1.1", b"0\r\n\r\n", End::Idle),
+        ] {
+            let mut server = server::<4>();
+            let request = format!("GET /blocked HTTP/{version}\r\nHost: a\r\n\r\n");
+            let exchange = fed(&mut server, 5, request.as_bytes(), START);
+            assert_eq!(
+                exchange.next_request(WALL),
+                Some(Request::Blocked { cursor: 0 })
+            );
+            exchange.respond_part(|body| {
+                body.put(b"192.0.2.1\n");
+                Some(7)
+            });
+            assert!(!exchange.is_last_answer(), "more follows");
+            exchange.sent(exchange.to_send().len(), START);
+            assert_eq!(
+                exchange.next_request(WALL),
+                Some(Request::Blocked { cursor: 7 })
+            );
+            exchange.respond_part(|_| None);
+            assert_eq!(exchange.to_send(), rest);
+            exchange.sent(rest.len(), START);
+            assert_eq!(end_of(exchange), end);
+        }
+    }
+
+    #[test]
+    fn only_an_answer_that_ends_the_connection_is_the_last() {
+        for (fields, is_last) in [("", false), ("Connection: close\r\n", true)] {
+            let mut server = server::<4>();
+            let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+            let exchange = fed(&mut server, 5, request.as_bytes(), START);
+            let request = exchange.next_request(WALL).unwrap();
+            answer(exchange, request, &SHORT_LIST);
+            assert_eq!(exchange.is_last_answer(), is_last);
+        }
+    }
+
+    #[test]
+    fn a_refused_head_has_no_body() {
+        let mut server = server::<4>();
+        let exchange = fed(&mut server, 5, b"HEAD / HTTP/2.0\r\n\r\n", START);
+        let response = send_all(exchange, START);
+        assert!(response.starts_with(b"HTTP/1.1 505 ") && response.ends_with(b"\r\n\r\n"));
+    }
+
+    /// A close would reset them if they sent anything.
+    #[test]
+    fn slow_clients_are_waited_for_after_the_last_answer() {
+        let request = b"GET / HTTP/1.0\r\n\r\n";
+        let mut server = server::<4>();
+        let exchange = fed(&mut server, 5, request, START);
+        send_all(exchange, START);
+        assert!(exchange.take_shutdown() && exchange.is_finished());
+        exchange.linger(START);
+        assert_eq!(end_of(exchange), End::Lingering);
+        assert!(exchange.interest().readable);
+        exchange.end_of_input();
+        assert!(exchange.is_finished());
+        // Who has ended sends nothing more.
+        exchange.linger(START);
+        assert!(exchange.is_finished());
     }
 
     #[test]

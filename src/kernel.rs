@@ -285,6 +285,9 @@ pub trait Kernel {
     fn send_last(&mut self, socket: Descriptor, bytes: &[u8]) -> Result<usize, Errno>;
     /// shutdown(2) of the sending side.
     fn shutdown_sending(&mut self, socket: Descriptor);
+    /// Whether a TCP socket holds bytes that its peer has no room for yet
+    /// (SIOCOUTQNSD of linux/sockios.h, net/ipv4/tcp.c).
+    fn has_unsent(&mut self, socket: Descriptor) -> bool;
 
     /// A bound, non-blocking netlink socket.
     fn netlink(&mut self, kind: Netlink) -> Result<Descriptor, Errno>;

@@ -465,6 +465,10 @@ impl Kernel for Linux {
         shutdown_sending(socket.0);
     }
 
+    fn has_unsent(&mut self, socket: Descriptor) -> bool {
+        unsent(socket.0).is_ok_and(|bytes| bytes > 0)
+    }
+
     fn netlink(&mut self, kind: Netlink) -> Result<Descriptor, Errno> {
         let protocol = match kind {
             Netlink::Route => libc::NETLINK_ROUTE,
@@ -1286,6 +1290,16 @@ fn send(socket: c_int, bytes: &[u8], flags: c_int) -> Result<usize, Errno> {
 fn shutdown_sending(socket: c_int) {
     // SAFETY: no memory is passed.
     unsafe { libc::shutdown(socket, libc::SHUT_WR) };
+}
+
+/// SIOCOUTQNSD of linux/sockios.h.
+const UNSENT: u16 = 0x894b;
+
+fn unsent(socket: c_int) -> Result<c_int, Errno> {
+    let mut bytes: c_int = 0;
+    // SAFETY: the kernel writes one int.
+    check(unsafe { libc::ioctl(socket, UNSENT.into(), &raw mut bytes) })?;
+    Ok(bytes)
 }
 
 fn process_id() -> i32 {

@@ -178,6 +178,25 @@ def test_no_reset_eats_an_answer(t, name):
         equal(stream.read(), b"", "what follows")
 
 
+def test_no_reset_eats_an_answer_that_is_taken_slowly(t):
+    """The last answer is on its way still when the client sends once more."""
+    host = t.lan().host
+    t.guard(host, "--dry-run").ready()
+    sock = host.socket(HOME)
+    sock.settimeout(8)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    sock.connect((HOME, PORT))
+    with sock.makefile("rb") as stream:
+        sock.sendall(get("/metrics", "Connection: close"))
+        time.sleep(0.2)
+        sock.sendall(b"\r\n")
+        time.sleep(0.2)
+        answer = Response(stream)
+        equal(answer.status, 200, "status")
+        check(answer.body.endswith(b"\n") and len(answer.body) > 10_000, f"{len(answer.body)} bytes")
+        equal(stream.read(), b"", "what follows")
+
+
 def test_slow_head_is_told_so(t):
     host = t.lan().host
     t.guard(host, "--dry-run").ready()

@@ -8,7 +8,7 @@ use heapless::Vec;
 use crate::address::Network;
 use crate::detector::{Data, Scan};
 use crate::firewall::{
-    self, EXPLANATION_MAX, EndReason, FailureReason, Notice, Overdue, lacks_tables,
+    self, EXPLANATION_MAX, EndReason, FailureReason, Notice, Overdue, lacks_tables, speaks_of,
 };
 use crate::host::Protection;
 use crate::kernel::{Child, Errno, Exit, Interest, Kernel, Netlink};
@@ -239,20 +239,14 @@ impl Daemon {
         is_spawn: bool,
     ) {
         if failure.is_addition {
-            let speaks_of_lock = failure
-                .explanation
-                .as_bytes()
-                .windows(4)
-                .any(|word| word == b"lock");
-            let words = failure.explanation.as_bytes();
-            let speaks_of_permission = words
-                .windows(9)
-                .any(|word| word == b"ermission" || word == b"ermitted ");
+            let says = |words: &[u8]| speaks_of(&failure.explanation, words);
+            let is_forbidden = says(b"ermission denied") || says(b"not permitted");
             self.metrics.block_failures.count(match failure.reason {
                 _ if is_spawn => BlockFailure::Spawn,
+                FailureReason::Missing if is_forbidden || says(b"CAP_") => BlockFailure::Permission,
                 FailureReason::Missing => BlockFailure::Missing,
-                FailureReason::Status(_) if speaks_of_lock => BlockFailure::Lock,
-                FailureReason::Status(_) if speaks_of_permission => BlockFailure::Permission,
+                FailureReason::Status(_) if says(b" lock") => BlockFailure::Lock,
+                FailureReason::Status(_) if is_forbidden => BlockFailure::Permission,
                 FailureReason::Status(_) => BlockFailure::Refused,
                 FailureReason::Signal(_) => BlockFailure::Signal,
                 FailureReason::Deadline => BlockFailure::Timeout,

@@ -241,10 +241,12 @@ impl Daemon {
         } else {
             b"--proc"
         };
-        self.complain(
-            kernel,
-            &[b"cannot read ", path, b": ", error_words(error).as_bytes()],
-        );
+        let why = if error == Errno::EINVAL {
+            Text::from_bytes(b"neither on procfs nor a regular file")
+        } else {
+            error_words(error)
+        };
+        self.complain(kernel, &[b"cannot read ", path, b": ", why.as_bytes()]);
     }
 
     fn read_rows(
@@ -476,17 +478,16 @@ pub(super) fn error_words(error: Errno) -> Text<48> {
     let words: &[u8] = match error {
         Errno::ENOENT => b"no such file",
         Errno::EACCES | Errno::EPERM => b"permission denied",
-        Errno::EINVAL => b"neither on procfs nor a regular file",
         Errno::EADDRINUSE => b"address in use",
         Errno::ECONNREFUSED => b"connection refused",
         Errno::ETIMEDOUT => b"no answer in time",
         Errno::EADDRNOTAVAIL => b"address not there",
         Errno::EMFILE | Errno::ENFILE => b"too many open files",
-        _ => {
-            text.put_decimal(error.0.unsigned_abs().into());
-            b""
-        }
+        _ => b"error ",
     };
     text.put(words);
+    if words.ends_with(b" ") {
+        text.put_decimal(error.0.unsigned_abs().into());
+    }
     text
 }

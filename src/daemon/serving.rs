@@ -154,6 +154,9 @@ impl Daemon {
             let sent = send(kernel, exchange, now);
             if exchange.take_shutdown() {
                 kernel.shutdown_sending(client);
+                if kernel.has_unsent(client) {
+                    exchange.linger(now);
+                }
             }
             if exchange.is_finished() || !(received || answered || sent) {
                 return;
@@ -337,6 +340,8 @@ fn receive(kernel: &mut impl Kernel, exchange: &mut Exchange, now: Instant) -> b
 /// Sends what the client takes; whether it took anything.
 fn send(kernel: &mut impl Kernel, exchange: &mut Exchange, now: Instant) -> bool {
     if exchange.to_send().is_empty() {
+        // The last part of a list can be nothing at all.
+        exchange.sent(0, now);
         return false;
     }
     let (client, bytes) = (exchange.descriptor(), exchange.to_send());

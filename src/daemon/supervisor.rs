@@ -7,7 +7,7 @@
 //! they would be too rare for the watchdog, more are made.
 
 use crate::kernel::{Errno, Kernel, Path};
-use crate::limits::FAST_READING;
+use crate::limits::{FAST_READING, START_RETRY};
 use crate::text::{Sink, parse_decimal};
 use crate::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ pub(super) struct Supervisor {
     socket: Path,
     /// Readings are at most this far apart; zero: any time.
     beat: Duration,
+    /// BOOT for none.
     next_beat: Instant,
     has_said_ready: bool,
     has_said_deaf: bool,
@@ -36,9 +37,9 @@ impl Supervisor {
         }
     }
 
-    /// When the watchdog wants a reading.
+    /// When a reading is wanted here.
     pub(super) fn deadline(&self) -> Instant {
-        if self.beat == Duration::ZERO {
+        if self.next_beat == Instant::BOOT {
             Instant::NEVER
         } else {
             self.next_beat
@@ -48,7 +49,8 @@ impl Supervisor {
 
 impl Daemon {
     /// Learns who wants to know, and how often: WATCHDOG_USEC is when patience
-    /// ends, half of it when sd_watchdog_enabled(3) says to report.
+    /// ends, half of it when sd_watchdog_enabled(3) says to report. Where
+    /// WATCHDOG_PID names another process, nobody heeds what we report.
     pub(super) fn start_telling(&mut self, kernel: &mut impl Kernel) {
         let Some(socket) = kernel.environment("NOTIFY_SOCKET") else {
             return;
@@ -63,11 +65,20 @@ impl Daemon {
 
     /// A reading was made.
     pub(super) fn tell_reading(&mut self, kernel: &mut impl Kernel, is_good: bool) {
-        self.supervisor.next_beat = kernel.boottime().after(self.supervisor.beat);
         if !self.supervisor.has_said_ready {
-            // One that found no room is sent again with the next reading.
             self.supervisor.has_said_ready = self.tell(kernel, b"READY=1");
         }
+        // What found no room is sent again before patience with a start ends.
+        let beat = if self.supervisor.has_said_ready {
+            self.supervisor.beat
+        } else {
+            START_RETRY
+        };
+        self.supervisor.next_beat = if beat == Duration::ZERO {
+            Instant::BOOT
+        } else {
+            kernel.boottime().after(beat)
+        };
         if is_good {
             self.tell(kernel, b"WATCHDOG=1");
         }

@@ -253,6 +253,10 @@ impl<'a> Tool<'a> {
             if exit != Some(Exit::Status(2)) {
                 return false;
             }
+            if waits {
+                // What matters is what it says without `-w`.
+                self.explanation.clear();
+            }
         }
         false
     }

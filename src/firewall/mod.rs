@@ -1519,7 +1519,7 @@ pub fn lacks_tables(explanation: &Text<EXPLANATION_MAX>) -> bool {
 
 /// Whether an error is about `word`: an option of old tools, a match that the
 /// kernel lacks.
-fn speaks_of(explanation: &Text<EXPLANATION_MAX>, word: &[u8]) -> bool {
+pub fn speaks_of(explanation: &Text<EXPLANATION_MAX>, word: &[u8]) -> bool {
     let bytes = explanation.as_bytes();
     let starts_at = |from| {
         bytes

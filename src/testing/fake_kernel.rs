@@ -237,6 +237,8 @@ pub struct Client {
     to_send: VecDeque<u8>,
     is_closed: bool,
     is_accepted: bool,
+    /// Its last bytes are held back for the end of the connection.
+    is_corked: bool,
     pub answer: Vec<u8>,
     /// The daemon closed its end.
     pub is_done: bool,
@@ -262,6 +264,9 @@ pub struct FakeKernel {
     pub capabilities: u64,
     pub lock_is_taken: bool,
     pub has_tcp6: bool,
+    /// Inbound connections since boot, as the kernel counts them; 0: it does
+    /// not say.
+    pub passive_opens: u64,
     pub stdout: Stdout,
     pub output: Vec<u8>,
     pub errors: Vec<u8>,
@@ -329,6 +334,7 @@ impl FakeKernel {
             capabilities: CAP_NET_ADMIN,
             lock_is_taken: false,
             has_tcp6: true,
+            passive_opens: 0,
             stdout: Stdout::Open,
             output: Vec::new(),
             errors: Vec::new(),
@@ -388,6 +394,7 @@ impl FakeKernel {
             to_send: request.iter().copied().collect(),
             is_closed: false,
             is_accepted: false,
+            is_corked: false,
             answer: Vec::new(),
             is_done: false,
         });
@@ -484,6 +491,10 @@ impl FakeKernel {
                     reading.tcp6 = text.clone();
                 }
                 Ok(text.into_bytes())
+            }
+            "/proc/net/snmp" if self.passive_opens > 0 => {
+                let opens = self.passive_opens;
+                Ok(format!("Tcp: PassiveOpens OutRsts\nTcp: {opens} 0\n").into_bytes())
             }
             "/proc/sys/net/ipv4/ip_local_port_range" => Ok(b"32768\t60999\n".to_vec()),
             "/proc/sys/kernel/random/boot_id" => Ok(format!("{}\n", self.boot_id).into_bytes()),
@@ -780,6 +791,9 @@ impl Kernel for FakeKernel {
     }
 
     fn poll(&mut self, interests: &mut [Interest], timeout: Option<Duration>) -> Result<(), Errno> {
+        if self.clients.iter().any(|one| one.is_corked && !one.is_done) {
+            self.violations.push("an answer is held back".to_owned());
+        }
         let deadline = timeout.map_or(Instant::NEVER, |timeout| self.now.after(timeout));
         self.interrupt()?;
         loop {
@@ -1011,7 +1025,9 @@ impl Kernel for FakeKernel {
                 Ok(bytes.len())
             }
             Some(Open::Client(client)) => {
-                self.clients[*client].answer.extend(&bytes[..portion]);
+                let client = &mut self.clients[*client];
+                client.answer.extend(&bytes[..portion]);
+                client.is_corked = false;
                 self.progress += 1;
                 Ok(portion)
             }
@@ -1024,15 +1040,24 @@ impl Kernel for FakeKernel {
     }
 
     fn send_last(&mut self, socket: Descriptor, bytes: &[u8]) -> Result<usize, Errno> {
-        self.send(socket, bytes)
+        let count = self.send(socket, bytes)?;
+        if let Some(Open::Client(client)) = self.open.get(&socket.0) {
+            self.clients[*client].is_corked = count == bytes.len();
+        }
+        Ok(count)
     }
 
     /// The client saw the end and closes as well.
     fn shutdown_sending(&mut self, socket: Descriptor) {
         if let Some(Open::Client(client)) = self.open.get(&socket.0) {
-            self.clients[*client].is_closed = true;
+            let client = &mut self.clients[*client];
+            (client.is_closed, client.is_corked) = (true, false);
         }
         self.progress += 1;
+    }
+
+    fn has_unsent(&mut self, _: Descriptor) -> bool {
+        self.faults.short && self.random.hits(500)
     }
 
     fn netlink(&mut self, kind: Netlink) -> Result<Descriptor, Errno> {

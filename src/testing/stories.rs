@@ -8,7 +8,7 @@ use super::run::Run;
 use crate::address::Network;
 use crate::daemon::Flow;
 use crate::kernel::Errno;
-use crate::limits::EVENTS_REST;
+use crate::limits::{EVENTS_LATENESS, EVENTS_REST};
 use crate::proc_net_tcp::TcpState;
 use crate::time::{Duration, Instant};
 
@@ -885,13 +885,14 @@ fn a_deaf_init_system_is_told_again_that_we_are_ready() {
     run.kernel.faults.notify = Some(Errno::ECONNREFUSED);
     assert_eq!(run.start(&[]), Flow::Continue);
     run.run_for(25);
+    assert_eq!(run.kernel.readings.len(), 26);
     let said = "tcpparser: NOTIFY_SOCKET cannot be told: connection refused\n";
     assert_eq!(run.complaints(), said);
     run.kernel.faults.notify = Some(Errno::EAGAIN);
     run.run_for(10);
     run.kernel.faults.notify = None;
     run.run_for(10);
-    assert_eq!(told(&mut run)[0], (40, "READY=1".to_owned()));
+    assert_eq!(told(&mut run)[0], (36, "READY=1".to_owned()));
     run.run_for(10);
     assert_eq!(told(&mut run), [(50, "WATCHDOG=1".to_owned())]);
     assert_eq!(run.complaints(), "");
@@ -1131,6 +1132,46 @@ fn events_within_the_host_may_wait_for_a_millisecond() {
     assert_eq!(wait_after(own, own), EVENTS_REST);
     assert_eq!(wait_after(own, scanner), Duration::ZERO);
     assert_eq!(run.metric("tcpparser_destroy_events_total"), "7");
+}
+
+/// What waits when an interval ends is taken in before anything is missed,
+/// however late the daemon gets a processor.
+#[test]
+fn a_backlog_of_events_is_not_missed() {
+    let mut run = host();
+    run.kernel.passive_opens = 1_000;
+    assert_eq!(
+        run.start(&["--interval=1s", "--show=scans"]),
+        Flow::Continue
+    );
+    run.run_for(1);
+    let mut peers = 10_000..;
+    for _ in 0..2 {
+        run.kernel.passive_opens += 600;
+        run.run_for(1);
+        for port in peers.by_ref().take(600) {
+            let (own, peer) = ([203, 0, 113, 5], [198, 51, 100, 7]);
+            run.kernel.destroy((own, 80), (peer, port));
+        }
+        run.kernel.now = run.kernel.now.after(EVENTS_LATENESS);
+    }
+    run.kernel.passive_opens += 5;
+    run.run_for(10);
+    assert_eq!(run.metric("tcpparser_connections_missed_total"), "5");
+}
+
+#[test]
+fn a_burst_of_clients_is_answered_in_few_turns() {
+    let mut run = started(&[]);
+    let request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    let clients: Vec<_> = (0..40)
+        .map(|_| run.kernel.connect("192.0.2.77", request))
+        .collect();
+    for _ in 0..8 {
+        assert_eq!(run.turn(), Flow::Continue);
+    }
+    let answers = clients.iter().map(|one| &run.kernel.clients[*one].answer);
+    assert_eq!(answers.filter(|answer| !answer.is_empty()).count(), 40);
 }
 
 #[test]
