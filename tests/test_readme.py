@@ -264,8 +264,6 @@ def test_make_run_blocks_until_control_c(t):
     if os.stat(ROOT).st_uid != os.geteuid() or os.path.dirname(t.binary) != f"{ROOT}/target":
         raise Skipped("somebody else built the program elsewhere")
     scene = Scene(t)
-    # What `make test` says to itself is not for this one.
-    scene.env = {name: value for name, value in scene.env.items() if not name.startswith("MAKE")}
     scene.start_line(line)
     scene.guard.ready()
     scene.scan(scene.far, STRANGER)
