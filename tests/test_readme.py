@@ -7,16 +7,13 @@ into a shell; a comment behind one that says what it needs marks it as typed by
 nobody. The last test counts both.
 """
 
-import contextlib
 import glob
 import os
 import re
 import shlex
 import signal
-import subprocess
 
-from harness import (DEADLINE, HOME, Guard, Skipped, check, equal, last, link, must, need, run,
-                     wait_for)
+from harness import HOME, Guard, Skipped, check, equal, last, link, must, need, wait_for
 
 ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 PORTS = (22, 25, 80, 445)
@@ -80,22 +77,27 @@ def typed(t, run, *lines, folder=ROOT, **options):
 
 class Terminal(Guard):
     """A line of README that goes on until somebody ends it, typed at a terminal
-    of its own."""
+    of its own; `before` is a wrapping command."""
 
-    def __init__(self, t, namespace, line, env, folder=ROOT):
+    def __init__(self, t, namespace, line, env, folder=ROOT, before=()):
         check(line in t.to_type, f"{line!r} does not stand in README.md")
         need("setsid")
         self.t, self.line = t, line
         self.keyboard, screen = os.openpty()
-        command = ["/usr/bin/env", "setsid", "--ctty", "/bin/sh", "-c",
+        command = ["setsid", "--ctty", *before, "/bin/sh", "-c",
                    f"cd {shlex.quote(folder)}\nexec {line}"]
         super().__init__(namespace, command, env, stdin=screen, stdout=screen)
         os.close(screen)
-        self.readers.append(self.collect(os.fdopen(self.keyboard, "rb", closefd=False), self.lines))
+        shown = os.fdopen(self.keyboard, "rb", closefd=False)
+        self.readers.append(self.collect(shown, self.lines))
         t.guards.append(self)
 
     def ready(self):
         super().ready()
+        return self.works()
+
+    def works(self):
+        """It does what its test waited for."""
         self.t.typed.add(self.line)
         return self
 
@@ -105,8 +107,7 @@ class Terminal(Guard):
 
     def kill(self):
         super().kill()
-        with contextlib.suppress(OSError):
-            os.close(self.keyboard)
+        os.close(self.keyboard)
 
 
 def product_path(t, *folders):
@@ -163,9 +164,9 @@ class Scene:
         self.guard = self.t.guard(self.host, env=self.firewall.env).ready()
         return self
 
-    def start_line(self, line, folder=ROOT):
+    def start_line(self, line, **options):
         """A line of README that goes on."""
-        self.guard = Terminal(self.t, self.host, line, self.env, folder)
+        self.guard = Terminal(self.t, self.host, line, self.env, **options)
         return self
 
     def connect(self, space, source, address, *ports):
@@ -251,7 +252,7 @@ def test_release_runs_where_it_is_unpacked(t):
     os.symlink(*tarballs, os.path.join(folder, os.path.basename(*tarballs)))
     scene = Scene(t)
     scene.type(unpack[0], folder=folder)
-    scene.start_line(unpack[1], folder)
+    scene.start_line(unpack[1], folder=folder)
     scene.guard.ready()
     scene.scan(scene.far, STRANGER)
     equal(scene.guard.control_c(), 0, "exit status")
@@ -279,12 +280,8 @@ def test_looking_on_needs_no_root(t):
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"]
     if scene.host.run(*nobody, "test", "-x", t.binary).returncode != 0:
         raise Skipped(f"others may not look into {ROOT}")
-    with scene.host.entered():
-        scene.guard = Guard(scene.host, [*nobody, "/bin/sh", "-c", f"cd {ROOT}\nexec {line}"], HOME)
-    t.guards.append(scene.guard)
-    scene.guard.ready()
+    scene.start_line(line, before=nobody).guard.ready()
     scene.scan(scene.far, STRANGER, "Not blocked")
-    t.typed.add(line)
     check(scene.nothing_left(), "it changed the firewall")
 
 
@@ -295,7 +292,7 @@ def test_http_on_one_address(t):
              "an answer")
     equal(scene.host.run("curl", "-s", f"http://{HOST}:3021/healthz").returncode, 7,
           "exit status of curl for another address")
-    t.typed.add(line)
+    scene.guard.works()
 
 
 def test_without_root(t):
@@ -494,12 +491,12 @@ def test_every_command_is_typed_or_marked(t):
     commands = dict(command for block in code_blocks(text_of("README.md"))
                     for command in commands_of(*block))
     marked = {line: mark for line, mark in commands.items() if mark}
-    typed_now = {line for line in commands if line in t.ledger.typed}
-    equal(sorted(typed_now & set(marked)), [], "marked, and typed all the same")
-    left = set(commands) - typed_now - set(marked)
+    executed = {line for line in commands if line in t.ledger.typed}
+    print(f"README: {len(executed)} commands executed, {len(marked)} marked ("
+          + ", ".join(f"{line}: {mark}" for line, mark in marked.items()) + ")", flush=True)
+    equal(sorted(executed & set(marked)), [], "marked, and typed all the same")
+    left = set(commands) - executed - set(marked)
     equal(sorted(left - t.ledger.untyped), [], "neither typed by a test nor marked")
     check(len(marked) <= MARKED_MAX, f"{len(marked)} commands are marked")
     if left:
         raise Skipped(f"typed by nobody, since tests were skipped or failed: {sorted(left)}")
-    print(f"README: {len(typed_now)} commands executed, {len(marked)} marked ("
-          + ", ".join(f"{line}: {mark}" for line, mark in marked.items()) + ")", flush=True)
