@@ -12,7 +12,7 @@
 //!        proc_net_tcp   sock_diag           http  <- exposition <- metrics |
 //!              \           /                                               |
 //!            connections ---Event---> detector ---Verdict---> firewall --Command
-//! daemon.rs: owns the tables; one `turn` calls these left to right and hands
+//! daemon: owns the tables; one `turn` calls these left to right and hands
 //! each result to the next
 //! ```
 //!

@@ -406,13 +406,12 @@ def broken_firewall(case, script):
 class Guard:
     """A running tcpparser whose lines are collected with their times."""
 
-    def __init__(self, namespace, command, env, stdout=subprocess.PIPE):
+    def __init__(self, namespace, command, env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE):
         self.namespace = namespace
         self.lines, self.errors = [], []
         with namespace.entered():
             self.process = subprocess.Popen(
-                command, env=env, stdin=subprocess.DEVNULL,
-                stdout=stdout, stderr=subprocess.PIPE)
+                command, env=env, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE)
         self.pid = self.process.pid
         self.readers = [self.collect(self.process.stderr, self.errors)]
         if self.process.stdout:
@@ -421,8 +420,10 @@ class Guard:
     @staticmethod
     def collect(stream, lines):
         def read():
-            for raw in stream:
-                lines.append((time.monotonic(), raw.decode(errors="replace").rstrip("\n")))
+            # A terminal ends with EIO.
+            with contextlib.suppress(OSError):
+                for raw in stream:
+                    lines.append((time.monotonic(), raw.decode(errors="replace").rstrip("\r\n")))
         thread = threading.Thread(target=read, daemon=True)
         thread.start()
         return thread
@@ -510,8 +511,11 @@ def samples(text):
 class Case:
     """One run of one test, and all it made."""
 
-    def __init__(self, binary):
+    def __init__(self, binary, ledger=None):
         self.binary = binary
+        self.ledger = ledger
+        # Lines of README.md: what this test is to type, and what it did.
+        self.to_type, self.typed = set(), set()
         self.tmp = tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-")
         os.chmod(self.tmp, 0o755)
         self.namespaces, self.guards, self.firewalls = [], [], {}
@@ -651,6 +655,12 @@ def idle(function):
     return function
 
 
+def last(function):
+    """Runs the test after all others, second tries included."""
+    function.last = True
+    return function
+
+
 def collected(modules):
     """All tests as (name, function, arguments), in the order of the source."""
     for module in modules:
@@ -664,6 +674,20 @@ def collected(modules):
                 yield full + label, function, arguments
 
 
+class Ledger:
+    """What became of the command lines of README.md: typed by some test, or not
+    typed since the tests that would have were skipped or failed."""
+
+    def __init__(self, is_whole):
+        self.is_whole = is_whole  # no test was left out by name
+        self.typed, self.untyped = set(), set()
+
+    def add(self, case, verdict):
+        self.typed |= case.typed
+        if verdict != "ok":
+            self.untyped |= case.to_type
+
+
 AGAIN_MAX = 3
 
 
@@ -672,15 +696,15 @@ class Runner:
     late now and then: up to AGAIN_MAX that fail are tried a second time, alone
     and in plain sight; more of them are no accident."""
 
-    def __init__(self, binary):
-        self.binary = binary
+    def __init__(self, binary, ledger):
+        self.binary, self.ledger = binary, ledger
         self.counts = {"ok": 0, "FAILED": 0, "SKIPPED": 0}
         self.again = []
         self.lock = threading.Lock()
 
     def one(self, name, function, arguments, is_second=False):
         started = time.monotonic()
-        case = Case(self.binary)
+        case = Case(self.binary, self.ledger)
         verdict, details = "ok", []
         try:
             function(case, *arguments)
@@ -690,8 +714,10 @@ class Runner:
             verdict, details = "FAILED", self.explain(error) + case.report()
         finally:
             case.close()
+        can_wait = not is_second and not hasattr(function, "last")
         with self.lock:
-            if verdict == "FAILED" and not is_second and len(self.again) < AGAIN_MAX:
+            self.ledger.add(case, verdict)
+            if verdict == "FAILED" and can_wait and len(self.again) < AGAIN_MAX:
                 self.again.append((name, function, arguments))
                 verdict = "again"
         name += " (second try, alone)" if is_second else ""
@@ -722,8 +748,8 @@ class Runner:
         def marked(mark):
             return [test for test in tests if hasattr(test[1], mark)]
 
-        one_by_one, waiting = marked("alone"), marked("idle")
-        together = [test for test in tests if test not in one_by_one + waiting]
+        one_by_one, waiting, at_last = marked("alone"), marked("idle"), marked("last")
+        together = [test for test in tests if test not in one_by_one + waiting + at_last]
         with concurrent.futures.ThreadPoolExecutor(2) as pool, \
                 concurrent.futures.ThreadPoolExecutor(2) as waiting_pool:
             running = [waiting_pool.submit(self.one, *test) for test in waiting]
@@ -734,6 +760,8 @@ class Runner:
             self.one(*test)
         for test in list(self.again):
             self.one(*test, is_second=True)
+        for test in at_last:
+            self.one(*test)
         print("{ok} passed, {FAILED} failed, {SKIPPED} skipped".format(**self.counts))
         return 1 if self.counts["FAILED"] else 0
 
@@ -780,7 +808,7 @@ def main(binary, filters, modules):
         remove_leftovers()
     tests = [test for test in collected(modules)
              if not filters or any(wanted in test[0] for wanted in filters)]
-    return Runner(binary).all(tests)
+    return Runner(binary, Ledger(is_whole=not filters)).all(tests)
 
 
 # --------------------------------------------------------- lines of output

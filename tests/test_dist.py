@@ -11,9 +11,9 @@ import sys
 import tarfile
 import zipfile
 
-from harness import STAMP, Skipped, cases, check, equal, must, need, run
+from harness import HOME, STAMP, Skipped, cases, check, equal, must, need, run
 from test_files import fixture, listening, tcp_row
-from test_readme import ROOT, text_of
+from test_readme import ROOT, blocks_to_type, text_of, typed
 
 # What `file` calls them, and who runs them elsewhere.
 ARCHITECTURES = {
@@ -217,6 +217,7 @@ def test_wheels_please_the_index(t):
 
 
 def test_pip_installs_a_command_and_takes_it_away(t):
+    install = blocks_to_type(t, "Release files")[-1]
     architecture = platform.machine()
     if architecture not in ARCHITECTURES:
         raise Skipped(f"no wheel for {architecture}")
@@ -227,7 +228,8 @@ def test_pip_installs_a_command_and_takes_it_away(t):
     folder = os.path.join(t.tmp, "virtual")
     pip = os.path.join(folder, "bin", "pip")
     must(sys.executable, "-m", "venv", folder, seconds=60)
-    must(pip, "install", "--no-index", "--find-links", links, "tcpparser", seconds=60)
+    env = {**HOME, "PATH": f"{folder}/bin:{HOME['PATH']}"}
+    typed(t, run, *install, folder=os.path.join(links, "../.."), env=env, seconds=60)
     t.binary = os.path.join(folder, "bin", "tcpparser")
     equal(read(t.binary), read(packed), "the program")
     equal(must(t.binary, "--version"), must(packed, "--version"), "version")

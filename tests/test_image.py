@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import tarfile
@@ -20,7 +19,7 @@ import time
 
 from harness import (FOLDER, HOME, Family, Guard, Skipped, cases, check, equal, must, need, run,
                      wait_for)
-from test_readme import code_blocks
+from test_readme import Terminal, blocks_to_type, typed
 from traffic import Nmap, touch
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
@@ -270,22 +269,33 @@ def test_rules_of_others_do_not_hide_ours(t):
     equal(scene.guard.exec("--unblock", "all").returncode, 0, "exit status of --unblock")
 
 
+def docker(t):
+    """A folder where `docker` is podman, with what this machine asks of it."""
+    folder = t.folder("path-docker")
+    path = os.path.join(folder, "docker")
+    with open(path, "w") as file:
+        file.write("#!/bin/sh\nverb=$1\nshift\n"
+                   f'[ "$verb" != run ] || set -- {" ".join(LIMITS)} "$@"\n'
+                   f'exec {" ".join(PODMAN)} "$verb" "$@"\n')
+    os.chmod(path, 0o755)
+    return folder
+
+
 def test_commands_of_README(t):
-    """Typed one after the other, with podman for docker."""
-    build, keep, lift, door = code_blocks("Run it in a container")
-    lan, env = t.lan(), Loaded.podman(t)
+    """Typed as they stand, into the host of a namespace whose docker is podman."""
+    load = next(lines for lines in blocks_to_type(t, "Run it in 30 seconds")
+                if lines[0] == "make image")
+    build, keep, lift, door = blocks_to_type(t, "Keep it running in a container")
+    archive = make_image(t, "checkout", "buildah")
+    folder = archive.removesuffix(ARCHIVE)
+    lan = t.lan()
     firewalls = [t.firewall(lan.host, flavour) for flavour in ("legacy", default())]
     lan.host.listen(*PORTS)
-
-    def typed(line):
-        docker, verb, *words = shlex.split(line)
-        equal(docker, "docker", f"command of {line!r}")
-        return [*PODMAN, verb, *(LIMITS if verb == "run" else ()), *words]
+    env = storage(t.folder("storage"))
+    env["PATH"] = f"{docker(t)}:{env['PATH']}"
 
     def type_line(line):
-        done = lan.host.run(*typed(line), env=env)
-        equal(done.returncode, 0, f"{line}: {done.stderr.strip()}")
-        return done.stdout + done.stderr
+        return typed(t, lan.host.run, line, folder=folder, env=env, seconds=60)
 
     def scan(firewall):
         wait_for(lambda: lan.host.run("curl", "-s", "127.0.0.1:3021/healthz").returncode == 0,
@@ -294,28 +304,29 @@ def test_commands_of_README(t):
         wait_for(lambda: firewall.blocks(lan.host, f"{lan.peer_v4}/32"), "a block")
         check(not lan.peer.connects(lan.host_v4, 22), "new connections fail")
 
-    check(build[-1].endswith(" -ti tcpparser"), build)
-    guard = Guard(lan.host, typed(build[-1].replace(" -ti ", " ")), env)
-    t.guards.append(guard)
-    guard.ready().signal(signal.SIGINT)
-    equal(guard.wait_exit(), 0, "exit status")
-
-    start, logs, list_, *others = keep
-    type_line(start)
-    scan(firewalls[0])
-    check("Blocked: " in type_line(logs), logs)
-    check(lan.peer_v4 in type_line(list_), list_)
-    for line in others:
-        type_line(line)
-    check(not lan.peer.connects(lan.host_v4, 22), "the block outlasts the container")
-    type_line(lift[0])
-    check(lan.peer.connects(lan.host_v4, 22, seconds=5), "the source is back")
-
-    type_line(door[0])
     try:
+        for line in build:
+            type_line(line)
+        _, load_it, run_it = load
+        type_line(load_it)
+        guard = Terminal(t, lan.host, run_it, env, folder).ready()
+        equal(guard.control_c(), 0, "exit status")
+
+        start, logs, list_, *others = keep
+        type_line(start)
+        scan(firewalls[0])
+        check("Blocked: " in type_line(logs), logs)
+        check(lan.peer_v4 in type_line(list_), list_)
+        for line in others:
+            type_line(line)
+        check(not lan.peer.connects(lan.host_v4, 22), "the block outlasts the container")
+        type_line(lift[0])
+        check(lan.peer.connects(lan.host_v4, 22, seconds=5), "the source is back")
+
+        type_line(door[0])
         scan(firewalls[1])
     finally:
-        type_line("docker rm -f tcpparser")
+        run(*PODMAN, "rm", "-fa", "-t", "0", env=env)
 
 
 def test_local_time_is_that_of_TZ(t):

@@ -3,12 +3,15 @@ each on a machine of its own (machine.py)."""
 
 import glob
 import os
+import platform
 import re
 import time
 
 from harness import (FLAVOURS, IPTABLES_NAMES, Failure, Skipped, cases, check, equal, must,
                      need, run, wait_for)
 from machine import BUSYBOX, OPENRC, PACKAGES, ROOT, Machine
+from test_dist import tarball
+from test_readme import blocks_to_type, typed
 
 DIST = os.path.join(ROOT, "dist")
 PORTS = (22, 25, 80, 443)
@@ -472,18 +475,19 @@ def show(m, *names):
 
 def test_make_install_and_uninstall(t):
     """Where scripts of /etc/init.d are started: detected, enabled, started."""
+    (install,), (uninstall,) = blocks_to_type(t, "Start it at boot")
     m, lan = guarded_machine(t)
     with m:
         need_busybox()
         m.boot(IDLE, "busybox", "init")
-        said = make(m, "install")
+        said = typed(t, m.run, install)
         check("(sysv)" in said and "/var/log/tcpparser.log" in said, f"told: {said}")
         first = m.guard()
         check(glob.glob(m.path("/etc/rc2.d/S*tcpparser")), "enabled")
         scan(m, lan)
         make(m, "install")
         check(m.guard() != first and blocks(m, lan), "installed again, and the block stands")
-        said = make(m, "uninstall")
+        said = typed(t, m.run, uninstall)
         equal((left_behind(m), m.guards()), ([], []), f"left: {said}")
         check(nothing_left(m), f"blocks are lifted: {said}")
         equal(glob.glob(m.path("/etc/rc?.d/*tcpparser")), [], "links")
@@ -491,6 +495,20 @@ def test_make_install_and_uninstall(t):
         make(m, "install", "INIT=none", "PREFIX=/usr")
         equal((left_behind(m), m.guards()),
               (["/usr/bin/tcpparser", "/usr/share/man/man8/tcpparser.8"], []), "with INIT=none")
+
+
+def test_release_installs_itself(t):
+    """Unpacked as README says, where scripts of /etc/init.d are started."""
+    lines = next(lines for lines in blocks_to_type(t, "Release files") if len(lines) > 1)
+    if platform.machine() != "x86_64":
+        raise Skipped(f"another release is for {platform.machine()}")
+    release = tarball(t, "x86_64")
+    with machine(t) as m:
+        need_busybox()
+        m.boot(f"{IDLE}cp {release} /root\n", "busybox", "init")
+        said = typed(t, m.run, *lines, folder="/root")
+        check("(sysv)" in said and m.guard(), f"told: {said}")
+        m.must("sh", "-c", f"cmp /root/tcpparser-*/tcpparser {PROGRAM}")
 
 
 # A root with nothing but BusyBox, and the program as a release unpacks it.

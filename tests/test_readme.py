@@ -1,15 +1,25 @@
-"""README.md against the real program: what it shows and what it lets one type."""
+"""README.md against the real program: what it shows, what it lets one type, and
+what it says of messages, files and verbs.
 
+Fenced code blocks hold commands where their info string is `sh`, one a line, or
+`console`, behind a prompt; others hold none. Tests type commands as they stand,
+into a shell; a comment behind one that says what it needs marks it as typed by
+nobody. The last test counts both.
+"""
+
+import glob
 import os
 import re
+import shlex
 import signal
 
-from harness import HOME, check, equal, link, wait_for
+from harness import HOME, Guard, Skipped, check, equal, last, link, must, need, wait_for
 
-ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 PORTS = (22, 25, 80, 445)
 HOST, CLIENT, SERVER = "172.31.59.87", "206.11.237.209", "99.84.191.103"
 NEIGHBOUR, STRANGER = "172.31.63.176", "198.51.100.23"
+MARKED_MAX = 10
 
 
 def text_of(name):
@@ -23,10 +33,92 @@ def section(heading):
     return found[1]
 
 
-def code_blocks(heading):
-    """The lines of each fenced block of a section."""
-    return [block.splitlines() for block in
-            re.findall(r"^```\n(.*?)^```$", section(heading), re.M | re.S)]
+def code_blocks(text):
+    """The info string and the lines of each fenced block, those in lists too."""
+    found = re.findall(r"^( *)```(.*)\n((?:.*\n)*?)\1```$", text, re.M)
+    return [(info, [line.removeprefix(indent) for line in body.splitlines()])
+            for indent, info, body in found]
+
+
+def commands_of(info, lines):
+    """The commands of a block, each with what it needs, if it says so."""
+    if info == "console":
+        lines = [line[2:] for line in lines if line.startswith(("$ ", "# "))]
+    elif info != "sh":
+        return []
+    lines = re.sub(r"\\\n *", "", "\n".join(lines)).splitlines()
+    found = [re.fullmatch(r"(.*?)(?: +# (.*))?", line).groups() for line in lines]
+    return [(line, mark if re.match("(needs|takes) ", mark or "") else None)
+            for line, mark in found]
+
+
+# --------------------------------------------------------------- typing them
+
+
+def blocks_to_type(t, heading):
+    """The commands of each block of a section that holds unmarked ones, which
+    the test `t` is to type."""
+    found = [[line for line, mark in commands_of(*block) if not mark]
+             for block in code_blocks(section(heading))]
+    t.to_type.update(line for lines in found for line in lines)
+    return [lines for lines in found if lines]
+
+
+def typed(t, run, *lines, folder=ROOT, **options):
+    """What lines of README print, typed into one shell that `run` starts."""
+    check(set(lines) <= t.to_type, f"{lines} do not stand in README.md")
+    script = "\n".join(["set -e", f"cd {shlex.quote(folder)}", *lines])
+    done = run("/bin/sh", "-c", script, **options)
+    equal(done.returncode, 0, f"exit status of {lines}: {done.stdout[-600:]!r}, "
+                              f"{done.stderr[-600:]!r}")
+    t.typed.update(lines)
+    return done.stdout
+
+
+class Terminal(Guard):
+    """A line of README that goes on until somebody ends it, typed at a terminal
+    of its own; `before` is a wrapping command."""
+
+    def __init__(self, t, namespace, line, env, folder=ROOT, before=()):
+        check(line in t.to_type, f"{line!r} does not stand in README.md")
+        need("setsid")
+        self.t, self.line = t, line
+        self.keyboard, screen = os.openpty()
+        command = ["setsid", "--ctty", *before, "/bin/sh", "-c",
+                   f"cd {shlex.quote(folder)}\nexec {line}"]
+        super().__init__(namespace, command, env, stdin=screen, stdout=screen)
+        os.close(screen)
+        shown = os.fdopen(self.keyboard, "rb", closefd=False)
+        self.readers.append(self.collect(shown, self.lines))
+        t.guards.append(self)
+
+    def ready(self):
+        super().ready()
+        return self.works()
+
+    def works(self):
+        """It does what its test waited for."""
+        self.t.typed.add(self.line)
+        return self
+
+    def control_c(self):
+        os.write(self.keyboard, b"\x03")
+        return self.wait_exit()
+
+    def kill(self):
+        super().kill()
+        os.close(self.keyboard)
+
+
+def product_path(t, *folders):
+    """A PATH on which the product is installed, behind these folders."""
+    folder = t.folder("path-product")
+    if not os.listdir(folder):
+        os.symlink(t.binary, os.path.join(folder, "tcpparser"))
+    return ":".join([*folders, folder, HOME["PATH"], "/usr/sbin:/sbin"])
+
+
+# ---------------------------------------------------------- what README shows
 
 
 def shape(line):
@@ -54,7 +146,7 @@ class Scene:
     """The addresses of README: a host, a neighbour on its network, and from
     far a client, a server and a stranger."""
 
-    def __init__(self, t):
+    def __init__(self, t, flavour="nft"):
         self.t = t
         self.host, self.near, self.far = (t.namespace(role) for role in ("host", "near", "far"))
         link(self.host, "lan", self.near, "lan", (f"{HOST}/20", f"{NEIGHBOUR}/20"))
@@ -63,10 +155,19 @@ class Scene:
         self.far.ip(*(f"address add {address}/32 dev wan"
                       for address in (CLIENT, SERVER, STRANGER)),
                     "route add default via 192.0.2.1")
-        self.firewall = t.firewall(self.host)
+        self.firewall = t.firewall(self.host, flavour)
         self.host.listen(*PORTS)
         self.far.listen(443)
-        self.guard = t.guard(self.host, env=self.firewall.env).ready()
+        self.env = {**HOME, **self.firewall.env, "PATH": product_path(t, self.firewall.folder)}
+
+    def start(self):
+        self.guard = self.t.guard(self.host, env=self.firewall.env).ready()
+        return self
+
+    def start_line(self, line, **options):
+        """A line of README that goes on."""
+        self.guard = Terminal(self.t, self.host, line, self.env, **options)
+        return self
 
     def connect(self, space, source, address, *ports):
         for port in ports:
@@ -78,35 +179,36 @@ class Scene:
             if source not in (CLIENT, HOST):
                 made.close()
 
-    def scan(self, space, source):
+    def scan(self, space, source, follows="Blocked"):
         self.connect(space, source, HOST, *PORTS)
-        self.guard.wait_line(f"Blocked: +{source} ")
+        self.guard.wait_line(f" {follows}: +{source} ")
 
-    def type(self, line):
-        """What a line that stands in README prints, typed by root."""
-        command = re.sub(r"^(target/)?tcpparser\b", self.t.binary, line)
-        path = f"{self.firewall.folder}:{HOME['PATH']}"
-        done = self.host.run("sh", "-c", command, env={**HOME, **self.firewall.env, "PATH": path})
-        equal(done.returncode, 0, f"exit status of {line!r}: {done.stderr.strip()!r}")
-        return done.stdout.splitlines()
+    def type(self, *lines, space=None, folder=ROOT):
+        """What lines of README print, typed by root."""
+        return typed(self.t, (space or self.host).run, *lines, folder=folder,
+                     env=self.env).splitlines()
 
     def nothing_left(self):
         return not any("TCPPARSER" in rule for rule in self.firewall.everything(self.host))
 
 
 def test_what_you_will_see(t):
-    demo, end, rules, blocks, metrics = code_blocks("What you will see")
-    (one, every), _ = code_blocks("Undo a block")
-    scene = Scene(t)
+    seen = code_blocks(section("What you will see"))
+    equal([info for info, _ in seen], ["text", "text", "console", "console", "console"], "blocks")
+    demo, end, *typing = [lines for _, lines in seen]
+    blocks_to_type(t, "What you will see")
+    undo = next(lines for lines in blocks_to_type(t, "Allow and undo") if "--unblock" in lines[0])
+    scene = Scene(t).start()
     scene.connect(scene.far, CLIENT, HOST, 22)
     scene.connect(scene.host, HOST, SERVER, 443)
     scene.guard.wait_readings(2)
     scene.scan(scene.near, NEIGHBOUR)
     scene.scan(scene.far, STRANGER)
     check_in_order(shapes(demo), shapes(scene.guard.output()))
-    for prompt, *shown in (rules, blocks, metrics):
+    for prompt, *shown in typing:
         equal(shapes(scene.type(prompt[2:])), shapes(shown), f"what {prompt!r} prints")
-    scene.type(one)
+    one, every = undo
+    equal(scene.type(one), ["1 block removed"], f"what {one!r} prints")
     # A connection in the first half second throws no doubt on a block yet.
     wait_for(lambda: scene.near.connects(HOST, 22)
              and scene.guard.matching(f"Unblocked: +{NEIGHBOUR} "), "the end of the block")
@@ -118,35 +220,168 @@ def test_what_you_will_see(t):
 
 
 def test_everything_of_ours_goes_by_hand(t):
-    _, commands = code_blocks("Undo a block")
-    scene = Scene(t)
+    commands = next(lines for lines in blocks_to_type(t, "Allow and undo")
+                    if lines[0].startswith("iptables "))
+    scene = Scene(t).start()
     scene.scan(scene.near, NEIGHBOUR)
     scene.guard.signal(signal.SIGTERM)
     scene.guard.wait_exit()
     check(not scene.nothing_left(), "the block stays")
-    for command in commands:
-        scene.type(command)
+    scene.type(*commands)
     check(scene.nothing_left(), f"left: {scene.firewall.everything(scene.host)}")
 
 
-def test_looking_on(t):
-    command = code_blocks("Run it")[-1][0]
-    equal(command.split()[0], "target/tcpparser", "program")
-    guard = t.guard(t.namespace("host"), *command.split()[1:]).ready()
-    equal(guard.metric("tcpparser_blocking_enabled"), 0, "blocking_enabled")
+def test_allowed_sources_are_not_blocked(t):
+    ((line,), *_) = blocks_to_type(t, "Allow and undo")
+    scene = Scene(t).start_line(line)
+    scene.guard.ready()
+    for space, source in ((scene.near, NEIGHBOUR), (scene.far, STRANGER)):
+        scene.scan(space, source, "Not blocked")
+    scene.scan(scene.far, SERVER)
+
+
+# ---------------------------------------------------------- ways to start it
+
+
+def test_release_runs_where_it_is_unpacked(t):
+    unpack = blocks_to_type(t, "Run it in 30 seconds")[0]
+    tarballs = glob.glob(os.path.join(os.path.dirname(t.binary), "dist", "*-x86_64-*.tar.gz"))
+    if not tarballs or os.uname().machine != "x86_64":
+        raise Skipped("`make dist` makes the tarball, and this machine runs it")
+    folder = t.folder("unpacked")
+    os.symlink(*tarballs, os.path.join(folder, os.path.basename(*tarballs)))
+    scene = Scene(t)
+    scene.type(unpack[0], folder=folder)
+    scene.start_line(unpack[1], folder=folder)
+    scene.guard.ready()
+    scene.scan(scene.far, STRANGER)
+    equal(scene.guard.control_c(), 0, "exit status")
+
+
+def test_make_run_blocks_until_control_c(t):
+    line = next(lines[0] for lines in blocks_to_type(t, "Run it in 30 seconds")
+                if lines[0] == "make run")
+    need("make", "cargo")
+    if os.stat(ROOT).st_uid != os.geteuid() or os.path.dirname(t.binary) != f"{ROOT}/target":
+        raise Skipped("somebody else built the program elsewhere")
+    scene = Scene(t)
+    scene.start_line(line)
+    scene.guard.ready()
+    scene.scan(scene.far, STRANGER)
+    scene.guard.control_c()
+    scene.guard.wait_line("1 block stands")
+
+
+def test_looking_on_needs_no_root(t):
+    line = next(lines[0] for lines in blocks_to_type(t, "Run it in 30 seconds")
+                if "--dry-run" in lines[0])
+    need("setpriv")
+    scene = Scene(t)
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"]
+    if scene.host.run(*nobody, "test", "-x", t.binary).returncode != 0:
+        raise Skipped(f"others may not look into {ROOT}")
+    scene.start_line(line, before=nobody).guard.ready()
+    scene.scan(scene.far, STRANGER, "Not blocked")
+    check(scene.nothing_left(), "it changed the firewall")
+
+
+def test_http_on_one_address(t):
+    (line,), _ = blocks_to_type(t, "Hardening")
+    scene = Scene(t).start_line(line)
+    wait_for(lambda: scene.host.run("curl", "-s", "http://192.0.2.1:3021/healthz").returncode == 0,
+             "an answer")
+    equal(scene.host.run("curl", "-s", f"http://{HOST}:3021/healthz").returncode, 7,
+          "exit status of curl for another address")
+    scene.guard.works()
+
+
+def test_without_root(t):
+    _, (line,) = blocks_to_type(t, "Hardening")
+    need("setpriv")
+    scene = Scene(t).start_line(line)
+    scene.guard.ready()
+    with open(f"/proc/{scene.guard.pid}/status") as status:
+        text = status.read()
+    for words in ("Uid:\t65534\t", *(f"Cap{name}:\t0000000000003000\n" for name in
+                                     ("Inh", "Prm", "Eff", "Bnd", "Amb"))):
+        check(words in text, f"no {words!r} in {text}")
+    scene.scan(scene.far, STRANGER)
+    equal(scene.guard.control_c(), 0, "exit status")
+
+
+def test_another_firewall_takes_the_list(t):
+    once, (fill,) = blocks_to_type(t, "Prometheus, alerts, dashboard, many hosts")
+    need("ipset")
+    scene = Scene(t).start()
+    scene.scan(scene.near, NEIGHBOUR)
+    scene.scan(scene.far, STRANGER)
+    set_up = scene.far.run("ipset", "create", "probe", "hash:net", "timeout", "1")
+    if set_up.returncode != 0:
+        raise Skipped(f"ipset create: {set_up.stderr.strip()}")
+    scene.type(*once, space=scene.far)
+    for _ in range(2):
+        scene.type(fill, space=scene.far)
+        listed = scene.far.must("ipset", "list", "scanners")
+        found = set(re.findall(r"^(\S+) timeout 1[78]\d$", listed, re.M))
+        equal(found, {NEIGHBOUR, STRANGER}, f"members of {listed}")
+
+
+def test_scrape_configuration_is_valid(t):
+    need("promtool")
+    config = next(lines for info, lines in
+                  code_blocks(section("Prometheus, alerts, dashboard, many hosts"))
+                  if info == "yaml")
+    path = os.path.join(t.tmp, "prometheus.yml")
+    with open(path, "w") as file:
+        file.write("\n".join(config) + "\n")
+    os.symlink(f"{ROOT}/dist/tcpparser.rules.yml", f"{t.tmp}/tcpparser.rules.yml")
+    must("promtool", "check", "config", path)
+
+
+# ------------------------------------------------------------- what it names
+
+
+HEADINGS = ("Run it in 30 seconds", "What you will see", "Allow and undo", "Start it at boot",
+            "Keep it running in a container", "Options", "Metrics",
+            "Prometheus, alerts, dashboard, many hosts", "How it decides", "What it does not see",
+            "What a block is", "Hardening", "Troubleshooting", "Limits and figures",
+            "Release files", "Tests", "Source", "Coming from the Python program", "Licence")
+
+
+def test_headings_are_there_and_links_lead_to_them(_t):
+    text = text_of("README.md")
+    equal(tuple(re.findall("^## (.*)$", text, re.M)), HEADINGS, "headings")
+    anchors = {re.sub("[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in HEADINGS}
+    links = re.findall(r"\]\(([^)]*)\)", text)
+    lost = [link for link in links if not link.startswith("https://")
+            and not (link[1:] in anchors if link[0] == "#" else os.path.exists(f"{ROOT}/{link}"))]
+    equal(lost, [], f"links to nowhere among {len(links)}")
+
+
+def test_first_command_stands_on_the_first_screen(_t):
+    text = text_of("README.md")
+    blocks = [block for block in code_blocks(text) if commands_of(*block)]
+    lines = text[:text.index(blocks[0][1][0])].count("\n")
+    check(lines < 20, f"{lines} lines above the first command")
+
+
+def test_blocks_say_what_they_hold(_t):
+    kinds = [info for info, _ in code_blocks(text_of("README.md"))]
+    equal(set(kinds), {"sh", "console", "text", "yaml"}, "info strings")
+    equal(2 * len(kinds), len(re.findall("^ *```", text_of("README.md"), re.M)), "fences")
+    check("TBD" not in text_of("README.md"), "README.md has a TBD")
 
 
 def test_verbs_of_make_are_there(_t):
     verbs = set(re.findall(r"(?:^|`|\d )make ([a-z]+)", text_of("README.md"), re.M))
-    makefile = text_of("Makefile")
-    check({"run", "test", "bench"} <= verbs, f"verbs: {verbs}")
-    missing = [verb for verb in verbs if not re.search(rf"^{verb}:.*## ", makefile, re.M)]
-    equal(missing, [], "verbs that make does not know")
+    known = set(re.findall(r"^([a-z]+):.*## ", text_of("Makefile"), re.M))
+    equal(verbs - known, set(), "verbs that make does not know")
+    equal(known - verbs, {"clean"}, "verbs that README.md does not tell")
 
 
 def test_files_named_are_there(_t):
-    named = set(re.findall(r"`((?:src|tests)/[\w/]*(?:\.\w+)?)`", text_of("README.md")))
-    check(len(named) > 20, f"files: {named}")
+    named = set(re.findall(r"`((?:src|tests|dist)/[\w./-]*)`", text_of("README.md")))
+    check(len(named) > 30, f"files: {named}")
     missing = [name for name in named if not os.path.exists(os.path.join(ROOT, name))]
     equal(missing, [], "files that are not there")
     sources = [name for name in os.listdir(os.path.join(ROOT, "src")) if name != "lib.rs"]
@@ -154,12 +389,114 @@ def test_files_named_are_there(_t):
     equal(untold, [], "sources without a row")
 
 
+def test_drawing_is_that_of_the_source(_t):
+    drawing = re.search(r"^//! ```text\n((?://!.*\n)*?)//! ```$", text_of("src/lib.rs"), re.M)[1]
+    lines = [line.removeprefix("//!").removeprefix(" ") for line in drawing.splitlines()]
+    check(("text", lines) in code_blocks(section("Source")), f"README.md does not show {lines}")
+
+
 def test_figures_are_told(_t):
-    limits = section("Limits")
+    limits = section("Limits and figures")
     check(re.search(r"\| figure \| aim \| measured on \d{4}-\d\d-\d\d \|", limits), "no date")
     for row in (r"size of the binary \| at most 64 KiB \| [\d.]+ KiB",
                 r"resident memory, idle \| at most 128 KiB \| \d+ KiB",
                 r"resident memory, 20,000 rows \| - \| [\d,]+ KiB",
                 r"CPU of a reading of 20,000 rows, .* \| at most 1\.10 \| \d\.\d\d \([\d.]+ ms\)"):
         check(re.search(rf"^\| {row}", limits, re.M), f"no row /{row}/")
-    check("TBD" not in text_of("README.md"), "README.md has a TBD")
+
+
+# What --help and a debug build's panic say needs no row.
+NO_MESSAGES = ("Usage: ", "DUR: ", "Each option is also", "panic at ")
+
+
+def texts_of_the_source():
+    """All byte strings of the product, with no blank or punctuation at the ends."""
+    found = set()
+    for path in glob.glob(f"{ROOT}/src/**/*.rs", recursive=True):
+        if "/testing/" not in path:
+            code = re.split(r"^#\[cfg\(test\)\]\nmod ", text_of(path), flags=re.M)[0]
+            code = re.sub(r"^\s*//.*$", "", code, flags=re.M)
+            found.update(re.findall(r'\bb"((?:[^"\\]|\\.|\\\n)*)"', code))
+    found = {re.sub(r"\\\n\s*|\\n", "", text) for text in found}
+    return {text.strip(" ,:;") for text in found if not text.startswith(NO_MESSAGES)}
+
+
+def test_every_message_is_told(_t):
+    """Whatever it can say holds two words side by side."""
+    messages = {text for text in texts_of_the_source() if re.search("[a-z]{2,} [a-z]", text)}
+    check(len(messages) > 60, f"messages: {messages}")
+    told = re.sub(r"\s+", " ", text_of("README.md"))
+    equal({text for text in messages if text not in told}, set(), "messages without a row")
+
+
+def test_messages_told_are_those_of_the_source(_t):
+    """What is left of each when texts of the source are taken away is its
+    variable part."""
+    texts = [text for text in texts_of_the_source() if re.search("[a-z]{3}", text)]
+    texts.sort(key=len, reverse=True)
+    tables = section("Troubleshooting").partition("On standard error")[2]
+    rows = re.findall(r"^\| (`.*?`) \| ", tables, re.M)
+    messages = [message for row in rows for message in re.findall("`(.*?)`", row)]
+    check(len(messages) > 60, f"messages: {messages}")
+    for message in messages:
+        rest = message
+        for text in texts:
+            rest = re.sub(rf"(?<!\w){re.escape(text)}(?!\w)", "", rest)
+        check(re.fullmatch(r"(…|503|--firewall|--|[\s':;,])*", rest),
+              f"nothing says {message!r}: {rest!r} is left")
+
+
+def test_what_lacking_tools_skip_is_told(_t):
+    told = set(re.findall("`([^`\n]+)`", re.sub("^```.*", "", section("Tests"), flags=re.M)))
+    needed = set()
+    for path in glob.glob(f"{ROOT}/tests/*.py"):
+        for call in re.findall(r"\bneed\(([^)]*)\)", text_of(path)):
+            needed.update(re.findall('"([^"]+)"', call))
+    needed.update(re.findall(r"(?:if|&&) has ([\w-]+)", text_of("tests/build.sh")))
+    check(len(needed) > 20, f"tools: {needed}")
+    equal(needed - told, set(), "tools without a row")
+
+
+# ------------------------------------------------------------------ the count
+
+
+def makes_test():
+    """Whether we run below a `make test`."""
+    number = os.getpid()
+    while number > 1:
+        with open(f"/proc/{number}/cmdline") as file:
+            program, *words = file.read().split("\0")
+        if os.path.basename(program) in ("make", "gmake") and "test" in words:
+            return True
+        with open(f"/proc/{number}/status") as file:
+            number = int(re.search(r"^PPid:\t(\d+)", file.read(), re.M)[1])
+    return False
+
+
+def test_make_test_types_others(t):
+    """It is typed now, and tests/build.sh before us has typed some."""
+    t.to_type.update(["make test", "make image", "make dist", "make wheel"])
+    if not makes_test():
+        raise Skipped("`make test` does not run this")
+    t.typed.add("make test")
+    t.typed.update(text_of("target/typed-in-build").splitlines())
+    if t.to_type - t.typed:
+        raise Skipped(f"tests/build.sh has skipped {sorted(t.to_type - t.typed)}")
+
+
+@last
+def test_every_command_is_typed_or_marked(t):
+    if not t.ledger.is_whole:
+        raise Skipped("not all tests run")
+    commands = dict(command for block in code_blocks(text_of("README.md"))
+                    for command in commands_of(*block))
+    marked = {line: mark for line, mark in commands.items() if mark}
+    executed = {line for line in commands if line in t.ledger.typed}
+    print(f"README: {len(executed)} commands executed, {len(marked)} marked ("
+          + ", ".join(f"{line}: {mark}" for line, mark in marked.items()) + ")", flush=True)
+    equal(sorted(executed & set(marked)), [], "marked, and typed all the same")
+    left = set(commands) - executed - set(marked)
+    equal(sorted(left - t.ledger.untyped), [], "neither typed by a test nor marked")
+    check(len(marked) <= MARKED_MAX, f"{len(marked)} commands are marked")
+    if left:
+        raise Skipped(f"typed by nobody, since tests were skipped or failed: {sorted(left)}")
