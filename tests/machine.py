@@ -186,6 +186,7 @@ class Machine:
     def kill_guard(self):
         number = self.guard()
         self.must("kill", "-9", str(number))
+        wait_for(lambda: not self.exists(f"/proc/{number}"), "the end of what was killed")
         return number
 
     def __exit__(self, kind, error, _trace):
