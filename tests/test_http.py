@@ -235,7 +235,7 @@ def test_healthz_tells_of_readings(t):
 
 
 BLOCKS = 3_000
-FAR = "198.51.100.1"
+FAR = "10.51.100.1"
 
 
 def feed(firewall, host, sources):
@@ -283,7 +283,7 @@ def test_blocked_is_for_allowed_clients(t):
     lan = t.lan()
     lan.peer.ip(f"address add {FAR}/32 dev lo")
     lan.host.ip(f"route add {FAR}/32 via {lan.peer_v4}")
-    t.guard(lan.host, "--dry-run", "--allow", "198.51.100.0/24").ready()
+    t.guard(lan.host, "--dry-run", "--allow", "10.51.100.0/24").ready()
     answer = ask(lan.peer, get("/blocked"), address=lan.host_v4, source=FAR)
     equal((answer.status, answer.body), (200, b""), "an allowed stranger")
 

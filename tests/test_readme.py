@@ -17,8 +17,12 @@ from harness import HOME, Guard, Skipped, check, equal, last, link, must, need, 
 
 ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 PORTS = (22, 25, 80, 445)
-HOST, CLIENT, SERVER = "172.31.59.87", "206.11.237.209", "99.84.191.103"
-NEIGHBOUR, STRANGER = "172.31.63.176", "198.51.100.23"
+# README's networks, and those of the same width that stand for them in tests,
+# whose hosts have private addresses only.
+PRIVATE = {"172.31.": "10.172.", "206.11.": "10.206.", "99.84.": "10.99.", "198.51.": "10.198.",
+           "192.0.2.": "10.92.2."}
+HOST, CLIENT, SERVER = "10.172.59.87", "10.206.237.209", "10.99.191.103"
+NEIGHBOUR, STRANGER = "10.172.63.176", "10.198.100.23"
 MARKED_MAX = 10
 
 
@@ -35,6 +39,8 @@ def section(heading):
 
 def code_blocks(text):
     """The info string and the lines of each fenced block, those in lists too."""
+    for network, private in PRIVATE.items():
+        text = text.replace(network, private)
     found = re.findall(r"^( *)```(.*)\n((?:.*\n)*?)\1```$", text, re.M)
     return [(info, [line.removeprefix(indent) for line in body.splitlines()])
             for indent, info, body in found]
@@ -150,11 +156,11 @@ class Scene:
         self.t = t
         self.host, self.near, self.far = (t.namespace(role) for role in ("host", "near", "far"))
         link(self.host, "lan", self.near, "lan", (f"{HOST}/20", f"{NEIGHBOUR}/20"))
-        link(self.host, "wan", self.far, "wan", ("192.0.2.1/24", "192.0.2.2/24"))
-        self.host.ip("route add default via 192.0.2.2")
+        link(self.host, "wan", self.far, "wan", ("10.92.2.1/24", "10.92.2.2/24"))
+        self.host.ip("route add default via 10.92.2.2")
         self.far.ip(*(f"address add {address}/32 dev wan"
                       for address in (CLIENT, SERVER, STRANGER)),
-                    "route add default via 192.0.2.1")
+                    "route add default via 10.92.2.1")
         self.firewall = t.firewall(self.host, flavour)
         self.host.listen(*PORTS)
         self.far.listen(443)
@@ -288,7 +294,7 @@ def test_looking_on_needs_no_root(t):
 def test_http_on_one_address(t):
     (line,), _ = blocks_to_type(t, "Hardening")
     scene = Scene(t).start_line(line)
-    wait_for(lambda: scene.host.run("curl", "-s", "http://192.0.2.1:3021/healthz").returncode == 0,
+    wait_for(lambda: scene.host.run("curl", "-s", "http://10.92.2.1:3021/healthz").returncode == 0,
              "an answer")
     equal(scene.host.run("curl", "-s", f"http://{HOST}:3021/healthz").returncode, 7,
           "exit status of curl for another address")
