@@ -30,7 +30,7 @@ CARGO_BUILD = cargo build --release --target-dir $(OUT) --target
 have_musl_target = test -d "$$(rustc --print target-libdir --target $(TARGET))" || rustup target add $(TARGET)
 
 # What tests need, command:package.
-TOOLS = iptables:iptables nft:nftables ipset:ipset ip:iproute2 nmap:nmap curl:curl \
+TOOLS = iptables:iptables nft:nftables ipset:ipset ip:iproute2 sysctl:procps nmap:nmap curl:curl \
 	python3:python3 shellcheck:shellcheck file:file nm:binutils musl-gcc:musl-tools dash:dash \
 	mandoc:mandoc qemu-x86_64:qemu-user dpkg-source:dpkg-dev buildah:buildah podman:podman runc:runc
 # Init systems, whose packages would take over the machine: only fetched.

@@ -93,9 +93,6 @@ only_known_crates() {
     [ "$crates" = "$known" ]
 }
 
-# Comments aside; main.rs has the bare entry: the names of its symbols, and the
-# symbol that exists nowhere.
-
 # A symbol we know must be seen, or the search below would prove nothing.
 no_core_fmt() {
     nm target/symbols/tcpparser >target/symbols.txt || return 1

@@ -207,7 +207,7 @@ class Machine:
 
     def kill_guard(self):
         number = self.guard()
-        self.must("kill", "-9", str(number))
+        self.must("sh", "-c", f"kill -9 {number}")
         wait_for(lambda: not self.exists(f"/proc/{number}"), "the end of what was killed")
         return number
 

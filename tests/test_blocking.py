@@ -123,7 +123,7 @@ def test_router_keeps_its_lan_on_the_internet(t, name):
                  f"route add default via 2001:db8:{net}::1")
     router.ip("route add 10.4.0.0/24 via 10.2.0.2", "route add 2001:db8:4::/64 via 2001:db8:2::2")
     for space in (router, edge):
-        space.must("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+        space.sysctl("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
     v6 = name == "v6"
     own, behind = ("2001:db8:1::1", "2001:db8:3::2") if v6 else ("10.1.0.1", "10.3.0.2")
     firewall = t.firewall(router)

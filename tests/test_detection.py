@@ -110,7 +110,7 @@ def test_neighbours_of_a_64_beyond_a_router_are_one_source(t):
     host, gateway, far = t.namespace("host"), t.namespace("gateway"), t.namespace("far")
     link(host, "lan0", gateway, "lan0", ("fd00:77::1/64", "fd00:77::fe/64"))
     link(gateway, "wan0", far, "wan0", ("2001:db8:4::1/64", "2001:db8:4::2/64"))
-    gateway.must("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
+    gateway.sysctl("net.ipv6.conf.all.forwarding=1")
     host.ip("route add default via fd00:77::fe")
     far.ip("route add default via 2001:db8:4::1",
            "address add 2001:db8:4::3/64 dev wan0 nodad")

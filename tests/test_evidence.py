@@ -456,7 +456,7 @@ def test_forged_segments_prove_nothing(t, kind, source):
     lan = t.lan()
     sysctl = ["net.ipv4.tcp_orphan_retries=1", "net.ipv4.tcp_synack_retries=1"]
     sysctl += ["net.ipv4.tcp_fastopen=0x603"] if kind == "data" else []
-    lan.host.must("sysctl", "-qw", *sysctl)
+    lan.host.sysctl(*sysctl)
     firewall = t.firewall(lan.host)
     serve(lan.host, *PORTS)
     guard = t.guard(lan.host, env=firewall.env).ready()
@@ -497,7 +497,7 @@ def peers(space, address):
 def test_fast_open_leaves_what_is_proof(t):
     """With tcp_fastopen=0x603 held connections are still caught."""
     lan = t.lan()
-    lan.host.must("sysctl", "-qw", "net.ipv4.tcp_fastopen=0x603")
+    lan.host.sysctl("net.ipv4.tcp_fastopen=0x603")
     serve(lan.host, *PORTS)
     guard = t.guard(lan.host, "--dry-run", interval="10s").ready()
     touch(lan.peer, lan.host_v4, *PORTS, source=lan.friend_v4)

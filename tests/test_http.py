@@ -387,7 +387,7 @@ def test_hostile_clients_delay_nobody(t):
     connections, all at once. There are only 8,000 different connections, so
     that memory stands still once those and all places were seen."""
     host = t.lan().host
-    host.must("sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 8999")
+    host.sysctl("net.ipv4.ip_local_port_range=1024 8999")
     guard = t.guard(host, "--dry-run", "--show", "scans", interval="500ms").ready()
     kinds = (("idle", 5_000), ("slow", 200), ("deaf", 50), ("flood", 16))
     touch_all_places(host)

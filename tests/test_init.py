@@ -461,7 +461,7 @@ def watchdog(m):
     first = m.guard()
     wait_for(lambda: time.monotonic() > since + 3, "three seconds")
     equal(m.guards(), [first], "daemons past the watchdog")
-    m.must("kill", "-STOP", str(first))
+    m.must("sh", "-c", f"kill -STOP {first}")
     wait_for(lambda: m.guards() not in ([], [first]), "another one")
     m.must("rm", "-r", "/run/systemd/system/tcpparser.service.d")
     m.must("systemctl", "daemon-reload")

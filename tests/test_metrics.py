@@ -116,7 +116,7 @@ def test_ipv6_and_ipv4_are_served(t):
 
 def test_host_without_ipv6_is_served(t):
     host = t.namespace("host")
-    host.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
+    host.sysctl("net.ipv6.conf.all.disable_ipv6=1")
     t.guard(host).ready()
 
 
