@@ -239,10 +239,15 @@ def set_namespace(file):
 
 
 def destroy_namespace(name):
-    """Takes a namespace of ours away, with the processes left inside."""
-    for number in run("ip", "netns", "pids", name).stdout.split():
-        with contextlib.suppress(OSError):
-            os.kill(int(number), signal.SIGKILL)
+    """Takes a namespace of ours away, with the processes left inside and those
+    that some of them start as others end."""
+    for _ in range(20):
+        numbers = run("ip", "netns", "pids", name).stdout.split()
+        if not numbers:
+            break
+        for number in numbers:
+            with contextlib.suppress(OSError):
+                os.kill(int(number), signal.SIGKILL)
     run("ip", "netns", "del", name)
 
 
@@ -770,16 +775,39 @@ class Runner:
         return 1 if self.counts["FAILED"] else 0
 
 
-def remove_leftovers():
-    """Namespaces and folders of runs that were killed."""
-    for path in glob.glob("/run/netns/tcpp-*-*") + glob.glob(f"{FOLDER}*-*"):
-        owner = re.search(r"(?:tcpp|test)-(\d+)-", path)
-        if not owner or is_alive(owner[1]):
-            continue
-        if path.startswith(FOLDER):
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            destroy_namespace(os.path.basename(path))
+def remove_of(is_wanted):
+    """Namespaces, control groups, mounts and folders of the runs whose process
+    number is wanted, and the processes left inside."""
+    def owned(paths):
+        for path in paths:
+            owner = re.search(r"/tcpp(?:arser-test)?-(\d+)-", path)
+            if owner and is_wanted(int(owner[1])):
+                yield path
+
+    for path in owned(glob.glob("/run/netns/tcpp-*")):
+        destroy_namespace(os.path.basename(path))
+    for path in owned(glob.glob("/sys/fs/cgroup/tcpp-*") + glob.glob("/sys/fs/cgroup/*/tcpp-*")):
+        remove_group(path)
+    with open("/proc/self/mounts") as mounts:
+        points = [line.split()[1].encode().decode("unicode_escape") for line in mounts]
+    for point in owned(point for point in reversed(points) if point.startswith(FOLDER)):
+        run("umount", "--lazy", point)
+    for folder in owned(glob.glob(f"{FOLDER}*")):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_group(path, seconds=3):
+    """A control group with all below it, as soon as its processes have ended."""
+    end = time.monotonic() + seconds
+    for folder, _, _ in os.walk(path, topdown=False):
+        while os.path.isdir(folder) and time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                with open(f"{folder}/cgroup.procs") as processes:
+                    for number in set(processes.read().split()) - {"0"}:
+                        os.kill(int(number), signal.SIGKILL)
+                os.rmdir(folder)
+                break
+            time.sleep(0.02)
 
 
 def is_alive(pid):
@@ -789,11 +817,14 @@ def is_alive(pid):
     return False
 
 
+AT_END = []  # functions that take away what the run made beside that
+
+
 def remove_own():
-    for name in list(Namespace.living):
-        destroy_namespace(name)
-    for folder in glob.glob(f"{FOLDER}{os.getpid()}-*"):
-        shutil.rmtree(folder, ignore_errors=True)
+    for function in reversed(AT_END):
+        with contextlib.suppress(Exception):
+            function()
+    remove_of(lambda number: number == os.getpid())
 
 
 def end_early(number, _frame):
@@ -809,7 +840,7 @@ def main(binary, filters, modules):
     signal.alarm(SUITE_DEADLINE)
     atexit.register(remove_own)
     if os.geteuid() == 0 and shutil.which("ip"):
-        remove_leftovers()
+        remove_of(lambda number: not is_alive(number))  # those that were killed
     tests = [test for test in collected(modules)
              if not filters or any(wanted in test[0] for wanted in filters)]
     return Runner(binary, Ledger(is_whole=not filters)).all(tests)

@@ -4,7 +4,6 @@ The host is a namespace of the test's own, which the container shares as
 `--net=host`. Images live in a storage of the test's own as well.
 """
 
-import atexit
 import io
 import itertools
 import json
@@ -12,12 +11,13 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import tarfile
 import tempfile
 import threading
 import time
 
-from harness import (FOLDER, HOME, Family, Guard, Skipped, cases, check, equal, must, need, run,
+from harness import (AT_END, FOLDER, HOME, Family, Guard, Skipped, cases, check, equal, must, need, run,
                      wait_for)
 from test_readme import Terminal, blocks_to_type, typed
 from traffic import Nmap, touch
@@ -31,13 +31,55 @@ NAMES = itertools.count(1)
 # No systemd and no more files than this machine may give.
 PODMAN = ("podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend",
           "none", "--log-level", "fatal")
-LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000")
+LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000",
+          "--cgroup-parent", f"/tcpp-{os.getpid()}-containers")
 RUN = ("run", "--rm", *LIMITS, "--net=host", "--cap-add=NET_ADMIN", "--cap-add=NET_RAW")
 
 
 def need_iptables():
     if not os.access(os.path.join(IPTABLES, "xtables-legacy-multi"), os.X_OK):
         raise Skipped("`make tools` builds the static iptables")
+
+
+# Whoever reads the end of its input has lost the process that gave it.
+APART = """mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /dev/shm && echo apart && read -r _"""
+ENTER = """#!/bin/sh
+exec nsenter --mount=/proc/{}/ns/mnt sh -c 'cd "$0" && exec "$@"' "$PWD" {} "$@"
+"""
+
+
+class Engines:
+    """podman and buildah in a mount namespace where /run and /dev/shm are their
+    own: what they leave there and what they mount is gone with this process."""
+
+    lock = threading.Lock()
+    folder = None
+
+    @classmethod
+    def path(cls):
+        """A PATH folder that holds them."""
+        with cls.lock:
+            if cls.folder is None:
+                cls.folder = cls.apart()
+        return cls.folder
+
+    @staticmethod
+    def apart():
+        if os.geteuid() != 0:
+            raise Skipped("containers of the test need root")
+        need("unshare", "nsenter")
+        holder = subprocess.Popen(["unshare", "--mount", "sh", "-c", APART],
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        if holder.stdout.readline() != b"apart\n":
+            raise Skipped("no mount namespace for containers here")
+        AT_END.append(holder.kill)
+        folder = tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-")
+        for name in filter(shutil.which, ("podman", "buildah")):
+            path = os.path.join(folder, name)
+            with open(path, "w") as file:
+                file.write(ENTER.format(holder.pid, shutil.which(name)))
+            os.chmod(path, 0o755)
+        return folder
 
 
 def storage(folder):
@@ -47,7 +89,7 @@ def storage(folder):
     with open(path, "w") as file:
         file.write(f'[storage]\ndriver = "vfs"\ngraphroot = "{folder}/graph"\n'
                    f'runroot = "{folder}/run"\n')
-    return {**HOME, "CONTAINERS_STORAGE_CONF": path}
+    return {**HOME, "CONTAINERS_STORAGE_CONF": path, "PATH": f"{Engines.path()}:{HOME['PATH']}"}
 
 
 def checkout(t, name, binary):
@@ -63,8 +105,6 @@ def checkout(t, name, binary):
 
 def make_image(t, name, engine, **environment):
     """Builds the image in a folder of its own; the path of its archive."""
-    if os.geteuid() != 0:
-        raise Skipped("containers of the test need root")
     need("buildah", "podman", "runc")
     need_iptables()
     folder = checkout(t, name, t.binary)
@@ -79,20 +119,35 @@ class Loaded:
 
     lock = threading.Lock()
     env = None
+    why_not = None  # no container runs here, whatever its image
 
     @classmethod
     def podman(cls, t):
         """The environment for a podman that has it."""
         with cls.lock:
+            if cls.why_not:
+                raise Skipped(cls.why_not)
             if cls.env is None:
                 folder = tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-")
                 env = storage(folder)
                 archive = make_image(t, "loaded", "buildah")
                 said = must(*PODMAN, "load", "-i", archive, env=env)
                 check(re.search(r"tcpparser:latest$", said.strip()), f"loaded: {said!r}")
-                atexit.register(run, *PODMAN, "rm", "-fa", "-t", "0", env=env)
+                cls.probe(t, env)
                 cls.env = env
         return cls.env
+
+    @classmethod
+    def probe(cls, t, env):
+        """Runs the program as a container without the image. 125 to 127 are
+        podman's own: podman-run(1), EXIT STATUS."""
+        root = t.folder("probe")
+        shutil.copy(t.binary, root)
+        done = run(*PODMAN, *RUN, "--rootfs", root, f"/{os.path.basename(t.binary)}", "--version",
+                   env=env)
+        if done.returncode in (125, 126, 127):
+            cls.why_not = f"no containers here: {done.stderr.strip().splitlines()[-1:]}"
+            raise Skipped(cls.why_not)
 
 
 class Container(Guard):
@@ -286,6 +341,7 @@ def test_commands_of_README(t):
     load = next(lines for lines in blocks_to_type(t, "Run it in 30 seconds")
                 if lines[0] == "make image")
     build, keep, lift, door = blocks_to_type(t, "Keep it running in a container")
+    Loaded.podman(t)
     archive = make_image(t, "checkout", "buildah")
     folder = archive.removesuffix(ARCHIVE)
     lan = t.lan()
