@@ -146,7 +146,7 @@ class Loaded:
         done = run(*PODMAN, *RUN, "--rootfs", root, f"/{os.path.basename(t.binary)}", "--version",
                    env=env)
         if done.returncode in (125, 126, 127):
-            cls.why_not = f"no containers here: {done.stderr.strip().splitlines()[-1:]}"
+            cls.why_not = f"no containers here: {done.stderr.strip().rpartition(chr(10))[2]}"
             raise Skipped(cls.why_not)
 
 
