@@ -30,7 +30,7 @@ CARGO_BUILD = cargo build --release --target-dir $(OUT) --target
 have_musl_target = test -d "$$(rustc --print target-libdir --target $(TARGET))" || rustup target add $(TARGET)
 
 # What tests need, command:package.
-TOOLS = iptables:iptables nft:nftables ipset:ipset ip:iproute2 nmap:nmap curl:curl \
+TOOLS = iptables:iptables nft:nftables ipset:ipset ip:iproute2 sysctl:procps nmap:nmap curl:curl \
 	python3:python3 shellcheck:shellcheck file:file nm:binutils musl-gcc:musl-tools dash:dash \
 	mandoc:mandoc qemu-x86_64:qemu-user dpkg-source:dpkg-dev buildah:buildah podman:podman runc:runc
 # Init systems, whose packages would take over the machine: only fetched.
@@ -138,7 +138,8 @@ bench-tools:
 	echo 'SKIPPED what needs wrk, lighttpd and nginx: no apt here to get them'
 
 install: ## install it and start it at boot (INIT=…, PREFIX=…, DESTDIR=…)
-	@test -x $(BINARY) || $(MAKE) -s build
+	@[ -x $(BINARY) ] && { [ -z "$$(find src build.rs Cargo.toml Cargo.lock -newer $(BINARY))" ] || \
+	! command -v cargo >/dev/null; } || $(MAKE) -s build
 	@sh dist/install.sh install 'INIT=$(INIT)' 'PREFIX=$(PREFIX)' 'DESTDIR=$(DESTDIR)' 'BINARY=$(BINARY)'
 
 uninstall: ## lift all blocks and take it away again

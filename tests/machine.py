@@ -18,19 +18,27 @@ PACKAGES = os.path.join(ROOT, "target/tools/init")
 BUSYBOX = ("busybox",)
 OPENRC = ("openrc", "librc1", "libeinfo1", "insserv")
 
-# Makes the root in $1 and becomes process 1, the rest of the arguments; runs in
-# mount, process, host name and IPC namespaces that were just made. $2 is what
-# must be seen of the real machine: the source tree and the binary's folder.
+# What the log says once the machine stands: all that fails later is no lack here.
+STANDS = "the machine stands"
+
+# Makes the root in $1 and becomes process 1; runs in mount, process, host name
+# and IPC namespaces that were just made. Then come the folders that must be seen
+# of the real machine, --, packages to unpack, --, and the command. Kernel
+# settings, modules and the clock are everybody's: they can be read, no more
+# (https://systemd.io/CONTAINER_INTERFACE), and nobody waits for the real disks.
 ENTER = r"""
 set -e
-base=$1 visible=$2 packages=$3
-shift 3
+base=$1
+shift
 root=$base/root
 mount -t tmpfs tmpfs "$base"
 mkdir "$base/upper" "$base/work" "$root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$base/upper,workdir=$base/work" "$root"
 mount -t proc proc "$root/proc"
-mount -t sysfs sysfs "$root/sys"
+for part in sys sysrq-trigger; do
+    [ ! -e "$root/proc/$part" ] || mount --bind -o ro "$root/proc/$part" "$root/proc/$part"
+done
+mount -t sysfs -o ro sysfs "$root/sys"
 for folder in run tmp dev var/log; do mount -t tmpfs tmpfs "$root/$folder"; done
 chmod 1777 "$root/tmp"
 mkdir -p "$root/run/lock" "$root/dev/shm" "$root/dev/pts"
@@ -42,18 +50,25 @@ done
 mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
 ln -s pts/ptmx "$root/dev/ptmx"
 ln -s /proc/self/fd "$root/dev/fd"
-for folder in $visible; do
-    mkdir -p "$root$folder"
-    mount --bind "$folder" "$root$folder"
+for file in fstab crypttab modules; do : >"$root/etc/$file"; done
+while [ "$1" != -- ]; do
+    mkdir -p "$root$1"
+    mount --bind "$1" "$root$1"
+    shift
 done
-for package in $packages; do
-    dpkg-deb --fsys-tarfile "$package" | tar -x --keep-directory-symlink -C "$root"
+shift
+while [ "$1" != -- ]; do
+    dpkg-deb --fsys-tarfile "$1" | tar -x --keep-directory-symlink -C "$root"
+    shift
 done
+shift
 cd "$root"
 mkdir -p mnt
 pivot_root . mnt
 umount -l mnt
-exec "$@"
+echo "$STANDS"
+unset STANDS
+exec setpriv --bounding-set=-sys_module,-sys_time "$@"
 """
 
 # A control group of its own, which systemd insists on.
@@ -81,7 +96,7 @@ class Machine:
     in the network namespace `network`."""
 
     def __init__(self, case, network):
-        need("unshare", "nsenter", "tar", "dpkg-deb", "pivot_root")
+        need("unshare", "nsenter", "setpriv", "tar", "dpkg-deb", "pivot_root")
         self.case, self.network = case, network
         self.base = case.folder("machine")
         self.name = f"tcpp-{os.getpid()}-{os.path.basename(case.tmp)}"
@@ -99,20 +114,26 @@ class Machine:
         visible = {ROOT, os.path.dirname(self.case.binary)}
         prepare = f"set -e\n{prepare}\ntouch /run/prepared\nexec {' '.join(first)}"
         command = ["unshare", "--mount", "sh", "-c", IN_CGROUP, "cgroup", self.base, self.name,
-                   "sh", "-c", ENTER, "enter", self.base, " ".join(sorted(visible)),
-                   " ".join(packages), "/bin/sh", "-c", prepare]
+                   "sh", "-c", ENTER, "enter", self.base, *sorted(visible), "--",
+                   *packages, "--", "/bin/sh", "-c", prepare]
         environment = {"PATH": HOME["PATH"] + ":/usr/sbin:/sbin", "LC_ALL": "C",
-                       "container": "tcpparser"}
+                       "container": "tcpparser", "STANDS": STANDS}
         with open(self.log, "wb") as log, self.network.entered():
             self.outside = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL,
                                             stdout=log, stderr=log)
         end = time.monotonic() + DEADLINE
         while not self.is_prepared(prepare):
             if self.outside.poll() is not None or time.monotonic() > end:
-                with open(self.log, errors="replace") as log:
-                    raise Skipped(f"no machine of its own here: {log.read()[-200:].strip()!r}")
+                raise self.did_not_boot()
             time.sleep(0.02)
         return self
+
+    def did_not_boot(self):
+        with open(self.log, errors="replace") as log:
+            said = log.read()
+        if STANDS in said:
+            return Failure("the machine did not get as far as its own init")
+        return Skipped(f"no machine of its own here: {said[-200:].strip()!r}")
 
     def is_prepared(self, prepare):
         """Whether process 1 has left the script that we gave it."""
@@ -158,7 +179,10 @@ class Machine:
         return done.stdout
 
     def guards(self):
-        """The process numbers of all daemons inside, as the machine sees them."""
+        return self.processes("tcpparser")
+
+    def processes(self, wanted):
+        """The numbers of all that have this name, as the machine sees them."""
         found = []
         for path in glob.glob(self.path("/proc/[0-9]*/stat")):
             try:
@@ -166,7 +190,7 @@ class Machine:
                     number, name, state = re.match(r"(\d+) \((.*)\) (\S)", stat.read()).groups()
             except OSError:
                 continue
-            if name == "tcpparser" and state != "Z":
+            if name == wanted and state != "Z":
                 found.append(int(number))
         return found
 

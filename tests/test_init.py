@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import time
+from shlex import quote
 
 from harness import (FLAVOURS, IPTABLES_NAMES, Failure, Skipped, cases, check, equal, must,
                      need, run, wait_for)
@@ -33,8 +34,8 @@ def dist(name):
 def placed(t, *files):
     """Shell lines that copy the program and files of dist/ to their places."""
     pairs = [(t.binary, PROGRAM), *((os.path.join(DIST, name), place) for name, place in files)]
-    return "".join(f"mkdir -p {os.path.dirname(place)}\ncp {name} {place}\nchmod 755 {place}\n"
-                   for name, place in pairs)
+    return "".join(f"mkdir -p {os.path.dirname(place)}\ncp {quote(name)} {place}\n"
+                   f"chmod 755 {place}\n" for name, place in pairs)
 
 
 def machine(t):
@@ -144,12 +145,16 @@ def lifecycle(m):
     m.guard()
     service(m, "stop")
     equal(m.guards(), [], "daemons after stop")
+    for verb in ("force-reload", "try-restart"):
+        service(m, verb)
+        equal(m.guards(), [], f"daemons after {verb}")
     service(m, "status", 3)
     equal(m.text("/var/log/tcpparser.log").count("tcpparser starting..."), 4, "starts in the log")
 
 
 def refusals(m):
-    service(m, "bogus", 2)
+    service(m, "bogus", 3)
+    equal(m.run(SCRIPT, "start", "now").returncode, 2, "exit status of two words")
     # Somebody else's process under a number that was ours once.
     m.write("/run/tcpparser.pid", "1\n")
     service(m, "status", 1)
@@ -157,7 +162,8 @@ def refusals(m):
     check(m.run("true").returncode == 0, "process 1 was stopped")
     m.write(SETTINGS, "TCPPARSER_PORTS=99\n")
     check("TCPPARSER_PORTS: '99' is not allowed" in service(m, "start", 6).stderr, "what is wrong")
-    m.write(SETTINGS, "TCPPARSER_LISTEN=198.51.100.1:22\nTCPPARSER_FIREWALL=none\n")
+    m.write(SETTINGS, "TCPPARSER_SHOW=much\n")
+    check("TCPPARSER_SHOW: 'much' is not allowed" in service(m, "start", 6).stderr, "what is wrong")
     other = m.network.listen(3021)
     m.write(SETTINGS, "")
     check("did not start" in service(m, "start", 1).stderr, "address in use")
@@ -180,13 +186,14 @@ def test_sysv_logs_to_syslog(t):
         wait_for(lambda: m.exists("/dev/log"), "syslogd")
         service(m, "start")
         number = m.guard()
+        check(m.processes("logger"), "a logger runs")
         wait_for(lambda: "tcpparser: tcpparser starting..." in m.text("/var/log/messages"), "a line")
         check(not m.exists("/var/log/tcpparser.log"), "no log file beside it")
         children = m.text(f"/proc/{number}/task/{number}/children")
         equal(children.strip(), "", "children of the daemon")
         check(not m.exists("/run/tcpparser.fifo"), "the pipe's name is gone")
         service(m, "stop")
-        wait_for(lambda: not m.run("pidof", "logger").stdout.strip(), "the end of logger")
+        wait_for(lambda: not m.processes("logger"), "the end of logger")
 
 
 def test_sysv_log_does_not_grow_for_ever(t):
@@ -358,7 +365,7 @@ def test_procd(t):
         check("(procd)" in said and m.exists("/usr/bin/tcpparser"), f"installed: {said}")
         command, parameters, other = told_to_procd(m)
         equal(command, ["/usr/bin/tcpparser", "--show=scans"], "command")
-        equal(parameters, {"respawn": ["60", "5", "5"], "stdout": ["1"], "stderr": ["1"]}, "how")
+        equal(parameters, {"respawn": ["60", "5", "0"], "stdout": ["1"], "stderr": ["1"]}, "how")
         equal(other, [("open", "main"), ("close",), ("trigger", "tcpparser")], "and")
 
         every = re.sub(r"^(\s*)#(option|list)", r"\1\2", dist("tcpparser.uci"), flags=re.M)
@@ -505,7 +512,7 @@ def test_release_installs_itself(t):
     release = tarball(t, "x86_64")
     with machine(t) as m:
         need_busybox()
-        m.boot(f"{IDLE}cp {release} /root\n", "busybox", "init")
+        m.boot(f"{IDLE}cp {quote(release)} /root\n", "busybox", "init")
         said = typed(t, m.run, *lines, folder="/root")
         check("(sysv)" in said and m.guard(), f"told: {said}")
         m.must("sh", "-c", f"cmp /root/tcpparser-*/tcpparser {PROGRAM}")
@@ -531,7 +538,7 @@ cp {dist}/install.sh {dist}/tcpparser.* {binary} /small/root
 def test_install_where_busybox_is_all(t):
     with machine(t) as m:
         need_busybox()
-        m.boot(IDLE + SMALL.format(dist=DIST, binary=t.binary), "busybox", "init")
+        m.boot(IDLE + SMALL.format(dist=quote(DIST), binary=quote(t.binary)), "busybox", "init")
         small = ("chroot", "/small", "/bin/sh")
         said = m.must(*small, "/root/install.sh")
         check("(sysv)" in said and "iptables is missing" in said, f"said: {said}")
