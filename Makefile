@@ -138,7 +138,8 @@ bench-tools:
 	echo 'SKIPPED what needs wrk, lighttpd and nginx: no apt here to get them'
 
 install: ## install it and start it at boot (INIT=…, PREFIX=…, DESTDIR=…)
-	@test -x $(BINARY) || $(MAKE) -s build
+	@[ -x $(BINARY) ] && { [ -z "$$(find src build.rs Cargo.toml Cargo.lock -newer $(BINARY))" ] || \
+	! command -v cargo >/dev/null; } || $(MAKE) -s build
 	@sh dist/install.sh install 'INIT=$(INIT)' 'PREFIX=$(PREFIX)' 'DESTDIR=$(DESTDIR)' 'BINARY=$(BINARY)'
 
 uninstall: ## lift all blocks and take it away again

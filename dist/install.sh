@@ -13,6 +13,7 @@
 # `make install` and `make uninstall` call this. It also runs where BusyBox is
 # all there is, hence no install(1).
 set -eu
+umask 022
 
 here=$(cd "$(dirname "$0")" && pwd)
 verb=install INIT=auto PREFIX='' DESTDIR='' BINARY=''
@@ -212,11 +213,14 @@ install_all() {
         [ -n "$BINARY" ] || [ ! -f "$program" ] || BINARY=$program
     done
     [ -f "$BINARY" ] || give_up 'the program is neither beside this script nor in target: make build'
+    folder=$DESTDIR${PROGRAM%/*}
+    { mkdir -p "$folder" && [ -w "$folder" ]; } 2>/dev/null ||
+        give_up "$folder cannot be written to: use sudo, or INIT=none and a PREFIX of your own"
     put 755 "$BINARY" "$PROGRAM"
     [ ! -f "$here/tcpparser.8" ] || put 644 "$here/tcpparser.8" "$MAN_PAGE"
     if [ -z "$file" ]; then
         echo "nothing starts it yet; by hand, as root: $PROGRAM"
-        echo "at boot: INIT=sysv, openrc, procd or systemd, or the line in $here/tcpparser.inittab"
+        echo 'at boot: the same with INIT=sysv, openrc, procd or systemd'
         return
     fi
     put "$mode" "$here/$file" "$place"
@@ -233,12 +237,24 @@ install_all() {
     echo "log:      $log"
 }
 
-# Lifts all blocks with what the service blocked with.
+# Lifts all blocks with what the service blocked with. Where that fails the
+# program stays: nothing else knows how.
 unblock() {
     [ -x "$PROGRAM" ] && is_root || return 0
-    root=$(sed -n 's/^TCPPARSER_EXEC_ROOT=//p' /etc/default/tcpparser /etc/conf.d/tcpparser \
+    root=$(sed -n -e 's/^TCPPARSER_EXEC_ROOT=//p' \
+        -e "s/^[[:space:]]*option[[:space:]]*exec_root[[:space:]]*//p" \
+        /etc/default/tcpparser /etc/conf.d/tcpparser /etc/config/tcpparser \
         2>/dev/null | tail -n 1 | tr -d "\"'")
-    env -i PATH="$PATH" TCPPARSER_EXEC_ROOT="$root" "$PROGRAM" --unblock all || :
+    if [ -z "$root" ] && ! has iptables; then
+        echo 'no iptables here, so no block was lifted'
+        return 0
+    fi
+    said=$(env -i PATH="$PATH" TCPPARSER_EXEC_ROOT="$root" "$PROGRAM" --unblock all 2>&1) || case $said in
+        *'no such block'*) return 0 ;;
+        *) give_up "$said
+blocks may stand, so $PROGRAM stays; to take it away all the same, delete it and try again" ;;
+    esac
+    echo "$said"
 }
 
 # The service stops before blocks are lifted: it could block again meanwhile, and

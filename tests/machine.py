@@ -35,7 +35,9 @@ mount -t tmpfs tmpfs "$base"
 mkdir "$base/upper" "$base/work" "$root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$base/upper,workdir=$base/work" "$root"
 mount -t proc proc "$root/proc"
-mount --bind -o ro "$root/proc/sys" "$root/proc/sys"
+for part in sys sysrq-trigger; do
+    [ ! -e "$root/proc/$part" ] || mount --bind -o ro "$root/proc/$part" "$root/proc/$part"
+done
 mount -t sysfs -o ro sysfs "$root/sys"
 for folder in run tmp dev var/log; do mount -t tmpfs tmpfs "$root/$folder"; done
 chmod 1777 "$root/tmp"

@@ -9,6 +9,7 @@ import fcntl
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import threading
@@ -850,6 +851,21 @@ def test_commands_without_iptables(t, command):
     ended = t.once(command)
     check("not permitted, or no iptables here" in ended.stderr, ended.stderr)
     equal((ended.status, ended.stdout), (1, ""), "exit status and output")
+
+
+@cases("iptables", "ip6tables")
+def test_commands_without_one_of_the_tools(t, missing):
+    """What cannot be looked at is not called empty."""
+    host, folder = t.namespace("host"), t.folder("tools")
+    need("iptables")
+    for name in {"iptables", "ip6tables"} - {missing}:
+        for tool in (name, f"{name}-restore"):
+            os.symlink(shutil.which(tool), os.path.join(folder, tool))
+    for command, be in (("--list", "listed"), ("--unblock=all", "changed")):
+        done = host.run(t.binary, command, env={"PATH": folder})
+        equal((done.returncode, done.stdout, done.stderr),
+              (1, "", f"tcpparser: the firewall cannot be {be}: not permitted, or no {missing} here\n"),
+              command)
 
 
 @cases(*FLAVOURS)

@@ -145,12 +145,16 @@ def lifecycle(m):
     m.guard()
     service(m, "stop")
     equal(m.guards(), [], "daemons after stop")
+    for verb in ("force-reload", "try-restart"):
+        service(m, verb)
+        equal(m.guards(), [], f"daemons after {verb}")
     service(m, "status", 3)
     equal(m.text("/var/log/tcpparser.log").count("tcpparser starting..."), 4, "starts in the log")
 
 
 def refusals(m):
-    service(m, "bogus", 2)
+    service(m, "bogus", 3)
+    equal(m.run(SCRIPT, "start", "now").returncode, 2, "exit status of two words")
     # Somebody else's process under a number that was ours once.
     m.write("/run/tcpparser.pid", "1\n")
     service(m, "status", 1)
@@ -158,6 +162,8 @@ def refusals(m):
     check(m.run("true").returncode == 0, "process 1 was stopped")
     m.write(SETTINGS, "TCPPARSER_PORTS=99\n")
     check("TCPPARSER_PORTS: '99' is not allowed" in service(m, "start", 6).stderr, "what is wrong")
+    m.write(SETTINGS, "TCPPARSER_SHOW=much\n")
+    check("TCPPARSER_SHOW: 'much' is not allowed" in service(m, "start", 6).stderr, "what is wrong")
     other = m.network.listen(3021)
     m.write(SETTINGS, "")
     check("did not start" in service(m, "start", 1).stderr, "address in use")
@@ -359,7 +365,7 @@ def test_procd(t):
         check("(procd)" in said and m.exists("/usr/bin/tcpparser"), f"installed: {said}")
         command, parameters, other = told_to_procd(m)
         equal(command, ["/usr/bin/tcpparser", "--show=scans"], "command")
-        equal(parameters, {"respawn": ["60", "5", "5"], "stdout": ["1"], "stderr": ["1"]}, "how")
+        equal(parameters, {"respawn": ["60", "5", "0"], "stdout": ["1"], "stderr": ["1"]}, "how")
         equal(other, [("open", "main"), ("close",), ("trigger", "tcpparser")], "and")
 
         every = re.sub(r"^(\s*)#(option|list)", r"\1\2", dist("tcpparser.uci"), flags=re.M)

@@ -165,11 +165,20 @@ impl Daemon {
         };
         let now = kernel.boottime();
         self.firewall.enable(key, &policy, now);
-        let tcp6 = kernel.open_rows(&self.files.tcp6.path);
-        if let Ok(RowsFile::Regular(file) | RowsFile::Procfs(file)) = tcp6 {
-            kernel.close(file);
+        if self.has_ipv6(kernel) {
             self.firewall.set_ipv6();
         }
+    }
+
+    /// Whether there is a tcp6, and so IPv6 in the kernel.
+    pub(super) fn has_ipv6(&self, kernel: &mut impl Kernel) -> bool {
+        let mut path = Path::from_bytes(self.options.proc_directory.as_bytes());
+        path.put(b"/net/tcp6");
+        let file = kernel.open(&path);
+        if let Ok(file) = file {
+            kernel.close(file);
+        }
+        file.is_ok()
     }
 
     /// net.ipv4.ip_local_port_range, which IPv6 uses as well

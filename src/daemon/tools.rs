@@ -19,6 +19,8 @@ use super::{Daemon, Flow};
 
 /// Rules taken away in one batch.
 const BATCH: usize = 64;
+/// How often a batch that fails is made anew.
+const TRIES: usize = 3;
 
 /// What the first command that failed wrote on its standard error.
 type Explanation = Text<EXPLANATION_MAX>;
@@ -33,32 +35,37 @@ struct Found {
 }
 
 impl Daemon {
-    /// Prints every block of ours; exit 0 only if there is one.
+    /// Prints every block of ours; exit 0 only if there is one and none may be
+    /// missing.
     pub(super) fn list_blocks(&mut self, kernel: &mut impl Kernel) -> Flow {
         self.output
             .set_patience(ONE_SHOT_PATIENCE, ONE_SHOT_PATIENCE);
         let boot_id = boot_id(kernel);
         let mut explanation = Explanation::new();
         let mut count = 0;
-        let mut could_list = false;
-        for is_ipv6 in [false, true] {
+        let mut failed = None;
+        for &is_ipv6 in self.families(kernel) {
             let mut tool = Tool::new(
                 &mut self.invocation,
                 &mut self.child_buffer,
                 &mut explanation,
             );
             let Some(flavour) = tool.flavour(kernel, is_ipv6) else {
+                failed = failed.or(Some(is_ipv6));
                 continue;
             };
             let (now, unix_seconds) = (kernel.boottime(), kernel.realtime() / 1_000_000_000);
             // Printed when the child is done: it waits for nobody else.
             let listing = &mut self.listing;
             listing.clear();
-            could_list |= tool.list(kernel, is_ipv6, |listed| {
+            let could_list = tool.list(kernel, is_ipv6, |listed| {
                 if let Listed::Ours(rule) = listed {
                     let _ = listing.push(rule);
                 }
             });
+            if !could_list {
+                failed = failed.or(Some(is_ipv6));
+            }
             for rule in listing.iter() {
                 if count == 0 {
                     self.output.line(kernel, report::LIST_HEAD);
@@ -75,44 +82,59 @@ impl Daemon {
             }
         }
         self.output.finish(kernel);
-        if count > 0 {
-            return Flow::Exit(0);
+        if let Some(is_ipv6) = failed {
+            return self.cannot(kernel, b"listed", is_ipv6, &explanation);
         }
-        if could_list {
+        if count == 0 {
             self.complain(kernel, &[b"no source is blocked"]);
-        } else {
-            self.cannot(kernel, b"listed", &explanation);
         }
-        Flow::Exit(1)
+        Flow::Exit(u8::from(count == 0))
     }
 
-    fn cannot(&mut self, kernel: &mut impl Kernel, be: &[u8], explanation: &Explanation) {
-        let why = match trim(explanation.as_bytes()) {
-            [] => b"not permitted, or no iptables here",
-            why => why,
+    /// The families whose rules can matter: IPv6 only where the kernel has it.
+    fn families(&self, kernel: &mut impl Kernel) -> &'static [bool] {
+        if self.has_ipv6(kernel) {
+            &[false, true]
+        } else {
+            &[false]
+        }
+    }
+
+    fn cannot(
+        &mut self,
+        kernel: &mut impl Kernel,
+        be: &[u8],
+        is_ipv6: bool,
+        explanation: &Explanation,
+    ) -> Flow {
+        let why: &[u8] = match (trim(explanation.as_bytes()), is_ipv6) {
+            ([], false) => b"not permitted, or no iptables here",
+            ([], true) => b"not permitted, or no ip6tables here",
+            (why, _) => why,
         };
         self.complain(kernel, &[b"the firewall cannot be ", be, b": ", why]);
         self.name_way_out(kernel, explanation);
+        Flow::Exit(1)
     }
 
-    /// Takes blocks away; exit 0 only if there was one. While a daemon runs it
+    /// Takes blocks away; exit 0 only if there was one and none may be left. While a daemon runs it
     /// removes the empty chain, else that is done here.
     pub(super) fn unblock(&mut self, kernel: &mut impl Kernel, target: Target) -> Flow {
         let is_daemon_running = kernel.claim(LOCK) == Err(Errno::EADDRINUSE);
         let mut explanation = Explanation::new();
         let mut removed = 0;
-        let mut could_list = false;
-        for is_ipv6 in [false, true] {
+        let mut failed = None;
+        for &is_ipv6 in self.families(kernel) {
             let mut tool = Tool::new(
                 &mut self.invocation,
                 &mut self.child_buffer,
                 &mut explanation,
             );
-            let Some(count) = tool.unblock(kernel, is_ipv6, target, is_daemon_running) else {
-                continue;
-            };
-            could_list = true;
+            let (count, is_done) = tool.unblock(kernel, is_ipv6, target, is_daemon_running);
             removed += count;
+            if !is_done {
+                failed = failed.or(Some(is_ipv6));
+            }
         }
         if removed > 0 {
             let mut line: Text<40> = Text::new();
@@ -124,14 +146,14 @@ impl Daemon {
             });
             self.output.line(kernel, line.as_bytes());
             self.output.finish(kernel);
-            return Flow::Exit(0);
         }
-        if could_list {
+        if let Some(is_ipv6) = failed {
+            return self.cannot(kernel, b"changed", is_ipv6, &explanation);
+        }
+        if removed == 0 {
             self.complain(kernel, &[b"no such block"]);
-        } else {
-            self.cannot(kernel, b"changed", &explanation);
         }
-        Flow::Exit(1)
+        Flow::Exit(u8::from(removed == 0))
     }
 }
 
@@ -157,17 +179,17 @@ impl<'a> Tool<'a> {
         }
     }
 
-    /// Takes away the blocks of one family; how many there were.
+    /// Takes away the blocks of one family; how many, and whether those are all.
     fn unblock(
         &mut self,
         kernel: &mut impl Kernel,
         is_ipv6: bool,
         target: Target,
         is_daemon_running: bool,
-    ) -> Option<u64> {
+    ) -> (u64, bool) {
         let mut removed = 0;
-        loop {
-            let found = self.find(kernel, is_ipv6, target)?;
+        let mut tries = TRIES;
+        while let Some(found) = self.find(kernel, is_ipv6, target) {
             let is_last = !found.has_more;
             if !found.rules.is_empty() {
                 let mut batch = Batch::new(self.invocation, is_ipv6, !self.without_wait);
@@ -176,18 +198,24 @@ impl<'a> Tool<'a> {
                 }
                 batch.commit();
                 if self.run(kernel, |_| {}) != Some(Exit::Status(0)) {
-                    return (removed > 0).then_some(removed);
+                    // One that ended meanwhile vetoes the whole batch.
+                    tries -= 1;
+                    if tries == 0 {
+                        return (removed, false);
+                    }
+                    continue;
                 }
                 removed += found.rules.len() as u64;
+                tries = TRIES;
             }
             if is_last {
-                break;
+                if !is_daemon_running {
+                    self.remove_empty_chain(kernel, is_ipv6);
+                }
+                return (removed, true);
             }
         }
-        if !is_daemon_running {
-            self.remove_empty_chain(kernel, is_ipv6);
-        }
-        Some(removed)
+        (removed, false)
     }
 
     fn remove_empty_chain(&mut self, kernel: &mut impl Kernel, is_ipv6: bool) {

@@ -1,0 +1,642 @@
+//! The child: what it is told next, and what its end means for the blocks it
+//! was about.
+
+use heapless::Vec;
+
+use crate::address::Network;
+use crate::host::{Host, Protection};
+use crate::kernel::{Exit, Invocation};
+use crate::limits::{CHILD_DEADLINE, CHILD_GRACE, RETRY_FIRST, RETRY_LONGEST, VERIFY_PERIOD};
+use crate::table::{Blank, Slot};
+use crate::text::Text;
+use crate::time::{Duration, Instant};
+
+use super::comment::Comment;
+use super::iptables::{self, Batch, Hook, Rule};
+use super::{Firewall, MINUTE, Refusal, Side, Stage};
+
+/// What the running child does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Job {
+    /// There is none. First, so that it is all zero bytes.
+    None,
+    List,
+    /// So many changes of blocks, and of what is nobody's.
+    Change {
+        blocks: u32,
+        chores: u32,
+        puts_jumps: bool,
+    },
+    RemoveChain,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Running {
+    pub(super) job: Job,
+    pub(super) is_ipv6: bool,
+    pub(super) started: Instant,
+    /// When it was asked to end.
+    pub(super) asked: Option<Instant>,
+}
+
+impl Running {
+    pub(super) const NONE: Self = Self {
+        job: Job::None,
+        is_ipv6: false,
+        started: Instant::BOOT,
+        asked: None,
+    };
+}
+
+/// How a child that is past its deadline shall be ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overdue {
+    /// SIGTERM.
+    Ask,
+    /// SIGKILL.
+    Force,
+}
+
+/// Why a command failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureReason {
+    /// The program could not be started: not there or not executable.
+    Missing,
+    /// It exited with this status.
+    Status(u8),
+    /// It was ended by this signal.
+    Signal(u8),
+    /// It ran past its deadline.
+    Deadline,
+}
+
+/// Jumps taken away at a time; more of them are nobody's accident.
+const JUMPS: u32 = 100;
+
+/// Unwanted rules taken away at a time.
+pub(super) const STRAYS: usize = 64;
+
+/// Bytes kept of what a failing command said.
+pub const EXPLANATION_MAX: usize = 256;
+
+/// A failed command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What happened.
+    pub reason: FailureReason,
+    /// Which family's command.
+    pub is_ipv6: bool,
+    /// The first words it wrote on its standard error, printable bytes only.
+    pub explanation: Text<EXPLANATION_MAX>,
+    /// Whose block it was about, if just one's.
+    pub source: Option<Network>,
+    /// Whether it was a listing, else a restore batch.
+    pub is_listing: bool,
+    /// Whether something was to be added, and not merely listed or removed.
+    pub is_addition: bool,
+    /// The match that rules go without from now on; empty for none.
+    pub leaves_out: &'static [u8],
+    /// Whether it was the first of its kind: later ones are counted only.
+    pub is_first: bool,
+}
+
+impl<const N: usize, const I: usize> Firewall<N, I> {
+    /// Puts the next command into `invocation`, if one is due. The caller
+    /// starts it at once and reports back through `output`, `errors` and
+    /// `finished`.
+    pub fn command(&mut self, invocation: &mut Invocation, host: &Host, now: Instant) -> bool {
+        if !self.is_enabled || self.running.job != Job::None {
+            return false;
+        }
+        self.expire(now);
+        // The families take turns, so that one that keeps failing never
+        // starves the other.
+        let first = !self.last_family;
+        for is_ipv6 in [first, !first] {
+            if is_ipv6 && !self.has_ipv6 {
+                continue;
+            }
+            if let Some(job) = self.prepare(invocation, is_ipv6, host, now) {
+                self.last_family = is_ipv6;
+                self.running = Running {
+                    job,
+                    is_ipv6,
+                    started: now,
+                    asked: None,
+                };
+                self.explanation.clear();
+                return true;
+            }
+        }
+        false
+    }
+
+    fn prepare(
+        &mut self,
+        invocation: &mut Invocation,
+        is_ipv6: bool,
+        host: &Host,
+        now: Instant,
+    ) -> Option<Job> {
+        let side = *self.side(is_ipv6);
+        if now < side.retry {
+            return None;
+        }
+        if !side.is_known || (side.had_chain && now >= side.next_listing) {
+            iptables::list(invocation, is_ipv6, !side.without_wait);
+            self.lines.clear();
+            self.hook_rules = [0; 2];
+            self.listing = self.listing.wrapping_add(1);
+            self.listed = Side {
+                is_known: true,
+                ..Side::UNKNOWN
+            };
+            self.clear_strays(is_ipv6);
+            self.came_back = false;
+            self.above.clear();
+            return Some(Job::List);
+        }
+        if let Some(job) = self.change(invocation, is_ipv6, host, now) {
+            return Some(job);
+        }
+        if self.may_remove_chain(is_ipv6) && now >= side.chores_retry {
+            self.remove_chain(invocation, is_ipv6);
+            return Some(Job::RemoveChain);
+        }
+        None
+    }
+
+    /// Whether our chain is there, empty and of no use any more.
+    pub(super) fn may_remove_chain(&self, is_ipv6: bool) -> bool {
+        let side = self.side(is_ipv6);
+        side.has_chain
+            && !side.has_foreign_rules
+            && !self.has_strays(is_ipv6)
+            && !self.has_blocks(is_ipv6)
+    }
+
+    pub(super) fn has_strays(&self, is_ipv6: bool) -> bool {
+        self.has_more_strays(is_ipv6) || !self.strays(is_ipv6).is_empty()
+    }
+
+    fn has_more_strays(&self, is_ipv6: bool) -> bool {
+        let [v4, v6] = self.has_more_strays;
+        if is_ipv6 { v6 } else { v4 }
+    }
+
+    fn strays(&self, is_ipv6: bool) -> &Vec<Rule, STRAYS> {
+        let [v4, v6] = &self.strays;
+        if is_ipv6 { v6 } else { v4 }
+    }
+
+    pub(super) fn add_stray(&mut self, rule: Rule) {
+        let [v4, v6] = &mut self.strays;
+        let [more_v4, more_v6] = &mut self.has_more_strays;
+        let (strays, more) = if rule.source.is_ipv6() {
+            (v6, more_v6)
+        } else {
+            (v4, more_v4)
+        };
+        *more |= strays.push(rule).is_err();
+    }
+
+    fn clear_strays(&mut self, is_ipv6: bool) {
+        let [v4, v6] = &mut self.strays;
+        let [more_v4, more_v6] = &mut self.has_more_strays;
+        let (strays, more) = if is_ipv6 {
+            (v6, more_v6)
+        } else {
+            (v4, more_v4)
+        };
+        strays.clear();
+        *more = false;
+    }
+
+    /// Whether a jump is missing or out of place although there are blocks.
+    pub(super) fn lacks_jump(&self, is_ipv6: bool) -> bool {
+        let side = self.side(is_ipv6);
+        let lacks = side.jumps.contains(&0) || side.moves.contains(&true);
+        side.has_chain && lacks && self.has_blocks(is_ipv6)
+    }
+
+    /// All changes of one family in one batch. What it removes comes first, so
+    /// that a source is never in two rules; one by one, blocks come first.
+    fn change(
+        &mut self,
+        invocation: &mut Invocation,
+        is_ipv6: bool,
+        host: &Host,
+        now: Instant,
+    ) -> Option<Job> {
+        let side = *self.side(is_ipv6);
+        let mut batch = Batch::new(invocation, is_ipv6, !side.without_wait);
+        if !side.has_chain {
+            batch.make_chain();
+        }
+        let has_chores = now >= side.chores_retry;
+        let mut chores = 0;
+        if has_chores && !side.one_by_one {
+            chores += self.remove_strays(&mut batch, is_ipv6, STRAYS);
+        }
+        let most = if side.one_by_one { 1 } else { u32::MAX };
+        let mut blocks = 0;
+        for stage in [Stage::Expired, Stage::Lost, Stage::Wanted] {
+            let mut next = self.blocks.oldest(stage as usize);
+            while let Some(slot) = next {
+                next = self.blocks.younger(slot);
+                let is_held_back = stage == Stage::Wanted && self.is_rate_spent(now);
+                if blocks >= most || !batch.has_room() || is_held_back {
+                    break;
+                }
+                blocks += u32::from(self.add_change(&mut batch, slot, is_ipv6, host, now));
+            }
+        }
+        if has_chores && side.one_by_one && blocks == 0 {
+            chores += self.remove_strays(&mut batch, is_ipv6, 1);
+        }
+        let is_alone = side.one_by_one && blocks + chores > 0;
+        let has_jump_to_do = has_chores && self.lacks_jump(is_ipv6) && !is_alone;
+        if blocks == 0 && chores == 0 && !has_jump_to_do {
+            self.side_mut(is_ipv6).one_by_one = false;
+            return None;
+        }
+        let puts_jumps = has_jump_to_do || !side.has_chain;
+        if puts_jumps {
+            chores += u32::from(side.has_chain);
+            self.put_jumps(&mut batch, side);
+        }
+        batch.commit();
+        Some(Job::Change {
+            blocks,
+            chores,
+            puts_jumps,
+        })
+    }
+
+    fn put_jumps(&self, batch: &mut Batch, side: Side) {
+        let places = side.jumps.into_iter().zip(side.moves);
+        for (hook, (position, moves)) in Hook::ALL.into_iter().zip(places) {
+            if moves {
+                batch.remove_jump(hook);
+            }
+            if moves || position == 0 {
+                batch.add_jump(hook);
+            }
+        }
+    }
+
+    /// Puts one block's change into the batch. This is the last look at an
+    /// address before the child: whatever is protected by now is refused.
+    fn add_change(
+        &mut self,
+        batch: &mut Batch,
+        slot: Slot,
+        is_ipv6: bool,
+        host: &Host,
+        now: Instant,
+    ) -> bool {
+        self.complete(slot, is_ipv6, host);
+        let (Some(rule), Some(block)) = (self.rule(slot), self.blocks.value(slot).copied()) else {
+            return false;
+        };
+        if rule.source.is_ipv6() != is_ipv6 || now < block.retry {
+            return false;
+        }
+        let stage = match self.stage(slot) {
+            Stage::Expired => {
+                batch.remove(&rule);
+                Stage::Removing
+            }
+            stage => {
+                match host.protected(rule.source) {
+                    // Not a judgement: it waits until the host is known.
+                    Some(Protection::HostUnknown) => {
+                        if let Some(block) = self.blocks.value_mut(slot) {
+                            block.retry = now.after(RETRY_FIRST);
+                        }
+                        return false;
+                    }
+                    Some(protection) => {
+                        self.refuse(slot, Refusal::Protected(protection));
+                        return false;
+                    }
+                    None => {}
+                }
+                if stage == Stage::Wanted && block.failures == 0 && !self.is_within_rate(now) {
+                    return false;
+                }
+                if let Some(comment) = block.renewed {
+                    batch.remove(&rule);
+                    batch.add(&Rule { comment, ..rule });
+                } else {
+                    batch.add(&rule);
+                }
+                if stage == Stage::Lost {
+                    Stage::Restoring
+                } else {
+                    Stage::Adding
+                }
+            }
+        };
+        self.set_stage(slot, stage);
+        true
+    }
+
+    /// Last changes to a new rule: what is known of the host by now, and without
+    /// what the kernel refuses.
+    fn complete(&mut self, slot: Slot, is_ipv6: bool, host: &Host) {
+        let side = *self.side(is_ipv6);
+        let source = self.blocks.key(slot).copied();
+        let is_new = self.stage(slot) == Stage::Wanted;
+        let block = self.blocks.value_mut(slot).filter(|_| is_new);
+        if let (Some(block), Some(source)) = (block, source) {
+            block.host_only = host.is_on_link(source) && !side.without_addrtype;
+            if side.without_comment {
+                block.comment = Comment::BLANK;
+            }
+        }
+    }
+
+    fn remove_strays(&self, batch: &mut Batch, is_ipv6: bool, most: usize) -> u32 {
+        let mut removed = 0;
+        for rule in self.strays(is_ipv6).iter().take(most) {
+            batch.remove(rule);
+            removed += 1;
+        }
+        removed
+    }
+
+    fn remove_chain(&mut self, invocation: &mut Invocation, is_ipv6: bool) {
+        let side = *self.side(is_ipv6);
+        let mut batch = Batch::new(invocation, is_ipv6, !side.without_wait);
+        for (hook, count) in Hook::ALL.into_iter().zip(side.jump_counts) {
+            for _ in 0..count.min(JUMPS) {
+                batch.remove_jump(hook);
+            }
+        }
+        batch.remove_chain();
+        batch.commit();
+    }
+
+    /// Counts one more block of this minute, if there may be one.
+    fn is_within_rate(&mut self, now: Instant) -> bool {
+        if now.since(self.minute) >= MINUTE {
+            (self.minute, self.minute_count) = (now, 0);
+        }
+        let is_within = self.minute_count < self.max_per_minute;
+        self.minute_count += u32::from(is_within);
+        is_within
+    }
+
+    /// Whether new blocks are held back for now.
+    pub(super) fn is_rate_spent(&self, now: Instant) -> bool {
+        now.since(self.minute) < MINUTE && self.minute_count >= self.max_per_minute
+    }
+
+    pub(super) fn refuse(&mut self, slot: Slot, refusal: Refusal) {
+        if let Some(block) = self.blocks.value_mut(slot) {
+            block.refusal = refusal;
+            block.strikes = block.strikes.saturating_sub(1);
+        }
+        self.set_stage(slot, Stage::Refused);
+    }
+
+    /// Takes in what the child wrote on its standard output.
+    pub fn output(&mut self, bytes: &[u8], now: Instant) {
+        if self.running.job != Job::List {
+            return;
+        }
+        let mut lines = core::mem::take(&mut self.lines);
+        lines.feed(bytes, |line, listed| self.listed(line, listed, now));
+        self.lines = lines;
+    }
+
+    /// Takes in what the child wrote on its standard error.
+    pub fn errors(&mut self, bytes: &[u8]) {
+        self.explanation.put_printable(bytes);
+    }
+
+    /// Whether the child is past its deadline; says each step once.
+    pub fn overdue(&mut self, now: Instant) -> Option<Overdue> {
+        let running = &mut self.running;
+        if running.job == Job::None {
+            return None;
+        }
+        match running.asked {
+            None if now.since(running.started) >= CHILD_DEADLINE => {
+                running.asked = Some(now);
+                Some(Overdue::Ask)
+            }
+            Some(asked) if asked != Instant::NEVER && now.since(asked) >= CHILD_GRACE => {
+                running.asked = Some(Instant::NEVER);
+                Some(Overdue::Force)
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes in how the child ended, and how long it ran. `None` stands for a
+    /// child that could not be started at all.
+    pub fn finished(&mut self, exit: Option<Exit>, now: Instant) -> Option<Failure> {
+        let running = core::mem::replace(&mut self.running, Running::NONE);
+        let reason = match exit {
+            Some(_) if running.asked.is_some() => FailureReason::Deadline,
+            Some(Exit::Status(0)) => {
+                self.succeeded(running, now);
+                return None;
+            }
+            Some(Exit::Status(126 | 127)) | None => FailureReason::Missing,
+            Some(Exit::Status(status)) => FailureReason::Status(status),
+            Some(Exit::Signal(signal)) => FailureReason::Signal(signal),
+        };
+        Some(self.failed(running, reason, now))
+    }
+
+    fn succeeded(&mut self, running: Running, now: Instant) {
+        let is_ipv6 = running.is_ipv6;
+        let has_more_strays = self.has_more_strays(is_ipv6);
+        let side = self.side_mut(is_ipv6);
+        match running.job {
+            Job::None => {}
+            Job::List => {
+                side.backoff = Duration::ZERO;
+                self.reconcile(is_ipv6, now);
+            }
+            Job::RemoveChain => {
+                side.chores_backoff = Duration::ZERO;
+                side.has_chain = false;
+                (side.jumps, side.jump_counts) = ([0; 2], [0; 2]);
+            }
+            Job::Change {
+                blocks,
+                chores,
+                puts_jumps,
+            } => {
+                if blocks > 0 {
+                    side.has_refused = false;
+                }
+                if !side.has_chain {
+                    side.next_listing = now.after(VERIFY_PERIOD);
+                }
+                (side.has_chain, side.had_chain) = (true, true);
+                if puts_jumps {
+                    side.jumps_are_first(now);
+                }
+                if chores > 0 {
+                    side.chores_backoff = Duration::ZERO;
+                    // What is left of the strays shows up again.
+                    side.is_known = !has_more_strays && !side.one_by_one;
+                    self.clear_strays(is_ipv6);
+                }
+                self.confirm(is_ipv6, now);
+            }
+        }
+    }
+
+    /// The batch of the child that ended well is in the kernel.
+    fn confirm(&mut self, is_ipv6: bool, now: Instant) {
+        for (from, to) in [
+            (Stage::Removing, Stage::Removed),
+            (Stage::Restoring, Stage::Standing),
+            (Stage::Adding, Stage::Added),
+        ] {
+            self.for_each(from, is_ipv6, |firewall, slot| {
+                if let Some(block) = firewall.blocks.value_mut(slot) {
+                    block.failures = 0;
+                    block.confirmed = now;
+                    if let Some(comment) = block.renewed.take() {
+                        block.comment = comment;
+                    }
+                    if to == Stage::Removed {
+                        block.ended = now;
+                    } else {
+                        firewall.next_end = firewall.next_end.min(block.end);
+                    }
+                }
+                firewall.set_stage(slot, to);
+            });
+        }
+    }
+
+    fn failed(&mut self, running: Running, reason: FailureReason, now: Instant) -> Failure {
+        let is_ipv6 = running.is_ipv6;
+        let alone = matches!(
+            running.job,
+            Job::Change {
+                blocks: 1,
+                chores: 0,
+                ..
+            }
+        );
+        let mut failure = Failure {
+            reason,
+            is_ipv6,
+            source: None,
+            is_listing: running.job == Job::List,
+            is_addition: false,
+            explanation: self.explanation.clone(),
+            leaves_out: b"",
+            is_first: false,
+        };
+        for (from, to) in [
+            (Stage::Removing, Stage::Expired),
+            (Stage::Restoring, Stage::Lost),
+            (Stage::Adding, Stage::Wanted),
+        ] {
+            self.for_each(from, is_ipv6, |firewall, slot| {
+                failure.is_addition |= from != Stage::Removing;
+                firewall.give_back(slot, from);
+                if alone {
+                    failure.source = firewall.blocks.key(slot).copied();
+                    failure.is_first = firewall.postpone(slot, now);
+                }
+                firewall.set_stage(slot, to);
+            });
+        }
+        let knows_no_wait = matches!(reason, FailureReason::Status(1 | 2))
+            && speaks_of(&self.explanation, b"option");
+        let side = self.side_mut(is_ipv6);
+        // The kernel's state is uncertain now: look before the next change.
+        side.is_known = false;
+        if knows_no_wait && !side.without_wait {
+            side.without_wait = true;
+            return failure;
+        }
+        if failure.source.is_some() && failure.is_addition {
+            for (word, is_left_out) in [
+                (b"addrtype".as_slice(), &mut side.without_addrtype),
+                (b"comment", &mut side.without_comment),
+            ] {
+                if !*is_left_out && speaks_of(&failure.explanation, word) {
+                    *is_left_out = true;
+                    failure.leaves_out = word;
+                }
+            }
+        }
+        match running.job {
+            Job::None => {}
+            Job::List => {
+                failure.is_first = side.backoff == Duration::ZERO;
+                side.backoff = longer(side.backoff);
+                side.retry = now.after(side.backoff);
+            }
+            Job::Change { blocks, chores, .. } if blocks + chores > 1 && !side.one_by_one => {
+                side.one_by_one = true;
+            }
+            Job::Change { blocks: 0, .. } | Job::RemoveChain => {
+                failure.is_first = side.chores_backoff == Duration::ZERO;
+                side.chores_backoff = longer(side.chores_backoff);
+                side.chores_retry = now.after(side.chores_backoff);
+            }
+            Job::Change { .. } => side.has_refused |= failure.is_addition,
+        }
+        failure
+    }
+
+    /// A first try that failed does not count against this minute's blocks.
+    fn give_back(&mut self, slot: Slot, from: Stage) {
+        let failures = self.blocks.value(slot).map_or(0, |block| block.failures);
+        if from == Stage::Adding && failures == 0 {
+            self.minute_count = self.minute_count.saturating_sub(1);
+        }
+    }
+
+    /// A block whose own command failed waits longer each time; true for the
+    /// first.
+    fn postpone(&mut self, slot: Slot, now: Instant) -> bool {
+        let Some(block) = self.blocks.value_mut(slot) else {
+            return false;
+        };
+        block.failures = block.failures.saturating_add(1);
+        block.backoff = longer(block.backoff);
+        block.retry = now.after(block.backoff);
+        block.failures == 1
+    }
+}
+
+/// 1, 2, 4 … 60 seconds.
+fn longer(backoff: Duration) -> Duration {
+    backoff
+        .saturating_mul(2)
+        .max(RETRY_FIRST)
+        .min(RETRY_LONGEST)
+}
+
+/// Whether legacy tools found no tables in the kernel, or not even what they
+/// ask for tables (libiptc/libiptc.c and libip4tc.c, TC_STRERROR). The nft
+/// flavour names itself nf_tables.
+pub fn lacks_tables(explanation: &Text<EXPLANATION_MAX>) -> bool {
+    speaks_of(explanation, b"(do you need to insmod?)") && !speaks_of(explanation, b"nf_tables")
+}
+
+/// Whether an error is about `word`: an option of old tools, a match that the
+/// kernel lacks.
+pub fn speaks_of(explanation: &Text<EXPLANATION_MAX>, word: &[u8]) -> bool {
+    let bytes = explanation.as_bytes();
+    let starts_at = |from| {
+        bytes
+            .get(from..)
+            .is_some_and(|rest: &[u8]| rest.starts_with(word))
+    };
+    (0..bytes.len()).any(starts_at)
+}
