@@ -102,9 +102,41 @@ def test_sysv(t, shell, stopper):
                                        "readlink -f $(command -v start-stop-daemon)")
         equal(("busybox" in kind.splitlines()[1], "busybox" in kind.splitlines()[2]),
               (shell == "ash", stopper == "busybox"), f"what is tested: {kind}")
+        if stopper == "busybox":
+            own_start_stop_daemon(m, FEW_OPTIONS)
         lifecycle(m)
+        if (shell, stopper) == ("dash", "dpkg"):
+            does_not_stop(m)
         if shell == "dash":
             refusals(m)
+
+
+# BusyBox without FEATURE_START_STOP_DAEMON_FANCY and without long options.
+FEW_OPTIONS = r"""for word; do
+    case $word in
+        --) break ;;
+        -[ovN]* | --*) echo "invalid option $word" >&2 && exit 1 ;;
+    esac
+done
+exec busybox start-stop-daemon "$@"
+"""
+
+
+def own_start_stop_daemon(m, script):
+    path = "/usr/local/sbin/start-stop-daemon"
+    m.write(path, f"#!/bin/sh\n{script}")
+    m.must("chmod", "755", path)
+
+
+def does_not_stop(m):
+    """A process that no signal ends, such as one in a dead disk."""
+    service(m, "start")
+    number = m.guard()
+    own_start_stop_daemon(m, "exit 0\n")
+    check("does not stop" in service(m, "stop", 1).stderr, "it says so")
+    equal((m.guards(), m.text("/run/tcpparser.pid").strip()), ([number], str(number)), "it runs")
+    m.must("rm", "/usr/local/sbin/start-stop-daemon")
+    service(m, "stop")
 
 
 def need_busybox():
@@ -113,7 +145,7 @@ def need_busybox():
 
 
 def service(m, verb, wanted=0):
-    done = m.run(SCRIPT, verb)
+    done = m.run(SCRIPT, *verb.split())
     equal(done.returncode, wanted, f"exit status of {verb}: {done.stdout!r} {done.stderr!r}")
     return done
 
@@ -140,16 +172,21 @@ def lifecycle(m):
     service(m, "status", 1)
     service(m, "start")
     check(m.guard() != second, "started again after a crash")
-    service(m, "force-reload")
-    m.guard()
+    for verb in ("force-reload", "try-restart"):
+        before = m.guard()
+        service(m, verb)
+        check(m.guard() != before, f"{verb} left the old one")
     service(m, "stop")
+    for verb in ("force-reload", "try-restart"):
+        service(m, verb)
     equal(m.guards(), [], "daemons after stop")
     service(m, "status", 3)
-    equal(m.text("/var/log/tcpparser.log").count("tcpparser starting..."), 4, "starts in the log")
+    equal(m.text("/var/log/tcpparser.log").count("tcpparser starting..."), 5, "starts in the log")
 
 
 def refusals(m):
-    service(m, "bogus", 2)
+    for verb, wanted in (("bogus", 2), ("start stop", 2), ("status --full", 2), ("reload", 3)):
+        check("usage: " in service(m, verb, wanted).stderr, "usage")
     # Somebody else's process under a number that was ours once.
     m.write("/run/tcpparser.pid", "1\n")
     service(m, "status", 1)
@@ -157,6 +194,8 @@ def refusals(m):
     check(m.run("true").returncode == 0, "process 1 was stopped")
     m.write(SETTINGS, "TCPPARSER_PORTS=99\n")
     check("TCPPARSER_PORTS: '99' is not allowed" in service(m, "start", 6).stderr, "what is wrong")
+    m.write(SETTINGS, "TCPPARSER_SHOW=nothing\n")
+    check("TCPPARSER_SHOW: 'nothing' is not" in service(m, "start", 6).stderr, "what is wrong")
     m.write(SETTINGS, "TCPPARSER_LISTEN=198.51.100.1:22\nTCPPARSER_FIREWALL=none\n")
     other = m.network.listen(3021)
     m.write(SETTINGS, "")
@@ -258,9 +297,11 @@ def test_openrc(t):
         equal(m.environment(m.guard()).get("TCPPARSER_ALLOW"), "192.0.2.0/24, 192.0.2.7", "settings")
         check(blocks(m, lan), "the block outlives restarts")
         check("Blocked:" in m.text("/var/log/tcpparser.log"), "the log")
-        m.write("/etc/conf.d/tcpparser", "TCPPARSER_PORTS=99\n")
+        supervisor = m.must("pgrep", "-af", "^supervise-daemon tcpparser ")
+        check(re.search(r" (--respawn-max|-m) 0\b", supervisor), f"it gives up: {supervisor}")
+        m.write("/etc/conf.d/tcpparser", "TCPPARSER_SHOW=nothing\n")
         done = m.run("rc-service", "tcpparser", "restart")
-        check(done.returncode != 0 and "TCPPARSER_PORTS" in done.stderr, f"refused: {done}")
+        check(done.returncode != 0 and "TCPPARSER_SHOW" in done.stderr, f"refused: {done}")
         said = make(m, "uninstall")
         equal(left_behind(m), ["/etc/conf.d/tcpparser"], f"left: {said}")
         check(nothing_left(m), "blocks are lifted")
@@ -358,7 +399,7 @@ def test_procd(t):
         check("(procd)" in said and m.exists("/usr/bin/tcpparser"), f"installed: {said}")
         command, parameters, other = told_to_procd(m)
         equal(command, ["/usr/bin/tcpparser", "--show=scans"], "command")
-        equal(parameters, {"respawn": ["60", "5", "5"], "stdout": ["1"], "stderr": ["1"]}, "how")
+        equal(parameters, {"respawn": ["60", "5", "0"], "stdout": ["1"], "stderr": ["1"]}, "how")
         equal(other, [("open", "main"), ("close",), ("trigger", "tcpparser")], "and")
 
         every = re.sub(r"^(\s*)#(option|list)", r"\1\2", dist("tcpparser.uci"), flags=re.M)
