@@ -6,6 +6,8 @@
 PREFIX =
 DESTDIR =
 INIT = auto
+# `make uninstall UNBLOCK=no` goes on where blocks cannot be lifted.
+UNBLOCK = yes
 # MUSL=gcc links with Debian's musl-tools instead of rustup's musl target.
 MUSL =
 # Options for `make run`, such as ARGS='--dry-run --interval 2s'.
@@ -137,12 +139,15 @@ bench-tools:
 	$(call apt_fetch,wrk lighttpd nginx) && for deb in *.deb; do dpkg-deb -x $$deb . && rm $$deb; done && rm -rf partial; } || \
 	echo 'SKIPPED what needs wrk, lighttpd and nginx: no apt here to get them'
 
+# A program older than its source is built anew, where there is a cargo: the root
+# of sudo has none, and installs what its user built.
 install: ## install it and start it at boot (INIT=…, PREFIX=…, DESTDIR=…)
-	@test -x $(BINARY) || $(MAKE) -s build
+	@if [ ! -x $(BINARY) ] || { cargo --version && [ -n "$$(find src build.rs Cargo.* -newer $(BINARY))" ]; } >/dev/null 2>&1; \
+	then $(MAKE) -s build; fi
 	@sh dist/install.sh install 'INIT=$(INIT)' 'PREFIX=$(PREFIX)' 'DESTDIR=$(DESTDIR)' 'BINARY=$(BINARY)'
 
 uninstall: ## lift all blocks and take it away again
-	@sh dist/install.sh uninstall 'PREFIX=$(PREFIX)' 'DESTDIR=$(DESTDIR)'
+	@sh dist/install.sh uninstall 'PREFIX=$(PREFIX)' 'DESTDIR=$(DESTDIR)' 'UNBLOCK=$(UNBLOCK)'
 
 dist: ## release tarballs and SHA256SUMS in target/dist, for x86_64, i686 and aarch64
 	@$(need_cargo)

@@ -5,9 +5,10 @@ import glob
 import os
 import platform
 import re
+import shutil
 import time
 
-from harness import (FLAVOURS, IPTABLES_NAMES, Failure, Skipped, cases, check, equal, must,
+from harness import (FLAVOURS, HOME, IPTABLES_NAMES, Failure, Skipped, cases, check, equal, must,
                      need, run, wait_for)
 from machine import BUSYBOX, OPENRC, PACKAGES, ROOT, Machine
 from test_dist import tarball
@@ -418,6 +419,14 @@ def test_procd(t):
                                                    .replace("enabled '1'", "enabled '0'")))
         m.must(SCRIPT, "start")
         equal(told_to_procd(m), ([], {}, [("trigger", "tcpparser")]), "where it is not enabled")
+        # Where blocks are is what the settings say.
+        need("iptables")
+        m.must("cp", "/etc/config/tcpparser", "/tmp/settings")
+        m.must("sed", "-i", "s/#option exec_root .*/option exec_root '\\/nowhere'/",
+               "/etc/config/tcpparser")
+        done = m.run("sh", f"{DIST}/install.sh", "uninstall")
+        check(done.returncode == 1 and "cannot be changed" in done.stdout, f"unblocked: {done}")
+        m.must("mv", "/tmp/settings", "/etc/config/tcpparser")
         m.must("sh", f"{DIST}/install.sh", "uninstall")
         equal(left_behind(m), [], "left")
         equal(told_to_procd(m)[2][-2:], [("stop",), ("disable",)], "at last")
@@ -528,6 +537,12 @@ def test_make_install_and_uninstall(t):
         scan(m, lan)
         make(m, "install")
         check(m.guard() != first and blocks(m, lan), "installed again, and the block stands")
+        break_iptables(m)
+        cannot_uninstall(m)
+        equal(([path for path in (PROGRAM, SCRIPT, SETTINGS) if not m.exists(path)], m.guards()),
+              ([], []), "missing already")
+        break_iptables(m, False)
+        check(blocks(m, lan), "the block stands")
         said = typed(t, m.run, uninstall)
         equal((left_behind(m), m.guards()), ([], []), f"left: {said}")
         check(nothing_left(m), f"blocks are lifted: {said}")
@@ -536,6 +551,30 @@ def test_make_install_and_uninstall(t):
         make(m, "install", "INIT=none", "PREFIX=/usr")
         equal((left_behind(m), m.guards()),
               (["/usr/bin/tcpparser", "/usr/share/man/man8/tcpparser.8"], []), "with INIT=none")
+        said = m.must("sh", "-c", f"make -s -C {ROOT} uninstall PREFIX=/usr 2>&1")
+        equal({line.split()[0] for line in said.splitlines()}, {"removed"}, "without a block")
+        make(m, "install", "INIT=none", "PREFIX=/usr")
+        break_iptables(m)
+        cannot_uninstall(m, "PREFIX=/usr")
+        make(m, "uninstall", "PREFIX=/usr", "UNBLOCK=no")
+        equal(left_behind(m), [], "left with UNBLOCK=no")
+
+
+def break_iptables(m, is_broken=True):
+    for tool in ("iptables", "ip6tables"):
+        path = f"/usr/local/sbin/{tool}"
+        if is_broken:
+            m.write(path, "#!/bin/sh\necho it is broken >&2\nexit 4\n")
+            m.must("chmod", "755", path)
+        else:
+            m.must("rm", path)
+
+
+def cannot_uninstall(m, *arguments):
+    """And says why, and how to go on."""
+    done = m.run("make", "-s", "-C", ROOT, "uninstall", *arguments)
+    said = done.stdout + done.stderr
+    check(done.returncode != 0 and "cannot be changed: " in said and "UNBLOCK=no" in said, said)
 
 
 def test_release_installs_itself(t):
@@ -620,8 +659,11 @@ def test_install_into_a_tree(t, init):
     wanted = {**before, "/usr/bin/tcpparser": 0o755,
               "/usr/share/man/man8/tcpparser.8": 0o644, **FILES[init]}
     install = ("make", "-s", "-C", ROOT, f"DESTDIR={tree}", "PREFIX=/usr")
-    must(*install, "install")
+    must("sh", "-c", 'umask 077 && exec "$@"', "sh", *install, "install")
     equal(files_below(tree), wanted, "files where the tree says what it is")
+    for path in wanted:
+        mode = os.stat(os.path.dirname(tree + path)).st_mode & 0o7777
+        equal(oct(mode), "0o755", f"mode of the folder of {path}")
     must("cmp", t.binary, f"{tree}/usr/bin/tcpparser")
     for path in FILES[init]:
         with open(tree + path) as file:
@@ -644,8 +686,31 @@ def test_install_into_a_tree(t, init):
 def test_install_says_what_it_cannot_do(t):
     for arguments, words in ((("INIT=upstart",), "INIT=upstart is not known"),
                              (("PREFIX=local",), "an absolute path"),
-                             (("BINARY=/nowhere",), "make build"), (("bogus",), "'bogus'")):
+                             (("BINARY=/nowhere",), "make build"), (("bogus",), "'bogus'"),
+                             (("DESTDIR=/proc", f"BINARY={t.binary}"),
+                              "/proc/usr/local/bin cannot be written: use sudo")):
         done = run("sh", f"{DIST}/install.sh", f"DESTDIR={t.folder('tree')}", *arguments)
         equal(done.returncode, 1, f"exit status of {arguments}")
-        check(words in done.stderr, f"said: {done.stderr}")
+        check(words in done.stderr and done.stderr.count("\n") == 1, f"said: {done.stderr}")
     equal(files_below(t.folder("tree")), {}, "files")
+
+
+def test_make_install_builds_what_is_old(t):
+    """With a cargo that cannot build, which is how we see it called."""
+    out, stubs, tree = t.folder("out"), t.folder("stubs"), t.folder("tree")
+    program = shutil.copy(t.binary, out)
+    env = {**HOME, "PATH": f"{stubs}:{HOME['PATH']}"}
+
+    def install(cargo, time_of_program):
+        for name, script in (("cargo", cargo), ("rustc", "echo /")):
+            with open(f"{stubs}/{name}", "w") as file:
+                file.write(f"#!/bin/sh\n{script}\n")
+            os.chmod(f"{stubs}/{name}", 0o755)
+        os.utime(program, (time_of_program, time_of_program))
+        done = run("make", "-s", "-C", ROOT, "install", f"OUT={out}", f"DESTDIR={tree}", env=env)
+        return done.returncode == 0, "that is old" in done.stderr
+
+    cargo = '[ "$1" != build ] || { echo "that is old" >&2 && exit 1; }'
+    equal(install(cargo, time.time()), (True, False), "a new one: it installs, and does not build")
+    equal(install(cargo, 0), (False, True), "an old one: the same")
+    equal(install("exit 1", 0), (True, False), "an old one without cargo: the same")
