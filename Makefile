@@ -31,6 +31,10 @@ CARGO_BUILD = cargo build --release --target-dir $(OUT) --target
 # Also true where the musl target came with the distribution.
 have_musl_target = test -d "$$(rustc --print target-libdir --target $(TARGET))" || rustup target add $(TARGET)
 
+# The time of the commit, which `git archive` gives all files. Without a .git of
+# its own an unpacked tree may lie in somebody else's repository.
+at_commit = SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$({ [ -e .git ] && git log -1 --format=%ct 2>/dev/null; } || date -r Cargo.toml +%s)}"
+
 # What tests need, command:package.
 TOOLS = iptables:iptables nft:nftables ipset:ipset ip:iproute2 nmap:nmap curl:curl \
 	python3:python3 shellcheck:shellcheck file:file nm:binutils musl-gcc:musl-tools dash:dash \
@@ -110,7 +114,7 @@ fleet: build tools ## a real Prometheus scrapes three hosts while nmap scans one
 
 image: build $(IPTABLES) ## build the container image tcpparser:latest, target/image/tcpparser.tar
 	@{ docker info || podman info || buildah info; } >/dev/null 2>&1 || $(call need,podman,podman)
-	@sh dist/image.sh
+	@$(at_commit) sh dist/image.sh
 
 # For the image, which has no other tools.
 $(IPTABLES): dist/static-iptables.sh dist/iptables-unknown-match.c
@@ -152,14 +156,14 @@ uninstall: ## lift all blocks and take it away again
 dist: ## release tarballs and SHA256SUMS in target/dist, for x86_64, i686 and aarch64
 	@$(need_cargo)
 	@$(call need,cc,gcc libc6-dev)
-	@OUT="$(OUT)" ARCHITECTURES="$(ARCHITECTURES)" sh dist/package.sh tarball
+	@$(at_commit) OUT="$(OUT)" ARCHITECTURES="$(ARCHITECTURES)" sh dist/package.sh tarball
 
 wheel: ## the same programs as Python wheels, in target/dist
 	@$(need_cargo)
 	@$(call need,cc,gcc libc6-dev)
 	@$(call need,python3,python3)
 	@$(call pip,wheel) || { echo 'wheel is missing: install it with pip, or python3-venv and try again' >&2; exit 1; }
-	@OUT="$(OUT)" ARCHITECTURES="$(ARCHITECTURES)" sh dist/package.sh wheel
+	@$(at_commit) OUT="$(OUT)" ARCHITECTURES="$(ARCHITECTURES)" sh dist/package.sh wheel
 
 clean: ## remove everything that was built
 	rm -rf target
