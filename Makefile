@@ -6,6 +6,8 @@
 PREFIX =
 DESTDIR =
 INIT = auto
+# `make uninstall UNBLOCK=no` goes on where blocks cannot be lifted.
+UNBLOCK = yes
 # MUSL=gcc links with Debian's musl-tools instead of rustup's musl target.
 MUSL =
 # Options for `make run`, such as ARGS='--dry-run --interval 2s'.
@@ -28,6 +30,10 @@ CARGO_BUILD = cargo build --release --target-dir $(OUT) --target
 
 # Also true where the musl target came with the distribution.
 have_musl_target = test -d "$$(rustc --print target-libdir --target $(TARGET))" || rustup target add $(TARGET)
+
+# The time of the commit, which `git archive` gives all files. Without a .git of
+# its own an unpacked tree may lie in somebody else's repository.
+at_commit = SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$({ [ -e .git ] && git log -1 --format=%ct 2>/dev/null; } || date -r Cargo.toml +%s)}"
 
 # What tests need, command:package.
 TOOLS = iptables:iptables nft:nftables ipset:ipset ip:iproute2 sysctl:procps nmap:nmap curl:curl \
@@ -108,7 +114,7 @@ fleet: build tools ## a real Prometheus scrapes three hosts while nmap scans one
 
 image: build $(IPTABLES) ## build the container image tcpparser:latest, target/image/tcpparser.tar
 	@{ docker info || podman info || buildah info; } >/dev/null 2>&1 || $(call need,podman,podman)
-	@sh dist/image.sh
+	@$(at_commit) sh dist/image.sh
 
 # For the image, which has no other tools.
 $(IPTABLES): dist/static-iptables.sh dist/iptables-unknown-match.c
@@ -137,25 +143,27 @@ bench-tools:
 	$(call apt_fetch,wrk lighttpd nginx) && for deb in *.deb; do dpkg-deb -x $$deb . && rm $$deb; done && rm -rf partial; } || \
 	echo 'SKIPPED what needs wrk, lighttpd and nginx: no apt here to get them'
 
+# A program older than its source is built anew, where there is a cargo: the root
+# of sudo has none, and installs what its user built.
 install: ## install it and start it at boot (INIT=…, PREFIX=…, DESTDIR=…)
-	@[ -x $(BINARY) ] && { [ -z "$$(find src build.rs Cargo.toml Cargo.lock -newer $(BINARY))" ] || \
-	! command -v cargo >/dev/null; } || $(MAKE) -s build
+	@if [ ! -x $(BINARY) ] || { cargo --version && [ -n "$$(find src build.rs Cargo.* -newer $(BINARY))" ]; } >/dev/null 2>&1; \
+	then $(MAKE) -s build; fi
 	@sh dist/install.sh install 'INIT=$(INIT)' 'PREFIX=$(PREFIX)' 'DESTDIR=$(DESTDIR)' 'BINARY=$(BINARY)'
 
 uninstall: ## lift all blocks and take it away again
-	@sh dist/install.sh uninstall 'PREFIX=$(PREFIX)' 'DESTDIR=$(DESTDIR)'
+	@sh dist/install.sh uninstall 'PREFIX=$(PREFIX)' 'DESTDIR=$(DESTDIR)' 'UNBLOCK=$(UNBLOCK)'
 
 dist: ## release tarballs and SHA256SUMS in target/dist, for x86_64, i686 and aarch64
 	@$(need_cargo)
 	@$(call need,cc,gcc libc6-dev)
-	@OUT="$(OUT)" ARCHITECTURES="$(ARCHITECTURES)" sh dist/package.sh tarball
+	@$(at_commit) OUT="$(OUT)" ARCHITECTURES="$(ARCHITECTURES)" sh dist/package.sh tarball
 
 wheel: ## the same programs as Python wheels, in target/dist
 	@$(need_cargo)
 	@$(call need,cc,gcc libc6-dev)
 	@$(call need,python3,python3)
 	@$(call pip,wheel) || { echo 'wheel is missing: install it with pip, or python3-venv and try again' >&2; exit 1; }
-	@OUT="$(OUT)" ARCHITECTURES="$(ARCHITECTURES)" sh dist/package.sh wheel
+	@$(at_commit) OUT="$(OUT)" ARCHITECTURES="$(ARCHITECTURES)" sh dist/package.sh wheel
 
 clean: ## remove everything that was built
 	rm -rf target

@@ -26,13 +26,16 @@ fn main() {
     }
 }
 
-/// Options of the linker itself. Where a C compiler stands in for it they are
-/// wrapped; `make dist` asks rustc's own rust-lld.
+/// Options of the linker itself. Where a C compiler stands in for it each one is
+/// announced (`-Wl,` would split a path at its commas); `make dist` asks rustc's
+/// own rust-lld.
 fn tell_linker(options: &[&str]) {
     let linker = env::var("RUSTC_LINKER").unwrap_or_default();
-    let wrap = if linker.ends_with("lld") { "" } else { "-Wl," };
     for option in options {
-        println!("cargo:rustc-link-arg-bins={wrap}{option}");
+        if !linker.ends_with("lld") {
+            println!("cargo:rustc-link-arg-bins=-Xlinker");
+        }
+        println!("cargo:rustc-link-arg-bins={option}");
     }
 }
 

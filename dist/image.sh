@@ -1,12 +1,13 @@
 #!/bin/sh
 # image.sh: builds the image tcpparser:latest from target/tcpparser and
 # target/iptables with docker, podman or buildah, whichever works (or ENGINE),
-# and saves it as target/image/tcpparser.tar. Same files and commit, same id.
+# and saves it as target/image/tcpparser.tar. Same files and SOURCE_DATE_EPOCH,
+# same id. `make image` runs it.
 set -eu
 cd "$(dirname "$0")/.."
 archive=target/image/tcpparser.tar
 root=target/image/built-by-make-image
-epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
+epoch=${SOURCE_DATE_EPOCH:-0}
 
 engine=
 for engine in ${ENGINE:-docker podman buildah} ''; do
@@ -18,6 +19,10 @@ case $("${engine:-true}" --version) in *podman*) engine=podman ;; esac
     echo 'neither docker nor podman nor buildah works here: install podman' >&2
     exit 1
 }
+# The package podman-docker has a docker that is podman.
+if [ "$engine" = docker ]; then
+    case $(docker --version 2>/dev/null) in *podman*) engine=podman ;; esac
+fi
 
 rm -rf "$root" "$archive"
 install -D -m 755 target/tcpparser "$root/bin/tcpparser"

@@ -9,14 +9,16 @@
 #                  then means the init system that the tree itself holds, none
 #                  for an empty one
 #   BINARY=FILE    the program; else beside this script or in ../target
+#   UNBLOCK=no     uninstall it even where blocks cannot be lifted
 #
 # `make install` and `make uninstall` call this. It also runs where BusyBox is
 # all there is, hence no install(1).
 set -eu
+# Everybody may read what is installed, and look into new folders.
 umask 022
 
 here=$(cd "$(dirname "$0")" && pwd)
-verb=install INIT=auto PREFIX='' DESTDIR='' BINARY=''
+verb=install INIT=auto PREFIX='' DESTDIR='' BINARY='' UNBLOCK=yes
 PATH=$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 give_up() {
@@ -31,6 +33,7 @@ for argument in "$@"; do
         PREFIX=*) PREFIX=${argument#*=} ;;
         DESTDIR=*) DESTDIR=${argument#*=} ;;
         BINARY=*) BINARY=${argument#*=} ;;
+        UNBLOCK=yes | UNBLOCK=no) UNBLOCK=${argument#*=} ;;
         *) give_up "'$argument' is not known; the head of $0 tells what is" ;;
     esac
 done
@@ -213,14 +216,14 @@ install_all() {
         [ -n "$BINARY" ] || [ ! -f "$program" ] || BINARY=$program
     done
     [ -f "$BINARY" ] || give_up 'the program is neither beside this script nor in target: make build'
-    folder=$DESTDIR${PROGRAM%/*}
+    folder=$DESTDIR$PREFIX/bin
     { mkdir -p "$folder" && [ -w "$folder" ]; } 2>/dev/null ||
-        give_up "$folder cannot be written to: use sudo, or INIT=none and a PREFIX of your own"
+        give_up "$folder cannot be written: use sudo, or a PREFIX of your own"
     put 755 "$BINARY" "$PROGRAM"
     [ ! -f "$here/tcpparser.8" ] || put 644 "$here/tcpparser.8" "$MAN_PAGE"
     if [ -z "$file" ]; then
         echo "nothing starts it yet; by hand, as root: $PROGRAM"
-        echo 'at boot: the same with INIT=sysv, openrc, procd or systemd'
+        echo "at boot: again with INIT=sysv, openrc, procd or systemd, whichever runs this machine"
         return
     fi
     put "$mode" "$here/$file" "$place"
@@ -237,24 +240,25 @@ install_all() {
     echo "log:      $log"
 }
 
-# Lifts all blocks with what the service blocked with. Where that fails the
-# program stays: nothing else knows how.
+# The service's --exec-root, from the settings of whichever init system it has.
+exec_root() {
+    sed -n -E "s/^(TCPPARSER_EXEC_ROOT=|[[:blank:]]*option[[:blank:]]+exec_root[[:blank:]]+)//p" \
+        /etc/default/tcpparser /etc/conf.d/tcpparser /etc/config/tcpparser 2>/dev/null |
+        tail -n 1 | tr -d "\"'"
+}
+
+# Lifts all blocks with what the service blocked with. None there is as good, and
+# so is a machine without iptables, where nobody can have been blocked.
 unblock() {
-    [ -x "$PROGRAM" ] && is_root || return 0
-    root=$(sed -n -e 's/^TCPPARSER_EXEC_ROOT=//p' \
-        -e "s/^[[:space:]]*option[[:space:]]*exec_root[[:space:]]*//p" \
-        /etc/default/tcpparser /etc/conf.d/tcpparser /etc/config/tcpparser \
-        2>/dev/null | tail -n 1 | tr -d "\"'")
-    if [ -z "$root" ] && ! has iptables; then
-        echo 'no iptables here, so no block was lifted'
-        return 0
-    fi
-    said=$(env -i PATH="$PATH" TCPPARSER_EXEC_ROOT="$root" "$PROGRAM" --unblock all 2>&1) || case $said in
-        *'no such block'*) return 0 ;;
-        *) give_up "$said
-blocks may stand, so $PROGRAM stays; to take it away all the same, delete it and try again" ;;
-    esac
+    [ "$UNBLOCK" = yes ] && [ -x "$PROGRAM" ] && is_root || return 0
+    root=$(exec_root)
+    [ -n "$root" ] || has iptables || has ip6tables || return 0
+    lifted=yes
+    said=$(env -i PATH="$PATH" TCPPARSER_EXEC_ROOT="$root" "$PROGRAM" --unblock all 2>&1) || lifted=no
+    [ "$said" != 'tcpparser: no such block' ] || return 0
     echo "$said"
+    [ "$lifted" = yes ] || give_up 'blocks may still stand, so that the program stays, stopped and disabled;' \
+        'uninstall it again when iptables works, or with UNBLOCK=no'
 }
 
 # The service stops before blocks are lifted: it could block again meanwhile, and

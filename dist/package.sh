@@ -11,6 +11,7 @@ export LC_ALL=C
 cd "$(dirname "$0")/.."
 
 kind=${1:-}
+: "${SOURCE_DATE_EPOCH:?is set by make}"
 architectures=${ARCHITECTURES:-x86_64 i686 aarch64}
 out=${OUT:-target}
 work=$out/package
@@ -23,20 +24,16 @@ fail() {
 
 of_cargo_toml() { sed -n "s/^$1 = \"\(.*\)\"\$/\1/p" Cargo.toml | head -n 1; }
 
-# Sets what the environment leaves open. Without git the revision is not known;
-# `git archive` gives all files the time of the commit.
+# As build.rs finds the revision, and whether that is all there is to it.
 describe_source() {
     if [ -e .git ] && command -v git >/dev/null; then
         head=$(git rev-parse --short=12 HEAD)
-        time=$(git log -1 --format=%ct)
         changes=$(git status --porcelain)
         [ -z "$changes" ] || head=$head-dirty
     else
         head=unknown
-        time=$(date -r Cargo.toml +%s)
     fi
     export TCPPARSER_REVISION="${TCPPARSER_REVISION:-$head}"
-    export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$time}"
     version=$(of_cargo_toml version)
     echo "tcpparser $version, revision $TCPPARSER_REVISION"
 }
@@ -63,7 +60,7 @@ build() {
     cargo build --release --locked --target-dir "$work/build" "$@"
 }
 
-# What a user of the program needs of dist/.
+# What a user of the program needs of dist/: not what takes the source.
 pack_tarball() {
     name=tcpparser-$version-$1-linux-musl
     mkdir "$new/$name"

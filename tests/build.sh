@@ -112,10 +112,10 @@ check 'it runs' target/tcpparser --version
 check_refused 'a panic path does not link' a_panic_path_survived \
     variant probe RUSTFLAGS='--cfg panic_probe'
 check_refused 'a misspelt override does not build' TCPPARSER_BUILD_SOURCE \
-    env TCPPARSER_BUILD_SOURCE=7 make -s build OUT=target/override
+    env TCPPARSER_BUILD_SOURCE=7 make -s build OUT=target/over,ride
 check_refused 'an override that is no number does not build' 'whole number' \
-    env TCPPARSER_BUILD_SOURCES=many make -s build OUT=target/override
-check 'an override builds' env TCPPARSER_BUILD_SOURCES=7 make -s build OUT=target/override
+    env TCPPARSER_BUILD_SOURCES=many make -s build OUT=target/over,ride
+check 'an override builds, in a folder with a comma' env TCPPARSER_BUILD_SOURCES=7 make -s build OUT=target/over,ride
 
 if has nm; then
     check 'it builds with symbols' variant symbols RUSTFLAGS='-C strip=none'

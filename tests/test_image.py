@@ -477,7 +477,7 @@ def fake_engines(t, **scripts):
     folder = t.folder("path-fake")
     shutil.rmtree(folder)
     os.mkdir(folder)
-    for name in ("sh", "cp", "dirname", "git", "rm", "install", "ln", "gzip", "find", "touch", "chmod",
+    for name in ("sh", "cp", "dirname", "rm", "install", "ln", "gzip", "find", "touch", "chmod",
                  "cut", "wc", "cat", "tar", "sed", "sha256sum", "mkdir", "mv"):
         found = shutil.which(name)
         if found:
@@ -561,6 +561,23 @@ def test_docker_builds_from_the_same_files(t):
     done = run("sh", os.path.join(folder, "dist/image.sh"), env=fake_engines(t, docker=docker))
     equal(done.returncode, 0, f"exit status: {done.stderr}")
     with open(log) as file:
-        info, build, save = file.read().splitlines()
-    equal((info, save), ("info", f"save -o {ARCHIVE} tcpparser:latest"), "commands")
+        info, version, build, save = file.read().splitlines()
+    equal((info, version, save), ("info", "--version", f"save -o {ARCHIVE} tcpparser:latest"), "commands")
     check(re.search(r"^build .*-f Dockerfile\.scratch .*-t tcpparser:latest .* \.$", build), build)
+
+
+def test_podman_by_the_name_of_docker_builds_as_podman(t):
+    """Or the image would have no HEALTHCHECK, and two random names."""
+    need_iptables()
+    folder = checkout(t, "checkout", t.binary)
+    log, saved = os.path.join(t.tmp, "log"), os.path.join(t.tmp, "saved.tar")
+    random_archive(saved)
+    podman = f'echo "${{0##*/}} $*" >>{log}\n[ $1 != push ] || cp {saved} {ARCHIVE}\n'
+    docker = podman + '[ "$1" != --version ] || echo podman version 4.3.1\n'
+    done = run("sh", os.path.join(folder, "dist/image.sh"),
+               env=fake_engines(t, docker=docker, podman=podman))
+    equal(done.returncode, 0, f"exit status: {done.stderr}")
+    with open(log) as file:
+        builds = [line for line in file.read().splitlines() if " build " in line]
+    check(len(builds) == 1 and builds[0].startswith("podman ") and "--format docker" in builds[0],
+          f"builds: {builds}")

@@ -5,10 +5,11 @@ import glob
 import os
 import platform
 import re
+import shutil
 import time
 from shlex import quote
 
-from harness import (FLAVOURS, IPTABLES_NAMES, Failure, Skipped, cases, check, equal, must,
+from harness import (FLAVOURS, HOME, IPTABLES_NAMES, Failure, Skipped, cases, check, equal, must,
                      need, run, wait_for)
 from machine import BUSYBOX, OPENRC, PACKAGES, ROOT, Machine
 from test_dist import tarball
@@ -103,9 +104,41 @@ def test_sysv(t, shell, stopper):
                                        "readlink -f $(command -v start-stop-daemon)")
         equal(("busybox" in kind.splitlines()[1], "busybox" in kind.splitlines()[2]),
               (shell == "ash", stopper == "busybox"), f"what is tested: {kind}")
+        if stopper == "busybox":
+            own_start_stop_daemon(m, FEW_OPTIONS)
         lifecycle(m)
+        if (shell, stopper) == ("dash", "dpkg"):
+            does_not_stop(m)
         if shell == "dash":
             refusals(m)
+
+
+# BusyBox without FEATURE_START_STOP_DAEMON_FANCY and without long options.
+FEW_OPTIONS = r"""for word; do
+    case $word in
+        --) break ;;
+        -[ovN]* | --*) echo "invalid option $word" >&2 && exit 1 ;;
+    esac
+done
+exec busybox start-stop-daemon "$@"
+"""
+
+
+def own_start_stop_daemon(m, script):
+    path = "/usr/local/sbin/start-stop-daemon"
+    m.write(path, f"#!/bin/sh\n{script}")
+    m.must("chmod", "755", path)
+
+
+def does_not_stop(m):
+    """A process that no signal ends, such as one in a dead disk."""
+    service(m, "start")
+    number = m.guard()
+    own_start_stop_daemon(m, "exit 0\n")
+    check("does not stop" in service(m, "stop", 1).stderr, "it says so")
+    equal((m.guards(), m.text("/run/tcpparser.pid").strip()), ([number], str(number)), "it runs")
+    m.must("rm", "/usr/local/sbin/start-stop-daemon")
+    service(m, "stop")
 
 
 def need_busybox():
@@ -114,7 +147,7 @@ def need_busybox():
 
 
 def service(m, verb, wanted=0):
-    done = m.run(SCRIPT, verb)
+    done = m.run(SCRIPT, *verb.split())
     equal(done.returncode, wanted, f"exit status of {verb}: {done.stdout!r} {done.stderr!r}")
     return done
 
@@ -141,20 +174,24 @@ def lifecycle(m):
     service(m, "status", 1)
     service(m, "start")
     check(m.guard() != second, "started again after a crash")
-    service(m, "force-reload")
-    m.guard()
+    for verb in ("force-reload", "try-restart"):
+        before = m.guard()
+        service(m, verb)
+        check(m.guard() != before, f"{verb} left the old one")
     service(m, "stop")
+    for verb in ("force-reload", "try-restart"):
+        service(m, verb)
     equal(m.guards(), [], "daemons after stop")
     for verb in ("force-reload", "try-restart"):
         service(m, verb)
         equal(m.guards(), [], f"daemons after {verb}")
     service(m, "status", 3)
-    equal(m.text("/var/log/tcpparser.log").count("tcpparser starting..."), 4, "starts in the log")
+    equal(m.text("/var/log/tcpparser.log").count("tcpparser starting..."), 5, "starts in the log")
 
 
 def refusals(m):
-    service(m, "bogus", 3)
-    equal(m.run(SCRIPT, "start", "now").returncode, 2, "exit status of two words")
+    for verb, wanted in (("bogus", 2), ("start stop", 2), ("status --full", 2), ("reload", 3)):
+        check("usage: " in service(m, verb, wanted).stderr, "usage")
     # Somebody else's process under a number that was ours once.
     m.write("/run/tcpparser.pid", "1\n")
     service(m, "status", 1)
@@ -162,8 +199,9 @@ def refusals(m):
     check(m.run("true").returncode == 0, "process 1 was stopped")
     m.write(SETTINGS, "TCPPARSER_PORTS=99\n")
     check("TCPPARSER_PORTS: '99' is not allowed" in service(m, "start", 6).stderr, "what is wrong")
-    m.write(SETTINGS, "TCPPARSER_SHOW=much\n")
-    check("TCPPARSER_SHOW: 'much' is not allowed" in service(m, "start", 6).stderr, "what is wrong")
+    m.write(SETTINGS, "TCPPARSER_SHOW=nothing\n")
+    check("TCPPARSER_SHOW: 'nothing' is not" in service(m, "start", 6).stderr, "what is wrong")
+    m.write(SETTINGS, "TCPPARSER_LISTEN=198.51.100.1:22\nTCPPARSER_FIREWALL=none\n")
     other = m.network.listen(3021)
     m.write(SETTINGS, "")
     check("did not start" in service(m, "start", 1).stderr, "address in use")
@@ -265,9 +303,11 @@ def test_openrc(t):
         equal(m.environment(m.guard()).get("TCPPARSER_ALLOW"), "192.0.2.0/24, 192.0.2.7", "settings")
         check(blocks(m, lan), "the block outlives restarts")
         check("Blocked:" in m.text("/var/log/tcpparser.log"), "the log")
-        m.write("/etc/conf.d/tcpparser", "TCPPARSER_PORTS=99\n")
+        supervisor = m.must("pgrep", "-af", "^supervise-daemon tcpparser ")
+        check(re.search(r" (--respawn-max|-m) 0\b", supervisor), f"it gives up: {supervisor}")
+        m.write("/etc/conf.d/tcpparser", "TCPPARSER_SHOW=nothing\n")
         done = m.run("rc-service", "tcpparser", "restart")
-        check(done.returncode != 0 and "TCPPARSER_PORTS" in done.stderr, f"refused: {done}")
+        check(done.returncode != 0 and "TCPPARSER_SHOW" in done.stderr, f"refused: {done}")
         said = make(m, "uninstall")
         equal(left_behind(m), ["/etc/conf.d/tcpparser"], f"left: {said}")
         check(nothing_left(m), "blocks are lifted")
@@ -384,6 +424,14 @@ def test_procd(t):
                                                    .replace("enabled '1'", "enabled '0'")))
         m.must(SCRIPT, "start")
         equal(told_to_procd(m), ([], {}, [("trigger", "tcpparser")]), "where it is not enabled")
+        # Where blocks are is what the settings say.
+        need("iptables")
+        m.must("cp", "/etc/config/tcpparser", "/tmp/settings")
+        m.must("sed", "-i", "s/#option exec_root .*/option exec_root '\\/nowhere'/",
+               "/etc/config/tcpparser")
+        done = m.run("sh", f"{DIST}/install.sh", "uninstall")
+        check(done.returncode == 1 and "cannot be changed" in done.stdout, f"unblocked: {done}")
+        m.must("mv", "/tmp/settings", "/etc/config/tcpparser")
         m.must("sh", f"{DIST}/install.sh", "uninstall")
         equal(left_behind(m), [], "left")
         equal(told_to_procd(m)[2][-2:], [("stop",), ("disable",)], "at last")
@@ -496,6 +544,12 @@ def test_make_install_and_uninstall(t):
         scan(m, lan)
         make(m, "install")
         check(m.guard() != first and blocks(m, lan), "installed again, and the block stands")
+        break_iptables(m)
+        cannot_uninstall(m)
+        equal(([path for path in (PROGRAM, SCRIPT, SETTINGS) if not m.exists(path)], m.guards()),
+              ([], []), "missing already")
+        break_iptables(m, False)
+        check(blocks(m, lan), "the block stands")
         said = typed(t, m.run, uninstall)
         equal((left_behind(m), m.guards()), ([], []), f"left: {said}")
         check(nothing_left(m), f"blocks are lifted: {said}")
@@ -504,6 +558,30 @@ def test_make_install_and_uninstall(t):
         make(m, "install", "INIT=none", "PREFIX=/usr")
         equal((left_behind(m), m.guards()),
               (["/usr/bin/tcpparser", "/usr/share/man/man8/tcpparser.8"], []), "with INIT=none")
+        said = m.must("sh", "-c", f"make -s -C {ROOT} uninstall PREFIX=/usr 2>&1")
+        equal({line.split()[0] for line in said.splitlines()}, {"removed"}, "without a block")
+        make(m, "install", "INIT=none", "PREFIX=/usr")
+        break_iptables(m)
+        cannot_uninstall(m, "PREFIX=/usr")
+        make(m, "uninstall", "PREFIX=/usr", "UNBLOCK=no")
+        equal(left_behind(m), [], "left with UNBLOCK=no")
+
+
+def break_iptables(m, is_broken=True):
+    for tool in ("iptables", "ip6tables"):
+        path = f"/usr/local/sbin/{tool}"
+        if is_broken:
+            m.write(path, "#!/bin/sh\necho it is broken >&2\nexit 4\n")
+            m.must("chmod", "755", path)
+        else:
+            m.must("rm", path)
+
+
+def cannot_uninstall(m, *arguments):
+    """And says why, and how to go on."""
+    done = m.run("make", "-s", "-C", ROOT, "uninstall", *arguments)
+    said = done.stdout + done.stderr
+    check(done.returncode != 0 and "cannot be changed: " in said and "UNBLOCK=no" in said, said)
 
 
 def test_release_installs_itself(t):
@@ -588,8 +666,11 @@ def test_install_into_a_tree(t, init):
     wanted = {**before, "/usr/bin/tcpparser": 0o755,
               "/usr/share/man/man8/tcpparser.8": 0o644, **FILES[init]}
     install = ("make", "-s", "-C", ROOT, f"DESTDIR={tree}", "PREFIX=/usr")
-    must(*install, "install")
+    must("sh", "-c", 'umask 077 && exec "$@"', "sh", *install, "install")
     equal(files_below(tree), wanted, "files where the tree says what it is")
+    for path in wanted:
+        mode = os.stat(os.path.dirname(tree + path)).st_mode & 0o7777
+        equal(oct(mode), "0o755", f"mode of the folder of {path}")
     must("cmp", t.binary, f"{tree}/usr/bin/tcpparser")
     for path in FILES[init]:
         with open(tree + path) as file:
@@ -612,8 +693,31 @@ def test_install_into_a_tree(t, init):
 def test_install_says_what_it_cannot_do(t):
     for arguments, words in ((("INIT=upstart",), "INIT=upstart is not known"),
                              (("PREFIX=local",), "an absolute path"),
-                             (("BINARY=/nowhere",), "make build"), (("bogus",), "'bogus'")):
+                             (("BINARY=/nowhere",), "make build"), (("bogus",), "'bogus'"),
+                             (("DESTDIR=/proc", f"BINARY={t.binary}"),
+                              "/proc/usr/local/bin cannot be written: use sudo")):
         done = run("sh", f"{DIST}/install.sh", f"DESTDIR={t.folder('tree')}", *arguments)
         equal(done.returncode, 1, f"exit status of {arguments}")
-        check(words in done.stderr, f"said: {done.stderr}")
+        check(words in done.stderr and done.stderr.count("\n") == 1, f"said: {done.stderr}")
     equal(files_below(t.folder("tree")), {}, "files")
+
+
+def test_make_install_builds_what_is_old(t):
+    """With a cargo that cannot build, which is how we see it called."""
+    out, stubs, tree = t.folder("out"), t.folder("stubs"), t.folder("tree")
+    program = shutil.copy(t.binary, out)
+    env = {**HOME, "PATH": f"{stubs}:{HOME['PATH']}"}
+
+    def install(cargo, time_of_program):
+        for name, script in (("cargo", cargo), ("rustc", "echo /")):
+            with open(f"{stubs}/{name}", "w") as file:
+                file.write(f"#!/bin/sh\n{script}\n")
+            os.chmod(f"{stubs}/{name}", 0o755)
+        os.utime(program, (time_of_program, time_of_program))
+        done = run("make", "-s", "-C", ROOT, "install", f"OUT={out}", f"DESTDIR={tree}", env=env)
+        return done.returncode == 0, "that is old" in done.stderr
+
+    cargo = '[ "$1" != build ] || { echo "that is old" >&2 && exit 1; }'
+    equal(install(cargo, time.time()), (True, False), "a new one: it installs, and does not build")
+    equal(install(cargo, 0), (False, True), "an old one: the same")
+    equal(install("exit 1", 0), (True, False), "an old one without cargo: the same")
