@@ -13,8 +13,6 @@ engine=
 for engine in ${ENGINE:-docker podman buildah} ''; do
     [ -z "$engine" ] || ! "$engine" info >/dev/null 2>&1 || break
 done
-# Some systems call podman docker.
-case $("${engine:-true}" --version) in *podman*) engine=podman ;; esac
 [ -n "$engine" ] || {
     echo 'neither docker nor podman nor buildah works here: install podman' >&2
     exit 1
