@@ -297,7 +297,8 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         let connection = memory.connection(slot);
         self.remembered.touch(slot, PRESENT);
         if renewed {
-            Sighting::Opened(self.renew(slot, socket.local, now))
+            let direction = self.direction(socket.local, now);
+            Sighting::Opened(self.renew(slot, direction, now))
         } else {
             Sighting::Standing(connection)
         }
@@ -311,6 +312,28 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         let slot = guess.or_else(|| self.remembered.find(&fingerprint))?;
         self.expected = self.remembered.younger(slot);
         Some(slot)
+    }
+
+    /// Takes in a connection that a listener of ours accepted; `None` if it was
+    /// seen before. Where the 4-tuple served another one whose end nobody told
+    /// yet, this one is seen when it ends: each end is of one connection.
+    pub fn accepted(
+        &mut self,
+        local: Endpoint,
+        remote: Endpoint,
+        now: Instant,
+    ) -> Option<Connection> {
+        let fingerprint = self.fingerprint(local, remote);
+        let Some(slot) = self.remembered.find(&fingerprint) else {
+            return Some(self.remember(fingerprint, Direction::Inbound, 0, now));
+        };
+        let memory = self.remembered.value_mut(slot)?;
+        if !memory.destroyed {
+            return None;
+        }
+        memory.inode = 0;
+        self.remembered.touch(slot, PRESENT);
+        Some(self.renew(slot, Direction::Inbound, now))
     }
 
     /// Takes in a destroy event of a connection with both its ends known.
@@ -331,7 +354,8 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         if memory.destroyed {
             // The same 4-tuple served another connection meanwhile.
             memory.inode = 0;
-            let connection = self.renew(slot, local, now);
+            let direction = self.direction(local, now);
+            let connection = self.renew(slot, direction, now);
             self.set_destroyed(Some(slot));
             return Ending::Unseen(connection);
         }
@@ -365,8 +389,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     }
 
     /// The same 4-tuple serves another connection.
-    fn renew(&mut self, slot: Slot, local: Endpoint, now: Instant) -> Connection {
-        let direction = self.direction(local, now);
+    fn renew(&mut self, slot: Slot, direction: Direction, now: Instant) -> Connection {
         self.inbound_seen += u64::from(direction == Direction::Inbound);
         if let Some(memory) = self.remembered.value_mut(slot) {
             memory.first_seen = now;
@@ -751,6 +774,37 @@ mod tests {
         let rows = [listening, row(peer, 0)];
         assert!(is_opened(read(&mut connections, at(4), &rows)[1]));
         assert_eq!(connections.inbound_seen(), 2);
+    }
+
+    /// Each end that is told is of one connection, whatever was seen first.
+    #[test]
+    fn what_a_listener_accepted_is_seen_once() {
+        let mut connections = small();
+        let peer = row("10.9.9.9:5000", 0);
+        let accepted = |connections: &mut Small, second| {
+            let connection = connections.accepted(peer.local, peer.remote, at(second));
+            connection.map(|connection| connection.direction)
+        };
+        // Nobody was seen to listen yet.
+        assert_eq!(accepted(&mut connections, 1), Some(Direction::Inbound));
+        let rows = [listener("0.0.0.0:80"), peer];
+        assert!(!is_opened(read(&mut connections, at(2), &rows)[1]));
+        assert!(matches!(
+            ended(&mut connections, "10.9.9.9:5000", at(3)),
+            Ending::Known(_)
+        ));
+        // The next one's end is told before, and behind, the one's after it.
+        assert_eq!(accepted(&mut connections, 4), Some(Direction::Inbound));
+        assert_eq!(accepted(&mut connections, 5), None);
+        assert!(matches!(
+            ended(&mut connections, "10.9.9.9:5000", at(6)),
+            Ending::Known(_)
+        ));
+        assert!(matches!(
+            ended(&mut connections, "10.9.9.9:5000", at(7)),
+            Ending::Unseen(_)
+        ));
+        assert_eq!(connections.inbound_seen(), 3);
     }
 
     #[test]

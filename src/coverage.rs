@@ -1,6 +1,7 @@
 //! How much of what the kernel counted was seen: the counters of
 //! /proc/net/snmp against the connections first seen.
 
+use crate::limits::COUNTERS_LOOKS;
 use crate::text::{parse_decimal, trim};
 
 /// What /proc/net/snmp says of TCP (RFC 4022; net/ipv4/proc.c).
@@ -31,13 +32,27 @@ pub fn parse_snmp(text: &[u8]) -> Option<TcpCounters> {
     })
 }
 
+/// What one look at the counter says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Nothing new is missing.
+    AllSeen,
+    /// Something is, perhaps only on its way: look again soon.
+    Again,
+    /// Something stayed missing: only a reading can show it.
+    Unseen,
+}
+
 /// The deficit of seen against counted connections. What survives a whole
 /// interval was missed: a connection in between is merely on its way to us.
 pub struct Coverage {
     is_started: bool,
     /// `passive_opens` minus seen when nothing is missing.
     offset: u64,
+    /// The counter when it was last asked whether it moved.
     last_passive_opens: u64,
+    /// How often in a row it was found to have moved beyond what was seen.
+    looks: u32,
     /// The counter right before the last scheduled reading's rows.
     ended_passive_opens: u64,
     /// The smallest deficit since the last scheduled reading, that one's
@@ -52,6 +67,7 @@ impl Coverage {
             is_started: false,
             offset: 0,
             last_passive_opens: 0,
+            looks: 0,
             ended_passive_opens: 0,
             lowest: 0,
         }
@@ -83,12 +99,23 @@ impl Coverage {
         }
     }
 
-    /// Whether the kernel counted connections, since it was asked last, that
-    /// nobody saw.
-    pub fn moved_beyond(&mut self, passive_opens: u64, seen: u64) -> bool {
+    /// Whether the kernel counted connections that nobody saw. One look proves
+    /// little: a busy host always has one on its way to us. Those that are held
+    /// are missing at each look, so one look that misses none settles it.
+    pub fn look(&mut self, passive_opens: u64, seen: u64) -> Look {
         let has_moved = passive_opens != self.last_passive_opens;
+        let is_beyond = self.is_started && has_moved && self.deficit(passive_opens, seen) > 0;
+        self.looks = if is_beyond { self.looks + 1 } else { 0 };
+        if is_beyond && self.looks < COUNTERS_LOOKS as u32 {
+            return Look::Again;
+        }
+        self.looks = 0;
         self.last_passive_opens = passive_opens;
-        self.is_started && has_moved && self.deficit(passive_opens, seen) > 0
+        if is_beyond {
+            Look::Unseen
+        } else {
+            Look::AllSeen
+        }
     }
 
     /// Takes in the state after a reading: the counter right before its rows.
@@ -265,11 +292,34 @@ mod tests {
     #[test]
     fn a_reading_follows_only_what_nobody_saw() {
         let mut coverage = Coverage::new();
-        assert!(!coverage.moved_beyond(5, 0), "not started");
+        assert_eq!(coverage.look(5, 0), Look::AllSeen, "not started");
         coverage.start(100, 0);
-        assert!(!coverage.moved_beyond(100, 0));
-        assert!(coverage.moved_beyond(101, 0));
-        assert!(!coverage.moved_beyond(101, 0), "it did not move again");
-        assert!(!coverage.moved_beyond(102, 2));
+        assert_eq!(coverage.look(100, 0), Look::AllSeen);
+        for _ in 1..COUNTERS_LOOKS {
+            assert_eq!(coverage.look(101, 0), Look::Again);
+        }
+        assert_eq!(coverage.look(101, 0), Look::Unseen);
+        assert_eq!(
+            coverage.look(101, 0),
+            Look::AllSeen,
+            "it did not move again"
+        );
+        assert_eq!(coverage.look(102, 2), Look::AllSeen);
+    }
+
+    /// One is on its way at each look but the last; one is held at each.
+    #[test]
+    fn what_was_on_its_way_brings_no_reading() {
+        let mut coverage = Coverage::new();
+        coverage.start(0, 0);
+        let looks = COUNTERS_LOOKS as u64;
+        for number in 1..looks {
+            assert_eq!(coverage.look(number, number - 1), Look::Again);
+        }
+        assert_eq!(coverage.look(looks, looks), Look::AllSeen);
+        for number in 1..looks {
+            assert_eq!(coverage.look(looks + number, looks), Look::Again);
+        }
+        assert_eq!(coverage.look(2 * looks, looks + 3), Look::Unseen);
     }
 }

@@ -2,8 +2,6 @@
 //! policy. `linux.rs` implements them for real, `testing/fake_kernel.rs` lies
 //! on purpose.
 
-use core::net::IpAddr;
-
 use crate::address::Endpoint;
 use crate::table::HashKey;
 use crate::text::Text;
@@ -209,6 +207,17 @@ pub struct ProcessStatus {
     pub resident_bytes: u64,
 }
 
+/// A client that accept4(2) handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// Its socket, non-blocking.
+    pub descriptor: Descriptor,
+    /// Our end, as a row of /proc/net/tcp names it.
+    pub local: Endpoint,
+    /// The client's end.
+    pub remote: Endpoint,
+}
+
 /// The operating system. Each verb is one system call or a fixed handful; none
 /// waits except `poll`, none retries, none decides.
 pub trait Kernel {
@@ -271,8 +280,8 @@ pub trait Kernel {
     fn notify(&mut self, socket: &[u8], message: &[u8]) -> Result<(), Errno>;
     /// A listening, non-blocking TCP socket. `[::]` is dual-stack.
     fn listen(&mut self, address: Endpoint) -> Result<Descriptor, Errno>;
-    /// The next client of a listener: a non-blocking socket and its address.
-    fn accept(&mut self, listener: Descriptor) -> Result<(Descriptor, IpAddr), Errno>;
+    /// The next client of a listener.
+    fn accept(&mut self, listener: Descriptor) -> Result<Accepted, Errno>;
     /// A non-blocking TCP socket on its way to one of our own addresses, which
     /// is its own as well: no other host can answer.
     fn connect(&mut self, address: Endpoint) -> Result<Descriptor, Errno>;

@@ -139,6 +139,15 @@ limit! {
     COUNTERS_PERIOD: Duration = 1_000
 }
 limit! {
+    /// Looks in a row that must miss a connection before a reading is made for
+    /// it; with one on its way at half of all looks, one in 32 is made in vain.
+    COUNTERS_LOOKS: usize = 5
+}
+limit! {
+    /// Between two such looks.
+    COUNTERS_AGAIN: Duration = 10
+}
+limit! {
     /// How often net.ipv4.tcp_fastopen is looked at, and destroy events that
     /// do not arrive are tried again.
     EVENTS_RETRY: Duration = 60_000
@@ -249,6 +258,7 @@ const _: () = assert!(
 );
 const _: () = assert!(SOURCES >= 2 && CONNECTIONS >= 2 && BLOCKS >= 2 && LISTENERS >= 2);
 const _: () = assert!(HTTP_CLIENTS >= 1 && HTTP_REQUEST >= 512);
+const _: () = assert!(COUNTERS_LOOKS >= 1 && COUNTERS_LOOKS <= 100);
 const _: () = assert!(EVENTS_PER_TURN >= 1 && EVENTS_WAITING >= 1 && EARLY_READING_SHARE >= 1);
 const _: () = assert!(HTTP_RESPONSE >= 4_096 && HTTP_BODY >= 1 && HTTP_ACCEPTS >= 1);
 const _: () = assert!(

@@ -15,8 +15,8 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use crate::address::{Endpoint, fold_mapped};
 use crate::kernel::{
-    Child, Descriptor, Errno, Exit, Interest, Invocation, Kernel, Netlink, Path, ProcessStatus,
-    RowsFile, Signal,
+    Accepted, Child, Descriptor, Errno, Exit, Interest, Invocation, Kernel, Netlink, Path,
+    ProcessStatus, RowsFile, Signal,
 };
 use crate::limits;
 use crate::table::HashKey;
@@ -435,9 +435,14 @@ impl Kernel for Linux {
         Ok(socket.release())
     }
 
-    fn accept(&mut self, listener: Descriptor) -> Result<(Descriptor, IpAddr), Errno> {
-        let (socket, address) = accept(listener.0)?;
-        Ok((socket.release(), peer_address(&address)))
+    fn accept(&mut self, listener: Descriptor) -> Result<Accepted, Errno> {
+        let (socket, remote) = accept(listener.0)?;
+        let local = own_name(socket.0)?;
+        Ok(Accepted {
+            descriptor: socket.release(),
+            local: endpoint_of(&local),
+            remote: endpoint_of(&remote),
+        })
     }
 
     fn connect(&mut self, address: Endpoint) -> Result<Descriptor, Errno> {
@@ -496,10 +501,10 @@ impl Kernel for Linux {
         let source = stream_socket(loopback)?;
         bind_to(source.0, loopback)?;
         let address = Endpoint {
-            port: bound_port(target.0)?,
+            port: endpoint_of(&own_name(target.0)?).port,
             ..loopback
         };
-        let port = bound_port(source.0)?;
+        let port = endpoint_of(&own_name(source.0)?).port;
         match connect_to(source.0, address) {
             Err(Errno(libc::ECONNREFUSED | libc::EINPROGRESS)) => Ok(port),
             Err(error) => Err(error),
@@ -900,16 +905,19 @@ fn put_at(bytes: &mut [u8], offset: usize, value: &[u8]) {
 }
 
 /// The address in a sockaddr_in or sockaddr_in6; mapped ones are folded.
-fn peer_address(bytes: &[u8; 28]) -> IpAddr {
+fn endpoint_of(bytes: &[u8; 28]) -> Endpoint {
     let family = c_int::from(u16::from_ne_bytes([bytes[0], bytes[1]]));
-    let (_, after_family) = bytes.split_at(4);
-    if family == libc::AF_INET6 {
-        let octets = after_family.split_at(4).1.first_chunk::<16>();
+    let port = u16::from_be_bytes([bytes[2], bytes[3]]);
+    let (_, after_port) = bytes.split_at(4);
+    let address = if family == libc::AF_INET6 {
+        let octets = after_port.split_at(4).1.first_chunk::<16>();
         let octets = octets.copied().unwrap_or_default();
-        return fold_mapped(IpAddr::V6(Ipv6Addr::from_bits(u128::from_be_bytes(octets))));
-    }
-    let octets = after_family.first_chunk::<4>().copied().unwrap_or_default();
-    IpAddr::V4(Ipv4Addr::from_bits(u32::from_be_bytes(octets)))
+        fold_mapped(IpAddr::V6(Ipv6Addr::from_bits(u128::from_be_bytes(octets))))
+    } else {
+        let octets = after_port.first_chunk::<4>().copied().unwrap_or_default();
+        IpAddr::V4(Ipv4Addr::from_bits(u32::from_be_bytes(octets)))
+    };
+    Endpoint { address, port }
 }
 
 /// The groups are joined after bind: an unbound socket joins and receives
@@ -1250,14 +1258,14 @@ fn connect(socket: c_int, address: &[u8]) -> Result<(), Errno> {
     check(unsafe { libc::connect(socket, address.as_ptr().cast(), length) }).map(drop)
 }
 
-/// The port of a bound socket, big-endian behind the family.
-fn bound_port(socket: c_int) -> Result<u16, Errno> {
+/// The address of a bound socket: struct sockaddr_in or sockaddr_in6.
+fn own_name(socket: c_int) -> Result<[u8; 28], Errno> {
     let mut address = [0; 28];
     let mut length = address.len() as libc::socklen_t;
     let bytes = address.as_mut_ptr().cast();
     // SAFETY: the kernel writes at most `length` bytes, the array's size.
     check(unsafe { libc::getsockname(socket, bytes, &raw mut length) })?;
-    Ok(u16::from_be_bytes([address[2], address[3]]))
+    Ok(address)
 }
 
 fn listen(socket: c_int) -> Result<(), Errno> {
@@ -1798,12 +1806,11 @@ mod tests {
         for text in ["192.0.2.1:258", "[2001:db8::1]:65535"] {
             let endpoint = Endpoint::parse(text.as_bytes()).unwrap();
             let (bytes, _) = socket_address(endpoint);
-            assert_eq!(peer_address(&bytes), endpoint.address);
-            assert_eq!(bytes[2..4], endpoint.port.to_be_bytes());
+            assert_eq!(endpoint_of(&bytes), endpoint);
         }
         let mapped = Endpoint::parse(b"[::ffff:192.0.2.1]:1").unwrap();
-        let folded = peer_address(&socket_address(mapped).0);
-        assert_eq!(folded, "192.0.2.1".parse::<IpAddr>().unwrap());
+        let folded = endpoint_of(&socket_address(mapped).0);
+        assert_eq!(folded, Endpoint::parse(b"192.0.2.1:1").unwrap());
     }
 
     /// Who connects from `127.0.0.1` is an IPv4 client of either listener.
@@ -1822,8 +1829,11 @@ mod tests {
             let port = owner.local_addr().unwrap().port();
             let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
 
-            let (socket, peer) = kernel.accept(listener).unwrap();
-            assert_eq!(peer, "127.0.0.1".parse::<IpAddr>().unwrap());
+            let accepted = kernel.accept(listener).unwrap();
+            let end = |port| Endpoint::parse(format!("127.0.0.1:{port}").as_bytes()).unwrap();
+            let socket = accepted.descriptor;
+            assert_eq!(accepted.local, end(port));
+            assert_eq!(accepted.remote, end(client.local_addr().unwrap().port()));
             let mut buffer = [0; 8];
             assert_eq!(kernel.receive(socket, &mut buffer), Err(Errno::EAGAIN));
             assert_eq!(kernel.send(socket, b"hello"), Ok(5));
@@ -1836,7 +1846,7 @@ mod tests {
             // What is held back for the FIN goes out although a close behind
             // unread input resets.
             let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
-            let (socket, _) = kernel.accept(listener).unwrap();
+            let socket = kernel.accept(listener).unwrap().descriptor;
             std::io::Write::write_all(&mut client, b"unread").unwrap();
             assert_eq!(kernel.send_last(socket, b"hello"), Ok(5));
             kernel.shutdown_sending(socket);

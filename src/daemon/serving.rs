@@ -1,11 +1,9 @@
 //! The HTTP side: accept, receive, answer, send, close.
 
-use core::net::IpAddr;
-
 use crate::address::{Endpoint, Network, is_loopback};
 use crate::exposition::{self, Format, Snapshot};
 use crate::http::{ContentType, Exchange, Request, Status};
-use crate::kernel::{Descriptor, Errno, Interest, Kernel, Path};
+use crate::kernel::{Accepted, Descriptor, Errno, Interest, Kernel, Path};
 use crate::limits::{HTTP_ACCEPTS, HTTP_FRESH, START_RETRY};
 use crate::report;
 use crate::text::Sink;
@@ -74,7 +72,7 @@ impl Daemon {
         self.accept_burst = 2 * burst;
         for _ in 0..burst {
             match kernel.accept(listener) {
-                Ok((client, peer)) => self.welcome(kernel, client, peer),
+                Ok(accepted) => self.welcome(kernel, &accepted),
                 Err(Errno::EAGAIN) => {
                     self.accept_burst = 1;
                     return;
@@ -91,12 +89,14 @@ impl Daemon {
         }
     }
 
-    fn welcome(&mut self, kernel: &mut impl Kernel, client: Descriptor, peer: IpAddr) {
+    fn welcome(&mut self, kernel: &mut impl Kernel, accepted: &Accepted) {
         self.metrics.http_clients_accepted += 1;
         if self.server.len() as u64 >= self.clients_max {
             self.evict(kernel);
         }
         let now = kernel.boottime();
+        self.see_client(accepted, now);
+        let (client, peer) = (accepted.descriptor, accepted.remote.address);
         if let Some(gave_way) = self.server.accept(client, peer, now) {
             self.metrics.http_clients_evicted += 1;
             kernel.close(gave_way);
@@ -124,10 +124,10 @@ impl Daemon {
             return false;
         };
         kernel.close(reserve);
-        if let Ok((client, _)) = kernel.accept(listener) {
+        if let Ok(accepted) = kernel.accept(listener) {
             self.metrics.http_clients_accepted += 1;
             self.metrics.http_clients_evicted += 1;
-            kernel.close(client);
+            kernel.close(accepted.descriptor);
         }
         self.keep_reserve(kernel);
         self.reserve.is_some()

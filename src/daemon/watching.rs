@@ -6,12 +6,12 @@ use heapless::{Deque, Vec};
 
 use crate::address::{Endpoint, is_loopback};
 use crate::connections::{Connection, Direction, Ending};
-use crate::coverage::{Coverage, TcpCounters, parse_snmp};
+use crate::coverage::{Coverage, Look, TcpCounters, parse_snmp};
 use crate::detector::{Data, Evidence, Scan};
-use crate::kernel::{Descriptor, Errno, Kernel, Netlink, Path, RowsFile};
+use crate::kernel::{Accepted, Descriptor, Errno, Kernel, Netlink, Path, RowsFile};
 use crate::limits::{
-    COUNTERS_PERIOD, EARLY_READING_SAVINGS, EARLY_READING_SHARE, EVENTS_LATENESS, EVENTS_PER_TURN,
-    EVENTS_REST, EVENTS_RETRY, EVENTS_WAITING, FAST_READING, LIST_EXTRA, MEMORY,
+    COUNTERS_AGAIN, COUNTERS_PERIOD, EARLY_READING_SAVINGS, EARLY_READING_SHARE, EVENTS_LATENESS,
+    EVENTS_PER_TURN, EVENTS_REST, EVENTS_RETRY, EVENTS_WAITING, FAST_READING, LIST_EXTRA, MEMORY,
     SELF_TEST_PATIENCE,
 };
 use crate::metrics;
@@ -333,6 +333,37 @@ impl Daemon {
         }
     }
 
+    /// A client of our own port was seen before any row or event tells of it:
+    /// under load there always is one that neither told of yet, and the kernel's
+    /// count alone would bring reading after reading.
+    pub(super) fn see_client(&mut self, accepted: &Accepted, now: Instant) {
+        let (local, remote) = (accepted.local, accepted.remote);
+        // What we accept is of another network namespace, or of nobody.
+        if !self.watch.is_wanted || self.watch.is_forgeable {
+            return;
+        }
+        let Some(connection) = self.connections.accepted(local, remote, now) else {
+            return;
+        };
+        if self.host.is_own(remote.address) {
+            return;
+        }
+        self.count_new(connection, local);
+        let source = self.host.source_of(remote.address);
+        if self.firewall.is_blocked(source) {
+            return self.firewall.doubt(source, now);
+        }
+        if self.is_evidence(source, now) {
+            let evidence = Evidence {
+                source,
+                port: local.port,
+                local: local.address,
+                data: Data::Unknown,
+            };
+            self.detector.observe(&evidence, now);
+        }
+    }
+
     fn wait_for_reading(&mut self, event: &DiagSocket, may_wait: bool, now: Instant) {
         if !may_wait || self.host.is_own(event.remote.address) {
             return;
@@ -514,8 +545,10 @@ impl Daemon {
         };
         let (opens, seen) = (counters.passive_opens, self.connections.inbound_seen());
         self.watch.coverage.settle(opens, seen);
-        if self.watch.coverage.moved_beyond(opens, seen) {
-            self.watch.hasten(now);
+        match self.watch.coverage.look(opens, seen) {
+            Look::AllSeen => {}
+            Look::Again => self.watch.next_counters = now.after(COUNTERS_AGAIN),
+            Look::Unseen => self.watch.hasten(now),
         }
         if self.watch.reads_faster() {
             self.watch.hasten(now.after(FAST_READING));

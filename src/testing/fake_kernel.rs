@@ -8,8 +8,8 @@ use super::fake_proc::{self, FakeHost, FakeSocket};
 use super::filter_table::FilterTable;
 use crate::address::{Endpoint, Network};
 use crate::kernel::{
-    CAP_NET_ADMIN, Child, Descriptor, Errno, Exit, Interest, Invocation, Kernel, Netlink, Path,
-    ProcessStatus, RowsFile, Signal,
+    Accepted, CAP_NET_ADMIN, Child, Descriptor, Errno, Exit, Interest, Invocation, Kernel, Netlink,
+    Path, ProcessStatus, RowsFile, Signal,
 };
 use crate::table::HashKey;
 use crate::time::{Calendar, Duration, Instant};
@@ -956,14 +956,31 @@ impl Kernel for FakeKernel {
         self.new_descriptor(Open::Listener)
     }
 
-    fn accept(&mut self, _: Descriptor) -> Result<(Descriptor, IpAddr), Errno> {
+    fn accept(&mut self, _: Descriptor) -> Result<Accepted, Errno> {
         self.interrupt()?;
         let waiting = self.clients.iter().position(|client| !client.is_accepted);
         let client = waiting.ok_or(Errno::EAGAIN)?;
         let descriptor = self.new_descriptor(Open::Client(client))?;
         self.clients[client].is_accepted = true;
         self.progress += 1;
-        Ok((descriptor, self.clients[client].peer))
+        let address = self.clients[client].peer;
+        let is_loopback = address.is_loopback();
+        let own = if is_loopback {
+            address
+        } else {
+            self.host.addresses[0].0
+        };
+        let local = Endpoint {
+            address: own,
+            port: 3021,
+        };
+        let port = 40_000 + client as u16;
+        let remote = Endpoint { address, port };
+        Ok(Accepted {
+            descriptor,
+            local,
+            remote,
+        })
     }
 
     fn connect(&mut self, address: Endpoint) -> Result<Descriptor, Errno> {

@@ -1160,6 +1160,49 @@ fn a_backlog_of_events_is_not_missed() {
     assert_eq!(run.metric("tcpparser_connections_missed_total"), "5");
 }
 
+/// The kernel counts a client before we accept it; under load there always is
+/// one that no row and no event told of yet.
+#[test]
+fn our_own_clients_bring_no_early_readings() {
+    let mut run = host();
+    run.kernel.passive_opens = 1_000;
+    assert_eq!(
+        run.start(&["--interval=1m", "--show=scans"]),
+        Flow::Continue
+    );
+    run.run_for(2);
+    for _ in 0..30 {
+        run.kernel.passive_opens += 2;
+        run.kernel.connect("127.0.0.1", b"");
+        run.kernel.connect("192.0.2.77", b"");
+        run.run_for(1);
+    }
+    assert_eq!(run.metric("tcpparser_early_readings_total"), "0");
+    run.checks.twin = false;
+    // What is held besides them is found all the same.
+    run.kernel.passive_opens += 5;
+    run.kernel.connect("127.0.0.1", b"");
+    run.kernel.scan(SCANNER);
+    run.run_for(2);
+    assert_eq!(run.metric("tcpparser_early_readings_total"), "1");
+    assert_eq!(run.kernel.tables[0].blocks().len(), 1);
+}
+
+#[test]
+fn a_client_of_our_own_port_is_evidence_at_once() {
+    let mut run = started(&["--interval=1m"]);
+    for port in [22, 25, 80] {
+        let (own, scanner) = ([203, 0, 113, 5], [198, 51, 100, 7]);
+        run.kernel.destroy((own, port), (scanner, 50_000 + port));
+    }
+    run.kernel.connect(SCANNER, b"");
+    run.run_for(1);
+    assert_eq!(
+        run.lines_with("Port scan detected"),
+        ["Port scan detected: 198.51.100.7 -> 203.0.113.5 on ports 22,25,80,3021"]
+    );
+}
+
 #[test]
 fn a_burst_of_clients_is_answered_in_few_turns() {
     let mut run = started(&[]);
