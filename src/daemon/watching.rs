@@ -616,6 +616,8 @@ impl Daemon {
             return;
         }
         self.watch.coverage.after_reading(opens, seen);
+        // What was on its way just now is not missing any more by then.
+        self.watch.next_counters = kernel.boottime().after(EVENTS_LATENESS);
         if is_scheduled {
             self.metrics.connections_missed += self.watch.coverage.end_interval(opens, seen);
             self.watch.late_until = kernel.boottime().after(EVENTS_LATENESS);
