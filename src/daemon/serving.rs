@@ -9,7 +9,7 @@ use crate::report;
 use crate::text::Sink;
 use crate::time::Instant;
 
-use super::Daemon;
+use super::{Daemon, is_ready};
 
 /// Steps of receiving, answering and sending that one client gets a turn:
 /// pipelined requests must not hold up a reading.
@@ -28,13 +28,11 @@ impl Daemon {
         {
             self.attend(kernel, interest.descriptor);
         }
-        if let Some(listener) = self.listener {
-            let is_ready = found
-                .iter()
-                .any(|interest| interest.descriptor == listener && interest.is_readable);
-            if is_ready || self.next_accept != Instant::BOOT {
-                self.accept(kernel, listener);
-            }
+        let is_ready = self
+            .listener
+            .is_some_and(|listener| is_ready(found, listener));
+        if is_ready || self.next_accept != Instant::BOOT {
+            self.accept(kernel);
         }
         let now = kernel.boottime();
         let unix_seconds = kernel.realtime() / 1_000_000_000;
@@ -61,11 +59,12 @@ impl Daemon {
         }
     }
 
-    fn accept(&mut self, kernel: &mut impl Kernel, listener: Descriptor) {
+    /// Accepts who waits, at most `accept_burst` of them.
+    pub(super) fn accept(&mut self, kernel: &mut impl Kernel) {
         let now = kernel.boottime();
-        if now < self.next_accept {
+        let Some(listener) = self.listener.filter(|_| now >= self.next_accept) else {
             return;
-        }
+        };
         self.next_accept = Instant::BOOT;
         self.keep_reserve(kernel);
         let burst = self.accept_burst.clamp(1, HTTP_ACCEPTS);
