@@ -338,7 +338,7 @@ impl Daemon {
     /// count alone would bring reading after reading.
     pub(super) fn see_client(&mut self, accepted: &Accepted, now: Instant) {
         let (local, remote) = (accepted.local, accepted.remote);
-        // What we accept is of another network namespace, or of nobody.
+        // Another network namespace is read, or a forged SYN can be accepted.
         if !self.watch.is_wanted || self.watch.is_forgeable {
             return;
         }

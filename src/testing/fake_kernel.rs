@@ -974,7 +974,7 @@ impl Kernel for FakeKernel {
             address: own,
             port: 3021,
         };
-        let port = 40_000 + client as u16;
+        let port = 40_000_u16.wrapping_add(client as u16);
         let remote = Endpoint { address, port };
         Ok(Accepted {
             descriptor,
