@@ -59,8 +59,14 @@ impl Daemon {
         }
     }
 
+    /// Accepts a whole burst of those who wait, however few came lately.
+    pub(super) fn accept_waiting(&mut self, kernel: &mut impl Kernel) {
+        self.accept_burst = HTTP_ACCEPTS;
+        self.accept(kernel);
+    }
+
     /// Accepts who waits, at most `accept_burst` of them.
-    pub(super) fn accept(&mut self, kernel: &mut impl Kernel) {
+    fn accept(&mut self, kernel: &mut impl Kernel) {
         let now = kernel.boottime();
         let Some(listener) = self.listener.filter(|_| now >= self.next_accept) else {
             return;

@@ -11,8 +11,8 @@ use crate::detector::{Data, Evidence, Scan};
 use crate::kernel::{Accepted, Descriptor, Errno, Kernel, Netlink, Path, RowsFile};
 use crate::limits::{
     COUNTERS_AGAIN, COUNTERS_PERIOD, EARLY_READING_SAVINGS, EARLY_READING_SHARE, EVENTS_LATENESS,
-    EVENTS_PER_TURN, EVENTS_REST, EVENTS_RETRY, EVENTS_WAITING, FAST_READING, HTTP_ACCEPTS,
-    LIST_EXTRA, MEMORY, SELF_TEST_PATIENCE,
+    EVENTS_PER_TURN, EVENTS_REST, EVENTS_RETRY, EVENTS_WAITING, FAST_READING, LIST_EXTRA, MEMORY,
+    SELF_TEST_PATIENCE,
 };
 use crate::metrics;
 use crate::netlink::Progress;
@@ -541,8 +541,7 @@ impl Daemon {
         }
         self.watch.next_counters = now.after(COUNTERS_PERIOD);
         // Who waits at our own port is counted already.
-        self.accept_burst = HTTP_ACCEPTS;
-        self.accept(kernel);
+        self.accept_waiting(kernel);
         let Some(counters) = self.read_counters(kernel) else {
             return;
         };
