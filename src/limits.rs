@@ -100,6 +100,11 @@ limit! {
     HTTP_ACCEPTS: usize = 16
 }
 limit! {
+    /// Looks for more to serve before we sleep, some 25 us: to wake a sleeper on
+    /// an idle processor costs the client about as much as all else it does.
+    HTTP_LOOKS: usize = 50
+}
+limit! {
     /// The host's own addresses; a container host has a few hundred.
     OWN_ADDRESSES: usize = 1_024
 }
@@ -261,6 +266,7 @@ const _: () = assert!(HTTP_CLIENTS >= 1 && HTTP_REQUEST >= 512);
 const _: () = assert!(COUNTERS_LOOKS >= 1 && COUNTERS_LOOKS <= 100);
 const _: () = assert!(EVENTS_PER_TURN >= 1 && EVENTS_WAITING >= 1 && EARLY_READING_SHARE >= 1);
 const _: () = assert!(HTTP_RESPONSE >= 4_096 && HTTP_BODY >= 1 && HTTP_ACCEPTS >= 1);
+const _: () = assert!(HTTP_LOOKS <= 1_000);
 const _: () = assert!(
     OUTPUT_BUFFER >= 1_024 && OUTPUT_BUFFER <= 4_096,
     "a line fits, PIPE_BUF holds"

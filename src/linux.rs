@@ -302,6 +302,10 @@ impl Kernel for Linux {
         }
     }
 
+    fn processors(&mut self) -> usize {
+        processors().max(1)
+    }
+
     fn capabilities(&mut self) -> u64 {
         effective_capabilities()
     }
@@ -1140,6 +1144,16 @@ fn auxiliary(entry: c_ulong) -> u32 {
     unsafe { libc::getauxval(entry) as u32 }
 }
 
+/// Processors this process may run on; 0 where the kernel does not say, or knows
+/// more of them than the set has room for.
+fn processors() -> usize {
+    let mut set = [0_u64; 16];
+    let bytes = set.as_mut_ptr().cast();
+    // SAFETY: the kernel writes at most the array's size.
+    unsafe { libc::sched_getaffinity(0, size_of_val(&set), bytes) };
+    set.iter().map(|word| word.count_ones() as usize).sum()
+}
+
 fn effective_capabilities() -> u64 {
     let header = [LINUX_CAPABILITY_VERSION_3, 0];
     // Twice struct __user_cap_data_struct: effective, permitted, inheritable.
@@ -1707,9 +1721,18 @@ mod tests {
         assert!(status.virtual_bytes >= status.resident_bytes);
         assert!(status.max_descriptors.is_none_or(|limit| limit >= 64));
         let text = fs::read_to_string("/proc/self/status").unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix("CapEff:"));
-        let expected = u64::from_str_radix(line.unwrap().trim(), 16).unwrap();
+        let value = |name| {
+            text.lines()
+                .find_map(|line| line.strip_prefix(name))
+                .unwrap()
+        };
+        let expected = u64::from_str_radix(value("CapEff:").trim(), 16).unwrap();
         assert_eq!(kernel.capabilities(), expected);
+        let digits = value("Cpus_allowed:")
+            .chars()
+            .filter_map(|one| one.to_digit(16));
+        let expected = digits.map(u32::count_ones).sum::<u32>();
+        assert_eq!(kernel.processors(), expected as usize);
         assert_ne!(kernel.hash_key(), kernel.hash_key());
         assert_ne!(start_up_random_bytes(), [0; 16]);
         let path = env::var("PATH").unwrap();

@@ -4,7 +4,7 @@ use crate::address::{Endpoint, Network, is_loopback};
 use crate::exposition::{self, Format, Snapshot};
 use crate::http::{ContentType, Exchange, Request, Status};
 use crate::kernel::{Accepted, Descriptor, Errno, Interest, Kernel, Path};
-use crate::limits::{HTTP_ACCEPTS, HTTP_FRESH, START_RETRY};
+use crate::limits::{HTTP_ACCEPTS, HTTP_FRESH, HTTP_LOOKS, START_RETRY};
 use crate::report;
 use crate::text::Sink;
 use crate::time::Instant;
@@ -22,10 +22,8 @@ const SPARE_DESCRIPTORS: u64 = 20;
 impl Daemon {
     pub(super) fn serve(&mut self, kernel: &mut impl Kernel, found: &[Interest]) {
         self.listen_when_due(kernel);
-        for interest in found
-            .iter()
-            .filter(|interest| interest.is_readable || interest.is_writable)
-        {
+        self.has_served = false;
+        for interest in found.iter().filter(|interest| interest.is_met()) {
             self.attend(kernel, interest.descriptor);
         }
         let is_ready = self
@@ -96,6 +94,7 @@ impl Daemon {
 
     fn welcome(&mut self, kernel: &mut impl Kernel, accepted: &Accepted) {
         self.metrics.http_clients_accepted += 1;
+        self.has_served = true;
         if self.server.len() as u64 >= self.clients_max {
             self.evict(kernel);
         }
@@ -151,6 +150,7 @@ impl Daemon {
             let Some(exchange) = self.server.find(client) else {
                 return;
             };
+            self.has_served = true;
             let received = receive(kernel, exchange, now);
             let answered = self.answer(kernel, client);
             let Some(exchange) = self.server.find(client) else {
@@ -292,6 +292,11 @@ impl Daemon {
             result = kernel.listen(address);
         }
         self.listen_address = address;
+        self.looks = if kernel.processors() > 1 {
+            HTTP_LOOKS
+        } else {
+            0
+        };
         let status = kernel.process_status();
         let taken = status.open_descriptors.saturating_add(SPARE_DESCRIPTORS);
         let limit = status.max_descriptors.unwrap_or(u64::MAX);
