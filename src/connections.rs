@@ -316,7 +316,9 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
 
     /// Takes in a connection that a listener of ours accepted; `None` if it was
     /// seen before. Where the 4-tuple served another one whose end nobody told
-    /// yet, this one is seen when it ends: each end is of one connection.
+    /// yet, this one is seen when it ends: each end is of one connection. So it
+    /// is where the table is full of present ones: unremembered, it would count
+    /// twice.
     pub fn accepted(
         &mut self,
         local: Endpoint,
@@ -325,7 +327,8 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     ) -> Option<Connection> {
         let fingerprint = self.fingerprint(local, remote);
         let Some(slot) = self.remembered.find(&fingerprint) else {
-            return Some(self.remember(fingerprint, Direction::Inbound, 0, now));
+            let has_room = self.remembered.len() < N || self.remembered.oldest(VANISHED).is_some();
+            return has_room.then(|| self.remember(fingerprint, Direction::Inbound, 0, now));
         };
         let memory = self.remembered.value_mut(slot)?;
         if !memory.destroyed {
@@ -793,7 +796,7 @@ mod tests {
             ended(&mut connections, "10.9.9.9:5000", at(3)),
             Ending::Known(_)
         ));
-        // The next one's end is told before, and behind, the one's after it.
+        // Two with the same 4-tuple are accepted before either's end is told.
         assert_eq!(accepted(&mut connections, 4), Some(Direction::Inbound));
         assert_eq!(accepted(&mut connections, 5), None);
         assert!(matches!(
@@ -910,6 +913,11 @@ mod tests {
             assert!(is_opened(read(&mut connections, at(second), &nine)[8]));
         }
         assert_eq!(connections.evictions().0, 2);
+        // What is accepted is counted when it ends.
+        let (seen, ninth) = (connections.inbound_seen(), peer(8));
+        let accepted = connections.accepted(ninth.local, ninth.remote, at(3));
+        assert!(accepted.is_none());
+        assert_eq!(connections.inbound_seen(), seen);
         // The first vanishes and gives way.
         assert!(!is_opened(read(&mut connections, at(4), &first[1..])[0]));
         assert!(is_opened(read(&mut connections, at(5), &nine[1..])[7]));

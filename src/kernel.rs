@@ -217,7 +217,8 @@ pub struct ProcessStatus {
 pub struct Accepted {
     /// Its socket, non-blocking.
     pub descriptor: Descriptor,
-    /// Our end, as a row of /proc/net/tcp names it.
+    /// Our end, as a row of /proc/net/tcp names it; port 0 where getsockname(2)
+    /// is refused.
     pub local: Endpoint,
     /// The client's end.
     pub remote: Endpoint,

@@ -441,10 +441,10 @@ impl Kernel for Linux {
 
     fn accept(&mut self, listener: Descriptor) -> Result<Accepted, Errno> {
         let (socket, remote) = accept(listener.0)?;
-        let local = own_name(socket.0)?;
+        let local = own_name(socket.0).map_or(Endpoint::BLANK, |name| endpoint_of(&name));
         Ok(Accepted {
             descriptor: socket.release(),
-            local: endpoint_of(&local),
+            local,
             remote: endpoint_of(&remote),
         })
     }
@@ -1732,7 +1732,8 @@ mod tests {
             .chars()
             .filter_map(|one| one.to_digit(16));
         let expected = digits.map(u32::count_ones).sum::<u32>();
-        assert_eq!(kernel.processors(), expected as usize);
+        // Those that are offline are allowed, too.
+        assert!((1..=expected as usize).contains(&kernel.processors()));
         assert_ne!(kernel.hash_key(), kernel.hash_key());
         assert_ne!(start_up_random_bytes(), [0; 16]);
         let path = env::var("PATH").unwrap();

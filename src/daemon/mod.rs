@@ -109,8 +109,9 @@ pub struct Daemon {
     /// as one that does, so more than one are tried only where turns before
     /// left some waiting.
     accept_burst: usize,
-    /// Looks for more before a sleep, after a turn that served somebody. None
-    /// on a single processor: the client could not run meanwhile.
+    /// Descriptors to poll for more before a sleep, after a turn that accepted or
+    /// answered. None on a single processor: a client of this host could not
+    /// run meanwhile.
     looks: usize,
     has_served: bool,
     /// Given up for a moment where no other descriptor is left.
@@ -210,7 +211,12 @@ impl Daemon {
         let mut interests = self.interests(kernel, now);
         let deadline = self.deadline(now);
         let timeout = (deadline != Instant::NEVER).then(|| now.until(deadline));
-        let looks = if self.has_served { self.looks } else { 0 };
+        let has_served = core::mem::take(&mut self.has_served);
+        let looks = if has_served && timeout != Some(Duration::ZERO) {
+            self.looks.checked_div(interests.len()).unwrap_or(0)
+        } else {
+            0
+        };
         let timeouts = core::iter::repeat_n(Some(Duration::ZERO), looks).chain([timeout]);
         for timeout in timeouts {
             let polled = kernel.poll(&mut interests, timeout);

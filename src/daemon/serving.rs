@@ -22,7 +22,6 @@ const SPARE_DESCRIPTORS: u64 = 20;
 impl Daemon {
     pub(super) fn serve(&mut self, kernel: &mut impl Kernel, found: &[Interest]) {
         self.listen_when_due(kernel);
-        self.has_served = false;
         for interest in found.iter().filter(|interest| interest.is_met()) {
             self.attend(kernel, interest.descriptor);
         }
@@ -150,9 +149,9 @@ impl Daemon {
             let Some(exchange) = self.server.find(client) else {
                 return;
             };
-            self.has_served = true;
             let received = receive(kernel, exchange, now);
             let answered = self.answer(kernel, client);
+            self.has_served |= answered;
             let Some(exchange) = self.server.find(client) else {
                 return;
             };

@@ -333,13 +333,17 @@ impl Daemon {
         }
     }
 
-    /// A client of our own port was seen before any row or event tells of it:
+    /// A client of our own port is seen before any row or event tells of it:
     /// under load there always is one that neither told of yet, and the kernel's
     /// count alone would bring reading after reading.
     pub(super) fn see_client(&mut self, accepted: &Accepted, now: Instant) {
         let (local, remote) = (accepted.local, accepted.remote);
         // Another network namespace is read, or a forged SYN can be accepted.
-        if !self.watch.is_wanted || self.watch.is_forgeable {
+        if !self.watch.is_wanted || self.watch.is_forgeable || local.port == 0 {
+            return;
+        }
+        // Its request may be on its way yet: whether it was silent shows later.
+        if self.options.require_silent {
             return;
         }
         let Some(connection) = self.connections.accepted(local, remote, now) else {
@@ -540,7 +544,7 @@ impl Daemon {
             return;
         }
         self.watch.next_counters = now.after(COUNTERS_PERIOD);
-        // Who waits at our own port is counted already.
+        // The kernel counted who waits at our own port.
         self.accept_waiting(kernel);
         let Some(counters) = self.read_counters(kernel) else {
             return;

@@ -974,14 +974,10 @@ impl Kernel for FakeKernel {
         self.clients[client].is_accepted = true;
         self.progress += 1;
         let address = self.clients[client].peer;
-        let is_loopback = address.is_loopback();
-        let own = if is_loopback {
-            address
-        } else {
-            self.host.addresses[0].0
-        };
+        let mut own = self.host.addresses.iter().map(|own| own.0);
+        let own = own.find(|own| own.is_ipv4() == address.is_ipv4() && !address.is_loopback());
         let local = Endpoint {
-            address: own,
+            address: own.unwrap_or(address),
             port: 3021,
         };
         let port = 40_000_u16.wrapping_add(client as u16);

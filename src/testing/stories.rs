@@ -1205,6 +1205,31 @@ fn a_client_of_our_own_port_is_evidence_at_once() {
         run.lines_with("Port scan detected"),
         ["Port scan detected: 198.51.100.7 -> 203.0.113.5 on ports 22,25,80,3021"]
     );
+    assert_eq!(
+        run.metric("tcpparser_new_connections_total{direction=\"in\",family=\"4\"}"),
+        "4"
+    );
+    // Its end is no other connection.
+    let (own, scanner) = ([203, 0, 113, 5], [198, 51, 100, 7]);
+    run.kernel.destroy((own, 3021), (scanner, 40_000));
+    run.run_for(1);
+    assert_eq!(
+        run.metric("tcpparser_new_connections_total{direction=\"in\",family=\"4\"}"),
+        "4"
+    );
+}
+
+/// What it sent is not there yet, and silence is what decides.
+#[test]
+fn a_client_of_our_own_port_is_not_called_silent() {
+    let mut run = started(&["--interval=1m", "--require-silent"]);
+    for port in [22, 25, 80] {
+        let (own, scanner) = ([203, 0, 113, 5], [198, 51, 100, 7]);
+        run.kernel.destroy((own, port), (scanner, 50_000 + port));
+    }
+    run.kernel.connect(SCANNER, b"");
+    run.run_for(1);
+    assert!(run.lines_with("Port scan detected").is_empty());
 }
 
 #[test]
@@ -1224,7 +1249,8 @@ fn a_burst_of_clients_is_answered_in_few_turns() {
 /// Only after a turn that served, and where the client can run meanwhile.
 #[test]
 fn a_server_looks_for_more_before_it_sleeps() {
-    for (processors, looks) in [(1, 0), (2, HTTP_LOOKS as u64)] {
+    // The client, the listener, signals and events.
+    for (processors, looks) in [(1, 0), (2, HTTP_LOOKS as u64 / 4)] {
         let mut run = host();
         run.kernel.processors = processors;
         assert_eq!(run.start(&[]), Flow::Continue);
@@ -1240,6 +1266,13 @@ fn a_server_looks_for_more_before_it_sleeps() {
         assert_eq!(polls(), looks + 1);
         assert_eq!(polls(), 1, "nobody came");
         assert!(!run.kernel.clients[client].answer.is_empty());
+
+        run.kernel.client_sends(client, request);
+        let before = run.kernel.polls;
+        assert_eq!(run.turn(), Flow::Continue);
+        run.kernel.now = run.kernel.now.after(Duration::from_secs(60));
+        assert_eq!(run.turn(), Flow::Continue);
+        assert_eq!(run.kernel.polls - before, 2, "a reading is due");
     }
 }
 
