@@ -306,6 +306,13 @@ mod tests {
         // It comes to light and another one is held: the same number is missing.
         assert_eq!(coverage.look(102, 1), Look::Again);
         assert_eq!(coverage.look(102, 2), Look::AllSeen);
+        // Given up at the end of an interval, they are not missing any more.
+        coverage.after_reading(104, 2);
+        coverage.end_interval(104, 2);
+        coverage.after_reading(104, 2);
+        assert_eq!(coverage.end_interval(104, 2), 2);
+        assert_eq!(coverage.look(105, 3), Look::AllSeen);
+        assert_eq!(coverage.look(106, 3), Look::Again);
     }
 
     /// One is on its way at each look but the last; one is held at each.

@@ -303,7 +303,7 @@ impl Kernel for Linux {
     }
 
     fn processors(&mut self) -> usize {
-        processors().max(1)
+        processors()
     }
 
     fn capabilities(&mut self) -> u64 {
@@ -1144,14 +1144,15 @@ fn auxiliary(entry: c_ulong) -> u32 {
     unsafe { libc::getauxval(entry) as u32 }
 }
 
-/// Processors this process may run on; 0 where the kernel does not say, or knows
+/// Processors this process may run on; 1 where the kernel does not say, or knows
 /// more of them than the set has room for.
 fn processors() -> usize {
     let mut set = [0_u64; 16];
     let bytes = set.as_mut_ptr().cast();
     // SAFETY: the kernel writes at most the array's size.
     unsafe { libc::sched_getaffinity(0, size_of_val(&set), bytes) };
-    set.iter().map(|word| word.count_ones() as usize).sum()
+    let count: u32 = set.iter().map(|word| word.count_ones()).sum();
+    count.max(1) as usize
 }
 
 fn effective_capabilities() -> u64 {
