@@ -3,7 +3,7 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::text::{Sink, Text, parse_decimal};
+use crate::text::{Text, TextView, parse_decimal};
 
 /// One end of a TCP connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +134,7 @@ impl Network {
     }
 
     /// Appends the block: a single address without its length, else CIDR.
-    pub fn write(self, out: &mut impl Sink) {
+    pub fn write(self, out: &mut TextView) {
         write_address(out, self.address);
         if !self.is_single() {
             out.put_byte(b'/');
@@ -143,7 +143,7 @@ impl Network {
     }
 
     /// Appends the block always with its length, as iptables-save prints it.
-    pub fn write_cidr(self, out: &mut impl Sink) {
+    pub fn write_cidr(self, out: &mut TextView) {
         write_address(out, self.address);
         out.put_byte(b'/');
         out.put_decimal(u64::from(self.prefix_length));
@@ -273,14 +273,14 @@ pub fn hex_digit(byte: u8) -> Option<u8> {
 }
 
 /// Appends `address`: dotted IPv4, or IPv6 as RFC 5952 recommends.
-pub fn write_address(out: &mut impl Sink, address: IpAddr) {
+pub fn write_address(out: &mut TextView, address: IpAddr) {
     match address {
         IpAddr::V4(v4) => write_ipv4(out, v4.to_bits()),
         IpAddr::V6(v6) => write_ipv6(out, v6.to_bits()),
     }
 }
 
-fn write_ipv4(out: &mut impl Sink, bits: u32) {
+fn write_ipv4(out: &mut TextView, bits: u32) {
     for (index, octet) in bits.to_be_bytes().iter().enumerate() {
         if index > 0 {
             out.put_byte(b'.');
@@ -289,7 +289,7 @@ fn write_ipv4(out: &mut impl Sink, bits: u32) {
     }
 }
 
-fn write_ipv6(out: &mut impl Sink, bits: u128) {
+fn write_ipv6(out: &mut TextView, bits: u128) {
     if bits >> 32 == 0xffff {
         out.put(b"::ffff:");
         return write_ipv4(out, bits as u32);
@@ -331,7 +331,7 @@ impl Endpoint {
     };
 
     /// Appends `192.0.2.1:80` or `[2001:db8::1]:443`.
-    pub fn write(self, out: &mut impl Sink) {
+    pub fn write(self, out: &mut TextView) {
         if self.address.is_ipv6() {
             out.put_byte(b'[');
             write_address(out, self.address);

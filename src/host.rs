@@ -15,7 +15,7 @@ use crate::netlink::{
     AddressMessage, Progress, ROUTE_REQUESTS, RT_SCOPE_LINK, RT_TABLE_LOCAL, Route, RouteKind,
     RouteMessage, walk_addresses, walk_routes,
 };
-use crate::text::{Sink, Text, trim};
+use crate::text::{Text, trim};
 
 /// Why a source must not be blocked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

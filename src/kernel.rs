@@ -237,9 +237,6 @@ pub trait Kernel {
     fn cpu_time(&mut self) -> Duration;
     /// What the process_* metrics tell; reads /proc/self.
     fn process_status(&mut self) -> ProcessStatus;
-    /// How many processors this process may run on, sched_getaffinity(2); 1
-    /// where that is not told.
-    fn processors(&mut self) -> usize;
     /// The effective capability set, capget(2).
     fn capabilities(&mut self) -> u64;
     /// A secret for keyed hashes: getrandom(2) with GRND_NONBLOCK, else the

@@ -85,9 +85,9 @@ limit! {
     HTTP_RESPONSE: usize = 32_768
 }
 limit! {
-    /// Bytes of a request's body that are read away; behind a longer one the
-    /// connection ends.
-    HTTP_BODY: usize = 65_536
+    /// Bytes read away behind the last answer before the connection is closed
+    /// all the same.
+    HTTP_LINGER_BYTES: usize = 65_536
 }
 limit! {
     /// How long the metrics are told again as they were written: less than any
@@ -98,12 +98,6 @@ limit! {
     /// HTTP clients accepted at once: a burst must not hold up a reading
     /// or push out those that were accepted just before.
     HTTP_ACCEPTS: usize = 16
-}
-limit! {
-    /// After an answer, how many descriptors are polled in vain before we sleep,
-    /// over and over, for some 20 us: a client on another processor that asks
-    /// again meanwhile need not wake us, which costs it 5 us and more.
-    HTTP_LOOKS: usize = 500
 }
 limit! {
     /// The host's own addresses; a container host has a few hundred.
@@ -278,8 +272,7 @@ const _: () = {
     );
 };
 const _: () = assert!(EVENTS_PER_TURN >= 1 && EVENTS_WAITING >= 1 && EARLY_READING_SHARE >= 1);
-const _: () = assert!(HTTP_RESPONSE >= 4_096 && HTTP_BODY >= 1 && HTTP_ACCEPTS >= 1);
-const _: () = assert!(HTTP_LOOKS <= 10_000, "a due reading waits for them");
+const _: () = assert!(HTTP_RESPONSE >= 4_096 && HTTP_LINGER_BYTES >= 1 && HTTP_ACCEPTS >= 1);
 const _: () = assert!(
     OUTPUT_BUFFER >= 1_024 && OUTPUT_BUFFER <= 4_096,
     "a line fits, PIPE_BUF holds"

@@ -20,7 +20,7 @@ use crate::kernel::{
 };
 use crate::limits;
 use crate::table::HashKey;
-use crate::text::{Sink, Text, parse_decimal, trim};
+use crate::text::{Text, parse_decimal, trim};
 use crate::time::{Calendar, Duration, Instant};
 
 /// Interests one `poll` looks at; those behind are left unmet. The HTTP
@@ -300,10 +300,6 @@ impl Kernel for Linux {
             max_virtual_bytes: resource_limit(libc::RLIMIT_AS as c_int),
             resident_bytes: pages.next().unwrap_or(0).saturating_mul(page),
         }
-    }
-
-    fn processors(&mut self) -> usize {
-        processors()
     }
 
     fn capabilities(&mut self) -> u64 {
@@ -1144,17 +1140,6 @@ fn auxiliary(entry: c_ulong) -> u32 {
     unsafe { libc::getauxval(entry) as u32 }
 }
 
-/// Processors this process may run on; 1 where the kernel does not say, or knows
-/// more of them than the set has room for.
-fn processors() -> usize {
-    let mut set = [0_u64; 16];
-    let bytes = set.as_mut_ptr().cast();
-    // SAFETY: the kernel writes at most the array's size.
-    unsafe { libc::sched_getaffinity(0, size_of_val(&set), bytes) };
-    let count: u32 = set.iter().map(|word| word.count_ones()).sum();
-    count.max(1) as usize
-}
-
 fn effective_capabilities() -> u64 {
     let header = [LINUX_CAPABILITY_VERSION_3, 0];
     // Twice struct __user_cap_data_struct: effective, permitted, inheritable.
@@ -1729,12 +1714,6 @@ mod tests {
         };
         let expected = u64::from_str_radix(value("CapEff:").trim(), 16).unwrap();
         assert_eq!(kernel.capabilities(), expected);
-        let digits = value("Cpus_allowed:")
-            .chars()
-            .filter_map(|one| one.to_digit(16));
-        let expected = digits.map(u32::count_ones).sum::<u32>();
-        // Those that are offline are allowed, too.
-        assert!((1..=expected as usize).contains(&kernel.processors()));
         assert_ne!(kernel.hash_key(), kernel.hash_key());
         assert_ne!(start_up_random_bytes(), [0; 16]);
         let path = env::var("PATH").unwrap();

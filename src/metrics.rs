@@ -14,16 +14,27 @@ use crate::time::Duration;
 
 /// The values of one label: all of them are exposed, from zero on.
 pub trait Label: Copy {
-    /// The label's values, in the order of the enum's variants.
-    const VALUES: &'static [&'static str];
+    /// The label's name.
+    const NAME: &'static str;
+    /// The label's values, in the order of the enum's variants, with a blank
+    /// between: one text, where an array would be addresses that the loader
+    /// writes into memory of our own.
+    const VALUES: &'static str;
+    /// How many values there are.
+    const COUNT: usize;
 
     /// The place of this value in `VALUES`.
     fn index(self) -> usize;
 }
 
+/// The words of a text with one blank between.
+pub fn words(text: &'static str) -> impl Iterator<Item = &'static str> {
+    text.split_ascii_whitespace()
+}
+
 /// An enum whose variants are the values of a label.
 macro_rules! label {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $value:literal,)+ }) => {
+    ($(#[$doc:meta])* $name:ident $label:literal { $($(#[$variant_doc:meta])* $variant:ident = $value:literal,)+ }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum $name { $($(#[$variant_doc])* $variant,)+ }
@@ -34,7 +45,9 @@ macro_rules! label {
         }
 
         impl Label for $name {
-            const VALUES: &'static [&'static str] = &[$($value,)+];
+            const NAME: &'static str = $label;
+            const VALUES: &'static str = concat!($($value, " ",)+);
+            const COUNT: usize = [$($value),+].len();
 
             fn index(self) -> usize {
                 self as usize
@@ -45,7 +58,7 @@ macro_rules! label {
 
 label! {
     /// Who opened a connection.
-    Direction {
+    Direction "direction" {
         /// The peer connected to us.
         In = "in",
         /// We connected to the peer.
@@ -55,7 +68,7 @@ label! {
 
 label! {
     /// The address family of a connection; IPv4-mapped IPv6 is IPv4.
-    Family {
+    Family "family" {
         /// IPv4.
         V4 = "4",
         /// IPv6.
@@ -67,7 +80,7 @@ label! {
     /// The states of include/net/tcp_states.h that /proc/net/tcp shows, in the
     /// kernel's order; it shows NEW_SYN_RECV as SYN_RECV
     /// (net/ipv4/tcp_ipv4.c, get_openreq4).
-    TcpState {
+    TcpState "state" {
         /// 1.
         Established = "established",
         /// 2.
@@ -103,7 +116,7 @@ impl TcpState {
 
 label! {
     /// The two files of one reading.
-    RowsFile {
+    RowsFile "file" {
         /// /proc/net/tcp.
         Tcp = "tcp",
         /// /proc/net/tcp6.
@@ -113,7 +126,7 @@ label! {
 
 label! {
     /// Why a reading was made.
-    Trigger {
+    Trigger "trigger" {
         /// `--interval` had passed.
         Scheduled = "scheduled",
         /// Something hinted at connections not seen yet.
@@ -123,7 +136,7 @@ label! {
 
 label! {
     /// Where evidence comes from.
-    EvidenceSource {
+    EvidenceSource "source" {
         /// Rows of /proc/net/tcp and tcp6.
         Readings = "readings",
         /// Destroy events of NETLINK_SOCK_DIAG.
@@ -133,7 +146,7 @@ label! {
 
 label! {
     /// The fixed-capacity tables.
-    Table {
+    Table "table" {
         /// 4-tuples remembered.
         Connections = "connections",
         /// Sources watched.
@@ -155,7 +168,7 @@ pub const TABLE_CAPACITIES: [u64; 4] = [
 
 label! {
     /// Why a port scan was not followed by a block.
-    Refusal {
+    Refusal "reason" {
         /// The block would hold a loopback address.
         Loopback = "loopback",
         /// The block would hold the unspecified address.
@@ -193,7 +206,7 @@ label! {
 
 label! {
     /// Why a block could not be put into the kernel at one try.
-    BlockFailure {
+    BlockFailure "reason" {
         /// Another process held the firewall's lock.
         Lock = "lock",
         /// Not permitted.
@@ -215,7 +228,7 @@ label! {
 
 label! {
     /// Why a block ended.
-    UnblockReason {
+    UnblockReason "reason" {
         /// Its time was over.
         Expired = "expired",
         /// An operator took it away.
@@ -227,7 +240,7 @@ label! {
 
 label! {
     /// How a firewall command ended.
-    CommandExit {
+    CommandExit "exit" {
         /// Exit status 0.
         Status0 = "0",
         /// Exit status 1.
@@ -266,7 +279,9 @@ impl CommandExit {
 }
 
 impl Label for Status {
-    const VALUES: &'static [&'static str] = &Status::CODES;
+    const NAME: &'static str = "code";
+    const VALUES: &'static str = Status::CODES;
+    const COUNT: usize = Status::ALL.len();
 
     fn index(self) -> usize {
         self as usize
@@ -282,7 +297,7 @@ pub struct Labelled<L, const N: usize> {
 impl<L: Label, const N: usize> Labelled<L, N> {
     /// All zero.
     pub const fn new() -> Self {
-        const { assert!(N == L::VALUES.len(), "one number for each value") };
+        const { assert!(N == L::COUNT, "one number for each value") };
         Self {
             values: [0; N],
             label: PhantomData,
@@ -339,7 +354,7 @@ pub struct Grid<A, B, const N: usize> {
 impl<A: Label, B: Label, const N: usize> Grid<A, B, N> {
     /// All zero.
     pub const fn new() -> Self {
-        const { assert!(N == A::VALUES.len() * B::VALUES.len(), "one for each pair") };
+        const { assert!(N == A::COUNT * B::COUNT, "one for each pair") };
         Self {
             values: [0; N],
             labels: PhantomData,
@@ -347,7 +362,7 @@ impl<A: Label, B: Label, const N: usize> Grid<A, B, N> {
     }
 
     fn index(a: A, b: B) -> usize {
-        a.index() * B::VALUES.len() + b.index()
+        a.index() * B::COUNT + b.index()
     }
 
     /// One more of this kind.
@@ -548,7 +563,7 @@ pub struct Metrics {
     /// HTTP clients that gave way to a newer one.
     pub http_clients_evicted: u64,
     /// Answers given, by status code.
-    pub http_requests: Labelled<Status, { Status::CODES.len() }>,
+    pub http_requests: Labelled<Status, { Status::ALL.len() }>,
 }
 
 impl Metrics {
@@ -676,12 +691,15 @@ mod tests {
             (Exit::Signal(9), "signal"),
         ] {
             let label = CommandExit::new(exit);
-            assert_eq!(CommandExit::VALUES[label.index()], expected);
+            assert_eq!(
+                words(CommandExit::VALUES).nth(label.index()),
+                Some(expected)
+            );
         }
     }
 
     #[test]
     fn tables_have_capacities() {
-        assert_eq!(TABLE_CAPACITIES.len(), Table::VALUES.len());
+        assert_eq!(TABLE_CAPACITIES.len(), Table::COUNT);
     }
 }

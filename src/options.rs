@@ -9,7 +9,7 @@ use heapless::Vec;
 use crate::address::{Endpoint, Network};
 use crate::kernel::{PATH_MAX_LENGTH, Path};
 use crate::limits;
-use crate::text::{Sink, Text, eq_ignore_case, parse_decimal, trim};
+use crate::text::{Text, TextView, eq_ignore_case, parse_decimal, trim};
 use crate::time::Duration;
 
 /// Which option a row of the table is about.
@@ -274,7 +274,7 @@ pub enum Action {
 }
 
 /// Everything that can be set without building anew.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// What to do.
     pub action: Action,
@@ -727,7 +727,7 @@ impl Quote {
         Self { text }
     }
 
-    fn write(&self, out: &mut impl Sink) {
+    fn write(&self, out: &mut TextView) {
         out.put_byte(b'\'');
         out.put(self.text.as_bytes());
         out.put_byte(b'\'');
@@ -737,7 +737,7 @@ impl Quote {
 impl UsageError {
     /// Appends one line of at most `USAGE_LINE` printable bytes and its
     /// newline, for standard error. The exit status that goes with it is 2.
-    pub fn write(&self, out: &mut impl Sink) {
+    pub fn write(&self, out: &mut TextView) {
         out.put(b"tcpparser: ");
         match self {
             Self::Unknown(argument) => {
@@ -782,7 +782,7 @@ fn row_of(id: Id) -> Option<&'static Row> {
 }
 
 /// The option's name as one types it, or the variable's.
-fn put_name(out: &mut impl Sink, id: Id, origin: Origin) {
+fn put_name(out: &mut TextView, id: Id, origin: Origin) {
     let Some(row) = row_of(id) else { return };
     match origin {
         Origin::Argument => write_part(out, b"--", row.name, b""),
@@ -790,7 +790,7 @@ fn put_name(out: &mut impl Sink, id: Id, origin: Origin) {
     }
 }
 
-fn put_allowed(out: &mut impl Sink, id: Id) {
+fn put_allowed(out: &mut TextView, id: Id) {
     let Some(row) = row_of(id) else { return };
     if row.is_flag() {
         out.put(b"1/true/yes/on or 0/false/no/off");
@@ -803,7 +803,7 @@ fn put_allowed(out: &mut impl Sink, id: Id) {
 const HELP_NAMES: usize = 33;
 
 /// Appends the page of `--help`: at most 24 lines of at most 80 columns.
-pub fn write_help(out: &mut impl Sink) {
+pub fn write_help(out: &mut TextView) {
     out.put(b"Usage: tcpparser [OPTION]...   watch TCP connections, block port scanners\n");
     for row in TABLE.iter() {
         write_help_line(out, row);
@@ -812,7 +812,7 @@ pub fn write_help(out: &mut impl Sink) {
     out.put(b"Each option is also read from the environment: TCPPARSER_BLOCK_TIME=1h,forever\n");
 }
 
-fn write_help_line(out: &mut impl Sink, row: &Row) {
+fn write_help_line(out: &mut TextView, row: &Row) {
     let mut names: Text<HELP_NAMES> = Text::new();
     match row.short {
         None => names.put(b"      --"),
@@ -838,7 +838,7 @@ fn write_help_line(out: &mut impl Sink, row: &Row) {
 }
 
 /// Appends `text` between `before` and `after`, nothing where it is empty.
-fn write_part(out: &mut impl Sink, before: &[u8], text: &str, after: &[u8]) {
+fn write_part(out: &mut TextView, before: &[u8], text: &str, after: &[u8]) {
     if !text.is_empty() {
         out.put(before);
         out.put(text.as_bytes());
@@ -847,7 +847,7 @@ fn write_part(out: &mut impl Sink, before: &[u8], text: &str, after: &[u8]) {
 }
 
 /// Appends the line of `--version`: name, version, target, revision.
-pub fn write_version(out: &mut impl Sink) {
+pub fn write_version(out: &mut TextView) {
     for (text, end) in [
         ("tcpparser", b' '),
         (env!("CARGO_PKG_VERSION"), b' '),
@@ -951,7 +951,7 @@ mod tests {
         assert!(options.exec_root.is_empty());
         assert!(!options.require_silent);
         assert_eq!(options.max_blocks_per_minute, 1_000);
-        assert_eq!(format!("{options:?}"), format!("{:?}", Options::defaults()));
+        assert_eq!(options, Options::defaults());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::detector::{Data, Scan};
 use crate::firewall::comment::Facts;
 use crate::firewall::iptables::Rule;
 use crate::firewall::{EndReason, Failure, FailureReason};
-use crate::text::{Sink, Text};
+use crate::text::{Text, TextView};
 use crate::time::{Calendar, Duration, Instant};
 
 /// The longest line: a scan of 64 ports, or a block with its undo command.
@@ -105,7 +105,7 @@ pub fn blocked(
 
 /// Ends an undo command that has to use the tools of another root directory.
 /// A name that a shell may read as more than a name stays out.
-fn put_exec_root(out: &mut impl Sink, directory: &[u8]) {
+fn put_exec_root(out: &mut TextView, directory: &[u8]) {
     if directory.is_empty() {
         return;
     }
@@ -231,7 +231,7 @@ fn put_column(line: &mut Line, column: &mut Text<160>, width: usize) {
 }
 
 /// Appends `6d23h`, `9m50s`: the two largest units.
-fn write_left(out: &mut impl Sink, seconds: u64) {
+fn write_left(out: &mut TextView, seconds: u64) {
     let units: [(u64, &[u8]); 4] = [(86_400, b"d"), (3_600, b"h"), (60, b"m"), (1, b"s")];
     let mut rest = seconds;
     let mut shown = 0;
@@ -270,7 +270,7 @@ pub fn endpoint_words(prefix: &[u8], endpoint: Endpoint, suffix: &[u8]) -> Text<
 }
 
 /// Appends one CIDR line of `/blocked`.
-pub fn cidr_line(out: &mut impl Sink, source: Network) {
+pub fn cidr_line(out: &mut TextView, source: Network) {
     source.write_cidr(out);
     out.put_byte(b'\n');
 }

@@ -1,26 +1,104 @@
-//! Bounded text without core::fmt: numbers and padding appended to byte sinks.
+//! Bounded text without core::fmt: bytes, numbers and padding appended to a text
+//! of fixed capacity.
 
-use heapless::{Vec, VecView};
+use core::ops::{Deref, DerefMut};
 
-/// Where bytes of text go. Appending never fails: a full sink drops the rest
-/// and remembers that it did.
-pub trait Sink {
+/// Text of at most `N` bytes.
+pub type Text<const N: usize> = Bounded<[u8; N]>;
+
+/// A text of whatever length it can hold: what writes and reads text takes
+/// this one, so that there is one copy of its code for all lengths.
+pub type TextView = Bounded<[u8]>;
+
+/// Text in bytes of its own. Appending never fails: a full text drops the rest
+/// and remembers that it did. What tells its length stands before the bytes, so
+/// that a long text of few bytes dirties one page.
+#[derive(Clone, Debug)]
+pub struct Bounded<B: ?Sized> {
+    length: usize,
+    truncated: bool,
+    bytes: B,
+}
+
+impl<const N: usize> Text<N> {
+    /// An empty text; all its bytes are zero, so that statics stay in .bss.
+    pub const fn new() -> Self {
+        Self {
+            length: 0,
+            truncated: false,
+            bytes: [0; N],
+        }
+    }
+
+    /// A text of `bytes`, cut at `N`.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        let mut text = Self::new();
+        text.put(bytes);
+        text
+    }
+}
+
+impl<const N: usize> Default for Text<N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<const N: usize> PartialEq for Text<N> {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes() && self.truncated == other.truncated
+    }
+}
+
+impl<const N: usize> Eq for Text<N> {}
+
+impl<const N: usize> Deref for Text<N> {
+    type Target = TextView;
+
+    fn deref(&self) -> &TextView {
+        self
+    }
+}
+
+impl<const N: usize> DerefMut for Text<N> {
+    fn deref_mut(&mut self) -> &mut TextView {
+        self
+    }
+}
+
+impl TextView {
     /// Appends `bytes` as they are.
-    fn put(&mut self, bytes: &[u8]);
+    #[inline(never)]
+    pub fn put(&mut self, bytes: &[u8]) {
+        let free = self.bytes.iter_mut().skip(self.length);
+        let mut count = 0;
+        for (to, from) in free.zip(bytes) {
+            *to = *from;
+            count += 1;
+        }
+        self.length += count;
+        self.truncated |= count < bytes.len();
+    }
 
     /// Appends one byte.
-    fn put_byte(&mut self, byte: u8) {
-        self.put(core::slice::from_ref(&byte));
+    pub fn put_byte(&mut self, byte: u8) {
+        match self.bytes.get_mut(self.length) {
+            Some(free) => {
+                *free = byte;
+                self.length += 1;
+            }
+            None => self.truncated = true,
+        }
     }
 
     /// Appends `number` in decimal.
-    fn put_decimal(&mut self, number: u64) {
+    pub fn put_decimal(&mut self, number: u64) {
         self.put_decimal_padded(number, 1);
     }
 
     /// Appends `number` in decimal with leading zeros up to `width` digits
     /// (at most 20).
-    fn put_decimal_padded(&mut self, number: u64, width: usize) {
+    pub fn put_decimal_padded(&mut self, number: u64, width: usize) {
         let mut digits = [b'0'; 20];
         let mut start = digits.len();
         let mut rest = number;
@@ -37,7 +115,7 @@ pub trait Sink {
 
     /// Appends `number` in lower-case hexadecimal with leading zeros up to
     /// `width` digits (at most 16).
-    fn put_hex(&mut self, number: u64, width: usize) {
+    pub fn put_hex(&mut self, number: u64, width: usize) {
         let mut digits = [b'0'; 16];
         let mut start = digits.len();
         let mut rest = number;
@@ -57,7 +135,7 @@ pub trait Sink {
 
     /// Appends a count of nanoseconds as seconds with up to nine decimals and
     /// no trailing zeros: `1500000000` becomes `1.5`.
-    fn put_seconds(&mut self, nanoseconds: u64) {
+    pub fn put_seconds(&mut self, nanoseconds: u64) {
         self.put_decimal(nanoseconds / 1_000_000_000);
         let mut fraction = nanoseconds % 1_000_000_000;
         if fraction == 0 {
@@ -73,55 +151,11 @@ pub trait Sink {
     }
 
     /// Appends `bytes` with spaces before them up to `width` bytes.
-    fn put_right(&mut self, bytes: &[u8], width: usize) {
+    pub fn put_right(&mut self, bytes: &[u8], width: usize) {
         for _ in bytes.len()..width {
             self.put_byte(b' ');
         }
         self.put(bytes);
-    }
-}
-
-/// Text of at most `N` bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Text<const N: usize> {
-    bytes: Vec<u8, N>,
-    truncated: bool,
-}
-
-impl<const N: usize> Text<N> {
-    /// An empty text; all its bytes are zero, so that statics stay in .bss.
-    pub const fn new() -> Self {
-        Self {
-            bytes: Vec::new(),
-            truncated: false,
-        }
-    }
-
-    /// A text of `bytes`, cut at `N`.
-    pub fn from_bytes(bytes: &[u8]) -> Self {
-        let mut text = Self::new();
-        text.put(bytes);
-        text
-    }
-
-    /// The bytes appended so far.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// Whether bytes were dropped since the last `clear`.
-    pub fn is_truncated(&self) -> bool {
-        self.truncated
-    }
-
-    /// Whether nothing was appended since the last `clear`.
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    /// Bytes that still fit.
-    pub fn room(&self) -> usize {
-        N.saturating_sub(self.bytes.len())
     }
 
     /// Appends what somebody else wrote, as far as it is printable ASCII, with
@@ -138,45 +172,52 @@ impl<const N: usize> Text<N> {
         }
     }
 
+    /// Sets `bytes` over those that stand from `offset` on, as far as they are.
+    pub fn overwrite(&mut self, offset: usize, bytes: &[u8]) {
+        let standing = self.bytes.iter_mut().take(self.length).skip(offset);
+        for (to, from) in standing.zip(bytes) {
+            *to = *from;
+        }
+    }
+
+    /// The bytes appended so far.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+
+    /// Whether bytes were dropped since the last `clear`.
+    pub fn is_truncated(&self) -> bool {
+        self.truncated
+    }
+
+    /// Whether nothing was appended since the last `clear`.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Bytes that still fit.
+    pub fn room(&self) -> usize {
+        self.bytes.len().saturating_sub(self.length)
+    }
+
     /// Empties the text.
     pub fn clear(&mut self) {
-        self.bytes.clear();
+        self.length = 0;
         self.truncated = false;
     }
 
     /// Removes the first `count` bytes.
     pub fn consume(&mut self, count: usize) {
-        let length = self.bytes.len();
-        let count = count.min(length);
-        if count < length {
-            self.bytes.copy_within(count.., 0);
+        let count = count.min(self.length);
+        // Nothing to move where nothing is left: the usual case.
+        for at in count..self.length {
+            let byte = self.bytes.get(at).copied().unwrap_or_default();
+            if let Some(to) = self.bytes.get_mut(at - count) {
+                *to = byte;
+            }
         }
-        self.bytes.truncate(length - count);
+        self.length -= count;
     }
-}
-
-impl<const N: usize> Default for Text<N> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl<const N: usize> Sink for Text<N> {
-    #[inline(never)]
-    fn put(&mut self, bytes: &[u8]) {
-        self.truncated |= !append(self.bytes.as_mut_view(), bytes);
-    }
-
-    fn put_byte(&mut self, byte: u8) {
-        self.truncated |= self.bytes.push(byte).is_err();
-    }
-}
-
-/// Appends what fits; whether that was everything. One copy for every `N`,
-/// and by bytes: most texts are a few bytes long.
-#[inline(never)]
-fn append(text: &mut VecView<u8>, bytes: &[u8]) -> bool {
-    bytes.iter().all(|byte| text.push(*byte).is_ok())
 }
 
 /// Whether two words are the same but for the case of ASCII letters. The one

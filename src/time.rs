@@ -1,7 +1,7 @@
 //! Instants, durations and calendar time. Time is an argument everywhere; only
 //! `kernel.rs` implementations read clocks.
 
-use crate::text::{Sink, parse_decimal};
+use crate::text::{TextView, parse_decimal};
 
 /// A length of time in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,7 +88,7 @@ impl Duration {
 
     /// Appends the length in the largest unit that divides it: `10m`, `90s`,
     /// `250ms`. Below a millisecond it rounds down.
-    pub fn write(self, out: &mut impl Sink) {
+    pub fn write(self, out: &mut TextView) {
         let milliseconds = self.nanoseconds / 1_000_000;
         let units: [(u64, &[u8]); 5] = [
             (86_400_000, b"d"),
@@ -196,7 +196,7 @@ pub struct Calendar {
 
 impl Calendar {
     /// Appends `2021-11-01 21:11:53`.
-    pub fn write(self, out: &mut impl Sink) {
+    pub fn write(self, out: &mut TextView) {
         out.put_decimal_padded(u64::from(self.year), 4);
         for (separator, number) in [
             (b'-', self.month),

@@ -7,7 +7,7 @@ use crate::firewall::EXPLANATION_MAX;
 use crate::kernel::{Descriptor, Errno, Interest, Kernel};
 use crate::limits::HEALTHCHECK_DEADLINE;
 use crate::report;
-use crate::text::{Sink, Text};
+use crate::text::Text;
 use crate::time::{Duration, Instant};
 
 use super::reading::error_words;

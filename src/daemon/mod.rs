@@ -32,8 +32,8 @@ use crate::options::Options;
 use crate::proc_net_tcp::RowReader;
 use crate::report;
 use crate::sock_diag::DiagSocket;
-use crate::text::{Sink, Text};
-use crate::time::{Calendar, Duration, Instant};
+use crate::text::Text;
+use crate::time::{Calendar, Instant};
 use output::Output;
 use reading::Files;
 use supervisor::Supervisor;
@@ -109,11 +109,6 @@ pub struct Daemon {
     /// as one that does, so more than one are tried only where turns before
     /// left some waiting.
     accept_burst: usize,
-    /// Descriptors to poll for more before a sleep, after a turn that accepted or
-    /// answered. None on a single processor: a client of this host could not
-    /// run meanwhile.
-    looks: usize,
-    has_served: bool,
     /// Given up for a moment where no other descriptor is left.
     reserve: Option<Descriptor>,
     /// Clients that RLIMIT_NOFILE leaves room for.
@@ -166,8 +161,6 @@ impl Daemon {
             next_listen: Instant::BOOT,
             next_accept: Instant::BOOT,
             accept_burst: 0,
-            looks: 0,
-            has_served: false,
             reserve: None,
             clients_max: 0,
             exposed: Text::new(),
@@ -211,23 +204,10 @@ impl Daemon {
         let mut interests = self.interests(kernel, now);
         let deadline = self.deadline(now);
         let timeout = (deadline != Instant::NEVER).then(|| now.until(deadline));
-        let has_served = core::mem::take(&mut self.has_served);
-        let looks = if has_served && timeout != Some(Duration::ZERO) {
-            self.looks.checked_div(interests.len()).unwrap_or(0)
-        } else {
-            0
-        };
-        let timeouts = core::iter::repeat_n(Some(Duration::ZERO), looks).chain([timeout]);
-        for timeout in timeouts {
-            let polled = kernel.poll(&mut interests, timeout);
-            if polled.is_err() {
-                // Interrupted, or short of memory: what is due is done anyway.
-                for interest in &mut interests {
-                    (interest.is_readable, interest.is_writable) = (false, false);
-                }
-            }
-            if polled.is_err() || interests.iter().any(Interest::is_met) {
-                break;
+        if kernel.poll(&mut interests, timeout).is_err() {
+            // Interrupted, or short of memory: what is due is done anyway.
+            for interest in &mut interests {
+                (interest.is_readable, interest.is_writable) = (false, false);
             }
         }
         interests

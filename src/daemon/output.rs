@@ -3,7 +3,7 @@
 
 use crate::kernel::{Errno, Interest, Kernel};
 use crate::limits::OUTPUT_BUFFER;
-use crate::text::{Sink, Text};
+use crate::text::Text;
 use crate::time::Duration;
 
 /// Lines on their way to standard output.

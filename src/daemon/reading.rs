@@ -9,7 +9,7 @@ use crate::netlink::{ADDRESS_REQUEST, Failure, Progress, ROUTE_REQUESTS};
 use crate::options::{Action, Show};
 use crate::proc_net_tcp::{Row, Socket, TcpState};
 use crate::report;
-use crate::text::{Sink, Text};
+use crate::text::Text;
 use crate::time::{Calendar, Instant};
 
 use super::Daemon;

@@ -4,9 +4,8 @@ use crate::address::{Endpoint, Network, is_loopback};
 use crate::exposition::{self, Format, Snapshot};
 use crate::http::{ContentType, Exchange, Request, Status};
 use crate::kernel::{Accepted, Descriptor, Errno, Interest, Kernel, Path};
-use crate::limits::{HTTP_ACCEPTS, HTTP_FRESH, HTTP_LOOKS, START_RETRY};
+use crate::limits::{HTTP_ACCEPTS, HTTP_FRESH, START_RETRY};
 use crate::report;
-use crate::text::Sink;
 use crate::time::Instant;
 
 use super::{Daemon, is_ready};
@@ -93,7 +92,6 @@ impl Daemon {
 
     fn welcome(&mut self, kernel: &mut impl Kernel, accepted: &Accepted) {
         self.metrics.http_clients_accepted += 1;
-        self.has_served = true;
         if self.server.len() as u64 >= self.clients_max {
             self.evict(kernel);
         }
@@ -151,7 +149,6 @@ impl Daemon {
             };
             let received = receive(kernel, exchange, now);
             let answered = self.answer(kernel, client);
-            self.has_served |= answered;
             let Some(exchange) = self.server.find(client) else {
                 return;
             };
@@ -291,11 +288,6 @@ impl Daemon {
             result = kernel.listen(address);
         }
         self.listen_address = address;
-        self.looks = if kernel.processors() > 1 {
-            HTTP_LOOKS
-        } else {
-            0
-        };
         let status = kernel.process_status();
         let taken = status.open_descriptors.saturating_add(SPARE_DESCRIPTORS);
         let limit = status.max_descriptors.unwrap_or(u64::MAX);

@@ -7,7 +7,7 @@ use crate::limits::ONE_SHOT_PATIENCE;
 use crate::metrics::Trigger;
 use crate::options::{Action, FirewallChoice, USAGE_LINE, write_help, write_version};
 use crate::report;
-use crate::text::{Sink, Text, parse_decimal, trim};
+use crate::text::{Text, TextView, parse_decimal, trim};
 
 use super::tools::boot_id;
 use super::{Daemon, Flow};
@@ -49,8 +49,8 @@ impl Daemon {
         }
     }
 
-    fn print(&mut self, kernel: &mut impl Kernel, write: impl Fn(&mut Text<2_400>)) -> Flow {
-        let mut text = Text::new();
+    fn print(&mut self, kernel: &mut impl Kernel, write: fn(&mut TextView)) -> Flow {
+        let mut text: Text<2_400> = Text::new();
         write(&mut text);
         self.output
             .set_patience(ONE_SHOT_PATIENCE, ONE_SHOT_PATIENCE);

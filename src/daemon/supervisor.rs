@@ -8,7 +8,7 @@
 
 use crate::kernel::{Errno, Kernel, Path};
 use crate::limits::{FAST_READING, START_RETRY};
-use crate::text::{Sink, parse_decimal};
+use crate::text::parse_decimal;
 use crate::time::{Duration, Instant};
 
 use super::Daemon;

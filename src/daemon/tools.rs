@@ -11,7 +11,7 @@ use crate::kernel::{Child, Errno, Exit, Interest, Invocation, Kernel};
 use crate::limits::{CHILD_DEADLINE, ONE_SHOT_PATIENCE};
 use crate::options::Target;
 use crate::report;
-use crate::text::{Sink, Text, trim};
+use crate::text::{Text, trim};
 use crate::time::{Duration, Instant};
 
 use super::starting::{LOCK, read_small};

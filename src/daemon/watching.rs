@@ -20,7 +20,7 @@ use crate::options::{Action, Show};
 use crate::proc_net_tcp::TcpState;
 use crate::report;
 use crate::sock_diag::{DiagSocket, Family, dump_request, walk_events, walk_sockets};
-use crate::text::{Sink, Text, parse_decimal, trim};
+use crate::text::{Text, parse_decimal, trim};
 use crate::time::{Duration, Instant};
 
 use super::Daemon;

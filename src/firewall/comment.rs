@@ -2,7 +2,7 @@
 
 use crate::detector::{Data, Ports};
 use crate::table::Blank;
-use crate::text::{Sink, Text, parse_decimal};
+use crate::text::{Text, parse_decimal};
 
 /// Longest comment, in bytes: nft takes 128 with its terminating NUL
 /// (NFTNL_UDATA_COMMENT_MAXLEN), iptables 256 (XT_MAX_COMMENT_LEN).

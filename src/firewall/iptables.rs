@@ -5,7 +5,7 @@ use crate::address::Network;
 use crate::firewall::comment::Comment;
 use crate::kernel::Invocation;
 use crate::table::Blank;
-use crate::text::{Sink, Text};
+use crate::text::{Text, TextView};
 
 /// Our chain in the filter table.
 pub const CHAIN: &[u8] = b"TCPPARSER";
@@ -24,7 +24,7 @@ pub struct Rule {
 
 impl Rule {
     /// The rule as `iptables -S` prints it, behind the chain's name.
-    fn write(&self, out: &mut impl Sink) {
+    fn write(&self, out: &mut TextView) {
         out.put(b" -s ");
         self.source.write_cidr(out);
         if self.host_only {

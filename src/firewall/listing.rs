@@ -4,7 +4,6 @@
 use crate::detector::Data;
 use crate::limits::VERIFY_PERIOD;
 use crate::table::{Blank, Full, Slot};
-use crate::text::Sink;
 use crate::time::Instant;
 
 use super::comment::Facts;

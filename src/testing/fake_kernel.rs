@@ -262,9 +262,6 @@ pub struct FakeKernel {
     pub environment: HashMap<String, Vec<u8>>,
     pub boot_id: String,
     pub capabilities: u64,
-    pub processors: usize,
-    /// How often poll was called.
-    pub polls: u64,
     pub lock_is_taken: bool,
     pub has_tcp6: bool,
     /// Inbound connections since boot, as the kernel counts them; 0: it does
@@ -335,8 +332,6 @@ impl FakeKernel {
             environment: HashMap::new(),
             boot_id: "0badcafe-1111-4222-8333-444455556666".to_owned(),
             capabilities: CAP_NET_ADMIN,
-            processors: 2,
-            polls: 0,
             lock_is_taken: false,
             has_tcp6: true,
             passive_opens: 0,
@@ -780,10 +775,6 @@ impl Kernel for FakeKernel {
         ProcessStatus::default()
     }
 
-    fn processors(&mut self) -> usize {
-        self.processors
-    }
-
     fn capabilities(&mut self) -> u64 {
         self.capabilities
     }
@@ -803,7 +794,6 @@ impl Kernel for FakeKernel {
         if self.clients.iter().any(|one| one.is_corked && !one.is_done) {
             self.violations.push("an answer is held back".to_owned());
         }
-        self.polls += 1;
         let deadline = timeout.map_or(Instant::NEVER, |timeout| self.now.after(timeout));
         self.interrupt()?;
         loop {

@@ -8,7 +8,7 @@ use super::run::Run;
 use crate::address::Network;
 use crate::daemon::Flow;
 use crate::kernel::Errno;
-use crate::limits::{COUNTERS_AGAIN, EVENTS_LATENESS, EVENTS_REST, HTTP_LOOKS};
+use crate::limits::{COUNTERS_AGAIN, EVENTS_LATENESS, EVENTS_REST};
 use crate::proc_net_tcp::TcpState;
 use crate::time::{Duration, Instant};
 
@@ -1244,36 +1244,6 @@ fn a_burst_of_clients_is_answered_in_few_turns() {
     }
     let answers = clients.iter().map(|one| &run.kernel.clients[*one].answer);
     assert_eq!(answers.filter(|answer| !answer.is_empty()).count(), 40);
-}
-
-/// Only after a turn that served, and where the client can run meanwhile.
-#[test]
-fn a_server_looks_for_more_before_it_sleeps() {
-    // The client, the listener, signals and events.
-    for (processors, looks) in [(1, 0), (2, HTTP_LOOKS as u64 / 4)] {
-        let mut run = host();
-        run.kernel.processors = processors;
-        assert_eq!(run.start(&[]), Flow::Continue);
-        run.run_for(2);
-        let request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
-        let client = run.kernel.connect("192.0.2.77", request);
-        let mut polls = || {
-            let before = run.kernel.polls;
-            assert_eq!(run.turn(), Flow::Continue);
-            run.kernel.polls - before
-        };
-        assert_eq!([polls(), polls()], [1, 1], "accepted, answered");
-        assert_eq!(polls(), looks + 1);
-        assert_eq!(polls(), 1, "nobody came");
-        assert!(!run.kernel.clients[client].answer.is_empty());
-
-        run.kernel.client_sends(client, request);
-        let before = run.kernel.polls;
-        assert_eq!(run.turn(), Flow::Continue);
-        run.kernel.now = run.kernel.now.after(Duration::from_secs(60));
-        assert_eq!(run.turn(), Flow::Continue);
-        assert_eq!(run.kernel.polls - before, 2, "a reading is due");
-    }
 }
 
 #[test]
