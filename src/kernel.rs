@@ -243,7 +243,7 @@ pub trait Kernel {
     /// AT_RANDOM bytes of getauxval(3). Never waits.
     fn hash_key(&mut self) -> HashKey;
     /// The value of an environment variable, getenv(3).
-    fn environment(&self, name: &str) -> Option<&[u8]>;
+    fn environment(&self, name: &[u8]) -> Option<&[u8]>;
 
     /// Waits until an interest is met, a signal arrives or `timeout` passed
     /// (`None`: for ever); fills in what was found.

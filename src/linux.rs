@@ -315,7 +315,7 @@ impl Kernel for Linux {
         }
     }
 
-    fn environment(&self, name: &str) -> Option<&[u8]> {
+    fn environment(&self, name: &[u8]) -> Option<&[u8]> {
         environment_entry(name).and_then(|entry| entry.to_bytes().get(name.len() + 1..))
     }
 
@@ -580,7 +580,7 @@ fn take_signals() -> Descriptor {
 /// musl reads TZ or /etc/localtime; /etc/TZ is where OpenWrt keeps its zone.
 /// Later calls find the zone in memory.
 fn warm_up_time_zone() {
-    if environment_entry("TZ").is_none() {
+    if environment_entry(b"TZ").is_none() {
         let mut buffer = [0; 128];
         let text = read_file(c"/etc/TZ", &mut buffer);
         let line = text.split(|byte| *byte == b'\n').next().unwrap_or(&[]);
@@ -670,13 +670,13 @@ impl<'a> Program<'a> {
             arguments.push(word)?;
             name = name.or(Some(word));
         }
-        let path = environment_entry("PATH")
+        let path = environment_entry(b"PATH")
             .filter(|entry| entry.count_bytes() > PATH_NAME)
             .unwrap_or(DEFAULT_PATH);
         let mut environment = Vector::new();
         environment.push(path)?;
         environment.push(c"LC_ALL=C")?;
-        if let Some(lock_file) = environment_entry("XTABLES_LOCKFILE") {
+        if let Some(lock_file) = environment_entry(b"XTABLES_LOCKFILE") {
             environment.push(lock_file)?;
         }
         Ok(Self {
@@ -987,9 +987,9 @@ fn environment_entries() -> Strings {
 }
 
 /// The whole `NAME=value` of an environment variable.
-fn environment_entry(name: &str) -> Option<&'static CStr> {
+fn environment_entry(name: &[u8]) -> Option<&'static CStr> {
     environment_entries().find(|entry| {
-        let value = entry.to_bytes().strip_prefix(name.as_bytes());
+        let value = entry.to_bytes().strip_prefix(name);
         value.is_some_and(|value| value.first() == Some(&b'='))
     })
 }
@@ -1717,8 +1717,8 @@ mod tests {
         assert_ne!(kernel.hash_key(), kernel.hash_key());
         assert_ne!(start_up_random_bytes(), [0; 16]);
         let path = env::var("PATH").unwrap();
-        assert_eq!(kernel.environment("PATH"), Some(path.as_bytes()));
-        assert_eq!(kernel.environment("PAT"), None);
+        assert_eq!(kernel.environment(b"PATH"), Some(path.as_bytes()));
+        assert_eq!(kernel.environment(b"PAT"), None);
     }
 
     #[test]

@@ -55,28 +55,67 @@ pub enum Id {
     Version,
 }
 
+impl Id {
+    /// Every option, in the order of `TABLE`.
+    const ALL: [Self; 19] = [
+        Self::Interval,
+        Self::Window,
+        Self::Ports,
+        Self::Show,
+        Self::Allow,
+        Self::BlockTime,
+        Self::Firewall,
+        Self::DryRun,
+        Self::Listen,
+        Self::Proc,
+        Self::ExecRoot,
+        Self::RequireSilent,
+        Self::MaxBlocksPerMinute,
+        Self::Once,
+        Self::List,
+        Self::Unblock,
+        Self::Healthcheck,
+        Self::Help,
+        Self::Version,
+    ];
+}
+
 /// One option.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
     /// What the parser does with it.
     pub id: Id,
     /// The long name without its dashes.
-    pub name: &'static str,
+    pub name: &'static [u8],
     /// The letter of the short form.
     pub short: Option<u8>,
     /// The word for the value in `--help`; empty for a flag.
-    pub argument: &'static str,
+    pub argument: &'static [u8],
     /// The value where none is given, as one would type it; empty for none.
-    pub default: &'static str,
+    pub default: &'static [u8],
     /// Which values are allowed. `low..high` is what the parser checks against.
-    pub range: &'static str,
+    pub range: &'static [u8],
     /// What it does, in a few words.
-    pub help: &'static str,
-    /// The environment variable that does the same.
-    pub environment: &'static str,
+    pub help: &'static [u8],
 }
 
+/// Longest name of an environment variable.
+const VARIABLE_MAX: usize = 40;
+
 impl Row {
+    /// The environment variable that does the same: TCPPARSER_BLOCK_TIME.
+    pub fn variable(&self) -> Text<VARIABLE_MAX> {
+        let mut name = Text::from_bytes(b"TCPPARSER_");
+        for byte in self.name {
+            name.put_byte(if *byte == b'-' {
+                b'_'
+            } else {
+                byte.to_ascii_uppercase()
+            });
+        }
+        name
+    }
+
     const fn is_flag(&self) -> bool {
         self.argument.is_empty()
     }
@@ -91,70 +130,52 @@ impl Row {
     }
 }
 
-/// Shortens the table below: one line an option where it fits.
-const fn row(
-    id: Id,
-    names: (&'static str, Option<u8>, &'static str),
-    environment: &'static str,
-    default: &'static str,
-    range: &'static str,
-    help: &'static str,
-) -> Row {
-    let (name, short, argument) = names;
-    Row {
-        id,
-        name,
-        short,
-        argument,
-        default,
-        range,
-        help,
-        environment,
-    }
-}
+/// Every option, in the order of `--help` and of `Id`: name, letter, word for
+/// the value, default, range, help. One text, since a table of texts would be
+/// addresses that the loader writes into memory of our own.
+const TABLE: &[u8] = b"\
+interval|i|DUR|10s|100ms..1h|time between readings\n\
+window|w|DUR|60s|1s..1h|how far back ports count\n\
+ports|p|N|3|1..63|MORE than N ports are a scan\n\
+show||WHAT|all|all/new/scans|what a reading prints\n\
+allow|a|CIDR||address or network|never block; repeatable\n\
+block-time||LIST|10m,1h,1d,7d|1..8 of 1s..24d/forever|length\n\
+firewall||NAME|auto|auto/iptables/ipset/nft/none|backend\n\
+dry-run|n||||detect and report, change no firewall\n\
+listen|l|ADDR:PORT|[::]:3021|ADDR:PORT or none|HTTP\n\
+proc||DIR|/proc|1..200 bytes|procfs to read\n\
+exec-root||DIR||1..200 bytes|chroot of the firewall tools\n\
+require-silent|||||block only sources that sent no data\n\
+max-blocks-per-minute||N|1000|1..100000|hold more back\n\
+once|||||one reading, no firewall, no HTTP; exit\n\
+list|||||print the blocks\n\
+unblock||WHOM||ADDR, CIDR or all|remove blocks\n\
+healthcheck|||||ask the running daemon; exit 0 or 1\n\
+help|h||||this page\n\
+version|V||||name, version, target and revision";
 
 /// Every option, in the order of `--help`.
-#[rustfmt::skip]
-pub static TABLE: [Row; 19] = [
-    row(Id::Interval, ("interval", Some(b'i'), "DUR"), "TCPPARSER_INTERVAL",
-        "10s", "100ms..1h", "time between readings"),
-    row(Id::Window, ("window", Some(b'w'), "DUR"), "TCPPARSER_WINDOW",
-        "60s", "1s..1h", "how far back ports count"),
-    row(Id::Ports, ("ports", Some(b'p'), "N"), "TCPPARSER_PORTS",
-        "3", "1..63", "MORE than N ports are a scan"),
-    row(Id::Show, ("show", None, "WHAT"), "TCPPARSER_SHOW",
-        "all", "all/new/scans", "what a reading prints"),
-    row(Id::Allow, ("allow", Some(b'a'), "CIDR"), "TCPPARSER_ALLOW",
-        "", "address or network", "never block; repeatable"),
-    row(Id::BlockTime, ("block-time", None, "LIST"), "TCPPARSER_BLOCK_TIME",
-        "10m,1h,1d,7d", "1..8 of 1s..24d/forever", "length"),
-    row(Id::Firewall, ("firewall", None, "NAME"), "TCPPARSER_FIREWALL",
-        "auto", "auto/iptables/ipset/nft/none", "backend"),
-    row(Id::DryRun, ("dry-run", Some(b'n'), ""), "TCPPARSER_DRY_RUN",
-        "", "", "detect and report, change no firewall"),
-    row(Id::Listen, ("listen", Some(b'l'), "ADDR:PORT"), "TCPPARSER_LISTEN",
-        "[::]:3021", "ADDR:PORT or none", "HTTP"),
-    row(Id::Proc, ("proc", None, "DIR"), "TCPPARSER_PROC",
-        "/proc", "1..200 bytes", "procfs to read"),
-    row(Id::ExecRoot, ("exec-root", None, "DIR"), "TCPPARSER_EXEC_ROOT",
-        "", "1..200 bytes", "chroot of the firewall tools"),
-    row(Id::RequireSilent, ("require-silent", None, ""), "TCPPARSER_REQUIRE_SILENT",
-        "", "", "block only sources that sent no data"),
-    row(Id::MaxBlocksPerMinute, ("max-blocks-per-minute", None, "N"), "TCPPARSER_MAX_BLOCKS_PER_MINUTE",
-        "1000", "1..100000", "hold more back"),
-    row(Id::Once, ("once", None, ""), "TCPPARSER_ONCE",
-        "", "", "one reading, no firewall, no HTTP; exit"),
-    row(Id::List, ("list", None, ""), "TCPPARSER_LIST",
-        "", "", "print the blocks"),
-    row(Id::Unblock, ("unblock", None, "WHOM"), "TCPPARSER_UNBLOCK",
-        "", "ADDR, CIDR or all", "remove blocks"),
-    row(Id::Healthcheck, ("healthcheck", None, ""), "TCPPARSER_HEALTHCHECK",
-        "", "", "ask the running daemon; exit 0 or 1"),
-    row(Id::Help, ("help", Some(b'h'), ""), "TCPPARSER_HELP",
-        "", "", "this page"),
-    row(Id::Version, ("version", Some(b'V'), ""), "TCPPARSER_VERSION",
-        "", "", "name, version, target and revision"),
-];
+pub fn rows() -> impl Iterator<Item = Row> {
+    Id::ALL.into_iter().map(row_of)
+}
+
+/// The row of one option.
+#[inline(never)]
+fn row_of(id: Id) -> Row {
+    let mut lines = TABLE.split(|byte| *byte == b'\n');
+    let line = lines.nth(id as usize).unwrap_or_default();
+    let mut fields = line.split(|byte| *byte == b'|');
+    let mut next = || fields.next().unwrap_or_default();
+    Row {
+        id,
+        name: next(),
+        short: next().first().copied(),
+        argument: next(),
+        default: next(),
+        range: next(),
+        help: next(),
+    }
+}
 
 /// What is understood but refused, until the change that brings it takes its
 /// name away.
@@ -165,7 +186,7 @@ pub const BLOCK_TIMES: usize = 8;
 
 /// The bounds of one entry of --block-time: 24 days fit the longest timeout of
 /// a kernel set (ipset(8): 2147483 seconds).
-const BLOCK_TIME_RANGE: &str = "1s..24d";
+const BLOCK_TIME_RANGE: &[u8] = b"1s..24d";
 
 /// Longest directory the options accept, in bytes.
 pub const DIRECTORY_MAX_LENGTH: usize = 200;
@@ -355,7 +376,7 @@ impl Options {
     pub fn parse_into<'a, 'e>(
         &mut self,
         arguments: impl Iterator<Item = &'a [u8]>,
-        environment: impl Fn(&str) -> Option<&'e [u8]>,
+        environment: impl Fn(&[u8]) -> Option<&'e [u8]>,
     ) -> Result<(), UsageError> {
         self.set_defaults();
         let mut given = Given::new();
@@ -380,10 +401,9 @@ impl Options {
         self.dry_run = false;
         self.exec_root.clear();
         self.require_silent = false;
-        for row in TABLE.iter().filter(|row| !row.default.is_empty()) {
+        for row in rows().filter(|row| !row.default.is_empty()) {
             // A unit test holds that the table's defaults are allowed.
-            let value = row.default.as_bytes();
-            let _ = self.take(row, value, Origin::Argument, &mut Given::new());
+            let _ = self.take(&row, row.default, Origin::Argument, &mut Given::new());
         }
     }
 
@@ -412,7 +432,7 @@ impl Options {
     ) -> Result<(), UsageError> {
         let mut parts = argument.splitn(2, |byte| *byte == b'=');
         let name = parts.next().and_then(|name| name.strip_prefix(b"--"));
-        let row = TABLE.iter().find(|row| Some(row.name.as_bytes()) == name);
+        let row = rows().find(|row| Some(row.name) == name);
         let row = row.ok_or_else(|| UsageError::Unknown(Quote::new(argument)))?;
         let value = match parts.next() {
             Some(value) => value,
@@ -421,7 +441,7 @@ impl Options {
                 .next()
                 .ok_or_else(|| UsageError::NoValue(row.id))?,
         };
-        self.take(row, value, Origin::Argument, given)
+        self.take(&row, value, Origin::Argument, given)
     }
 
     /// `-n`, several flags at once as in `-nh`, `-i 5s` or `-i5s`.
@@ -433,10 +453,10 @@ impl Options {
     ) -> Result<(), UsageError> {
         let mut letters = argument.get(1..).unwrap_or_default();
         while let [letter, rest @ ..] = letters {
-            let row = TABLE.iter().find(|row| row.short == Some(*letter));
+            let row = rows().find(|row| row.short == Some(*letter));
             let row = row.ok_or_else(|| UsageError::Unknown(Quote::new(argument)))?;
             if row.is_flag() {
-                self.take(row, b"on", Origin::Argument, given)?;
+                self.take(&row, b"on", Origin::Argument, given)?;
                 letters = rest;
                 continue;
             }
@@ -447,25 +467,25 @@ impl Options {
             } else {
                 rest
             };
-            return self.take(row, value, Origin::Argument, given);
+            return self.take(&row, value, Origin::Argument, given);
         }
         Ok(())
     }
 
     fn read_environment<'e>(
         &mut self,
-        environment: impl Fn(&str) -> Option<&'e [u8]>,
+        environment: impl Fn(&[u8]) -> Option<&'e [u8]>,
         given: &mut Given,
     ) -> Result<(), UsageError> {
         let arguments = *given;
-        for row in TABLE.iter() {
+        for row in rows() {
             let is_decided = arguments.is_seen(row.id) && row.id != Id::Allow;
             if is_decided || row.is_action() && arguments.acts() {
                 continue;
             }
-            match environment(row.environment) {
+            match environment(row.variable().as_bytes()) {
                 None | Some(b"") => {}
-                Some(value) => self.take(row, value, Origin::Variable, given)?,
+                Some(value) => self.take(&row, value, Origin::Variable, given)?,
             }
         }
         Ok(())
@@ -545,7 +565,7 @@ struct Given {
     target: Target,
 }
 
-const _: () = assert!(TABLE.len() <= u32::BITS as usize, "a bit for each option");
+const _: () = assert!(Id::ALL.len() <= u32::BITS as usize, "a bit for each option");
 
 impl Given {
     const fn new() -> Self {
@@ -572,9 +592,7 @@ impl Given {
 
     /// Whether it was said what to do.
     fn acts(&self) -> bool {
-        TABLE
-            .iter()
-            .any(|row| row.is_action() && self.is_on(row.id))
+        rows().any(|row| row.is_action() && self.is_on(row.id))
     }
 
     const fn asks_for_text(&self) -> bool {
@@ -589,9 +607,7 @@ impl Given {
         if self.is_on(Id::Version) {
             return Ok(Action::Version);
         }
-        let mut modes = TABLE
-            .iter()
-            .filter(|row| self.is_on(row.id) && mode(row.id).is_some());
+        let mut modes = rows().filter(|row| self.is_on(row.id) && mode(row.id).is_some());
         match (modes.next(), modes.next()) {
             (Some(one), Some(other)) => Err(UsageError::NotTogether(one.id, other.id)),
             (Some(row), None) => Ok(match mode(row.id) {
@@ -626,11 +642,9 @@ const fn list_capacity(id: Id) -> usize {
 /// The value of `text` if it lies in `range` (`low..high`, both included).
 fn between<T: PartialOrd>(
     text: &[u8],
-    range: &str,
+    range: &[u8],
     parse: impl Fn(&[u8]) -> Option<T>,
 ) -> Option<T> {
-    let range = range.as_bytes();
-    // Not str::split_once: its searcher brings a panic path along.
     let dots = range.windows(2).position(|pair| pair == b"..")?;
     let (low, high) = range.split_at_checked(dots)?;
     let value = parse(text)?;
@@ -770,32 +784,28 @@ impl UsageError {
             }
             Self::NotBuiltIn(id, value) => {
                 put_name(out, *id, Origin::Argument);
-                write_part(out, b" ", value, b": not built in yet");
+                write_part(out, b" ", value.as_bytes(), b": not built in yet");
             }
         }
         out.put_byte(b'\n');
     }
 }
 
-fn row_of(id: Id) -> Option<&'static Row> {
-    TABLE.iter().find(|row| row.id == id)
-}
-
 /// The option's name as one types it, or the variable's.
 fn put_name(out: &mut TextView, id: Id, origin: Origin) {
-    let Some(row) = row_of(id) else { return };
+    let row = row_of(id);
     match origin {
         Origin::Argument => write_part(out, b"--", row.name, b""),
-        Origin::Variable => out.put(row.environment.as_bytes()),
+        Origin::Variable => out.put(row.variable().as_bytes()),
     }
 }
 
 fn put_allowed(out: &mut TextView, id: Id) {
-    let Some(row) = row_of(id) else { return };
+    let row = row_of(id);
     if row.is_flag() {
         out.put(b"1/true/yes/on or 0/false/no/off");
     } else {
-        out.put(row.range.as_bytes());
+        out.put(row.range);
     }
 }
 
@@ -805,8 +815,8 @@ const HELP_NAMES: usize = 33;
 /// Appends the page of `--help`: at most 24 lines of at most 80 columns.
 pub fn write_help(out: &mut TextView) {
     out.put(b"Usage: tcpparser [OPTION]...   watch TCP connections, block port scanners\n");
-    for row in TABLE.iter() {
-        write_help_line(out, row);
+    for row in rows() {
+        write_help_line(out, &row);
     }
     out.put(b"DUR: a number with ms, s, m, h or d; bare: seconds.\n");
     out.put(b"Each option is also read from the environment: TCPPARSER_BLOCK_TIME=1h,forever\n");
@@ -822,26 +832,26 @@ fn write_help_line(out: &mut TextView, row: &Row) {
             names.put(b", --");
         }
     }
-    names.put(row.name.as_bytes());
+    names.put(row.name);
     if !row.is_flag() {
         names.put_byte(b' ');
-        names.put(row.argument.as_bytes());
+        names.put(row.argument);
     }
     out.put(names.as_bytes());
     for _ in 0..names.room() {
         out.put_byte(b' ');
     }
-    out.put(row.help.as_bytes());
+    out.put(row.help);
     write_part(out, b": ", row.range, b"");
     write_part(out, b" [", row.default, b"]");
     out.put_byte(b'\n');
 }
 
 /// Appends `text` between `before` and `after`, nothing where it is empty.
-fn write_part(out: &mut TextView, before: &[u8], text: &str, after: &[u8]) {
+fn write_part(out: &mut TextView, before: &[u8], text: &[u8], after: &[u8]) {
     if !text.is_empty() {
         out.put(before);
-        out.put(text.as_bytes());
+        out.put(text);
         out.put(after);
     }
 }
@@ -865,7 +875,41 @@ mod tests {
     use std::collections::HashMap;
     use std::format;
     use std::string::{String, ToString};
+    use std::sync::LazyLock;
     use std::vec::Vec as List;
+
+    /// A row whose bytes are text.
+    struct Told {
+        row: Row,
+        name: &'static str,
+        argument: &'static str,
+        default: &'static str,
+        range: &'static str,
+        help: &'static str,
+        environment: String,
+    }
+
+    impl std::ops::Deref for Told {
+        type Target = Row;
+
+        fn deref(&self) -> &Row {
+            &self.row
+        }
+    }
+
+    static TABLE: LazyLock<List<Told>> = LazyLock::new(|| {
+        let text = |bytes| std::str::from_utf8(bytes).unwrap();
+        let told = rows().map(|row| Told {
+            row,
+            name: text(row.name),
+            argument: text(row.argument),
+            default: text(row.default),
+            range: text(row.range),
+            help: text(row.help),
+            environment: String::from_utf8(row.variable().as_bytes().to_vec()).unwrap(),
+        });
+        told.collect()
+    });
 
     type Variables<'a> = &'a [(&'a str, &'a [u8])];
 
@@ -878,7 +922,7 @@ mod tests {
         options.dry_run = true;
         options.require_silent = true;
         options.exec_root = Text::from_bytes(b"/old");
-        let environment = |name: &str| variables.get(name).copied();
+        let environment = |name: &[u8]| variables.get(std::str::from_utf8(name).unwrap()).copied();
         options.parse_into(arguments.iter().copied(), environment)?;
         Ok(options)
     }
@@ -1000,7 +1044,7 @@ mod tests {
             "h help -",
             "V version -",
         ];
-        let found = TABLE.each_ref().map(|row| {
+        let found = TABLE.iter().map(|row| {
             let default = if row.default.is_empty() {
                 "-"
             } else {
@@ -1012,7 +1056,7 @@ mod tests {
                 row.name
             )
         });
-        assert_eq!(found, expected);
+        assert_eq!(found.collect::<List<_>>(), expected);
     }
 
     #[rustfmt::skip]
@@ -1156,7 +1200,7 @@ mod tests {
                 expected
             };
             let variable = if row.is_flag() { "on" } else { value };
-            let result = parse_bytes(&[], &[(row.environment, variable.as_bytes())]);
+            let result = parse_bytes(&[], &[(&row.environment, variable.as_bytes())]);
             assert_eq!(outcome(result), expected, "{}", row.environment);
             assert_ne!(outcome(parse(&[])), expected, "{name}");
             let Some(letter) = row.short else { continue };
@@ -1263,8 +1307,8 @@ mod tests {
             let options = from_environment("TCPPARSER_LIST", value.as_bytes()).unwrap();
             assert_eq!(options.action == Action::List, is_on, "{value}");
         }
-        for row in &TABLE {
-            let options = from_environment(row.environment, b"").unwrap();
+        for row in TABLE.iter() {
+            let options = from_environment(&row.environment, b"").unwrap();
             assert_eq!(format!("{options:?}"), outcome(parse(&[])));
         }
         assert_eq!(
@@ -1345,9 +1389,9 @@ mod tests {
             ),
         ] {
             let mut given = Given::new();
-            let row = row_of(Id::Unblock).unwrap();
+            let row = row_of(Id::Unblock);
             Options::new()
-                .take(row, text.as_bytes(), Origin::Argument, &mut given)
+                .take(&row, text.as_bytes(), Origin::Argument, &mut given)
                 .unwrap();
             assert_eq!(given.action().unwrap(), Action::Unblock(target));
         }
@@ -1401,11 +1445,11 @@ mod tests {
             let dashed = [b"--", value.as_slice()].concat();
             line(&parse_bytes(&[&dashed], &[]).unwrap_err());
             // Any byte but NUL is fine in a directory's name.
-            let refusing = |row: &&Row| !matches!(row.id, Id::Proc | Id::ExecRoot);
+            let refusing = |row: &&Told| !matches!(row.id, Id::Proc | Id::ExecRoot);
             for row in TABLE.iter().filter(refusing) {
                 let argument = [b"--", row.name.as_bytes(), b"=", value].concat();
                 line(&parse_bytes(&[&argument], &[]).unwrap_err());
-                assert!(from_environment(row.environment, value).is_err());
+                assert!(from_environment(&row.environment, value).is_err());
             }
         }
         let line = refused(&["-i", "\u{1b}[31mred"]);
@@ -1488,7 +1532,7 @@ mod tests {
                 arguments.push(argument);
             }
             let arguments: List<&[u8]> = arguments.iter().map(List::as_slice).collect();
-            let variable = TABLE[random(TABLE.len())].environment;
+            let variable = TABLE[random(TABLE.len())].environment.as_str();
             let value = pieces[random(pieces.len())].as_bytes();
             match parse_bytes(&arguments, &[(variable, value)]) {
                 Err(error) => assert!(line(&error).starts_with("tcpparser: ")),
@@ -1519,7 +1563,7 @@ mod tests {
             assert!(line.len() <= 80, "{} columns: {line}", line.len());
             assert_eq!(line.trim_end(), line);
         }
-        for row in &TABLE {
+        for row in TABLE.iter() {
             let name = format!("--{}", row.name);
             let is_own = |line: &&str| {
                 let own = line.get(6..).and_then(|own| own.split(' ').next());
@@ -1555,7 +1599,7 @@ mod tests {
         let (_, section) = page.split_once("\n.Sh OPTIONS\n").unwrap();
         let (section, _) = section.split_once("\n.Sh ").unwrap();
         let mut told = section.split("\n.It Fl ").skip(1);
-        for row in &TABLE {
+        for row in TABLE.iter() {
             let short = row.short.map(|letter| format!("{} , ", letter as char));
             let argument = match row.argument {
                 "" => String::new(),
@@ -1587,7 +1631,7 @@ mod tests {
                 format!("`{text}`")
             }
         };
-        for row in &TABLE {
+        for row in TABLE.iter() {
             let mut names = format!("`--{} {}`", row.name, row.argument).replace(" `", "`");
             if let Some(letter) = row.short {
                 names = format!("`-{}`, {names}", letter as char);
@@ -1629,7 +1673,7 @@ mod tests {
             dist("tcpparser.uci"),
             dist("tcpparser.procd"),
         );
-        let is_setting = |row: &&Row| !row.is_action();
+        let is_setting = |row: &&Told| !row.is_action();
         for row in TABLE.iter().filter(is_setting) {
             let in_shell = |line: &str| {
                 let rest = line.strip_prefix(&format!("#{}=", row.environment))?;

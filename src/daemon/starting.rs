@@ -137,7 +137,7 @@ impl Daemon {
         for network in &options.allow {
             self.host.allow(*network);
         }
-        if let Some(value) = kernel.environment("SSH_CONNECTION") {
+        if let Some(value) = kernel.environment(b"SSH_CONNECTION") {
             self.host.set_ssh_connection(value);
         }
         let range = self.local_port_range(kernel);

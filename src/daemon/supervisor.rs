@@ -52,11 +52,11 @@ impl Daemon {
     /// ends, half of it when sd_watchdog_enabled(3) says to report. Where
     /// WATCHDOG_PID names another process, nobody heeds what we report.
     pub(super) fn start_telling(&mut self, kernel: &mut impl Kernel) {
-        let Some(socket) = kernel.environment("NOTIFY_SOCKET") else {
+        let Some(socket) = kernel.environment(b"NOTIFY_SOCKET") else {
             return;
         };
         self.supervisor.socket.put(socket);
-        let patience = kernel.environment("WATCHDOG_USEC").and_then(parse_decimal);
+        let patience = kernel.environment(b"WATCHDOG_USEC").and_then(parse_decimal);
         if let Some(microseconds @ 1..) = patience {
             let half = Duration::from_nanos(microseconds.saturating_mul(500));
             self.supervisor.beat = half.max(FAST_READING);

@@ -786,7 +786,8 @@ impl Kernel for FakeKernel {
         }
     }
 
-    fn environment(&self, name: &str) -> Option<&[u8]> {
+    fn environment(&self, name: &[u8]) -> Option<&[u8]> {
+        let name = std::str::from_utf8(name).unwrap();
         self.environment.get(name).map(Vec::as_slice)
     }
 
