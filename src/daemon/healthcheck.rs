@@ -17,6 +17,7 @@ const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection:
 
 impl Daemon {
     /// Exit 0 where the daemon says that it is well, else one line and exit 1.
+    #[inline(never)]
     pub(super) fn healthcheck(&mut self, kernel: &mut impl Kernel) -> Flow {
         let Some(mut address) = self.options.listen else {
             self.complain(kernel, &[b"--listen none leaves nobody to ask"]);

@@ -49,6 +49,7 @@ impl Daemon {
         }
     }
 
+    #[inline(never)]
     fn print(&mut self, kernel: &mut impl Kernel, write: fn(&mut TextView)) -> Flow {
         let mut text: Text<2_400> = Text::new();
         write(&mut text);
@@ -62,6 +63,7 @@ impl Daemon {
     }
 
     /// One reading and whatever scan is visible in it.
+    #[inline(never)]
     fn once(&mut self, kernel: &mut impl Kernel) -> Flow {
         // Looking only: whatever else is asked for, nothing is blocked.
         self.options.dry_run = true;
@@ -80,6 +82,7 @@ impl Daemon {
         if could_read { Flow::Exit(0) } else { FAILURE }
     }
 
+    #[inline(never)]
     fn run(&mut self, kernel: &mut impl Kernel) -> Flow {
         self.prepare(kernel);
         let may_block = !self.options.dry_run && self.options.firewall != FirewallChoice::None;

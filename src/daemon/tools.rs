@@ -37,6 +37,7 @@ struct Found {
 impl Daemon {
     /// Prints every block of ours; exit 0 only if there is one and none may be
     /// missing.
+    #[inline(never)]
     pub(super) fn list_blocks(&mut self, kernel: &mut impl Kernel) -> Flow {
         self.output
             .set_patience(ONE_SHOT_PATIENCE, ONE_SHOT_PATIENCE);
@@ -119,6 +120,7 @@ impl Daemon {
 
     /// Takes blocks away; exit 0 only if there was one and none may be left. While a daemon runs it
     /// removes the empty chain, else that is done here.
+    #[inline(never)]
     pub(super) fn unblock(&mut self, kernel: &mut impl Kernel, target: Target) -> Flow {
         let is_daemon_running = kernel.claim(LOCK) == Err(Errno::EADDRINUSE);
         let mut explanation = Explanation::new();
