@@ -98,8 +98,9 @@ def test_head_has_headers_only(t):
 def test_other_requests_are_refused(t):
     guard = t.guard(t.lan().host).ready()
     equal(curl(guard, "http://127.0.0.1:3021/nothing")[0], 404, "status of /nothing")
-    status, headers, _ = curl(guard, "-d", "x=1", "http://127.0.0.1:3021/metrics")
-    equal(status, 405, "status of a POST")
+    equal(curl(guard, "-d", "x=1", "http://127.0.0.1:3021/metrics")[0], 413, "status of a POST")
+    status, headers, _ = curl(guard, "-X", "DELETE", "http://127.0.0.1:3021/metrics")
+    equal(status, 405, "status of a DELETE")
     check("GET" in headers.get("allow", ""), f"Allow: {headers.get('allow')!r}")
 
 
