@@ -123,6 +123,13 @@ impl Blank for Watched {
 }
 
 impl Watched {
+    /// Nothing seen yet; what stands behind `count` stays as it is.
+    fn clear(&mut self) {
+        self.last_seen = Instant::BOOT;
+        self.local = UNSPECIFIED;
+        self.count = 0;
+    }
+
     fn in_use(&self) -> &[Touched] {
         self.touched.get(..usize::from(self.count)).unwrap_or(&[])
     }
@@ -262,7 +269,11 @@ impl<const N: usize, const I: usize> Detector<N, I> {
             self.sources.remove(oldest);
             self.evictions += 1;
         }
-        self.sources.insert(source, Watched::BLANK, 0).ok()
+        let slot = self.sources.place(source, 0).ok()?;
+        if let Some(watched) = self.sources.value_mut(slot) {
+            watched.clear();
+        }
+        Some(slot)
     }
 
     /// Whether `next_scan` has one.

@@ -17,9 +17,9 @@
 use core::mem;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::address::{Endpoint, fold_mapped, hex_digit};
+use crate::address::{Endpoint, fold_mapped};
 use crate::limits::READ_BUFFER;
-use crate::text::{parse_decimal, trim};
+use crate::text::trim;
 
 /// State of a TCP socket, numbered as in the kernel's include/net/tcp_states.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,29 +153,22 @@ impl ByteOrder {
     }
 }
 
-/// Parses one row without its newline. `None` where `sl`, an address, a port
-/// or the state is missing, torn or unknown. What follows the state never
-/// makes a row malformed: where it is torn, the inode is 0, which claims
-/// nothing about the connection.
-pub fn parse_row(line: &[u8], order: ByteOrder) -> Option<Socket> {
-    match row_by_columns(line, order) {
-        Some((socket, _)) => Some(socket),
-        None => row_by_fields(line, order),
-    }
-}
-
-/// The fast path: the exact columns the kernel prints at the start of `text`,
-/// and what stands behind them. No column holds a newline.
-fn row_by_columns(text: &[u8], order: ByteOrder) -> Option<(Socket, &[u8])> {
+/// Parses the row at the start of `text`; what stands behind the columns that
+/// were read is returned, too, and no column holds a newline. `None` where
+/// `sl`, an address, a port or the state is missing, torn or unknown. What
+/// follows the state never makes a row malformed: where it is torn, or a column
+/// of an old kernel is wider than usual (`tm->when` of a timer that is late),
+/// the inode is 0, which claims nothing about the connection.
+pub fn parse_row(text: &[u8], order: ByteOrder) -> Option<(Socket, &[u8])> {
     let text = skip_slot(text)?;
     match text.get(8)? {
-        b':' => row_of_width::<1, 70>(text, order),
-        _ => row_of_width::<4, 118>(text, order),
+        b':' => row_of_width::<1, 30>(text, order),
+        _ => row_of_width::<4, 78>(text, order),
     }
 }
 
-/// A row behind its `sl`: the first `WIDTH` bytes are columns of fixed width,
-/// `WORDS` is the number of 32-bit words in an address.
+/// A row behind its `sl`: the first `WIDTH` bytes are addresses, ports and the
+/// state, `WORDS` is the number of 32-bit words in an address.
 fn row_of_width<const WORDS: usize, const WIDTH: usize>(
     text: &[u8],
     order: ByteOrder,
@@ -188,9 +181,12 @@ fn row_of_width<const WORDS: usize, const WIDTH: usize>(
     let remote = columns.endpoint::<WORDS>(order)?;
     columns.expect(b' ')?;
     let state = TcpState::from_number(columns.hex2()?)?;
-    columns.expect(b' ')?;
-    columns.skip_queues_and_timers()?;
-    let (inode, text) = inode_column(text)?;
+    let (inode, text) = match inode_behind_state(text) {
+        Some(found) => found,
+        // The state is whole where a blank or the end follows.
+        None if matches!(text.first(), None | Some(b' ' | b'\n')) => (0, text),
+        None => return None,
+    };
     let socket = Socket {
         local,
         remote,
@@ -199,6 +195,17 @@ fn row_of_width<const WORDS: usize, const WIDTH: usize>(
     };
     Some((socket, text))
 }
+
+/// The inode behind queues and timers, and what follows it.
+#[inline(always)]
+fn inode_behind_state(text: &[u8]) -> Option<(u64, &[u8])> {
+    let (columns, text) = text.split_first_chunk::<QUEUES_AND_TIMERS>()?;
+    Columns(columns).skip_queues_and_timers()?;
+    inode_column(text)
+}
+
+/// Width of ` %08X:%08X %02X:%08lX %08X `.
+const QUEUES_AND_TIMERS: usize = 40;
 
 /// What is left of the columns of fixed width.
 struct Columns<'a>(&'a [u8]);
@@ -246,28 +253,20 @@ impl Columns<'_> {
         Some(Endpoint { address, port })
     }
 
-    /// `%08X:%08X %02X:%08lX %08X `
+    /// ` %08X:%08X %02X:%08lX %08X `: only whether each column stands in its
+    /// place, since none of them is used.
     #[inline(always)]
-    fn skip_queues_and_timers(&mut self) -> Option<()> {
-        self.skip_hex8()?;
-        self.expect(b':')?;
-        self.skip_hex8()?;
-        self.expect(b' ')?;
-        self.hex2()?;
-        self.expect(b':')?;
-        self.skip_hex8()?;
-        self.expect(b' ')?;
-        self.skip_hex8()?;
-        self.expect(b' ')
-    }
-
-    /// Most of these columns are zero.
-    #[inline(always)]
-    fn skip_hex8(&mut self) -> Option<()> {
-        match &self.take()? {
-            b"00000000" => Some(()),
-            digits => hex_word(u64::from_be_bytes(*digits)).map(|_| ()),
-        }
+    fn skip_queues_and_timers(&self) -> Option<()> {
+        let is_in_place = |(place, byte): (usize, u8)| self.0.get(place) == Some(&byte);
+        let places = [
+            (0, b' '),
+            (9, b':'),
+            (18, b' '),
+            (21, b':'),
+            (30, b' '),
+            (39, b' '),
+        ];
+        places.into_iter().all(is_in_place).then_some(())
     }
 }
 
@@ -335,81 +334,6 @@ const fn hex_word(ascii: u64) -> Option<u32> {
     let bytes = (nibbles >> 4 | nibbles) & 0x00ff_00ff_00ff_00ff;
     let pairs = (bytes >> 8 | bytes) & 0x0000_ffff_0000_ffff;
     Some((pairs >> 16 | pairs) as u32)
-}
-
-/// The tolerant path: fields between any blanks, digits of either case, no
-/// padding needed, columns behind the state wide, torn or missing.
-fn row_by_fields(line: &[u8], order: ByteOrder) -> Option<Socket> {
-    let mut fields = line.split(is_blank).filter(|field| !field.is_empty());
-    skip_decimal(fields.next()?.strip_suffix(b":")?)?;
-    let local = fields.next()?;
-    let remote = fields.next()?;
-    if local.len() != remote.len() {
-        return None;
-    }
-    Some(Socket {
-        local: endpoint_field(local, order)?,
-        remote: endpoint_field(remote, order)?,
-        state: TcpState::from_number(hex_field(fields.next()?, 2)?)?,
-        inode: inode_field(fields).map_or(0, fold_inode),
-    })
-}
-
-fn is_blank(byte: &u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\r')
-}
-
-fn skip_decimal(digits: &[u8]) -> Option<()> {
-    (!digits.is_empty() && digits.iter().all(u8::is_ascii_digit)).then_some(())
-}
-
-fn hex_field(digits: &[u8], width: usize) -> Option<u32> {
-    if digits.len() != width {
-        return None;
-    }
-    let mut number: u32 = 0;
-    for digit in digits {
-        number = number << 4 | u32::from(hex_digit(*digit)?);
-    }
-    Some(number)
-}
-
-fn endpoint_field(field: &[u8], order: ByteOrder) -> Option<Endpoint> {
-    let colon = field.iter().position(|byte| *byte == b':')?;
-    let (digits, port) = field.split_at_checked(colon)?;
-    let mut bits: u128 = 0;
-    for word in digits.chunks(8) {
-        bits = bits << 32 | u128::from(order.address_bits(hex_field(word, 8)?));
-    }
-    let address = match digits.len() {
-        8 => address_of(1, bits),
-        32 => address_of(4, bits),
-        _ => return None,
-    };
-    let port = hex_field(port.get(1..)?, 4)? as u16;
-    Some(Endpoint { address, port })
-}
-
-/// The inode among the fields behind the state, if all up to it are whole.
-fn inode_field<'a>(mut fields: impl Iterator<Item = &'a [u8]>) -> Option<u64> {
-    skip_hex_pair(fields.next()?, 8, 8)?; // tx_queue:rx_queue
-    skip_hex_pair(fields.next()?, 2, 16)?; // tr:tm->when, an unsigned long
-    hex_field(fields.next()?, 8)?; // retrnsmt
-    for _ in ["uid", "timeout"] {
-        // `timeout` is printed signed, `uid` too by old kernels.
-        let number = fields.next()?;
-        skip_decimal(number.strip_prefix(b"-").unwrap_or(number))?;
-    }
-    parse_decimal(fields.next()?)
-}
-
-fn skip_hex_pair(field: &[u8], left: usize, right_longest: usize) -> Option<()> {
-    let colon = field.iter().position(|byte| *byte == b':')?;
-    let (head, tail) = field.split_at_checked(colon)?;
-    let tail = tail.get(1..)?;
-    let is_hex = |digits: &[u8]| digits.iter().all(u8::is_ascii_hexdigit);
-    let is_wide_enough = head.len() == left && (8..=right_longest).contains(&tail.len());
-    (is_wide_enough && is_hex(head) && is_hex(tail)).then_some(())
 }
 
 /// The kernel's inode numbers are 64 bits wide; ours only have to differ.
@@ -526,7 +450,7 @@ impl<const N: usize> Iterator for RowReader<N> {
     fn next(&mut self) -> Option<Row> {
         loop {
             let unread = self.bytes.get(self.start..self.end)?;
-            let row = row_by_columns(unread, ByteOrder::HOST);
+            let row = parse_row(unread, ByteOrder::HOST);
             let behind = row.map_or(unread, |(_, behind)| behind);
             let Some(to_newline) = find_newline(behind) else {
                 return self.unfinished_line();
@@ -540,27 +464,18 @@ impl<const N: usize> Iterator for RowReader<N> {
             if let Some((socket, _)) = row {
                 return Some(Row::Socket(socket));
             }
-            if let Some(row) = unusual_row(unread.get(..length)?, is_first) {
+            if let Some(row) = other_line(unread.get(..length)?, is_first) {
                 return Some(row);
             }
         }
     }
 }
 
-/// What a whole line without the kernel's exact columns was; `None` for one to
-/// ignore.
-fn unusual_row(line: &[u8], is_first: bool) -> Option<Row> {
-    match row_by_fields(line, ByteOrder::HOST) {
-        Some(socket) => Some(Row::Socket(socket)),
-        None => other_line(line, is_first),
-    }
-}
-
 /// What a line without newline at the end of the file was.
 fn torn_line_row(line: &[u8], is_first: bool) -> Option<Row> {
-    let last_blank = line.iter().rposition(is_blank).unwrap_or(0);
+    let last_blank = line.iter().rposition(|byte| *byte == b' ').unwrap_or(0);
     match parse_row(line.get(..last_blank)?, ByteOrder::HOST) {
-        Some(socket) => Some(Row::Socket(socket)),
+        Some((socket, _)) => Some(Row::Socket(socket)),
         None => other_line(line, is_first),
     }
 }

@@ -237,6 +237,16 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
     /// Adds an entry at the young end of `class`. The key must not be in the
     /// table yet.
     pub fn insert(&mut self, key: K, value: V, class: usize) -> Result<Slot, Full> {
+        let slot = self.place(key, class)?;
+        if let Some(place) = self.value_mut(slot) {
+            *place = value;
+        }
+        Ok(slot)
+    }
+
+    /// The same for a large value of which the caller sets the parts that count:
+    /// it starts as whatever its slot held before.
+    pub fn place(&mut self, key: K, class: usize) -> Result<Slot, Full> {
         debug_assert!(self.find(&key).is_none());
         if (self.length + 1) * 2 > self.index_mask {
             self.grow_index();
@@ -254,14 +264,7 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
         };
         let hash = fold(key.hash(self.hash_key));
         if let Some(entry) = self.entries.get_mut(slot as usize) {
-            *entry = Entry {
-                key,
-                value,
-                hash,
-                previous: 0,
-                next: 0,
-                class: 0,
-            };
+            (entry.key, entry.hash) = (key, hash);
         }
         self.index_insert(hash, slot);
         self.link(slot, class);
@@ -270,9 +273,11 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
     }
 
     /// Takes an entry out; its slot may serve another key afterwards.
-    pub fn remove(&mut self, slot: Slot) -> Option<(K, V)> {
-        let entry = *self.entry(slot)?;
-        self.index_remove(entry.hash, slot.0);
+    pub fn remove(&mut self, slot: Slot) {
+        let Some(hash) = self.entry(slot).map(|entry| entry.hash) else {
+            return;
+        };
+        self.index_remove(hash, slot.0);
         self.unlink(slot.0);
         let free = self.free;
         if let Some(entry) = self.entries.get_mut(slot.0 as usize) {
@@ -281,7 +286,6 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
         }
         self.free = slot.0 + 1;
         self.length -= 1;
-        Some((entry.key, entry.value))
     }
 
     /// The key in `slot`.
@@ -516,7 +520,8 @@ mod tests {
         );
         assert_eq!(table.insert(8, 0, 0), Err(Full));
         let oldest = table.oldest(0).unwrap();
-        assert_eq!(table.remove(oldest), Some((0, 0)));
+        table.remove(oldest);
+        assert_eq!(table.find(&0), None);
         assert!(table.insert(8, 80, 1).is_ok());
         assert_eq!(table.len(), 8);
         assert_eq!(table.class_len(1), 1);
@@ -551,7 +556,8 @@ mod tests {
                     assert_eq!(table.value(slot), Some(&twin[held][at].1));
                     let pair = twin[held].remove(at);
                     if state & 1 == 0 {
-                        assert_eq!(table.remove(slot), Some(pair));
+                        table.remove(slot);
+                        assert_eq!(table.find(&key), None);
                     } else {
                         table.touch(slot, class);
                         twin[class].push(pair);
