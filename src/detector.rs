@@ -102,6 +102,7 @@ struct Touched {
 
 /// A source's ports; the first `count` are in use, in no order.
 #[derive(Clone, Copy)]
+#[repr(C)]
 struct Watched {
     last_seen: Instant,
     local: IpAddr,

@@ -518,6 +518,7 @@ enum State {
 }
 
 /// One client and what it asks. All zero bytes is a free place.
+#[repr(C)]
 pub struct Exchange {
     state: State,
     descriptor: Descriptor,
@@ -1025,6 +1026,7 @@ fn civil_date(days: u64) -> (u64, u64, u64) {
 }
 
 /// Places for `CLIENTS` clients; all zero bytes when new.
+#[repr(C)]
 pub struct Server<const CLIENTS: usize> {
     /// Places ever used: those behind were never touched.
     used: usize,

@@ -363,14 +363,15 @@ const HEADER: &[u8] = b"sl  local_address";
 /// Lines of `N` bytes and more are malformed and skipped to their newline, so
 /// memory is bounded. Empty lines are ignored, and so is the header where it
 /// is the first line.
+#[repr(C)]
 pub struct RowReader<const N: usize = READ_BUFFER> {
-    bytes: [u8; N],
     /// Unread bytes stand in `start..end`.
     start: usize,
     end: usize,
     is_past_first_line: bool,
     /// The newline of a line longer than the buffer was not seen yet.
     is_skipping: bool,
+    bytes: [u8; N],
 }
 
 impl<const N: usize> RowReader<N> {

@@ -131,6 +131,7 @@ const INDEX_MIN: usize = 64;
 
 /// A table of at most `N` entries in `CLASSES` classes. `INDEX` is a power of
 /// two of at least `2 * N`.
+#[repr(C)]
 pub struct Table<K, V, const N: usize, const INDEX: usize, const CLASSES: usize> {
     hash_key: HashKey,
     length: usize,

@@ -14,6 +14,7 @@ pub type TextView = Bounded<[u8]>;
 /// and remembers that it did. What tells its length stands before the bytes, so
 /// that a long text of few bytes dirties one page.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub struct Bounded<B: ?Sized> {
     length: usize,
     truncated: bool,
