@@ -437,9 +437,7 @@ impl Options {
         let value = match parts.next() {
             Some(value) => value,
             None if row.is_flag() => b"on",
-            None => arguments
-                .next()
-                .ok_or_else(|| UsageError::NoValue(row.id))?,
+            None => arguments.next().ok_or(UsageError::NoValue(row.id))?,
         };
         self.take(&row, value, Origin::Argument, given)
     }
@@ -461,9 +459,7 @@ impl Options {
                 continue;
             }
             let value = if rest.is_empty() {
-                arguments
-                    .next()
-                    .ok_or_else(|| UsageError::NoValue(row.id))?
+                arguments.next().ok_or(UsageError::NoValue(row.id))?
             } else {
                 rest
             };
