@@ -253,6 +253,16 @@ limit! {
     HEALTHCHECK_DEADLINE: Duration = 3_000
 }
 limit! {
+    /// How often a start asks for the name that one daemon may hold: what holds
+    /// it for a moment only is no daemon.
+    CLAIM_TRIES: usize = 3
+}
+limit! {
+    /// How far apart these are; bind(2) and listen(2) of another start lie
+    /// microseconds apart, and both processors may be busy.
+    CLAIM_PAUSE: Duration = 10
+}
+limit! {
     /// How often what was missing at start (listen address, /proc/net/tcp) is
     /// tried again.
     START_RETRY: Duration = 1_000

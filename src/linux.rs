@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use crate::address::{Endpoint, fold_mapped};
 use crate::kernel::{
-    Accepted, Child, Descriptor, Errno, Exit, Interest, Invocation, Kernel, Netlink, Path,
+    Accepted, Child, Claim, Descriptor, Errno, Exit, Interest, Invocation, Kernel, Netlink, Path,
     ProcessStatus, RowsFile, Signal,
 };
 use crate::limits;
@@ -408,10 +408,23 @@ impl Kernel for Linux {
         let _ = self.errors.write(bytes);
     }
 
-    fn claim(&mut self, name: &str) -> Result<Descriptor, Errno> {
+    fn claim(&mut self, name: &str) -> Result<Claim, Errno> {
+        let address = unix_address(b"\0", name.as_bytes());
         let socket = socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)?;
-        bind(socket.0, unix_address(b"\0", name.as_bytes()).as_bytes())?;
-        Ok(socket.release())
+        match bind(socket.0, address.as_bytes()) {
+            Ok(()) => {
+                listen(socket.0)?;
+                Ok(Claim::Ours(socket.release()))
+            }
+            Err(Errno::EADDRINUSE) if connect(socket.0, address.as_bytes()).is_ok() => {
+                Ok(Claim::Held {
+                    user: peer_user(socket.0)?,
+                    own: own_user(),
+                })
+            }
+            Err(Errno::EADDRINUSE) => Ok(Claim::Silent),
+            Err(error) => Err(error),
+        }
     }
 
     fn notify(&mut self, address: &[u8], message: &[u8]) -> Result<(), Errno> {
@@ -1288,6 +1301,26 @@ fn listen(socket: c_int) -> Result<(), Errno> {
     check(unsafe { libc::listen(socket, BACKLOG) }).map(drop)
 }
 
+/// The effective user of the process at the other end of a unix(7) connection.
+fn peer_user(socket: c_int) -> Result<u32, Errno> {
+    let mut peer = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut length = mem::size_of::<libc::ucred>() as libc::socklen_t;
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_PEERCRED);
+    let bytes = (&raw mut peer).cast();
+    // SAFETY: the kernel writes at most `length` bytes, the size of `peer`.
+    check(unsafe { libc::getsockopt(socket, level, option, bytes, &raw mut length) })?;
+    Ok(peer.uid)
+}
+
+fn own_user() -> u32 {
+    // SAFETY: no memory is passed, and it cannot fail.
+    unsafe { libc::geteuid() }
+}
+
 fn accept(listener: c_int) -> Result<(Owned, [u8; 28]), Errno> {
     let mut address = [0; 28];
     let mut length = address.len() as libc::socklen_t;
@@ -1485,6 +1518,31 @@ mod tests {
         }
         kernel.close(descriptor);
         all
+    }
+
+    #[test]
+    fn a_name_has_one_holder_who_is_known_while_it_listens() {
+        let mut kernel = kernel();
+        let name = format!("tcpparser-test-{}", process::id());
+        let bound = socket(libc::AF_UNIX, libc::SOCK_STREAM, 0).unwrap();
+        bind(bound.0, unix_address(b"\0", name.as_bytes()).as_bytes()).unwrap();
+        assert_eq!(kernel.claim(&name), Ok(Claim::Silent));
+        drop(bound);
+        let Ok(Claim::Ours(socket)) = kernel.claim(&name) else {
+            panic!("the name is free");
+        };
+        let own = own_user();
+        let held = Ok(Claim::Held { user: own, own });
+        assert_eq!(kernel.claim(&name), held);
+        let accepted = kernel.accept(socket).unwrap();
+        kernel.close(accepted.descriptor);
+        assert_eq!(kernel.accept(socket), Err(Errno::EAGAIN));
+        // Whom nobody accepts stays in the queue, closed or not.
+        let full = (0..=BACKLOG).find(|_| kernel.claim(&name) != held);
+        assert!(full.is_some_and(|count| count > 64), "{full:?}");
+        assert_eq!(kernel.claim(&name), Ok(Claim::Silent));
+        kernel.close(socket);
+        assert!(matches!(kernel.claim(&name), Ok(Claim::Ours(_))));
     }
 
     /// Waits for the end of a child that has nothing left to do.

@@ -3,6 +3,7 @@
 
 mod blocking;
 mod healthcheck;
+mod instance;
 mod output;
 mod reading;
 mod serving;
@@ -34,6 +35,7 @@ use crate::report;
 use crate::sock_diag::DiagSocket;
 use crate::text::{Sink, Text};
 use crate::time::{Calendar, Duration, Instant};
+use instance::InstanceLock;
 use output::Output;
 use reading::Files;
 use supervisor::Supervisor;
@@ -74,6 +76,7 @@ pub struct Daemon {
     rows: RowReader,
     watch: Watch,
     supervisor: Supervisor,
+    instance: InstanceLock,
     next_reading: Instant,
     last_scheduled: Instant,
     last_good_reading: Instant,
@@ -144,6 +147,7 @@ impl Daemon {
             rows: RowReader::new(),
             watch: Watch::new(),
             supervisor: Supervisor::new(),
+            instance: InstanceLock::new(),
             next_reading: Instant::BOOT,
             last_scheduled: Instant::BOOT,
             last_good_reading: Instant::BOOT,
@@ -196,6 +200,7 @@ impl Daemon {
         self.judge(kernel);
         self.run_firewall(kernel);
         self.serve(kernel, &found);
+        self.instance.drain(kernel);
         self.output.flush(kernel);
         if self.is_terminating {
             self.end(kernel)

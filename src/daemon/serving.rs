@@ -9,6 +9,7 @@ use crate::report;
 use crate::text::Sink;
 use crate::time::Instant;
 
+use super::reading::error_words;
 use super::{Daemon, is_ready};
 
 /// Steps of receiving, answering and sending that one client gets a turn:
@@ -38,7 +39,7 @@ impl Daemon {
         }
     }
 
-    /// An address that is not there yet may come later.
+    /// An address that is not there yet, or in use, may come later.
     fn listen_when_due(&mut self, kernel: &mut impl Kernel) {
         let now = kernel.boottime();
         let address = self.listen_address;
@@ -277,14 +278,10 @@ impl Daemon {
         });
     }
 
-    /// Binds the listener at start. Without IPv6 in the kernel [::] means
-    /// 0.0.0.0.
-    pub(super) fn listen(
-        &mut self,
-        kernel: &mut impl Kernel,
-        address: Endpoint,
-    ) -> Result<(), Errno> {
-        let mut address = address;
+    /// Binds the listener at start; what fails is tried again, since a port that
+    /// another program took first must not keep us from blocking. Without IPv6
+    /// in the kernel [::] means 0.0.0.0.
+    pub(super) fn listen(&mut self, kernel: &mut impl Kernel, mut address: Endpoint) {
         let mut result = kernel.listen(address);
         if result == Err(Errno::EAFNOSUPPORT) && address.address.is_unspecified() {
             address.address = crate::address::UNSPECIFIED;
@@ -305,17 +302,15 @@ impl Daemon {
                 self.listener = Some(listener);
                 self.keep_reserve(kernel);
             }
-            Err(Errno::EADDRINUSE) => return Err(Errno::EADDRINUSE),
-            Err(_) => {
-                let words = report::endpoint_words(
-                    b"cannot listen on ",
-                    address,
-                    b" yet; it is tried again",
+            Err(error) => {
+                let place = report::endpoint_words(b"cannot listen on ", address, b": ");
+                let why = error_words(error);
+                self.complain(
+                    kernel,
+                    &[place.as_bytes(), why.as_bytes(), b"; it is tried again"],
                 );
-                self.complain(kernel, &[words.as_bytes()]);
             }
         }
-        Ok(())
     }
 }
 

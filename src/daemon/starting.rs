@@ -9,11 +9,9 @@ use crate::options::{Action, FirewallChoice, USAGE_LINE, write_help, write_versi
 use crate::report;
 use crate::text::{Sink, Text, parse_decimal, trim};
 
+use super::instance::Obstacle;
 use super::tools::boot_id;
 use super::{Daemon, Flow};
-
-/// The abstract socket that a daemon holds while it may block.
-pub const LOCK: &str = "tcpparser";
 
 /// A bad command line, as usual (BSD sysexits call it EX_USAGE, shells 2).
 const USAGE: Flow = Flow::Exit(2);
@@ -90,23 +88,11 @@ impl Daemon {
             );
             return FAILURE;
         }
-        if may_block && kernel.claim(LOCK) == Err(Errno::EADDRINUSE) {
-            self.complain(
-                kernel,
-                &[b"another tcpparser blocks in this network namespace; only watch with --dry-run"],
-            );
+        if may_block && !self.is_only_instance(kernel) {
             return FAILURE;
         }
-        if let Some(address) = self.options.listen
-            && self.listen(kernel, address).is_err()
-        {
-            let words = report::endpoint_words(
-                b"cannot listen on ",
-                address,
-                b": address in use; choose another with --listen",
-            );
-            self.complain(kernel, &[words.as_bytes()]);
-            return FAILURE;
+        if let Some(address) = self.options.listen {
+            self.listen(kernel, address);
         }
         self.learn_host(kernel);
         if may_block {
@@ -117,6 +103,27 @@ impl Daemon {
         self.print_start(kernel);
         self.next_reading = kernel.boottime();
         Flow::Continue
+    }
+
+    /// Whether no other daemon of ours blocks here.
+    fn is_only_instance(&mut self, kernel: &mut impl Kernel) -> bool {
+        let Err(obstacle) = self.instance.acquire(kernel) else {
+            return true;
+        };
+        let is_only = obstacle != Obstacle::Instance;
+        if is_only {
+            let why = obstacle.words();
+            self.complain(
+                kernel,
+                &[b"blocking without the socket @tcpparser: ", why.as_bytes()],
+            );
+        } else {
+            self.complain(
+                kernel,
+                &[b"another tcpparser blocks in this network namespace; only watch with --dry-run"],
+            );
+        }
+        is_only
     }
 
     /// Secrets, paths, limits: what every kind of run needs.

@@ -14,7 +14,8 @@ use crate::report;
 use crate::text::{Sink, Text, trim};
 use crate::time::{Duration, Instant};
 
-use super::starting::{LOCK, read_small};
+use super::instance::is_name_held;
+use super::starting::read_small;
 use super::{Daemon, Flow};
 
 /// Rules taken away in one batch.
@@ -120,7 +121,7 @@ impl Daemon {
     /// Takes blocks away; exit 0 only if there was one and none may be left. While a daemon runs it
     /// removes the empty chain, else that is done here.
     pub(super) fn unblock(&mut self, kernel: &mut impl Kernel, target: Target) -> Flow {
-        let is_daemon_running = kernel.claim(LOCK) == Err(Errno::EADDRINUSE);
+        let is_daemon_running = is_name_held(kernel);
         let mut explanation = Explanation::new();
         let mut removed = 0;
         let mut failed = None;

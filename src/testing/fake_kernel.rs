@@ -8,8 +8,8 @@ use super::fake_proc::{self, FakeHost, FakeSocket};
 use super::filter_table::FilterTable;
 use crate::address::{Endpoint, Network};
 use crate::kernel::{
-    Accepted, CAP_NET_ADMIN, Child, Descriptor, Errno, Exit, Interest, Invocation, Kernel, Netlink,
-    Path, ProcessStatus, RowsFile, Signal,
+    Accepted, CAP_NET_ADMIN, Child, Claim, Descriptor, Errno, Exit, Interest, Invocation, Kernel,
+    Netlink, Path, ProcessStatus, RowsFile, Signal,
 };
 use crate::table::HashKey;
 use crate::time::{Calendar, Duration, Instant};
@@ -66,8 +66,8 @@ pub struct Faults {
     pub dump_interruptions: u64,
     /// Whoever started us does not listen.
     pub notify: Option<Errno>,
-    /// The address to listen on is not there.
-    pub no_listen_address: bool,
+    /// The address to listen on cannot be had.
+    pub listen: Option<Errno>,
     /// What befalls each child.
     pub mishap: Mishap,
     /// A batch line that holds this is refused.
@@ -126,6 +126,8 @@ enum Open {
     Standard,
     Signals,
     Lock,
+    /// Who connected to it.
+    Stranger,
     File {
         path: String,
         text: Vec<u8>,
@@ -265,7 +267,10 @@ pub struct FakeKernel {
     pub processors: usize,
     /// How often poll was called.
     pub polls: u64,
-    pub lock_is_taken: bool,
+    /// What those find who claim a name, before it is free.
+    pub claims: VecDeque<Claim>,
+    /// Connections to the name we hold that wait for accept.
+    pub knocks: u32,
     pub has_tcp6: bool,
     /// Inbound connections since boot, as the kernel counts them; 0: it does
     /// not say.
@@ -337,7 +342,8 @@ impl FakeKernel {
             capabilities: CAP_NET_ADMIN,
             processors: 2,
             polls: 0,
-            lock_is_taken: false,
+            claims: VecDeque::new(),
+            knocks: 0,
             has_tcp6: true,
             passive_opens: 0,
             stdout: Stdout::Open,
@@ -693,7 +699,9 @@ impl FakeKernel {
             Some(Open::ChildOutput) => self.is_pipe_readable(|child| &child.output),
             Some(Open::ChildErrors) => self.is_pipe_readable(|child| &child.errors),
             Some(Open::Events(datagrams)) => !datagrams.is_empty(),
-            Some(Open::Standard | Open::Lock | Open::File { .. } | Open::Routes(_)) => true,
+            Some(
+                Open::Standard | Open::Lock | Open::Stranger | Open::File { .. } | Open::Routes(_),
+            ) => true,
             // POLLNVAL.
             None => true,
         }
@@ -942,11 +950,11 @@ impl Kernel for FakeKernel {
         self.errors.extend(bytes);
     }
 
-    fn claim(&mut self, _: &str) -> Result<Descriptor, Errno> {
-        if self.lock_is_taken {
-            return Err(Errno::EADDRINUSE);
+    fn claim(&mut self, _: &str) -> Result<Claim, Errno> {
+        match self.claims.pop_front() {
+            Some(claim) => Ok(claim),
+            None => self.new_descriptor(Open::Lock).map(Claim::Ours),
         }
-        self.new_descriptor(Open::Lock)
     }
 
     fn notify(&mut self, socket: &[u8], message: &[u8]) -> Result<(), Errno> {
@@ -960,13 +968,16 @@ impl Kernel for FakeKernel {
     }
 
     fn listen(&mut self, _: Endpoint) -> Result<Descriptor, Errno> {
-        if self.faults.no_listen_address {
-            return Err(Errno::EADDRNOTAVAIL);
+        match self.faults.listen {
+            Some(error) => Err(error),
+            None => self.new_descriptor(Open::Listener),
         }
-        self.new_descriptor(Open::Listener)
     }
 
-    fn accept(&mut self, _: Descriptor) -> Result<Accepted, Errno> {
+    fn accept(&mut self, listener: Descriptor) -> Result<Accepted, Errno> {
+        if matches!(self.open.get(&listener.0), Some(Open::Lock)) {
+            return self.accept_stranger();
+        }
         self.interrupt()?;
         let waiting = self.clients.iter().position(|client| !client.is_accepted);
         let client = waiting.ok_or(Errno::EAGAIN)?;
@@ -1174,6 +1185,18 @@ impl Kernel for FakeKernel {
 }
 
 impl FakeKernel {
+    fn accept_stranger(&mut self) -> Result<Accepted, Errno> {
+        let left = self.knocks.checked_sub(1).ok_or(Errno::EAGAIN)?;
+        let descriptor = self.new_descriptor(Open::Stranger)?;
+        self.knocks = left;
+        self.progress += 1;
+        Ok(Accepted {
+            descriptor,
+            local: Endpoint::BLANK,
+            remote: Endpoint::BLANK,
+        })
+    }
+
     /// The kernel tells of a socket that it destroyed.
     pub fn destroy(&mut self, local: ([u8; 4], u16), remote: ([u8; 4], u16)) {
         for open in self.open.values_mut() {

@@ -7,8 +7,8 @@ use super::fake_proc::FakeSocket;
 use super::run::Run;
 use crate::address::Network;
 use crate::daemon::Flow;
-use crate::kernel::Errno;
-use crate::limits::{COUNTERS_AGAIN, EVENTS_LATENESS, EVENTS_REST, HTTP_LOOKS};
+use crate::kernel::{Claim, Errno};
+use crate::limits::{CLAIM_TRIES, COUNTERS_AGAIN, EVENTS_LATENESS, EVENTS_REST, HTTP_LOOKS};
 use crate::proc_net_tcp::TcpState;
 use crate::time::{Duration, Instant};
 
@@ -648,13 +648,113 @@ fn what_a_start_refuses() {
     run.kernel.capabilities = 0;
     assert_eq!(run.start(&[]), Flow::Exit(1));
     assert!(run.complaints().contains("--dry-run"));
-    let mut run = host();
-    run.kernel.lock_is_taken = true;
-    assert_eq!(run.start(&[]), Flow::Exit(1));
-    assert!(run.complaints().contains("another tcpparser"));
+    for (user, own) in [(0, 0), (0, 1_000), (1_000, 1_000)] {
+        let mut run = host();
+        hold(&mut run, Claim::Held { user, own }, CLAIM_TRIES);
+        assert_eq!(run.start(&[]), Flow::Exit(1));
+        assert!(run.complaints().contains("another tcpparser"));
+    }
     let mut run = host();
     assert_eq!(run.start(&["--interval", "never"]), Flow::Exit(2));
     assert!(run.complaints().contains("--interval"));
+}
+
+/// Another process has our name when it is asked for this often.
+fn hold(run: &mut Run, claim: Claim, times: usize) {
+    run.kernel.claims.extend(std::iter::repeat_n(claim, times));
+}
+
+/// A scanner comes and is blocked.
+fn blocks(run: &mut Run) -> bool {
+    run.kernel.scan(SCANNER);
+    run.run_for(15);
+    !run.lines_with("Blocked: 198.51.100.7").is_empty()
+}
+
+#[test]
+fn the_name_held_by_another_user_ends_no_start() {
+    let stranger = |own| Claim::Held { user: 65_534, own };
+    for (claim, why) in [
+        (stranger(0), "user 65534 holds it"),
+        (stranger(1_000), "user 65534 holds it"),
+        (Claim::Silent, "its holder does not answer"),
+    ] {
+        let mut run = host();
+        hold(&mut run, claim, CLAIM_TRIES);
+        assert_eq!(run.start(&[]), Flow::Continue);
+        assert!(blocks(&mut run));
+        assert_eq!(
+            run.complaints(),
+            format!("tcpparser: blocking without the socket @tcpparser: {why}\n")
+        );
+    }
+}
+
+#[test]
+fn a_name_held_for_a_moment_is_taken_then() {
+    for claim in [Claim::Silent, Claim::Held { user: 0, own: 0 }] {
+        let mut run = host();
+        hold(&mut run, claim, CLAIM_TRIES - 1);
+        assert_eq!(run.start(&[]), Flow::Continue);
+        assert_eq!(run.complaints(), "");
+        let waited = run.kernel.now.since(Instant::from_secs(600));
+        assert!(waited < Duration::from_millis(100), "{waited:?}");
+    }
+}
+
+#[test]
+fn connections_to_the_name_are_closed_at_leisure() {
+    let mut run = started(&[]);
+    let descriptors = run.kernel.descriptors();
+    run.kernel.knocks = 3;
+    run.run_for(2);
+    assert_eq!(run.kernel.knocks, 0);
+    // More at once than it takes in a turn.
+    run.kernel.knocks = 1_000_000;
+    assert!(blocks(&mut run));
+    let taken = 1_000_000 - run.kernel.knocks;
+    assert!((16..=16 * 16).contains(&taken), "{taken}");
+    run.kernel.faults.no_descriptors = true;
+    run.run_for(5);
+    run.kernel.faults.no_descriptors = false;
+    run.kernel.knocks = 1;
+    run.run_for(5);
+    assert_eq!(run.kernel.knocks, 0);
+    assert_eq!(run.kernel.descriptors(), descriptors);
+}
+
+#[test]
+fn lifting_blocks_never_stands_in_the_way_of_a_start() {
+    let mut run = host();
+    let descriptors = run.kernel.descriptors();
+    run.checks.twin = false;
+    assert_eq!(run.start(&["--unblock", "all"]), Flow::Exit(1));
+    assert_eq!(run.kernel.descriptors(), descriptors, "the name is free");
+}
+
+#[test]
+fn a_listen_address_that_cannot_be_had_is_tried_again() {
+    for (error, why) in [
+        (Errno::EADDRINUSE, "address in use"),
+        (Errno::EADDRNOTAVAIL, "address not there"),
+        (Errno::EACCES, "permission denied"),
+    ] {
+        let mut run = host();
+        run.kernel.faults.listen = Some(error);
+        assert_eq!(run.start(&["--interval", "5s"]), Flow::Continue);
+        assert!(blocks(&mut run));
+        assert_eq!(
+            run.complaints(),
+            format!("tcpparser: cannot listen on [::]:3021: {why}; it is tried again\n")
+        );
+        run.kernel.faults.listen = None;
+        run.run_for(2);
+        assert_eq!(run.complaints(), "tcpparser: listening on [::]:3021 now\n");
+        let request = b"GET /healthz HTTP/1.0\r\n\r\n";
+        let client = run.kernel.connect("192.0.2.9", request);
+        run.run_for(1);
+        assert!(run.kernel.clients[client].answer.ends_with(b"\r\n\r\nok\n"));
+    }
 }
 
 #[test]
@@ -751,6 +851,14 @@ fn a_health_check_asks_the_daemon() {
             "503 the firewall cannot be used",
         ),
         (Service::Answers("HTTP/1.1 2000\r\n\r\n"), "2000"),
+        (
+            Service::Answers("HTTP/1.1 200 OK\r\nServer: other\r\n\r\n<html></html>\n"),
+            "that is no answer of tcpparser",
+        ),
+        (
+            Service::Answers("HTTP/1.1 200 OK\r\n\r\n"),
+            "that is no answer of tcpparser",
+        ),
         (
             Service::Answers("HTTP/1.1 404 No\r\n\r\n\x1b[2J\n"),
             "404 [2J",
