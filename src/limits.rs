@@ -160,8 +160,10 @@ limit! {
     EVENTS_RETRY: Duration = 60_000
 }
 limit! {
-    /// How long the self-test's event may take; 123 us were measured.
-    SELF_TEST_PATIENCE: Duration = 1_000
+    /// How long the self-test's event may take: 123 us were measured, but the
+    /// kernel's worker (sock_diag_broadcast_destroy of net/core/sock_diag.c) waits
+    /// for others where all network namespaces together close many thousands.
+    SELF_TEST_PATIENCE: Duration = 5_000
 }
 limit! {
     /// How long after a close its destroy event may still be on its way: 123 us

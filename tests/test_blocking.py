@@ -49,7 +49,7 @@ def test_four_ports_are_blocked(t, flavour, family):
     guard = scene.start()
     untouched = scene.firewall.everything(scene.host)
     check(not any("TCPPARSER" in rule for rule in untouched), "a quiet host was touched")
-    check(scene.reaches(), "the services answer")
+    check(scene.reaches(seconds=5), "the services answer")
     held = scene.scan()
     rule = RULE.match(scene.wait_blocked(guard))
     check(rule, f"the rule: {scene.entries()}")

@@ -151,7 +151,7 @@ def test_name_is_held_by_another(t, holder):
         scene.blocks(guard, scene.lan.peer_v4)
         equal(scene.unblock().returncode, 0, "exit status of --unblock beside it")
         equal(scene.firewall.entries(scene.host), [], "what --unblock leaves")
-        check(scene.peer.connects(scene.lan.host_v4, 22), "unblocked")
+        check(scene.peer.connects(scene.lan.host_v4, 22, seconds=5), "unblocked")
         scene.blocks(guard, scene.lan.friend_v4)
         guard.signal(signal.SIGTERM)
         equal(guard.wait_exit(), 0, "exit status")

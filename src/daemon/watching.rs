@@ -461,7 +461,8 @@ impl Daemon {
     /// tcp_fastopen and at what --proc is. At start, and each `EVENTS_RETRY`.
     pub(super) fn check_events(&mut self, kernel: &mut impl Kernel, now: Instant) {
         if self.watch.test_port != 0 && now >= self.watch.test_deadline {
-            self.watch.test_port = 0;
+            // A late one proves as much.
+            self.watch.test_deadline = Instant::NEVER;
             self.events_down(kernel, b"the kernel sends none");
         }
         if now < self.watch.next_check {

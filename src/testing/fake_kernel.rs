@@ -66,6 +66,8 @@ pub struct Faults {
     pub dump_interruptions: u64,
     /// Whoever started us does not listen.
     pub notify: Option<Errno>,
+    /// The kernel tells this much later that it destroyed a socket of ours.
+    pub late_events: Duration,
     /// The address to listen on cannot be had.
     pub listen: Option<Errno>,
     /// What befalls each child.
@@ -891,7 +893,13 @@ impl Kernel for FakeKernel {
 
     fn refused_connect(&mut self) -> Result<u16, Errno> {
         const PORT: u16 = 40_404;
-        self.destroy(([0; 4], PORT), ([127, 0, 0, 1], 0));
+        let event = (([0; 4], PORT), ([127, 0, 0, 1], 0));
+        match self.faults.late_events {
+            Duration::ZERO => self.destroy(event.0, event.1),
+            late => self.at(self.now.after(late), move |kernel| {
+                kernel.destroy(event.0, event.1);
+            }),
+        }
         Ok(PORT)
     }
 

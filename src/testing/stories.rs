@@ -1225,6 +1225,28 @@ fn parallel_downloads_are_no_scan() {
 
 /// Those of other hosts are evidence and wait for nobody.
 #[test]
+fn a_late_event_of_the_self_test_proves_as_much() {
+    for (late, is_said) in [(4, false), (20, true)] {
+        let mut run = host();
+        run.kernel.faults.late_events = Duration::from_secs(late);
+        assert_eq!(run.start(&[]), Flow::Continue);
+        let up = |run: &mut Run| {
+            let request = b"GET /metrics HTTP/1.0\r\n\r\n";
+            let client = run.kernel.connect("192.0.2.9", request);
+            run.run_for(1);
+            let answer = String::from_utf8_lossy(&run.kernel.clients[client].answer).into_owned();
+            answer.contains("tcpparser_evidence_source_up{source=\"destroy_events\"} 1")
+        };
+        run.run_for(2);
+        assert!(!up(&mut run));
+        run.run_for(20);
+        assert!(up(&mut run));
+        let said = run.complaints().matches("the kernel sends none").count();
+        assert_eq!(said, usize::from(is_said));
+    }
+}
+
+#[test]
 fn events_within_the_host_may_wait_for_a_millisecond() {
     let mut run = started(&[]);
     let (own, loopback, scanner) = ([203, 0, 113, 5], [127, 0, 0, 1], [198, 51, 100, 7]);
