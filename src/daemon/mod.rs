@@ -2,6 +2,7 @@
 //! that knows everybody, logs, and decides about EINTR and EAGAIN.
 
 mod blocking;
+mod handshakes;
 mod healthcheck;
 mod output;
 mod reading;
@@ -34,6 +35,7 @@ use crate::report;
 use crate::sock_diag::DiagSocket;
 use crate::text::{Sink, Text};
 use crate::time::{Calendar, Duration, Instant};
+use handshakes::Handshakes;
 use output::Output;
 use reading::Files;
 use supervisor::Supervisor;
@@ -73,6 +75,7 @@ pub struct Daemon {
     files: Files,
     rows: RowReader,
     watch: Watch,
+    handshakes: Handshakes,
     supervisor: Supervisor,
     next_reading: Instant,
     last_scheduled: Instant,
@@ -143,6 +146,7 @@ impl Daemon {
             files: Files::new(),
             rows: RowReader::new(),
             watch: Watch::new(),
+            handshakes: Handshakes::new(),
             supervisor: Supervisor::new(),
             next_reading: Instant::BOOT,
             last_scheduled: Instant::BOOT,
