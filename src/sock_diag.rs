@@ -431,6 +431,125 @@ mod tests {
         }
     }
 
+    /// A destroy event each, from Linux 6.18: a service at 192.0.2.1 port 1004,
+    /// a peer at 192.0.2.9 or, where nobody answers, at 192.0.2.50.
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn real_handshakes() {
+        let all = include_bytes!("testing/sock_diag/handshakes.bin");
+        let expected = [
+            ("forged Fast Open, closed", Handshake::Unproven),
+            ("so, SO_LINGER 0", Handshake::Unproven),
+            ("SO_LINGER 0", Handshake::Proven),
+            ("never accepted", Handshake::Proven),
+            ("SYN cookies without timestamps", Handshake::Proven),
+            ("the first SYN-ACK lost", Handshake::Proven),
+            ("so, without timestamps", Handshake::Proven),
+            // tcp_disconnect leaves nothing of it.
+            (
+                "SYN cookies without timestamps, SO_LINGER 0",
+                Handshake::Unproven,
+            ),
+        ];
+        assert_eq!(all.len(), expected.len() * EVENT);
+        for (bytes, (what, handshake)) in all.chunks(EVENT).zip(expected) {
+            let (found, malformed) = events(bytes);
+            assert_eq!((found.len(), malformed), (1, 0), "{what}");
+            assert_eq!(found[0].handshake, handshake, "{what}");
+        }
+    }
+
+    /// One of the three fields is enough. Before 4.6 nothing tells that there
+    /// was none; 104 bytes are those of Linux 2.6.
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn each_proof_of_a_handshake() {
+        let shown = |length: usize, rtt: u32, min_rtt: u32, delivered: u32| {
+            let mut info = std::vec![0; 280];
+            for (at, value) in [(RTT, rtt), (MIN_RTT, min_rtt), (DELIVERED, delivered)] {
+                info[at..][..4].copy_from_slice(&value.to_ne_bytes());
+            }
+            events(&with_tcp_info(&info[..length])).0[0].handshake
+        };
+        for length in [104, 148, 151, 152, 160, 195, 196, 280] {
+            let unproven = if length < MIN_RTT + 4 {
+                Handshake::Unknown
+            } else {
+                Handshake::Unproven
+            };
+            let when = |is_proven| {
+                if is_proven {
+                    Handshake::Proven
+                } else {
+                    unproven
+                }
+            };
+            assert_eq!(shown(length, 0, NOT_MEASURED, 0), unproven);
+            assert_eq!(shown(length, 1, NOT_MEASURED, 0), Handshake::Proven);
+            let has_delivered = length >= DELIVERED + 4;
+            assert_eq!(shown(length, 0, NOT_MEASURED, 1), when(has_delivered));
+            // Below a microsecond is measured, too.
+            let has_min_rtt = length >= MIN_RTT + 4;
+            assert_eq!(shown(length, 0, 0, 0), when(has_min_rtt));
+        }
+        for state in TcpState::ALL {
+            let expected = if state.proves_handshake() {
+                Handshake::Proven
+            } else {
+                Handshake::Unknown
+            };
+            assert_eq!(handshake(state as u8, &[]), expected);
+        }
+        for number in [0, 13, 255] {
+            assert_eq!(handshake(number, &[]), Handshake::Unknown);
+        }
+    }
+
+    /// What Linux 6.18 answered: a forged connection in FIN_WAIT1, the
+    /// listener on its port where it is gone, and ENOENT without one.
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn real_lookups() {
+        let all = include_bytes!("testing/sock_diag/lookups.bin");
+        let (found, rest) = all.split_at(408);
+        let (listener, gone) = rest.split_at(408);
+        let end = |address: &str, port| Endpoint {
+            address: address.parse().unwrap(),
+            port,
+        };
+        let port = u16::from_be_bytes([found[22], found[23]]);
+        let (local, remote) = (end("192.0.2.1", 1004), end("192.0.2.50", port));
+        let answer = |bytes, sequence| lookup_answer(bytes, sequence, local, remote);
+        assert_eq!(answer(found, 7), Ok(Handshake::Unproven));
+        assert_eq!(answer(listener, 7), Err(Errno::ENOENT));
+        assert_eq!(answer(gone, 7), Err(Errno::ENOENT));
+        let mut time_wait = found[..16 + FIXED].to_vec();
+        time_wait[..4].copy_from_slice(&(16 + FIXED as u32).to_ne_bytes());
+        time_wait[17] = TcpState::TimeWait as u8;
+        assert_eq!(answer(&time_wait, 7), Ok(Handshake::Proven));
+        // Another one's answer, or none.
+        assert_eq!(answer(found, 8), Err(Errno::EINVAL));
+        for cut in 0..found.len() {
+            assert_eq!(answer(&found[..cut], 7), Err(Errno::EINVAL), "{cut}");
+        }
+    }
+
+    /// Byte for byte what the same kernel answered.
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn lookup_requests() {
+        let socket = events(recorded(1)).0[0];
+        let request = lookup_request(socket.local, socket.remote, 7);
+        assert_eq!(request[..12], [72, 0, 0, 0, 20, 0, 1, 0, 7, 0, 0, 0]);
+        assert_eq!(request[16..24], [2, 6, 2, 0, 255, 255, 255, 255]);
+        // Ends as an event names them, no interface, any cookie.
+        assert_eq!(request[24..60], recorded(1)[20..56]);
+        assert_eq!(
+            request[60..72],
+            [0, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255]
+        );
+    }
+
     /// An event with another tcp_info.
     fn with_tcp_info(info: &[u8]) -> List<u8> {
         let mut bytes = recorded(1)[..16 + FIXED].to_vec();

@@ -50,17 +50,22 @@ impl Handshakes {
         self.is_forgeable
     }
 
-    /// Reads net.ipv4.tcp_fastopen: it decides where sockets tell nothing.
+    /// Reads net.ipv4.tcp_fastopen, which decides where sockets tell nothing;
+    /// where it cannot be read the last value stays.
     pub(super) fn read_setting(&mut self, kernel: &mut impl Kernel, proc_directory: &[u8]) {
-        let value = [proc_directory, b"/proc"].into_iter().find_map(|directory| {
-            let mut path = Path::from_bytes(directory);
-            path.put(b"/sys/net/ipv4/tcp_fastopen");
-            let mut buffer = [0; 32];
-            let text = read_small(kernel, path.as_bytes(), &mut buffer);
-            let end = text.iter().position(|byte| *byte == b'\n');
-            parse_decimal(trim(text.get(..end.unwrap_or(text.len()))?))
-        });
-        self.is_forgeable = value.is_some_and(|value| value & WITHOUT_COOKIE != 0);
+        let value = [proc_directory, b"/proc"]
+            .into_iter()
+            .find_map(|directory| {
+                let mut path = Path::from_bytes(directory);
+                path.put(b"/sys/net/ipv4/tcp_fastopen");
+                let mut buffer = [0; 32];
+                let text = read_small(kernel, path.as_bytes(), &mut buffer);
+                let end = text.iter().position(|byte| *byte == b'\n');
+                parse_decimal(trim(text.get(..end.unwrap_or(text.len()))?))
+            });
+        if let Some(value) = value {
+            self.is_forgeable = value & WITHOUT_COOKIE != 0;
+        }
     }
 
     pub(super) fn begin_reading(&mut self, can_ask: bool, expects_events: bool) {

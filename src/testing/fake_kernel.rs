@@ -512,7 +512,9 @@ impl FakeKernel {
                 Ok(format!("Tcp: PassiveOpens OutRsts\nTcp: {opens} 0\n").into_bytes())
             }
             "/proc/sys/net/ipv4/ip_local_port_range" => Ok(b"32768\t60999\n".to_vec()),
-            "/proc/sys/net/ipv4/tcp_fastopen" => Ok(format!("{}\n", self.tcp_fastopen).into_bytes()),
+            "/proc/sys/net/ipv4/tcp_fastopen" => {
+                Ok(format!("{}\n", self.tcp_fastopen).into_bytes())
+            }
             "/proc/sys/kernel/random/boot_id" => Ok(format!("{}\n", self.boot_id).into_bytes()),
             "/etc/resolv.conf" => {
                 let servers = self.host.nameservers.iter();
@@ -1193,8 +1195,11 @@ impl Kernel for FakeKernel {
 impl FakeKernel {
     /// The kernel tells of a socket that it destroyed.
     pub fn destroy(&mut self, local: ([u8; 4], u16), remote: ([u8; 4], u16)) {
-        let ends = (ipv4(local), ipv4(remote));
-        let event = self.diag_message(ends, TcpState::Close, &[0; 4]);
+        self.destroy_ends(ipv4(local), ipv4(remote));
+    }
+
+    pub fn destroy_ends(&mut self, local: End, remote: End) {
+        let event = self.diag_message((local, remote), TcpState::Close, &[0; 4]);
         for open in self.open.values_mut() {
             if let Open::Events(datagrams) = open {
                 datagrams.push_back(event.clone());
