@@ -688,6 +688,28 @@ mod tests {
         }
     }
 
+    /// A row tells what was noted before it; another connection starts anew.
+    #[test]
+    fn what_proves_a_handshake_is_noted() {
+        let mut connections = small();
+        let mut noted = |state, inode| {
+            let row = socket("10.0.0.1:80", "10.9.9.9:5000", state, inode);
+            let sighting = read(&mut connections, at(1), &[row])[0];
+            let (Sighting::Opened(connection) | Sighting::Standing(connection)) = sighting else {
+                panic!("{sighting:?}");
+            };
+            if connection.handshake == Handshake::Unknown && state == TcpState::LastAck {
+                connections.set_handshake(connection, Handshake::Unproven);
+            }
+            connection.handshake
+        };
+        assert_eq!(noted(TcpState::FinWait1, 5), Handshake::Unknown);
+        assert_eq!(noted(TcpState::LastAck, 5), Handshake::Unknown);
+        assert_eq!(noted(TcpState::FinWait2, 5), Handshake::Unproven);
+        assert_eq!(noted(TcpState::Closing, 5), Handshake::Proven);
+        assert_eq!(noted(TcpState::Closing, 6), Handshake::Unknown);
+    }
+
     #[test]
     fn direction_is_decided_once() {
         let mut connections = small();
