@@ -6,6 +6,7 @@ use core::net::{IpAddr, Ipv6Addr};
 use crate::address::{Endpoint, UNSPECIFIED};
 use crate::limits::MEMORY;
 use crate::proc_net_tcp::{Socket, TcpState};
+use crate::sock_diag::Handshake;
 use crate::table::{Blank, Full, HashKey, Key, Slot, Table};
 use crate::time::Instant;
 
@@ -41,6 +42,8 @@ pub struct Connection {
     pub first_seen: Instant,
     /// Whether it stood in a list.
     pub listed: bool,
+    /// What was noted of its handshake before this row or event.
+    pub handshake: Handshake,
     /// Where it is remembered, if it is.
     slot: Option<Slot>,
 }
@@ -72,6 +75,7 @@ struct Memory {
     destroyed: bool,
     /// It stood in a list.
     listed: bool,
+    handshake: Handshake,
 }
 
 impl Memory {
@@ -85,6 +89,7 @@ impl Memory {
             direction,
             first_seen: self.first_seen,
             listed: self.listed,
+            handshake: self.handshake,
             slot: Some(slot),
         }
     }
@@ -99,6 +104,7 @@ impl Blank for Memory {
         inbound: false,
         destroyed: false,
         listed: false,
+        handshake: Handshake::Unknown,
     };
 }
 
@@ -269,7 +275,14 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
                 if socket.remote.port == 0 || socket.remote.address.is_unspecified() {
                     return Sighting::Other;
                 }
-                self.connection(socket, now)
+                let sighting = self.connection(socket, now);
+                if let Sighting::Opened(connection) | Sighting::Standing(connection) = sighting
+                    && connection.handshake != Handshake::Proven
+                    && socket.state.proves_handshake()
+                {
+                    self.set_handshake(connection, Handshake::Proven);
+                }
+                sighting
             }
         }
     }
@@ -376,19 +389,27 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     }
 
     fn set_destroyed(&mut self, slot: Option<Slot>) {
-        if let Some(memory) = slot.and_then(|slot| self.remembered.value_mut(slot)) {
+        if let Some(memory) = self.memory_mut(slot) {
             memory.destroyed = true;
         }
     }
 
     /// Notes that the connection stood in a list.
     pub fn set_listed(&mut self, connection: Connection) {
-        let memory = connection
-            .slot
-            .and_then(|slot| self.remembered.value_mut(slot));
-        if let Some(memory) = memory {
+        if let Some(memory) = self.memory_mut(connection.slot) {
             memory.listed = true;
         }
+    }
+
+    /// Notes what was found out about the connection's handshake.
+    pub fn set_handshake(&mut self, connection: Connection, handshake: Handshake) {
+        if let Some(memory) = self.memory_mut(connection.slot) {
+            memory.handshake = handshake;
+        }
+    }
+
+    fn memory_mut(&mut self, slot: Option<Slot>) -> Option<&mut Memory> {
+        self.remembered.value_mut(slot?)
     }
 
     /// The same 4-tuple serves another connection.
@@ -399,11 +420,13 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
             memory.inbound = direction == Direction::Inbound;
             memory.destroyed = false;
             memory.listed = false;
+            memory.handshake = Handshake::Unknown;
         }
         Connection {
             direction,
             first_seen: now,
             listed: false,
+            handshake: Handshake::Unknown,
             slot: Some(slot),
         }
     }
@@ -424,6 +447,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
             inbound: direction == Direction::Inbound,
             destroyed: false,
             listed: false,
+            handshake: Handshake::Unknown,
         };
         let mut slot = self.remembered.insert(fingerprint, memory, PRESENT);
         if slot == Err(Full) {
@@ -439,6 +463,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
             direction,
             first_seen: now,
             listed: false,
+            handshake: Handshake::Unknown,
             slot: slot.ok(),
         }
     }
@@ -661,6 +686,28 @@ mod tests {
                 "{listening}"
             );
         }
+    }
+
+    /// A row tells what was noted before it; another connection starts anew.
+    #[test]
+    fn what_proves_a_handshake_is_noted() {
+        let mut connections = small();
+        let mut noted = |state, inode| {
+            let row = socket("10.0.0.1:80", "10.9.9.9:5000", state, inode);
+            let sighting = read(&mut connections, at(1), &[row])[0];
+            let (Sighting::Opened(connection) | Sighting::Standing(connection)) = sighting else {
+                panic!("{sighting:?}");
+            };
+            if connection.handshake == Handshake::Unknown && state == TcpState::LastAck {
+                connections.set_handshake(connection, Handshake::Unproven);
+            }
+            connection.handshake
+        };
+        assert_eq!(noted(TcpState::FinWait1, 5), Handshake::Unknown);
+        assert_eq!(noted(TcpState::LastAck, 5), Handshake::Unknown);
+        assert_eq!(noted(TcpState::FinWait2, 5), Handshake::Unproven);
+        assert_eq!(noted(TcpState::Closing, 5), Handshake::Proven);
+        assert_eq!(noted(TcpState::Closing, 6), Handshake::Unknown);
     }
 
     #[test]

@@ -234,6 +234,11 @@ static FAMILIES: &[MetricFamily] = &[
         Number(|s| s.metrics.destroy_events),
     ),
     counter(
+        "tcpparser_events_unproven",
+        "Destroy events of inbound connections whose handshake nothing proves: no evidence.",
+        Number(|s| s.metrics.events_unproven),
+    ),
+    counter(
         "tcpparser_destroy_event_overflows",
         "Times the kernel dropped destroy events because the receive buffer was full.",
         Number(|s| s.metrics.destroy_event_overflows),

@@ -155,6 +155,12 @@ limit! {
     COUNTERS_AGAIN: Duration = 10
 }
 limit! {
+    /// Connections whose handshake the kernel is asked about in one reading, at
+    /// 3 us each: those first seen while they close. The rest wait for the next
+    /// reading or their destroy event.
+    HANDSHAKES_ASKED: usize = 256
+}
+limit! {
     /// How often net.ipv4.tcp_fastopen is looked at, and destroy events that
     /// do not arrive are tried again.
     EVENTS_RETRY: Duration = 60_000

@@ -498,6 +498,8 @@ pub struct Metrics {
     pub resets_sent: u64,
     /// Destroy events received.
     pub destroy_events: u64,
+    /// Those of them that ended a connection to us without proof of a handshake.
+    pub events_unproven: u64,
     /// Times the kernel dropped events because our buffer was full (ENOBUFS).
     pub destroy_event_overflows: u64,
     /// Messages on the event socket that were no event.
@@ -567,6 +569,7 @@ impl Metrics {
             connections_missed: 0,
             resets_sent: 0,
             destroy_events: 0,
+            events_unproven: 0,
             destroy_event_overflows: 0,
             malformed_events: 0,
             evidence_source_up: Labelled::new(),

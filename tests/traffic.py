@@ -50,6 +50,18 @@ class ClosingService(harness.EchoService):
             sock.accept()[0].close()
 
 
+class ReadingService(harness.EchoService):
+    """Reads once, then closes first."""
+
+    def handle(self, sock, role):
+        if role != "client":
+            return super().handle(sock, role)
+        with contextlib.suppress(OSError):
+            sock.recv(65536)
+        self.selector.unregister(sock)
+        sock.close()
+
+
 class BusyService(harness.EchoService):
     """Accepts nothing: its backlog fills."""
 
@@ -79,7 +91,7 @@ class SlowService(harness.EchoService):
 
 
 SERVICES = {"echo": harness.EchoService, "abort": AbortService, "closing": ClosingService,
-            "busy": BusyService, "slow": SlowService}
+            "reading": ReadingService, "busy": BusyService, "slow": SlowService}
 
 
 def serve(space, *ports, kind="echo", address="0.0.0.0"):

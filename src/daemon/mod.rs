@@ -2,6 +2,7 @@
 //! that knows everybody, logs, and decides about EINTR and EAGAIN.
 
 mod blocking;
+mod handshakes;
 mod healthcheck;
 mod instance;
 mod output;
@@ -35,6 +36,7 @@ use crate::report;
 use crate::sock_diag::DiagSocket;
 use crate::text::{Sink, Text};
 use crate::time::{Calendar, Duration, Instant};
+use handshakes::Handshakes;
 use instance::InstanceLock;
 use output::Output;
 use reading::Files;
@@ -75,6 +77,7 @@ pub struct Daemon {
     files: Files,
     rows: RowReader,
     watch: Watch,
+    handshakes: Handshakes,
     supervisor: Supervisor,
     instance: InstanceLock,
     next_reading: Instant,
@@ -146,6 +149,7 @@ impl Daemon {
             files: Files::new(),
             rows: RowReader::new(),
             watch: Watch::new(),
+            handshakes: Handshakes::new(),
             supervisor: Supervisor::new(),
             instance: InstanceLock::new(),
             next_reading: Instant::BOOT,

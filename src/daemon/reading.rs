@@ -9,6 +9,7 @@ use crate::netlink::{ADDRESS_REQUEST, Failure, Progress, ROUTE_REQUESTS};
 use crate::options::{Action, Show};
 use crate::proc_net_tcp::{Row, Socket, TcpState};
 use crate::report;
+use crate::sock_diag::Handshake;
 use crate::text::{Sink, Text};
 use crate::time::{Calendar, Instant};
 
@@ -126,6 +127,8 @@ impl Daemon {
         self.listed = 0;
         let counters = self.settled_counters(kernel);
         self.connections.begin_reading();
+        let (can_ask, expects_events) = (self.watch.is_wanted(), self.watch.expects_events());
+        self.handshakes.begin_reading(can_ask, expects_events);
         let tcp = self.read_file(kernel, pass);
         let tcp6 = self.read_file(
             kernel,
@@ -134,6 +137,7 @@ impl Daemon {
                 ..pass
             },
         );
+        self.handshakes.end_reading(kernel);
         if tcp6 == Outcome::Whole {
             self.firewall.set_ipv6();
         }
@@ -313,10 +317,11 @@ impl Daemon {
             self.list(kernel, socket, connection, pass);
         }
         // TIME_WAIT proves a handshake once, not that anything is open.
-        let counts = socket.state != TcpState::TimeWait || is_opened;
+        let counts =
+            socket.state != TcpState::TimeWait || connection.handshake != Handshake::Proven;
         if counts
             && connection.direction == Direction::Inbound
-            && !self.watch.is_forgeable(socket.state)
+            && self.is_proven(kernel, socket, connection)
             && self.is_evidence(source, connection.first_seen)
         {
             let evidence = Evidence {
@@ -327,6 +332,21 @@ impl Daemon {
             };
             self.detector.observe(&evidence, pass.now);
         }
+    }
+
+    fn is_proven(
+        &mut self,
+        kernel: &mut impl Kernel,
+        socket: &Socket,
+        connection: Connection,
+    ) -> bool {
+        let noted = connection.handshake;
+        let buffer = &mut self.netlink_buffer;
+        let handshake = self.handshakes.of_row(kernel, buffer, socket, noted);
+        if handshake != noted {
+            self.connections.set_handshake(connection, handshake);
+        }
+        handshake == Handshake::Proven
     }
 
     fn list(

@@ -68,6 +68,9 @@ impl Daemon {
         self.prepare(kernel);
         self.print_start(kernel);
         self.learn_host(kernel);
+        self.check_namespace(kernel);
+        self.handshakes
+            .read_setting(kernel, self.options.proc_directory.as_bytes());
         let could_read = self.reading(kernel, Trigger::Scheduled);
         while let Some(scan) = self.detector.next_scan() {
             let calendar = self.calendar(kernel);

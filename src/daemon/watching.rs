@@ -17,14 +17,12 @@ use crate::limits::{
 use crate::metrics;
 use crate::netlink::Progress;
 use crate::options::{Action, Show};
-use crate::proc_net_tcp::TcpState;
 use crate::report;
-use crate::sock_diag::{DiagSocket, Family, dump_request, walk_events, walk_sockets};
-use crate::text::{Sink, Text, parse_decimal, trim};
+use crate::sock_diag::{DiagSocket, Family, Handshake, dump_request, walk_events, walk_sockets};
+use crate::text::{Sink, Text};
 use crate::time::{Duration, Instant};
 
 use super::Daemon;
-use super::starting::read_small;
 
 /// A connection that was over before a scheduled reading.
 #[derive(Clone, Copy)]
@@ -49,9 +47,6 @@ pub(super) struct Watch {
     /// which are counted and no more. BOOT for no rest.
     rest_until: Instant,
     waiting: Deque<DiagSocket, EVENTS_WAITING>,
-    /// net.ipv4.tcp_fastopen lets a forged SYN with data make a full socket.
-    is_forgeable: bool,
-    has_said_forgeable: bool,
 
     snmp: Option<Descriptor>,
     snmp_path: Path,
@@ -86,8 +81,6 @@ impl Watch {
             test_deadline: Instant::BOOT,
             rest_until: Instant::BOOT,
             waiting: Deque::new(),
-            is_forgeable: false,
-            has_said_forgeable: false,
             snmp: None,
             snmp_path: Path::new(),
             next_counters: Instant::BOOT,
@@ -129,13 +122,9 @@ impl Watch {
         self.is_wanted
     }
 
-    /// Whether rows and events in this state prove nothing for the moment.
-    pub(super) fn is_forgeable(&self, state: TcpState) -> bool {
-        self.is_forgeable
-            && matches!(
-                state,
-                TcpState::FinWait1 | TcpState::Closing | TcpState::LastAck
-            )
+    /// Whether destroy events arrive, or are being tested.
+    pub(super) fn expects_events(&self) -> bool {
+        self.is_up || self.test_port != 0
     }
 
     /// Wants an early reading at `when`.
@@ -193,15 +182,14 @@ impl Daemon {
         self.watch.savings = EARLY_READING_SAVINGS;
     }
 
-    /// Whether what is read is of the network namespace whose events we get.
-    /// A file that is not there yet says nothing.
-    fn check_namespace(&mut self, kernel: &mut impl Kernel) {
+    /// Finds out whether what is read is of the network namespace whose events
+    /// we get; false where it surely is of another. A file that is not there
+    /// yet says nothing.
+    pub(super) fn check_namespace(&mut self, kernel: &mut impl Kernel) -> bool {
         let ours = kernel.inode(&Path::from_bytes(b"/proc/self/net/tcp"));
         let read = kernel.inode(&self.files.tcp.path);
         self.watch.is_wanted = ours.is_err() || ours == read;
-        if !self.watch.is_wanted && read.is_ok() {
-            self.events_down(kernel, b"--proc is of another network namespace");
-        }
+        self.watch.is_wanted || read.is_err()
     }
 
     /// Takes in the destroy events that arrived, at most `EVENTS_PER_TURN`.
@@ -276,27 +264,41 @@ impl Daemon {
         if remote.address.is_unspecified() {
             return;
         }
-        let connection = if remote.port == 0 {
+        let (connection, is_new) = if remote.port == 0 {
             if !self.connections.listens_on(local.port, now) {
                 return self.wait_for_reading(event, may_wait, now);
             }
-            None
+            (None, false)
         } else {
             match self.connections.ended(local, remote, now) {
                 Ending::Unknown => return self.wait_for_reading(event, may_wait, now),
-                Ending::Known(connection) => return self.known_end(event, connection),
-                Ending::Unseen(connection) => Some(connection),
+                Ending::Known(connection)
+                    if connection.handshake == Handshake::Proven
+                        || connection.direction == Direction::Outbound =>
+                {
+                    return self.known_end(event, connection);
+                }
+                // Its rows proved nothing; perhaps its end does.
+                Ending::Known(connection) => (Some(connection), false),
+                Ending::Unseen(connection) => (Some(connection), true),
             }
         };
         if self.host.is_own(remote.address) {
             return;
         }
-        if let Some(connection) = connection {
+        if let Some(connection) = connection.filter(|_| is_new) {
+            // A forged one, too: PassiveOpens has it (net/ipv4/tcp_minisocks.c,
+            // tcp_create_openreq_child).
             self.count_new(connection, local);
-            self.list_later(event, connection);
         }
-        if self.watch.is_forgeable {
+        if !self.handshakes.is_proof(event.handshake) {
+            self.metrics.events_unproven += 1;
             return;
+        }
+        if let Some(connection) = connection {
+            self.connections
+                .set_handshake(connection, Handshake::Proven);
+            self.list_later(event, connection);
         }
         let first_seen = connection.map_or(now, |connection| connection.first_seen);
         let is_inbound =
@@ -339,7 +341,7 @@ impl Daemon {
     pub(super) fn see_client(&mut self, accepted: &Accepted, now: Instant) {
         let (local, remote) = (accepted.local, accepted.remote);
         // Another network namespace is read, or a forged SYN can be accepted.
-        if !self.watch.is_wanted || self.watch.is_forgeable || local.port == 0 {
+        if !self.watch.is_wanted || self.handshakes.is_forgeable() || local.port == 0 {
             return;
         }
         // Its request may be on its way yet: whether it was silent shows later.
@@ -349,6 +351,8 @@ impl Daemon {
         let Some(connection) = self.connections.accepted(local, remote, now) else {
             return;
         };
+        self.connections
+            .set_handshake(connection, Handshake::Proven);
         if self.host.is_own(remote.address) {
             return;
         }
@@ -457,8 +461,8 @@ impl Daemon {
 
     // The self-test.
 
-    /// Opens the event socket and proves that events arrive; looks at
-    /// tcp_fastopen and at what --proc is. At start, and each `EVENTS_RETRY`.
+    /// Opens the event socket and proves that events arrive; reads
+    /// tcp_fastopen and finds out what --proc is. At start, and each `EVENTS_RETRY`.
     pub(super) fn check_events(&mut self, kernel: &mut impl Kernel, now: Instant) {
         if self.watch.test_port != 0 && now >= self.watch.test_deadline {
             // A late one proves as much.
@@ -469,8 +473,11 @@ impl Daemon {
             return;
         }
         self.watch.next_check = now.after(EVENTS_RETRY);
-        self.check_fast_open(kernel);
-        self.check_namespace(kernel);
+        self.handshakes
+            .read_setting(kernel, self.options.proc_directory.as_bytes());
+        if !self.check_namespace(kernel) {
+            self.events_down(kernel, b"--proc is of another network namespace");
+        }
         if !self.watch.is_wanted || self.watch.is_up {
             return;
         }
@@ -511,29 +518,7 @@ impl Daemon {
 
     /// Whether destroy events are evidence now.
     pub(super) fn has_events(&self) -> bool {
-        self.watch.is_up && !self.watch.is_forgeable
-    }
-
-    /// Bit 0x200 (TFO_SERVER_WO_COOKIE of net/tcp.h, ip-sysctl.rst on
-    /// tcp_fastopen): data in a SYN is accepted without proof of the address.
-    fn check_fast_open(&mut self, kernel: &mut impl Kernel) {
-        let directories = [self.options.proc_directory.as_bytes(), b"/proc"];
-        let value = directories.into_iter().find_map(|directory| {
-            let mut path = Path::from_bytes(directory);
-            path.put(b"/sys/net/ipv4/tcp_fastopen");
-            let mut buffer = [0; 32];
-            let text = read_small(kernel, path.as_bytes(), &mut buffer);
-            let end = text.iter().position(|byte| *byte == b'\n');
-            parse_decimal(trim(text.get(..end.unwrap_or(text.len()))?))
-        });
-        let value = value.unwrap_or(0);
-        self.watch.is_forgeable = value & 0x200 != 0;
-        if self.watch.is_forgeable && !self.watch.has_said_forgeable {
-            let words = b"net.ipv4.tcp_fastopen accepts data without a cookie, so handshakes can be forged: \
-                destroy events and closing connections are no evidence";
-            self.complain(kernel, &[words]);
-        }
-        self.watch.has_said_forgeable = self.watch.is_forgeable;
+        self.watch.is_up
     }
 
     // The kernel's own count.

@@ -11,6 +11,7 @@ use crate::kernel::{
     Accepted, CAP_NET_ADMIN, Child, Claim, Descriptor, Errno, Exit, Interest, Invocation, Kernel,
     Netlink, Path, ProcessStatus, RowsFile, Signal,
 };
+use crate::proc_net_tcp::TcpState;
 use crate::table::HashKey;
 use crate::time::{Calendar, Duration, Instant};
 
@@ -274,6 +275,12 @@ pub struct FakeKernel {
     /// Connections to the name we hold that wait for accept.
     pub knocks: u32,
     pub has_tcp6: bool,
+    /// net.ipv4.tcp_fastopen.
+    pub tcp_fastopen: u32,
+    /// Whose connections were made by forged SYNs and nothing else.
+    pub forged: Vec<IpAddr>,
+    /// Sockets that were asked for one by one.
+    pub lookups: u64,
     /// Inbound connections since boot, as the kernel counts them; 0: it does
     /// not say.
     pub passive_opens: u64,
@@ -347,6 +354,9 @@ impl FakeKernel {
             claims: VecDeque::new(),
             knocks: 0,
             has_tcp6: true,
+            tcp_fastopen: 1,
+            forged: Vec::new(),
+            lookups: 0,
             passive_opens: 0,
             stdout: Stdout::Open,
             output: Vec::new(),
@@ -510,6 +520,9 @@ impl FakeKernel {
                 Ok(format!("Tcp: PassiveOpens OutRsts\nTcp: {opens} 0\n").into_bytes())
             }
             "/proc/sys/net/ipv4/ip_local_port_range" => Ok(b"32768\t60999\n".to_vec()),
+            "/proc/sys/net/ipv4/tcp_fastopen" => {
+                Ok(format!("{}\n", self.tcp_fastopen).into_bytes())
+            }
             "/proc/sys/kernel/random/boot_id" => Ok(format!("{}\n", self.boot_id).into_bytes()),
             "/etc/resolv.conf" => {
                 let servers = self.host.nameservers.iter();
@@ -1061,7 +1074,13 @@ impl Kernel for FakeKernel {
         self.interrupt()?;
         let portion = self.portion(bytes.len());
         let is_interrupted = self.random.hits(self.faults.dump_interruptions);
+        let is_diag = matches!(self.open.get(&socket.0), Some(Open::Routes(_)));
+        let found = is_diag.then(|| self.lookup(bytes)).flatten();
         match self.open.get_mut(&socket.0) {
+            Some(Open::Routes(datagrams)) if found.is_some() => {
+                datagrams.extend(found);
+                Ok(bytes.len())
+            }
             Some(Open::Routes(datagrams)) => {
                 datagrams.extend(self.host.answer(bytes, is_interrupted));
                 Ok(bytes.len())
@@ -1207,24 +1226,90 @@ impl FakeKernel {
 
     /// The kernel tells of a socket that it destroyed.
     pub fn destroy(&mut self, local: ([u8; 4], u16), remote: ([u8; 4], u16)) {
+        self.destroy_ends(ipv4(local), ipv4(remote));
+    }
+
+    pub fn destroy_ends(&mut self, local: End, remote: End) {
+        let event = self.diag_message((local, remote), TcpState::Close, &[0; 4]);
         for open in self.open.values_mut() {
             if let Open::Events(datagrams) = open {
-                datagrams.push_back(destroy_event(local, remote));
+                datagrams.push_back(event.clone());
             }
         }
     }
+
+    /// The answer to a request for one socket, SOCK_DIAG_BY_FAMILY without
+    /// NLM_F_DUMP.
+    fn lookup(&mut self, request: &[u8]) -> Option<Vec<u8>> {
+        let word = |at: usize| u16::from_ne_bytes([request[at], request[at + 1]]);
+        if word(4) != 20 || word(6) & 0x300 != 0 {
+            return None;
+        }
+        self.lookups += 1;
+        let end = |port: usize, address: usize| {
+            let address = if request[16] == libc::AF_INET as u8 {
+                IpAddr::from(<[u8; 4]>::try_from(&request[address..][..4]).unwrap())
+            } else {
+                IpAddr::from(<[u8; 16]>::try_from(&request[address..][..16]).unwrap())
+            };
+            let port = u16::from_be_bytes([request[port], request[port + 1]]);
+            (address, port)
+        };
+        let ends = (end(24, 28), end(26, 44));
+        let mut sockets = self.sockets.iter();
+        let socket = sockets.find(|socket| (socket.local, socket.remote) == ends);
+        let sequence = &request[8..12];
+        Some(match socket {
+            Some(socket) => self.diag_message(ends, socket.state, sequence),
+            None => diag(2, sequence, &(-libc::ENOENT).to_ne_bytes()),
+        })
+    }
+
+    /// struct inet_diag_msg of linux/inet_diag.h, and tcp_info up to
+    /// tcpi_delivered.
+    fn diag_message(&self, ends: (End, End), state: TcpState, sequence: &[u8]) -> Vec<u8> {
+        let (local, remote) = ends;
+        let mut message = vec![0; 72];
+        let family = if local.0.is_ipv4() {
+            libc::AF_INET
+        } else {
+            libc::AF_INET6
+        };
+        (message[0], message[1]) = (family as u8, state as u8);
+        for ((address, port), port_at, at) in [(local, 4, 8), (remote, 6, 24)] {
+            message[port_at..][..2].copy_from_slice(&port.to_be_bytes());
+            match address {
+                IpAddr::V4(v4) => message[at..][..4].copy_from_slice(&v4.octets()),
+                IpAddr::V6(v6) => message[at..][..16].copy_from_slice(&v6.octets()),
+            }
+        }
+        let mut info = vec![0; 196];
+        let min_rtt = if self.forged.contains(&remote.0) {
+            u32::MAX
+        } else {
+            123
+        };
+        info[148..152].copy_from_slice(&min_rtt.to_ne_bytes());
+        message.extend(200u16.to_ne_bytes());
+        message.extend(2u16.to_ne_bytes());
+        message.extend(info);
+        diag(20, sequence, &message)
+    }
 }
 
-/// A message of the destroy groups as the kernel sends it for IPv4, without
-/// attributes (linux/inet_diag.h, struct inet_diag_msg).
-fn destroy_event(local: ([u8; 4], u16), remote: ([u8; 4], u16)) -> Vec<u8> {
-    let mut event = vec![0; 88];
-    event[..4].copy_from_slice(&88u32.to_ne_bytes());
-    event[4..6].copy_from_slice(&20u16.to_ne_bytes());
-    (event[16], event[17]) = (libc::AF_INET as u8, 7);
-    event[20..22].copy_from_slice(&local.1.to_be_bytes());
-    event[22..24].copy_from_slice(&remote.1.to_be_bytes());
-    event[24..28].copy_from_slice(&local.0);
-    event[40..44].copy_from_slice(&remote.0);
-    event
+type End = (IpAddr, u16);
+
+fn ipv4((address, port): ([u8; 4], u16)) -> End {
+    (IpAddr::from(address), port)
+}
+
+/// A netlink message of that type.
+fn diag(kind: u16, sequence: &[u8], payload: &[u8]) -> Vec<u8> {
+    let mut message = (16 + payload.len() as u32).to_ne_bytes().to_vec();
+    message.extend(kind.to_ne_bytes());
+    message.extend([0; 2]);
+    message.extend(sequence);
+    message.extend([0; 4]);
+    message.extend(payload);
+    message
 }

@@ -361,7 +361,7 @@ impl Run {
         self.readings_seen = self.kernel.readings.len();
         assert!(readings.len() <= 1, "two readings in one turn");
         let reading: &Reading = readings.first()?;
-        Some(self.twin.read(reading)).filter(|_| self.checks.twin)
+        Some(self.twin.read(reading, &self.kernel.forged)).filter(|_| self.checks.twin)
     }
 
     fn new_lines(&mut self) -> Vec<Line> {

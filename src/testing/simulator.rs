@@ -19,6 +19,9 @@ use crate::time::{Duration, Instant};
 /// Seeds by default: a debug build on a busy core stays well below 20 s.
 const SEEDS: u64 = 60;
 
+/// Whose SYNs are forged.
+const FORGED: &str = "192.0.2.13";
+
 /// Faulty minutes of a world; calm ones follow.
 const MINUTES: u64 = 12;
 const CALM_MINUTES: u64 = 4;
@@ -109,6 +112,7 @@ fn simulate(seed: u64) -> u64 {
     };
     world.furnish(&mut run);
     world.people(&mut run.kernel);
+    world.forger(&mut run.kernel);
     world.clients(&mut run.kernel);
     world.mishaps(&mut run.kernel);
     if number("TCPPARSER_SEED").is_some() {
@@ -135,6 +139,11 @@ impl World {
             assert!(client.is_done, "a client was forgotten");
         }
         run.terminate();
+        let told = String::from_utf8_lossy(&run.kernel.output);
+        assert!(
+            !told.contains(FORGED),
+            "a forged connection proved something"
+        );
         run.blocks
     }
 
@@ -255,6 +264,38 @@ impl World {
             self.life(kernel, socket, at);
             at = at.after(self.some_time(pace));
         }
+    }
+
+    /// Connections by forged SYNs, whose services closed them. Where sockets
+    /// cannot be asked for now and then, the setting tells.
+    fn forger(&mut self, kernel: &mut FakeKernel) {
+        // The rest of the world stays as it is.
+        let others = self.random.clone();
+        let peer: IpAddr = FORGED.parse().unwrap();
+        kernel.forged.push(peer);
+        if self.trouble.hidden {
+            kernel.tcp_fastopen = 0x203;
+        }
+        for number in 0..self.random.below(40) as u16 {
+            let socket = FakeSocket {
+                local: (self.own_ipv4(), [22, 25, 80, 443, 445][number as usize % 5]),
+                remote: (peer, 40_000 + number),
+                state: TcpState::FinWait1,
+                inode: 0,
+                is_dual_stack: self.random.hits(300),
+            };
+            let states = [TcpState::FinWait1, TcpState::Closing, TcpState::LastAck];
+            let mut at = self.some_moment();
+            for _ in 0..1 + self.random.below(2) {
+                kernel.set_state(at, &socket, self.random.pick(&states), 0);
+                at = at.after(self.some_time(60));
+            }
+            kernel.vanish(at, &socket);
+            kernel.at(at, move |kernel| {
+                kernel.destroy_ends(socket.local, socket.remote)
+            });
+        }
+        self.random = others;
     }
 
     /// A peer that we connect to.

@@ -1,6 +1,6 @@
 //! Short stories of the whole daemon, each to be read from top to bottom.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::fake_kernel::{FakeKernel, Mishap, Random, Service, Stdout};
 use super::fake_proc::FakeSocket;
@@ -8,7 +8,9 @@ use super::run::Run;
 use crate::address::Network;
 use crate::daemon::Flow;
 use crate::kernel::{Claim, Errno};
-use crate::limits::{CLAIM_TRIES, COUNTERS_AGAIN, EVENTS_LATENESS, EVENTS_REST, HTTP_LOOKS};
+use crate::limits::{
+    CLAIM_TRIES, COUNTERS_AGAIN, EVENTS_LATENESS, EVENTS_REST, HANDSHAKES_ASKED, HTTP_LOOKS,
+};
 use crate::proc_net_tcp::TcpState;
 use crate::time::{Duration, Instant};
 
@@ -1290,6 +1292,102 @@ fn a_backlog_of_events_is_not_missed() {
     assert_eq!(run.metric("tcpparser_connections_missed_total"), "5");
 }
 
+/// The service took the data and closed; nobody will ever answer.
+#[test]
+fn forged_connections_are_no_evidence() {
+    let mut run = started(&["--interval=1s"]);
+    run.kernel.forged.push(SCANNER.parse().unwrap());
+    run.kernel.scan_closing(SCANNER, TcpState::FinWait1);
+    run.run_for(5);
+    assert_eq!(run.kernel.lookups, 4, "each is asked for once");
+    run.kernel.scan_closing(SCANNER, TcpState::Closing);
+    run.kernel.scan_closing(SCANNER, TcpState::LastAck);
+    run.run_for(2);
+    // Their ends come, and those of some that no reading showed.
+    run.kernel.close_all_of(SCANNER);
+    for from in [50_000, 51_000] {
+        run.kernel.end_scan(SCANNER, from);
+    }
+    run.run_for(120);
+    assert_eq!(run.metric("tcpparser_events_unproven_total"), "8");
+    assert_eq!(run.metric("tcpparser_port_scans_total"), "0");
+    assert!(run.lines_with("New connection").is_empty(), "nor listed");
+    // Whoever really has that address is no less a scanner.
+    run.kernel.forged.clear();
+    run.kernel.end_scan(SCANNER, 50_000);
+    run.run_for(1);
+    assert_eq!(run.kernel.tables[0].blocks().len(), 1);
+}
+
+#[test]
+fn connections_first_seen_while_they_close_are_evidence() {
+    for state in [TcpState::FinWait1, TcpState::Closing, TcpState::LastAck] {
+        let mut run = started(&[]);
+        run.kernel.scan_closing(SCANNER, state);
+        run.run_for(11);
+        assert_eq!(run.kernel.tables[0].blocks().len(), 1, "{state:?}");
+    }
+}
+
+/// A row that proved a handshake stays proof, and nobody is asked.
+#[test]
+fn connections_seen_before_they_close_are_not_asked_for() {
+    let mut run = started(&["--interval=1s"]);
+    run.kernel.scan(NEIGHBOUR);
+    run.kernel.sockets.pop();
+    run.run_for(2);
+    for socket in &mut run.kernel.sockets {
+        if socket.state == TcpState::Established {
+            (socket.state, socket.inode) = (TcpState::FinWait1, 0);
+        }
+    }
+    run.run_for(100);
+    assert_eq!(run.kernel.lookups, 0);
+    run.kernel.open_connection(NEIGHBOUR, 50_003, 445);
+    run.run_for(2);
+    assert_eq!(run.kernel.tables[0].blocks().len(), 1);
+}
+
+/// Where no socket can be asked for, the setting decides.
+#[test]
+fn what_cannot_be_asked_for_is_forgeable_by_the_setting_alone() {
+    for (tcp_fastopen, blocks) in [(3, 1), (0x203, 0)] {
+        let mut run = started(&[]);
+        run.checks.twin = false;
+        run.kernel.tcp_fastopen = tcp_fastopen;
+        run.kernel.faults.netlink = Some(Errno::EACCES);
+        run.run_for(70);
+        run.kernel.scan_closing(SCANNER, TcpState::LastAck);
+        run.run_for(11);
+        assert_eq!(run.kernel.lookups, 0);
+        assert_eq!(run.kernel.tables[0].blocks().len(), blocks);
+    }
+}
+
+/// A reading asks for so many and no more; an end proves what no row did.
+#[test]
+fn questions_are_bounded() {
+    let mut run = started(&["--interval=1h"]);
+    run.checks.twin = false;
+    for number in 0..HANDSHAKES_ASKED as u16 {
+        let from = 10_000 + number;
+        run.kernel.open_connection("192.0.2.77", from, 22);
+    }
+    run.kernel.scan(SCANNER);
+    for socket in &mut run.kernel.sockets {
+        if socket.state == TcpState::Established {
+            (socket.state, socket.inode) = (TcpState::FinWait1, 0);
+        }
+    }
+    run.run_for(3_600);
+    assert_eq!(run.kernel.lookups, HANDSHAKES_ASKED as u64);
+    assert!(run.lines_with("Port scan").is_empty());
+    run.kernel.close_all_of(SCANNER);
+    run.kernel.end_scan(SCANNER, 50_000);
+    run.run_for(1);
+    assert_eq!(run.kernel.tables[0].blocks().len(), 1);
+}
+
 /// The kernel counts a client before we accept it; under load there always is
 /// one that no row and no event told of yet.
 #[test]
@@ -1457,6 +1555,23 @@ impl Run {
 }
 
 impl FakeKernel {
+    /// A scan whose connections are first seen while they close.
+    fn scan_closing(&mut self, peer: &str, state: TcpState) {
+        self.close_all_of(peer);
+        self.scan(peer);
+        for socket in self.sockets.iter_mut().rev().take(4) {
+            (socket.state, socket.inode) = (state, 0);
+        }
+    }
+
+    /// The ends of a scan's connections, from that port on.
+    fn end_scan(&mut self, peer: &str, from: u16) {
+        let octets = |text: &str| text.parse::<Ipv4Addr>().unwrap().octets();
+        for (from, port) in (from..).zip([22, 25, 80, 445]) {
+            self.destroy((octets(OWN), port), (octets(peer), from));
+        }
+    }
+
     /// The same four ports, by connections of their own.
     fn scan_again(&mut self, peer: &str) {
         let from = 51_000 + (self.now.as_secs() % 1_000) as u16;
