@@ -74,6 +74,51 @@ pub struct Faults {
     pub refused: Option<String>,
 }
 
+/// Which iptables are installed; the ip6tables likewise.
+#[derive(Clone, Copy, Debug)]
+pub struct Tools {
+    /// There is an `iptables`.
+    pub has_preferred: bool,
+    /// It, or what stands in for it, is of the legacy flavour.
+    pub is_legacy: bool,
+    pub has_nft: bool,
+    pub has_legacy: bool,
+    /// The kernel holds legacy tables.
+    pub are_tables_made: bool,
+    /// There is no `ip6tables` of any name.
+    pub lacks_ipv6: bool,
+}
+
+impl Default for Tools {
+    fn default() -> Self {
+        Self {
+            has_preferred: true,
+            is_legacy: false,
+            has_nft: false,
+            has_legacy: false,
+            are_tables_made: false,
+            lacks_ipv6: false,
+        }
+    }
+}
+
+impl Tools {
+    /// Whether a command is of the flavour of `iptables`; `None` where it is
+    /// not installed.
+    fn is_preferred(&self, words: &str) -> Option<bool> {
+        let program = words.split(' ').next().unwrap_or_default();
+        let (is_installed, is_legacy) = if program.contains("-nft") {
+            (self.has_nft, false)
+        } else if program.contains("-legacy") {
+            (self.has_legacy, true)
+        } else {
+            (self.has_preferred, self.is_legacy)
+        };
+        let lacks = self.lacks_ipv6 && words.starts_with("ip6");
+        (is_installed && !lacks).then_some(is_legacy == self.is_legacy)
+    }
+}
+
 /// What befalls a child.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mishap {
@@ -273,8 +318,13 @@ pub struct FakeKernel {
     pub stdout: Stdout,
     pub output: Vec<u8>,
     pub errors: Vec<u8>,
-    /// The filter tables of IPv4 and IPv6.
+    /// The filter tables of IPv4 and IPv6, as `iptables` and `ip6tables` show
+    /// them.
     pub tables: [FilterTable; 2],
+    /// Those of the other flavour.
+    pub other_tables: [FilterTable; 2],
+    /// Which iptables are installed.
+    pub tools: Tools,
     /// What befalls the next children, before `faults.mishap` does.
     pub mishaps: VecDeque<Mishap>,
     /// When somebody else last touched the tables.
@@ -344,6 +394,8 @@ impl FakeKernel {
             output: Vec::new(),
             errors: Vec::new(),
             tables: [FilterTable::new(), FilterTable::new()],
+            other_tables: [FilterTable::new(), FilterTable::new()],
+            tools: Tools::default(),
             mishaps: VecDeque::new(),
             interfered: Instant::BOOT,
             commands: Vec::new(),
@@ -503,6 +555,14 @@ impl FakeKernel {
             }
             "/proc/sys/net/ipv4/ip_local_port_range" => Ok(b"32768\t60999\n".to_vec()),
             "/proc/sys/kernel/random/boot_id" => Ok(format!("{}\n", self.boot_id).into_bytes()),
+            "/proc/self/net/ip_tables_names" | "/proc/self/net/ip6_tables_names" => {
+                let is_made = self.tools.are_tables_made || self.tools.is_legacy;
+                Ok(if is_made {
+                    b"filter\n".to_vec()
+                } else {
+                    Vec::new()
+                })
+            }
             "/etc/resolv.conf" => {
                 let servers = self.host.nameservers.iter();
                 let lines = servers.map(|server| format!("nameserver {server}\n"));
@@ -571,7 +631,23 @@ impl FakeKernel {
 
     fn work(&mut self, child: &mut Running) {
         let is_ipv6 = child.command.words.starts_with("ip6");
-        let table = &mut self.tables[usize::from(is_ipv6)];
+        let is_preferred = self.tools.is_preferred(&child.command.words) == Some(true);
+        let is_legacy = self.tools.is_legacy == is_preferred;
+        if child.command.words.ends_with("-V") {
+            let words = if is_legacy { "legacy" } else { "nf_tables" };
+            let line = format!("iptables v1.8.9 ({words})\n");
+            child.output.waiting.extend(line.bytes());
+            return;
+        }
+        if is_legacy && !self.tools.are_tables_made && !self.tools.is_legacy {
+            self.violations.push("a look made legacy tables".to_owned());
+        }
+        let tables = if is_preferred {
+            &mut self.tables
+        } else {
+            &mut self.other_tables
+        };
+        let table = &mut tables[usize::from(is_ipv6)];
         if child.command.is_listing() {
             let mut listing = table.listing().into_bytes();
             match child.mishap {
@@ -614,6 +690,11 @@ impl FakeKernel {
             output: Pipe::default(),
             errors: Pipe::default(),
         };
+        if self.tools.is_preferred(&child.command.words).is_none() {
+            child.work_at = None;
+            child.exit = Exit::Status(127);
+            return child;
+        }
         match mishap {
             Mishap::None | Mishap::NoSpawn(_) | Mishap::Garbage | Mishap::Huge => {}
             Mishap::Exit(status) => {
@@ -1104,16 +1185,17 @@ impl Kernel for FakeKernel {
             input: String::from_utf8(invocation.input.as_bytes().to_vec()).unwrap(),
             root: String::from_utf8(invocation.root.as_bytes().to_vec()).unwrap(),
         };
-        let tool = command
-            .words
-            .trim_start_matches("ip6")
-            .trim_start_matches("ip");
-        let known = [
-            "tables -w 5 -S",
-            "tables-restore -w 5 --noflush",
-            "tables -V",
-        ];
-        if !known.contains(&tool) {
+        let words = &command.words;
+        let (program, options) = words.split_once(' ').unwrap_or((words, ""));
+        let family = program.trim_start_matches("ip6").trim_start_matches("ip");
+        let known = match family {
+            "tables" | "tables-nft" | "tables-legacy" => ["-w 5 -S", "-V"].as_slice(),
+            "tables-restore" | "tables-nft-restore" | "tables-legacy-restore" => {
+                ["-w 5 --noflush"].as_slice()
+            }
+            _ => [].as_slice(),
+        };
+        if !known.contains(&options) {
             self.violations
                 .push(format!("unknown command: {}", command.words));
         }
