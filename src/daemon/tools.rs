@@ -69,7 +69,7 @@ impl Daemon {
         for &is_ipv6 in self.families(kernel) {
             let runner = Runner::new(&mut self.invocation, &mut self.child_buffer);
             let tables = runner.tables(kernel, is_ipv6, &mut failures);
-            for table in tables {
+            for table in &tables {
                 let (now, unix_seconds) = (kernel.boottime(), kernel.realtime() / 1_000_000_000);
                 // Printed when the child is done: it waits for nobody else.
                 let listing = &mut self.listing;
@@ -81,7 +81,7 @@ impl Daemon {
                     }
                 });
                 if could_list.is_none() {
-                    runner.fails(&table, &mut failures);
+                    runner.fails(table, &mut failures);
                 }
                 for rule in listing.iter() {
                     if count == 0 {
@@ -164,13 +164,14 @@ impl Daemon {
         let mut removed = 0;
         for &is_ipv6 in self.families(kernel) {
             let runner = Runner::new(&mut self.invocation, &mut self.child_buffer);
-            for table in runner.tables(kernel, is_ipv6, &mut failures) {
+            let tables = runner.tables(kernel, is_ipv6, &mut failures);
+            for table in &tables {
                 let mut runner = Runner::new(&mut self.invocation, &mut self.child_buffer);
                 let (count, is_done) =
                     runner.unblock(kernel, table.tool, target, is_daemon_running);
                 removed += count;
                 if !is_done {
-                    runner.fails(&table, &mut failures);
+                    runner.fails(table, &mut failures);
                 }
             }
         }
@@ -299,7 +300,7 @@ impl<'a> Runner<'a> {
                     batch.remove(rule);
                 }
                 batch.commit();
-                if self.run(kernel, |_| {}) != Some(Exit::Status(0)) {
+                if self.run(kernel, &mut |_| {}) != Some(Exit::Status(0)) {
                     // One that ended meanwhile vetoes the whole batch.
                     tries -= 1;
                     if tries == 0 {
@@ -335,7 +336,7 @@ impl<'a> Runner<'a> {
         }
         batch.remove_chain();
         batch.commit();
-        self.run(kernel, |_| {});
+        self.run(kernel, &mut |_| {});
     }
 
     /// What is there, and with which words the tool is to be asked.
@@ -383,7 +384,9 @@ impl<'a> Runner<'a> {
             let tool = Tool { waits, ..tool };
             tool.list(self.invocation);
             let mut lines = Lines::new();
-            let exit = self.run(kernel, |bytes| lines.feed(bytes, |_, listed| visit(listed)));
+            let exit = self.run(kernel, &mut |bytes| {
+                lines.feed(bytes, |_, listed| visit(listed));
+            });
             if exit == Some(Exit::Status(0)) {
                 return Some(tool);
             }
@@ -403,7 +406,7 @@ impl<'a> Runner<'a> {
         tool.version(self.invocation);
         let mut flavour = Flavour::Legacy;
         let mut lines = Lines::new();
-        let exit = self.run(kernel, |bytes| {
+        let exit = self.run(kernel, &mut |bytes| {
             lines.feed(bytes, |line, _| flavour = Flavour::read(line));
         });
         (exit == Some(Exit::Status(0))).then_some(flavour)
@@ -411,7 +414,7 @@ impl<'a> Runner<'a> {
 
     /// Runs the prepared command to its end, at most `CHILD_DEADLINE`, and
     /// hands over what it writes on its standard output.
-    fn run(&mut self, kernel: &mut impl Kernel, mut visit: impl FnMut(&[u8])) -> Option<Exit> {
+    fn run(&mut self, kernel: &mut impl Kernel, visit: &mut dyn FnMut(&[u8])) -> Option<Exit> {
         let child = kernel.spawn(self.invocation).ok()?;
         let deadline = kernel.boottime().after(CHILD_DEADLINE);
         let mut is_open = true;
@@ -420,7 +423,7 @@ impl<'a> Runner<'a> {
             // that look has to end the wait below.
             kernel.next_signal();
             let exit = kernel.reap(child.process);
-            is_open &= self.drain(kernel, child, &mut visit);
+            is_open &= self.drain(kernel, child, visit);
             if exit.is_some() {
                 if exit != Some(Exit::Status(0)) && self.explanation.is_empty() {
                     // What matters of it is in its first words.
@@ -451,7 +454,7 @@ impl<'a> Runner<'a> {
         &mut self,
         kernel: &mut impl Kernel,
         child: Child,
-        visit: &mut impl FnMut(&[u8]),
+        visit: &mut dyn FnMut(&[u8]),
     ) -> bool {
         loop {
             match kernel.read(child.output, self.buffer) {

@@ -201,9 +201,9 @@ mod tests {
     fn waits_double_up_to_a_bound() {
         let scene = Scene::new().run(1_000, |_, scene| scene.rules_above == 0);
         let gaps: Vec<u64> = scene.moved.windows(2).map(|two| two[1] - two[0]).collect();
-        assert_eq!(gaps, [11, 21, 41, 81, 161, 161, 161, 161]);
+        assert_eq!(gaps, [11, 21, 41, 81, 161, 161, 161, 161, 161]);
         let told: Vec<u64> = scene.told.iter().map(|told| told.1).collect();
-        assert_eq!(told, [10, 20, 40, 80, 160, 160, 160, 160, 160]);
+        assert_eq!(told, [10, 20, 40, 80, 160, 160, 160, 160, 160, 160]);
     }
 
     /// Twenty minutes after the second try the quarrel is forgotten.
