@@ -92,25 +92,20 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Whether a rule is of this boot and its end lies behind the block's.
     fn ends_later(&self, slot: Slot, rule: &Rule) -> bool {
-        let end = self
-            .blocks
-            .value(slot)
-            .map_or(Instant::NEVER, |block| block.end);
-        let is_renewed = self
-            .blocks
-            .value(slot)
-            .is_some_and(|block| block.renewed.is_some());
-        Facts::read(&rule.comment).is_some_and(|facts| {
-            let lasts = facts.end_seconds == 0 || Instant::from_secs(facts.end_seconds) > end;
-            facts.boot_id == self.boot_id && (lasts || is_renewed)
-        })
+        let Some(block) = self.blocks.value(slot) else {
+            return false;
+        };
+        let facts = Facts::read(&rule.comment).filter(|facts| facts.boot_id == self.boot_id);
+        // The end of one of another boot is but a guess.
+        let is_guessed = block
+            .renewed
+            .is_some_and(|renewed| renewed != block.comment);
+        facts.is_some_and(|facts| facts.end() > block.end || is_guessed)
     }
 
     fn is_of_this_boot(&self, rule: &Rule, now: Instant) -> bool {
-        Facts::read(&rule.comment).is_some_and(|facts| {
-            let is_over = facts.end_seconds != 0 && Instant::from_secs(facts.end_seconds) <= now;
-            facts.boot_id == self.boot_id && !is_over
-        })
+        Facts::read(&rule.comment)
+            .is_some_and(|facts| facts.boot_id == self.boot_id && facts.end() > now)
     }
 
     /// A rule of an earlier run, or one put back by somebody.
@@ -135,8 +130,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let read = Facts::read(&rule.comment);
         let ours = read.filter(|facts| facts.boot_id == self.boot_id);
         let (facts, end, comment) = match ours {
-            Some(facts) if facts.end_seconds == 0 => (facts, Instant::NEVER, rule.comment),
-            Some(facts) => (facts, Instant::from_secs(facts.end_seconds), rule.comment),
+            Some(facts) => (facts, facts.end(), rule.comment),
             None => {
                 // Times of another boot mean nothing now: the first length anew.
                 let (strikes, data) =

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 
-use super::fake_proc::{self, FakeHost, FakeSocket};
+use super::fake_proc::{self, FakeHost, FakeSocket, NLMSG_DONE, NLMSG_ERROR, message, octets};
 use super::filter_table::FilterTable;
 use crate::address::{Endpoint, Network};
 use crate::kernel::{
@@ -178,6 +178,8 @@ enum Open {
     },
     Routes(VecDeque<Vec<u8>>),
     Events(VecDeque<Vec<u8>>),
+    /// A sock_diag socket, where SOCK_DESTROY works.
+    Diag(VecDeque<Vec<u8>>),
     Listener,
     Client(usize),
     /// Our own connection to `service`: what it is still to receive.
@@ -325,6 +327,8 @@ pub struct FakeKernel {
     pub other_tables: [FilterTable; 2],
     /// Which iptables are installed.
     pub tools: Tools,
+    /// SOCK_DESTROY works; how many sockets it took so far.
+    pub destroyed: Option<usize>,
     /// What befalls the next children, before `faults.mishap` does.
     pub mishaps: VecDeque<Mishap>,
     /// When somebody else last touched the tables.
@@ -396,6 +400,7 @@ impl FakeKernel {
             tables: [FilterTable::new(), FilterTable::new()],
             other_tables: [FilterTable::new(), FilterTable::new()],
             tools: Tools::default(),
+            destroyed: None,
             mishaps: VecDeque::new(),
             interfered: Instant::BOOT,
             commands: Vec::new(),
@@ -774,7 +779,8 @@ impl FakeKernel {
             Some(Open::ChildOutput) => self.is_pipe_readable(|child| &child.output),
             Some(Open::ChildErrors) => self.is_pipe_readable(|child| &child.errors),
             Some(Open::Events(datagrams)) => !datagrams.is_empty(),
-            Some(Open::Standard | Open::Lock | Open::File { .. } | Open::Routes(_)) => true,
+            Some(Open::Standard | Open::Lock | Open::File { .. }) => true,
+            Some(Open::Routes(_) | Open::Diag(_)) => true,
             // POLLNVAL.
             None => true,
         }
@@ -1094,7 +1100,7 @@ impl Kernel for FakeKernel {
                 }
                 Ok(count)
             }
-            Some(Open::Routes(datagrams) | Open::Events(datagrams)) => {
+            Some(Open::Routes(datagrams) | Open::Events(datagrams) | Open::Diag(datagrams)) => {
                 let datagram = datagrams.pop_front().ok_or(Errno::EAGAIN)?;
                 buffer[..datagram.len()].copy_from_slice(&datagram);
                 Ok(datagram.len())
@@ -1139,6 +1145,13 @@ impl Kernel for FakeKernel {
                 self.request.extend(&bytes[..portion]);
                 Ok(portion)
             }
+            Some(Open::Diag(_)) => {
+                let answers = self.answer_diag(bytes);
+                if let Some(Open::Diag(datagrams)) = self.open.get_mut(&socket.0) {
+                    datagrams.extend(answers);
+                }
+                Ok(bytes.len())
+            }
             _ => panic!("sent to something else"),
         }
     }
@@ -1170,6 +1183,9 @@ impl Kernel for FakeKernel {
         }
         if let Some(error) = self.faults.netlink {
             return Err(error);
+        }
+        if kind == Netlink::SockDiag && self.destroyed.is_some() {
+            return self.new_descriptor(Open::Diag(VecDeque::new()));
         }
         self.new_descriptor(Open::Routes(VecDeque::new()))
     }
@@ -1264,6 +1280,68 @@ impl FakeKernel {
             }
         }
     }
+}
+
+impl FakeKernel {
+    /// What sock_diag answers: a dump of one family's connections with a peer in
+    /// the network asked for, or the end of one socket.
+    fn answer_diag(&mut self, request: &[u8]) -> Vec<Vec<u8>> {
+        const SOCK_DESTROY: u16 = 21;
+        let sequence = &request[8..12];
+        let port = |at: usize| u16::from_be_bytes([request[at], request[at + 1]]);
+        if u16::from_ne_bytes([request[4], request[5]]) == SOCK_DESTROY {
+            let ports = (port(24), port(26));
+            let before = self.sockets.len();
+            self.sockets.retain(|socket| {
+                let (local, remote) = (octets(socket.local.0), octets(socket.remote.0));
+                let is_meant = (socket.local.1, socket.remote.1) == ports
+                    && request[28..].starts_with(&local)
+                    && request[44..].starts_with(&remote);
+                !is_meant
+            });
+            let count = before - self.sockets.len();
+            self.destroyed = self.destroyed.map(|sum| sum + count);
+            self.progress += 1;
+            let error = if count == 1 { 0 } else { -libc::ENOENT };
+            let payload = [&error.to_ne_bytes()[..], &request[..16]].concat();
+            return vec![message(NLMSG_ERROR, 0, sequence, &payload)];
+        }
+        let is_ipv6 = i32::from(request[16]) == libc::AF_INET6;
+        let address = if i32::from(request[80]) == libc::AF_INET6 {
+            IpAddr::from(<[u8; 16]>::try_from(&request[88..104]).unwrap())
+        } else {
+            IpAddr::from(<[u8; 4]>::try_from(&request[88..92]).unwrap())
+        };
+        let peers = Network::new(address, request[81]);
+        let sockets = self.sockets.iter().filter(|socket| {
+            socket.is_in_tcp6() == is_ipv6
+                && socket.remote.1 != 0
+                && peers.overlaps(Network::single(socket.remote.0))
+        });
+        let mut answers: Vec<Vec<u8>> = sockets
+            .map(|socket| message(20, 2, sequence, &diag_message(socket)))
+            .collect();
+        answers.push(message(NLMSG_DONE, 2, sequence, &[0; 4]));
+        answers
+    }
+}
+
+/// struct inet_diag_msg, without attributes.
+fn diag_message(socket: &FakeSocket) -> Vec<u8> {
+    let mut message = vec![0; 72];
+    let family = if socket.is_in_tcp6() {
+        libc::AF_INET6
+    } else {
+        libc::AF_INET
+    };
+    (message[0], message[1]) = (family as u8, socket.state as u8);
+    message[4..6].copy_from_slice(&socket.local.1.to_be_bytes());
+    message[6..8].copy_from_slice(&socket.remote.1.to_be_bytes());
+    for (at, address) in [(8, socket.local.0), (24, socket.remote.0)] {
+        let bytes = octets(address);
+        message[at..][..bytes.len()].copy_from_slice(&bytes);
+    }
+    message
 }
 
 /// A message of the destroy groups as the kernel sends it for IPv4, without

@@ -15,12 +15,12 @@ use crate::time::{Duration, Instant};
 const OWN: &str = "203.0.113.5";
 const OWN_IPV6: &str = "2001:db8:1::5";
 /// Off-link, IPv4.
-const SCANNER: &str = "198.51.100.7";
+pub const SCANNER: &str = "198.51.100.7";
 /// In the host's own network.
-const NEIGHBOUR: &str = "10.0.0.9";
+pub const NEIGHBOUR: &str = "10.0.0.9";
 
 /// A host that listens on 22, 25, 80, 443 and 445, on all addresses.
-fn host() -> Run {
+pub fn host() -> Run {
     let mut run = Run::new(1);
     for port in [22, 25, 80, 443, 445] {
         run.kernel.listen_on("0.0.0.0", port);
@@ -29,7 +29,7 @@ fn host() -> Run {
     run
 }
 
-fn started(arguments: &[&str]) -> Run {
+pub fn started(arguments: &[&str]) -> Run {
     let mut run = host();
     assert_eq!(run.start(arguments), Flow::Continue);
     run.run_for(1);
@@ -1313,12 +1313,12 @@ impl Run {
         String::from_utf8(client.answer.clone()).unwrap()
     }
 
-    fn get(&mut self, path: &str) -> String {
+    pub fn get(&mut self, path: &str) -> String {
         self.get_from("127.0.0.1", path)
     }
 
     /// The value of a metric without labels.
-    fn metric(&mut self, name: &str) -> String {
+    pub fn metric(&mut self, name: &str) -> String {
         let answer = self.get("/metrics");
         let mut values = answer
             .lines()
@@ -1329,14 +1329,14 @@ impl Run {
 
 impl FakeKernel {
     /// The same four ports, by connections of their own.
-    fn scan_again(&mut self, peer: &str) {
+    pub fn scan_again(&mut self, peer: &str) {
         let from = 51_000 + (self.now.as_secs() % 1_000) as u16;
         for (from, port) in (from..).zip([22, 25, 80, 445]) {
             self.open_connection(peer, from, port);
         }
     }
 
-    fn delete_rule_of(&mut self, peer: &str) {
+    pub fn delete_rule_of(&mut self, peer: &str) {
         let table = &mut self.tables[0];
         let mut rules = table.blocks().iter();
         let rule = rules.find(|rule| rule.contains(peer)).unwrap().clone();
