@@ -86,7 +86,7 @@ build-gcc:
 
 # For tests that would wait for minutes (src/limits.rs).
 build-quick:
-	@TCPPARSER_BUILD_VERIFY_PERIOD=1000 $(MAKE) -s build OUT=$(OUT)/quick
+	@TCPPARSER_BUILD_VERIFY_PERIOD=1000 TCPPARSER_BUILD_MOVE_MEMORY=10000 $(MAKE) -s build OUT=$(OUT)/quick
 
 run: build ## build as you, run as root (ARGS='--dry-run …')
 	@command -v iptables >/dev/null || $(call apt,iptables) || echo 'iptables is missing: scans are seen, nobody is blocked' >&2

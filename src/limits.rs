@@ -190,6 +190,16 @@ limit! {
     FAST_READING: Duration = 100
 }
 limit! {
+    /// Sockets of blocked sources that one dump brings (50 bytes each): a dump
+    /// takes the kernel a walk over all sockets.
+    DOOMED: usize = 1_024
+}
+limit! {
+    /// Of those, destroyed in one turn: some milliseconds, then HTTP, events
+    /// and other blocks have theirs.
+    DESTROYS_PER_TURN: usize = 256
+}
+limit! {
     /// Bytes of output kept while stdout is not ready. Writes of at most
     /// PIPE_BUF bytes (pipe(7)) are whole or not at all.
     OUTPUT_BUFFER: usize = 4_096
@@ -223,6 +233,12 @@ limit! {
 limit! {
     /// How often the firewall is listed and compared with what we know.
     VERIFY_PERIOD: Duration = 60_000
+}
+limit! {
+    /// A jump of ours that was moved back to the first place and is pushed down
+    /// again within this stays there so long: whoever pushes it would do so at
+    /// once. Longer than the deploys of other firewall managers take.
+    MOVE_MEMORY: Duration = 600_000
 }
 limit! {
     /// The first wait before a failed firewall command is tried again; it
@@ -297,6 +313,7 @@ const _: () = {
 };
 const _: () = assert!(EVENTS_PER_TURN >= 1 && EVENTS_WAITING >= 1 && EARLY_READING_SHARE >= 1);
 const _: () = assert!(HTTP_RESPONSE >= 4_096 && HTTP_BODY >= 1 && HTTP_ACCEPTS >= 1);
+const _: () = assert!(DESTROYS_PER_TURN >= 1 && DOOMED >= DESTROYS_PER_TURN);
 const _: () = assert!(HTTP_LOOKS <= 10_000, "a due reading waits for them");
 const _: () = assert!(
     OUTPUT_BUFFER >= 1_024 && OUTPUT_BUFFER <= 4_096,

@@ -20,6 +20,7 @@ import test_proof
 import test_blocking
 import test_post
 import test_firewall
+import test_places
 import test_init
 import test_metrics
 import test_http
@@ -31,8 +32,8 @@ import test_dist
 import test_image
 
 MODULES = [test_command_line, test_files, test_list, test_detection, test_evidence,
-           test_proof, test_blocking, test_post, test_firewall, test_metrics, test_http,
-           test_process,
+           test_proof, test_blocking, test_post, test_firewall, test_places, test_metrics,
+           test_http, test_process,
            test_service, test_readme, test_prometheus, test_init, test_dist,
            test_image]
 

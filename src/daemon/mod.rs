@@ -2,6 +2,7 @@
 //! that knows everybody, logs, and decides about EINTR and EAGAIN.
 
 mod blocking;
+mod destroying;
 mod handshakes;
 mod healthcheck;
 mod instance;
@@ -15,7 +16,7 @@ mod watching;
 
 use heapless::Vec;
 
-use crate::address::{Endpoint, Network};
+use crate::address::Endpoint;
 use crate::connections::Connections;
 use crate::detector::Detector;
 use crate::exposition::Format;
@@ -33,9 +34,9 @@ use crate::netlink::RECEIVE_BUFFER;
 use crate::options::Options;
 use crate::proc_net_tcp::RowReader;
 use crate::report;
-use crate::sock_diag::DiagSocket;
 use crate::text::{Sink, Text};
 use crate::time::{Calendar, Duration, Instant};
+use destroying::Destroyer;
 use handshakes::Handshakes;
 use instance::InstanceLock;
 use output::Output;
@@ -56,9 +57,6 @@ pub enum Flow {
 /// standard output, and a child's two.
 const OWN_INTERESTS: usize = 6;
 const INTERESTS: usize = HTTP_CLIENTS + OWN_INTERESTS;
-
-/// Sockets destroyed in one round.
-const DOOMED: usize = 1_024;
 
 type Interests = Vec<Interest, INTERESTS>;
 
@@ -88,12 +86,8 @@ pub struct Daemon {
     route_socket: Option<Descriptor>,
     netlink_buffer: [u8; RECEIVE_BUFFER],
     has_said_host_unknown: bool,
-    /// The kernel or our rights lack SOCK_DESTROY.
-    cannot_destroy: bool,
-    /// Sources whose sockets are to be destroyed; full: everybody blocked.
-    newly_blocked: Vec<Network, 8>,
+    destroyer: Destroyer,
     has_named_way_out: bool,
-    doomed: Vec<DiagSocket, DOOMED>,
 
     invocation: Invocation,
     /// What --list found.
@@ -159,10 +153,8 @@ impl Daemon {
             route_socket: None,
             netlink_buffer: [0; RECEIVE_BUFFER],
             has_said_host_unknown: false,
-            cannot_destroy: false,
-            newly_blocked: Vec::new(),
+            destroyer: Destroyer::new(),
             has_named_way_out: false,
-            doomed: Vec::new(),
             invocation: Invocation::new(),
             listing: Vec::new(),
             child: None,
@@ -285,6 +277,9 @@ impl Daemon {
         } else {
             self.firewall.settled_at()
         };
+        if self.is_destroying() {
+            return now;
+        }
         let mut deadline = reading
             .min(self.firewall.deadline())
             .min(self.server.deadline());
@@ -366,11 +361,11 @@ impl Daemon {
         self.metrics.http_clients = self.server.len() as u64;
     }
 
-    /// The last turn: what stands is said, a running child gets what is left
-    /// of our last second.
+    /// The last turn: what stands is said, the firewall gets what is left of our
+    /// last second.
     fn end(&mut self, kernel: &mut impl Kernel) -> Flow {
         self.tell_end(kernel);
-        self.await_child(kernel);
+        self.end_firewall(kernel);
         let standing = self.firewall.standing();
         if standing > 0 {
             let line = report::exit(standing, self.options.exec_root.as_bytes());

@@ -234,17 +234,27 @@ impl Daemon {
 
     fn answer_health(&mut self, kernel: &mut impl Kernel, client: Descriptor) {
         let now = kernel.boottime();
-        let (status, words): (_, &[u8]) = match (self.is_reading_well(now), self.is_blocking_well())
-        {
-            (true, true) => (Status::Ok, b"ok\n"),
+        let unusable = self.firewall.unusable();
+        let unusable = unusable.filter(|_| self.firewall.is_enabled());
+        let parts: (_, &[u8], &[u8]) = match (self.is_reading_well(now), unusable) {
+            (true, None) => (Status::Ok, b"", b"ok\n"),
             (false, _) => (
                 Status::ServiceUnavailable,
+                b"",
                 b"the last good reading is too old\n",
             ),
-            (true, false) => (Status::ServiceUnavailable, b"the firewall cannot be used\n"),
+            (true, Some(unusable)) => (
+                Status::ServiceUnavailable,
+                unusable.name(),
+                b" cannot be used\n",
+            ),
         };
+        let (status, subject, words) = parts;
         if let Some(exchange) = self.server.find(client) {
-            exchange.respond(status, ContentType::Plain, |body| body.put(words));
+            exchange.respond(status, ContentType::Plain, |body| {
+                body.put(subject);
+                body.put(words);
+            });
         }
     }
 

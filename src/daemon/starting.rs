@@ -172,6 +172,7 @@ impl Daemon {
             lengths: &self.options.block_times,
             max_per_minute: self.options.max_blocks_per_minute,
             window: self.options.window,
+            has_legacy: [false, true].map(|is_ipv6| has_legacy_table(kernel, is_ipv6)),
         };
         let now = kernel.boottime();
         self.firewall.enable(key, &policy, now);
@@ -222,6 +223,21 @@ fn trim_end(text: &[u8]) -> &[u8] {
         rest = head;
     }
     rest
+}
+
+/// Whether the kernel holds the legacy filter table here. The legacy tool would
+/// load and make it where it is only asked for it (iptable_filter.c).
+pub(super) fn has_legacy_table(kernel: &mut impl Kernel, is_ipv6: bool) -> bool {
+    let path: &[u8] = if is_ipv6 {
+        b"/proc/self/net/ip6_tables_names"
+    } else {
+        b"/proc/self/net/ip_tables_names"
+    };
+    let mut buffer = [0; 128];
+    let bytes = read_small(kernel, path, &mut buffer);
+    bytes
+        .split(|byte| *byte == b'\n')
+        .any(|name| name == b"filter")
 }
 
 /// The first bytes of a small file of procfs; empty where it can't be read.

@@ -645,6 +645,21 @@ pub(super) fn diag_dump(
     request: &[u8],
     mut visit: impl FnMut(DiagSocket),
 ) {
+    diag_search(kernel, buffer, request, |socket| {
+        visit(socket);
+        true
+    });
+}
+
+/// The same up to the message behind which `visit` wants no more: the kernel
+/// walks its table while it is asked only.
+pub(super) fn diag_search(
+    kernel: &mut impl Kernel,
+    buffer: &mut [u8],
+    request: &[u8],
+    mut visit: impl FnMut(DiagSocket) -> bool,
+) {
+    let mut wants_more = true;
     let Ok(socket) = kernel.netlink(Netlink::SockDiag) else {
         return;
     };
@@ -652,12 +667,12 @@ pub(super) fn diag_dump(
     if kernel.send(socket, request).is_err() {
         progress = Progress::Done;
     }
-    while progress == Progress::More {
+    while progress == Progress::More && wants_more {
         match kernel.receive(socket, buffer) {
             Ok(0) => break,
             Ok(count) => {
                 let bytes = buffer.get(..count).unwrap_or_default();
-                progress = walk_sockets(bytes, &mut visit);
+                progress = walk_sockets(bytes, |socket| wants_more &= visit(socket));
             }
             Err(Errno::EINTR) => {}
             Err(_) => break,

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 
-use super::fake_proc::{self, FakeHost, FakeSocket};
+use super::fake_proc::{self, FakeHost, FakeSocket, NLMSG_DONE, NLMSG_ERROR, message, octets};
 use super::filter_table::FilterTable;
 use crate::address::{Endpoint, Network};
 use crate::kernel::{
@@ -77,6 +77,51 @@ pub struct Faults {
     pub refused: Option<String>,
 }
 
+/// Which iptables are installed; the ip6tables likewise.
+#[derive(Clone, Copy, Debug)]
+pub struct Tools {
+    /// There is an `iptables`.
+    pub has_preferred: bool,
+    /// It, or what stands in for it, is of the legacy flavour.
+    pub is_legacy: bool,
+    pub has_nft: bool,
+    pub has_legacy: bool,
+    /// The kernel holds legacy tables.
+    pub are_tables_made: bool,
+    /// There is no `ip6tables` of any name.
+    pub lacks_ipv6: bool,
+}
+
+impl Default for Tools {
+    fn default() -> Self {
+        Self {
+            has_preferred: true,
+            is_legacy: false,
+            has_nft: false,
+            has_legacy: false,
+            are_tables_made: false,
+            lacks_ipv6: false,
+        }
+    }
+}
+
+impl Tools {
+    /// Whether a command is of the flavour of `iptables`; `None` where it is
+    /// not installed.
+    fn is_preferred(&self, words: &str) -> Option<bool> {
+        let program = words.split(' ').next().unwrap_or_default();
+        let (is_installed, is_legacy) = if program.contains("-nft") {
+            (self.has_nft, false)
+        } else if program.contains("-legacy") {
+            (self.has_legacy, true)
+        } else {
+            (self.has_preferred, self.is_legacy)
+        };
+        let lacks = self.lacks_ipv6 && words.starts_with("ip6");
+        (is_installed && !lacks).then_some(is_legacy == self.is_legacy)
+    }
+}
+
 /// What befalls a child.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mishap {
@@ -138,6 +183,8 @@ enum Open {
     },
     Routes(VecDeque<Vec<u8>>),
     Events(VecDeque<Vec<u8>>),
+    /// A sock_diag socket, where SOCK_DESTROY works.
+    Diag(VecDeque<Vec<u8>>),
     Listener,
     Client(usize),
     /// Our own connection to `service`: what it is still to receive.
@@ -287,8 +334,15 @@ pub struct FakeKernel {
     pub stdout: Stdout,
     pub output: Vec<u8>,
     pub errors: Vec<u8>,
-    /// The filter tables of IPv4 and IPv6.
+    /// The filter tables of IPv4 and IPv6, as `iptables` and `ip6tables` show
+    /// them.
     pub tables: [FilterTable; 2],
+    /// Those of the other flavour.
+    pub other_tables: [FilterTable; 2],
+    /// Which iptables are installed.
+    pub tools: Tools,
+    /// SOCK_DESTROY works; how many sockets it took so far.
+    pub destroyed: Option<usize>,
     /// What befalls the next children, before `faults.mishap` does.
     pub mishaps: VecDeque<Mishap>,
     /// When somebody else last touched the tables.
@@ -362,6 +416,9 @@ impl FakeKernel {
             output: Vec::new(),
             errors: Vec::new(),
             tables: [FilterTable::new(), FilterTable::new()],
+            other_tables: [FilterTable::new(), FilterTable::new()],
+            tools: Tools::default(),
+            destroyed: None,
             mishaps: VecDeque::new(),
             interfered: Instant::BOOT,
             commands: Vec::new(),
@@ -524,6 +581,14 @@ impl FakeKernel {
                 Ok(format!("{}\n", self.tcp_fastopen).into_bytes())
             }
             "/proc/sys/kernel/random/boot_id" => Ok(format!("{}\n", self.boot_id).into_bytes()),
+            "/proc/self/net/ip_tables_names" | "/proc/self/net/ip6_tables_names" => {
+                let is_made = self.tools.are_tables_made || self.tools.is_legacy;
+                Ok(if is_made {
+                    b"filter\n".to_vec()
+                } else {
+                    Vec::new()
+                })
+            }
             "/etc/resolv.conf" => {
                 let servers = self.host.nameservers.iter();
                 let lines = servers.map(|server| format!("nameserver {server}\n"));
@@ -592,7 +657,23 @@ impl FakeKernel {
 
     fn work(&mut self, child: &mut Running) {
         let is_ipv6 = child.command.words.starts_with("ip6");
-        let table = &mut self.tables[usize::from(is_ipv6)];
+        let is_preferred = self.tools.is_preferred(&child.command.words) == Some(true);
+        let is_legacy = self.tools.is_legacy == is_preferred;
+        if child.command.words.ends_with("-V") {
+            let words = if is_legacy { "legacy" } else { "nf_tables" };
+            let line = format!("iptables v1.8.9 ({words})\n");
+            child.output.waiting.extend(line.bytes());
+            return;
+        }
+        if is_legacy && !self.tools.are_tables_made && !self.tools.is_legacy {
+            self.violations.push("a look made legacy tables".to_owned());
+        }
+        let tables = if is_preferred {
+            &mut self.tables
+        } else {
+            &mut self.other_tables
+        };
+        let table = &mut tables[usize::from(is_ipv6)];
         if child.command.is_listing() {
             let mut listing = table.listing().into_bytes();
             match child.mishap {
@@ -635,6 +716,11 @@ impl FakeKernel {
             output: Pipe::default(),
             errors: Pipe::default(),
         };
+        if self.tools.is_preferred(&child.command.words).is_none() {
+            child.work_at = None;
+            child.exit = Exit::Status(127);
+            return child;
+        }
         match mishap {
             Mishap::None | Mishap::NoSpawn(_) | Mishap::Garbage | Mishap::Huge => {}
             Mishap::Exit(status) => {
@@ -714,9 +800,8 @@ impl FakeKernel {
             Some(Open::ChildOutput) => self.is_pipe_readable(|child| &child.output),
             Some(Open::ChildErrors) => self.is_pipe_readable(|child| &child.errors),
             Some(Open::Events(datagrams)) => !datagrams.is_empty(),
-            Some(
-                Open::Standard | Open::Lock | Open::Stranger | Open::File { .. } | Open::Routes(_),
-            ) => true,
+            Some(Open::Standard | Open::Lock | Open::Stranger | Open::File { .. }) => true,
+            Some(Open::Routes(_) | Open::Diag(_)) => true,
             // POLLNVAL.
             None => true,
         }
@@ -1045,7 +1130,7 @@ impl Kernel for FakeKernel {
                 }
                 Ok(count)
             }
-            Some(Open::Routes(datagrams) | Open::Events(datagrams)) => {
+            Some(Open::Routes(datagrams) | Open::Events(datagrams) | Open::Diag(datagrams)) => {
                 let datagram = datagrams.pop_front().ok_or(Errno::EAGAIN)?;
                 buffer[..datagram.len()].copy_from_slice(&datagram);
                 Ok(datagram.len())
@@ -1074,13 +1159,7 @@ impl Kernel for FakeKernel {
         self.interrupt()?;
         let portion = self.portion(bytes.len());
         let is_interrupted = self.random.hits(self.faults.dump_interruptions);
-        let is_diag = matches!(self.open.get(&socket.0), Some(Open::Routes(_)));
-        let found = is_diag.then(|| self.lookup(bytes)).flatten();
         match self.open.get_mut(&socket.0) {
-            Some(Open::Routes(datagrams)) if found.is_some() => {
-                datagrams.extend(found);
-                Ok(bytes.len())
-            }
             Some(Open::Routes(datagrams)) => {
                 datagrams.extend(self.host.answer(bytes, is_interrupted));
                 Ok(bytes.len())
@@ -1095,6 +1174,17 @@ impl Kernel for FakeKernel {
             Some(Open::Connection(_)) => {
                 self.request.extend(&bytes[..portion]);
                 Ok(portion)
+            }
+            Some(Open::Diag(_)) => {
+                let answers = match self.lookup(bytes) {
+                    Some(found) => vec![found],
+                    None if self.destroyed.is_some() => self.answer_diag(bytes),
+                    None => self.host.answer(bytes, is_interrupted),
+                };
+                if let Some(Open::Diag(datagrams)) = self.open.get_mut(&socket.0) {
+                    datagrams.extend(answers);
+                }
+                Ok(bytes.len())
             }
             _ => panic!("sent to something else"),
         }
@@ -1128,6 +1218,9 @@ impl Kernel for FakeKernel {
         if let Some(error) = self.faults.netlink {
             return Err(error);
         }
+        if kind == Netlink::SockDiag {
+            return self.new_descriptor(Open::Diag(VecDeque::new()));
+        }
         self.new_descriptor(Open::Routes(VecDeque::new()))
     }
 
@@ -1142,16 +1235,17 @@ impl Kernel for FakeKernel {
             input: String::from_utf8(invocation.input.as_bytes().to_vec()).unwrap(),
             root: String::from_utf8(invocation.root.as_bytes().to_vec()).unwrap(),
         };
-        let tool = command
-            .words
-            .trim_start_matches("ip6")
-            .trim_start_matches("ip");
-        let known = [
-            "tables -w 5 -S",
-            "tables-restore -w 5 --noflush",
-            "tables -V",
-        ];
-        if !known.contains(&tool) {
+        let words = &command.words;
+        let (program, options) = words.split_once(' ').unwrap_or((words, ""));
+        let family = program.trim_start_matches("ip6").trim_start_matches("ip");
+        let known = match family {
+            "tables" | "tables-nft" | "tables-legacy" => ["-w 5 -S", "-V"].as_slice(),
+            "tables-restore" | "tables-nft-restore" | "tables-legacy-restore" => {
+                ["-w 5 --noflush"].as_slice()
+            }
+            _ => [].as_slice(),
+        };
+        if !known.contains(&options) {
             self.violations
                 .push(format!("unknown command: {}", command.words));
         }
@@ -1312,4 +1406,48 @@ fn diag(kind: u16, sequence: &[u8], payload: &[u8]) -> Vec<u8> {
     message.extend([0; 4]);
     message.extend(payload);
     message
+}
+
+impl FakeKernel {
+    /// What sock_diag answers: a dump of one family's connections with a peer in
+    /// the network asked for, or the end of one socket.
+    fn answer_diag(&mut self, request: &[u8]) -> Vec<Vec<u8>> {
+        const SOCK_DESTROY: u16 = 21;
+        let sequence = &request[8..12];
+        let port = |at: usize| u16::from_be_bytes([request[at], request[at + 1]]);
+        if u16::from_ne_bytes([request[4], request[5]]) == SOCK_DESTROY {
+            let ports = (port(24), port(26));
+            let before = self.sockets.len();
+            self.sockets.retain(|socket| {
+                let (local, remote) = (octets(socket.local.0), octets(socket.remote.0));
+                let is_meant = (socket.local.1, socket.remote.1) == ports
+                    && request[28..].starts_with(&local)
+                    && request[44..].starts_with(&remote);
+                !is_meant
+            });
+            let count = before - self.sockets.len();
+            self.destroyed = self.destroyed.map(|sum| sum + count);
+            self.progress += 1;
+            let error = if count == 1 { 0 } else { -libc::ENOENT };
+            let payload = [&error.to_ne_bytes()[..], &request[..16]].concat();
+            return vec![message(NLMSG_ERROR, 0, sequence, &payload)];
+        }
+        let is_ipv6 = i32::from(request[16]) == libc::AF_INET6;
+        let address = if i32::from(request[80]) == libc::AF_INET6 {
+            IpAddr::from(<[u8; 16]>::try_from(&request[88..104]).unwrap())
+        } else {
+            IpAddr::from(<[u8; 4]>::try_from(&request[88..92]).unwrap())
+        };
+        let peers = Network::new(address, request[81]);
+        let sockets = self.sockets.iter().filter(|socket| {
+            socket.is_in_tcp6() == is_ipv6
+                && socket.remote.1 != 0
+                && peers.overlaps(Network::single(socket.remote.0))
+        });
+        let mut answers: Vec<Vec<u8>> = sockets
+            .map(|socket| self.diag_message((socket.local, socket.remote), socket.state, sequence))
+            .collect();
+        answers.push(message(NLMSG_DONE, 2, sequence, &[0; 4]));
+        answers
+    }
 }

@@ -112,8 +112,8 @@ pub struct FakeHost {
 }
 
 /// Numbers of linux/rtnetlink.h and linux/netlink.h.
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
+pub const NLMSG_ERROR: u16 = 2;
+pub const NLMSG_DONE: u16 = 3;
 const NLM_F_MULTI: u16 = 2;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 const RTM_NEWADDR: u16 = 20;
@@ -229,7 +229,7 @@ fn family(address: IpAddr) -> u8 {
     }
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
+pub fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),
@@ -248,7 +248,7 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn message(kind: u16, flags: u16, sequence: &[u8], payload: &[u8]) -> Vec<u8> {
+pub fn message(kind: u16, flags: u16, sequence: &[u8], payload: &[u8]) -> Vec<u8> {
     let length = 16 + payload.len() as u32;
     let mut bytes = length.to_ne_bytes().to_vec();
     bytes.extend(kind.to_ne_bytes());

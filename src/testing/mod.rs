@@ -4,6 +4,7 @@
 mod fake_kernel;
 mod fake_proc;
 mod filter_table;
+mod firewall_stories;
 mod run;
 mod simulator;
 mod stories;

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use super::fake_kernel::{FakeKernel, Mishap, Random, Stdout};
+use super::fake_kernel::{FakeKernel, Mishap, Random, Stdout, Tools};
 use super::fake_proc::FakeSocket;
 use super::run::Run;
 use crate::address::Network;
@@ -129,6 +129,9 @@ impl World {
             run.run_until(next);
             if self.trouble.restarts && run.kernel.now < self.end {
                 run.terminate_or_kill(self.random.hits(500));
+                if self.random.hits(300) {
+                    run.kernel.change_flavour();
+                }
                 assert_eq!(run.restart(&self.arguments), Flow::Continue);
             }
         }
@@ -175,6 +178,14 @@ impl World {
             self.arguments.extend(["--window", "30s", "--ports", "2"]);
             (run.twin.window, run.twin.ports) = (Duration::from_secs(30), 2);
         }
+        run.kernel.tools = Tools {
+            has_preferred: true,
+            is_legacy: self.random.hits(300),
+            has_nft: self.random.hits(500),
+            has_legacy: self.random.hits(500),
+            are_tables_made: self.random.hits(500),
+            lacks_ipv6: false,
+        };
         for port in [22, 25, 80, 443, 445, 8_080] {
             run.kernel.listen_on("0.0.0.0", port);
             run.kernel.listen_on("::", port);
@@ -545,6 +556,17 @@ impl FakeKernel {
         let tuple = (socket.local, socket.remote);
         self.sockets
             .retain(|other| (other.local, other.remote) != tuple);
+    }
+
+    /// `update-alternatives --set iptables` between two runs.
+    fn change_flavour(&mut self) {
+        let tools = &mut self.tools;
+        if !tools.has_nft || !tools.has_legacy {
+            return;
+        }
+        tools.are_tables_made |= tools.is_legacy;
+        tools.is_legacy = !tools.is_legacy;
+        std::mem::swap(&mut self.tables, &mut self.other_tables);
     }
 
     /// Whatever went wrong goes wrong no more, and nobody comes any more.
