@@ -20,8 +20,10 @@ const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_REQ_BYTECODE: u16 = 1;
 const INET_DIAG_BC_D_COND: u8 = 8;
 
-/// Where tcpi_data_segs_in stands in struct tcp_info (linux/tcp.h). Kernels
-/// before 4.6 end before it; later ones append behind it only.
+/// Where tcpi_segs_in and tcpi_data_segs_in stand in struct tcp_info
+/// (linux/tcp.h). Kernels before 4.2 and 4.6 end before them; later ones append
+/// behind them only.
+const SEGMENTS_IN: usize = 140;
 const DATA_SEGMENTS_IN: usize = 152;
 
 /// sizeof(struct inet_diag_msg).
@@ -43,9 +45,8 @@ const DUMP_SEQUENCE: u32 = 1;
 pub struct DiagSocket {
     /// Our end. The address is unspecified where the socket was disconnected.
     pub local: Endpoint,
-    /// The peer. Its port is 0 where the connection was aborted by the service
-    /// or ended before accept(2) with its listener; the address is unspecified
-    /// for listeners and sockets never connected.
+    /// The peer. Its port is 0 where the socket was disconnected; the address is
+    /// unspecified for listeners and sockets never connected.
     pub remote: Endpoint,
     /// TCP_* of net/tcp_states.h: 1 established, 7 closed, 10 listening.
     pub state: u8,
@@ -57,6 +58,11 @@ pub struct DiagSocket {
     pub inode: u32,
     /// Whether the peer ever sent data; `None` where the kernel does not say.
     pub received_data: Option<bool>,
+    /// It was disconnected: no port of the peer, and where its listener binds
+    /// no address no local one (net/ipv4/tcp.c, tcp_disconnect). Aborted by
+    /// the service, or ended with its listener before accept(2); each socket
+    /// of MPTCP whose peer closed first.
+    pub is_disconnected: bool,
 }
 
 /// Walks one datagram of the destroy groups SKNLGRP_INET_TCP_DESTROY and
@@ -100,6 +106,12 @@ fn parse_socket(payload: &[u8]) -> Result<DiagSocket, Malformed> {
     let (fixed, attributes) = payload.split_first_chunk::<FIXED>().ok_or(Malformed)?;
     let (local, remote) = (endpoint(fixed, 4, 8)?, endpoint(fixed, 6, 24)?);
     let word = |offset| u32_at(fixed, offset).ok_or(Malformed);
+    let info = tcp_info(attributes)?;
+    // It lost its counters, too (before Linux 5.4 its data's alone): a peer
+    // whose port is 0 sent segments.
+    let has_lost = local.address.is_unspecified() || u32_at(info, SEGMENTS_IN).unwrap_or(0) == 0;
+    let is_disconnected = remote.port == 0 && has_lost;
+    let data_segments = u32_at(info, DATA_SEGMENTS_IN).filter(|_| !is_disconnected);
     Ok(DiagSocket {
         local,
         remote,
@@ -107,7 +119,8 @@ fn parse_socket(payload: &[u8]) -> Result<DiagSocket, Malformed> {
         interface: word(40)?,
         cookie: u64::from(word(48)?) << 32 | u64::from(word(44)?),
         inode: word(68)?,
-        received_data: received_data(attributes, remote)?,
+        received_data: data_segments.map(|segments| segments > 0),
+        is_disconnected,
     })
 }
 
@@ -128,20 +141,16 @@ fn endpoint(fixed: &[u8; FIXED], port: usize, address: usize) -> Result<Endpoint
     })
 }
 
-/// From tcp_info, where it is long enough. A disconnected socket, known by its
-/// remote port 0, lost its counters with it (net/ipv4/tcp.c, tcp_disconnect):
-/// their 0 says nothing.
-fn received_data(attributes: &[u8], remote: Endpoint) -> Result<Option<bool>, Malformed> {
-    let mut segments = None;
+/// Its struct tcp_info; empty where there is none.
+fn tcp_info(attributes: &[u8]) -> Result<&[u8], Malformed> {
+    let mut info: &[u8] = &[];
     for attribute in Attributes::new(attributes) {
         let Attribute { kind, value } = attribute?;
         if kind == INET_DIAG_INFO {
-            segments = u32_at(value, DATA_SEGMENTS_IN);
+            info = value;
         }
     }
-    Ok(segments
-        .filter(|_| remote.port != 0)
-        .map(|segments| segments > 0))
+    Ok(info)
 }
 
 /// The families of one dump.

@@ -1,6 +1,7 @@
 //! The daemon: owns every table and ties the stages together. The only place
 //! that knows everybody, logs, and decides about EINTR and EAGAIN.
 
+mod admission;
 mod blocking;
 mod healthcheck;
 mod output;
@@ -15,10 +16,9 @@ use heapless::Vec;
 
 use crate::address::{Endpoint, Network};
 use crate::connections::Connections;
-use crate::detector::Detector;
+use crate::detector;
 use crate::exposition::Format;
-use crate::firewall::Firewall;
-use crate::firewall::iptables::Rule;
+use crate::firewall::{self, iptables::Rule};
 use crate::host::Host;
 use crate::http::{BODY_ROOM, Server};
 use crate::kernel::{Child, Descriptor, Interest, Invocation, Kernel, Signal};
@@ -34,6 +34,7 @@ use crate::report;
 use crate::sock_diag::DiagSocket;
 use crate::text::{Sink, Text};
 use crate::time::{Calendar, Duration, Instant};
+use admission::Admission;
 use output::Output;
 use reading::Files;
 use supervisor::Supervisor;
@@ -56,6 +57,8 @@ const INTERESTS: usize = HTTP_CLIENTS + OWN_INTERESTS;
 /// Sockets destroyed in one round.
 const DOOMED: usize = 1_024;
 
+type Detector = detector::Detector<SOURCES, { index_size(SOURCES) }>;
+type Firewall = firewall::Firewall<BLOCKS, { index_size(BLOCKS) }>;
 type Interests = Vec<Interest, INTERESTS>;
 
 /// All state of the program; `const`-constructible so that it lies in .bss.
@@ -64,8 +67,9 @@ pub struct Daemon {
     host: Host,
     connections:
         Connections<CONNECTIONS, { index_size(CONNECTIONS) }, LISTENERS, { index_size(LISTENERS) }>,
-    detector: Detector<SOURCES, { index_size(SOURCES) }>,
-    firewall: Firewall<BLOCKS, { index_size(BLOCKS) }>,
+    detector: Detector,
+    admission: Admission,
+    firewall: Firewall,
     metrics: Metrics,
     server: Server<HTTP_CLIENTS>,
     output: Output,
@@ -82,6 +86,7 @@ pub struct Daemon {
     route_socket: Option<Descriptor>,
     netlink_buffer: [u8; RECEIVE_BUFFER],
     has_said_host_unknown: bool,
+    has_said_refused: bool,
     /// The kernel or our rights lack SOCK_DESTROY.
     cannot_destroy: bool,
     /// Sources whose sockets are to be destroyed; full: everybody blocked.
@@ -136,6 +141,7 @@ impl Daemon {
             host: Host::new(),
             connections: Connections::new(),
             detector: Detector::new(),
+            admission: Admission::new(),
             firewall: Firewall::new(),
             metrics: Metrics::new(),
             server: Server::new(),
@@ -151,6 +157,7 @@ impl Daemon {
             route_socket: None,
             netlink_buffer: [0; RECEIVE_BUFFER],
             has_said_host_unknown: false,
+            has_said_refused: false,
             cannot_destroy: false,
             newly_blocked: Vec::new(),
             has_named_way_out: false,
@@ -320,7 +327,7 @@ impl Daemon {
             (
                 Table::Connections,
                 self.connections.remembered().0,
-                self.connections.evictions().0,
+                self.connections.evictions(),
             ),
             (
                 Table::Sources,
@@ -334,8 +341,8 @@ impl Daemon {
             ),
             (
                 Table::Listeners,
-                self.connections.listeners().0,
-                self.connections.evictions().1,
+                self.connections.listeners.len(),
+                self.connections.listeners.evictions(),
             ),
         ];
         for (table, entries, evictions) in tables {

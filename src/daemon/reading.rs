@@ -1,9 +1,9 @@
 //! Readings: one pass over tcp and tcp6, and what the host is.
 
-use crate::connections::{Connection, Direction, Sighting};
-use crate::detector::{Data, Evidence};
+use crate::connections::{Connection, Sighting};
 use crate::kernel::{Descriptor, Errno, Kernel, Netlink, Path, RowsFile};
 use crate::limits::OUTPUT_PATIENCE;
+use crate::listeners::Port;
 use crate::metrics::{self, Trigger};
 use crate::netlink::{ADDRESS_REQUEST, Failure, Progress, ROUTE_REQUESTS};
 use crate::options::{Action, Show};
@@ -11,6 +11,7 @@ use crate::proc_net_tcp::{Row, Socket, TcpState};
 use crate::report;
 use crate::text::{Sink, Text};
 use crate::time::{Calendar, Instant};
+use crate::waiting::Waiter;
 
 use super::Daemon;
 
@@ -99,13 +100,15 @@ impl Daemon {
             return;
         };
         let cpu_before = kernel.cpu_time();
-        if self.reading(kernel, trigger) {
-            self.take_waiting_events(kernel);
-        }
+        self.reading(kernel, trigger);
         let cost = kernel.cpu_time().saturating_sub(cpu_before);
         self.watch
             .reading_done(kernel.boottime(), cost, trigger == Trigger::Early);
-        self.tell_reading(kernel, self.last_good_reading >= now);
+        let is_good = self.last_good_reading >= now;
+        if is_good {
+            self.retry_waiting(true, self.last_good_reading);
+        }
+        self.tell_reading(kernel, is_good);
     }
 
     /// One reading; whether tcp could be read.
@@ -140,6 +143,7 @@ impl Daemon {
         let is_whole = tcp == Outcome::Whole && tcp6 != Outcome::Failed;
         if is_whole {
             self.connections.end_reading(now);
+            self.say_refused_listeners(kernel);
             self.coverage_after(kernel, counters, trigger == Trigger::Scheduled);
             self.last_good_reading = now;
             self.metrics.last_reading_unix_nanoseconds = kernel.realtime();
@@ -156,6 +160,15 @@ impl Daemon {
             .reading_duration
             .observe(kernel.boottime().since(now));
         tcp == Outcome::Whole
+    }
+
+    /// A blind spot is said, once.
+    fn say_refused_listeners(&mut self, kernel: &mut impl Kernel) {
+        let has_refused = self.connections.listeners.has_refused();
+        if has_refused && !core::mem::replace(&mut self.has_said_refused, true) {
+            let words = b"more listeners than fit; connections to some are no evidence";
+            self.complain(kernel, &[words]);
+        }
     }
 
     fn end_list(&mut self, kernel: &mut impl Kernel, trigger: Trigger, has_rows: bool) {
@@ -284,7 +297,10 @@ impl Daemon {
     }
 
     fn take_socket(&mut self, kernel: &mut impl Kernel, socket: &Socket, pass: Pass) {
-        let (connection, is_opened) = match self.connections.observe(socket, pass.now) {
+        let (watch, host) = (&self.watch, &self.host);
+        let is_own = || watch.is_local(host, socket.local.address);
+        let sighting = self.connections.observe(socket, is_own, pass.now);
+        let (connection, is_opened) = match sighting {
             Sighting::Opened(connection) => (connection, true),
             Sighting::Standing(connection) => (connection, false),
             Sighting::Repeated => return,
@@ -314,18 +330,10 @@ impl Daemon {
         }
         // TIME_WAIT proves a handshake once, not that anything is open.
         let counts = socket.state != TcpState::TimeWait || is_opened;
-        if counts
-            && connection.direction == Direction::Inbound
-            && !self.watch.is_forgeable(socket.state)
-            && self.is_evidence(source, connection.first_seen)
-        {
-            let evidence = Evidence {
-                source,
-                port: socket.local.port,
-                local: socket.local.address,
-                data: Data::Unknown,
-            };
-            self.detector.observe(&evidence, pass.now);
+        if counts && connection.port != Port::Unknown && !self.watch.is_forgeable(socket.state) {
+            let first_seen = connection.first_seen;
+            let waiter = Waiter::new(source, socket.local, socket.remote, first_seen);
+            self.admit(&waiter, connection.port, pass.now);
         }
     }
 
