@@ -131,6 +131,7 @@ pub struct Listeners<const N: usize, const I: usize> {
     last_reading: Instant,
     evictions: u64,
     refused: u64,
+    has_unknown: bool,
     table: Table<Endpoint, Listener, N, I, 3>,
     wildcard: [Ports; 65_536 / 32],
 }
@@ -144,6 +145,7 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
             last_reading: Instant::BOOT,
             evictions: 0,
             refused: 0,
+            has_unknown: false,
             table: Table::new(),
             wildcard: [Ports {
                 listening: 0,
@@ -226,7 +228,10 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
             last_seen: now,
         };
         let class = if is_service { STANDING } else { NEW };
-        self.refused += u64::from(self.add(local, listener, class) == Err(Full));
+        if self.add(local, listener, class) == Err(Full) {
+            self.refused += 1;
+            self.has_unknown |= local.address != UNSPECIFIED;
+        }
     }
 
     /// Only what is gone gives way.
@@ -418,9 +423,10 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
         self.evictions + self.refused
     }
 
-    /// Whether a listener was ever refused: connections to it are no evidence.
-    pub fn has_refused(&self) -> bool {
-        self.refused > 0
+    /// Whether a listener of one address ever was refused: nobody knows that it
+    /// listens. One of all addresses only becomes a service later.
+    pub fn has_unknown(&self) -> bool {
+        self.has_unknown
     }
 }
 

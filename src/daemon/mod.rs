@@ -86,7 +86,7 @@ pub struct Daemon {
     route_socket: Option<Descriptor>,
     netlink_buffer: [u8; RECEIVE_BUFFER],
     has_said_host_unknown: bool,
-    has_said_refused: bool,
+    has_said_unknown: bool,
     /// The kernel or our rights lack SOCK_DESTROY.
     cannot_destroy: bool,
     /// Sources whose sockets are to be destroyed; full: everybody blocked.
@@ -157,7 +157,7 @@ impl Daemon {
             route_socket: None,
             netlink_buffer: [0; RECEIVE_BUFFER],
             has_said_host_unknown: false,
-            has_said_refused: false,
+            has_said_unknown: false,
             cannot_destroy: false,
             newly_blocked: Vec::new(),
             has_named_way_out: false,

@@ -143,7 +143,7 @@ impl Daemon {
         let is_whole = tcp == Outcome::Whole && tcp6 != Outcome::Failed;
         if is_whole {
             self.connections.end_reading(now);
-            self.say_refused_listeners(kernel);
+            self.say_unknown_listeners(kernel);
             self.coverage_after(kernel, counters, trigger == Trigger::Scheduled);
             self.last_good_reading = now;
             self.metrics.last_reading_unix_nanoseconds = kernel.realtime();
@@ -163,10 +163,11 @@ impl Daemon {
     }
 
     /// A blind spot is said, once.
-    fn say_refused_listeners(&mut self, kernel: &mut impl Kernel) {
-        let has_refused = self.connections.listeners.has_refused();
-        if has_refused && !core::mem::replace(&mut self.has_said_refused, true) {
-            let words = b"more listeners than fit; connections to some are no evidence";
+    fn say_unknown_listeners(&mut self, kernel: &mut impl Kernel) {
+        let has_unknown = self.connections.listeners.has_unknown();
+        if has_unknown && !core::mem::replace(&mut self.has_said_unknown, true) {
+            let words =
+                b"more listeners of one address than fit; connections to the rest are no evidence";
             self.complain(kernel, &[words]);
         }
     }
