@@ -10,7 +10,7 @@ use core::net::IpAddr;
 use crate::address::{Endpoint, UNSPECIFIED};
 use crate::limits::{LISTENER_AGE, MEMORY, SERVICE_AGE};
 use crate::table::{Blank, Full, HashKey, Key, Slot, Table};
-use crate::time::{Duration, Instant};
+use crate::time::Instant;
 
 /// What a local port is to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,10 +85,9 @@ impl Listener {
         }
     }
 
-    /// Whether two readings so far apart showed the same socket, the last one
-    /// among them.
-    fn is_old(&self, age: Duration) -> bool {
-        self.reading == self.any_reading && self.last_seen.since(self.first_seen) >= age
+    /// Whether it stands, and readings showed the same socket for long.
+    fn is_old(&self) -> bool {
+        self.reading == self.any_reading && self.last_seen.since(self.first_seen) >= LISTENER_AGE
     }
 }
 
@@ -203,7 +202,7 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
             return self.appear(local, inode, now);
         }
         listener.stand(inode, reading, now);
-        if class != Some(NEW) || listener.is_old(LISTENER_AGE) {
+        if class != Some(NEW) || listener.is_old() {
             self.promote(slot, local);
         } else {
             self.table.touch(slot, NEW);
@@ -334,26 +333,31 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
         }
     }
 
-    /// A connection was made a while ago: whether its listener outlived it, so
-    /// that it is a service.
-    pub fn outlived(&mut self, local: Endpoint) -> bool {
+    /// A connection was made at `since`. A listener that outlived it, as the
+    /// last reading shows, is a service from now on; else when a reading may
+    /// show that.
+    pub fn outlives(&mut self, local: Endpoint, since: Instant) -> Result<(), Instant> {
         let any = Endpoint {
             address: UNSPECIFIED,
             port: local.port,
         };
-        for local in [of_any_family(local), any] {
-            let Some(slot) = self.table.find(&local) else {
-                continue;
-            };
-            let is_old = self.table.value(slot).is_some_and(|listener| {
-                listener.reading == self.reading && listener.is_old(SERVICE_AGE)
-            });
-            if is_old && self.table.class(slot) == Some(NEW) {
-                self.promote(slot, local);
-                return true;
-            }
+        let local = of_any_family(local);
+        let places = [local, any].map(|local| Some((self.table.find(&local)?, local)));
+        let Some((slot, local)) = places.into_iter().flatten().next() else {
+            return Err(Instant::NEVER);
+        };
+        let Some(listener) = self.table.value(slot) else {
+            return Err(Instant::NEVER);
+        };
+        let due = listener.first_seen.max(since).after(SERVICE_AGE);
+        if listener.last_seen < due {
+            return Err(due);
         }
-        false
+        if listener.reading != self.reading {
+            return Err(listener.last_seen.after(SERVICE_AGE));
+        }
+        self.promote(slot, local);
+        Ok(())
     }
 
     fn wildcard(&self, port: u16, now: Instant) -> Port {

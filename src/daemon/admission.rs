@@ -126,39 +126,40 @@ impl Daemon {
         is_after_reading: bool,
         now: Instant,
     ) -> Option<Waiter> {
-        let port = self.port_of(&waiter, is_after_reading, now);
         let window = self.options.window.max(SERVICE_AGE.saturating_mul(2));
-        let is_over = now.since(waiter.first_seen.max(waiter.since)) >= window;
-        match port {
-            Port::Unknown if is_after_reading => return None,
-            Port::Unknown => {}
-            _ if !waiter.is_counted => {
-                self.count_waiter(&waiter, now);
-                waiter.is_counted = true;
-            }
-            Port::New | Port::Foreign | Port::Service => {}
+        if now.since(waiter.first_seen.max(waiter.since)) >= window {
+            return None;
         }
-        if port == Port::New && is_after_reading {
-            let due = waiter.since.after(SERVICE_AGE);
-            let next = now.after(SERVICE_AGE);
-            self.watch.hasten(if due > now { due } else { next });
+        let port = self.port_of(&waiter, is_after_reading, now);
+        if port == Port::Unknown {
+            return (!is_after_reading).then_some(waiter);
+        }
+        if !waiter.is_counted {
+            self.count_waiter(&waiter, now);
+            waiter.is_counted = true;
         }
         if port == Port::Service {
             self.admit(&waiter, port, now);
+            return None;
         }
-        (port != Port::Service && !is_over).then_some(waiter)
+        Some(waiter)
     }
 
-    /// A listener that outlived a connection is a service.
+    /// What is known of its port now. After a reading a listener that outlived
+    /// the connection is a service; else another reading follows.
     fn port_of(&mut self, waiter: &Waiter, is_after_reading: bool, now: Instant) -> Port {
         let (watch, host, local) = (&self.watch, &self.host, waiter.local);
         let listeners = &mut self.connections.listeners;
         let port = listeners.port(local, || watch.is_local(host, local.address), now);
-        let is_due = is_after_reading && now.since(waiter.since) >= SERVICE_AGE;
-        if port == Port::New && is_due && listeners.outlived(local) {
-            Port::Service
-        } else {
-            port
+        if port != Port::New || !is_after_reading {
+            return port;
+        }
+        match listeners.outlives(local, waiter.since) {
+            Ok(()) => Port::Service,
+            Err(due) => {
+                self.watch.hasten(due);
+                port
+            }
         }
     }
 

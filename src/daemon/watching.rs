@@ -508,12 +508,12 @@ impl Daemon {
         self.watch.next_counters = now.after(COUNTERS_PERIOD);
         // The kernel counted who waits at our own port.
         self.accept_waiting(kernel);
+        self.retry_waiting(false, now);
         let Some(counters) = self.read_counters(kernel) else {
             return;
         };
         let (opens, seen) = (counters.passive_opens, self.connections.inbound_seen());
         self.watch.coverage.settle(opens, seen);
-        self.retry_waiting(false, now);
         match self.watch.coverage.look(opens, seen) {
             Look::AllSeen => {}
             Look::Again => self.watch.next_counters = now.after(COUNTERS_AGAIN),
