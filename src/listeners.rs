@@ -448,3 +448,253 @@ fn of_any_family(local: Endpoint) -> Endpoint {
     };
     Endpoint { address, ..local }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Small = Listeners<4, 64>;
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_secs(seconds)
+    }
+
+    fn local(text: &str) -> Endpoint {
+        Endpoint::parse(text.as_bytes()).unwrap()
+    }
+
+    fn small() -> std::boxed::Box<Small> {
+        let mut listeners = std::boxed::Box::new(Small::new());
+        listeners.set_local_port_range(PortRange {
+            low: 32_768,
+            high: 60_999,
+        });
+        listeners
+    }
+
+    /// A reading at that second shows these listeners, by inode.
+    fn read(listeners: &mut Small, second: u64, rows: &[(&str, u32)]) {
+        listeners.begin_reading();
+        for (address, inode) in rows {
+            listeners.listen(local(address), *inode, at(second));
+        }
+        listeners.end_reading(at(second));
+    }
+
+    fn port(listeners: &Small, text: &str, second: u64) -> Port {
+        listeners.port(local(text), || true, at(second))
+    }
+
+    #[test]
+    fn what_stood_first_or_for_long_is_a_service() {
+        for address in ["0.0.0.0:80", "[::]:80", "10.0.0.1:80", "10.0.0.1:40000"] {
+            let asked = if address.ends_with("80") {
+                "10.0.0.1:80"
+            } else {
+                "10.0.0.1:40000"
+            };
+            let mut listeners = small();
+            read(&mut listeners, 1, &[(address, 7)]);
+            assert_eq!(port(&listeners, asked, 1), Port::Service, "{address}");
+            let mut listeners = small();
+            read(&mut listeners, 1, &[]);
+            for (second, expected) in [(2, Port::New), (11, Port::New), (12, Port::Service)] {
+                read(&mut listeners, second, &[(address, 7)]);
+                assert_eq!(
+                    port(&listeners, asked, second),
+                    expected,
+                    "{address} at {second}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn one_that_outlives_a_connection_is_a_service() {
+        for address in ["0.0.0.0:80", "10.0.0.1:80"] {
+            let mut listeners = small();
+            let asked = local("10.0.0.1:80");
+            read(&mut listeners, 1, &[]);
+            assert_eq!(listeners.outlives(asked, at(1)), Err(Instant::NEVER));
+            read(&mut listeners, 5, &[(address, 7)]);
+            // The connection came before the reading, or after it.
+            assert_eq!(listeners.outlives(asked, at(4)), Err(at(6)));
+            assert_eq!(listeners.outlives(asked, at(8)), Err(at(9)));
+            read(&mut listeners, 6, &[(address, 7)]);
+            assert_eq!(listeners.outlives(asked, at(8)), Err(at(9)));
+            assert_eq!(port(&listeners, "10.0.0.1:80", 6), Port::New);
+            assert_eq!(listeners.outlives(asked, at(4)), Ok(()));
+            assert_eq!(port(&listeners, "10.0.0.1:80", 6), Port::Service);
+        }
+    }
+
+    /// The port of a passive transfer is listened on again by another socket.
+    #[test]
+    fn another_socket_at_the_same_port_starts_anew() {
+        let mut listeners = small();
+        let asked = local("10.0.0.1:21100");
+        read(&mut listeners, 1, &[]);
+        for second in 2..60 {
+            read(&mut listeners, second, &[("10.0.0.1:21100", second as u32)]);
+            assert_eq!(port(&listeners, "10.0.0.1:21100", second), Port::New);
+            assert!(listeners.outlives(asked, at(second - 1)).is_err());
+        }
+        read(&mut listeners, 60, &[]);
+        assert_eq!(port(&listeners, "10.0.0.1:21100", 60), Port::Unknown);
+        assert_eq!(listeners.len(), 0, "nothing of it is remembered");
+    }
+
+    #[test]
+    fn several_sockets_may_share_a_port() {
+        for order in [[1, 2, 3], [3, 2, 1], [2, 3, 1]] {
+            let mut listeners = small();
+            read(&mut listeners, 1, &[]);
+            for second in [2, 7, 12] {
+                let rows = order.map(|inode| ("0.0.0.0:80", inode));
+                read(&mut listeners, second, &rows);
+            }
+            assert_eq!(port(&listeners, "10.0.0.1:80", 12), Port::Service);
+            // One after the other is replaced: the service has not been there
+            // for long, but for as long as its oldest socket.
+            let mut listeners = small();
+            read(&mut listeners, 1, &[]);
+            read(&mut listeners, 2, &[("0.0.0.0:80", 1), ("0.0.0.0:80", 2)]);
+            read(&mut listeners, 5, &[("0.0.0.0:80", 2)]);
+            read(&mut listeners, 12, &[("0.0.0.0:80", 2)]);
+            assert_eq!(port(&listeners, "10.0.0.1:80", 12), Port::New);
+            read(&mut listeners, 15, &[("0.0.0.0:80", 2)]);
+            assert_eq!(port(&listeners, "10.0.0.1:80", 15), Port::Service);
+        }
+    }
+
+    #[test]
+    fn a_restarted_service_is_one_at_once() {
+        for (before, after) in [
+            ("0.0.0.0:80", "0.0.0.0:80"),
+            ("0.0.0.0:80", "[::]:80"),
+            ("0.0.0.0:80", "10.0.0.1:80"),
+            ("10.0.0.1:80", "10.0.0.1:80"),
+        ] {
+            let mut listeners = small();
+            read(&mut listeners, 1, &[(before, 7)]);
+            read(&mut listeners, 100, &[]);
+            read(&mut listeners, 500, &[(after, 8)]);
+            assert_eq!(
+                port(&listeners, "10.0.0.1:80", 2_000),
+                Port::Service,
+                "{after}"
+            );
+            let mut listeners = small();
+            read(&mut listeners, 1, &[(before, 7)]);
+            read(&mut listeners, 100, &[]);
+            read(&mut listeners, 601, &[(after, 8)]);
+            assert_eq!(port(&listeners, "10.0.0.1:80", 601), Port::New, "{after}");
+        }
+        // Not where outgoing connections are given the port.
+        for address in ["0.0.0.0:40000", "10.0.0.1:40000"] {
+            let mut listeners = small();
+            read(&mut listeners, 1, &[(address, 7)]);
+            read(&mut listeners, 2, &[]);
+            assert_eq!(port(&listeners, "10.0.0.1:40000", 2), Port::Unknown);
+            read(&mut listeners, 3, &[(address, 8)]);
+            assert_eq!(port(&listeners, "10.0.0.1:40000", 3), Port::New);
+        }
+    }
+
+    #[test]
+    fn only_own_addresses_have_listeners_of_every_address() {
+        let mut listeners = small();
+        read(&mut listeners, 1, &[("0.0.0.0:80", 7), ("192.0.2.1:22", 8)]);
+        read(
+            &mut listeners,
+            2,
+            &[("0.0.0.0:80", 7), ("192.0.2.1:22", 8), ("[::]:81", 9)],
+        );
+        let foreign = |text: &str| listeners.port(local(text), || false, at(2));
+        assert_eq!(foreign("192.0.2.1:80"), Port::Foreign);
+        assert_eq!(foreign("192.0.2.1:81"), Port::Foreign);
+        // ip_nonlocal_bind
+        assert_eq!(foreign("192.0.2.1:22"), Port::Service);
+        assert_eq!(foreign("192.0.2.1:23"), Port::Unknown);
+        // A socket that lost its address.
+        assert_eq!(foreign("0.0.0.0:80"), Port::Service);
+        assert_eq!(foreign("[::]:81"), Port::New);
+        assert_eq!(foreign("0.0.0.0:22"), Port::Unknown);
+    }
+
+    /// What stands is never pushed out.
+    #[test]
+    fn newcomers_find_no_place_in_a_full_table() {
+        let mut listeners = small();
+        let addresses: std::vec::Vec<_> = (1..=6)
+            .map(|number| std::format!("10.0.0.{number}:80"))
+            .collect();
+        let rows: std::vec::Vec<_> = addresses
+            .iter()
+            .map(|address| (address.as_str(), 7))
+            .collect();
+        read(&mut listeners, 1, &rows[..4]);
+        assert!(!listeners.has_unknown());
+        for second in 2..5 {
+            read(&mut listeners, second, &rows);
+            for (number, (address, _)) in (0..).zip(&rows) {
+                let expected = if number < 4 {
+                    Port::Service
+                } else {
+                    Port::Unknown
+                };
+                assert_eq!(port(&listeners, address, second), expected, "{address}");
+            }
+        }
+        assert!(listeners.has_unknown());
+        assert_eq!((listeners.len(), listeners.evictions()), (4, 6));
+        // One goes: what is remembered of it makes room.
+        read(&mut listeners, 5, &rows[1..]);
+        read(&mut listeners, 6, &rows[1..]);
+        assert_eq!(port(&listeners, addresses[4].as_str(), 6), Port::New);
+        assert_eq!(port(&listeners, addresses[5].as_str(), 6), Port::Unknown);
+    }
+
+    /// Every port is listened on at every address.
+    #[test]
+    fn wildcard_listeners_need_no_place() {
+        let mut listeners = small();
+        for second in [1, 2] {
+            listeners.begin_reading();
+            for number in 1..=u16::MAX {
+                let local = Endpoint {
+                    address: UNSPECIFIED,
+                    port: number,
+                };
+                listeners.listen(local, number.into(), at(second));
+            }
+            listeners.end_reading(at(second));
+        }
+        for number in 1..=u16::MAX {
+            let text = std::format!("10.0.0.1:{number}");
+            assert_eq!(port(&listeners, &text, 2), Port::Service);
+        }
+        assert_eq!((listeners.len(), listeners.evictions()), (0, 0));
+        // All go at once: as many are remembered as fit, and none in the range.
+        read(&mut listeners, 3, &[]);
+        assert_eq!(listeners.len(), 4);
+        assert_eq!(port(&listeners, "10.0.0.1:65535", 3), Port::Service);
+        assert_eq!(port(&listeners, "10.0.0.1:40000", 3), Port::Unknown);
+        assert!(listeners.evictions() > 30_000);
+        assert!(!listeners.has_unknown());
+    }
+
+    #[test]
+    fn a_reading_that_failed_forgets_no_service() {
+        let mut listeners = small();
+        read(&mut listeners, 1, &[("0.0.0.0:80", 7), ("10.0.0.1:22", 8)]);
+        listeners.begin_reading();
+        for text in ["10.0.0.1:80", "10.0.0.1:22"] {
+            assert_eq!(port(&listeners, text, 2), Port::Service);
+        }
+        read(&mut listeners, 3, &[("0.0.0.0:80", 7), ("10.0.0.1:22", 8)]);
+        for text in ["10.0.0.1:80", "10.0.0.1:22"] {
+            assert_eq!(port(&listeners, text, 3 + 86_400), Port::Service);
+        }
+    }
+}

@@ -157,3 +157,112 @@ impl<const N: usize> Default for Waiting<N> {
         Self::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::format;
+    use std::vec::Vec as List;
+
+    fn waiter(peer: &str, port: u16, second: u64) -> Waiter {
+        let endpoint = |text: &str| Endpoint::parse(text.as_bytes()).unwrap();
+        let remote = endpoint(&format!("{peer}:50000"));
+        let local = endpoint(&format!("10.0.0.1:{port}"));
+        let source = Network::single(remote.address);
+        Waiter::new(source, local, remote, Instant::from_secs(second))
+    }
+
+    fn ports<const N: usize>(waiting: &Waiting<N>, peer: &str) -> List<u16> {
+        let source = waiter(peer, 1, 1).source;
+        let all = (0..waiting.len()).filter_map(|index| waiting.get(index));
+        let mut ports: List<u16> = all
+            .filter(|one| one.source == source)
+            .map(|one| one.local.port)
+            .collect();
+        ports.sort_unstable();
+        ports
+    }
+
+    #[test]
+    fn a_pair_waits_once() {
+        let mut waiting = Waiting::<4>::new();
+        for second in [5, 9, 7] {
+            waiting.add(&waiter("192.0.2.1", 80, second));
+        }
+        waiting.add(&waiter("192.0.2.1", 81, 5));
+        assert_eq!(waiting.len(), 2);
+        let one = waiting.get(0).unwrap();
+        let times = [one.since, one.first_seen].map(Instant::as_secs);
+        assert_eq!(times, [5, 9], "the first waits, the newest counts");
+        // Those that are not counted yet wait one by one.
+        for remote in [50_001, 50_002, 50_002] {
+            let mut outgoing = waiter("192.0.2.1", 80, 6);
+            outgoing.remote.port = remote;
+            outgoing.is_counted = false;
+            waiting.add(&outgoing);
+        }
+        assert_eq!(waiting.len(), 4);
+    }
+
+    #[test]
+    fn data_of_all_connections_counts() {
+        let mut waiting = Waiting::<4>::new();
+        let mut silent = waiter("192.0.2.1", 80, 5);
+        silent.data = Data::Silent;
+        waiting.add(&silent);
+        waiting.add(&silent);
+        assert_eq!(waiting.get(0).unwrap().data, Data::Silent);
+        waiting.note_data(silent.source, 80, Data::Sent);
+        assert_eq!(waiting.get(0).unwrap().data, Data::Sent);
+    }
+
+    #[test]
+    fn whoever_fills_it_gives_way() {
+        let mut waiting = Waiting::<8>::new();
+        for port in 1..=5 {
+            waiting.add(&waiter("192.0.2.1", port, port.into()));
+        }
+        for port in 1..=4 {
+            waiting.add(&waiter("192.0.2.2", port, 10));
+        }
+        assert_eq!(ports(&waiting, "192.0.2.1"), [2, 3, 4, 5]);
+        assert_eq!(ports(&waiting, "192.0.2.2"), [1, 2, 3, 4]);
+        // A third finds places as well; its own are next where it has most.
+        for port in 1..=6 {
+            waiting.add(&waiter("192.0.2.3", port, 20));
+        }
+        assert_eq!(waiting.len(), 8);
+        let counts =
+            ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|peer| ports(&waiting, peer).len());
+        assert!(counts.iter().all(|count| *count >= 2), "{counts:?}");
+    }
+
+    #[test]
+    fn among_equals_the_oldest_gives_way() {
+        let mut waiting = Waiting::<4>::new();
+        for number in 1..=6 {
+            waiting.add(&waiter(&format!("192.0.2.{number}"), 80, number));
+        }
+        for (number, expected) in [(1, 0), (2, 0), (3, 1), (6, 1)] {
+            assert_eq!(
+                ports(&waiting, &format!("192.0.2.{number}")).len(),
+                expected
+            );
+        }
+    }
+
+    #[test]
+    fn gaps_close() {
+        let mut waiting = Waiting::<4>::new();
+        for port in 1..=4 {
+            waiting.add(&waiter("192.0.2.1", port, 1));
+        }
+        for index in [0, 2] {
+            waiting.put_back(index, None);
+        }
+        waiting.sweep();
+        assert_eq!(ports(&waiting, "192.0.2.1"), [2, 4]);
+        waiting.add(&waiter("192.0.2.1", 9, 1));
+        assert_eq!(ports(&waiting, "192.0.2.1"), [2, 4, 9]);
+    }
+}

@@ -277,7 +277,7 @@ impl World {
         let is_one_shot = self.random.hits(500);
         let at_one_address = self.random.hits(400);
         let mut at = self.some_moment();
-        for turn in 0..1 + self.random.below(12) as u16 {
+        for turn in 0..1 + self.random.below(20) as u16 {
             let port = self.random.pick(&[21_100, 21_101, 6_000, 45_000]) + turn % 3;
             let listener = FakeSocket {
                 local: (if at_one_address { own } else { any }, port),
@@ -287,7 +287,7 @@ impl World {
                 is_dual_stack: false,
             };
             kernel.set_state(at, &listener, TcpState::Listen, listener.inode);
-            let delay = self.random.pick(&[1, 2, 15]);
+            let delay = self.random.pick(&[1, 11, 11]);
             let opened = at.after(self.some_time(delay));
             let socket = FakeSocket {
                 local: (own, port),
@@ -297,11 +297,11 @@ impl World {
                 is_dual_stack: false,
             };
             self.life(kernel, socket, opened);
-            let stays = self.random.pick(&[1, 3, 40]);
+            let stays = self.random.pick(&[1, 3, 20]);
             let closed = opened.after(self.some_time(stays));
             let closed = if is_one_shot { opened } else { closed };
             kernel.vanish(closed, &listener);
-            at = closed.after(self.some_time(20));
+            at = closed.after(self.some_time(3));
         }
     }
 
