@@ -471,6 +471,16 @@ impl Host {
                     || self.protects(Kind::OwnNetwork, Network::single(address))))
     }
 
+    /// The own address that has most in common with `source`: where one lost
+    /// its local address, the likely one (RFC 6724 section 5, rule 8).
+    pub fn own_near(&self, source: Network) -> Option<IpAddr> {
+        let peer = first(source);
+        let own = self.current().protected.of(Kind::OwnAddress);
+        let own = own.filter(|own| own.is_ipv6() == source.is_ipv6());
+        own.map(|own| own.address())
+            .max_by_key(|own| (first(Network::single(*own)) ^ peer).leading_zeros())
+    }
+
     /// Whether `network` shares addresses with one of the host's own on-link
     /// prefixes. With more prefixes than fit, everything is: a block then
     /// keeps a source from the host only, the lesser harm.

@@ -68,8 +68,20 @@ limit! {
     BLOCKS: usize = 16_384
 }
 limit! {
-    /// Listening (address, port) pairs, including those gone ten minutes ago.
+    /// Listeners of one address, those that are no services yet, and services
+    /// gone less than ten minutes ago. The others are bits.
     LISTENERS: usize = 1_024
+}
+limit! {
+    /// A listener that outlives a connection by this much, as two readings
+    /// show, is a service. One that serves passive FTP closes at once.
+    SERVICE_AGE: Duration = 1_000
+}
+limit! {
+    /// A listener this old is a service without any connection: longer than an
+    /// FTP server waits for a client that takes its time, and no longer than
+    /// two readings take by default.
+    LISTENER_AGE: Duration = 10_000
 }
 limit! {
     /// HTTP clients at once; the oldest unfinished one gives way.
@@ -136,9 +148,10 @@ limit! {
     EVENTS_REST: Duration = 1
 }
 limit! {
-    /// Destroy events that wait for a reading to show who listens on their
-    /// port.
-    EVENTS_WAITING: usize = 64
+    /// Ports of sources that wait for a reading to show whether a service
+    /// listens there: twice what events bring in a turn, so that none is lost
+    /// before the reading that half of them bring.
+    WAITING: usize = 1_024
 }
 limit! {
     /// How often /proc/net/snmp is looked at.
@@ -311,7 +324,8 @@ const _: () = {
         "the next look is later"
     );
 };
-const _: () = assert!(EVENTS_PER_TURN >= 1 && EVENTS_WAITING >= 1 && EARLY_READING_SHARE >= 1);
+const _: () =
+    assert!(EVENTS_PER_TURN >= 1 && WAITING >= 2 * EVENTS_PER_TURN && EARLY_READING_SHARE >= 1);
 const _: () = assert!(HTTP_RESPONSE >= 4_096 && HTTP_BODY >= 1 && HTTP_ACCEPTS >= 1);
 const _: () = assert!(DESTROYS_PER_TURN >= 1 && DOOMED >= DESTROYS_PER_TURN);
 const _: () = assert!(HTTP_LOOKS <= 10_000, "a due reading waits for them");

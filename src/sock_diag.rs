@@ -26,8 +26,10 @@ const INET_DIAG_BC_D_COND: u8 = 8;
 const NO_COOKIE: u64 = u64::MAX;
 
 // Where fields stand in struct tcp_info (linux/tcp.h), to which kernels only
-// append: tcpi_min_rtt and tcpi_data_segs_in in 4.6, tcpi_delivered in 4.18.
+// append: tcpi_segs_in in 4.2, tcpi_min_rtt and tcpi_data_segs_in in 4.6,
+// tcpi_delivered in 4.18.
 const RTT: usize = 68;
+const SEGMENTS_IN: usize = 140;
 const MIN_RTT: usize = 148;
 const DATA_SEGMENTS_IN: usize = 152;
 const DELIVERED: usize = 192;
@@ -64,9 +66,8 @@ pub enum Handshake {
 pub struct DiagSocket {
     /// Our end. The address is unspecified where the socket was disconnected.
     pub local: Endpoint,
-    /// The peer. Its port is 0 where the connection was aborted by the service
-    /// or ended before accept(2) with its listener; the address is unspecified
-    /// for listeners and sockets never connected.
+    /// The peer. Its port is 0 where the socket was disconnected; the address is
+    /// unspecified for listeners and sockets never connected.
     pub remote: Endpoint,
     /// TCP_* of net/tcp_states.h: 1 established, 7 closed, 10 listening.
     pub state: u8,
@@ -80,6 +81,11 @@ pub struct DiagSocket {
     pub received_data: Option<bool>,
     /// Whether the peer completed the handshake.
     pub handshake: Handshake,
+    /// It was disconnected: no port of the peer, and where its listener binds
+    /// no address no local one (net/ipv4/tcp.c, tcp_disconnect). Aborted by
+    /// the service, or ended with its listener before accept(2); each socket
+    /// of MPTCP whose peer closed first.
+    pub is_disconnected: bool,
 }
 
 /// Walks one datagram of the destroy groups SKNLGRP_INET_TCP_DESTROY and
@@ -124,6 +130,11 @@ fn parse_socket(payload: &[u8]) -> Result<DiagSocket, Malformed> {
     let (local, remote) = (endpoint(fixed, 4, 8)?, endpoint(fixed, 6, 24)?);
     let word = |offset| u32_at(fixed, offset).ok_or(Malformed);
     let info = tcp_info(attributes)?;
+    // It lost its counters, too (before Linux 5.4 its data's alone): a peer
+    // whose port is 0 sent segments.
+    let has_lost = local.address.is_unspecified() || u32_at(info, SEGMENTS_IN).unwrap_or(0) == 0;
+    let is_disconnected = remote.port == 0 && has_lost;
+    let data_segments = u32_at(info, DATA_SEGMENTS_IN).filter(|_| !is_disconnected);
     Ok(DiagSocket {
         local,
         remote,
@@ -131,8 +142,9 @@ fn parse_socket(payload: &[u8]) -> Result<DiagSocket, Malformed> {
         interface: word(40)?,
         cookie: u64::from(word(48)?) << 32 | u64::from(word(44)?),
         inode: word(68)?,
-        received_data: received_data(info, remote),
+        received_data: data_segments.map(|segments| segments > 0),
         handshake: handshake(fixed[1], info),
+        is_disconnected,
     })
 }
 
@@ -163,14 +175,6 @@ fn tcp_info(attributes: &[u8]) -> Result<&[u8], Malformed> {
         }
     }
     Ok(info)
-}
-
-/// Where tcp_info is long enough. A disconnected socket, known by its remote
-/// port 0, lost its counters with it (net/ipv4/tcp.c, tcp_disconnect): their 0
-/// says nothing.
-fn received_data(info: &[u8], remote: Endpoint) -> Option<bool> {
-    let segments = u32_at(info, DATA_SEGMENTS_IN).filter(|_| remote.port != 0);
-    segments.map(|segments| segments > 0)
 }
 
 /// By a round trip that was measured, or by a segment (the SYN-ACK among them)

@@ -50,6 +50,9 @@ impl Daemon {
                 looks += 1;
                 self.look_for_data(kernel, &mut scan);
             }
+            if scan.local.is_unspecified() {
+                scan.local = self.host.own_near(scan.source).unwrap_or(scan.local);
+            }
             self.metrics.port_scans += 1;
             let calendar = self.calendar(kernel);
             self.output

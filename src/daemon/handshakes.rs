@@ -45,11 +45,6 @@ impl Handshakes {
         }
     }
 
-    /// Whether the setting alone lets anybody forge a connection.
-    pub(super) fn is_forgeable(&self) -> bool {
-        self.is_forgeable
-    }
-
     /// Reads net.ipv4.tcp_fastopen, which decides where sockets tell nothing;
     /// where it cannot be read the last value stays.
     pub(super) fn read_setting(&mut self, kernel: &mut impl Kernel, proc_directory: &[u8]) {

@@ -1,6 +1,7 @@
 //! The daemon: owns every table and ties the stages together. The only place
 //! that knows everybody, logs, and decides about EINTR and EAGAIN.
 
+mod admission;
 mod blocking;
 mod destroying;
 mod handshakes;
@@ -18,10 +19,9 @@ use heapless::Vec;
 
 use crate::address::Endpoint;
 use crate::connections::Connections;
-use crate::detector::Detector;
+use crate::detector;
 use crate::exposition::Format;
-use crate::firewall::Firewall;
-use crate::firewall::iptables::Rule;
+use crate::firewall::{self, iptables::Rule};
 use crate::host::Host;
 use crate::http::{BODY_ROOM, Server};
 use crate::kernel::{Child, Descriptor, Interest, Invocation, Kernel, Signal};
@@ -36,6 +36,7 @@ use crate::proc_net_tcp::RowReader;
 use crate::report;
 use crate::text::{Sink, Text};
 use crate::time::{Calendar, Duration, Instant};
+use admission::Admission;
 use destroying::Destroyer;
 use handshakes::Handshakes;
 use instance::InstanceLock;
@@ -58,6 +59,8 @@ pub enum Flow {
 const OWN_INTERESTS: usize = 6;
 const INTERESTS: usize = HTTP_CLIENTS + OWN_INTERESTS;
 
+type Detector = detector::Detector<SOURCES, { index_size(SOURCES) }>;
+type Firewall = firewall::Firewall<BLOCKS, { index_size(BLOCKS) }>;
 type Interests = Vec<Interest, INTERESTS>;
 
 /// All state of the program; `const`-constructible so that it lies in .bss.
@@ -66,8 +69,9 @@ pub struct Daemon {
     host: Host,
     connections:
         Connections<CONNECTIONS, { index_size(CONNECTIONS) }, LISTENERS, { index_size(LISTENERS) }>,
-    detector: Detector<SOURCES, { index_size(SOURCES) }>,
-    firewall: Firewall<BLOCKS, { index_size(BLOCKS) }>,
+    detector: Detector,
+    admission: Admission,
+    firewall: Firewall,
     metrics: Metrics,
     server: Server<HTTP_CLIENTS>,
     output: Output,
@@ -87,6 +91,7 @@ pub struct Daemon {
     netlink_buffer: [u8; RECEIVE_BUFFER],
     has_said_host_unknown: bool,
     destroyer: Destroyer,
+    has_said_unknown: bool,
     has_named_way_out: bool,
 
     invocation: Invocation,
@@ -136,6 +141,7 @@ impl Daemon {
             host: Host::new(),
             connections: Connections::new(),
             detector: Detector::new(),
+            admission: Admission::new(),
             firewall: Firewall::new(),
             metrics: Metrics::new(),
             server: Server::new(),
@@ -154,6 +160,7 @@ impl Daemon {
             netlink_buffer: [0; RECEIVE_BUFFER],
             has_said_host_unknown: false,
             destroyer: Destroyer::new(),
+            has_said_unknown: false,
             has_named_way_out: false,
             invocation: Invocation::new(),
             listing: Vec::new(),
@@ -324,7 +331,7 @@ impl Daemon {
             (
                 Table::Connections,
                 self.connections.remembered().0,
-                self.connections.evictions().0,
+                self.connections.evictions(),
             ),
             (
                 Table::Sources,
@@ -338,8 +345,8 @@ impl Daemon {
             ),
             (
                 Table::Listeners,
-                self.connections.listeners().0,
-                self.connections.evictions().1,
+                self.connections.listeners.len(),
+                self.connections.listeners.evictions(),
             ),
         ];
         for (table, entries, evictions) in tables {

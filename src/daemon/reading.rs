@@ -1,9 +1,9 @@
 //! Readings: one pass over tcp and tcp6, and what the host is.
 
-use crate::connections::{Connection, Direction, Sighting};
-use crate::detector::{Data, Evidence};
+use crate::connections::{Connection, Sighting};
 use crate::kernel::{Descriptor, Errno, Kernel, Netlink, Path, RowsFile};
 use crate::limits::OUTPUT_PATIENCE;
+use crate::listeners::Port;
 use crate::metrics::{self, Trigger};
 use crate::netlink::{ADDRESS_REQUEST, Failure, Progress, ROUTE_REQUESTS};
 use crate::options::{Action, Show};
@@ -12,6 +12,7 @@ use crate::report;
 use crate::sock_diag::Handshake;
 use crate::text::{Sink, Text};
 use crate::time::{Calendar, Instant};
+use crate::waiting::Waiter;
 
 use super::Daemon;
 
@@ -100,13 +101,15 @@ impl Daemon {
             return;
         };
         let cpu_before = kernel.cpu_time();
-        if self.reading(kernel, trigger) {
-            self.take_waiting_events(kernel);
-        }
+        self.reading(kernel, trigger);
         let cost = kernel.cpu_time().saturating_sub(cpu_before);
         self.watch
             .reading_done(kernel.boottime(), cost, trigger == Trigger::Early);
-        self.tell_reading(kernel, self.last_good_reading >= now);
+        let is_good = self.last_good_reading >= now;
+        if is_good {
+            self.retry_waiting(true, self.last_good_reading);
+        }
+        self.tell_reading(kernel, is_good);
     }
 
     /// One reading; whether tcp could be read.
@@ -144,6 +147,7 @@ impl Daemon {
         let is_whole = tcp == Outcome::Whole && tcp6 != Outcome::Failed;
         if is_whole {
             self.connections.end_reading(now);
+            self.say_unknown_listeners(kernel);
             self.coverage_after(kernel, counters, trigger == Trigger::Scheduled);
             self.last_good_reading = now;
             self.metrics.last_reading_unix_nanoseconds = kernel.realtime();
@@ -160,6 +164,16 @@ impl Daemon {
             .reading_duration
             .observe(kernel.boottime().since(now));
         tcp == Outcome::Whole
+    }
+
+    /// A blind spot is said, once.
+    fn say_unknown_listeners(&mut self, kernel: &mut impl Kernel) {
+        let has_unknown = self.connections.listeners.has_unknown();
+        if has_unknown && !core::mem::replace(&mut self.has_said_unknown, true) {
+            let words =
+                b"more listeners of one address than fit; connections to the rest are no evidence";
+            self.complain(kernel, &[words]);
+        }
     }
 
     fn end_list(&mut self, kernel: &mut impl Kernel, trigger: Trigger, has_rows: bool) {
@@ -288,7 +302,10 @@ impl Daemon {
     }
 
     fn take_socket(&mut self, kernel: &mut impl Kernel, socket: &Socket, pass: Pass) {
-        let (connection, is_opened) = match self.connections.observe(socket, pass.now) {
+        let (watch, host) = (&self.watch, &self.host);
+        let is_own = || watch.is_local(host, socket.local.address);
+        let sighting = self.connections.observe(socket, is_own, pass.now);
+        let (connection, is_opened) = match sighting {
             Sighting::Opened(connection) => (connection, true),
             Sighting::Standing(connection) => (connection, false),
             Sighting::Repeated => return,
@@ -319,18 +336,11 @@ impl Daemon {
         // TIME_WAIT proves a handshake once, not that anything is open.
         let counts =
             socket.state != TcpState::TimeWait || connection.handshake != Handshake::Proven;
-        if counts
-            && connection.direction == Direction::Inbound
-            && self.is_proven(kernel, socket, connection)
-            && self.is_evidence(source, connection.first_seen)
+        if counts && connection.port != Port::Unknown && self.is_proven(kernel, socket, connection)
         {
-            let evidence = Evidence {
-                source,
-                port: socket.local.port,
-                local: socket.local.address,
-                data: Data::Unknown,
-            };
-            self.detector.observe(&evidence, pass.now);
+            let first_seen = connection.first_seen;
+            let waiter = Waiter::new(source, socket.local, socket.remote, first_seen);
+            self.admit(&waiter, connection.port, pass.now);
         }
     }
 

@@ -1,9 +1,9 @@
 //! From the command line to the first turn.
 
-use crate::connections::PortRange;
 use crate::firewall::Policy;
 use crate::kernel::{CAP_NET_ADMIN, Errno, Kernel, Path, RowsFile};
 use crate::limits::ONE_SHOT_PATIENCE;
+use crate::listeners::PortRange;
 use crate::metrics::Trigger;
 use crate::options::{Action, FirewallChoice, USAGE_LINE, write_help, write_version};
 use crate::report;

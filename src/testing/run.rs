@@ -87,6 +87,13 @@ pub fn read_line(line: &str) -> Option<Line> {
     }
 }
 
+/// What `--interval` asks for.
+fn interval_of(arguments: &[&str]) -> Option<Duration> {
+    let mut words = arguments.iter().flat_map(|word| word.split('='));
+    words.find(|word| *word == "--interval")?;
+    Duration::parse(words.next()?.as_bytes())
+}
+
 /// 22 MB each: used again rather than made anew.
 static DAEMONS: Mutex<Vec<Box<Daemon>>> = Mutex::new(Vec::new());
 
@@ -187,6 +194,10 @@ impl Run {
     }
 
     pub fn start(&mut self, arguments: &[&str]) -> Flow {
+        self.twin.next_scheduled = self.kernel.now;
+        if let Some(interval) = interval_of(arguments) {
+            self.twin.interval = interval;
+        }
         let (daemon, kernel) = self.daemon();
         let flow = daemon.start(kernel, arguments.iter().map(|word| word.as_bytes()));
         self.look();

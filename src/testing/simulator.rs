@@ -210,6 +210,10 @@ impl World {
     // People.
 
     fn people(&mut self, kernel: &mut FakeKernel) {
+        for number in 0..self.random.below(6) {
+            let peer = self.peer(20 + number as u16);
+            self.passing_listener(kernel, number as u16, peer);
+        }
         for number in 0..4 + self.random.below(12) {
             let peer = self.peer(number as u16);
             let own = if peer.is_ipv4() {
@@ -307,6 +311,50 @@ impl World {
             });
         }
         self.random = others;
+    }
+
+    /// A listener that comes late, and may be gone with its first connection;
+    /// then it comes back as another socket.
+    fn passing_listener(&mut self, kernel: &mut FakeKernel, number: u16, peer: IpAddr) {
+        let own: IpAddr = if peer.is_ipv4() {
+            // One is not the host's: a proxy took what was meant for it.
+            let own = ["203.0.113.5", "10.0.0.1", "192.0.2.80"];
+            self.random.pick(&own).parse().unwrap()
+        } else {
+            "2001:db8:1::5".parse().unwrap()
+        };
+        let any: IpAddr = if peer.is_ipv4() { "0.0.0.0" } else { "::" }
+            .parse()
+            .unwrap();
+        let is_one_shot = self.random.hits(500);
+        let at_one_address = self.random.hits(400);
+        let mut at = self.some_moment();
+        for turn in 0..1 + self.random.below(20) as u16 {
+            let port = self.random.pick(&[21_100, 21_101, 6_000, 45_000]) + turn % 3;
+            let listener = FakeSocket {
+                local: (if at_one_address { own } else { any }, port),
+                remote: (any, 0),
+                state: TcpState::Listen,
+                inode: 3_000_000 + 100 * u32::from(number) + u32::from(turn),
+                is_dual_stack: false,
+            };
+            kernel.set_state(at, &listener, TcpState::Listen, listener.inode);
+            let delay = self.random.pick(&[1, 11, 11]);
+            let opened = at.after(self.some_time(delay));
+            let socket = FakeSocket {
+                local: (own, port),
+                remote: (peer, 51_000 + turn),
+                state: TcpState::Established,
+                inode: 4_000_000 + 100 * u32::from(number) + u32::from(turn),
+                is_dual_stack: false,
+            };
+            self.life(kernel, socket, opened);
+            let stays = self.random.pick(&[1, 3, 20]);
+            let closed = opened.after(self.some_time(stays));
+            let closed = if is_one_shot { opened } else { closed };
+            kernel.vanish(closed, &listener);
+            at = closed.after(self.some_time(3));
+        }
     }
 
     /// A peer that we connect to.

@@ -1421,44 +1421,191 @@ fn our_own_clients_bring_no_early_readings() {
     assert_eq!(run.kernel.tables[0].blocks().len(), 1);
 }
 
-#[test]
-fn a_client_of_our_own_port_is_evidence_at_once() {
-    let mut run = started(&["--interval=1m"]);
-    for port in [22, 25, 80] {
-        let (own, scanner) = ([203, 0, 113, 5], [198, 51, 100, 7]);
-        run.kernel.destroy((own, port), (scanner, 50_000 + port));
+impl Run {
+    /// `SCANNER` connected to these ports of `own`, and was reset.
+    fn end_connections(&mut self, own: [u8; 4], from: u16, ports: &[u16]) {
+        for (number, port) in (from..).zip(ports) {
+            self.kernel
+                .destroy((own, *port), ([198, 51, 100, 7], number));
+        }
     }
+}
+
+const OWN_OCTETS: [u8; 4] = [203, 0, 113, 5];
+const NEW_INBOUND: &str = "tcpparser_new_connections_total{direction=\"in\",family=\"4\"}";
+
+/// Whoever scrapes us and three exporters is no scanner.
+#[test]
+fn our_own_port_is_no_evidence() {
+    let mut run = started(&["--interval=1m"]);
+    run.end_connections(OWN_OCTETS, 50_000, &[22, 25, 80]);
     run.kernel.connect(SCANNER, b"");
+    run.run_for(1);
+    assert_eq!(run.metric(NEW_INBOUND), "4");
+    // Its end is no other connection.
+    run.end_connections(OWN_OCTETS, 40_000, &[3021]);
+    run.run_for(1);
+    assert_eq!(run.metric(NEW_INBOUND), "4");
+    assert!(run.lines_with("Port scan detected").is_empty());
+    run.end_connections(OWN_OCTETS, 50_010, &[443]);
     run.run_for(1);
     assert_eq!(
         run.lines_with("Port scan detected"),
-        ["Port scan detected: 198.51.100.7 -> 203.0.113.5 on ports 22,25,80,3021"]
-    );
-    assert_eq!(
-        run.metric("tcpparser_new_connections_total{direction=\"in\",family=\"4\"}"),
-        "4"
-    );
-    // Its end is no other connection.
-    let (own, scanner) = ([203, 0, 113, 5], [198, 51, 100, 7]);
-    run.kernel.destroy((own, 3021), (scanner, 40_000));
-    run.run_for(1);
-    assert_eq!(
-        run.metric("tcpparser_new_connections_total{direction=\"in\",family=\"4\"}"),
-        "4"
+        ["Port scan detected: 198.51.100.7 -> 203.0.113.5 on ports 22,25,80,443"]
     );
 }
 
-/// What it sent is not there yet, and silence is what decides.
+/// Without a listener of ours it is a port like any other.
 #[test]
-fn a_client_of_our_own_port_is_not_called_silent() {
-    let mut run = started(&["--interval=1m", "--require-silent"]);
-    for port in [22, 25, 80] {
-        let (own, scanner) = ([203, 0, 113, 5], [198, 51, 100, 7]);
-        run.kernel.destroy((own, port), (scanner, 50_000 + port));
-    }
-    run.kernel.connect(SCANNER, b"");
+fn the_port_of_another_listener_is_evidence() {
+    let mut run = host();
+    run.kernel.listen_on("0.0.0.0", 3021);
+    assert_eq!(run.start(&["--listen", "none"]), Flow::Continue);
     run.run_for(1);
+    run.end_connections(OWN_OCTETS, 50_000, &[22, 25, 80, 3021]);
+    run.run_for(1);
+    assert_eq!(run.lines_with("Port scan detected").len(), 1);
+}
+
+#[test]
+fn services_that_just_started_are_seen_within_two_seconds() {
+    for ports in [
+        [6_001, 6_002, 6_003, 6_004],
+        [40_001, 40_002, 40_003, 6_004],
+    ] {
+        for interval in ["10s", "1h"] {
+            let mut run = started(&["--interval", interval]);
+            run.checks.twin = false;
+            for port in ports {
+                run.kernel.listen_on("0.0.0.0", port);
+            }
+            run.end_connections(OWN_OCTETS, 50_000, &ports);
+            run.run_for(2);
+            assert_eq!(run.lines_with("Blocked: 198.51.100.7").len(), 1);
+            assert_eq!(run.metric(NEW_INBOUND), "4");
+        }
+    }
+}
+
+/// Each listener is gone with its connection.
+#[test]
+fn the_data_ports_of_ftp_are_no_services() {
+    let mut run = started(&["--interval=1s", "--show=scans"]);
+    run.checks.twin = false;
+    run.kernel.passive_opens = 1_000;
+    run.run_for(2);
+    for number in 0..60 {
+        let port = 21_100 + number % 11;
+        run.kernel.listen_on("203.0.113.5", port);
+        run.run_for(u64::from(number % 3));
+        let is_data = |socket: &FakeSocket| socket.local.1 == port;
+        run.kernel.sockets.retain(|socket| !is_data(socket));
+        run.kernel.passive_opens += 1;
+        run.end_connections(OWN_OCTETS, 50_000 + number, &[port]);
+        run.run_for(u64::from(number % 2));
+    }
+    run.run_for(5);
     assert!(run.lines_with("Port scan detected").is_empty());
+    assert_eq!(run.metric(NEW_INBOUND), "60");
+    assert_eq!(run.metric("tcpparser_connections_missed_total"), "0");
+}
+
+/// A proxy takes connections to addresses that are not the host's.
+#[test]
+fn an_address_that_is_not_ours_has_no_services() {
+    let mut run = started(&["--interval=10s"]);
+    run.checks.twin = false;
+    let moving = [203, 0, 113, 99];
+    run.end_connections(moving, 50_000, &[22, 25, 80, 443]);
+    run.run_for(20);
+    assert!(run.lines_with("Port scan detected").is_empty());
+    // Nor can an aborted connection be told from one to such an address.
+    for port in [22, 25, 80, 443] {
+        run.kernel.destroy(([0; 4], port), ([198, 51, 100, 8], 0));
+    }
+    run.run_for(2);
+    assert!(run.lines_with("Port scan detected").is_empty());
+    // It moves here within the window.
+    let address = (IpAddr::from(moving), 24);
+    run.kernel.host.addresses.push(address);
+    run.run_for(11);
+    assert_eq!(
+        run.lines_with("Port scan detected"),
+        ["Port scan detected: 198.51.100.7 -> 203.0.113.99 on ports 22,25,80,443"]
+    );
+}
+
+#[test]
+fn aborted_connections_name_an_own_address() {
+    let mut run = started(&["--interval=1m"]);
+    for port in [22, 25, 80, 443] {
+        run.kernel.destroy(([0; 4], port), ([10, 0, 0, 9], 0));
+    }
+    run.run_for(1);
+    assert_eq!(
+        run.lines_with("Port scan detected"),
+        ["Port scan detected: 10.0.0.9 -> 10.0.0.1 on ports 22,25,80,443"]
+    );
+    assert_eq!(run.metric(NEW_INBOUND), "0", "nobody knows which");
+}
+
+/// More of them than fit, to peers that differ, around one scan.
+#[test]
+fn outgoing_connections_push_no_scan_out() {
+    for peers in [1, 250] {
+        let mut run = started(&["--interval=10s"]);
+        run.checks.twin = false;
+        let ports = [40_001, 40_002, 40_003, 40_004];
+        for port in ports {
+            run.kernel.listen_on("0.0.0.0", port);
+        }
+        let flood = |run: &mut Run| {
+            for number in 0..2_000 {
+                let peer = [192, 0, 2, (number % peers) as u8];
+                run.kernel
+                    .destroy((OWN_OCTETS, 33_000 + number), (peer, 443));
+            }
+        };
+        flood(&mut run);
+        run.end_connections(OWN_OCTETS, 50_000, &ports);
+        flood(&mut run);
+        run.run_for(12);
+        assert_eq!(
+            run.lines_with("Port scan detected"),
+            ["Port scan detected: 198.51.100.7 -> 203.0.113.5 on ports 40001,40002,40003,40004"]
+        );
+        assert_eq!(run.metric(NEW_INBOUND), "4");
+    }
+}
+
+/// Stopped for longer than an interval: what the socket holds is more than one
+/// turn takes in, and none of it is missed.
+#[test]
+fn what_waits_while_we_are_stopped_is_not_missed() {
+    for interval in ["100ms", "1s"] {
+        let mut run = host();
+        run.kernel.passive_opens = 1_000;
+        let arguments = ["--show=scans", "--interval", interval];
+        assert_eq!(run.start(&arguments), Flow::Continue);
+        run.run_for(2);
+        run.checks.twin = false;
+        run.kernel.passive_opens += 4_000;
+        let interval = Duration::parse(interval.as_bytes()).unwrap();
+        run.run_until(run.kernel.now.after(interval));
+        run.kernel.now = run.kernel.now.after(Duration::from_secs(5));
+        for number in 0..4_000 {
+            run.kernel
+                .destroy((OWN_OCTETS, 80), ([198, 51, 100, 7], 10_000 + number));
+        }
+        for _ in 0..4 {
+            run.kernel.now = run.kernel.now.after(Duration::from_secs(5));
+            assert_eq!(run.turn(), Flow::Continue);
+        }
+        run.kernel.passive_opens += 5;
+        run.run_for(5);
+        assert_eq!(run.metric(NEW_INBOUND), "4000");
+        assert_eq!(run.metric("tcpparser_connections_missed_total"), "5");
+    }
 }
 
 #[test]
