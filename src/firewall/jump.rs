@@ -11,8 +11,8 @@
 use crate::limits::MOVE_MEMORY;
 use crate::time::{Duration, Instant};
 
-/// The longest wait, in times of the first: some hours of a deploy that goes
-/// wrong over and over, and then nobody has to notice.
+/// The longest wait, in times of the first: a manager that puts its rule first
+/// at once, day and night, is contradicted some times a day.
 const LONGEST: u64 = 16;
 
 /// Who has the first place.
@@ -113,9 +113,9 @@ impl Jump {
         self.order = Order::Regained { since: now, wait };
     }
 
-    /// The chain was taken away with it.
+    /// The chain was taken away with it; the next one has no past.
     pub fn was_removed(&mut self) {
-        (self.position, self.count, self.moves) = (0, 0, false);
+        *self = Self::NONE;
     }
 
     /// For how long it was left behind, if that is still to be said.
