@@ -1,19 +1,19 @@
 //! What this host is: its own addresses, the prefixes on its links, and the
 //! addresses no block may ever touch.
 //!
-//! A refresh fills the spare one of two `Facts` while the other goes on
-//! answering; only a complete one takes over.
+//! A fact may be kept too long and is never lost too early. So each is added as
+//! soon as anything tells of it, and goes only where a whole dump of what told
+//! of it no longer lists it: messages that something is gone cannot be counted
+//! against those that it is there, since the kernel repeats and leaves out both.
 
-use core::cmp::Ordering;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use heapless::Vec;
 
 use crate::address::{Network, fold_mapped, is_loopback, parse_address};
-use crate::limits::{ALLOWED, GATEWAYS, ON_LINK_PREFIXES, OWN_ADDRESSES};
+use crate::limits::{ALLOWED, BROADCASTS, GATEWAYS, NAMESERVERS, ON_LINK_PREFIXES, OWN_ADDRESSES};
 use crate::netlink::{
-    AddressMessage, Progress, ROUTE_REQUESTS, RT_SCOPE_LINK, RT_TABLE_LOCAL, Route, RouteKind,
-    RouteMessage, walk_addresses, walk_routes,
+    AddressMessage, HostMessage, RT_SCOPE_LINK, RT_TABLE_LOCAL, Route, RouteKind, Section,
 };
 use crate::text::{Sink, Text, trim};
 
@@ -125,36 +125,55 @@ const SHARED: [Network; 3] = [
     v6(0x2001_0000 << 96, 32),
 ];
 
-/// What a fact says about its network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
-    OwnAddress,
-    /// A whole network of own addresses, such as `ip route add local` makes.
-    OwnNetwork,
-    Broadcast,
-    Gateway,
-    Nameserver,
-    OnLink,
-}
+/// What told of a fact: a bit for each `Section`, and this one.
+const RESOLVER_FILES: u8 = 1 << Section::ALL.len();
 
+/// A network, and what tells of it. IPv4 stands above all of IPv6, in
+/// ff00::/8, where no fact ever is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Fact {
-    kind: Kind,
-    network: Network,
+    high: u64,
+    low: u64,
+    length: u8,
+    /// What told of it.
+    told: u8,
+    /// The same, since the last dump of that began.
+    fresh: u8,
 }
 
-impl Fact {
-    fn order(self, other: Self) -> Ordering {
-        let key = |fact: Self| (fact.kind, first(fact.network), fact.network.prefix_length());
-        key(self).cmp(&key(other))
+/// The lowest address as a number, and the number of leading bits that count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place(u128, u8);
+
+impl Place {
+    fn of(network: Network) -> Self {
+        let length = network.prefix_length();
+        match network.address() {
+            IpAddr::V4(v4) => Self(u128::MAX << 32 | u128::from(v4.to_bits()), 96 + length),
+            IpAddr::V6(v6) => Self(v6.to_bits(), length),
+        }
+    }
+
+    fn last(self) -> u128 {
+        self.0 | u128::MAX.checked_shr(self.1.into()).unwrap_or(0)
+    }
+
+    /// The network of `length` bits around it.
+    fn within(self, length: u8) -> Self {
+        Self(
+            self.0 & !u128::MAX.checked_shr(length.into()).unwrap_or(0),
+            length,
+        )
+    }
+
+    const fn is_ipv4(self) -> bool {
+        self.0 >= u128::MAX << 32
     }
 }
 
-/// The lowest address as a number; IPv4 stands where its mapped form would.
-fn first(network: Network) -> u128 {
-    match network.address() {
-        IpAddr::V4(v4) => 0xffff << 32 | u128::from(v4.to_bits()),
-        IpAddr::V6(v6) => v6.to_bits(),
+impl Fact {
+    const fn place(self) -> Place {
+        Place((self.high as u128) << 64 | self.low as u128, self.length)
     }
 }
 
@@ -167,163 +186,123 @@ fn ending(address: IpAddr) -> u64 {
     1 << (low & 63)
 }
 
-/// The highest address as such a number.
-fn last(network: Network) -> u128 {
-    let length = u32::from(network.prefix_length());
-    let longest: u32 = if network.is_ipv6() { 128 } else { 32 };
-    let host_bits = longest.saturating_sub(length);
-    first(network) | !u128::MAX.checked_shl(host_bits).unwrap_or(0)
-}
-
-/// At most `N` facts, sorted by kind, then address.
+/// At most `N` facts of one kind, by place.
 struct Facts<const N: usize> {
+    /// A bit for each prefix length among them that is not a single address.
+    lengths: u128,
+    /// A bit for each `ending`, all where there is a whole network: hardly any
+    /// peer of the thousands in a reading needs a search.
+    endings: u64,
+    /// What told of facts that did not fit, since the last dump of that began.
+    lost: u8,
     sorted: Vec<Fact, N>,
-    /// Facts that did not fit.
-    lost: usize,
 }
 
 impl<const N: usize> Facts<N> {
     const fn new() -> Self {
         Self {
-            sorted: Vec::new(),
+            lengths: 0,
+            endings: 0,
             lost: 0,
+            sorted: Vec::new(),
         }
     }
 
-    fn clear(&mut self) {
-        self.sorted.clear();
-        self.lost = 0;
-    }
-
-    fn insert(&mut self, kind: Kind, network: Network) {
-        let fact = Fact { kind, network };
-        let place = self
-            .sorted
-            .partition_point(|held| held.order(fact) == Ordering::Less);
-        if self.sorted.get(place) == Some(&fact) {
-            return;
+    /// Whether it is news.
+    fn insert(&mut self, network: Network, told: u8) -> bool {
+        let place = Place::of(network);
+        let index = self.index_of(place);
+        let held = self.sorted.get_mut(index);
+        if let Some(fact) = held.filter(|fact| fact.place() == place) {
+            (fact.told, fact.fresh) = (fact.told | told, fact.fresh | told);
+            return false;
         }
-        if self.sorted.is_full() {
-            self.lost = self.lost.saturating_add(1);
-            return;
-        }
-        // Each fact from the place on moves up by one.
-        let mut carried = fact;
-        for slot in self.sorted.iter_mut().skip(place) {
-            core::mem::swap(slot, &mut carried);
-        }
-        let _ = self.sorted.push(carried);
-    }
-
-    /// The facts of one kind, by address.
-    fn of(&self, kind: Kind) -> impl Iterator<Item = Network> {
-        let start = self.sorted.partition_point(|held| held.kind < kind);
-        self.sorted
-            .iter()
-            .skip(start)
-            .take_while(move |held| held.kind == kind)
-            .map(|held| held.network)
-    }
-
-    /// Whether a fact of `kind`, all of which are single addresses, lies in
-    /// `network`: one binary search.
-    fn holds_address_in(&self, kind: Kind, network: Network) -> bool {
-        let bounds = (first(network), last(network));
-        let place = self
-            .sorted
-            .partition_point(|held| (held.kind, first(held.network)) < (kind, bounds.0));
-        self.sorted
-            .get(place)
-            .is_some_and(|held| held.kind == kind && first(held.network) <= bounds.1)
-    }
-
-    fn holds_overlap(&self, kind: Kind, network: Network) -> bool {
-        self.of(kind).any(|held| held.overlaps(network))
-    }
-}
-
-/// Own addresses with a broadcast address each, gateways and nameservers.
-const PROTECTED: usize = 2 * OWN_ADDRESSES + GATEWAYS;
-
-/// What one refresh found.
-struct Snapshot {
-    protected: Facts<PROTECTED>,
-    on_link: Facts<ON_LINK_PREFIXES>,
-    /// A bit for the last six bits of each own address, all for an own network:
-    /// hardly any peer of the thousands in a reading needs a search.
-    own_endings: u64,
-}
-
-impl Snapshot {
-    const fn new() -> Self {
-        Self {
-            protected: Facts::new(),
-            on_link: Facts::new(),
-            own_endings: 0,
-        }
-    }
-
-    fn clear(&mut self) {
-        self.protected.clear();
-        self.on_link.clear();
-        self.own_endings = 0;
-    }
-
-    fn add_address(&mut self, message: AddressMessage) {
-        self.add_own(Network::single(message.local));
-        if let Some(broadcast) = message.broadcast {
-            self.protected
-                .insert(Kind::Broadcast, Network::single(broadcast));
-        }
-        // A prefix of one address is the address itself, or the peer of a
-        // point-to-point link, which has a route of its own.
-        if !message.prefix.is_single() {
-            self.add_on_link(message.prefix, LARGEST_ALLOCATION);
-        }
-    }
-
-    fn add_route(&mut self, route: Route) {
-        let destination = route.destination;
-        match route.kind {
-            RouteKind::Unicast if is_direct(route) => self.add_on_link(destination, SLAAC_PREFIX),
-            // Outside the table `local` a local network is a trick to divert
-            // packets (`ip route add local default dev lo table 100` for
-            // TPROXY), not a statement of what is ours.
-            RouteKind::Local if destination.is_single() || route.table == RT_TABLE_LOCAL => {
-                self.add_own(destination);
-            }
-            RouteKind::Broadcast if destination.is_single() => {
-                self.protected.insert(Kind::Broadcast, destination);
-            }
-            RouteKind::Unicast | RouteKind::Local | RouteKind::Broadcast | RouteKind::Other => {}
-        }
-    }
-
-    fn add_own(&mut self, network: Network) {
-        if is_loopback(network.address()) || network.prefix_length() == 0 {
-            return;
-        }
-        let (kind, endings) = if network.is_single() {
-            (Kind::OwnAddress, ending(network.address()))
-        } else {
-            (Kind::OwnNetwork, u64::MAX)
+        let fact = Fact {
+            high: (place.0 >> 64) as u64,
+            low: place.0 as u64,
+            length: place.1,
+            told,
+            fresh: told,
         };
-        self.own_endings |= endings;
-        self.protected.insert(kind, network);
+        if self.sorted.push(fact).is_err() {
+            self.lost |= told;
+            return false;
+        }
+        if let Some(behind @ [_, ..]) = self.sorted.get_mut(index..) {
+            behind.rotate_right(1);
+        }
+        self.summarise(place);
+        true
     }
 
-    /// `shortest_v6` is the shortest IPv6 prefix that is taken for a link.
-    fn add_on_link(&mut self, network: Network, shortest_v6: u8) {
-        let shortest = if network.is_ipv6() {
-            shortest_v6
+    fn index_of(&self, place: Place) -> usize {
+        self.sorted.partition_point(|held| held.place() < place)
+    }
+
+    fn summarise(&mut self, Place(bits, length): Place) {
+        if length >= 128 {
+            self.endings |= 1 << (bits as u32 & 63);
         } else {
-            LARGEST_PRIVATE
-        };
-        let address = network.address();
-        if network.prefix_length() < shortest || is_loopback(address) || address.is_multicast() {
-            return;
+            self.lengths |= 1 << length;
+            self.endings = u64::MAX;
         }
-        self.on_link.insert(Kind::OnLink, network);
+    }
+
+    /// A dump of `told` begins.
+    fn begin(&mut self, told: u8) {
+        self.lost &= !told;
+        for fact in &mut self.sorted {
+            fact.fresh &= !told;
+        }
+    }
+
+    /// The dump was whole: what it did not list goes. Whether anything went.
+    fn finish(&mut self, told: u8) -> bool {
+        let before = self.sorted.len();
+        self.sorted.retain_mut(|fact| {
+            fact.told &= fact.fresh | !told;
+            fact.told != 0
+        });
+        let has_removed = self.sorted.len() != before;
+        if has_removed {
+            (self.lengths, self.endings) = (0, 0);
+            for index in 0..self.sorted.len() {
+                let place = self.sorted.get(index).map(|fact| fact.place());
+                place.into_iter().for_each(|place| self.summarise(place));
+            }
+        }
+        has_removed
+    }
+
+    /// Whether a fact shares an address with `network`: one lies in it, or, one
+    /// search for each length that there is, around it.
+    fn overlaps(&self, network: Network) -> bool {
+        let place = Place::of(network);
+        let next = self.sorted.get(self.index_of(place));
+        let within = |fact: &&Fact| {
+            let held = fact.place();
+            held.0 <= place.last() && held.is_ipv4() == place.is_ipv4()
+        };
+        if next.filter(within).is_some() {
+            return true;
+        }
+        let mut shorter = self.lengths & !u128::MAX.checked_shl(place.1.into()).unwrap_or(0);
+        if place.is_ipv4() {
+            shorter &= u128::MAX << 96;
+        }
+        while shorter != 0 {
+            let around = place.within(shorter.trailing_zeros() as u8);
+            let held = self.sorted.get(self.index_of(around));
+            if held.is_some_and(|fact| fact.place() == around) {
+                return true;
+            }
+            shorter &= shorter - 1;
+        }
+        false
+    }
+
+    fn contains(&self, address: IpAddr) -> bool {
+        self.endings & ending(address) != 0 && self.overlaps(Network::single(address))
     }
 }
 
@@ -345,48 +324,61 @@ fn is_direct(route: Route) -> bool {
     !route.has_gateway && (route.destination.is_ipv6() || route.scope == RT_SCOPE_LINK)
 }
 
-/// Which dumps of a refresh are complete.
-#[derive(Clone, Copy)]
-struct Done {
-    addresses: bool,
-    route_dumps: usize,
-    has_failed: bool,
+/// Whether a source may be blocked, as far as that depends on what is known of
+/// the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Knowledge {
+    /// A dump is under way.
+    Awaited,
+    /// All that must be known is.
+    Whole,
+    /// It cannot be had, or is more than fits.
+    Lacking,
 }
 
-impl Done {
-    const NOTHING: Self = Self {
-        addresses: false,
-        route_dumps: 0,
-        has_failed: false,
-    };
-}
-
-/// Longest line of resolv.conf that is looked at, in bytes.
-const RESOLV_LINE: usize = 128;
+/// Longest line of a resolver's file that is looked at, in bytes.
+const RESOLVER_LINE: usize = 128;
 
 /// What this host is, as far as it is known. All zero bytes when new.
-pub struct Host {
-    snapshots: [Snapshot; 2],
-    /// Whether the second snapshot answers and the first is refilled.
-    is_second: bool,
-    is_known: bool,
-    done: Done,
-    resolv_line: Text<RESOLV_LINE>,
-    allowed: Vec<Network, ALLOWED>,
+pub struct Host<const OWN: usize = OWN_ADDRESSES, const LINKS: usize = ON_LINK_PREFIXES> {
+    /// The sections that were whole once.
+    known: u8,
+    knowledge: Knowledge,
+    /// Something came to be protected.
+    has_grown: bool,
+    /// The files that named a nameserver when all were read last, and those
+    /// that do in this reading, one bit each.
+    named: u32,
+    naming: u32,
+    names_stub: bool,
+    resolver_line: Text<RESOLVER_LINE>,
     ssh_peer: Vec<IpAddr, 1>,
+    allowed: Vec<Network, ALLOWED>,
+    nameservers: Facts<NAMESERVERS>,
+    broadcasts: Facts<BROADCASTS>,
+    gateways: Facts<GATEWAYS>,
+    own: Facts<OWN>,
+    on_link: Facts<LINKS>,
 }
 
-impl Host {
+impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
     /// Nothing is known yet: everything is protected.
     pub const fn new() -> Self {
         Self {
-            snapshots: [Snapshot::new(), Snapshot::new()],
-            is_second: false,
-            is_known: false,
-            done: Done::NOTHING,
-            resolv_line: Text::new(),
-            allowed: Vec::new(),
+            known: 0,
+            knowledge: Knowledge::Awaited,
+            has_grown: false,
+            named: 0,
+            naming: 0,
+            names_stub: false,
+            resolver_line: Text::new(),
             ssh_peer: Vec::new(),
+            allowed: Vec::new(),
+            nameservers: Facts::new(),
+            broadcasts: Facts::new(),
+            gateways: Facts::new(),
+            own: Facts::new(),
+            on_link: Facts::new(),
         }
     }
 
@@ -402,81 +394,136 @@ impl Host {
         first_address(value).is_some_and(|address| self.ssh_peer.push(address).is_ok())
     }
 
-    /// Starts a refresh; one that was under way is given up.
-    pub fn begin(&mut self) {
-        self.spare().clear();
-        self.resolv_line.clear();
-        self.done = Done::NOTHING;
+    /// A dump of `section` begins.
+    pub fn begin(&mut self, section: Section) {
+        self.begin_all_of(section.bit());
     }
 
-    /// Takes what one receive returned after `netlink::ADDRESS_REQUEST` was
-    /// sent; to be repeated while the answer is `More`.
-    pub fn feed_addresses(&mut self, bytes: &[u8]) -> Progress {
-        let spare = self.spare();
-        let progress = walk_addresses(bytes, |message| spare.add_address(message));
-        self.done.addresses |= progress == Progress::Done;
-        self.note_failure(progress)
+    fn begin_all_of(&mut self, told: u8) {
+        self.own.begin(told);
+        self.gateways.begin(told);
+        self.on_link.begin(told);
+        self.broadcasts.begin(told);
+        self.nameservers.begin(told);
     }
 
-    /// Takes what one receive returned after one of `netlink::ROUTE_REQUESTS`
-    /// was sent; to be repeated for each of them while the answer is `More`.
-    pub fn feed_routes(&mut self, bytes: &[u8]) -> Progress {
-        let spare = self.spare();
-        let progress = walk_routes(bytes, |message| match message {
-            RouteMessage::Route(route) => spare.add_route(route),
-            RouteMessage::Gateway(gateway) => spare
-                .protected
-                .insert(Kind::Gateway, Network::single(gateway)),
-        });
-        if progress == Progress::Done {
-            self.done.route_dumps = self.done.route_dumps.saturating_add(1);
+    /// Takes in what is there. What is gone is found by the next dump.
+    pub fn take(&mut self, message: HostMessage) {
+        match message {
+            HostMessage::Address(address) => self.take_address(address),
+            HostMessage::Route(route) => self.take_route(route),
+            HostMessage::Gateway(section, gateway) => {
+                let gateway = Network::single(gateway);
+                self.has_grown |= self.gateways.insert(gateway, section.bit());
+            }
+            HostMessage::Removed(_) | HostMessage::LinkDown | HostMessage::Interrupted => {}
         }
-        self.note_failure(progress)
     }
 
-    /// Takes a part of /etc/resolv.conf (resolv.conf(5)), of any size. Where
-    /// none names a nameserver those known before stay: the file may be away
-    /// or empty while it is written anew.
-    pub fn feed_resolv_conf(&mut self, bytes: &[u8]) {
+    /// The dump of `section` ended well. Where it `is_whole`, what it did not
+    /// list goes; else something may be missing in it. Returns the sections to
+    /// be asked for again: there is room now for what did not fit.
+    pub fn finish(&mut self, section: Section, is_whole: bool) -> u8 {
+        let told = section.bit();
+        self.known |= told;
+        if !is_whole {
+            return 0;
+        }
+        let mut has_room = self.own.finish(told);
+        has_room |= self.gateways.finish(told);
+        has_room |= self.on_link.finish(told);
+        self.broadcasts.finish(told);
+        if has_room {
+            self.own.lost | self.gateways.lost | self.on_link.lost
+        } else {
+            0
+        }
+    }
+
+    /// The files of the resolver are about to be read.
+    pub fn begin_resolver(&mut self) {
+        self.nameservers.begin(RESOLVER_FILES);
+        (self.naming, self.names_stub) = (0, false);
+        self.resolver_line.clear();
+    }
+
+    /// Takes a part, of any size, of a resolver's file (resolv.conf(5),
+    /// dnsmasq(8)), one of 32.
+    pub fn feed_resolver(&mut self, file: u8, bytes: &[u8]) {
         for byte in bytes {
             if *byte == b'\n' {
-                self.end_resolv_line();
+                self.end_resolver_file(file);
             } else {
-                self.resolv_line.put_byte(*byte);
+                self.resolver_line.put_byte(*byte);
             }
         }
     }
 
-    /// Ends a refresh: what was fed takes over if every dump was complete,
-    /// else all stays as it was. Returns whether it took over.
-    pub fn finish(&mut self) -> bool {
-        let done = self.done;
-        self.done = Done::NOTHING;
-        self.end_resolv_line();
-        if done.has_failed || !done.addresses || done.route_dumps < ROUTE_REQUESTS.len() {
-            return false;
+    /// The file ends, and its last line, which may lack a newline. A nameserver
+    /// of our own is a stub, which asks others.
+    pub fn end_resolver_file(&mut self, file: u8) {
+        let nameserver = parse_nameserver(self.resolver_line.as_bytes())
+            .filter(|_| !self.resolver_line.is_truncated());
+        self.resolver_line.clear();
+        match nameserver {
+            Some(address) if self.is_own(address) => self.names_stub = true,
+            Some(address) => {
+                self.naming |= 1 << (file & 31);
+                let address = Network::single(address);
+                self.has_grown |= self.nameservers.insert(address, RESOLVER_FILES);
+            }
+            None => {}
         }
-        self.keep_nameservers();
-        self.is_second = !self.is_second;
-        self.is_known = true;
-        true
+    }
+
+    /// Whether those that a stub asks stand elsewhere, if anywhere.
+    pub fn needs_upstreams(&self) -> bool {
+        self.names_stub || self.lacks_nameserver()
+    }
+
+    /// Whether no file named a nameserver that is not this host itself.
+    pub fn lacks_nameserver(&self) -> bool {
+        self.naming == 0
+    }
+
+    /// The files were read. Where one names no nameserver any more those known
+    /// before stay until the next time: it may be away or empty while it is
+    /// written anew.
+    pub fn finish_resolver(&mut self) {
+        if self.naming == 0 {
+            return;
+        }
+        if self.naming & self.named == self.named {
+            self.nameservers.finish(RESOLVER_FILES);
+        }
+        self.named = self.naming;
+    }
+
+    /// Decides from now on whether sources may be blocked.
+    pub fn set_knowledge(&mut self, knowledge: Knowledge) {
+        self.knowledge = knowledge;
+    }
+
+    /// Whether sources may be blocked, as far as that depends on this.
+    pub fn knowledge(&self) -> Knowledge {
+        self.knowledge
+    }
+
+    /// Whether something came to be protected since this was asked last.
+    pub fn take_growth(&mut self) -> bool {
+        core::mem::take(&mut self.has_grown)
     }
 
     /// Whether `address` is the host's own or loopback. One binary search.
     pub fn is_own(&self, address: IpAddr) -> bool {
         let address = fold_mapped(address);
-        is_loopback(address)
-            || (self.current().own_endings & ending(address) != 0
-                && (self.protects(Kind::OwnAddress, Network::single(address))
-                    || self.protects(Kind::OwnNetwork, Network::single(address))))
+        is_loopback(address) || self.own.contains(address)
     }
 
     /// Whether `network` shares addresses with one of the host's own on-link
-    /// prefixes. With more prefixes than fit, everything is: a block then
-    /// keeps a source from the host only, the lesser harm.
+    /// prefixes.
     pub fn is_on_link(&self, network: Network) -> bool {
-        let on_link = &self.current().on_link;
-        on_link.lost > 0 || on_link.holds_overlap(Kind::OnLink, fold_network(network))
+        self.on_link.overlaps(fold_network(network))
     }
 
     /// The source that `address` belongs to: IPv4 by itself, IPv6 by its /64,
@@ -492,29 +539,92 @@ impl Host {
     }
 
     /// Why `network` must not be blocked, if any address in it is protected;
-    /// `HostUnknown` for everything while `is_incomplete`.
+    /// `HostUnknown` for everything while not all is known.
     pub fn protected(&self, network: Network) -> Option<Protection> {
-        let unknown = self.is_incomplete().then_some(Protection::HostUnknown);
+        let is_unknown = self.knowledge != Knowledge::Whole;
+        let unknown = is_unknown.then_some(Protection::HostUnknown);
         self.known_protection(fold_network(network)).or(unknown)
     }
 
-    /// Whether protected addresses may be missing: no refresh was complete
-    /// yet, or more were found than fit.
+    /// Whether protected addresses may be missing: some dump was never whole,
+    /// or listed more than fits.
     pub fn is_incomplete(&self) -> bool {
-        !self.is_known || self.current().protected.lost > 0
+        let all = Section::ALL.iter().fold(0, |all, one| all | one.bit());
+        self.known != all || self.lost() != 0
     }
 
-    /// Addresses and prefixes that did not fit at the last refresh; an address
-    /// listed several times counts each time.
-    pub fn lost(&self) -> usize {
-        let current = self.current();
-        current.protected.lost.saturating_add(current.on_link.lost)
+    /// What told of protected addresses for which there is no room, a bit for
+    /// each section and one more for the resolver's files.
+    pub fn lost(&self) -> u8 {
+        self.own.lost | self.gateways.lost | self.nameservers.lost
+    }
+
+    /// Whether there is room for all prefixes on links. Sources in those that
+    /// did not fit are taken for sources from elsewhere.
+    pub fn fits_links(&self) -> bool {
+        self.on_link.lost == 0
+    }
+
+    fn take_address(&mut self, message: AddressMessage) {
+        let told = Section::Addresses.bit();
+        self.add_own(Network::single(message.local), told);
+        if let Some(broadcast) = message.broadcast {
+            self.add_broadcast(Network::single(broadcast), told);
+        }
+        // A prefix of one address is the address itself, or the peer of a
+        // point-to-point link, which has a route of its own.
+        if !message.prefix.is_single() {
+            self.add_on_link(message.prefix, LARGEST_ALLOCATION, told);
+        }
+    }
+
+    fn take_route(&mut self, route: Route) {
+        let destination = route.destination;
+        let told = route.section().bit();
+        match route.kind {
+            RouteKind::Unicast if is_direct(route) => {
+                self.add_on_link(destination, SLAAC_PREFIX, told);
+            }
+            // Outside the table `local` a local network is a trick to divert
+            // packets (`ip route add local default dev lo table 100` for
+            // TPROXY), not a statement of what is ours.
+            RouteKind::Local if destination.is_single() || route.table == RT_TABLE_LOCAL => {
+                self.add_own(destination, told);
+            }
+            RouteKind::Broadcast if destination.is_single() => {
+                self.add_broadcast(destination, told);
+            }
+            RouteKind::Unicast | RouteKind::Local | RouteKind::Broadcast | RouteKind::Other => {}
+        }
+    }
+
+    fn add_own(&mut self, network: Network, told: u8) {
+        if !is_loopback(network.address()) && network.prefix_length() > 0 {
+            self.has_grown |= self.own.insert(network, told);
+        }
+    }
+
+    /// One that does not fit is no loss: no handshake ever comes from there.
+    fn add_broadcast(&mut self, network: Network, told: u8) {
+        self.has_grown |= self.broadcasts.insert(network, told);
+    }
+
+    /// `shortest_v6` is the shortest IPv6 prefix that is taken for a link.
+    fn add_on_link(&mut self, network: Network, shortest_v6: u8, told: u8) {
+        let shortest = if network.is_ipv6() {
+            shortest_v6
+        } else {
+            LARGEST_PRIVATE
+        };
+        let address = network.address();
+        if network.prefix_length() >= shortest && !is_loopback(address) && !address.is_multicast() {
+            self.on_link.insert(network, told);
+        }
     }
 
     fn shares_its_64(&self, address: IpAddr) -> bool {
-        let on_link = &self.current().on_link;
         SHARED.iter().any(|network| network.contains(address))
-            || on_link.holds_overlap(Kind::OnLink, Network::single(address))
+            || self.on_link.overlaps(Network::single(address))
             || self.known_protection(Network::new(address, 64)).is_some()
     }
 
@@ -523,72 +633,21 @@ impl Host {
         if let Some((_, protection)) = always {
             return Some(*protection);
         }
-        let kinds = [
-            (Kind::OwnAddress, Protection::OwnAddress),
-            (Kind::OwnNetwork, Protection::OwnAddress),
-            (Kind::Gateway, Protection::Gateway),
-            (Kind::Nameserver, Protection::Nameserver),
-            (Kind::Broadcast, Protection::Broadcast),
-        ];
-        let of_host = kinds.iter().find(|(kind, _)| self.protects(*kind, network));
-        if let Some((_, protection)) = of_host {
-            return Some(*protection);
-        }
-        if self.allowed.iter().any(|held| held.overlaps(network)) {
-            return Some(Protection::Allowed);
-        }
         let mut peers = self.ssh_peer.iter().map(|peer| Network::single(*peer));
-        peers
-            .any(|peer| peer.overlaps(network))
-            .then_some(Protection::SshPeer)
-    }
-
-    fn protects(&self, kind: Kind, network: Network) -> bool {
-        let protected = &self.current().protected;
-        if kind == Kind::OwnNetwork {
-            protected.holds_overlap(kind, network)
+        if self.own.overlaps(network) {
+            Some(Protection::OwnAddress)
+        } else if self.gateways.overlaps(network) {
+            Some(Protection::Gateway)
+        } else if self.nameservers.overlaps(network) {
+            Some(Protection::Nameserver)
+        } else if self.broadcasts.overlaps(network) {
+            Some(Protection::Broadcast)
+        } else if self.allowed.iter().any(|held| held.overlaps(network)) {
+            Some(Protection::Allowed)
         } else {
-            protected.holds_address_in(kind, network)
-        }
-    }
-
-    fn current(&self) -> &Snapshot {
-        let [one, other] = &self.snapshots;
-        if self.is_second { other } else { one }
-    }
-
-    fn spare(&mut self) -> &mut Snapshot {
-        let [one, other] = &mut self.snapshots;
-        if self.is_second { one } else { other }
-    }
-
-    fn note_failure(&mut self, progress: Progress) -> Progress {
-        self.done.has_failed |= matches!(progress, Progress::Failed(_));
-        progress
-    }
-
-    fn end_resolv_line(&mut self) {
-        let nameserver = parse_nameserver(self.resolv_line.as_bytes())
-            .filter(|_| !self.resolv_line.is_truncated());
-        if let Some(address) = nameserver {
-            self.spare()
-                .protected
-                .insert(Kind::Nameserver, Network::single(address));
-        }
-        self.resolv_line.clear();
-    }
-
-    fn keep_nameservers(&mut self) {
-        let [one, other] = &mut self.snapshots;
-        let (old, new) = if self.is_second {
-            (other, one)
-        } else {
-            (one, other)
-        };
-        if new.protected.of(Kind::Nameserver).next().is_none() {
-            for nameserver in old.protected.of(Kind::Nameserver) {
-                new.protected.insert(Kind::Nameserver, nameserver);
-            }
+            peers
+                .any(|peer| peer.overlaps(network))
+                .then_some(Protection::SshPeer)
         }
     }
 }
@@ -610,9 +669,14 @@ fn fold_network(network: Network) -> Network {
     }
 }
 
-/// `nameserver`, blanks, an address.
+/// `nameserver`, blanks, an address; or dnsmasq's `server=`, which may name
+/// domains between slashes before it.
 fn parse_nameserver(line: &[u8]) -> Option<IpAddr> {
-    let rest = trim(line).strip_prefix(b"nameserver")?;
+    let line = trim(line);
+    if let Some(server) = line.strip_prefix(b"server=") {
+        return first_address(server.rsplit(|byte| *byte == b'/').next()?);
+    }
+    let rest = line.strip_prefix(b"nameserver")?;
     match rest.first() {
         Some(b' ' | b'\t') => first_address(rest),
         _ => None,
@@ -620,9 +684,9 @@ fn parse_nameserver(line: &[u8]) -> Option<IpAddr> {
 }
 
 /// The first word of `text` as an address, without the zone of `fe80::1%eth0`
-/// (RFC 4007 section 11).
+/// (RFC 4007 section 11), and dnsmasq's port and interface.
 fn first_address(text: &[u8]) -> Option<IpAddr> {
-    let is_end = |byte: &u8| matches!(byte, b' ' | b'\t' | b'%');
+    let is_end = |byte: &u8| matches!(byte, b' ' | b'\t' | b'%' | b'#' | b'@');
     let word = trim(text).split(is_end).next()?;
     parse_address(word).map(fold_mapped)
 }

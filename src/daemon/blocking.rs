@@ -10,7 +10,7 @@ use crate::detector::{Data, Scan};
 use crate::firewall::{
     self, EXPLANATION_MAX, EndReason, FailureReason, Notice, Overdue, lacks_tables, speaks_of,
 };
-use crate::host::Protection;
+use crate::host::{Knowledge, Protection};
 use crate::kernel::{Child, Errno, Exit, Interest, Kernel, Netlink};
 use crate::limits::EXIT_GRACE;
 use crate::metrics::{BlockFailure, CommandExit, Refusal, UnblockReason};
@@ -74,9 +74,11 @@ impl Daemon {
             };
             Some((Refusal::DataSent, words))
         } else {
+            self.renew_facts(kernel);
             let protection = self.host.protected(scan.source);
-            // Who may be protected is decided when the host is known.
-            let known = protection.filter(|protection| *protection != Protection::HostUnknown);
+            // Who may be protected is decided when the host is known, if it will be.
+            let may_wait = self.host.knowledge() == Knowledge::Awaited;
+            let known = protection.filter(|one| *one != Protection::HostUnknown || !may_wait);
             known.map(|protection| (refusal(protection), protection.words()))
         };
         if let Some((reason, words)) = refusal {
@@ -143,6 +145,9 @@ impl Daemon {
     pub(super) fn run_firewall(&mut self, kernel: &mut impl Kernel) {
         // First, since the next command may move on what is to be said.
         self.say_notices(kernel);
+        if self.child.is_none() && self.firewall.pending() > 0 {
+            self.renew_facts(kernel);
+        }
         let now = kernel.boottime();
         if self.child.is_some() || !self.firewall.command(&mut self.invocation, &self.host, now) {
             self.say_notices(kernel);
@@ -212,6 +217,7 @@ impl Daemon {
     fn child_ended(&mut self, kernel: &mut impl Kernel, exit: Option<Exit>) {
         let now = kernel.boottime();
         let failure = self.firewall.finished(exit, now);
+        self.renew_facts(kernel);
         self.firewall.release_protected(&self.host);
         self.metrics
             .firewall_command_duration
@@ -463,9 +469,17 @@ impl Daemon {
         self.say_notices(kernel);
     }
 
-    /// Whether blocks can be had where they are wanted.
-    pub(super) fn is_blocking_well(&self) -> bool {
-        !self.firewall.is_enabled() || self.firewall.is_up()
+    /// Why blocks that are wanted cannot be had.
+    pub(super) fn blocking_trouble(&self) -> Option<&'static [u8]> {
+        if !self.firewall.is_enabled() {
+            None
+        } else if !self.firewall.is_up() {
+            Some(b"the firewall cannot be used\n")
+        } else if self.host.knowledge() == Knowledge::Lacking {
+            Some(b"own addresses and gateways are not fully known\n")
+        } else {
+            None
+        }
     }
 
     /// Whether the last good reading is fresh: not older than three intervals.

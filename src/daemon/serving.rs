@@ -233,15 +233,17 @@ impl Daemon {
 
     fn answer_health(&mut self, kernel: &mut impl Kernel, client: Descriptor) {
         let now = kernel.boottime();
-        let (status, words): (_, &[u8]) = match (self.is_reading_well(now), self.is_blocking_well())
-        {
-            (true, true) => (Status::Ok, b"ok\n"),
-            (false, _) => (
-                Status::ServiceUnavailable,
-                b"the last good reading is too old\n",
-            ),
-            (true, false) => (Status::ServiceUnavailable, b"the firewall cannot be used\n"),
+        let trouble = if self.is_reading_well(now) {
+            self.blocking_trouble()
+        } else {
+            Some(b"the last good reading is too old\n".as_slice())
         };
+        let status = if trouble.is_none() {
+            Status::Ok
+        } else {
+            Status::ServiceUnavailable
+        };
+        let words = trouble.unwrap_or(b"ok\n");
         if let Some(exchange) = self.server.find(client) {
             exchange.respond(status, ContentType::Plain, |body| body.put(words));
         }

@@ -69,7 +69,8 @@ impl Daemon {
             .set_patience(ONE_SHOT_PATIENCE, ONE_SHOT_PATIENCE);
         self.prepare(kernel);
         self.print_start(kernel);
-        self.learn_host(kernel);
+        self.facts
+            .start(kernel, &mut self.host, &mut self.netlink_buffer);
         let could_read = self.reading(kernel, Trigger::Scheduled);
         while let Some(scan) = self.detector.next_scan() {
             let calendar = self.calendar(kernel);
@@ -108,7 +109,8 @@ impl Daemon {
             self.complain(kernel, &[words.as_bytes()]);
             return FAILURE;
         }
-        self.learn_host(kernel);
+        self.facts
+            .start(kernel, &mut self.host, &mut self.netlink_buffer);
         if may_block {
             self.enable_firewall(kernel);
         }
