@@ -8,7 +8,7 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use heapless::Vec;
+use heapless::{Vec, VecView};
 
 use crate::address::{Network, fold_mapped, is_loopback, parse_address};
 use crate::limits::{ALLOWED, BROADCASTS, GATEWAYS, NAMESERVERS, ON_LINK_PREFIXES, OWN_ADDRESSES};
@@ -186,8 +186,8 @@ fn ending(address: IpAddr) -> u64 {
     1 << (low & 63)
 }
 
-/// At most `N` facts of one kind, by place.
-struct Facts<const N: usize> {
+/// Facts of one kind, by place. The code is one for every capacity.
+struct Facts<V: ?Sized = VecView<Fact>> {
     /// A bit for each prefix length among them that is not a single address.
     lengths: u128,
     /// A bit for each `ending`, all where there is a whole network: hardly any
@@ -195,10 +195,10 @@ struct Facts<const N: usize> {
     endings: u64,
     /// What told of facts that did not fit, since the last dump of that began.
     lost: u8,
-    sorted: Vec<Fact, N>,
+    sorted: V,
 }
 
-impl<const N: usize> Facts<N> {
+impl<const N: usize> Facts<Vec<Fact, N>> {
     const fn new() -> Self {
         Self {
             lengths: 0,
@@ -208,6 +208,16 @@ impl<const N: usize> Facts<N> {
         }
     }
 
+    const fn view(&self) -> &Facts {
+        self
+    }
+
+    const fn view_mut(&mut self) -> &mut Facts {
+        self
+    }
+}
+
+impl Facts {
     /// Whether it is news.
     fn insert(&mut self, network: Network, told: u8) -> bool {
         let place = Place::of(network);
@@ -354,11 +364,11 @@ pub struct Host<const OWN: usize = OWN_ADDRESSES, const LINKS: usize = ON_LINK_P
     resolver_line: Text<RESOLVER_LINE>,
     ssh_peer: Vec<IpAddr, 1>,
     allowed: Vec<Network, ALLOWED>,
-    nameservers: Facts<NAMESERVERS>,
-    broadcasts: Facts<BROADCASTS>,
-    gateways: Facts<GATEWAYS>,
-    own: Facts<OWN>,
-    on_link: Facts<LINKS>,
+    nameservers: Facts<Vec<Fact, NAMESERVERS>>,
+    broadcasts: Facts<Vec<Fact, BROADCASTS>>,
+    gateways: Facts<Vec<Fact, GATEWAYS>>,
+    own: Facts<Vec<Fact, OWN>>,
+    on_link: Facts<Vec<Fact, LINKS>>,
 }
 
 impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
@@ -396,15 +406,18 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
 
     /// A dump of `section` begins.
     pub fn begin(&mut self, section: Section) {
-        self.begin_all_of(section.bit());
+        for facts in self.told_by_kernel() {
+            facts.begin(section.bit());
+        }
     }
 
-    fn begin_all_of(&mut self, told: u8) {
-        self.own.begin(told);
-        self.gateways.begin(told);
-        self.on_link.begin(told);
-        self.broadcasts.begin(told);
-        self.nameservers.begin(told);
+    fn told_by_kernel(&mut self) -> [&mut Facts; 4] {
+        [
+            &mut self.own,
+            &mut self.gateways,
+            &mut self.on_link,
+            &mut self.broadcasts,
+        ]
     }
 
     /// Takes in what is there. What is gone is found by the next dump.
@@ -414,7 +427,7 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
             HostMessage::Route(route) => self.take_route(route),
             HostMessage::Gateway(section, gateway) => {
                 let gateway = Network::single(gateway);
-                self.has_grown |= self.gateways.insert(gateway, section.bit());
+                self.has_grown |= self.gateways.view_mut().insert(gateway, section.bit());
             }
             HostMessage::Removed(_) | HostMessage::LinkDown | HostMessage::Interrupted => {}
         }
@@ -429,20 +442,17 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
         if !is_whole {
             return 0;
         }
-        let mut has_room = self.own.finish(told);
-        has_room |= self.gateways.finish(told);
-        has_room |= self.on_link.finish(told);
-        self.broadcasts.finish(told);
-        if has_room {
-            self.own.lost | self.gateways.lost | self.on_link.lost
-        } else {
-            0
+        let (mut has_room, mut lost) = (false, 0);
+        for facts in self.told_by_kernel() {
+            has_room |= facts.finish(told);
+            lost |= facts.lost;
         }
+        if has_room { lost } else { 0 }
     }
 
     /// The files of the resolver are about to be read.
     pub fn begin_resolver(&mut self) {
-        self.nameservers.begin(RESOLVER_FILES);
+        self.nameservers.view_mut().begin(RESOLVER_FILES);
         (self.naming, self.names_stub) = (0, false);
         self.resolver_line.clear();
     }
@@ -470,7 +480,7 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
             Some(address) => {
                 self.naming |= 1 << (file & 31);
                 let address = Network::single(address);
-                self.has_grown |= self.nameservers.insert(address, RESOLVER_FILES);
+                self.has_grown |= self.nameservers.view_mut().insert(address, RESOLVER_FILES);
             }
             None => {}
         }
@@ -494,7 +504,7 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
             return;
         }
         if self.naming & self.named == self.named {
-            self.nameservers.finish(RESOLVER_FILES);
+            self.nameservers.view_mut().finish(RESOLVER_FILES);
         }
         self.named = self.naming;
     }
@@ -517,13 +527,13 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
     /// Whether `address` is the host's own or loopback. One binary search.
     pub fn is_own(&self, address: IpAddr) -> bool {
         let address = fold_mapped(address);
-        is_loopback(address) || self.own.contains(address)
+        is_loopback(address) || self.own.view().contains(address)
     }
 
     /// Whether `network` shares addresses with one of the host's own on-link
     /// prefixes.
     pub fn is_on_link(&self, network: Network) -> bool {
-        self.on_link.overlaps(fold_network(network))
+        self.on_link.view().overlaps(fold_network(network))
     }
 
     /// The source that `address` belongs to: IPv4 by itself, IPv6 by its /64,
@@ -600,13 +610,13 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
 
     fn add_own(&mut self, network: Network, told: u8) {
         if !is_loopback(network.address()) && network.prefix_length() > 0 {
-            self.has_grown |= self.own.insert(network, told);
+            self.has_grown |= self.own.view_mut().insert(network, told);
         }
     }
 
     /// One that does not fit is no loss: no handshake ever comes from there.
     fn add_broadcast(&mut self, network: Network, told: u8) {
-        self.has_grown |= self.broadcasts.insert(network, told);
+        self.has_grown |= self.broadcasts.view_mut().insert(network, told);
     }
 
     /// `shortest_v6` is the shortest IPv6 prefix that is taken for a link.
@@ -618,13 +628,13 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
         };
         let address = network.address();
         if network.prefix_length() >= shortest && !is_loopback(address) && !address.is_multicast() {
-            self.on_link.insert(network, told);
+            self.on_link.view_mut().insert(network, told);
         }
     }
 
     fn shares_its_64(&self, address: IpAddr) -> bool {
         SHARED.iter().any(|network| network.contains(address))
-            || self.on_link.overlaps(Network::single(address))
+            || self.on_link.view().overlaps(Network::single(address))
             || self.known_protection(Network::new(address, 64)).is_some()
     }
 
@@ -634,13 +644,13 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
             return Some(*protection);
         }
         let mut peers = self.ssh_peer.iter().map(|peer| Network::single(*peer));
-        if self.own.overlaps(network) {
+        if self.own.view().overlaps(network) {
             Some(Protection::OwnAddress)
-        } else if self.gateways.overlaps(network) {
+        } else if self.gateways.view().overlaps(network) {
             Some(Protection::Gateway)
-        } else if self.nameservers.overlaps(network) {
+        } else if self.nameservers.view().overlaps(network) {
             Some(Protection::Nameserver)
-        } else if self.broadcasts.overlaps(network) {
+        } else if self.broadcasts.view().overlaps(network) {
             Some(Protection::Broadcast)
         } else if self.allowed.iter().any(|held| held.overlaps(network)) {
             Some(Protection::Allowed)
