@@ -123,10 +123,10 @@ pub fn host_request(section: Section, sequence: u32) -> ([u8; DUMP_REQUEST], usi
     };
     let mut request = [0; DUMP_REQUEST];
     let header = header(HEADER + body, kind, NLM_F_DUMP, sequence);
-    for (to, from) in request.iter_mut().zip(header) {
+    let bytes = header.into_iter().chain([family as u8]);
+    for (to, from) in request.iter_mut().zip(bytes) {
         *to = from;
     }
-    request[HEADER] = family as u8;
     (request, HEADER + body)
 }
 
@@ -717,12 +717,14 @@ mod tests {
             0,
         ];
         let payload = [&fixed[..], &attributes.concat()].concat();
-        message(RTM_NEWROUTE, 0, ROUTES_SEQUENCE, &payload)
+        message(RTM_NEWROUTE, NLM_F_MULTI, SEQUENCE, &payload)
     }
 
-    fn routes(bytes: &[u8]) -> (Vec<RouteMessage>, Progress) {
+    const SEQUENCE: u32 = 2;
+
+    fn routes(bytes: &[u8]) -> (Vec<HostMessage>, Progress) {
         let mut found = Vec::new();
-        let progress = walk_routes(bytes, |message| found.push(message));
+        let progress = walk_host(bytes, SEQUENCE, |message| found.push(message));
         (found, progress)
     }
 
@@ -730,8 +732,8 @@ mod tests {
         let found = routes(bytes).0.into_iter();
         found
             .filter_map(|message| match message {
-                RouteMessage::Gateway(gateway) => Some(gateway.to_string()),
-                RouteMessage::Route(_) => None,
+                HostMessage::Gateway(_, gateway) => Some(gateway.to_string()),
+                _ => None,
             })
             .collect()
     }
@@ -740,13 +742,16 @@ mod tests {
     #[test]
     #[cfg(target_endian = "little")]
     fn requests_are_what_the_kernel_expects() {
-        let expected = [24, 0, 0, 0, 22, 0, 1, 3, 1, 0, 0, 0, 0, 0, 0, 0];
-        assert_eq!(ADDRESS_REQUEST[..16], expected);
-        assert_eq!(ADDRESS_REQUEST[16..], [0; 8]);
-        assert_eq!(ROUTE_REQUESTS.map(|request| request[0]), [28, 28, 24]);
-        assert_eq!(ROUTE_REQUESTS.map(|request| request.len()), [28, 28, 24]);
-        assert_eq!(ROUTE_REQUESTS.map(|request| request[4]), [26, 26, 106]);
-        assert_eq!(ROUTE_REQUESTS.map(|request| request[16]), [2, 10, 0]);
+        let expected = [24, 0, 0, 0, 22, 0, 1, 3, 7, 0, 0, 0, 0, 0, 0, 0];
+        let requests = Section::ALL.map(|section| host_request(section, 7));
+        assert_eq!(requests[0].0[..16], expected);
+        assert_eq!(requests[0].0[16..24], [0; 8]);
+        assert_eq!(requests.map(|request| request.1), [24, 28, 28, 24]);
+        assert_eq!(requests.map(|request| request.0[0]), [24, 28, 28, 24]);
+        assert_eq!(requests.map(|request| request.0[4]), [22, 26, 26, 106]);
+        assert_eq!(requests.map(|request| request.0[16]), [0, 2, 10, 0]);
+        let mut bits = Section::ALL.iter().map(|section| section.bit());
+        assert!(bits.by_ref().eq([1, 2, 4, 8]));
     }
 
     #[test]
@@ -787,26 +792,88 @@ mod tests {
 
     #[test]
     fn a_dump_ends_as_the_kernel_says() {
-        let end = |kind, code: i32| message(kind, 0, ROUTES_SEQUENCE, &code.to_ne_bytes());
+        let end = |kind, code: i32| message(kind, NLM_F_MULTI, SEQUENCE, &code.to_ne_bytes());
         let refused = |errno| Progress::Failed(Failure::Refused(Errno(errno)));
         assert_eq!(routes(&end(NLMSG_DONE, 0)).1, Progress::Done);
         assert_eq!(routes(&end(NLMSG_DONE, -12)).1, refused(12));
         assert_eq!(routes(&end(NLMSG_ERROR, -1)).1, refused(1));
         assert_eq!(routes(&end(NLMSG_ERROR, i32::MIN)).1, refused(i32::MAX));
-        assert_eq!(routes(&end(NLMSG_OVERRUN, 0)).1, refused(libc::ENOBUFS));
         // No nexthop objects in this kernel.
-        assert_eq!(
-            routes(&end(NLMSG_ERROR, -libc::EOPNOTSUPP)).1,
-            Progress::Done
-        );
+        let unknown = message(NLMSG_ERROR, 0, SEQUENCE, &(-libc::EOPNOTSUPP).to_ne_bytes());
+        assert_eq!(routes(&unknown).1, Progress::Done);
         assert_eq!(routes(&[]).1, Progress::More);
-        let interrupted = message(NLMSG_DONE, NLM_F_DUMP_INTR, ROUTES_SEQUENCE, &[0; 4]);
-        assert_eq!(
-            routes(&interrupted).1,
-            Progress::Failed(Failure::Interrupted)
-        );
-        let of_another = message(NLMSG_DONE, 0, 77, &[0; 4]);
+        let flags = NLM_F_MULTI | NLM_F_DUMP_INTR;
+        let interrupted = message(NLMSG_DONE, flags, SEQUENCE, &[0; 4]);
+        let expected = (std::vec![HostMessage::Interrupted], Progress::Done);
+        assert_eq!(routes(&interrupted), expected);
+        let of_another = message(NLMSG_DONE, NLM_F_MULTI, 77, &[0; 4]);
         assert_eq!(routes(&of_another).1, Progress::More);
+    }
+
+    /// Messages that nobody asked for have the sequence number of who made the
+    /// change, which may be ours.
+    #[test]
+    fn events_are_no_answers() {
+        let route = |kind, flags, family: i32, sequence| {
+            let fixed = [family as u8, 0, 0, 0, 254, 0, 0, 1, 0, 0, 0, 0];
+            message(kind, flags, sequence, &fixed)
+        };
+        for sequence in [0, SEQUENCE, 77] {
+            let gone = |section| std::vec![HostMessage::Removed(section)];
+            let event = |kind, family| routes(&route(kind, 0, family, sequence));
+            let (found, progress) = event(RTM_DELROUTE, libc::AF_INET);
+            assert_eq!(
+                (found, progress),
+                (gone(Section::Ipv4Routes), Progress::More)
+            );
+            let (found, _) = event(RTM_DELROUTE, libc::AF_INET6);
+            assert_eq!(found, gone(Section::Ipv6Routes));
+            let (found, _) = event(RTM_NEWROUTE, libc::AF_INET);
+            assert!(matches!(found[..], [HostMessage::Route(_)]));
+            // What it replaces is not told.
+            let replaced = route(RTM_NEWROUTE, NLM_F_REPLACE, libc::AF_INET, sequence);
+            let found = routes(&replaced).0;
+            assert_eq!(found[..1], gone(Section::Ipv4Routes));
+            assert!(matches!(found[1], HostMessage::Route(_)));
+            let done = message(NLMSG_DONE, 0, sequence, &[0; 4]);
+            assert_eq!(routes(&done), (std::vec![], Progress::More));
+            let nexthop = message(RTM_NEWNEXTHOP, NLM_F_REPLACE, sequence, &[0; 8]);
+            assert_eq!(routes(&nexthop).0, gone(Section::Nexthops));
+            let nexthop = message(RTM_DELNEXTHOP, 0, sequence, &[0; 8]);
+            assert_eq!(routes(&nexthop).0, gone(Section::Nexthops));
+            let address = message(RTM_DELADDR, 0, sequence, &[0; 8]);
+            let both = [gone(Section::Addresses), gone(Section::Ipv4Routes)].concat();
+            assert_eq!(routes(&address).0, both);
+        }
+        // A part of the answer to another request.
+        let part = route(RTM_NEWROUTE, NLM_F_MULTI, libc::AF_INET, 77);
+        assert_eq!(routes(&part), (std::vec![], Progress::More));
+    }
+
+    #[test]
+    fn links_that_carry_nothing() {
+        for (kind, flags, expected) in [
+            (RTM_NEWLINK, 0x1_1043_u32, 0),
+            (RTM_NEWLINK, 0x1_1042, 1),
+            (RTM_NEWLINK, 0x1043, 1),
+            (RTM_DELLINK, 0x1_1043, 1),
+        ] {
+            let payload = [&[0; 8], &flags.to_ne_bytes()[..], &[0; 4]].concat();
+            let found = routes(&message(kind, 0, 0, &payload)).0;
+            assert_eq!(found, std::vec![HostMessage::LinkDown; expected]);
+        }
+    }
+
+    /// What a route copies from its nexthop object is the object's.
+    #[test]
+    fn gateways_of_objects_are_not_the_routes() {
+        let object = attribute(RTA_NH_ID, &[1, 0, 0, 0]);
+        let gateway = attribute(RTA_GATEWAY, &[192, 0, 2, 1]);
+        let found = routes(&route(libc::AF_INET, 0, 0, &[object, gateway])).0;
+        let [HostMessage::Route(route)] = found[..] else {
+            panic!("{found:?}");
+        };
+        assert!(route.has_gateway);
     }
 
     #[test]
@@ -836,7 +903,7 @@ mod tests {
         ] {
             let bytes = route(libc::AF_INET, 0, 0, &[attributes]);
             assert_eq!(gateways(&bytes), expected);
-            let Some(RouteMessage::Route(route)) = routes(&bytes).0.pop() else {
+            let Some(HostMessage::Route(route)) = routes(&bytes).0.pop() else {
                 panic!("the route comes last");
             };
             assert_eq!(route.has_gateway, !expected.is_empty());
@@ -852,7 +919,10 @@ mod tests {
     fn a_real_dump_of_addresses() {
         let bytes = include_bytes!("testing/netlink/addresses.bin");
         let mut found = Vec::new();
-        let progress = walk_addresses(bytes, |address| {
+        let progress = walk_host(bytes, 1, |message| {
+            let HostMessage::Address(address) = message else {
+                panic!("{message:?}");
+            };
             let prefix = address.prefix;
             found.push(std::format!(
                 "{} {}/{} {}",
@@ -888,14 +958,13 @@ mod tests {
             "192.0.2.2",
             "192.0.2.3",
             "192.0.2.4",
-            "192.0.2.5",
             "fe80::77",
         ];
         assert_eq!(found, expected);
         let tables = |table| {
-            let has_table = |message: &&RouteMessage| match message {
-                RouteMessage::Route(route) => route.table == table,
-                RouteMessage::Gateway(_) => false,
+            let has_table = |message: &&HostMessage| match message {
+                HostMessage::Route(route) => route.table == table,
+                _ => false,
             };
             routes(ipv4).0.iter().filter(has_table).count()
         };
@@ -915,8 +984,7 @@ mod tests {
         let whole = include_bytes!("testing/netlink/routes_ipv4.bin");
         let check = |bytes: &[u8]| {
             let mut count = 0;
-            walk_routes(bytes, |_| count += 1);
-            walk_addresses(bytes, |_| count += 1);
+            walk_host(bytes, SEQUENCE, |_| count += 1);
             assert!(count <= bytes.len() / 4);
         };
         for end in 0..whole.len() {

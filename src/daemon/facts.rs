@@ -339,6 +339,7 @@ impl HostFacts {
             self.whole |= if self.has_lost { 0 } else { asked };
             // What was lost for want of room is asked for again.
             self.stale |= host.finish(section, !self.is_unclean);
+            self.stale |= if self.is_unclean { asked } else { 0 };
         }
         let rest = core::mem::take(&mut self.cost).saturating_mul(EARLY_READING_SHARE as u64);
         self.next_dump = self.next_dump.max(now.after(rest));
@@ -358,9 +359,12 @@ impl HostFacts {
     /// Whether nothing that was added more than a moment ago can be missing.
     fn is_current(&self, now: Instant) -> bool {
         let is_fresh = |at: &Instant| now.since(*at) <= FACTS_AGE;
-        (self.is_subscribed && self.whole == ALL)
-            || self.dumped.iter().all(is_fresh)
-            || self.sizes.iter().sum::<usize>() > FACTS_ROUTES
+        let is_current = if self.is_subscribed {
+            self.whole == ALL
+        } else {
+            self.dumped.iter().all(is_fresh)
+        };
+        is_current || self.sizes.iter().sum::<usize>() > FACTS_ROUTES
     }
 
     fn judge(&self, host: &mut Host, now: Instant) {
@@ -457,4 +461,179 @@ fn read_resolver_file(
     }
     host.end_resolver_file(number);
     kernel.close(file);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::Network;
+    use crate::host::Protection;
+    use crate::testing::fake_kernel::{FakeKernel, Faults, Random};
+    use crate::testing::fake_proc::Farewell;
+    use std::boxed::Box;
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+    use std::vec::Vec;
+
+    struct Bench {
+        kernel: FakeKernel,
+        host: Box<Host>,
+        facts: HostFacts,
+        buffer: Vec<u8>,
+    }
+
+    impl Bench {
+        fn new(seed: u64) -> Self {
+            // In a debug build it stands on the stack first.
+            let build = || Box::new(Host::new());
+            let thread = std::thread::Builder::new().stack_size(64 << 20);
+            Self {
+                kernel: FakeKernel::new(seed),
+                host: thread.spawn(build).unwrap().join().unwrap(),
+                facts: HostFacts::new(),
+                buffer: std::vec![0; 8_192],
+            }
+        }
+
+        fn start(&mut self) {
+            let Self {
+                kernel,
+                host,
+                facts,
+                buffer,
+            } = self;
+            facts.start(kernel, host, buffer);
+        }
+
+        fn take(&mut self) {
+            let Self {
+                kernel,
+                host,
+                facts,
+                buffer,
+            } = self;
+            facts.take(kernel, host, buffer);
+        }
+
+        fn renew(&mut self) {
+            let Self {
+                kernel,
+                host,
+                facts,
+                buffer,
+            } = self;
+            facts.renew(kernel, host, buffer);
+        }
+
+        fn advance(&mut self, milliseconds: u64) {
+            self.kernel.now = self.kernel.now.after(Duration::from_millis(milliseconds));
+        }
+
+        fn knows_gateway(&self, address: IpAddr) -> bool {
+            let network = Network::single(address);
+            self.host.protected(network) == Some(Protection::Gateway)
+        }
+
+        /// Whatever the host has is known.
+        fn check_nothing_is_missing(&self) {
+            let host = &self.kernel.host;
+            for (address, _) in &host.addresses {
+                assert!(self.host.is_own(*address), "{address} is ours");
+            }
+            for gateway in &host.gateways {
+                let known = self.host.protected(Network::single(*gateway));
+                assert!(known.is_some(), "{gateway} is a gateway");
+                assert_ne!(known, Some(Protection::HostUnknown));
+            }
+        }
+
+        /// And nothing else.
+        fn check_nothing_is_left_over(&self) {
+            for address in universe() {
+                let host = &self.kernel.host;
+                let is_own = host.addresses.iter().any(|own| own.0 == address);
+                assert_eq!(self.host.is_own(address), is_own, "{address}");
+                if !is_own {
+                    let is_gateway = host.gateways.contains(&address);
+                    assert_eq!(self.knows_gateway(address), is_gateway, "{address}");
+                }
+            }
+        }
+    }
+
+    fn universe() -> impl Iterator<Item = IpAddr> {
+        let ipv4 = (1..20).map(|low| IpAddr::V4(Ipv4Addr::new(10, 7, 0, low)));
+        let ipv6 = (1..20).map(|low| IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, low)));
+        ipv4.chain(ipv6)
+    }
+
+    /// Something comes or goes.
+    fn change(kernel: &mut FakeKernel, random: &mut Random) {
+        let all: Vec<IpAddr> = universe().collect();
+        let address = random.pick(&all);
+        let length = if address.is_ipv4() { 24 } else { 64 };
+        let host = &mut kernel.host;
+        match random.below(4) {
+            0 if !host.addresses.contains(&(address, length)) => {
+                host.addresses.push((address, length));
+            }
+            1 if !host.gateways.contains(&address) => host.gateways.push(address),
+            2 => host.addresses.retain(|own| own.0 != address),
+            _ => host.gateways.retain(|gateway| *gateway != address),
+        }
+        // The kernel lists them by some order of its own.
+        host.addresses.sort();
+        host.gateways.sort();
+    }
+
+    /// The kernel's host changes while it is asked and tells: what it does not
+    /// tell, tells late or has no room for never makes us forget what is there,
+    /// and when it is quiet we know what there is, no more.
+    #[test]
+    fn nothing_is_lost_and_nothing_stays() {
+        let (mut whole, mut others) = (0, 0);
+        for seed in 0..80 {
+            let mut bench = Bench::new(seed);
+            let mut random = Random::new(seed);
+            bench.kernel.faults = Faults {
+                interrupts: random.pick(&[0, 100]),
+                dump_interruptions: random.pick(&[0, 300]),
+                route_losses: random.pick(&[0, 0, 50, 300]),
+                no_route_events: random.hits(100),
+                ..Faults::default()
+            };
+            let has_events = !bench.kernel.faults.no_route_events;
+            bench.start();
+            for _ in 0..200 {
+                for _ in 0..random.below(3) {
+                    let farewells = [Farewell::Told, Farewell::Replaced, Farewell::WithLink];
+                    bench.kernel.faults.farewell = Some(random.pick(&farewells));
+                    change(&mut bench.kernel, &mut random);
+                }
+                let pause = random.pick(&[0, 1, 30, 300, 3_000]);
+                bench.advance(pause);
+                if random.hits(200) {
+                    bench.renew();
+                } else {
+                    bench.take();
+                }
+                if bench.host.knowledge() == Knowledge::Whole && has_events {
+                    whole += 1;
+                    bench.check_nothing_is_missing();
+                } else {
+                    others += 1;
+                }
+            }
+            bench.kernel.faults = Faults::default();
+            for _ in 0..100 {
+                bench.advance(100);
+                bench.renew();
+            }
+            bench.advance(6_000);
+            bench.renew();
+            assert_eq!(bench.host.knowledge(), Knowledge::Whole, "seed {seed}");
+            bench.check_nothing_is_missing();
+            bench.check_nothing_is_left_over();
+        }
+        assert!(whole > 3_000 && others > 500, "{whole} {others}");
+    }
 }
