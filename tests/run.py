@@ -17,6 +17,7 @@ import test_list
 import test_detection
 import test_evidence
 import test_blocking
+import test_protected
 import test_firewall
 import test_init
 import test_metrics
@@ -29,7 +30,7 @@ import test_dist
 import test_image
 
 MODULES = [test_command_line, test_files, test_list, test_detection, test_evidence,
-           test_blocking, test_firewall, test_metrics, test_http, test_process,
+           test_blocking, test_protected, test_firewall, test_metrics, test_http, test_process,
            test_service, test_readme, test_prometheus, test_init, test_dist,
            test_image]
 

@@ -1,6 +1,7 @@
 //! What the fake kernel shows of itself: rows of tcp and tcp6, addresses and
 //! routes, to the letter and to the byte.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::proc_net_tcp::TcpState;
@@ -244,8 +245,10 @@ impl FakeHost {
         let sequence = 1u32.to_ne_bytes();
         for list in List::ALL {
             let (before, after) = (old.messages(list), self.messages(list));
-            let gone: Vec<_> = before.iter().filter(|one| !after.contains(one)).collect();
-            let new: Vec<_> = after.iter().filter(|one| !before.contains(one)).collect();
+            let [old_ones, new_ones] = [&before, &after].map(|all| all.iter().collect());
+            let (old_ones, new_ones): (HashSet<&Vec<u8>>, HashSet<&Vec<u8>>) = (old_ones, new_ones);
+            let gone: Vec<_> = before.iter().filter(|one| !new_ones.contains(one)).collect();
+            let new: Vec<_> = after.iter().filter(|one| !old_ones.contains(one)).collect();
             let is_replaced = farewell == Farewell::Replaced && list != List::Addresses;
             let is_replaced = is_replaced && !new.is_empty();
             for payload in &gone {
