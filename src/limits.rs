@@ -130,9 +130,9 @@ limit! {
     BROADCASTS: usize = 1_024
 }
 limit! {
-    /// Bytes of netlink taken in one turn: some 4,000 routes of a dump, which
-    /// take the kernel and us about 4 ms. HTTP waits meanwhile.
-    FACTS_SLICE: usize = 262_144
+    /// Bytes of netlink taken in one turn: some 2,000 routes of a dump, which
+    /// take the kernel and us a millisecond or two. HTTP waits meanwhile.
+    FACTS_SLICE: usize = 131_072
 }
 limit! {
     /// Messages of netlink taken in one turn; events are one each.

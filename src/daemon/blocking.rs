@@ -40,6 +40,9 @@ impl Daemon {
         if !self.firewall.is_settled(kernel.boottime()) {
             return;
         }
+        if self.detector.has_scan() && self.firewall.is_enabled() {
+            self.renew_facts(kernel);
+        }
         let mut looks = 0;
         // Where data decides, the rest of a flood comes next turn.
         while looks < DATA_LOOKS || !self.options.require_silent {
@@ -74,7 +77,6 @@ impl Daemon {
             };
             Some((Refusal::DataSent, words))
         } else {
-            self.renew_facts(kernel);
             let protection = self.host.protected(scan.source);
             // Who may be protected is decided when the host is known, if it will be.
             let may_wait = self.host.knowledge() == Knowledge::Awaited;

@@ -28,7 +28,7 @@ const COUNTED: u8 = ALL & !Section::Ipv4Routes.bit();
 /// all would have to miss the same.
 const UNCLEAN_DUMPS: u8 = 3;
 /// Slices taken in one go before the first turn, half a million routes.
-const START_SLICES: usize = 128;
+const START_SLICES: usize = 256;
 
 /// The resolver's file, which can name a stub on this host.
 const RESOLV_CONF: &[u8] = b"/etc/resolv.conf";
@@ -277,7 +277,8 @@ impl HostFacts {
         self.needed &= !self.asked;
         self.stale &= !self.asked;
         (self.began, self.deadline) = (now, now.after(FACTS_RETRY));
-        (self.listed, self.is_unclean, self.has_lost) = (0, false, false);
+        (self.listed, self.cost) = (0, Duration::ZERO);
+        (self.is_unclean, self.has_lost) = (false, false);
     }
 
     /// Takes in one datagram.
@@ -341,8 +342,8 @@ impl HostFacts {
             self.stale |= host.finish(section, !self.is_unclean);
             self.stale |= if self.is_unclean { asked } else { 0 };
         }
-        let rest = core::mem::take(&mut self.cost).saturating_mul(EARLY_READING_SHARE as u64);
-        self.next_dump = self.next_dump.max(now.after(rest));
+        let rest = self.cost.saturating_mul(EARLY_READING_SHARE as u64);
+        self.next_dump = self.next_dump.max(now.after(rest.max(FACTS_SETTLE)));
     }
 
     /// Starts anew a while later: what is left of a dump must not be taken for

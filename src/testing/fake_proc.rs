@@ -247,7 +247,10 @@ impl FakeHost {
             let (before, after) = (old.messages(list), self.messages(list));
             let [old_ones, new_ones] = [&before, &after].map(|all| all.iter().collect());
             let (old_ones, new_ones): (HashSet<&Vec<u8>>, HashSet<&Vec<u8>>) = (old_ones, new_ones);
-            let gone: Vec<_> = before.iter().filter(|one| !new_ones.contains(one)).collect();
+            let gone: Vec<_> = before
+                .iter()
+                .filter(|one| !new_ones.contains(one))
+                .collect();
             let new: Vec<_> = after.iter().filter(|one| !old_ones.contains(one)).collect();
             let is_replaced = farewell == Farewell::Replaced && list != List::Addresses;
             let is_replaced = is_replaced && !new.is_empty();
