@@ -1161,7 +1161,7 @@ mod tests {
             ),
             (&[""], true, true),
         ] {
-            let mut host = host(&[own.clone()], &[], "");
+            let mut host = host(core::slice::from_ref(&own), &[], "");
             read(&mut host, files);
             let found = (host.needs_upstreams(), host.lacks_nameserver());
             assert_eq!(found, (needs, lacks), "{files:?}");

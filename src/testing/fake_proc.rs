@@ -213,7 +213,11 @@ impl Dump {
             ));
         }
         self.count += rest.len().min(most);
-        self.last = rest.iter().take(most).last().map(|last| (*last).clone());
+        self.last = rest
+            .iter()
+            .take(most)
+            .next_back()
+            .map(|last| (*last).clone());
         if datagram.is_empty() {
             return (message(NLMSG_DONE, flags, &self.sequence, &[0; 4]), true);
         }
