@@ -66,6 +66,8 @@ pub struct Faults {
     pub no_route_events: bool,
     /// How often in a thousand a dump is interrupted by a change.
     pub dump_interruptions: u64,
+    /// How long a dump rests before each of its parts.
+    pub dump_pause: Duration,
     /// How often in a thousand a change of the host finds no room.
     pub route_losses: u64,
     /// How what is gone is told.
@@ -169,14 +171,11 @@ impl RouteSocket {
         }
     }
 
-    fn take(&mut self, host: &FakeHost, most: usize) -> Result<Vec<u8>, Errno> {
+    fn take(&mut self) -> Result<Vec<u8>, Errno> {
         if std::mem::take(&mut self.has_overrun) {
             return Err(Errno::ENOBUFS);
         }
-        let datagram = self.queue.pop_front();
-        self.go_on(host, most);
-        self.is_congested &= !self.queue.is_empty();
-        datagram.ok_or(Errno::EAGAIN)
+        self.queue.pop_front().ok_or(Errno::EAGAIN)
     }
 
     fn tell(&mut self, event: Vec<u8>, has_room: bool) {
@@ -603,6 +602,14 @@ impl FakeKernel {
             for event in events.iter().filter(|_| is_subscribed) {
                 let has_room = !self.route_random.hits(self.faults.route_losses);
                 socket.tell(event.clone(), has_room);
+            }
+        }
+    }
+
+    fn dumps_go_on(&mut self) {
+        for open in self.open.values_mut() {
+            if let Open::Routes(socket) = open {
+                socket.go_on(&self.host, 1);
             }
         }
     }
@@ -1102,9 +1109,19 @@ impl Kernel for FakeKernel {
                 Ok(count)
             }
             Some(Open::Routes(socket)) => {
-                let datagram = socket.take(&self.host, most)?;
+                let datagram = socket.take();
+                let pause = self.faults.dump_pause;
+                if pause == Duration::ZERO {
+                    socket.go_on(&self.host, most);
+                }
+                socket.is_congested &= !socket.queue.is_empty();
+                let is_resting = socket.dump.is_some() && pause != Duration::ZERO;
+                let datagram = datagram?;
                 buffer[..datagram.len()].copy_from_slice(&datagram);
                 self.progress += 1;
+                if is_resting {
+                    self.at(self.now.after(pause), FakeKernel::dumps_go_on);
+                }
                 Ok(datagram.len())
             }
             Some(Open::Events(datagrams)) => {

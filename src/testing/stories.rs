@@ -517,6 +517,53 @@ fn a_host_that_becomes_unknown_is_said_each_time() {
     }
 }
 
+/// The first dump takes its time: blocks wait for its end, and clients do not.
+#[test]
+fn a_block_waits_for_the_first_dump() {
+    let mut run = host();
+    run.kernel.faults.dump_pause = Duration::from_millis(100);
+    run.checks.twin = false;
+    assert_eq!(run.start(&[]), Flow::Continue);
+    run.kernel.scan(SCANNER);
+    run.kernel.scan("203.0.113.1");
+    run.run_for(1);
+    assert_eq!(run.lines_with("scan").len(), 2);
+    assert_eq!(run.metric("tcpparser_host_facts_known"), "0");
+    assert!(run.get("/healthz").starts_with("HTTP/1.1 200 "));
+    run.run_for(5);
+    assert_eq!(run.metric("tcpparser_host_facts_known"), "1");
+    let said = run.lines_with("locked");
+    assert_eq!(said[0], "Not blocked: 203.0.113.1 gateway");
+    assert!(
+        said[1].starts_with("Blocked: 198.51.100.7 for 10m"),
+        "{said:?}"
+    );
+    assert_eq!((said.len(), run.complaints().as_str()), (2, ""));
+}
+
+/// But no longer than its evidence counts.
+#[test]
+fn a_block_waits_for_a_dump_no_longer_than_the_window() {
+    let mut run = host();
+    let many = (1..=60).map(|low| (IpAddr::V4([10, 1, 1, low].into()), 32));
+    run.kernel.host.addresses.extend(many);
+    run.kernel.faults.dump_pause = Duration::from_millis(500);
+    run.checks.twin = false;
+    assert_eq!(run.start(&["--window=5s"]), Flow::Continue);
+    run.kernel.scan(SCANNER);
+    run.run_for(4);
+    assert_eq!(run.lines_with("scan").len(), 1);
+    assert!(run.lines_with("locked").is_empty());
+    run.run_for(3);
+    let said = run.lines_with("locked");
+    let expected = "Not blocked: 198.51.100.7 own addresses and gateways not fully known";
+    assert_eq!(said, [expected]);
+    run.kernel.close_all_of(SCANNER);
+    run.run_for(120);
+    assert_eq!(run.metric("tcpparser_host_facts_known"), "1");
+    assert!(run.lines_with("locked").is_empty());
+}
+
 /// Between two readings an hour apart the host gets another gateway, address
 /// and nameserver.
 #[test]
