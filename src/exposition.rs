@@ -308,6 +308,11 @@ static FAMILIES: &[MetricFamily] = &[
         "Whether the jump to our chain is the first rule.",
         Flag(|s| s.metrics.firewall_jump_first),
     ),
+    gauge(
+        "tcpparser_host_facts_known",
+        "Whether own addresses and gateways are fully known: without that nothing is blocked.",
+        Flag(|s| s.metrics.host_facts_known),
+    ),
     counter(
         "tcpparser_firewall_repairs",
         "Times our rules were lost and built again.",

@@ -184,6 +184,9 @@ pub struct Child {
 pub enum Netlink {
     /// NETLINK_ROUTE: addresses and routes are asked for.
     Route,
+    /// The same, joined to the groups that tell of changes of addresses, routes,
+    /// nexthop objects and links.
+    RouteEvents,
     /// NETLINK_SOCK_DIAG joined to the destroy groups of TCP and TCP over IPv6.
     DestroyEvents,
     /// NETLINK_SOCK_DIAG to ask for sockets and to destroy them.

@@ -118,16 +118,66 @@ limit! {
     HTTP_LOOKS: usize = 500
 }
 limit! {
-    /// The host's own addresses; a container host has a few hundred.
-    OWN_ADDRESSES: usize = 1_024
+    /// The host's own addresses and networks: a container host has a few
+    /// hundred, kube-proxy in IPVS mode gives a node one for each service, of
+    /// which a large cluster has 10,000.
+    OWN_ADDRESSES: usize = 16_384
 }
 limit! {
-    /// On-link prefixes of the host.
-    ON_LINK_PREFIXES: usize = 1_024
+    /// On-link prefixes of the host; a concentrator has one for each peer.
+    ON_LINK_PREFIXES: usize = 16_384
 }
 limit! {
-    /// Gateways, nameservers and the peer of our own SSH session.
-    GATEWAYS: usize = 512
+    /// Gateways. A full routing table has a million routes through as many
+    /// neighbours as an exchange point has members, a thousand or two.
+    GATEWAYS: usize = 4_096
+}
+limit! {
+    /// Nameservers: three in resolv.conf, some more in dnsmasq's files.
+    NAMESERVERS: usize = 256
+}
+limit! {
+    /// Broadcast addresses, one for each network on a link. No connection comes
+    /// from there.
+    BROADCASTS: usize = 1_024
+}
+limit! {
+    /// Bytes of netlink taken in one turn: some 2,000 routes of a dump, which
+    /// take the kernel and us a millisecond or two. HTTP waits meanwhile.
+    FACTS_SLICE: usize = 131_072
+}
+limit! {
+    /// Messages of netlink taken in one turn; events are one each.
+    FACTS_PER_TURN: usize = 512
+}
+limit! {
+    /// How long events about the host may wait after others came: a routing
+    /// table that flaps must not wake us for each of its changes.
+    FACTS_REST: Duration = 5
+}
+limit! {
+    /// How long after something was removed all is asked for again: what
+    /// removes one route removes more.
+    FACTS_SETTLE: Duration = 100
+}
+limit! {
+    /// How long an answer may pause, and after which time a failure is tried
+    /// again.
+    FACTS_RETRY: Duration = 1_000
+}
+limit! {
+    /// Facts that nothing keeps current (nameservers, and all where the kernel
+    /// does not tell of changes) are asked for before a block when older.
+    FACTS_AGE: Duration = 5_000
+}
+limit! {
+    /// With more routes than this the last whole dump has to do where messages
+    /// were lost or are not to be had: a dump takes longer than a block should.
+    FACTS_ROUTES: usize = 50_000
+}
+limit! {
+    /// How soon a block that waits for a dump is looked at again.
+    FACTS_WAIT: Duration = 10
 }
 limit! {
     /// --allow networks.
@@ -311,6 +361,7 @@ const _: () = assert!(
     "--ports N allows 63 and the set is printed whole"
 );
 const _: () = assert!(SOURCES >= 2 && CONNECTIONS >= 2 && BLOCKS >= 2 && LISTENERS >= 2);
+const _: () = assert!(OWN_ADDRESSES >= 1 && GATEWAYS >= 1 && FACTS_PER_TURN >= 1);
 const _: () = assert!(HTTP_CLIENTS >= 1 && HTTP_REQUEST >= 512);
 const _: () = assert!(COUNTERS_LOOKS >= 1 && COUNTERS_LOOKS <= 100);
 const _: () = {

@@ -34,7 +34,7 @@ const WORDS: usize = 64;
 /// PATH of a child where ours is unset.
 const DEFAULT_PATH: &CStr = c"PATH=/usr/sbin:/usr/bin:/sbin:/bin";
 const PATH_NAME: usize = b"PATH=".len();
-/// Receive buffer asked for on destroy events: thousands of messages.
+/// Receive buffer asked for on events: thousands of messages.
 const EVENTS_BUFFER: c_int = 4 << 20;
 /// Connections the kernel queues for accept(2); it takes less where
 /// net.core.somaxconn says so. Where the queue is full a client's handshake is
@@ -42,6 +42,10 @@ const EVENTS_BUFFER: c_int = 4 << 20;
 const BACKLOG: c_int = 4096;
 /// linux/sock_diag.h: SKNLGRP_INET_TCP_DESTROY and SKNLGRP_INET6_TCP_DESTROY.
 const DESTROY_GROUPS: [c_int; 2] = [1, 3];
+/// Links, IPv4 addresses, IPv4 routes, IPv6 addresses, IPv6 routes: RTNLGRP_* of
+/// linux/rtnetlink.h.
+const ROUTE_GROUPS: [c_int; 5] = [1, 5, 7, 9, 11];
+const RTNLGRP_NEXTHOP: c_int = 32;
 /// linux/memfd.h; kernels before 6.3 do not know it and say EINVAL.
 const MFD_NOEXEC_SEAL: u32 = 8;
 /// linux/capability.h: two 32-bit words a set.
@@ -493,7 +497,7 @@ impl Kernel for Linux {
 
     fn netlink(&mut self, kind: Netlink) -> Result<Descriptor, Errno> {
         let protocol = match kind {
-            Netlink::Route => libc::NETLINK_ROUTE,
+            Netlink::Route | Netlink::RouteEvents => libc::NETLINK_ROUTE,
             Netlink::DestroyEvents | Netlink::SockDiag => libc::NETLINK_SOCK_DIAG,
         };
         let socket = socket(libc::AF_NETLINK, libc::SOCK_RAW, protocol)?;
@@ -502,8 +506,14 @@ impl Kernel for Linux {
         let mut address = [0; 12];
         put_family(&mut address, libc::AF_NETLINK);
         bind(socket.0, &address)?;
-        if kind == Netlink::DestroyEvents {
-            join_destroy_groups(socket.0)?;
+        match kind {
+            Netlink::DestroyEvents => join_groups(socket.0, &DESTROY_GROUPS)?,
+            Netlink::RouteEvents => {
+                join_groups(socket.0, &ROUTE_GROUPS)?;
+                // Before 5.3 there are no nexthop objects and no such group.
+                let _ = join_groups(socket.0, &[RTNLGRP_NEXTHOP]);
+            }
+            Netlink::Route | Netlink::SockDiag => {}
         }
         Ok(socket.release())
     }
@@ -939,13 +949,13 @@ fn endpoint_of(bytes: &[u8; 28]) -> Endpoint {
 
 /// The groups are joined after bind: an unbound socket joins and receives
 /// nothing. A small buffer is no failure, it loses events, which are counted.
-fn join_destroy_groups(socket: c_int) -> Result<(), Errno> {
-    for group in DESTROY_GROUPS {
+fn join_groups(socket: c_int, groups: &[c_int]) -> Result<(), Errno> {
+    for group in groups {
         set_option(
             socket,
             libc::SOL_NETLINK,
             libc::NETLINK_ADD_MEMBERSHIP,
-            group,
+            *group,
         )?;
     }
     let larger = |option| set_option(socket, libc::SOL_SOCKET, option, EVENTS_BUFFER);

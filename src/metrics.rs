@@ -529,6 +529,8 @@ pub struct Metrics {
     pub firewall_up: bool,
     /// Now: whether our jump is the first rule of its chains.
     pub firewall_jump_first: bool,
+    /// Now: whether own addresses and gateways are fully known.
+    pub host_facts_known: bool,
     /// Times our rules were lost and built again.
     pub firewall_repairs: u64,
     /// Firewall commands, by how they ended.
@@ -584,6 +586,7 @@ impl Metrics {
             blocking_enabled: false,
             firewall_up: false,
             firewall_jump_first: false,
+            host_facts_known: false,
             firewall_repairs: 0,
             firewall_commands: Labelled::new(),
             firewall_command_duration: Histogram::new(),

@@ -11,7 +11,7 @@ use crate::firewall::{
     self, EXPLANATION_MAX, EndReason, FailureReason, Notice, Overdue, Unusable, lacks_tables,
     speaks_of,
 };
-use crate::host::Protection;
+use crate::host::{Knowledge, Protection};
 use crate::kernel::{Child, Errno, Exit, Interest, Kernel};
 use crate::limits::EXIT_GRACE;
 use crate::metrics::{BlockFailure, CommandExit, Refusal, UnblockReason};
@@ -35,6 +35,9 @@ impl Daemon {
         // Who is blocked already is known only after the first listing.
         if !self.firewall.is_settled(kernel.boottime()) {
             return;
+        }
+        if self.detector.has_scan() && self.firewall.is_enabled() {
+            self.renew_facts(kernel);
         }
         let mut looks = 0;
         // Where data decides, the rest of a flood comes next turn.
@@ -74,8 +77,9 @@ impl Daemon {
             Some((Refusal::DataSent, words))
         } else {
             let protection = self.host.protected(scan.source);
-            // Who may be protected is decided when the host is known.
-            let known = protection.filter(|protection| *protection != Protection::HostUnknown);
+            // Who may be protected is decided when the host is known, if it will be.
+            let may_wait = self.host.knowledge() == Knowledge::Awaited;
+            let known = protection.filter(|one| *one != Protection::HostUnknown || !may_wait);
             known.map(|protection| (refusal(protection), protection.words()))
         };
         if let Some((reason, words)) = refusal {
@@ -146,6 +150,9 @@ impl Daemon {
     pub(super) fn run_firewall(&mut self, kernel: &mut impl Kernel) {
         // First, since the next command may move on what is to be said.
         self.say_notices(kernel);
+        if self.child.is_none() && self.firewall.pending() > 0 {
+            self.renew_facts(kernel);
+        }
         let now = kernel.boottime();
         if self.child.is_some() || !self.firewall.command(&mut self.invocation, &self.host, now) {
             self.say_notices(kernel);
@@ -215,6 +222,7 @@ impl Daemon {
     fn child_ended(&mut self, kernel: &mut impl Kernel, exit: Option<Exit>) {
         let now = kernel.boottime();
         let failure = self.firewall.finished(exit, now);
+        self.renew_facts(kernel);
         self.firewall.release_protected(&self.host);
         self.metrics
             .firewall_command_duration
@@ -415,6 +423,20 @@ impl Daemon {
             let _ = kernel.poll(&mut interests, Some(left));
             self.take_signals(kernel);
             self.watch_child(kernel);
+        }
+    }
+
+    /// Why blocks that are wanted cannot be had: what it is about, and words.
+    pub(super) fn blocking_trouble(&self) -> Option<(&'static [u8], &'static [u8])> {
+        if !self.firewall.is_enabled() {
+            return None;
+        }
+        match self.firewall.unusable() {
+            Some(unusable) => Some((unusable.name(), b" cannot be used\n")),
+            None if self.host.knowledge() == Knowledge::Lacking => {
+                Some((b"own addresses and gateways", b" are not fully known\n"))
+            }
+            None => None,
         }
     }
 

@@ -4,6 +4,7 @@
 mod admission;
 mod blocking;
 mod destroying;
+mod facts;
 mod handshakes;
 mod healthcheck;
 mod instance;
@@ -22,7 +23,7 @@ use crate::connections::Connections;
 use crate::detector;
 use crate::exposition::Format;
 use crate::firewall::{self, iptables::Rule};
-use crate::host::Host;
+use crate::host::{Host, Knowledge};
 use crate::http::{BODY_ROOM, Server};
 use crate::kernel::{Child, Descriptor, Interest, Invocation, Kernel, Signal};
 use crate::limits::{
@@ -38,6 +39,7 @@ use crate::text::{Sink, Text};
 use crate::time::{Calendar, Duration, Instant};
 use admission::Admission;
 use destroying::Destroyer;
+use facts::HostFacts;
 use handshakes::Handshakes;
 use instance::InstanceLock;
 use output::Output;
@@ -54,9 +56,9 @@ pub enum Flow {
     Exit(u8),
 }
 
-/// Descriptors of our own beside the clients: signals, events, listener,
-/// standard output, and a child's two.
-const OWN_INTERESTS: usize = 6;
+/// Descriptors of our own beside the clients: signals, destroy events, events of
+/// the host, listener, standard output, and a child's two.
+const OWN_INTERESTS: usize = 7;
 const INTERESTS: usize = HTTP_CLIENTS + OWN_INTERESTS;
 
 type Detector = detector::Detector<SOURCES, { index_size(SOURCES) }>;
@@ -67,6 +69,7 @@ type Interests = Vec<Interest, INTERESTS>;
 pub struct Daemon {
     options: Options,
     host: Host,
+    facts: HostFacts,
     connections:
         Connections<CONNECTIONS, { index_size(CONNECTIONS) }, LISTENERS, { index_size(LISTENERS) }>,
     detector: Detector,
@@ -87,9 +90,7 @@ pub struct Daemon {
     last_good_reading: Instant,
     listed: u64,
 
-    route_socket: Option<Descriptor>,
     netlink_buffer: [u8; RECEIVE_BUFFER],
-    has_said_host_unknown: bool,
     destroyer: Destroyer,
     has_said_unknown: bool,
     has_named_way_out: bool,
@@ -139,6 +140,7 @@ impl Daemon {
         Self {
             options: Options::new(),
             host: Host::new(),
+            facts: HostFacts::new(),
             connections: Connections::new(),
             detector: Detector::new(),
             admission: Admission::new(),
@@ -156,9 +158,7 @@ impl Daemon {
             last_scheduled: Instant::BOOT,
             last_good_reading: Instant::BOOT,
             listed: 0,
-            route_socket: None,
             netlink_buffer: [0; RECEIVE_BUFFER],
-            has_said_host_unknown: false,
             destroyer: Destroyer::new(),
             has_said_unknown: false,
             has_named_way_out: false,
@@ -192,6 +192,7 @@ impl Daemon {
             self.take_signals(kernel);
         }
         self.watch_child(kernel);
+        self.keep_facts(kernel, &found);
         if self
             .watch
             .socket
@@ -253,6 +254,9 @@ impl Daemon {
         if let Some(socket) = self.watch.events(now) {
             add(Interest::read(socket));
         }
+        if let Some(socket) = self.facts.events(now) {
+            add(Interest::read(socket));
+        }
         for pipe in self.child_pipes() {
             add(Interest::read(pipe));
         }
@@ -289,6 +293,7 @@ impl Daemon {
         }
         let mut deadline = reading
             .min(self.firewall.deadline())
+            .min(self.facts.deadline())
             .min(self.server.deadline());
         if self.listen_address.port != 0 && self.listener.is_none() {
             deadline = deadline.min(self.next_listen);
@@ -306,6 +311,39 @@ impl Daemon {
                 // `watch_child` asks for the child's end each turn.
                 Signal::Child => {}
             }
+        }
+    }
+
+    /// Takes in what the kernel told of the host.
+    fn keep_facts(&mut self, kernel: &mut impl Kernel, found: &[Interest]) {
+        let now = kernel.boottime();
+        let is_told = self
+            .facts
+            .events(now)
+            .is_some_and(|socket| is_ready(found, socket));
+        if is_told || now >= self.facts.deadline() {
+            self.facts
+                .take(kernel, &mut self.host, &mut self.netlink_buffer);
+        }
+        self.heed_facts(kernel);
+    }
+
+    /// Before a block.
+    fn renew_facts(&mut self, kernel: &mut impl Kernel) {
+        self.facts
+            .renew(kernel, &mut self.host, &mut self.netlink_buffer);
+        self.heed_facts(kernel);
+    }
+
+    /// Blocks of what came to be protected end at once.
+    fn heed_facts(&mut self, kernel: &mut impl Kernel) {
+        if self.host.take_growth() {
+            self.firewall.release_protected(&self.host);
+        }
+        while self.firewall.is_enabled()
+            && let Some(words) = self.facts.next_notice(&self.host)
+        {
+            self.complain(kernel, &[words]);
         }
     }
 
@@ -364,6 +402,8 @@ impl Daemon {
         self.metrics.firewall_up = self.firewall.is_up();
         self.metrics.firewall_jump_first = self.firewall.is_jump_first();
         self.metrics.firewall_repairs = self.firewall.repairs();
+        self.metrics.host_facts_known =
+            !self.host.is_incomplete() && self.host.knowledge() != Knowledge::Lacking;
         self.metrics.output_lines_dropped = self.output.dropped();
         self.metrics.http_clients = self.server.len() as u64;
     }

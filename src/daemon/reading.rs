@@ -1,11 +1,10 @@
-//! Readings: one pass over tcp and tcp6, and what the host is.
+//! Readings: one pass over tcp and tcp6.
 
 use crate::connections::{Connection, Sighting};
-use crate::kernel::{Descriptor, Errno, Kernel, Netlink, Path, RowsFile};
+use crate::kernel::{Descriptor, Errno, Kernel, Path, RowsFile};
 use crate::limits::OUTPUT_PATIENCE;
 use crate::listeners::Port;
 use crate::metrics::{self, Trigger};
-use crate::netlink::{ADDRESS_REQUEST, Failure, Progress, ROUTE_REQUESTS};
 use crate::options::{Action, Show};
 use crate::proc_net_tcp::{Row, Socket, TcpState};
 use crate::report;
@@ -92,7 +91,8 @@ impl Daemon {
             let next = self.next_reading.after(self.options.interval);
             let late = now.after(self.options.interval);
             self.next_reading = if next > now { next } else { late };
-            self.learn_host(kernel);
+            self.facts
+                .refresh(kernel, &mut self.host, &mut self.netlink_buffer);
             self.firewall.release_protected(&self.host);
             Trigger::Scheduled
         } else if self.watch.is_early_due(now) || now >= self.supervisor.deadline() {
@@ -396,101 +396,6 @@ impl Daemon {
                 .connections
                 .set(family(socket), state, before + 1);
         }
-    }
-
-    /// Asks the kernel for addresses and routes, and the disk for nameservers.
-    /// Where that fails the last answer stays.
-    pub(super) fn learn_host(&mut self, kernel: &mut impl Kernel) {
-        let mut tries = 0;
-        while self.ask_routes(kernel) == Err(Failure::Interrupted) && tries < 3 {
-            tries += 1;
-        }
-        for path in [
-            b"/etc/resolv.conf".as_slice(),
-            b"/run/systemd/resolve/resolv.conf",
-        ] {
-            self.feed_resolv_conf(kernel, path);
-        }
-        self.host.finish();
-        let is_incomplete = self.host.is_incomplete();
-        if is_incomplete && !self.has_said_host_unknown && self.firewall.is_enabled() {
-            self.complain(
-                kernel,
-                &[b"own addresses and gateways are not fully known; nothing is blocked until they are"],
-            );
-        }
-        self.has_said_host_unknown = is_incomplete;
-    }
-
-    fn ask_routes(&mut self, kernel: &mut impl Kernel) -> Result<(), Failure> {
-        self.host.begin();
-        let socket = match self.route_socket {
-            Some(socket) => socket,
-            None => kernel.netlink(Netlink::Route).map_err(Failure::Refused)?,
-        };
-        self.route_socket = Some(socket);
-        let mut result = self.dump(kernel, socket, &ADDRESS_REQUEST, true);
-        for request in ROUTE_REQUESTS {
-            result = result.and_then(|()| self.dump(kernel, socket, request, false));
-        }
-        if result.is_err() {
-            // What is left of the dump must not be taken for the next one's.
-            kernel.close(socket);
-            self.route_socket = None;
-        }
-        result
-    }
-
-    fn dump(
-        &mut self,
-        kernel: &mut impl Kernel,
-        socket: Descriptor,
-        request: &[u8],
-        is_addresses: bool,
-    ) -> Result<(), Failure> {
-        kernel.send(socket, request).map_err(Failure::Refused)?;
-        loop {
-            // The kernel answers a dump while it is received: never a wait.
-            let count = match kernel.receive(socket, &mut self.netlink_buffer) {
-                Ok(count) => count,
-                Err(Errno::EINTR) => continue,
-                Err(error) => return Err(Failure::Refused(error)),
-            };
-            let bytes = self.netlink_buffer.get(..count).unwrap_or_default();
-            let progress = if is_addresses {
-                self.host.feed_addresses(bytes)
-            } else {
-                self.host.feed_routes(bytes)
-            };
-            match progress {
-                Progress::More => {}
-                Progress::Done => return Ok(()),
-                Progress::Failed(failure) => return Err(failure),
-            }
-        }
-    }
-
-    fn feed_resolv_conf(&mut self, kernel: &mut impl Kernel, path: &[u8]) {
-        let Ok(RowsFile::Regular(file) | RowsFile::Procfs(file)) =
-            kernel.open_rows(&Path::from_bytes(path))
-        else {
-            return;
-        };
-        // A resolv.conf is a few hundred bytes; 64 KiB bound the rest.
-        for _ in 0..16 {
-            match kernel.read(file, &mut self.netlink_buffer) {
-                Ok(0) => break,
-                Ok(count) => {
-                    self.host
-                        .feed_resolv_conf(self.netlink_buffer.get(..count).unwrap_or_default());
-                }
-                Err(Errno::EINTR) => {}
-                Err(_) => break,
-            }
-        }
-        // A last line without newline must not run into the next file.
-        self.host.feed_resolv_conf(b"\n");
-        kernel.close(file);
     }
 }
 

@@ -234,22 +234,17 @@ impl Daemon {
 
     fn answer_health(&mut self, kernel: &mut impl Kernel, client: Descriptor) {
         let now = kernel.boottime();
-        let unusable = self.firewall.unusable();
-        let unusable = unusable.filter(|_| self.firewall.is_enabled());
-        let parts: (_, &[u8], &[u8]) = match (self.is_reading_well(now), unusable) {
-            (true, None) => (Status::Ok, b"", b"ok\n"),
-            (false, _) => (
-                Status::ServiceUnavailable,
-                b"",
-                b"the last good reading is too old\n",
-            ),
-            (true, Some(unusable)) => (
-                Status::ServiceUnavailable,
-                unusable.name(),
-                b" cannot be used\n",
-            ),
+        let trouble = if self.is_reading_well(now) {
+            self.blocking_trouble()
+        } else {
+            Some((&b""[..], &b"the last good reading is too old\n"[..]))
         };
-        let (status, subject, words) = parts;
+        let status = if trouble.is_none() {
+            Status::Ok
+        } else {
+            Status::ServiceUnavailable
+        };
+        let (subject, words) = trouble.unwrap_or((b"", b"ok\n"));
         if let Some(exchange) = self.server.find(client) {
             exchange.respond(status, ContentType::Plain, |body| {
                 body.put(subject);

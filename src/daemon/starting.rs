@@ -67,7 +67,8 @@ impl Daemon {
             .set_patience(ONE_SHOT_PATIENCE, ONE_SHOT_PATIENCE);
         self.prepare(kernel);
         self.print_start(kernel);
-        self.learn_host(kernel);
+        self.facts
+            .start(kernel, &mut self.host, &mut self.netlink_buffer);
         self.check_namespace(kernel);
         self.handshakes
             .read_setting(kernel, self.options.proc_directory.as_bytes());
@@ -97,7 +98,8 @@ impl Daemon {
         if let Some(address) = self.options.listen {
             self.listen(kernel, address);
         }
-        self.learn_host(kernel);
+        self.facts
+            .start(kernel, &mut self.host, &mut self.netlink_buffer);
         if may_block {
             self.enable_firewall(kernel);
         }

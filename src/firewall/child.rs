@@ -4,9 +4,11 @@
 use heapless::Vec;
 
 use crate::address::Network;
-use crate::host::{Host, Protection};
+use crate::host::{Host, Knowledge, Protection};
 use crate::kernel::{Exit, Invocation};
-use crate::limits::{CHILD_DEADLINE, CHILD_GRACE, RETRY_FIRST, RETRY_LONGEST, VERIFY_PERIOD};
+use crate::limits::{
+    CHILD_DEADLINE, CHILD_GRACE, FACTS_WAIT, RETRY_FIRST, RETRY_LONGEST, VERIFY_PERIOD,
+};
 use crate::table::{Blank, Slot};
 use crate::text::Text;
 use crate::time::{Duration, Instant};
@@ -314,11 +316,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             }
             stage => {
                 match host.protected(rule.source) {
-                    // Not a judgement: it waits until the host is known.
-                    Some(Protection::HostUnknown) => {
-                        if let Some(block) = self.blocks.value_mut(slot) {
-                            block.retry = now.after(RETRY_FIRST);
-                        }
+                    Some(Protection::HostUnknown) if self.may_wait(slot, host, now) => {
                         return false;
                     }
                     Some(protection) => {
@@ -350,6 +348,23 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         };
         self.set_stage(slot, stage);
         true
+    }
+
+    /// Whether a block waits until the host is known: one that stood as long as
+    /// that takes, a new one no longer than its evidence counts, and only where
+    /// that is under way.
+    fn may_wait(&mut self, slot: Slot, host: &Host, now: Instant) -> bool {
+        let (stage, window) = (self.stage(slot), self.window);
+        let Some(block) = self.blocks.value_mut(slot) else {
+            return false;
+        };
+        if stage != Stage::Wanted {
+            block.retry = now.after(RETRY_FIRST);
+            return true;
+        }
+        block.retry = now.after(FACTS_WAIT);
+        let age = now.since(Instant::from_secs(block.since_seconds));
+        host.knowledge() == Knowledge::Awaited && age <= window
     }
 
     /// Last changes to a new rule: what is known of the host by now, and without

@@ -554,14 +554,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Ends blocks that came to overlap a protected address.
     pub fn release_protected(&mut self, host: &Host) {
-        if host.is_incomplete() {
-            return;
-        }
+        // What is known is true, be it all or not.
+        let is_protected = |source: &Network| {
+            let protection = host.protected(*source);
+            protection.is_some_and(|one| one != Protection::HostUnknown)
+        };
         for place in Place::ALL {
             for stage in [Stage::Standing, Stage::Lost] {
                 self.for_each(stage, place, |firewall, slot| {
-                    let source = firewall.blocks.key(slot).copied();
-                    if source.is_none_or(|source| host.protected(source).is_none()) {
+                    if !firewall.blocks.key(slot).is_some_and(is_protected) {
                         return;
                     }
                     if let Some(block) = firewall.blocks.value_mut(slot) {

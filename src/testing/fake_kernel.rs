@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 
-use super::fake_proc::{self, FakeHost, FakeSocket, NLMSG_DONE, NLMSG_ERROR, message, octets};
+use super::fake_proc::{
+    self, Dump, FakeHost, FakeSocket, Farewell, NLMSG_DONE, NLMSG_ERROR, message, octets,
+};
 use super::filter_table::FilterTable;
 use crate::address::{Endpoint, Network};
 use crate::kernel::{
@@ -63,8 +65,16 @@ pub struct Faults {
     pub tcp6: Option<Errno>,
     /// Dumps of routes fail.
     pub netlink: Option<Errno>,
+    /// The kernel tells of no changes of the host.
+    pub no_route_events: bool,
     /// How often in a thousand a dump is interrupted by a change.
     pub dump_interruptions: u64,
+    /// How long a dump rests before each of its parts.
+    pub dump_pause: Duration,
+    /// How often in a thousand a change of the host finds no room.
+    pub route_losses: u64,
+    /// How what is gone is told.
+    pub farewell: Option<Farewell>,
     /// Whoever started us does not listen.
     pub notify: Option<Errno>,
     /// The kernel tells this much later that it destroyed a socket of ours.
@@ -181,7 +191,7 @@ enum Open {
         text: Vec<u8>,
         offset: usize,
     },
-    Routes(VecDeque<Vec<u8>>),
+    Routes(RouteSocket),
     Events(VecDeque<Vec<u8>>),
     /// A sock_diag socket, where SOCK_DESTROY works.
     Diag(VecDeque<Vec<u8>>),
@@ -191,6 +201,44 @@ enum Open {
     Connection(VecDeque<u8>),
     ChildOutput,
     ChildErrors,
+}
+
+/// A socket of rtnetlink.
+#[derive(Default)]
+struct RouteSocket {
+    is_subscribed: bool,
+    queue: VecDeque<Vec<u8>>,
+    dump: Option<Dump>,
+    /// An event found no room: that is told once, and no event is taken in until
+    /// the queue was empty (net/netlink/af_netlink.c, netlink_overrun).
+    is_congested: bool,
+    has_overrun: bool,
+}
+
+impl RouteSocket {
+    /// Puts the next part of the dump behind what waits.
+    fn go_on(&mut self, host: &FakeHost, most: usize) {
+        if let Some(dump) = &mut self.dump {
+            let (datagram, is_last) = dump.next(host, most);
+            self.queue.push_back(datagram);
+            self.dump = self.dump.take().filter(|_| !is_last);
+        }
+    }
+
+    fn take(&mut self) -> Result<Vec<u8>, Errno> {
+        if std::mem::take(&mut self.has_overrun) {
+            return Err(Errno::ENOBUFS);
+        }
+        self.queue.pop_front().ok_or(Errno::EAGAIN)
+    }
+
+    fn tell(&mut self, event: Vec<u8>, has_room: bool) {
+        if has_room && !self.is_congested {
+            self.queue.push_back(event);
+        } else if !std::mem::replace(&mut self.is_congested, true) {
+            self.has_overrun = true;
+        }
+    }
 }
 
 /// A pipe from the child to the daemon.
@@ -310,6 +358,12 @@ pub struct FakeKernel {
     pub random: Random,
     pub faults: Faults,
     pub host: FakeHost,
+    /// What the host was when its changes were told last.
+    told_host: FakeHost,
+    /// For what rtnetlink does, so that nothing else changes with it.
+    route_random: Random,
+    /// More files than those that are made up here.
+    pub files: HashMap<String, String>,
     pub sockets: Vec<FakeSocket>,
     pub environment: HashMap<String, Vec<u8>>,
     pub boot_id: String,
@@ -398,7 +452,10 @@ impl FakeKernel {
             realtime_at_boot: 1_635_800_000_000_000_000,
             random: Random::new(seed),
             faults: Faults::default(),
+            told_host: host.clone(),
+            route_random: Random::new(!seed),
             host,
+            files: HashMap::new(),
             sockets: Vec::new(),
             environment: HashMap::new(),
             boot_id: "0badcafe-1111-4222-8333-444455556666".to_owned(),
@@ -589,6 +646,7 @@ impl FakeKernel {
                     Vec::new()
                 })
             }
+            _ if self.files.contains_key(path) => Ok(self.files[path].clone().into_bytes()),
             "/etc/resolv.conf" => {
                 let servers = self.host.nameservers.iter();
                 let lines = servers.map(|server| format!("nameserver {server}\n"));
@@ -613,7 +671,43 @@ impl FakeKernel {
         event.min(child)
     }
 
+    /// Tells of what became of the host since this was called last.
+    fn tell_of_host(&mut self) {
+        if self.host == self.told_host {
+            return;
+        }
+        let farewell = self.faults.farewell.unwrap_or(Farewell::Told);
+        let (events, shortened) = self.host.changes_from(&self.told_host, farewell);
+        self.told_host = self.host.clone();
+        for open in self.open.values_mut() {
+            let Open::Routes(socket) = open else { continue };
+            for list in &shortened {
+                if let Some(dump) = &mut socket.dump {
+                    dump.removed(*list);
+                }
+            }
+            let is_subscribed = socket.is_subscribed;
+            for event in events.iter().filter(|_| is_subscribed) {
+                let has_room = !self.route_random.hits(self.faults.route_losses);
+                socket.tell(event.clone(), has_room);
+            }
+        }
+    }
+
+    fn dumps_go_on(&mut self) {
+        for open in self.open.values_mut() {
+            if let Open::Routes(socket) = open {
+                socket.go_on(&self.host, 1);
+            }
+        }
+    }
+
     fn happen(&mut self) {
+        self.happen_now();
+        self.tell_of_host();
+    }
+
+    fn happen_now(&mut self) {
         loop {
             let due = self
                 .events
@@ -800,8 +894,9 @@ impl FakeKernel {
             Some(Open::ChildOutput) => self.is_pipe_readable(|child| &child.output),
             Some(Open::ChildErrors) => self.is_pipe_readable(|child| &child.errors),
             Some(Open::Events(datagrams)) => !datagrams.is_empty(),
+            Some(Open::Routes(socket)) => !socket.queue.is_empty() || socket.has_overrun,
             Some(Open::Standard | Open::Lock | Open::Stranger | Open::File { .. }) => true,
-            Some(Open::Routes(_) | Open::Diag(_)) => true,
+            Some(Open::Diag(_)) => true,
             // POLLNVAL.
             None => true,
         }
@@ -1118,7 +1213,9 @@ impl Kernel for FakeKernel {
 
     fn receive(&mut self, socket: Descriptor, buffer: &mut [u8]) -> Result<usize, Errno> {
         self.interrupt()?;
+        self.tell_of_host();
         let portion = self.portion(buffer.len());
+        let most = 1 + self.route_random.below(4) as usize;
         match self.open.get_mut(&socket.0) {
             Some(Open::Connection(answer)) => {
                 if answer.is_empty() && matches!(self.service, Service::Silent) {
@@ -1130,7 +1227,23 @@ impl Kernel for FakeKernel {
                 }
                 Ok(count)
             }
-            Some(Open::Routes(datagrams) | Open::Events(datagrams) | Open::Diag(datagrams)) => {
+            Some(Open::Routes(socket)) => {
+                let datagram = socket.take();
+                let pause = self.faults.dump_pause;
+                if pause == Duration::ZERO {
+                    socket.go_on(&self.host, most);
+                }
+                socket.is_congested &= !socket.queue.is_empty();
+                let is_resting = socket.dump.is_some() && pause != Duration::ZERO;
+                let datagram = datagram?;
+                buffer[..datagram.len()].copy_from_slice(&datagram);
+                self.progress += 1;
+                if is_resting {
+                    self.at(self.now.after(pause), FakeKernel::dumps_go_on);
+                }
+                Ok(datagram.len())
+            }
+            Some(Open::Events(datagrams) | Open::Diag(datagrams)) => {
                 let datagram = datagrams.pop_front().ok_or(Errno::EAGAIN)?;
                 buffer[..datagram.len()].copy_from_slice(&datagram);
                 Ok(datagram.len())
@@ -1157,11 +1270,20 @@ impl Kernel for FakeKernel {
 
     fn send(&mut self, socket: Descriptor, bytes: &[u8]) -> Result<usize, Errno> {
         self.interrupt()?;
+        self.tell_of_host();
         let portion = self.portion(bytes.len());
-        let is_interrupted = self.random.hits(self.faults.dump_interruptions);
+        let is_interrupted = self.route_random.hits(self.faults.dump_interruptions);
         match self.open.get_mut(&socket.0) {
-            Some(Open::Routes(datagrams)) => {
-                datagrams.extend(self.host.answer(bytes, is_interrupted));
+            Some(Open::Routes(socket)) => {
+                assert!(socket.dump.is_none(), "EBUSY: a dump is under way");
+                match Dump::new(bytes) {
+                    Ok(mut dump) => {
+                        dump.is_interrupted = is_interrupted;
+                        socket.dump = Some(dump);
+                        socket.go_on(&self.host, 1);
+                    }
+                    Err(refusal) => socket.queue.push_back(refusal),
+                }
                 Ok(bytes.len())
             }
             Some(Open::Client(client)) => {
@@ -1179,7 +1301,10 @@ impl Kernel for FakeKernel {
                 let answers = match self.lookup(bytes) {
                     Some(found) => vec![found],
                     None if self.destroyed.is_some() => self.answer_diag(bytes),
-                    None => self.host.answer(bytes, is_interrupted),
+                    None => {
+                        let refusal = (-libc::EOPNOTSUPP).to_ne_bytes();
+                        vec![diag(2, &bytes[8..12], &refusal)]
+                    }
                 };
                 if let Some(Open::Diag(datagrams)) = self.open.get_mut(&socket.0) {
                     datagrams.extend(answers);
@@ -1221,7 +1346,15 @@ impl Kernel for FakeKernel {
         if kind == Netlink::SockDiag {
             return self.new_descriptor(Open::Diag(VecDeque::new()));
         }
-        self.new_descriptor(Open::Routes(VecDeque::new()))
+        let is_subscribed = kind == Netlink::RouteEvents;
+        if is_subscribed && self.faults.no_route_events {
+            return Err(Errno::EPERM);
+        }
+        self.tell_of_host();
+        self.new_descriptor(Open::Routes(RouteSocket {
+            is_subscribed,
+            ..RouteSocket::default()
+        }))
     }
 
     fn spawn(&mut self, invocation: &Invocation) -> Result<Child, Errno> {

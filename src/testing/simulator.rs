@@ -427,6 +427,11 @@ impl World {
             kernel.faults.short = true;
             kernel.faults.churn = self.random.hits(500);
             kernel.faults.dump_interruptions = 100;
+            kernel.faults.no_route_events = self.random.hits(300);
+            kernel.faults.route_losses = self.random.pick(&[0, 100, 500]);
+            for _ in 0..self.random.below(20) {
+                self.change_of_host(kernel);
+            }
         }
         if self.trouble.firewall {
             for _ in 0..1 + self.random.below(5) {
@@ -521,6 +526,17 @@ impl World {
                 kernel.at(after, |kernel| kernel.faults.no_descriptors = false);
             }
         }
+    }
+
+    /// A gateway that nobody connects from comes and goes.
+    fn change_of_host(&mut self, kernel: &mut FakeKernel) {
+        let gateway = IpAddr::V4(Ipv4Addr::new(192, 0, 2, self.random.below(250) as u8));
+        let at = self.some_moment();
+        kernel.at(at, move |kernel| kernel.host.gateways.push(gateway));
+        let after = at.after(self.some_time(100));
+        kernel.at(after, move |kernel| {
+            kernel.host.gateways.retain(|other| *other != gateway);
+        });
     }
 
     fn operator_mishap(&mut self, kernel: &mut FakeKernel) {

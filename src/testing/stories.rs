@@ -208,7 +208,7 @@ fn a_flushed_chain_is_an_operators_judgement() {
 
 #[test]
 fn rules_of_others_in_our_chain_keep_it() {
-    let mut run = started(&["--block-time", "1m"]);
+    let mut run = started(&["--block-time", "90s"]);
     run.kernel.scan(SCANNER);
     run.run_for(10);
     let foreign = "-A TCPPARSER -s 192.0.2.0/24 -j DROP";
@@ -364,7 +364,7 @@ fn a_firewall_that_lists_but_never_changes_is_not_hammered() {
 
 #[test]
 fn a_jump_that_stands_twice_does_not_keep_the_chain() {
-    let mut run = started(&["--block-time", "1m"]);
+    let mut run = started(&["--block-time", "90s"]);
     run.kernel.scan(SCANNER);
     run.run_for(10);
     run.kernel.tables[0]
@@ -458,6 +458,231 @@ fn protected_hosts_are_reported_and_never_blocked() {
     assert_eq!(count("Not blocked: 10.0.0.53 nameserver"), 1);
     assert_eq!(count("Not blocked: 203.0.113.1 gateway"), 1);
     assert_eq!(run.kernel.commands.len(), 4, "two names, two looks");
+}
+
+const UNKNOWN: &str = "tcpparser: own addresses and gateways are not fully known; nothing is blocked until they are\n";
+
+/// Nothing of the host is known from the start: that is said and shown, and no
+/// scan waits for it.
+#[test]
+fn an_unknown_host_blocks_nobody_and_says_so() {
+    let mut run = host();
+    run.kernel.faults.netlink = Some(Errno::EACCES);
+    run.checks.twin = false;
+    assert_eq!(run.start(&["--window=5s", "--interval=1s"]), Flow::Continue);
+    run.run_for(3);
+    assert_eq!(run.complaints(), UNKNOWN);
+    let answer = run.get("/healthz");
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.ends_with("own addresses and gateways are not fully known\n"));
+    assert_eq!(run.metric("tcpparser_host_facts_known"), "0");
+    run.kernel.scan(SCANNER);
+    run.run_for(2);
+    let said = run.lines_with("locked");
+    let expected = "Not blocked: 198.51.100.7 own addresses and gateways not fully known";
+    assert_eq!(said, [expected]);
+    assert_eq!(run.metric("tcpparser_blocks_pending"), "0");
+
+    // Nothing that was said comes true later.
+    run.kernel.close_all_of(SCANNER);
+    run.run_for(60);
+    run.kernel.faults.netlink = None;
+    run.run_for(60);
+    assert!(run.lines_with("locked").is_empty());
+    assert!(run.get("/healthz").starts_with("HTTP/1.1 200 "));
+    assert_eq!(run.metric("tcpparser_host_facts_known"), "1");
+    run.kernel.scan("198.51.100.8");
+    run.run_for(2);
+    assert_eq!(run.lines_with("Blocked: 198.51.100.8").len(), 1);
+    assert_eq!(run.complaints(), "");
+}
+
+/// It becomes so, ends, and becomes so again: said each time.
+#[test]
+fn a_host_that_becomes_unknown_is_said_each_time() {
+    let mut run = started(&[]);
+    assert_eq!(run.complaints(), "");
+    for _ in 0..2 {
+        let before = run.kernel.host.clone();
+        let many = 0x0a64_0000..0x0a64_0000 + crate::limits::OWN_ADDRESSES as u32;
+        let many = many.map(|bits| (IpAddr::V4(bits.into()), 32));
+        run.kernel.host.addresses.extend(many);
+        run.run_for(20);
+        // Each address brings a network on a link.
+        let links = "tcpparser: more networks on links than fit; \
+                     sources in the others are blocked like those from elsewhere\n";
+        assert_eq!(run.complaints(), [UNKNOWN, links].concat());
+        assert!(run.get("/healthz").starts_with("HTTP/1.1 503 "));
+        run.kernel.host = before;
+        run.run_for(20);
+        assert!(run.get("/healthz").starts_with("HTTP/1.1 200 "));
+        assert_eq!(run.complaints(), "");
+    }
+}
+
+/// The first dump takes its time: blocks wait for its end, and clients do not.
+#[test]
+fn a_block_waits_for_the_first_dump() {
+    let mut run = host();
+    run.kernel.faults.dump_pause = Duration::from_millis(100);
+    run.checks.twin = false;
+    assert_eq!(run.start(&[]), Flow::Continue);
+    run.kernel.scan(SCANNER);
+    run.kernel.scan("203.0.113.1");
+    run.run_for(1);
+    assert_eq!(run.lines_with("scan").len(), 2);
+    assert_eq!(run.metric("tcpparser_host_facts_known"), "0");
+    assert!(run.get("/healthz").starts_with("HTTP/1.1 200 "));
+    run.run_for(5);
+    assert_eq!(run.metric("tcpparser_host_facts_known"), "1");
+    let said = run.lines_with("locked");
+    assert_eq!(said[0], "Not blocked: 203.0.113.1 gateway");
+    assert!(
+        said[1].starts_with("Blocked: 198.51.100.7 for 10m"),
+        "{said:?}"
+    );
+    assert_eq!((said.len(), run.complaints().as_str()), (2, ""));
+}
+
+/// But no longer than its evidence counts.
+#[test]
+fn a_block_waits_for_a_dump_no_longer_than_the_window() {
+    let mut run = host();
+    let many = (1..=60).map(|low| (IpAddr::V4([10, 1, 1, low].into()), 32));
+    run.kernel.host.addresses.extend(many);
+    run.kernel.faults.dump_pause = Duration::from_millis(500);
+    run.checks.twin = false;
+    assert_eq!(run.start(&["--window=5s"]), Flow::Continue);
+    run.kernel.scan(SCANNER);
+    run.run_for(4);
+    assert_eq!(run.lines_with("scan").len(), 1);
+    assert!(run.lines_with("locked").is_empty());
+    run.run_for(3);
+    let said = run.lines_with("locked");
+    let expected = "Not blocked: 198.51.100.7 own addresses and gateways not fully known";
+    assert_eq!(said, [expected]);
+    run.kernel.close_all_of(SCANNER);
+    run.run_for(120);
+    assert_eq!(run.metric("tcpparser_host_facts_known"), "1");
+    assert!(run.lines_with("locked").is_empty());
+}
+
+/// Between two readings an hour apart the host gets another gateway, address
+/// and nameserver.
+#[test]
+fn what_came_to_be_protected_since_the_reading_is_not_blocked() {
+    let mut run = started(&["--interval=1h", "--allow=192.0.2.9"]);
+    run.checks.twin = false;
+    let (gateway, own, nameserver) = ("198.51.100.1", "198.51.100.2", "198.51.100.3");
+    run.kernel.host.gateways.push(gateway.parse().unwrap());
+    run.kernel.host.addresses.push((own.parse().unwrap(), 24));
+    run.kernel
+        .host
+        .nameservers
+        .push(nameserver.parse().unwrap());
+    run.run_for(10);
+    for peer in [gateway, nameserver, SCANNER] {
+        run.scan_by_events(peer);
+    }
+    run.run_for(10);
+    let said = run.lines_with("locked");
+    assert!(
+        said.contains(&"Not blocked: 198.51.100.1 gateway".to_owned()),
+        "{said:?}"
+    );
+    assert!(
+        said.contains(&"Not blocked: 198.51.100.3 nameserver".to_owned()),
+        "{said:?}"
+    );
+    assert_eq!(
+        said.iter()
+            .filter(|line| line.starts_with("Blocked"))
+            .count(),
+        1
+    );
+    // In our own network by now: towards the host only.
+    assert!(run.kernel.tables[0].blocks()[0].contains("addrtype"));
+
+    // A standing block of what becomes protected ends at once.
+    run.kernel.host.gateways.push(SCANNER.parse().unwrap());
+    run.run_for(1);
+    assert_eq!(run.lines_with("it holds a protected address now").len(), 1);
+}
+
+/// Where the kernel tells of no changes it is asked before a block.
+#[test]
+fn a_kernel_that_tells_nothing_is_asked_before_a_block() {
+    let mut run = host();
+    run.kernel.faults.no_route_events = true;
+    run.checks.twin = false;
+    assert_eq!(run.start(&["--interval=1h"]), Flow::Continue);
+    run.run_for(2);
+    run.kernel.host.gateways.push(SCANNER.parse().unwrap());
+    run.run_for(10);
+    run.scan_by_events(SCANNER);
+    run.scan_by_events("198.51.100.8");
+    run.run_for(5);
+    let said = run.lines_with("locked");
+    assert!(
+        said.contains(&"Not blocked: 198.51.100.7 gateway".to_owned()),
+        "{said:?}"
+    );
+    assert_eq!(
+        said.iter()
+            .filter(|line| line.starts_with("Blocked"))
+            .count(),
+        1
+    );
+}
+
+/// resolv.conf names a stub; whom it asks stands elsewhere, or nowhere.
+#[test]
+fn those_that_a_stub_asks_are_protected() {
+    for (stub, path, text) in [
+        (
+            "127.0.0.53",
+            "/run/systemd/resolve/resolv.conf",
+            "nameserver 198.51.100.7\n",
+        ),
+        (
+            "::1",
+            "/tmp/resolv.conf.d/resolv.conf.auto",
+            "# Interface wan\nnameserver 198.51.100.7",
+        ),
+        (
+            OWN,
+            "/run/NetworkManager/no-stub-resolv.conf",
+            "nameserver 198.51.100.7\n",
+        ),
+        (
+            "127.0.0.1",
+            "/etc/dnsmasq.conf",
+            "port=53\nserver=/lan/198.51.100.7#53\n",
+        ),
+    ] {
+        let mut run = host();
+        run.kernel.host.nameservers = vec![stub.parse().unwrap()];
+        run.kernel.files.insert(path.to_owned(), text.to_owned());
+        assert_eq!(run.start(&[]), Flow::Continue);
+        run.kernel.scan(SCANNER);
+        run.run_for(20);
+        let said = run.lines_with("locked");
+        assert_eq!(said, ["Not blocked: 198.51.100.7 nameserver"], "{path}");
+        assert_eq!(run.complaints(), "");
+    }
+    for arguments in [&[][..], &["--dry-run"], &["--once"]] {
+        let mut run = host();
+        run.kernel.host.nameservers = vec!["127.0.0.1".parse().unwrap()];
+        run.start(arguments);
+        if arguments != ["--once"] {
+            run.run_for(20);
+            assert!(run.get("/healthz").starts_with("HTTP/1.1 200 "));
+        }
+        let said = "tcpparser: no nameserver is known but this host itself; \
+                    protect those it asks with --allow\n";
+        let expected = if arguments.is_empty() { said } else { "" };
+        assert_eq!(run.complaints(), expected);
+    }
 }
 
 /// Who must never be in a batch, on the host of the next story.
@@ -1625,8 +1850,8 @@ fn a_burst_of_clients_is_answered_in_few_turns() {
 /// Only after a turn that served, and where the client can run meanwhile.
 #[test]
 fn a_server_looks_for_more_before_it_sleeps() {
-    // The client, the listener, signals and events.
-    for (processors, looks) in [(1, 0), (2, HTTP_LOOKS as u64 / 4)] {
+    // The client, the listener, signals, destroy events and those of the host.
+    for (processors, looks) in [(1, 0), (2, HTTP_LOOKS as u64 / 5)] {
         let mut run = host();
         run.kernel.processors = processors;
         assert_eq!(run.start(&[]), Flow::Continue);
@@ -1679,6 +1904,17 @@ fn a_table_of_blocks_that_is_full_refuses() {
 }
 
 impl Run {
+    /// Four short connections that only events show.
+    fn scan_by_events(&mut self, peer: &str) {
+        let IpAddr::V4(peer) = peer.parse().unwrap() else {
+            panic!("{peer}");
+        };
+        for (from, port) in (52_000..).zip([22, 25, 80, 445]) {
+            let own = [203, 0, 113, 5];
+            self.kernel.destroy((own, port), (peer.octets(), from));
+        }
+    }
+
     fn get_from(&mut self, peer: &str, path: &str) -> String {
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         let client = self.kernel.connect(peer, request.as_bytes());
