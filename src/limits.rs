@@ -142,9 +142,9 @@ limit! {
     BROADCASTS: usize = 1_024
 }
 limit! {
-    /// Bytes of netlink taken in one turn: some 2,000 routes of a dump, which
-    /// take the kernel and us a millisecond or two. HTTP waits meanwhile.
-    FACTS_SLICE: usize = 131_072
+    /// How long netlink is listened to in one turn: some thousand routes of a
+    /// dump. HTTP waits meanwhile.
+    FACTS_SLICE: Duration = 4
 }
 limit! {
     /// Messages of netlink taken in one turn; events are one each.

@@ -2051,7 +2051,11 @@ mod tests {
         assert!(kernel.receive(socket, &mut buffer).unwrap() > 16);
         assert_eq!(u16::from_ne_bytes([buffer[4], buffer[5]]), 16);
         kernel.close(socket);
-        for kind in [Netlink::DestroyEvents, Netlink::SockDiag] {
+        for kind in [
+            Netlink::RouteEvents,
+            Netlink::DestroyEvents,
+            Netlink::SockDiag,
+        ] {
             let socket = kernel.netlink(kind).unwrap();
             kernel.close(socket);
         }

@@ -273,8 +273,10 @@ def healthz_times(scene, seconds):
 class Flapping:
     """Thousands of routes that come and go, each second."""
 
-    def __init__(self, space):
+    def __init__(self, space, is_v6):
         add = numbered(5_000, "route add {}/32 via 10.77.0.7")
+        if is_v6:
+            add = [f"route add 2001:db8:9:{n:x}::/64 via fd00:77::7" for n in range(5_000)]
         delete = [line.replace(" add ", " del ") for line in add]
         self.script = "\n".join(add + delete) + "\n"
         self.space, self.rounds = space, 0
@@ -292,28 +294,38 @@ class Flapping:
         self.thread.join(60)
 
 
-def routes_via_three(count):
+def routes_via_three(count, is_v6=False):
+    if is_v6:
+        return [f"route add 2001:dba:{n // 65536:x}:{n % 65536:x}::/64 via fd00:77::{4 + n % 3}"
+                for n in range(count)]
     return [f"route add 1{n // 65536 + 1}.{n // 256 % 256}.{n % 256}.0/24 via 10.77.0.{4 + n % 3}"
             for n in range(count)]
 
 
 @alone
-@cases("quiet", "flapping")
-def test_a_full_routing_table(t, kind):
-    """400,000 routes: clients are answered, scanners blocked, gateways known."""
-    scene = Scene(t, prepare=lambda host: batch(host, [
-        *routes_via_three(400_000), f"route add 10.9.0.0/16 via {Lan.peer_v4}"]))
-    flapping = Flapping(scene.host) if kind == "flapping" else None
+@cases(("IPv4", 400_000, "quiet"), ("IPv4", 400_000, "flapping"), ("IPv6", 100_000, "flapping"))
+def test_a_full_routing_table(t, family, count, kind):
+    """Clients are answered, scanners blocked, gateways known. An IPv6 table that
+    flaps starts each dump anew again and again, from the start on."""
+    is_v6 = family == "IPv6"
+    running = []
+
+    def prepare(host):
+        batch(host, [*routes_via_three(count, is_v6), f"route add 10.9.0.0/16 via {Lan.peer_v4}"])
+        if kind == "flapping":
+            running.append(Flapping(host, is_v6))
+
     try:
+        scene = Scene(t, prepare=prepare)
         times = healthz_times(scene, 6)
         scene.is_blocked()
         scene.is_not_blocked("gateway")
     finally:
-        if flapping:
+        for flapping in running:
             flapping.close()
     median, longest = statistics.median(times), max(times)
-    rounds = f", {flapping.rounds} rounds of 10,000 changes" if flapping else ""
-    print(f"    {kind}: {len(times)} answers, median {median * 1000:.1f} ms, "
+    rounds = f", {running[0].rounds} rounds of 10,000 changes" if running else ""
+    print(f"    {family} {kind}: {len(times)} answers, median {median * 1000:.1f} ms, "
           f"longest {longest * 1000:.1f} ms{rounds}", flush=True)
     check(median < 0.1 and longest < 2, f"median {median:.3f} s, longest {longest:.3f} s")
     equal(scene.health(), (200, "ok"), "health")

@@ -27,8 +27,9 @@ const COUNTED: u8 = ALL & !Section::Ipv4Routes.bit();
 /// So many dumps in a row with something removed meanwhile are taken together:
 /// all would have to miss the same.
 const UNCLEAN_DUMPS: u8 = 3;
-/// Slices taken in one go before the first turn, half a million routes.
-const START_SLICES: usize = 256;
+/// Slices taken in one go before the first turn: more than a full table takes,
+/// and less than a second.
+const START_SLICES: usize = 200;
 
 /// The resolver's file, which can name a stub on this host.
 const RESOLV_CONF: &[u8] = b"/etc/resolv.conf";
@@ -211,15 +212,16 @@ impl HostFacts {
         buffer: &mut [u8],
         now: Instant,
     ) -> bool {
-        let mut taken = 0;
+        let mut has_taken = false;
         for _ in 0..FACTS_PER_TURN {
             self.ask(kernel, host, now);
-            let Some(socket) = self.socket.filter(|_| taken < FACTS_SLICE) else {
+            let has_time = kernel.boottime().since(now) < FACTS_SLICE;
+            let Some(socket) = self.socket.filter(|_| has_time) else {
                 break;
             };
             match kernel.receive(socket, buffer) {
                 Ok(count) => {
-                    taken += count;
+                    has_taken = true;
                     let bytes = buffer.get(..count).unwrap_or_default();
                     self.hear(kernel, host, bytes, now);
                 }
@@ -230,7 +232,7 @@ impl HostFacts {
                 Err(_) => self.fail(kernel, now),
             }
         }
-        taken > 0
+        has_taken
     }
 
     /// Asks for the next section that is due.
