@@ -1121,6 +1121,24 @@ mod tests {
     }
 
     #[test]
+    fn the_own_address_near_a_peer() {
+        let own = ["192.0.2.10", "10.77.0.1", "10.78.0.1", "2001:db8:1:2::10"];
+        let addresses: List<_> = own
+            .iter()
+            .map(|own| address(ip(own), 24, None, None))
+            .collect();
+        let host = host(&addresses, &[], "");
+        for (peer, expected) in [
+            ("10.77.0.9", "10.77.0.1"),
+            ("10.78.5.9", "10.78.0.1"),
+            ("192.0.2.1", "192.0.2.10"),
+            ("2001:db8:9::1", "2001:db8:1:2::10"),
+        ] {
+            assert_eq!(host.own_near(net(peer)), Some(ip(expected)), "{peer}");
+        }
+    }
+
+    #[test]
     fn resolv_conf_in_every_shape() {
         for (text, expected) in [
             ("nameserver 192.0.2.1\n", &["192.0.2.1"][..]),

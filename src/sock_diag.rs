@@ -392,6 +392,31 @@ mod tests {
         format!("{} {} {data}", text(socket.local), text(socket.remote))
     }
 
+    /// The peer's port may be 0: what was disconnected lost more than that.
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn port_0_is_no_disconnect() {
+        let change = |index: usize, places: core::ops::Range<usize>| {
+            let mut event = recorded(index).to_vec();
+            event[places].fill(0);
+            events(&event).0[0]
+        };
+        // struct nlmsghdr, then what `parse_socket` says.
+        let (remote_port, local) = (16 + 6..16 + 8, 16 + 8..16 + 24);
+        for index in [0, 1, 2, 4, 6, 8] {
+            let socket = change(index, 0..0);
+            assert!(!socket.is_disconnected);
+            let from_port_0 = change(index, remote_port.clone());
+            assert!(!from_port_0.is_disconnected);
+            assert_eq!(from_port_0.received_data, socket.received_data);
+            // Kernels before 5.4 leave the counter of segments.
+            assert!(change(index, remote_port.start..local.end).is_disconnected);
+        }
+        for index in [3, 5, 7, 9] {
+            assert!(change(index, 0..0).is_disconnected);
+        }
+    }
+
     #[test]
     #[cfg(target_endian = "little")]
     fn real_destroy_events() {

@@ -496,21 +496,31 @@ def test_mptcp_clients(t, how):
 # ----------------------------------------------------------------- SIGSTOP
 
 
-@cases("100ms", "1s")
-def test_what_waited_while_we_were_stopped_is_not_missed(t, interval):
+@cases(("100ms", "once"), ("1s", "once"), ("100ms", "again and again"))
+def test_what_waited_while_we_were_stopped_is_not_missed(t, interval, how):
     """Less than the kernel's buffer holds, more than one turn takes in."""
-    count = 12_000
-    scene = Scene(t, "--show", "scans", ports=PORTS, interval=interval).hears()
+    scene = Scene(t, "--show", "scans", interval=interval).hears()
     with helper(scene.host, "serve", 8081):
         scene.guard.wait_readings(3)
         scene.guard.signal(signal.SIGSTOP)
-        with helper(scene.peer, "flood", scene.family.host, 8081, count) as flood:
+        with helper(scene.peer, "flood", scene.family.host, 8081, 6_000) as flood:
             opened = int(flood.stdout.readline())
+        # The service has closed them all, so that their events wait.
+        accepting = ("ss", "-Htan", "sport", "=", ":8081")
+        wait_for(lambda: [line.split()[:2] for line in scene.host.must(*accepting).splitlines()]
+                 == [["LISTEN", "0"]], "the service")
+        if how != "once":
+            # A processor for some milliseconds now and then.
+            for _ in range(10):
+                scene.guard.signal(signal.SIGCONT)
+                time.sleep(0.002)
+                scene.guard.signal(signal.SIGSTOP)
+                time.sleep(0.12)
         scene.guard.signal(signal.SIGCONT)
         until(lambda: scene.guard.metric(NEW_INBOUND) >= opened, 15, every=0.5)
         scene.guard.wait_readings(3)
-        found_metrics = scene.guard.scrape()
-        lost = found_metrics["tcpparser_destroy_event_overflows_total"]
-        equal((found_metrics[NEW_INBOUND], found_metrics[MISSED], lost), (opened, 0, 0),
+        found = scene.guard.scrape()
+        lost = found["tcpparser_destroy_event_overflows_total"]
+        equal((found[NEW_INBOUND], found[MISSED], lost), (opened, 0, 0),
               "seen, missed, overflows")
     control(scene)

@@ -213,10 +213,6 @@ impl Daemon {
         self.watch.is_drained = false;
         for _ in 0..EVENTS_PER_TURN {
             match kernel.receive(socket, &mut self.watch.buffer) {
-                Ok(0) | Err(Errno::EAGAIN) => {
-                    self.watch.is_drained = true;
-                    break;
-                }
                 Ok(count) => {
                     let bytes = self.watch.buffer.get(..count).unwrap_or_default();
                     let malformed = walk_events(bytes, |event| {
@@ -230,7 +226,11 @@ impl Daemon {
                     let now = kernel.boottime();
                     self.watch.hasten(now);
                 }
-                Err(_) => break,
+                // EAGAIN: there are no more.
+                Err(_) => {
+                    self.watch.is_drained = true;
+                    break;
+                }
             }
             for event in &batch {
                 self.metrics.destroy_events += 1;
