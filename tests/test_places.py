@@ -13,8 +13,8 @@ import socket
 import threading
 import time
 
-from harness import (IPTABLES_NAMES, Firewall, Skipped, cases, check, equal, idle, link, need,
-                     wait_for, wrapped_firewall)
+from harness import (IPTABLES_NAMES, Firewall, Skipped, alone, cases, check, equal, idle, link,
+                     need, wait_for, wrapped_firewall)
 from test_blocking import PORTS, RULE, Scene
 from test_firewall import (JUMPS, TO_HOST, block, boot_seconds, cidr, entry, feed, first_rules,
                            is_untouched, jumps, quick_scene, rows_with, sources, total)
@@ -291,13 +291,14 @@ def test_the_end_tells_how_many_stand(t, flavour):
     equal(sorted(jumps(scene)), sorted(JUMPS), "jumps")
 
 
+@alone
 @cases("nft", "legacy")
 def test_lifted_and_stopped_while_a_child_runs(t, flavour):
     """It listed before the block was lifted, and has not ended yet."""
     t.use_quick_binary()
     scene, flag = Scene(t, flavour), os.path.join(t.tmp, "slow")
     env = wrapped_firewall(t, scene.firewall, f"""case "$name $*" in "iptables "*-S)
-        [ ! -e {flag} ] || {{ "$real" "$@"; /bin/rm {flag}; /bin/sleep 0.25; exit 0; }};; esac""")
+        [ ! -e {flag} ] || {{ "$real" "$@"; /bin/rm {flag}; /bin/sleep 0.2; exit 0; }};; esac""")
     guard = t.guard(scene.host, env=env).ready()
     before = scene.firewall.everything(scene.host)
     block(scene, guard)

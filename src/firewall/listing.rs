@@ -57,10 +57,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             || block.renewed.is_some()
             || matches!(stage, Stage::Added | Stage::Standing | Stage::Expired);
         if !stage.is_blocked() {
-            if !is_known {
+            if block.comment != rule.comment {
                 return self.adopt(place, rule, now);
             }
-            // One that we took away: a reload brought it back.
+            // One that we took away, in whatever shape: a reload brought it back.
             self.shown.came_back = true;
             return self.strays.get_mut(place).add(rule);
         }

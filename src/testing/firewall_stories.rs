@@ -101,6 +101,31 @@ fn a_rule_of_the_older_shape_is_renewed() {
     assert_eq!(run.complaints(), "");
 }
 
+/// Lifted by an operator: an old saved ruleset brings nobody back.
+#[test]
+fn a_lifted_rule_stays_lifted_in_its_older_shape() {
+    let old = rule("2001:db8:1::9/128", TO_HOST, 9_000);
+    let other = rule("2001:db8:2::/64", "", 0);
+    let mut run = host();
+    run.checks.own_rules = false;
+    feed(&mut run.kernel.tables[1], &[old.clone(), other.clone()]);
+    assert_eq!(run.start(&[]), Flow::Continue);
+    run.run_for(2);
+    let table = &mut run.kernel.tables[1];
+    let mut rules = table.blocks().iter();
+    let new = rules.find(|rule| rule.contains("1::9")).unwrap().clone();
+    table.command(&format!("-D TCPPARSER {new}")).unwrap();
+    run.run_for(65);
+    assert_eq!(run.lines_with("removed by somebody").len(), 1);
+    let table = &mut run.kernel.tables[1];
+    table.command(&format!("-A TCPPARSER {old}")).unwrap();
+    run.kernel.interfered = run.kernel.now;
+    run.run_for(65);
+    assert_eq!(run.kernel.tables[1].blocks(), [&*other]);
+    assert!(run.lines_with("locked").is_empty());
+    run.check_quiet();
+}
+
 // Jumps.
 
 impl FakeKernel {
