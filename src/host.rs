@@ -1,10 +1,10 @@
 //! What this host is: its own addresses, the prefixes on its links, and the
 //! addresses no block may ever touch.
 //!
-//! A fact may be kept too long and is never lost too early. So each is added as
-//! soon as anything tells of it, and goes only where a whole dump of what told
-//! of it no longer lists it: messages that something is gone cannot be counted
-//! against those that it is there, since the kernel repeats and leaves out both.
+//! A fact may be kept too long and is never lost too early. So each counts as
+//! soon as any message names it, and goes only where a whole dump of every
+//! section that listed it lists it no longer. Messages of removals are not
+//! counted against those of additions: the kernel repeats and omits both.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -125,19 +125,19 @@ const SHARED: [Network; 3] = [
     v6(0x2001_0000 << 96, 32),
 ];
 
-/// What told of a fact: a bit for each `Section`, and this one.
+/// Where a fact is listed: a bit for each `Section`, and this one.
 const RESOLVER_FILES: u8 = 1 << Section::ALL.len();
 
-/// A network, and what tells of it. IPv4 stands above all of IPv6, in
+/// A network, and where it is listed. IPv4 stands above all of IPv6, in
 /// ff00::/8, where no fact ever is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Fact {
     high: u64,
     low: u64,
     length: u8,
-    /// What told of it.
-    told: u8,
-    /// The same, since the last dump of that began.
+    /// The sections it is listed in.
+    origins: u8,
+    /// Those that listed it since their last dump began.
     fresh: u8,
 }
 
@@ -201,8 +201,10 @@ struct Facts<V: ?Sized = VecView<Fact>> {
     /// A bit for each `ending`, all where there is a whole network: hardly any
     /// peer of the thousands in a reading needs a search.
     endings: u64,
-    /// What told of facts that did not fit, since the last dump of that began.
+    /// The sections with facts that did not fit: by their last whole dump, and
+    /// since the last one began.
     lost: u8,
+    losing: u8,
     sorted: V,
 }
 
@@ -212,6 +214,7 @@ impl<const N: usize> Facts<Vec<Fact, N>> {
             lengths: 0,
             endings: 0,
             lost: 0,
+            losing: 0,
             sorted: Vec::new(),
         }
     }
@@ -227,23 +230,24 @@ impl<const N: usize> Facts<Vec<Fact, N>> {
 
 impl Facts {
     /// Whether it is news.
-    fn insert(&mut self, network: Network, told: u8) -> bool {
+    fn insert(&mut self, network: Network, origin: u8) -> bool {
         let place = Place::of(network);
         let index = self.index_of(place);
         let held = self.sorted.get_mut(index);
         if let Some(fact) = held.filter(|fact| fact.place() == place) {
-            (fact.told, fact.fresh) = (fact.told | told, fact.fresh | told);
+            (fact.origins, fact.fresh) = (fact.origins | origin, fact.fresh | origin);
             return false;
         }
         let fact = Fact {
             high: (place.0 >> 64) as u64,
             low: place.0 as u64,
             length: place.1,
-            told,
-            fresh: told,
+            origins: origin,
+            fresh: origin,
         };
         if self.sorted.push(fact).is_err() {
-            self.lost |= told;
+            self.lost |= origin;
+            self.losing |= origin;
             return false;
         }
         if let Some(behind @ [_, ..]) = self.sorted.get_mut(index..) {
@@ -266,20 +270,21 @@ impl Facts {
         }
     }
 
-    /// A dump of `told` begins.
-    fn begin(&mut self, told: u8) {
-        self.lost &= !told;
+    /// A dump of `origin` begins.
+    fn begin(&mut self, origin: u8) {
+        self.losing &= !origin;
         for fact in &mut self.sorted {
-            fact.fresh &= !told;
+            fact.fresh &= !origin;
         }
     }
 
     /// The dump was whole: what it did not list goes. Whether anything went.
-    fn finish(&mut self, told: u8) -> bool {
+    fn finish(&mut self, origin: u8) -> bool {
+        self.lost &= self.losing | !origin;
         let before = self.sorted.len();
         self.sorted.retain_mut(|fact| {
-            fact.told &= fact.fresh | !told;
-            fact.told != 0
+            fact.origins &= fact.fresh | !origin;
+            fact.origins != 0
         });
         let has_removed = self.sorted.len() != before;
         if has_removed {
@@ -414,12 +419,12 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
 
     /// A dump of `section` begins.
     pub fn begin(&mut self, section: Section) {
-        for facts in self.told_by_kernel() {
+        for facts in self.kernel_facts() {
             facts.begin(section.bit());
         }
     }
 
-    fn told_by_kernel(&mut self) -> [&mut Facts; 4] {
+    fn kernel_facts(&mut self) -> [&mut Facts; 4] {
         [
             &mut self.own,
             &mut self.gateways,
@@ -445,14 +450,14 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
     /// list goes; else something may be missing in it. Returns the sections to
     /// be asked for again: there is room now for what did not fit.
     pub fn finish(&mut self, section: Section, is_whole: bool) -> u8 {
-        let told = section.bit();
-        self.known |= told;
+        let origin = section.bit();
+        self.known |= origin;
         if !is_whole {
             return 0;
         }
         let (mut has_room, mut lost) = (false, 0);
-        for facts in self.told_by_kernel() {
-            has_room |= facts.finish(told);
+        for facts in self.kernel_facts() {
+            has_room |= facts.finish(origin);
             lost |= facts.lost;
         }
         if has_room { lost } else { 0 }
@@ -478,7 +483,7 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
     }
 
     /// The file ends, and its last line, which may lack a newline. A nameserver
-    /// of our own is a stub, which asks others.
+    /// at an address of our own is a stub of others.
     pub fn end_resolver_file(&mut self, file: u8) {
         let nameserver = parse_nameserver(self.resolver_line.as_bytes())
             .filter(|_| !self.resolver_line.is_truncated());
@@ -494,7 +499,7 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
         }
     }
 
-    /// Whether those that a stub asks stand elsewhere, if anywhere.
+    /// Whether upstream nameservers are named elsewhere, if anywhere.
     pub fn needs_upstreams(&self) -> bool {
         self.names_stub || self.lacks_nameserver()
     }
@@ -581,8 +586,8 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
         self.known != all || self.lost() != 0
     }
 
-    /// What told of protected addresses for which there is no room, a bit for
-    /// each section and one more for the resolver's files.
+    /// The sections with protected addresses that did not fit; one more bit is
+    /// for the resolver's files.
     pub fn lost(&self) -> u8 {
         self.own.lost | self.gateways.lost | self.nameservers.lost
     }
@@ -594,51 +599,51 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
     }
 
     fn take_address(&mut self, message: AddressMessage) {
-        let told = Section::Addresses.bit();
-        self.add_own(Network::single(message.local), told);
+        let origin = Section::Addresses.bit();
+        self.add_own(Network::single(message.local), origin);
         if let Some(broadcast) = message.broadcast {
-            self.add_broadcast(Network::single(broadcast), told);
+            self.add_broadcast(Network::single(broadcast), origin);
         }
         // A prefix of one address is the address itself, or the peer of a
         // point-to-point link, which has a route of its own.
         if !message.prefix.is_single() {
-            self.add_on_link(message.prefix, LARGEST_ALLOCATION, told);
+            self.add_on_link(message.prefix, LARGEST_ALLOCATION, origin);
         }
     }
 
     fn take_route(&mut self, route: Route) {
         let destination = route.destination;
-        let told = route.section().bit();
+        let origin = route.section().bit();
         match route.kind {
             RouteKind::Unicast if is_direct(route) => {
-                self.add_on_link(destination, SLAAC_PREFIX, told);
+                self.add_on_link(destination, SLAAC_PREFIX, origin);
             }
             // Outside the table `local` a local network is a trick to divert
             // packets (`ip route add local default dev lo table 100` for
             // TPROXY), not a statement of what is ours.
             RouteKind::Local if destination.is_single() || route.table == RT_TABLE_LOCAL => {
-                self.add_own(destination, told);
+                self.add_own(destination, origin);
             }
             RouteKind::Broadcast if destination.is_single() => {
-                self.add_broadcast(destination, told);
+                self.add_broadcast(destination, origin);
             }
             RouteKind::Unicast | RouteKind::Local | RouteKind::Broadcast | RouteKind::Other => {}
         }
     }
 
-    fn add_own(&mut self, network: Network, told: u8) {
+    fn add_own(&mut self, network: Network, origin: u8) {
         if !is_loopback(network.address()) && network.prefix_length() > 0 {
-            self.has_grown |= self.own.view_mut().insert(network, told);
+            self.has_grown |= self.own.view_mut().insert(network, origin);
         }
     }
 
     /// One that does not fit is no loss: no handshake ever comes from there.
-    fn add_broadcast(&mut self, network: Network, told: u8) {
-        self.has_grown |= self.broadcasts.view_mut().insert(network, told);
+    fn add_broadcast(&mut self, network: Network, origin: u8) {
+        self.has_grown |= self.broadcasts.view_mut().insert(network, origin);
     }
 
     /// `shortest_v6` is the shortest IPv6 prefix that is taken for a link.
-    fn add_on_link(&mut self, network: Network, shortest_v6: u8, told: u8) {
+    fn add_on_link(&mut self, network: Network, shortest_v6: u8, origin: u8) {
         let shortest = if network.is_ipv6() {
             shortest_v6
         } else {
@@ -646,7 +651,7 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
         };
         let address = network.address();
         if network.prefix_length() >= shortest && !is_loopback(address) && !address.is_multicast() {
-            self.on_link.view_mut().insert(network, told);
+            self.on_link.view_mut().insert(network, origin);
         }
     }
 
@@ -1297,6 +1302,9 @@ mod tests {
         assert_eq!(host.lost(), Section::Addresses.bit());
         assert_eq!(refresh(&mut host, &addresses(0..65), &[]), 0);
         assert!(host.is_incomplete() && host.is_own(numbered(0)));
+        // That stays so until a dump ended in which nothing was lost.
+        host.begin(Section::Addresses);
+        assert!(host.is_incomplete());
         // There is room when the old ones have gone, so a second dump helps.
         let again = refresh(&mut host, &addresses(100..130), &[]);
         assert_eq!(again, Section::Addresses.bit());

@@ -14,8 +14,6 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLMSG_OVERRUN: u16 = 4;
 const NLM_F_REQUEST: u16 = 0x1;
-/// Part of an answer of several messages; no event carries it.
-const NLM_F_MULTI: u16 = 0x2;
 /// The kernel shall answer with an error message even where all went well.
 pub const NLM_F_ACK: u16 = 0x4;
 const NLM_F_DUMP_INTR: u16 = 0x10;
@@ -482,8 +480,10 @@ pub enum HostMessage {
     Interrupted,
 }
 
-/// Hands what one receive returned to `each`: events, and parts of the answer
-/// to `host_request` with this `sequence`, whose progress is returned. A kernel
+/// Hands what one receive returned to `each`: events, which carry the sequence
+/// number of the request that changed something, whoever made it, and parts of
+/// the answer to `host_request` with this `sequence`, whose progress is
+/// returned. NLMSG_DONE and NLMSG_ERROR are never events. A kernel
 /// without nexthop objects (before 5.3) refuses with EOPNOTSUPP: that is
 /// `Done`.
 pub fn walk_host(bytes: &[u8], sequence: u32, mut each: impl FnMut(HostMessage)) -> Progress {
@@ -491,18 +491,13 @@ pub fn walk_host(bytes: &[u8], sequence: u32, mut each: impl FnMut(HostMessage))
         let Ok(message) = message else {
             return Progress::Failed(Failure::Malformed);
         };
-        // An event carries the sequence number of who made the change.
-        let is_part = message.flags & NLM_F_MULTI != 0;
-        let is_answer = message.sequence == sequence;
+        if message.flags & NLM_F_DUMP_INTR != 0 {
+            each(HostMessage::Interrupted);
+        }
         match message.kind {
-            NLMSG_ERROR if is_answer => return host_end(message.payload),
-            NLMSG_DONE if is_answer && is_part => {
-                if message.flags & NLM_F_DUMP_INTR != 0 {
-                    each(HostMessage::Interrupted);
-                }
+            NLMSG_ERROR | NLMSG_DONE if message.sequence == sequence => {
                 return host_end(message.payload);
             }
-            _ if is_part && !is_answer => {}
             _ => {
                 if parse_host(&message, &mut each).is_err() {
                     return Progress::Failed(Failure::Malformed);
@@ -522,11 +517,7 @@ fn host_end(payload: &[u8]) -> Progress {
 
 fn parse_host(message: &Message, each: &mut impl FnMut(HostMessage)) -> Result<(), Malformed> {
     let payload = message.payload;
-    if message.flags & NLM_F_MULTI != 0 {
-        if message.flags & NLM_F_DUMP_INTR != 0 {
-            each(HostMessage::Interrupted);
-        }
-    } else if message.flags & NLM_F_REPLACE != 0 {
+    if message.flags & NLM_F_REPLACE != 0 {
         match message.kind {
             RTM_NEWROUTE => each(HostMessage::Removed(route_section(payload)?)),
             RTM_NEWNEXTHOP => each(HostMessage::Removed(Section::Nexthops)),
@@ -721,6 +712,7 @@ mod tests {
     }
 
     const SEQUENCE: u32 = 2;
+    const NLM_F_MULTI: u16 = 0x2;
 
     fn routes(bytes: &[u8]) -> (Vec<HostMessage>, Progress) {
         let mut found = Vec::new();
@@ -835,8 +827,6 @@ mod tests {
             let found = routes(&replaced).0;
             assert_eq!(found[..1], gone(Section::Ipv4Routes));
             assert!(matches!(found[1], HostMessage::Route(_)));
-            let done = message(NLMSG_DONE, 0, sequence, &[0; 4]);
-            assert_eq!(routes(&done), (std::vec![], Progress::More));
             let nexthop = message(RTM_NEWNEXTHOP, NLM_F_REPLACE, sequence, &[0; 8]);
             assert_eq!(routes(&nexthop).0, gone(Section::Nexthops));
             let nexthop = message(RTM_DELNEXTHOP, 0, sequence, &[0; 8]);
@@ -845,9 +835,6 @@ mod tests {
             let both = [gone(Section::Addresses), gone(Section::Ipv4Routes)].concat();
             assert_eq!(routes(&address).0, both);
         }
-        // A part of the answer to another request.
-        let part = route(RTM_NEWROUTE, NLM_F_MULTI, libc::AF_INET, 77);
-        assert_eq!(routes(&part), (std::vec![], Progress::More));
     }
 
     #[test]

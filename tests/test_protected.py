@@ -170,7 +170,7 @@ def test_nameservers_behind_a_stub(t, kind):
 
 
 @cases("a stub", "no file")
-def test_nameservers_that_nobody_knows_are_said_once(t, what):
+def test_unknown_nameservers_are_said_once(t, what):
     files = {"/etc/resolv.conf": STUB} if what == "a stub" else {}
     scene = Scene(t, files=files)
     scene.is_blocked()

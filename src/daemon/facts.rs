@@ -1,10 +1,11 @@
-//! What the host is, kept current by what the kernel tells of changes; and the
-//! nameservers in the files of its resolver.
+//! Keeps what is known of the host current by the messages of rtnetlink(7), and
+//! reads the nameservers from the files of its resolver.
 //!
-//! One socket brings both the changes and the answers to dumps, in the order in
-//! which the kernel wrote them: a change told before the end of a dump happened
-//! before it. What is added counts at once. What is removed, or replaced, or
-//! goes without a message brings a dump, within a share of the processor.
+//! One socket receives both events and the answers to dumps, in the order in
+//! which the kernel wrote them: an event before the end of a dump happened
+//! before that end. What is added counts at once. What is removed, replaced, or
+//! goes without a message makes its section stale, and a dump follows within a
+//! share of the processor.
 
 use crate::host::{Host, Knowledge};
 use crate::kernel::{Descriptor, Errno, Kernel, Netlink, Path, RowsFile};
@@ -33,7 +34,7 @@ const START_SLICES: usize = 200;
 
 /// The resolver's file, which can name a stub on this host.
 const RESOLV_CONF: &[u8] = b"/etc/resolv.conf";
-/// Where those that the stub asks stand then.
+/// Where upstream nameservers are named then.
 const UPSTREAM_FILES: [&[u8]; 22] = [
     b"/run/systemd/resolve/resolv.conf",
     b"/run/NetworkManager/no-stub-resolv.conf",
@@ -69,22 +70,22 @@ const UNKNOWN: &[u8] =
 const LINKS_UNKNOWN: &[u8] =
     b"more networks on links than fit; sources in the others are blocked like those from elsewhere";
 const NO_NAMESERVER: &[u8] =
-    b"no nameserver is known but this host itself; protect those it asks with --allow";
+    b"no nameserver is known but this host itself; protect its upstream nameservers with --allow";
 
 /// Its state; all bytes zero when new.
 pub(super) struct HostFacts {
     socket: Option<Descriptor>,
-    /// The kernel tells of changes on it.
+    /// It joined the groups of events.
     is_subscribed: bool,
-    /// Messages were lost, and more may be until the socket was empty once
-    /// (net/netlink/af_netlink.c, netlink_rcv_wake).
+    /// Events were lost, and more are until the receive queue was empty once
+    /// (net/netlink/af_netlink.c, netlink_overrun and netlink_rcv_wake).
     is_congested: bool,
     has_failed: bool,
-    /// Sections of which something may be gone, and sections that are asked for
-    /// whatever it costs.
+    /// Sections of which something may be gone: to be dumped within the share.
     stale: u8,
+    /// Sections of which something may be missing: to be dumped at once.
     needed: u8,
-    /// Sections of which nothing that was added can be missing.
+    /// Sections of which nothing is missing: a dump and all events since.
     whole: u8,
 
     /// The section that a dump lists; 0 for none.
@@ -108,12 +109,12 @@ pub(super) struct HostFacts {
     retry: Instant,
     /// Events may wait until then; BOOT for no rest.
     rest_until: Instant,
-    heard: Instant,
+    last_taken: Instant,
 
     resolver_read: Instant,
     has_said_unknown: bool,
     has_said_links: bool,
-    has_judged_resolver: bool,
+    has_checked_resolver: bool,
 }
 
 impl HostFacts {
@@ -140,11 +141,11 @@ impl HostFacts {
             next_dump: Instant::BOOT,
             retry: Instant::BOOT,
             rest_until: Instant::BOOT,
-            heard: Instant::BOOT,
+            last_taken: Instant::BOOT,
             resolver_read: Instant::BOOT,
             has_said_unknown: false,
             has_said_links: false,
-            has_judged_resolver: false,
+            has_checked_resolver: false,
         }
     }
 
@@ -161,12 +162,12 @@ impl HostFacts {
         self.read_resolver(kernel, host, buffer);
     }
 
-    /// The socket, where it is waited for.
+    /// The socket, where its events are waited for.
     pub(super) fn events(&self, now: Instant) -> Option<Descriptor> {
         self.socket.filter(|_| now >= self.rest_until)
     }
 
-    /// When something is to be done though nothing was told.
+    /// When something is to be done though nothing was received.
     pub(super) fn deadline(&self) -> Instant {
         let dump = match (self.asked, self.needed, self.stale) {
             (0, 0, 0) => Instant::NEVER,
@@ -181,18 +182,18 @@ impl HostFacts {
         }
     }
 
-    /// Takes in what was told, and asks for what is due: at most a slice.
+    /// Takes in messages and requests the dumps that are due: at most a slice.
     pub(super) fn take(&mut self, kernel: &mut impl Kernel, host: &mut Host, buffer: &mut [u8]) {
         let now = kernel.boottime();
         let before = kernel.cpu_time();
-        let is_soon = now.since(self.heard) < FACTS_REST;
+        let is_soon = now.since(self.last_taken) < FACTS_REST;
         if self.take_slice(kernel, host, buffer, now) {
             self.rest_until = if is_soon {
                 now.after(FACTS_REST)
             } else {
                 Instant::BOOT
             };
-            self.heard = now;
+            self.last_taken = now;
         } else {
             self.rest_until = Instant::BOOT;
         }
@@ -201,10 +202,10 @@ impl HostFacts {
         }
         let cost = kernel.cpu_time().saturating_sub(before);
         self.cost = self.cost.saturating_add(cost);
-        self.judge(host, now);
+        self.update_knowledge(host, now);
     }
 
-    /// Whether there was anything.
+    /// Whether there was any message.
     fn take_slice(
         &mut self,
         kernel: &mut impl Kernel,
@@ -223,19 +224,19 @@ impl HostFacts {
                 Ok(count) => {
                     has_taken = true;
                     let bytes = buffer.get(..count).unwrap_or_default();
-                    self.hear(kernel, host, bytes, now);
+                    self.take_datagram(kernel, host, bytes, now);
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) if self.is_congested => self.is_congested = false,
                 Err(Errno::EAGAIN) => break,
-                Err(Errno::ENOBUFS) => self.lose(now),
+                Err(Errno::ENOBUFS) => self.note_overrun(now),
                 Err(_) => self.fail(kernel, now),
             }
         }
         has_taken
     }
 
-    /// Asks for the next section that is due.
+    /// Requests a dump of the next section that is due.
     fn ask(&mut self, kernel: &mut impl Kernel, host: &mut Host, now: Instant) {
         let due = if now >= self.next_dump {
             self.needed | self.stale
@@ -284,15 +285,21 @@ impl HostFacts {
     }
 
     /// Takes in one datagram.
-    fn hear(&mut self, kernel: &mut impl Kernel, host: &mut Host, bytes: &[u8], now: Instant) {
+    fn take_datagram(
+        &mut self,
+        kernel: &mut impl Kernel,
+        host: &mut Host,
+        bytes: &[u8],
+        now: Instant,
+    ) {
         let (mut gone, mut is_interrupted, mut listed) = (0, false, 0);
         let progress = walk_host(bytes, self.sequence, |message| match message {
             HostMessage::Removed(section) => gone |= section.bit(),
             HostMessage::LinkDown => gone |= OF_LINKS,
             HostMessage::Interrupted => is_interrupted = true,
-            told => {
+            added => {
                 listed += 1;
-                host.take(told);
+                host.take(added);
             }
         });
         self.listed += listed;
@@ -313,8 +320,8 @@ impl HostFacts {
         }
     }
 
-    /// The kernel had no room for what it had to tell (netlink(7)).
-    fn lose(&mut self, now: Instant) {
+    /// ENOBUFS: the kernel dropped events (netlink(7)).
+    fn note_overrun(&mut self, now: Instant) {
         self.whole = 0;
         (self.is_congested, self.is_unclean, self.has_lost) = (true, true, true);
         self.mark_stale(ALL, now);
@@ -340,7 +347,7 @@ impl HostFacts {
             self.unclean_dumps = 0;
             self.has_failed = false;
             self.whole |= if self.has_lost { 0 } else { asked };
-            // What was lost for want of room is asked for again.
+            // There may be room now for what did not fit.
             self.stale |= host.finish(section, !self.is_unclean);
             self.stale |= if self.is_unclean { asked } else { 0 };
         }
@@ -367,10 +374,11 @@ impl HostFacts {
         } else {
             self.dumped.iter().all(is_fresh)
         };
-        is_current || self.sizes.iter().sum::<usize>() > FACTS_ROUTES
+        let is_large = self.sizes.iter().sum::<usize>() > FACTS_ROUTES;
+        is_current || (is_large && !self.has_failed)
     }
 
-    fn judge(&self, host: &mut Host, now: Instant) {
+    fn update_knowledge(&self, host: &mut Host, now: Instant) {
         let is_pending = (self.needed | self.stale | self.asked) & host.lost() != 0;
         let was_lacking = host.knowledge() == Knowledge::Lacking;
         host.set_knowledge(if host.lost() != 0 && (was_lacking || !is_pending) {
@@ -421,7 +429,7 @@ impl HostFacts {
         host.finish_resolver();
     }
 
-    /// What is to be said, where blocks are wanted: once each time it becomes so.
+    /// The next diagnostic where blocks are wanted: once each time it becomes so.
     pub(super) fn next_notice(&mut self, host: &Host) -> Option<&'static [u8]> {
         let is_unknown = host.knowledge() == Knowledge::Lacking;
         if becomes(&mut self.has_said_unknown, is_unknown) {
@@ -432,9 +440,9 @@ impl HostFacts {
         }
         // Only at the start; a stub at an address of our own is none before
         // that is known to be ours.
-        let may_judge = !self.has_judged_resolver && !host.is_incomplete();
-        self.has_judged_resolver |= may_judge;
-        (may_judge && host.lacks_nameserver()).then_some(NO_NAMESERVER)
+        let may_check = !self.has_checked_resolver && !host.is_incomplete();
+        self.has_checked_resolver |= may_check;
+        (may_check && host.lacks_nameserver()).then_some(NO_NAMESERVER)
     }
 }
 
@@ -588,9 +596,9 @@ mod tests {
         host.gateways.sort();
     }
 
-    /// The kernel's host changes while it is asked and tells: what it does not
-    /// tell, tells late or has no room for never makes us forget what is there,
-    /// and when it is quiet we know what there is, no more.
+    /// The host changes during dumps and events, some of which are lost, late or
+    /// never sent: where all is said to be known nothing is missing, and in the
+    /// end nothing is left over.
     #[test]
     fn nothing_is_lost_and_nothing_stays() {
         let (mut whole, mut others) = (0, 0);

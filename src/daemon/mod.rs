@@ -192,7 +192,7 @@ impl Daemon {
             self.take_signals(kernel);
         }
         self.watch_child(kernel);
-        self.keep_facts(kernel, &found);
+        self.update_facts(kernel, &found);
         if self
             .watch
             .socket
@@ -314,29 +314,29 @@ impl Daemon {
         }
     }
 
-    /// Takes in what the kernel told of the host.
-    fn keep_facts(&mut self, kernel: &mut impl Kernel, found: &[Interest]) {
+    /// Takes in messages about the host.
+    fn update_facts(&mut self, kernel: &mut impl Kernel, found: &[Interest]) {
         let now = kernel.boottime();
-        let is_told = self
+        let has_messages = self
             .facts
             .events(now)
             .is_some_and(|socket| is_ready(found, socket));
-        if is_told || now >= self.facts.deadline() {
+        if has_messages || now >= self.facts.deadline() {
             self.facts
                 .take(kernel, &mut self.host, &mut self.netlink_buffer);
         }
-        self.heed_facts(kernel);
+        self.apply_facts(kernel);
     }
 
     /// Before a block.
     fn renew_facts(&mut self, kernel: &mut impl Kernel) {
         self.facts
             .renew(kernel, &mut self.host, &mut self.netlink_buffer);
-        self.heed_facts(kernel);
+        self.apply_facts(kernel);
     }
 
     /// Blocks of what came to be protected end at once.
-    fn heed_facts(&mut self, kernel: &mut impl Kernel) {
+    fn apply_facts(&mut self, kernel: &mut impl Kernel) {
         if self.host.take_growth() {
             self.firewall.release_protected(&self.host);
         }

@@ -679,7 +679,7 @@ fn those_that_a_stub_asks_are_protected() {
             assert!(run.get("/healthz").starts_with("HTTP/1.1 200 "));
         }
         let said = "tcpparser: no nameserver is known but this host itself; \
-                    protect those it asks with --allow\n";
+                    protect its upstream nameservers with --allow\n";
         let expected = if arguments.is_empty() { said } else { "" };
         assert_eq!(run.complaints(), expected);
     }
