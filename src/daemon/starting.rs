@@ -70,6 +70,7 @@ impl Daemon {
         self.prepare(kernel);
         self.print_start(kernel);
         self.learn_host(kernel);
+        self.is_own_namespace(kernel);
         let could_read = self.reading(kernel, Trigger::Scheduled);
         while let Some(scan) = self.detector.next_scan() {
             let calendar = self.calendar(kernel);
