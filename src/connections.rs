@@ -218,7 +218,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     pub fn observe(
         &mut self,
         socket: &Socket,
-        is_own: impl Fn() -> bool,
+        is_own: &dyn Fn() -> bool,
         now: Instant,
     ) -> Sighting {
         match socket.state {
@@ -251,7 +251,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         }
     }
 
-    fn connection(&mut self, socket: &Socket, is_own: impl Fn() -> bool, now: Instant) -> Sighting {
+    fn connection(&mut self, socket: &Socket, is_own: &dyn Fn() -> bool, now: Instant) -> Sighting {
         let fingerprint = self.fingerprint(socket.local, socket.remote);
         let Some(slot) = self.find(fingerprint) else {
             let way = self.way(socket.local, is_own, now);
@@ -272,7 +272,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
             memory.inode = socket.inode;
         }
         if !renewed && matches!(memory.port, Port::New | Port::Foreign) {
-            memory.port = self.listeners.port(socket.local, &is_own, now);
+            memory.port = self.listeners.port(socket.local, is_own, now);
         }
         let connection = memory.connection(slot);
         self.remembered.touch(slot, PRESENT);
@@ -325,7 +325,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     pub fn disconnected(
         &mut self,
         local: Endpoint,
-        is_own: impl Fn() -> bool,
+        is_own: &dyn Fn() -> bool,
         now: Instant,
     ) -> Ending {
         let way = self.way(local, is_own, now);
@@ -341,7 +341,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         &mut self,
         local: Endpoint,
         remote: Endpoint,
-        is_own: impl Fn() -> bool,
+        is_own: &dyn Fn() -> bool,
         now: Instant,
     ) -> Ending {
         let fingerprint = self.fingerprint(local, remote);
@@ -489,7 +489,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     /// and port numbers prove nothing. Where nobody did it is a guess, for the
     /// list and the count of what was seen alone: outgoing connections are
     /// given ports of one range.
-    fn way(&self, local: Endpoint, is_own: impl Fn() -> bool, now: Instant) -> Way {
+    fn way(&self, local: Endpoint, is_own: &dyn Fn() -> bool, now: Instant) -> Way {
         let port = self.listeners.port(local, is_own, now);
         let is_outbound = port == Port::Unknown && self.listeners.is_ephemeral(local.port);
         let direction = if is_outbound {
@@ -582,7 +582,7 @@ mod tests {
         connections.begin_reading();
         let sightings = rows
             .iter()
-            .map(|row| connections.observe(row, || true, now))
+            .map(|row| connections.observe(row, &|| true, now))
             .collect();
         connections.end_reading(now);
         sightings
@@ -787,7 +787,7 @@ mod tests {
 
     fn ended(connections: &mut Small, remote: &str, now: Instant) -> Ending {
         let row = row(remote, 0);
-        connections.ended(row.local, row.remote, || true, now)
+        connections.ended(row.local, row.remote, &|| true, now)
     }
 
     #[test]
@@ -896,7 +896,7 @@ mod tests {
         read(&mut connections, at(1), &[listener("10.0.0.2:80")]);
         // Nothing tells it from one that we opened.
         let local = socket("10.0.0.1:40000", "10.9.9.9:443", TcpState::Established, 0);
-        let outgoing = connections.ended(local.local, local.remote, || true, at(2));
+        let outgoing = connections.ended(local.local, local.remote, &|| true, at(2));
         assert_eq!(outgoing, Ending::Unknown);
         let Ending::Unseen(connection) = ended(&mut connections, "10.9.9.9:5000", at(2)) else {
             panic!("outgoing connections are not given port 80");
@@ -924,7 +924,7 @@ mod tests {
             ("0.0.0.0:40000", Ending::Unknown, 2),
         ] {
             let local = Endpoint::parse(local.as_bytes()).unwrap();
-            let ending = connections.disconnected(local, || false, at(2));
+            let ending = connections.disconnected(local, &|| false, at(2));
             assert_eq!(ending, expected);
             assert_eq!(connections.inbound_seen(), seen);
         }

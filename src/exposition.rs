@@ -345,7 +345,7 @@ static FAMILIES: &[MetricFamily] = &[
     ),
     counter(
         "tcpparser_table_evictions",
-        "Entries that gave way in a full table.",
+        "Entries that gave way in a full table, or found no place in it.",
         labelled::<Table>("table", |s| s.metrics.table_evictions.values()),
     ),
     counter(

@@ -321,7 +321,7 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
     /// asked only where it matters. Only a listener of every address leaves
     /// sockets without one when they are aborted (net/ipv4/tcp.c,
     /// tcp_disconnect).
-    pub fn port(&self, local: Endpoint, is_own: impl Fn() -> bool, now: Instant) -> Port {
+    pub fn port(&self, local: Endpoint, is_own: &dyn Fn() -> bool, now: Instant) -> Port {
         let local = of_any_family(local);
         let is_any = local.address == UNSPECIFIED;
         let bound = self.in_table(&local, now);
@@ -418,7 +418,7 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
     }
 
     /// Entries of the table.
-    pub fn len(&self) -> usize {
+    pub fn entries(&self) -> usize {
         self.table.len()
     }
 
@@ -431,6 +431,12 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
     /// listens. One of all addresses only becomes a service later.
     pub fn has_unknown(&self) -> bool {
         self.has_unknown
+    }
+}
+
+impl<const N: usize, const I: usize> Default for Listeners<N, I> {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -482,7 +488,7 @@ mod tests {
     }
 
     fn port(listeners: &Small, text: &str, second: u64) -> Port {
-        listeners.port(local(text), || true, at(second))
+        listeners.port(local(text), &|| true, at(second))
     }
 
     #[test]
@@ -541,7 +547,7 @@ mod tests {
         }
         read(&mut listeners, 60, &[]);
         assert_eq!(port(&listeners, "10.0.0.1:21100", 60), Port::Unknown);
-        assert_eq!(listeners.len(), 0, "nothing of it is remembered");
+        assert_eq!(listeners.entries(), 0, "nothing of it is remembered");
     }
 
     #[test]
@@ -610,7 +616,7 @@ mod tests {
             2,
             &[("0.0.0.0:80", 7), ("192.0.2.1:22", 8), ("[::]:81", 9)],
         );
-        let foreign = |text: &str| listeners.port(local(text), || false, at(2));
+        let foreign = |text: &str| listeners.port(local(text), &|| false, at(2));
         assert_eq!(foreign("192.0.2.1:80"), Port::Foreign);
         assert_eq!(foreign("192.0.2.1:81"), Port::Foreign);
         // ip_nonlocal_bind
@@ -647,7 +653,7 @@ mod tests {
             }
         }
         assert!(listeners.has_unknown());
-        assert_eq!((listeners.len(), listeners.evictions()), (4, 6));
+        assert_eq!((listeners.entries(), listeners.evictions()), (4, 6));
         // One goes: what is remembered of it makes room.
         read(&mut listeners, 5, &rows[1..]);
         read(&mut listeners, 6, &rows[1..]);
@@ -674,10 +680,10 @@ mod tests {
             let text = std::format!("10.0.0.1:{number}");
             assert_eq!(port(&listeners, &text, 2), Port::Service);
         }
-        assert_eq!((listeners.len(), listeners.evictions()), (0, 0));
+        assert_eq!((listeners.entries(), listeners.evictions()), (0, 0));
         // All go at once: as many are remembered as fit, and none in the range.
         read(&mut listeners, 3, &[]);
-        assert_eq!(listeners.len(), 4);
+        assert_eq!(listeners.entries(), 4);
         assert_eq!(port(&listeners, "10.0.0.1:65535", 3), Port::Service);
         assert_eq!(port(&listeners, "10.0.0.1:40000", 3), Port::Unknown);
         assert!(listeners.evictions() > 30_000);

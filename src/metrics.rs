@@ -541,7 +541,7 @@ pub struct Metrics {
     pub sockets_destroyed: u64,
     /// Now: entries of each table.
     pub table_entries: Labelled<Table, 4>,
-    /// Entries that gave way in a full table.
+    /// Entries that gave way in a full table, or found no place in it.
     pub table_evictions: Labelled<Table, 4>,
     /// Lines that a blocked or broken stdout cost.
     pub output_lines_dropped: u64,

@@ -111,7 +111,11 @@ impl Daemon {
     /// Looks again at what waits: after a reading that saw every row, and in
     /// between for addresses that came.
     pub(super) fn retry_waiting(&mut self, is_after_reading: bool, now: Instant) {
-        for index in 0..self.admission.waiting.len() {
+        let count = self.admission.waiting.len();
+        if count == 0 {
+            return;
+        }
+        for index in 0..count {
             let waiter = self.admission.waiting.get(index);
             let rest = waiter.and_then(|waiter| self.retry(waiter, is_after_reading, now));
             self.admission.waiting.put_back(index, rest);
@@ -150,7 +154,7 @@ impl Daemon {
     fn port_of(&mut self, waiter: &Waiter, is_after_reading: bool, now: Instant) -> Port {
         let (watch, host, local) = (&self.watch, &self.host, waiter.local);
         let listeners = &mut self.connections.listeners;
-        let port = listeners.port(local, || watch.is_local(host, local.address), now);
+        let port = listeners.port(local, &|| watch.is_local(host, local.address), now);
         if port != Port::New || !is_after_reading {
             return port;
         }

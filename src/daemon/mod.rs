@@ -383,7 +383,7 @@ impl Daemon {
             ),
             (
                 Table::Listeners,
-                self.connections.listeners.len(),
+                self.connections.listeners.entries(),
                 self.connections.listeners.evictions(),
             ),
         ];

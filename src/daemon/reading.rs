@@ -303,7 +303,7 @@ impl Daemon {
 
     fn take_socket(&mut self, kernel: &mut impl Kernel, socket: &Socket, pass: Pass) {
         let (watch, host) = (&self.watch, &self.host);
-        let is_own = || watch.is_local(host, socket.local.address);
+        let is_own = &|| watch.is_local(host, socket.local.address);
         let sighting = self.connections.observe(socket, is_own, pass.now);
         let (connection, is_opened) = match sighting {
             Sighting::Opened(connection) => (connection, true),

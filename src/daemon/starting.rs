@@ -69,7 +69,7 @@ impl Daemon {
         self.print_start(kernel);
         self.facts
             .start(kernel, &mut self.host, &mut self.netlink_buffer);
-        self.check_namespace(kernel);
+        self.is_own_namespace(kernel);
         self.handshakes
             .read_setting(kernel, self.options.proc_directory.as_bytes());
         let could_read = self.reading(kernel, Trigger::Scheduled);

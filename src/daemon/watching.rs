@@ -193,14 +193,19 @@ impl Daemon {
         self.watch.savings = EARLY_READING_SAVINGS;
     }
 
-    /// Finds out whether what is read is of the network namespace whose events
-    /// we get; false where it surely is of another. A file that is not there
-    /// yet says nothing.
-    pub(super) fn check_namespace(&mut self, kernel: &mut impl Kernel) -> bool {
+    /// Whether what is read is of the network namespace whose events we get.
+    /// A file that is not there yet says nothing.
+    fn check_namespace(&mut self, kernel: &mut impl Kernel) {
+        if !self.is_own_namespace(kernel) && kernel.inode(&self.files.tcp.path).is_ok() {
+            self.events_down(kernel, b"--proc is of another network namespace");
+        }
+    }
+
+    /// Notes whether it is, and so whether its addresses are known.
+    pub(super) fn is_own_namespace(&mut self, kernel: &mut impl Kernel) -> bool {
         let ours = kernel.inode(&Path::from_bytes(b"/proc/self/net/tcp"));
-        let read = kernel.inode(&self.files.tcp.path);
-        self.watch.is_wanted = ours.is_err() || ours == read;
-        self.watch.is_wanted || read.is_err()
+        self.watch.is_wanted = ours.is_err() || ours == kernel.inode(&self.files.tcp.path);
+        self.watch.is_wanted
     }
 
     /// Takes in the destroy events that arrived, at most `EVENTS_PER_TURN`.
@@ -323,7 +328,7 @@ impl Daemon {
         now: Instant,
     ) -> Ending {
         let (watch, host) = (&self.watch, &self.host);
-        let is_own = || watch.is_local(host, local.address);
+        let is_own = &|| watch.is_local(host, local.address);
         if is_disconnected {
             self.connections.disconnected(local, is_own, now)
         } else {
@@ -440,9 +445,7 @@ impl Daemon {
         self.watch.next_check = now.after(EVENTS_RETRY);
         self.handshakes
             .read_setting(kernel, self.options.proc_directory.as_bytes());
-        if !self.check_namespace(kernel) {
-            self.events_down(kernel, b"--proc is of another network namespace");
-        }
+        self.check_namespace(kernel);
         if !self.watch.is_wanted || self.watch.is_up {
             return;
         }
