@@ -44,28 +44,34 @@ impl PortRange {
     }
 }
 
+/// A listening socket, as readings showed it.
+#[derive(Clone, Copy)]
+struct Shown {
+    inode: u32,
+    /// The number of the reading that showed it last.
+    reading: u32,
+    first_seen: Instant,
+}
+
 /// What the table knows of one endpoint.
 #[derive(Clone, Copy)]
 struct Listener {
-    /// One of its sockets, and when a reading showed that one first. Several
-    /// may share an endpoint (SO_REUSEPORT).
-    inode: u32,
-    first_seen: Instant,
-    /// Another one, which takes over where the first is gone.
-    other_inode: u32,
-    /// The numbers of the readings that showed `inode`, and any, last.
+    /// Several sockets may share it (SO_REUSEPORT, IPv4 beside IPv6); of more
+    /// than two those that were there first are known.
+    sockets: [Shown; 2],
+    /// The number of the reading that showed any of them last.
     reading: u32,
-    any_reading: u32,
     last_seen: Instant,
 }
 
 impl Blank for Listener {
     const BLANK: Self = Self {
-        inode: 0,
-        first_seen: Instant::BOOT,
-        other_inode: 0,
+        sockets: [Shown {
+            inode: 0,
+            reading: 0,
+            first_seen: Instant::BOOT,
+        }; 2],
         reading: 0,
-        any_reading: 0,
         last_seen: Instant::BOOT,
     };
 }
@@ -73,21 +79,34 @@ impl Blank for Listener {
 impl Listener {
     /// A reading shows one of its sockets.
     fn stand(&mut self, inode: u32, reading: u32, now: Instant) {
-        if self.any_reading != reading && self.reading != self.any_reading {
-            (self.inode, self.first_seen) = (self.other_inode, self.last_seen);
-            self.reading = self.any_reading;
+        (self.reading, self.last_seen) = (reading, now);
+        let mut sockets = self.sockets.iter_mut();
+        if let Some(socket) = sockets.find(|socket| socket.inode == inode) {
+            socket.reading = reading;
+            return;
         }
-        (self.any_reading, self.last_seen) = (reading, now);
-        if inode == self.inode {
-            self.reading = reading;
-        } else {
-            self.other_inode = inode;
+        let gone = self.sockets.iter_mut();
+        let gone = gone.filter(|socket| socket.reading != reading);
+        if let Some(place) = gone.min_by_key(|socket| socket.reading) {
+            *place = Shown {
+                inode,
+                reading,
+                first_seen: now,
+            };
         }
     }
 
-    /// Whether it stands, and readings showed the same socket for long.
+    /// Since when one of the sockets stands that the last reading showed.
+    fn stands_since(&self) -> Instant {
+        let standing = self.sockets.iter();
+        let standing = standing.filter(|socket| socket.reading == self.reading);
+        let first_seen = standing.map(|socket| socket.first_seen).min();
+        first_seen.unwrap_or(self.last_seen)
+    }
+
+    /// Whether readings showed one of its sockets for long.
     fn is_old(&self) -> bool {
-        self.reading == self.any_reading && self.last_seen.since(self.first_seen) >= LISTENER_AGE
+        self.last_seen.since(self.stands_since()) >= LISTENER_AGE
     }
 }
 
@@ -218,14 +237,8 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
             ports.services |= bit(local.port);
             return;
         }
-        let listener = Listener {
-            inode,
-            first_seen: now,
-            other_inode: 0,
-            reading: self.reading,
-            any_reading: self.reading,
-            last_seen: now,
-        };
+        let mut listener = Listener::BLANK;
+        listener.stand(inode, self.reading, now);
         let class = if is_service { STANDING } else { NEW };
         if self.add(local, listener, class) == Err(Full) {
             self.refused += 1;
@@ -282,7 +295,7 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
         let slot = self.table.oldest(class)?;
         let listener = self.table.value(slot)?;
         let local = self.table.key(slot)?;
-        (listener.any_reading != self.reading).then_some((slot, *local))
+        (listener.reading != self.reading).then_some((slot, *local))
     }
 
     fn forget_wildcards(&mut self) {
@@ -349,7 +362,7 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
         let Some(listener) = self.table.value(slot) else {
             return Err(Instant::NEVER);
         };
-        let due = listener.first_seen.max(since).after(SERVICE_AGE);
+        let due = listener.stands_since().max(since).after(SERVICE_AGE);
         if listener.last_seen < due {
             return Err(due);
         }
@@ -393,7 +406,7 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
         let Some((class, listener)) = entry else {
             return Port::Unknown;
         };
-        let stands = listener.any_reading == self.reading;
+        let stands = listener.reading == self.reading;
         match class {
             NEW if stands => Port::New,
             STANDING if stands => Port::Service,
@@ -560,16 +573,15 @@ mod tests {
                 read(&mut listeners, second, &rows);
             }
             assert_eq!(port(&listeners, "10.0.0.1:80", 12), Port::Service);
-            // One after the other is replaced: the service has not been there
-            // for long, but for as long as its oldest socket.
+            // One of them goes: it has been there for as long as the other.
             let mut listeners = small();
             read(&mut listeners, 1, &[]);
             read(&mut listeners, 2, &[("0.0.0.0:80", 1), ("0.0.0.0:80", 2)]);
             read(&mut listeners, 5, &[("0.0.0.0:80", 2)]);
+            read(&mut listeners, 11, &[("0.0.0.0:80", 2)]);
+            assert_eq!(port(&listeners, "10.0.0.1:80", 11), Port::New);
             read(&mut listeners, 12, &[("0.0.0.0:80", 2)]);
-            assert_eq!(port(&listeners, "10.0.0.1:80", 12), Port::New);
-            read(&mut listeners, 15, &[("0.0.0.0:80", 2)]);
-            assert_eq!(port(&listeners, "10.0.0.1:80", 15), Port::Service);
+            assert_eq!(port(&listeners, "10.0.0.1:80", 12), Port::Service);
         }
     }
 
