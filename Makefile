@@ -86,7 +86,7 @@ build-gcc:
 
 # For tests that would wait for minutes (src/limits.rs).
 build-quick:
-	@TCPPARSER_BUILD_VERIFY_PERIOD=1000 $(MAKE) -s build OUT=$(OUT)/quick
+	@TCPPARSER_BUILD_VERIFY_PERIOD=1000 TCPPARSER_BUILD_MOVE_MEMORY=10000 $(MAKE) -s build OUT=$(OUT)/quick
 
 run: build ## build as you, run as root (ARGS='--dry-run …')
 	@command -v iptables >/dev/null || $(call apt,iptables) || echo 'iptables is missing: scans are seen, nobody is blocked' >&2
@@ -124,7 +124,8 @@ $(IPTABLES): dist/static-iptables.sh dist/iptables-unknown-match.c
 	@$(call need,dpkg-source,dpkg-dev)
 	@sh dist/static-iptables.sh $(@D)
 
-# promtool and prometheus come without their package, which would start a server.
+# promtool, prometheus and vsftpd come without their packages, which would start
+# a server.
 tools:
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy || true
 	@missing=; for tool in $(TOOLS); do command -v $${tool%:*} >/dev/null || missing="$$missing $${tool#*:}"; done; \
@@ -132,6 +133,8 @@ tools:
 	@{ $(call pip,wheel) && $(call pip,twine); } || echo 'SKIPPED what needs pip, wheel and twine: they are not to be had here'
 	@{ command -v promtool && command -v prometheus; } >/dev/null || { mkdir -p target/tools && cd target/tools && apt-get -qq download prometheus && \
 	dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb; } || echo 'SKIPPED what needs promtool and prometheus: no apt here to get it'
+	@command -v vsftpd >/dev/null || { mkdir -p target/tools && cd target/tools && $(call apt_fetch,vsftpd) && \
+	for deb in *.deb; do dpkg-deb -x $$deb . && rm $$deb; done && rm -rf partial; } || echo 'SKIPPED what needs vsftpd: no apt here to get it'
 	@missing=; for tool in $(INIT_TOOLS); do command -v $${tool%:*} >/dev/null || missing="$$missing $${tool#*:}"; done; \
 	[ -z "$$missing" ] || ls target/tools/init/*.deb >/dev/null 2>&1 || { mkdir -p target/tools/init && cd target/tools/init && \
 	$(call apt_fetch,$$missing); } || echo "SKIPPED what needs$$missing: no apt here to get that"

@@ -1,12 +1,14 @@
 //! This reading against the last: which connections are new, which way they
 //! go, and which are gone.
 
-use core::net::{IpAddr, Ipv6Addr};
+use core::net::IpAddr;
 
-use crate::address::{Endpoint, UNSPECIFIED};
+use crate::address::Endpoint;
 use crate::limits::MEMORY;
+use crate::listeners::{Listeners, Port, PortRange};
 use crate::proc_net_tcp::{Socket, TcpState};
-use crate::table::{Blank, Full, HashKey, Key, Slot, Table};
+use crate::sock_diag::Handshake;
+use crate::table::{Blank, Full, HashKey, Slot, Table};
 use crate::time::Instant;
 
 /// Who opened a connection.
@@ -35,12 +37,17 @@ pub enum Sighting {
 /// What is remembered of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connection {
-    /// Who opened it; decided once.
+    /// Who opened it; decided once. A guess where nobody was known to listen.
     pub direction: Direction,
+    /// What its local port is; decided once the port is a service, or nobody
+    /// listens there any more.
+    pub port: Port,
     /// When it was seen for the first time.
     pub first_seen: Instant,
     /// Whether it stood in a list.
     pub listed: bool,
+    /// What was noted of its handshake before this row or event.
+    pub handshake: Handshake,
     /// Where it is remembered, if it is.
     slot: Option<Slot>,
 }
@@ -52,10 +59,26 @@ pub enum Ending {
     Unseen(Connection),
     /// It was seen before: this is its end, however late.
     Known(Connection),
-    /// Nobody is known to listen on its port: one of ours to somewhere, or a
-    /// port that a reading has to show first.
+    /// A connection came in to such a port; which one, nobody can tell.
+    Unnamed(Port),
+    /// Nobody is known to listen on its port, which is one that outgoing
+    /// connections are given: one of ours to somewhere, or a reading has to
+    /// show its listener first.
     Unknown,
 }
+
+/// Which way a connection goes, and how that is known.
+#[derive(Clone, Copy)]
+struct Way {
+    direction: Direction,
+    port: Port,
+}
+
+/// Of connections to our own listener, which are never evidence.
+const ACCEPTED: Way = Way {
+    direction: Direction::Inbound,
+    port: Port::Unknown,
+};
 
 #[derive(Clone, Copy)]
 struct Memory {
@@ -66,12 +89,14 @@ struct Memory {
     inode: u32,
     /// The number of the reading that saw it last.
     reading: u32,
+    port: Port,
     inbound: bool,
     /// Its destroy event came: what still shows up is a TIME_WAIT remnant, or
     /// another connection.
     destroyed: bool,
     /// It stood in a list.
     listed: bool,
+    handshake: Handshake,
 }
 
 impl Memory {
@@ -83,8 +108,10 @@ impl Memory {
         };
         Connection {
             direction,
+            port: self.port,
             first_seen: self.first_seen,
             listed: self.listed,
+            handshake: self.handshake,
             slot: Some(slot),
         }
     }
@@ -96,39 +123,12 @@ impl Blank for Memory {
         vanished: Instant::BOOT,
         inode: 0,
         reading: 0,
+        port: Port::Unknown,
         inbound: false,
         destroyed: false,
         listed: false,
+        handshake: Handshake::Unknown,
     };
-}
-
-#[derive(Clone, Copy)]
-struct Listener {
-    reading: u32,
-    last_seen: Instant,
-}
-
-impl Blank for Listener {
-    const BLANK: Self = Self {
-        reading: 0,
-        last_seen: Instant::BOOT,
-    };
-}
-
-impl Blank for Endpoint {
-    const BLANK: Self = Endpoint::BLANK;
-}
-
-impl Key for Endpoint {
-    fn hash(&self, key: HashKey) -> u64 {
-        match self.address {
-            IpAddr::V4(v4) => key.hash(&[u64::from(v4.to_bits()) << 16 | u64::from(self.port)]),
-            IpAddr::V6(v6) => {
-                let bits = v6.to_bits();
-                key.hash(&[(bits >> 64) as u64, bits as u64, u64::from(self.port)])
-            }
-        }
-    }
 }
 
 /// Rows of the reading that is going on, or of the last one.
@@ -136,30 +136,20 @@ const PRESENT: usize = 0;
 /// Rows that are gone but remembered.
 const VANISHED: usize = 1;
 
-/// The ports that outgoing connections are given, both ends included.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PortRange {
-    /// The lowest.
-    pub low: u16,
-    /// The highest.
-    pub high: u16,
-}
-
 /// Every connection and listener of the host, as keyed fingerprints.
 ///
 /// `N` connections with an index of `I`; `L` listeners with an index of `LI`.
 pub struct Connections<const N: usize, const I: usize, const L: usize, const LI: usize> {
     hash_key: HashKey,
     reading: u32,
-    local_port_range: PortRange,
     inbound_seen: u64,
-    remembered: Table<u64, Memory, N, I, 2>,
+    evictions: u64,
     /// The connection that followed the one seen last in the reading before:
     /// the kernel walks its hash table in the same order each time.
     expected: Option<Slot>,
-    listeners: Table<Endpoint, Listener, L, LI, 2>,
-    evictions: u64,
-    listener_evictions: u64,
+    /// Who listens.
+    pub listeners: Listeners<L, LI>,
+    remembered: Table<u64, Memory, N, I, 2>,
 }
 
 impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connections<N, I, L, LI> {
@@ -168,13 +158,11 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         Self {
             hash_key: HashKey { k0: 0, k1: 0 },
             reading: 0,
-            local_port_range: PortRange { low: 0, high: 0 },
             inbound_seen: 0,
-            remembered: Table::new(),
-            expected: None,
-            listeners: Table::new(),
             evictions: 0,
-            listener_evictions: 0,
+            expected: None,
+            listeners: Listeners::new(),
+            remembered: Table::new(),
         }
     }
 
@@ -185,16 +173,16 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         self.listeners.set_hash_key(hash_key);
     }
 
-    /// Sets net.ipv4.ip_local_port_range: a port inside it that stopped
-    /// listening may serve an outgoing connection next.
+    /// Sets net.ipv4.ip_local_port_range.
     pub fn set_local_port_range(&mut self, range: PortRange) {
-        self.local_port_range = range;
+        self.listeners.set_local_port_range(range);
     }
 
     /// Starts a reading.
     pub fn begin_reading(&mut self) {
         self.reading = self.reading.wrapping_add(1);
         self.expected = self.remembered.oldest(PRESENT);
+        self.listeners.begin_reading();
     }
 
     /// Ends a reading that saw every row: what was not seen is gone.
@@ -223,37 +211,19 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
             }
             self.remembered.remove(slot);
         }
-        self.forget_listeners(now);
-    }
-
-    fn forget_listeners(&mut self, now: Instant) {
-        while let Some(slot) = self.listeners.oldest(PRESENT) {
-            if self
-                .listeners
-                .value(slot)
-                .is_none_or(|listener| listener.reading == self.reading)
-            {
-                break;
-            }
-            self.listeners.touch(slot, VANISHED);
-        }
-        while let Some(slot) = self.listeners.oldest(VANISHED) {
-            if self
-                .listeners
-                .value(slot)
-                .is_none_or(|listener| now.since(listener.last_seen) < MEMORY)
-            {
-                break;
-            }
-            self.listeners.remove(slot);
-        }
+        self.listeners.end_reading(now);
     }
 
     /// Takes in one row of the reading that is going on.
-    pub fn observe(&mut self, socket: &Socket, now: Instant) -> Sighting {
+    pub fn observe(
+        &mut self,
+        socket: &Socket,
+        is_own: &dyn Fn() -> bool,
+        now: Instant,
+    ) -> Sighting {
         match socket.state {
             TcpState::Listen => {
-                self.listen(socket.local, now);
+                self.listeners.listen(socket.local, socket.inode, now);
                 Sighting::Other
             }
             TcpState::SynSent | TcpState::SynRecv | TcpState::NewSynRecv | TcpState::Close => {
@@ -266,19 +236,26 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
             | TcpState::CloseWait
             | TcpState::LastAck
             | TcpState::Closing => {
-                if socket.remote.port == 0 || socket.remote.address.is_unspecified() {
+                if socket.remote.address.is_unspecified() {
                     return Sighting::Other;
                 }
-                self.connection(socket, now)
+                let sighting = self.connection(socket, is_own, now);
+                if let Sighting::Opened(connection) | Sighting::Standing(connection) = sighting
+                    && connection.handshake != Handshake::Proven
+                    && socket.state.proves_handshake()
+                {
+                    self.set_handshake(connection, Handshake::Proven);
+                }
+                sighting
             }
         }
     }
 
-    fn connection(&mut self, socket: &Socket, now: Instant) -> Sighting {
+    fn connection(&mut self, socket: &Socket, is_own: &dyn Fn() -> bool, now: Instant) -> Sighting {
         let fingerprint = self.fingerprint(socket.local, socket.remote);
         let Some(slot) = self.find(fingerprint) else {
-            let direction = self.direction(socket.local, now);
-            return Sighting::Opened(self.remember(fingerprint, direction, socket.inode, now));
+            let way = self.way(socket.local, is_own, now);
+            return Sighting::Opened(self.remember(fingerprint, way, socket.inode, now));
         };
         let reading = self.reading;
         let Some(memory) = self.remembered.value_mut(slot) else {
@@ -294,11 +271,14 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         if socket.inode != 0 {
             memory.inode = socket.inode;
         }
+        if !renewed && matches!(memory.port, Port::New | Port::Foreign) {
+            memory.port = self.listeners.port(socket.local, is_own, now);
+        }
         let connection = memory.connection(slot);
         self.remembered.touch(slot, PRESENT);
         if renewed {
-            let direction = self.direction(socket.local, now);
-            Sighting::Opened(self.renew(slot, direction, now))
+            let way = self.way(socket.local, is_own, now);
+            Sighting::Opened(self.renew(slot, way, now))
         } else {
             Sighting::Standing(connection)
         }
@@ -328,7 +308,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         let fingerprint = self.fingerprint(local, remote);
         let Some(slot) = self.remembered.find(&fingerprint) else {
             let has_room = self.remembered.len() < N || self.remembered.oldest(VANISHED).is_some();
-            return has_room.then(|| self.remember(fingerprint, Direction::Inbound, 0, now));
+            return has_room.then(|| self.remember(fingerprint, ACCEPTED, 0, now));
         };
         let memory = self.remembered.value_mut(slot)?;
         if !memory.destroyed {
@@ -336,17 +316,41 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         }
         memory.inode = 0;
         self.remembered.touch(slot, PRESENT);
-        Some(self.renew(slot, Direction::Inbound, now))
+        Some(self.renew(slot, ACCEPTED, now))
+    }
+
+    /// Takes in a destroy event of a socket that was disconnected: no telling
+    /// whether its connection was seen before. Counting one twice hides less
+    /// than taking each of them for missed.
+    pub fn disconnected(
+        &mut self,
+        local: Endpoint,
+        is_own: &dyn Fn() -> bool,
+        now: Instant,
+    ) -> Ending {
+        let way = self.way(local, is_own, now);
+        if way.direction == Direction::Outbound {
+            return Ending::Unknown;
+        }
+        self.inbound_seen += 1;
+        Ending::Unnamed(way.port)
     }
 
     /// Takes in a destroy event of a connection with both its ends known.
-    pub fn ended(&mut self, local: Endpoint, remote: Endpoint, now: Instant) -> Ending {
+    pub fn ended(
+        &mut self,
+        local: Endpoint,
+        remote: Endpoint,
+        is_own: &dyn Fn() -> bool,
+        now: Instant,
+    ) -> Ending {
         let fingerprint = self.fingerprint(local, remote);
         let Some(slot) = self.remembered.find(&fingerprint) else {
-            if self.direction(local, now) == Direction::Outbound {
+            let way = self.way(local, is_own, now);
+            if way.direction == Direction::Outbound {
                 return Ending::Unknown;
             }
-            let connection = self.remember(fingerprint, Direction::Inbound, 0, now);
+            let connection = self.remember(fingerprint, way, 0, now);
             self.set_destroyed(connection.slot);
             return Ending::Unseen(connection);
         };
@@ -357,8 +361,8 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         if memory.destroyed {
             // The same 4-tuple served another connection meanwhile.
             memory.inode = 0;
-            let direction = self.direction(local, now);
-            let connection = self.renew(slot, direction, now);
+            let way = self.way(local, is_own, now);
+            let connection = self.renew(slot, way, now);
             self.set_destroyed(Some(slot));
             return Ending::Unseen(connection);
         }
@@ -376,54 +380,64 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     }
 
     fn set_destroyed(&mut self, slot: Option<Slot>) {
-        if let Some(memory) = slot.and_then(|slot| self.remembered.value_mut(slot)) {
+        if let Some(memory) = self.memory_mut(slot) {
             memory.destroyed = true;
         }
     }
 
     /// Notes that the connection stood in a list.
     pub fn set_listed(&mut self, connection: Connection) {
-        let memory = connection
-            .slot
-            .and_then(|slot| self.remembered.value_mut(slot));
-        if let Some(memory) = memory {
+        if let Some(memory) = self.memory_mut(connection.slot) {
             memory.listed = true;
         }
     }
 
+    /// Notes what was found out about the connection's handshake.
+    pub fn set_handshake(&mut self, connection: Connection, handshake: Handshake) {
+        if let Some(memory) = self.memory_mut(connection.slot) {
+            memory.handshake = handshake;
+        }
+    }
+
+    fn memory_mut(&mut self, slot: Option<Slot>) -> Option<&mut Memory> {
+        self.remembered.value_mut(slot?)
+    }
+
     /// The same 4-tuple serves another connection.
-    fn renew(&mut self, slot: Slot, direction: Direction, now: Instant) -> Connection {
+    fn renew(&mut self, slot: Slot, way: Way, now: Instant) -> Connection {
+        let Way { direction, port } = way;
         self.inbound_seen += u64::from(direction == Direction::Inbound);
         if let Some(memory) = self.remembered.value_mut(slot) {
             memory.first_seen = now;
+            memory.port = port;
             memory.inbound = direction == Direction::Inbound;
             memory.destroyed = false;
             memory.listed = false;
+            memory.handshake = Handshake::Unknown;
         }
         Connection {
             direction,
+            port,
             first_seen: now,
             listed: false,
+            handshake: Handshake::Unknown,
             slot: Some(slot),
         }
     }
 
-    fn remember(
-        &mut self,
-        fingerprint: u64,
-        direction: Direction,
-        inode: u32,
-        now: Instant,
-    ) -> Connection {
+    fn remember(&mut self, fingerprint: u64, way: Way, inode: u32, now: Instant) -> Connection {
+        let Way { direction, port } = way;
         self.inbound_seen += u64::from(direction == Direction::Inbound);
         let memory = Memory {
             first_seen: now,
             vanished: now,
             inode,
             reading: self.reading,
+            port,
             inbound: direction == Direction::Inbound,
             destroyed: false,
             listed: false,
+            handshake: Handshake::Unknown,
         };
         let mut slot = self.remembered.insert(fingerprint, memory, PRESENT);
         if slot == Err(Full) {
@@ -437,8 +451,10 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         }
         Connection {
             direction,
+            port,
             first_seen: now,
             listed: false,
+            handshake: Handshake::Unknown,
             slot: slot.ok(),
         }
     }
@@ -447,18 +463,6 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     /// addresses included: what the kernel counts as PassiveOpens.
     pub fn inbound_seen(&self) -> u64 {
         self.inbound_seen
-    }
-
-    /// Whether anybody listens on `port`, whatever the address.
-    pub fn listens_on(&self, port: u16, now: Instant) -> bool {
-        self.listeners
-            .iter()
-            .any(|(_, local, _)| local.port == port && self.listens(*local, now))
-    }
-
-    /// Whether outgoing connections are given `port`.
-    pub fn is_ephemeral(&self, port: u16) -> bool {
-        port >= self.local_port_range.low && port <= self.local_port_range.high
     }
 
     fn fingerprint(&self, local: Endpoint, remote: Endpoint) -> u64 {
@@ -481,57 +485,19 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         }
     }
 
-    fn listen(&mut self, local: Endpoint, now: Instant) {
-        let listener = Listener {
-            reading: self.reading,
-            last_seen: now,
+    /// Inbound iff somebody listens on the local port, or lately did: timers
+    /// and port numbers prove nothing. Where nobody did it is a guess, for the
+    /// list and the count of what was seen alone: outgoing connections are
+    /// given ports of one range.
+    fn way(&self, local: Endpoint, is_own: &dyn Fn() -> bool, now: Instant) -> Way {
+        let port = self.listeners.port(local, is_own, now);
+        let is_outbound = port == Port::Unknown && self.listeners.is_ephemeral(local.port);
+        let direction = if is_outbound {
+            Direction::Outbound
+        } else {
+            Direction::Inbound
         };
-        if let Some(slot) = self.listeners.find(&local) {
-            if let Some(value) = self.listeners.value_mut(slot) {
-                *value = listener;
-            }
-            self.listeners.touch(slot, PRESENT);
-        } else if self.listeners.insert(local, listener, PRESENT) == Err(Full) {
-            self.listener_evictions += 1;
-            let oldest = self
-                .listeners
-                .oldest(VANISHED)
-                .or(self.listeners.oldest(PRESENT));
-            if let Some(oldest) = oldest {
-                self.listeners.remove(oldest);
-                let _ = self.listeners.insert(local, listener, PRESENT);
-            }
-        }
-    }
-
-    /// Inbound iff the local port is or was lately a listening one, on this
-    /// address or on any (0.0.0.0, ::). Timers and port numbers prove nothing.
-    fn direction(&self, local: Endpoint, now: Instant) -> Direction {
-        let any_ipv6 = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-        for address in [local.address, UNSPECIFIED, any_ipv6] {
-            if self.listens(
-                Endpoint {
-                    address,
-                    port: local.port,
-                },
-                now,
-            ) {
-                return Direction::Inbound;
-            }
-        }
-        Direction::Outbound
-    }
-
-    fn listens(&self, local: Endpoint, now: Instant) -> bool {
-        let listener = self
-            .listeners
-            .find(&local)
-            .and_then(|slot| self.listeners.value(slot));
-        let Some(listener) = listener else {
-            return false;
-        };
-        listener.reading == self.reading
-            || (!self.is_ephemeral(local.port) && now.since(listener.last_seen) < MEMORY)
+        Way { direction, port }
     }
 
     /// Connections remembered and how many can be.
@@ -539,14 +505,9 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         (self.remembered.len(), N)
     }
 
-    /// Listeners remembered and how many can be.
-    pub fn listeners(&self) -> (usize, usize) {
-        (self.listeners.len(), L)
-    }
-
-    /// Connections and listeners that gave way to newer ones so far.
-    pub fn evictions(&self) -> (u64, u64) {
-        (self.evictions, self.listener_evictions)
+    /// Connections that gave way to newer ones so far.
+    pub fn evictions(&self) -> u64 {
+        self.evictions
     }
 }
 
@@ -621,7 +582,7 @@ mod tests {
         connections.begin_reading();
         let sightings = rows
             .iter()
-            .map(|row| connections.observe(row, now))
+            .map(|row| connections.observe(row, &|| true, now))
             .collect();
         connections.end_reading(now);
         sightings
@@ -636,6 +597,13 @@ mod tests {
         }
     }
 
+    fn port(sighting: Sighting) -> Option<Port> {
+        match sighting {
+            Sighting::Opened(connection) | Sighting::Standing(connection) => Some(connection.port),
+            Sighting::Repeated | Sighting::Other => None,
+        }
+    }
+
     fn is_opened(sighting: Sighting) -> bool {
         matches!(sighting, Sighting::Opened(_))
     }
@@ -643,12 +611,12 @@ mod tests {
     #[test]
     fn inbound_is_what_a_listener_of_that_address_accepts() {
         for (listening, local, expected) in [
-            ("10.0.0.1:80", "10.0.0.1:80", Direction::Inbound),
-            ("0.0.0.0:80", "10.0.0.1:80", Direction::Inbound),
-            ("[::]:80", "10.0.0.1:80", Direction::Inbound),
-            ("10.0.0.2:80", "10.0.0.1:80", Direction::Outbound),
-            ("0.0.0.0:81", "10.0.0.1:80", Direction::Outbound),
-            ("[2001:db8::1]:80", "10.0.0.1:80", Direction::Outbound),
+            ("10.0.0.1:80", "10.0.0.1:80", Port::Service),
+            ("0.0.0.0:80", "10.0.0.1:80", Port::Service),
+            ("[::]:80", "10.0.0.1:80", Port::Service),
+            ("10.0.0.2:80", "10.0.0.1:80", Port::Unknown),
+            ("0.0.0.0:81", "10.0.0.1:80", Port::Unknown),
+            ("[2001:db8::1]:80", "10.0.0.1:80", Port::Unknown),
         ] {
             let mut connections = small();
             let rows = [
@@ -656,46 +624,116 @@ mod tests {
                 socket(local, "10.9.9.9:5000", TcpState::Established, 5),
             ];
             assert_eq!(
-                direction(read(&mut connections, at(1), &rows)[1]),
+                port(read(&mut connections, at(1), &rows)[1]),
                 Some(expected),
                 "{listening}"
             );
         }
     }
 
+    /// A row tells what was noted before it; another connection starts anew.
+    #[test]
+    fn what_proves_a_handshake_is_noted() {
+        let mut connections = small();
+        let mut noted = |state, inode| {
+            let row = socket("10.0.0.1:80", "10.9.9.9:5000", state, inode);
+            let sighting = read(&mut connections, at(1), &[row])[0];
+            let (Sighting::Opened(connection) | Sighting::Standing(connection)) = sighting else {
+                panic!("{sighting:?}");
+            };
+            if connection.handshake == Handshake::Unknown && state == TcpState::LastAck {
+                connections.set_handshake(connection, Handshake::Unproven);
+            }
+            connection.handshake
+        };
+        assert_eq!(noted(TcpState::FinWait1, 5), Handshake::Unknown);
+        assert_eq!(noted(TcpState::LastAck, 5), Handshake::Unknown);
+        assert_eq!(noted(TcpState::FinWait2, 5), Handshake::Unproven);
+        assert_eq!(noted(TcpState::Closing, 5), Handshake::Proven);
+        assert_eq!(noted(TcpState::Closing, 6), Handshake::Unknown);
+    }
+
+    #[test]
+    fn where_nobody_listens_the_port_tells_the_way() {
+        for (local, expected) in [
+            ("10.0.0.1:80", Direction::Inbound),
+            ("10.0.0.1:32767", Direction::Inbound),
+            ("10.0.0.1:32768", Direction::Outbound),
+            ("10.0.0.1:60999", Direction::Outbound),
+            ("10.0.0.1:61000", Direction::Inbound),
+        ] {
+            let mut connections = small();
+            let rows = [socket(local, "10.9.9.9:5000", TcpState::Established, 5)];
+            let seen = read(&mut connections, at(1), &rows)[0];
+            assert_eq!(direction(seen), Some(expected), "{local}");
+            assert_eq!(port(seen), Some(Port::Unknown));
+            let seen = u64::from(expected == Direction::Inbound);
+            assert_eq!(connections.inbound_seen(), seen);
+        }
+    }
+
     #[test]
     fn direction_is_decided_once() {
         let mut connections = small();
-        let stands = row("10.9.9.9:5000", 5);
+        let stands = socket("10.0.0.1:40000", "10.9.9.9:5000", TcpState::Established, 5);
         assert_eq!(
             direction(read(&mut connections, at(1), &[stands])[0]),
             Some(Direction::Outbound)
         );
-        let rows = [listener("0.0.0.0:80"), stands];
-        assert_eq!(
-            direction(read(&mut connections, at(2), &rows)[1]),
-            Some(Direction::Outbound)
-        );
+        let rows = [listener("0.0.0.0:40000"), stands];
+        let seen = read(&mut connections, at(2), &rows)[1];
+        assert_eq!(direction(seen), Some(Direction::Outbound));
+        assert_eq!(port(seen), Some(Port::Unknown));
+    }
+
+    /// A connection to a new listener counts once that is a service, and never
+    /// where the listener goes before.
+    #[test]
+    fn a_connection_learns_what_its_port_is() {
+        for (third, expected) in [(Some("0.0.0.0:80"), Port::Service), (None, Port::Unknown)] {
+            let mut connections = small();
+            read(&mut connections, at(1), &[]);
+            let rows = [listener("0.0.0.0:80"), row("10.9.9.9:5000", 5)];
+            let seen = read(&mut connections, at(2), &rows)[1];
+            assert_eq!(port(seen), Some(Port::New));
+            assert_eq!(direction(seen), Some(Direction::Inbound));
+            let mut rows: std::vec::Vec<_> = third.map(listener).into_iter().collect();
+            rows.push(row("10.9.9.9:5000", 5));
+            let later = read(&mut connections, at(12), &rows);
+            let seen = *later.last().unwrap();
+            assert!(!is_opened(seen));
+            assert_eq!(port(seen), Some(expected));
+            assert_eq!(direction(seen), Some(Direction::Inbound));
+            // A service that starts there later is another listener.
+            let rows = [listener("0.0.0.0:80"), row("10.9.9.9:5000", 5)];
+            read(&mut connections, at(22), &rows);
+            let seen = read(&mut connections, at(32), &rows)[1];
+            assert_eq!(port(seen), Some(expected));
+        }
     }
 
     #[test]
     fn a_gone_listener_is_remembered_ten_minutes_outside_the_ephemeral_range() {
         let minutes = MEMORY.as_nanos() / 1_000_000_000;
-        for (port, after, expected) in [
-            (80, 10, Direction::Inbound),
-            (80, minutes - 1, Direction::Inbound),
-            (80, minutes, Direction::Outbound),
-            (32_767, 10, Direction::Inbound),
-            (32_768, 10, Direction::Outbound),
-            (60_999, 10, Direction::Outbound),
-            (61_000, 10, Direction::Inbound),
+        for (number, after, expected) in [
+            (80, 10, Port::Service),
+            (80, minutes - 1, Port::Service),
+            (80, minutes, Port::Unknown),
+            (32_767, 10, Port::Service),
+            (32_768, 10, Port::Unknown),
+            (60_999, 10, Port::Unknown),
+            (61_000, 10, Port::Service),
         ] {
-            let mut connections = small();
-            let local = std::format!("10.0.0.1:{port}");
-            read(&mut connections, at(1), &[listener(&local)]);
-            let rows = [socket(&local, "10.9.9.9:5000", TcpState::Established, 5)];
-            let seen = read(&mut connections, at(1 + after), &rows);
-            assert_eq!(direction(seen[0]), Some(expected), "{port} after {after} s");
+            for address in ["10.0.0.1", "0.0.0.0", "[::]"] {
+                let mut connections = small();
+                let listening = std::format!("{address}:{number}");
+                let local = std::format!("10.0.0.1:{number}");
+                read(&mut connections, at(1), &[listener(&listening)]);
+                let rows = [socket(&local, "10.9.9.9:5000", TcpState::Established, 5)];
+                read(&mut connections, at(2), &[]);
+                let seen = read(&mut connections, at(1 + after), &rows);
+                assert_eq!(port(seen[0]), Some(expected), "{listening} after {after} s");
+            }
         }
     }
 
@@ -749,7 +787,7 @@ mod tests {
 
     fn ended(connections: &mut Small, remote: &str, now: Instant) -> Ending {
         let row = row(remote, 0);
-        connections.ended(row.local, row.remote, now)
+        connections.ended(row.local, row.remote, &|| true, now)
     }
 
     #[test]
@@ -853,15 +891,43 @@ mod tests {
     }
 
     #[test]
-    fn events_of_ports_nobody_listens_on_are_unknown() {
+    fn events_of_ports_nobody_listens_on() {
         let mut connections = small();
         read(&mut connections, at(1), &[listener("10.0.0.2:80")]);
+        // Nothing tells it from one that we opened.
+        let local = socket("10.0.0.1:40000", "10.9.9.9:443", TcpState::Established, 0);
+        let outgoing = connections.ended(local.local, local.remote, &|| true, at(2));
+        assert_eq!(outgoing, Ending::Unknown);
+        let Ending::Unseen(connection) = ended(&mut connections, "10.9.9.9:5000", at(2)) else {
+            panic!("outgoing connections are not given port 80");
+        };
         assert_eq!(
-            ended(&mut connections, "10.9.9.9:5000", at(2)),
-            Ending::Unknown
+            (connection.direction, connection.port),
+            (Direction::Inbound, Port::Unknown)
         );
-        assert!(connections.listens_on(80, at(2)));
-        assert!(!connections.listens_on(81, at(2)));
+        assert_eq!(connections.inbound_seen(), 1);
+        // What is left of it is no other connection.
+        let rows = [Socket {
+            state: TcpState::TimeWait,
+            ..row("10.9.9.9:5000", 0)
+        }];
+        assert!(!is_opened(read(&mut connections, at(3), &rows)[0]));
+    }
+
+    #[test]
+    fn sockets_that_were_disconnected_were_seen() {
+        let mut connections = small();
+        read(&mut connections, at(1), &[listener("0.0.0.0:80")]);
+        for (local, expected, seen) in [
+            ("0.0.0.0:80", Ending::Unnamed(Port::Service), 1),
+            ("0.0.0.0:81", Ending::Unnamed(Port::Unknown), 2),
+            ("0.0.0.0:40000", Ending::Unknown, 2),
+        ] {
+            let local = Endpoint::parse(local.as_bytes()).unwrap();
+            let ending = connections.disconnected(local, &|| false, at(2));
+            assert_eq!(ending, expected);
+            assert_eq!(connections.inbound_seen(), seen);
+        }
     }
 
     #[test]
@@ -880,10 +946,10 @@ mod tests {
             read(&mut connections, at(1), &[row("0.0.0.0:0", 3)])[0],
             Sighting::Other
         );
-        assert_eq!(
-            read(&mut connections, at(1), &[row("10.0.0.9:0", 3)])[0],
-            Sighting::Other
-        );
+        // Port 0 is as good as any.
+        assert!(is_opened(
+            read(&mut connections, at(1), &[row("10.0.0.9:0", 3)])[0]
+        ));
         for state in [
             TcpState::Established,
             TcpState::FinWait1,
@@ -905,14 +971,14 @@ mod tests {
         let peer = |number: u32| row(&std::format!("10.9.9.{number}:5000"), 7);
         let first: std::vec::Vec<_> = (0..8).map(peer).collect();
         read(&mut connections, at(1), &first);
-        assert_eq!(connections.evictions().0, 0);
+        assert_eq!(connections.evictions(), 0);
         // All present: a ninth is evidence, but new again and again.
         let mut nine = first.clone();
         nine.push(peer(8));
         for second in [2, 3] {
             assert!(is_opened(read(&mut connections, at(second), &nine)[8]));
         }
-        assert_eq!(connections.evictions().0, 2);
+        assert_eq!(connections.evictions(), 2);
         // What is accepted is counted when it ends.
         let (seen, ninth) = (connections.inbound_seen(), peer(8));
         let accepted = connections.accepted(ninth.local, ninth.remote, at(3));

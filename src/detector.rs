@@ -37,7 +37,7 @@ pub enum Data {
 
 impl Data {
     /// What is known of several connections together: silent only if each is.
-    fn with(self, other: Self) -> Self {
+    pub fn with(self, other: Self) -> Self {
         match (self, other) {
             (Self::Sent, _) | (_, Self::Sent) => Self::Sent,
             (Self::Silent, Self::Silent) => Self::Silent,
@@ -46,7 +46,7 @@ impl Data {
     }
 
     /// What is known of the same connections after `newer` was learned.
-    fn and(self, newer: Self) -> Self {
+    pub fn and(self, newer: Self) -> Self {
         match (self, newer) {
             (Self::Sent, _) | (_, Self::Sent) => Self::Sent,
             (known, Self::Unknown) => known,

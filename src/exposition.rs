@@ -129,6 +129,11 @@ fn write_evidence(w: &mut Writer, m: &Metrics) {
         m.destroy_events,
     );
     w.counter(
+        "tcpparser_events_unproven",
+        "Destroy events of inbound connections whose handshake nothing proves: no evidence.",
+        m.events_unproven,
+    );
+    w.counter(
         "tcpparser_destroy_event_overflows",
         "Times the kernel dropped destroy events because the receive buffer was full.",
         m.destroy_event_overflows,
@@ -201,6 +206,11 @@ fn write_firewall(w: &mut Writer, m: &Metrics) {
         "Whether the jump to our chain is the first rule.",
         u64::from(m.firewall_jump_first),
     );
+    w.gauge(
+        "tcpparser_host_facts_known",
+        "Whether own addresses and gateways are fully known: without that nothing is blocked.",
+        u64::from(m.host_facts_known),
+    );
     w.counter(
         "tcpparser_firewall_repairs",
         "Times our rules were lost and built again.",
@@ -240,7 +250,7 @@ fn write_tables(w: &mut Writer, m: &Metrics) {
     w.labelled::<Table>(
         Counter,
         "tcpparser_table_evictions",
-        "Entries that gave way in a full table.",
+        "Entries that gave way in a full table, or found no place in it.",
         m.table_evictions.values(),
     );
     w.counter(

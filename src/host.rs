@@ -1,19 +1,19 @@
 //! What this host is: its own addresses, the prefixes on its links, and the
 //! addresses no block may ever touch.
 //!
-//! A refresh fills the spare one of two `Facts` while the other goes on
-//! answering; only a complete one takes over.
+//! A fact may be kept too long and is never lost too early. So each counts as
+//! soon as any message names it, and goes only where a whole dump of every
+//! section that listed it lists it no longer. Messages of removals are not
+//! counted against those of additions: the kernel repeats and omits both.
 
-use core::cmp::Ordering;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use heapless::Vec;
+use heapless::{Vec, VecView};
 
 use crate::address::{Network, fold_mapped, is_loopback, parse_address};
-use crate::limits::{ALLOWED, GATEWAYS, ON_LINK_PREFIXES, OWN_ADDRESSES};
+use crate::limits::{ALLOWED, BROADCASTS, GATEWAYS, NAMESERVERS, ON_LINK_PREFIXES, OWN_ADDRESSES};
 use crate::netlink::{
-    AddressMessage, Progress, ROUTE_REQUESTS, RT_SCOPE_LINK, RT_TABLE_LOCAL, Route, RouteKind,
-    RouteMessage, walk_addresses, walk_routes,
+    AddressMessage, HostMessage, RT_SCOPE_LINK, RT_TABLE_LOCAL, Route, RouteKind, Section,
 };
 use crate::text::{Text, trim};
 
@@ -125,36 +125,63 @@ const SHARED: [Network; 3] = [
     v6(0x2001_0000 << 96, 32),
 ];
 
-/// What a fact says about its network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
-    OwnAddress,
-    /// A whole network of own addresses, such as `ip route add local` makes.
-    OwnNetwork,
-    Broadcast,
-    Gateway,
-    Nameserver,
-    OnLink,
-}
+/// Where a fact is listed: a bit for each `Section`, and this one.
+const RESOLVER_FILES: u8 = 1 << Section::ALL.len();
 
+/// A network, and where it is listed. IPv4 stands above all of IPv6, in
+/// ff00::/8, where no fact ever is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Fact {
-    kind: Kind,
-    network: Network,
+    high: u64,
+    low: u64,
+    length: u8,
+    /// The sections it is listed in.
+    origins: u8,
+    /// Those that listed it since their last dump began.
+    fresh: u8,
 }
 
-impl Fact {
-    fn order(self, other: Self) -> Ordering {
-        let key = |fact: Self| (fact.kind, first(fact.network), fact.network.prefix_length());
-        key(self).cmp(&key(other))
+/// The lowest address as a number, and the number of leading bits that count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place(u128, u8);
+
+impl Place {
+    fn of(network: Network) -> Self {
+        let length = network.prefix_length();
+        match network.address() {
+            IpAddr::V4(v4) => Self(u128::MAX << 32 | u128::from(v4.to_bits()), 96 + length),
+            IpAddr::V6(v6) => Self(v6.to_bits(), length),
+        }
+    }
+
+    fn last(self) -> u128 {
+        self.0 | u128::MAX.checked_shr(self.1.into()).unwrap_or(0)
+    }
+
+    /// The network of `length` bits around it.
+    fn within(self, length: u8) -> Self {
+        Self(
+            self.0 & !u128::MAX.checked_shr(length.into()).unwrap_or(0),
+            length,
+        )
+    }
+
+    const fn is_ipv4(self) -> bool {
+        self.0 >= u128::MAX << 32
+    }
+
+    const fn address(self) -> IpAddr {
+        if self.is_ipv4() {
+            IpAddr::V4(Ipv4Addr::from_bits(self.0 as u32))
+        } else {
+            IpAddr::V6(Ipv6Addr::from_bits(self.0))
+        }
     }
 }
 
-/// The lowest address as a number; IPv4 stands where its mapped form would.
-fn first(network: Network) -> u128 {
-    match network.address() {
-        IpAddr::V4(v4) => 0xffff << 32 | u128::from(v4.to_bits()),
-        IpAddr::V6(v6) => v6.to_bits(),
+impl Fact {
+    const fn place(self) -> Place {
+        Place((self.high as u128) << 64 | self.low as u128, self.length)
     }
 }
 
@@ -167,163 +194,138 @@ fn ending(address: IpAddr) -> u64 {
     1 << (low & 63)
 }
 
-/// The highest address as such a number.
-fn last(network: Network) -> u128 {
-    let length = u32::from(network.prefix_length());
-    let longest: u32 = if network.is_ipv6() { 128 } else { 32 };
-    let host_bits = longest.saturating_sub(length);
-    first(network) | !u128::MAX.checked_shl(host_bits).unwrap_or(0)
+/// Facts of one kind, by place. The code is one for every capacity.
+struct Facts<V: ?Sized = VecView<Fact>> {
+    /// A bit for each prefix length among them that is not a single address.
+    lengths: u128,
+    /// A bit for each `ending`, all where there is a whole network: hardly any
+    /// peer of the thousands in a reading needs a search.
+    endings: u64,
+    /// The sections with facts that did not fit: by their last whole dump, and
+    /// since the last one began.
+    lost: u8,
+    losing: u8,
+    sorted: V,
 }
 
-/// At most `N` facts, sorted by kind, then address.
-struct Facts<const N: usize> {
-    sorted: Vec<Fact, N>,
-    /// Facts that did not fit.
-    lost: usize,
-}
-
-impl<const N: usize> Facts<N> {
+impl<const N: usize> Facts<Vec<Fact, N>> {
     const fn new() -> Self {
         Self {
-            sorted: Vec::new(),
+            lengths: 0,
+            endings: 0,
             lost: 0,
+            losing: 0,
+            sorted: Vec::new(),
         }
     }
 
-    fn clear(&mut self) {
-        self.sorted.clear();
-        self.lost = 0;
+    const fn view(&self) -> &Facts {
+        self
     }
 
-    fn insert(&mut self, kind: Kind, network: Network) {
-        let fact = Fact { kind, network };
-        let place = self
-            .sorted
-            .partition_point(|held| held.order(fact) == Ordering::Less);
-        if self.sorted.get(place) == Some(&fact) {
-            return;
-        }
-        if self.sorted.is_full() {
-            self.lost = self.lost.saturating_add(1);
-            return;
-        }
-        // Each fact from the place on moves up by one.
-        let mut carried = fact;
-        for slot in self.sorted.iter_mut().skip(place) {
-            core::mem::swap(slot, &mut carried);
-        }
-        let _ = self.sorted.push(carried);
-    }
-
-    /// The facts of one kind, by address.
-    fn of(&self, kind: Kind) -> impl Iterator<Item = Network> {
-        let start = self.sorted.partition_point(|held| held.kind < kind);
-        self.sorted
-            .iter()
-            .skip(start)
-            .take_while(move |held| held.kind == kind)
-            .map(|held| held.network)
-    }
-
-    /// Whether a fact of `kind`, all of which are single addresses, lies in
-    /// `network`: one binary search.
-    fn holds_address_in(&self, kind: Kind, network: Network) -> bool {
-        let bounds = (first(network), last(network));
-        let place = self
-            .sorted
-            .partition_point(|held| (held.kind, first(held.network)) < (kind, bounds.0));
-        self.sorted
-            .get(place)
-            .is_some_and(|held| held.kind == kind && first(held.network) <= bounds.1)
-    }
-
-    fn holds_overlap(&self, kind: Kind, network: Network) -> bool {
-        self.of(kind).any(|held| held.overlaps(network))
+    const fn view_mut(&mut self) -> &mut Facts {
+        self
     }
 }
 
-/// Own addresses with a broadcast address each, gateways and nameservers.
-const PROTECTED: usize = 2 * OWN_ADDRESSES + GATEWAYS;
-
-/// What one refresh found.
-struct Snapshot {
-    protected: Facts<PROTECTED>,
-    on_link: Facts<ON_LINK_PREFIXES>,
-    /// A bit for the last six bits of each own address, all for an own network:
-    /// hardly any peer of the thousands in a reading needs a search.
-    own_endings: u64,
-}
-
-impl Snapshot {
-    const fn new() -> Self {
-        Self {
-            protected: Facts::new(),
-            on_link: Facts::new(),
-            own_endings: 0,
+impl Facts {
+    /// Whether it is news.
+    fn insert(&mut self, network: Network, origin: u8) -> bool {
+        let place = Place::of(network);
+        let index = self.index_of(place);
+        let held = self.sorted.get_mut(index);
+        if let Some(fact) = held.filter(|fact| fact.place() == place) {
+            (fact.origins, fact.fresh) = (fact.origins | origin, fact.fresh | origin);
+            return false;
         }
-    }
-
-    fn clear(&mut self) {
-        self.protected.clear();
-        self.on_link.clear();
-        self.own_endings = 0;
-    }
-
-    fn add_address(&mut self, message: AddressMessage) {
-        self.add_own(Network::single(message.local));
-        if let Some(broadcast) = message.broadcast {
-            self.protected
-                .insert(Kind::Broadcast, Network::single(broadcast));
-        }
-        // A prefix of one address is the address itself, or the peer of a
-        // point-to-point link, which has a route of its own.
-        if !message.prefix.is_single() {
-            self.add_on_link(message.prefix, LARGEST_ALLOCATION);
-        }
-    }
-
-    fn add_route(&mut self, route: Route) {
-        let destination = route.destination;
-        match route.kind {
-            RouteKind::Unicast if is_direct(route) => self.add_on_link(destination, SLAAC_PREFIX),
-            // Outside the table `local` a local network is a trick to divert
-            // packets (`ip route add local default dev lo table 100` for
-            // TPROXY), not a statement of what is ours.
-            RouteKind::Local if destination.is_single() || route.table == RT_TABLE_LOCAL => {
-                self.add_own(destination);
-            }
-            RouteKind::Broadcast if destination.is_single() => {
-                self.protected.insert(Kind::Broadcast, destination);
-            }
-            RouteKind::Unicast | RouteKind::Local | RouteKind::Broadcast | RouteKind::Other => {}
-        }
-    }
-
-    fn add_own(&mut self, network: Network) {
-        if is_loopback(network.address()) || network.prefix_length() == 0 {
-            return;
-        }
-        let (kind, endings) = if network.is_single() {
-            (Kind::OwnAddress, ending(network.address()))
-        } else {
-            (Kind::OwnNetwork, u64::MAX)
+        let fact = Fact {
+            high: (place.0 >> 64) as u64,
+            low: place.0 as u64,
+            length: place.1,
+            origins: origin,
+            fresh: origin,
         };
-        self.own_endings |= endings;
-        self.protected.insert(kind, network);
+        if self.sorted.push(fact).is_err() {
+            self.lost |= origin;
+            self.losing |= origin;
+            return false;
+        }
+        if let Some(behind @ [_, ..]) = self.sorted.get_mut(index..) {
+            behind.rotate_right(1);
+        }
+        self.summarise(place);
+        true
     }
 
-    /// `shortest_v6` is the shortest IPv6 prefix that is taken for a link.
-    fn add_on_link(&mut self, network: Network, shortest_v6: u8) {
-        let shortest = if network.is_ipv6() {
-            shortest_v6
+    fn index_of(&self, place: Place) -> usize {
+        self.sorted.partition_point(|held| held.place() < place)
+    }
+
+    fn summarise(&mut self, Place(bits, length): Place) {
+        if length >= 128 {
+            self.endings |= 1 << (bits as u32 & 63);
         } else {
-            LARGEST_PRIVATE
-        };
-        let address = network.address();
-        if network.prefix_length() < shortest || is_loopback(address) || address.is_multicast() {
-            return;
+            self.lengths |= 1 << length;
+            self.endings = u64::MAX;
         }
-        self.on_link.insert(Kind::OnLink, network);
+    }
+
+    /// A dump of `origin` begins.
+    fn begin(&mut self, origin: u8) {
+        self.losing &= !origin;
+        for fact in &mut self.sorted {
+            fact.fresh &= !origin;
+        }
+    }
+
+    /// The dump was whole: what it did not list goes. Whether anything went.
+    fn finish(&mut self, origin: u8) -> bool {
+        self.lost &= self.losing | !origin;
+        let before = self.sorted.len();
+        self.sorted.retain_mut(|fact| {
+            fact.origins &= fact.fresh | !origin;
+            fact.origins != 0
+        });
+        let has_removed = self.sorted.len() != before;
+        if has_removed {
+            (self.lengths, self.endings) = (0, 0);
+            for index in 0..self.sorted.len() {
+                let place = self.sorted.get(index).map(|fact| fact.place());
+                place.into_iter().for_each(|place| self.summarise(place));
+            }
+        }
+        has_removed
+    }
+
+    /// Whether a fact shares an address with `network`: one lies in it, or, one
+    /// search for each length that there is, around it.
+    fn overlaps(&self, network: Network) -> bool {
+        let place = Place::of(network);
+        let next = self.sorted.get(self.index_of(place));
+        let within = |fact: &&Fact| {
+            let held = fact.place();
+            held.0 <= place.last() && held.is_ipv4() == place.is_ipv4()
+        };
+        if next.filter(within).is_some() {
+            return true;
+        }
+        let mut shorter = self.lengths & !u128::MAX.checked_shl(place.1.into()).unwrap_or(0);
+        if place.is_ipv4() {
+            shorter &= u128::MAX << 96;
+        }
+        while shorter != 0 {
+            let around = place.within(shorter.trailing_zeros() as u8);
+            let held = self.sorted.get(self.index_of(around));
+            if held.is_some_and(|fact| fact.place() == around) {
+                return true;
+            }
+            shorter &= shorter - 1;
+        }
+        false
+    }
+
+    fn contains(&self, address: IpAddr) -> bool {
+        self.endings & ending(address) != 0 && self.overlaps(Network::single(address))
     }
 }
 
@@ -345,48 +347,61 @@ fn is_direct(route: Route) -> bool {
     !route.has_gateway && (route.destination.is_ipv6() || route.scope == RT_SCOPE_LINK)
 }
 
-/// Which dumps of a refresh are complete.
-#[derive(Clone, Copy)]
-struct Done {
-    addresses: bool,
-    route_dumps: usize,
-    has_failed: bool,
+/// Whether a source may be blocked, as far as that depends on what is known of
+/// the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Knowledge {
+    /// A dump is under way.
+    Awaited,
+    /// All that must be known is.
+    Whole,
+    /// It cannot be had, or is more than fits.
+    Lacking,
 }
 
-impl Done {
-    const NOTHING: Self = Self {
-        addresses: false,
-        route_dumps: 0,
-        has_failed: false,
-    };
-}
-
-/// Longest line of resolv.conf that is looked at, in bytes.
-const RESOLV_LINE: usize = 128;
+/// Longest line of a resolver's file that is looked at, in bytes.
+const RESOLVER_LINE: usize = 128;
 
 /// What this host is, as far as it is known. All zero bytes when new.
-pub struct Host {
-    snapshots: [Snapshot; 2],
-    /// Whether the second snapshot answers and the first is refilled.
-    is_second: bool,
-    is_known: bool,
-    done: Done,
-    resolv_line: Text<RESOLV_LINE>,
-    allowed: Vec<Network, ALLOWED>,
+pub struct Host<const OWN: usize = OWN_ADDRESSES, const LINKS: usize = ON_LINK_PREFIXES> {
+    /// The sections that were whole once.
+    known: u8,
+    knowledge: Knowledge,
+    /// Something came to be protected.
+    has_grown: bool,
+    /// The files that named a nameserver when all were read last, and those
+    /// that do in this reading, one bit each.
+    named: u32,
+    naming: u32,
+    names_stub: bool,
+    resolver_line: Text<RESOLVER_LINE>,
     ssh_peer: Vec<IpAddr, 1>,
+    allowed: Vec<Network, ALLOWED>,
+    nameservers: Facts<Vec<Fact, NAMESERVERS>>,
+    broadcasts: Facts<Vec<Fact, BROADCASTS>>,
+    gateways: Facts<Vec<Fact, GATEWAYS>>,
+    own: Facts<Vec<Fact, OWN>>,
+    on_link: Facts<Vec<Fact, LINKS>>,
 }
 
-impl Host {
+impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
     /// Nothing is known yet: everything is protected.
     pub const fn new() -> Self {
         Self {
-            snapshots: [Snapshot::new(), Snapshot::new()],
-            is_second: false,
-            is_known: false,
-            done: Done::NOTHING,
-            resolv_line: Text::new(),
-            allowed: Vec::new(),
+            known: 0,
+            knowledge: Knowledge::Awaited,
+            has_grown: false,
+            named: 0,
+            naming: 0,
+            names_stub: false,
+            resolver_line: Text::new(),
             ssh_peer: Vec::new(),
+            allowed: Vec::new(),
+            nameservers: Facts::new(),
+            broadcasts: Facts::new(),
+            gateways: Facts::new(),
+            own: Facts::new(),
+            on_link: Facts::new(),
         }
     }
 
@@ -402,81 +417,146 @@ impl Host {
         first_address(value).is_some_and(|address| self.ssh_peer.push(address).is_ok())
     }
 
-    /// Starts a refresh; one that was under way is given up.
-    pub fn begin(&mut self) {
-        self.spare().clear();
-        self.resolv_line.clear();
-        self.done = Done::NOTHING;
-    }
-
-    /// Takes what one receive returned after `netlink::ADDRESS_REQUEST` was
-    /// sent; to be repeated while the answer is `More`.
-    pub fn feed_addresses(&mut self, bytes: &[u8]) -> Progress {
-        let spare = self.spare();
-        let progress = walk_addresses(bytes, |message| spare.add_address(message));
-        self.done.addresses |= progress == Progress::Done;
-        self.note_failure(progress)
-    }
-
-    /// Takes what one receive returned after one of `netlink::ROUTE_REQUESTS`
-    /// was sent; to be repeated for each of them while the answer is `More`.
-    pub fn feed_routes(&mut self, bytes: &[u8]) -> Progress {
-        let spare = self.spare();
-        let progress = walk_routes(bytes, |message| match message {
-            RouteMessage::Route(route) => spare.add_route(route),
-            RouteMessage::Gateway(gateway) => spare
-                .protected
-                .insert(Kind::Gateway, Network::single(gateway)),
-        });
-        if progress == Progress::Done {
-            self.done.route_dumps = self.done.route_dumps.saturating_add(1);
+    /// A dump of `section` begins.
+    pub fn begin(&mut self, section: Section) {
+        for facts in self.kernel_facts() {
+            facts.begin(section.bit());
         }
-        self.note_failure(progress)
     }
 
-    /// Takes a part of /etc/resolv.conf (resolv.conf(5)), of any size. Where
-    /// none names a nameserver those known before stay: the file may be away
-    /// or empty while it is written anew.
-    pub fn feed_resolv_conf(&mut self, bytes: &[u8]) {
+    fn kernel_facts(&mut self) -> [&mut Facts; 4] {
+        [
+            &mut self.own,
+            &mut self.gateways,
+            &mut self.on_link,
+            &mut self.broadcasts,
+        ]
+    }
+
+    /// Takes in what is there. What is gone is found by the next dump.
+    pub fn take(&mut self, message: HostMessage) {
+        match message {
+            HostMessage::Address(address) => self.take_address(address),
+            HostMessage::Route(route) => self.take_route(route),
+            HostMessage::Gateway(section, gateway) => {
+                let gateway = Network::single(gateway);
+                self.has_grown |= self.gateways.view_mut().insert(gateway, section.bit());
+            }
+            HostMessage::Removed(_) | HostMessage::LinkDown | HostMessage::Interrupted => {}
+        }
+    }
+
+    /// The dump of `section` ended well. Where it `is_whole`, what it did not
+    /// list goes; else something may be missing in it. Returns the sections to
+    /// be asked for again: there is room now for what did not fit.
+    pub fn finish(&mut self, section: Section, is_whole: bool) -> u8 {
+        let origin = section.bit();
+        self.known |= origin;
+        if !is_whole {
+            return 0;
+        }
+        let (mut has_room, mut lost) = (false, 0);
+        for facts in self.kernel_facts() {
+            has_room |= facts.finish(origin);
+            lost |= facts.lost;
+        }
+        if has_room { lost } else { 0 }
+    }
+
+    /// The files of the resolver are about to be read.
+    pub fn begin_resolver(&mut self) {
+        self.nameservers.view_mut().begin(RESOLVER_FILES);
+        (self.naming, self.names_stub) = (0, false);
+        self.resolver_line.clear();
+    }
+
+    /// Takes a part, of any size, of a resolver's file (resolv.conf(5),
+    /// dnsmasq(8)), one of 32.
+    pub fn feed_resolver(&mut self, file: u8, bytes: &[u8]) {
         for byte in bytes {
             if *byte == b'\n' {
-                self.end_resolv_line();
+                self.end_resolver_file(file);
             } else {
-                self.resolv_line.put_byte(*byte);
+                self.resolver_line.put_byte(*byte);
             }
         }
     }
 
-    /// Ends a refresh: what was fed takes over if every dump was complete,
-    /// else all stays as it was. Returns whether it took over.
-    pub fn finish(&mut self) -> bool {
-        let done = self.done;
-        self.done = Done::NOTHING;
-        self.end_resolv_line();
-        if done.has_failed || !done.addresses || done.route_dumps < ROUTE_REQUESTS.len() {
-            return false;
+    /// The file ends, and its last line, which may lack a newline. A nameserver
+    /// at an address of our own is a stub of others.
+    pub fn end_resolver_file(&mut self, file: u8) {
+        let nameserver = parse_nameserver(self.resolver_line.as_bytes())
+            .filter(|_| !self.resolver_line.is_truncated());
+        self.resolver_line.clear();
+        match nameserver {
+            Some(address) if self.is_own(address) => self.names_stub = true,
+            Some(address) => {
+                self.naming |= 1 << (file & 31);
+                let address = Network::single(address);
+                self.has_grown |= self.nameservers.view_mut().insert(address, RESOLVER_FILES);
+            }
+            None => {}
         }
-        self.keep_nameservers();
-        self.is_second = !self.is_second;
-        self.is_known = true;
-        true
+    }
+
+    /// Whether upstream nameservers are named elsewhere, if anywhere.
+    pub fn needs_upstreams(&self) -> bool {
+        self.names_stub || self.lacks_nameserver()
+    }
+
+    /// Whether no file named a nameserver that is not this host itself.
+    pub fn lacks_nameserver(&self) -> bool {
+        self.naming == 0
+    }
+
+    /// The files were read. Where one names no nameserver any more those known
+    /// before stay until the next time: it may be away or empty while it is
+    /// written anew.
+    pub fn finish_resolver(&mut self) {
+        if self.naming == 0 {
+            return;
+        }
+        if self.naming & self.named == self.named {
+            self.nameservers.view_mut().finish(RESOLVER_FILES);
+        }
+        self.named = self.naming;
+    }
+
+    /// Decides from now on whether sources may be blocked.
+    pub fn set_knowledge(&mut self, knowledge: Knowledge) {
+        self.knowledge = knowledge;
+    }
+
+    /// Whether sources may be blocked, as far as that depends on this.
+    pub fn knowledge(&self) -> Knowledge {
+        self.knowledge
+    }
+
+    /// Whether something came to be protected since this was asked last.
+    pub fn take_growth(&mut self) -> bool {
+        core::mem::take(&mut self.has_grown)
     }
 
     /// Whether `address` is the host's own or loopback. One binary search.
     pub fn is_own(&self, address: IpAddr) -> bool {
         let address = fold_mapped(address);
-        is_loopback(address)
-            || (self.current().own_endings & ending(address) != 0
-                && (self.protects(Kind::OwnAddress, Network::single(address))
-                    || self.protects(Kind::OwnNetwork, Network::single(address))))
+        is_loopback(address) || self.own.view().contains(address)
+    }
+
+    /// The own address that has most in common with `source`: where one lost
+    /// its local address, the likely one (RFC 6724 section 5, rule 8).
+    pub fn own_near(&self, source: Network) -> Option<IpAddr> {
+        let peer = Place::of(source);
+        let own = self.own.view().sorted.iter().map(|fact| fact.place());
+        let own = own.filter(|own| own.1 == 128 && own.is_ipv4() == peer.is_ipv4());
+        own.max_by_key(|own| (own.0 ^ peer.0).leading_zeros())
+            .map(Place::address)
     }
 
     /// Whether `network` shares addresses with one of the host's own on-link
-    /// prefixes. With more prefixes than fit, everything is: a block then
-    /// keeps a source from the host only, the lesser harm.
+    /// prefixes.
     pub fn is_on_link(&self, network: Network) -> bool {
-        let on_link = &self.current().on_link;
-        on_link.lost > 0 || on_link.holds_overlap(Kind::OnLink, fold_network(network))
+        self.on_link.view().overlaps(fold_network(network))
     }
 
     /// The source that `address` belongs to: IPv4 by itself, IPv6 by its /64,
@@ -492,29 +572,92 @@ impl Host {
     }
 
     /// Why `network` must not be blocked, if any address in it is protected;
-    /// `HostUnknown` for everything while `is_incomplete`.
+    /// `HostUnknown` for everything while not all is known.
     pub fn protected(&self, network: Network) -> Option<Protection> {
-        let unknown = self.is_incomplete().then_some(Protection::HostUnknown);
+        let is_unknown = self.knowledge != Knowledge::Whole;
+        let unknown = is_unknown.then_some(Protection::HostUnknown);
         self.known_protection(fold_network(network)).or(unknown)
     }
 
-    /// Whether protected addresses may be missing: no refresh was complete
-    /// yet, or more were found than fit.
+    /// Whether protected addresses may be missing: some dump was never whole,
+    /// or listed more than fits.
     pub fn is_incomplete(&self) -> bool {
-        !self.is_known || self.current().protected.lost > 0
+        let all = Section::ALL.iter().fold(0, |all, one| all | one.bit());
+        self.known != all || self.lost() != 0
     }
 
-    /// Addresses and prefixes that did not fit at the last refresh; an address
-    /// listed several times counts each time.
-    pub fn lost(&self) -> usize {
-        let current = self.current();
-        current.protected.lost.saturating_add(current.on_link.lost)
+    /// The sections with protected addresses that did not fit; one more bit is
+    /// for the resolver's files.
+    pub fn lost(&self) -> u8 {
+        self.own.lost | self.gateways.lost | self.nameservers.lost
+    }
+
+    /// Whether there is room for all prefixes on links. Sources in those that
+    /// did not fit are taken for sources from elsewhere.
+    pub fn fits_links(&self) -> bool {
+        self.on_link.lost == 0
+    }
+
+    fn take_address(&mut self, message: AddressMessage) {
+        let origin = Section::Addresses.bit();
+        self.add_own(Network::single(message.local), origin);
+        if let Some(broadcast) = message.broadcast {
+            self.add_broadcast(Network::single(broadcast), origin);
+        }
+        // A prefix of one address is the address itself, or the peer of a
+        // point-to-point link, which has a route of its own.
+        if !message.prefix.is_single() {
+            self.add_on_link(message.prefix, LARGEST_ALLOCATION, origin);
+        }
+    }
+
+    fn take_route(&mut self, route: Route) {
+        let destination = route.destination;
+        let origin = route.section().bit();
+        match route.kind {
+            RouteKind::Unicast if is_direct(route) => {
+                self.add_on_link(destination, SLAAC_PREFIX, origin);
+            }
+            // Outside the table `local` a local network is a trick to divert
+            // packets (`ip route add local default dev lo table 100` for
+            // TPROXY), not a statement of what is ours.
+            RouteKind::Local if destination.is_single() || route.table == RT_TABLE_LOCAL => {
+                self.add_own(destination, origin);
+            }
+            RouteKind::Broadcast if destination.is_single() => {
+                self.add_broadcast(destination, origin);
+            }
+            RouteKind::Unicast | RouteKind::Local | RouteKind::Broadcast | RouteKind::Other => {}
+        }
+    }
+
+    fn add_own(&mut self, network: Network, origin: u8) {
+        if !is_loopback(network.address()) && network.prefix_length() > 0 {
+            self.has_grown |= self.own.view_mut().insert(network, origin);
+        }
+    }
+
+    /// One that does not fit is no loss: no handshake ever comes from there.
+    fn add_broadcast(&mut self, network: Network, origin: u8) {
+        self.has_grown |= self.broadcasts.view_mut().insert(network, origin);
+    }
+
+    /// `shortest_v6` is the shortest IPv6 prefix that is taken for a link.
+    fn add_on_link(&mut self, network: Network, shortest_v6: u8, origin: u8) {
+        let shortest = if network.is_ipv6() {
+            shortest_v6
+        } else {
+            LARGEST_PRIVATE
+        };
+        let address = network.address();
+        if network.prefix_length() >= shortest && !is_loopback(address) && !address.is_multicast() {
+            self.on_link.view_mut().insert(network, origin);
+        }
     }
 
     fn shares_its_64(&self, address: IpAddr) -> bool {
-        let on_link = &self.current().on_link;
         SHARED.iter().any(|network| network.contains(address))
-            || on_link.holds_overlap(Kind::OnLink, Network::single(address))
+            || self.on_link.view().overlaps(Network::single(address))
             || self.known_protection(Network::new(address, 64)).is_some()
     }
 
@@ -523,72 +666,21 @@ impl Host {
         if let Some((_, protection)) = always {
             return Some(*protection);
         }
-        let kinds = [
-            (Kind::OwnAddress, Protection::OwnAddress),
-            (Kind::OwnNetwork, Protection::OwnAddress),
-            (Kind::Gateway, Protection::Gateway),
-            (Kind::Nameserver, Protection::Nameserver),
-            (Kind::Broadcast, Protection::Broadcast),
-        ];
-        let of_host = kinds.iter().find(|(kind, _)| self.protects(*kind, network));
-        if let Some((_, protection)) = of_host {
-            return Some(*protection);
-        }
-        if self.allowed.iter().any(|held| held.overlaps(network)) {
-            return Some(Protection::Allowed);
-        }
         let mut peers = self.ssh_peer.iter().map(|peer| Network::single(*peer));
-        peers
-            .any(|peer| peer.overlaps(network))
-            .then_some(Protection::SshPeer)
-    }
-
-    fn protects(&self, kind: Kind, network: Network) -> bool {
-        let protected = &self.current().protected;
-        if kind == Kind::OwnNetwork {
-            protected.holds_overlap(kind, network)
+        if self.own.view().overlaps(network) {
+            Some(Protection::OwnAddress)
+        } else if self.gateways.view().overlaps(network) {
+            Some(Protection::Gateway)
+        } else if self.nameservers.view().overlaps(network) {
+            Some(Protection::Nameserver)
+        } else if self.broadcasts.view().overlaps(network) {
+            Some(Protection::Broadcast)
+        } else if self.allowed.iter().any(|held| held.overlaps(network)) {
+            Some(Protection::Allowed)
         } else {
-            protected.holds_address_in(kind, network)
-        }
-    }
-
-    fn current(&self) -> &Snapshot {
-        let [one, other] = &self.snapshots;
-        if self.is_second { other } else { one }
-    }
-
-    fn spare(&mut self) -> &mut Snapshot {
-        let [one, other] = &mut self.snapshots;
-        if self.is_second { one } else { other }
-    }
-
-    fn note_failure(&mut self, progress: Progress) -> Progress {
-        self.done.has_failed |= matches!(progress, Progress::Failed(_));
-        progress
-    }
-
-    fn end_resolv_line(&mut self) {
-        let nameserver = parse_nameserver(self.resolv_line.as_bytes())
-            .filter(|_| !self.resolv_line.is_truncated());
-        if let Some(address) = nameserver {
-            self.spare()
-                .protected
-                .insert(Kind::Nameserver, Network::single(address));
-        }
-        self.resolv_line.clear();
-    }
-
-    fn keep_nameservers(&mut self) {
-        let [one, other] = &mut self.snapshots;
-        let (old, new) = if self.is_second {
-            (other, one)
-        } else {
-            (one, other)
-        };
-        if new.protected.of(Kind::Nameserver).next().is_none() {
-            for nameserver in old.protected.of(Kind::Nameserver) {
-                new.protected.insert(Kind::Nameserver, nameserver);
-            }
+            peers
+                .any(|peer| peer.overlaps(network))
+                .then_some(Protection::SshPeer)
         }
     }
 }
@@ -610,9 +702,14 @@ fn fold_network(network: Network) -> Network {
     }
 }
 
-/// `nameserver`, blanks, an address.
+/// `nameserver`, blanks, an address; or dnsmasq's `server=`, which may name
+/// domains between slashes before it.
 fn parse_nameserver(line: &[u8]) -> Option<IpAddr> {
-    let rest = trim(line).strip_prefix(b"nameserver")?;
+    let line = trim(line);
+    if let Some(server) = line.strip_prefix(b"server=") {
+        return first_address(server.rsplit(|byte| *byte == b'/').next()?);
+    }
+    let rest = line.strip_prefix(b"nameserver")?;
     match rest.first() {
         Some(b' ' | b'\t') => first_address(rest),
         _ => None,
@@ -620,9 +717,9 @@ fn parse_nameserver(line: &[u8]) -> Option<IpAddr> {
 }
 
 /// The first word of `text` as an address, without the zone of `fe80::1%eth0`
-/// (RFC 4007 section 11).
+/// (RFC 4007 section 11), and dnsmasq's port and interface.
 fn first_address(text: &[u8]) -> Option<IpAddr> {
-    let is_end = |byte: &u8| matches!(byte, b' ' | b'\t' | b'%');
+    let is_end = |byte: &u8| matches!(byte, b' ' | b'\t' | b'%' | b'#' | b'@');
     let word = trim(text).split(is_end).next()?;
     parse_address(word).map(fold_mapped)
 }
@@ -631,7 +728,7 @@ fn first_address(text: &[u8]) -> Option<IpAddr> {
 mod tests {
     use super::*;
     use crate::limits;
-    use crate::netlink::{Failure, header};
+    use crate::netlink::{Progress, header, walk_host};
     use std::boxed::Box;
     use std::format;
     use std::string::String;
@@ -669,10 +766,6 @@ mod tests {
             payload.extend(value);
         }
         [&header(16 + payload.len(), kind, 0, sequence)[..], &payload].concat()
-    }
-
-    fn done(sequence: u32) -> List<u8> {
-        message(3, sequence, &[0; 4], &[])
     }
 
     /// RTM_NEWADDR with IFA_ADDRESS, IFA_LOCAL and IFA_BROADCAST.
@@ -760,32 +853,60 @@ mod tests {
         .bytes()
     }
 
-    fn refresh(host: &mut Host, addresses: &[u8], routes: &[u8], resolv_conf: &[u8]) -> bool {
-        host.begin();
-        host.feed_addresses(addresses);
-        host.feed_routes(routes);
-        host.feed_resolv_conf(resolv_conf);
-        end_refresh(host)
+    /// Room enough for tests, and little of it on their stack.
+    type SmallHost = Host<64, 64>;
+
+    fn feed<const O: usize, const L: usize>(host: &mut Host<O, L>, bytes: &[u8]) {
+        let progress = walk_host(bytes, 0, |message| host.take(message));
+        assert_eq!(progress, Progress::More);
     }
 
-    fn end_refresh(host: &mut Host) -> bool {
-        host.feed_addresses(&done(1));
-        for _ in ROUTE_REQUESTS {
-            host.feed_routes(&done(2));
+    /// A whole dump of everything.
+    fn refresh<const O: usize, const L: usize>(
+        host: &mut Host<O, L>,
+        addresses: &[u8],
+        routes: &[u8],
+    ) -> u8 {
+        let mut again = 0;
+        for section in Section::ALL {
+            host.begin(section);
+            feed(
+                host,
+                if section == Section::Addresses {
+                    addresses
+                } else {
+                    routes
+                },
+            );
+            again |= host.finish(section, true);
         }
-        host.finish()
+        host.set_knowledge(Knowledge::Whole);
+        again
     }
 
-    fn host(addresses: &[List<u8>], routes: &[List<u8>], resolv_conf: &str) -> Box<Host> {
+    fn read(host: &mut SmallHost, files: &[&str]) {
+        host.begin_resolver();
+        for (file, number) in files.iter().zip(0..) {
+            host.feed_resolver(number, file.as_bytes());
+            host.end_resolver_file(number);
+        }
+        host.finish_resolver();
+    }
+
+    fn host(addresses: &[List<u8>], routes: &[List<u8>], resolv_conf: &str) -> Box<SmallHost> {
         let mut host = Box::new(Host::new());
-        let resolv_conf = resolv_conf.as_bytes();
-        assert!(refresh(
-            &mut host,
-            &addresses.concat(),
-            &routes.concat(),
-            resolv_conf
-        ));
+        refresh(&mut host, &addresses.concat(), &routes.concat());
+        read(&mut host, &[resolv_conf]);
         host
+    }
+
+    fn nameservers(host: &SmallHost) -> List<String> {
+        let facts = host.nameservers.sorted.iter();
+        let addresses = facts.map(|fact| match fact.place() {
+            place if place.is_ipv4() => format!("{}", Ipv4Addr::from_bits(place.0 as u32)),
+            place => format!("{}", Ipv6Addr::from_bits(place.0)),
+        });
+        addresses.collect()
     }
 
     fn written(network: Network) -> String {
@@ -797,19 +918,22 @@ mod tests {
     /// default route in table 300; 10.77.0.0/16 and 2001:db8:77::/48 are local,
     /// and so is everything in table 200.
     #[cfg(target_endian = "little")]
-    fn recorded() -> Box<Host> {
+    fn recorded() -> Box<SmallHost> {
         let mut host = Box::new(Host::new());
-        host.begin();
-        let addresses = include_bytes!("testing/netlink/addresses.bin");
-        assert_eq!(host.feed_addresses(addresses), Progress::Done);
-        for routes in [
-            &include_bytes!("testing/netlink/routes_ipv4.bin")[..],
-            include_bytes!("testing/netlink/routes_ipv6.bin"),
-            include_bytes!("testing/netlink/nexthops.bin"),
-        ] {
-            assert_eq!(host.feed_routes(routes), Progress::Done);
+        let answers = [
+            (&include_bytes!("testing/netlink/addresses.bin")[..], 1),
+            (include_bytes!("testing/netlink/routes_ipv4.bin"), 2),
+            (include_bytes!("testing/netlink/routes_ipv6.bin"), 2),
+            (include_bytes!("testing/netlink/nexthops.bin"), 2),
+        ];
+        for (section, (bytes, sequence)) in Section::ALL.into_iter().zip(answers) {
+            assert!(host.is_incomplete());
+            host.begin(section);
+            let progress = walk_host(bytes, sequence, |message| host.take(message));
+            assert_eq!(progress, Progress::Done);
+            host.finish(section, true);
         }
-        assert!(host.finish());
+        host.set_knowledge(Knowledge::Whole);
         host
     }
 
@@ -818,7 +942,6 @@ mod tests {
     fn a_real_host() {
         let host = recorded();
         assert!(!host.is_incomplete());
-        assert_eq!(host.lost(), 0);
         for own in [
             "192.0.2.10",
             "192.0.2.11",
@@ -1003,12 +1126,30 @@ mod tests {
     }
 
     #[test]
+    fn the_own_address_near_a_peer() {
+        let own = ["192.0.2.10", "10.77.0.1", "10.78.0.1", "2001:db8:1:2::10"];
+        let addresses: List<_> = own
+            .iter()
+            .map(|own| address(ip(own), 24, None, None))
+            .collect();
+        let host = host(&addresses, &[], "");
+        for (peer, expected) in [
+            ("10.77.0.9", "10.77.0.1"),
+            ("10.78.5.9", "10.78.0.1"),
+            ("192.0.2.1", "192.0.2.10"),
+            ("2001:db8:9::1", "2001:db8:1:2::10"),
+        ] {
+            assert_eq!(host.own_near(net(peer)), Some(ip(expected)), "{peer}");
+        }
+    }
+
+    #[test]
     fn resolv_conf_in_every_shape() {
         for (text, expected) in [
             ("nameserver 192.0.2.1\n", &["192.0.2.1"][..]),
             (
                 "nameserver\t192.0.2.1   \r\nnameserver 2001:db8::1",
-                &["192.0.2.1", "2001:db8::1"],
+                &["2001:db8::1", "192.0.2.1"],
             ),
             ("# nameserver 192.0.2.1\n;nameserver 192.0.2.2\n", &[]),
             ("nameserver fe80::1%eth0\n", &["fe80::1"]),
@@ -1022,25 +1163,74 @@ mod tests {
         ] {
             for size in [1, 3, 4096] {
                 let mut host = host(&[], &[], "");
-                host.begin();
+                host.begin_resolver();
                 for part in text.as_bytes().chunks(size) {
-                    host.feed_resolv_conf(part);
+                    host.feed_resolver(0, part);
                 }
-                assert!(end_refresh(&mut host));
-                let facts = host.current().protected.of(Kind::Nameserver);
-                let found: List<_> = facts
-                    .map(|network| format!("{}", network.address()))
-                    .collect();
-                assert_eq!(found, expected, "{text:?}");
+                host.end_resolver_file(0);
+                host.finish_resolver();
+                assert_eq!(nameservers(&host), expected, "{text:?}");
             }
         }
-        let line = format!("nameserver 192.0.2.1{}\n", " ".repeat(RESOLV_LINE));
-        assert_eq!(host(&[], &[], &line).current().protected.sorted.len(), 0);
+        let line = format!("nameserver 192.0.2.1{}\n", " ".repeat(RESOLVER_LINE));
+        assert!(nameservers(&host(&[], &[], &line)).is_empty());
+    }
+
+    /// A stub is no nameserver, be it at an address of our own.
+    #[test]
+    fn those_that_a_stub_asks_stand_elsewhere() {
+        let own = address(ip("192.0.2.10"), 24, None, None);
+        for (files, needs, lacks) in [
+            (&["nameserver 192.0.2.53\n"][..], false, false),
+            (&["nameserver 127.0.0.53\n"], true, true),
+            (&["nameserver ::1\n"], true, true),
+            (&["nameserver 192.0.2.10\n"], true, true),
+            (
+                &["nameserver 127.0.0.1\nnameserver 192.0.2.53"],
+                true,
+                false,
+            ),
+            (
+                &["nameserver 127.0.0.1", "server=192.0.2.53\n"],
+                true,
+                false,
+            ),
+            (
+                &["nameserver 127.0.0.1", "#server=192.0.2.53\n"],
+                true,
+                true,
+            ),
+            (&[""], true, true),
+        ] {
+            let mut host = host(core::slice::from_ref(&own), &[], "");
+            read(&mut host, files);
+            let found = (host.needs_upstreams(), host.lacks_nameserver());
+            assert_eq!(found, (needs, lacks), "{files:?}");
+            let expected: &[&str] = if lacks { &[] } else { &["192.0.2.53"] };
+            assert_eq!(nameservers(&host), expected, "{files:?}");
+        }
+    }
+
+    /// Files are away or empty while they are written anew.
+    #[test]
+    fn nameservers_stay_while_a_file_is_written() {
+        let mut host = host(&[], &[], "");
+        let all = ["nameserver 192.0.2.53", "nameserver 192.0.2.54"];
+        read(&mut host, &all);
+        read(&mut host, &["", ""]);
+        assert_eq!(nameservers(&host), ["192.0.2.53", "192.0.2.54"]);
+        // One of them only.
+        read(&mut host, &["nameserver 192.0.2.53", ""]);
+        assert_eq!(nameservers(&host), ["192.0.2.53", "192.0.2.54"]);
+        read(&mut host, &["nameserver 192.0.2.53", ""]);
+        assert_eq!(nameservers(&host), ["192.0.2.53"]);
+        read(&mut host, &["nameserver 192.0.2.55", ""]);
+        assert_eq!(nameservers(&host), ["192.0.2.55"]);
     }
 
     #[test]
-    fn an_incomplete_refresh_changes_nothing() {
-        let mut host = Box::new(Host::new());
+    fn what_is_told_counts_at_once_and_goes_with_a_whole_dump() {
+        let mut host = Box::new(SmallHost::new());
         assert!(host.is_incomplete());
         assert_eq!(
             host.protected(net("8.8.8.8")),
@@ -1048,92 +1238,115 @@ mod tests {
         );
         assert_eq!(host.protected(net("127.0.0.1")), Some(Protection::Loopback));
         let own = address(ip("192.0.2.10"), 24, None, None);
-        assert!(refresh(&mut host, &own, &[], b"nameserver 192.0.2.53"));
-        assert!(!host.is_incomplete());
+        refresh(&mut host, &own, &[]);
+        assert!(!host.is_incomplete() && host.take_growth() && !host.take_growth());
         assert_eq!(host.protected(net("8.8.8.8")), None);
 
+        // Told by an event, and once more: no news.
         let other = address(ip("198.51.100.10"), 24, None, None);
-        // No end of the address dump.
-        host.begin();
-        host.feed_addresses(&other);
-        for _ in ROUTE_REQUESTS {
-            host.feed_routes(&done(2));
-        }
-        assert!(!host.finish());
-        // One route dump too few.
-        host.begin();
-        host.feed_addresses(&[other.clone(), done(1)].concat());
-        host.feed_routes(&done(2));
-        assert!(!host.finish());
-        // A torn one.
-        assert!(!refresh(&mut host, &other[..other.len() - 1], &[], b""));
-        assert_eq!(host.feed_routes(&[1]), Progress::Failed(Failure::Malformed));
-        // Nothing at all.
-        assert!(!host.finish());
-        assert!(host.is_own(ip("192.0.2.10")) && !host.is_own(ip("198.51.100.10")));
+        feed(&mut host, &other);
+        assert!(host.is_own(ip("198.51.100.10")) && host.take_growth());
+        feed(&mut host, &other);
+        assert!(!host.take_growth());
 
-        // A complete one takes over; an empty resolv.conf does not.
-        assert!(refresh(&mut host, &other, &[], b""));
+        // A dump that is not whole takes nothing away, one that is does, and
+        // keeps what was told meanwhile.
+        host.begin(Section::Addresses);
+        assert_eq!(host.finish(Section::Addresses, false), 0);
+        assert!(host.is_own(ip("192.0.2.10")) && host.is_own(ip("198.51.100.10")));
+        host.begin(Section::Addresses);
+        feed(&mut host, &other);
+        assert_eq!(host.finish(Section::Addresses, true), 0);
         assert!(!host.is_own(ip("192.0.2.10")) && host.is_own(ip("198.51.100.10")));
-        assert_eq!(
-            host.protected(net("192.0.2.53")),
-            Some(Protection::Nameserver)
-        );
-        assert!(refresh(&mut host, &other, &[], b"nameserver 192.0.2.54"));
-        assert_eq!(host.protected(net("192.0.2.53")), None);
     }
 
+    /// An address that is also a local route, and a gateway of a route and of an
+    /// object, stay as long as one of the two is there.
     #[test]
-    fn too_much_to_know_protects_everything() {
-        let gateways: List<_> = (0..PROTECTED as u32)
-            .map(|number| {
-                via(
-                    "0.0.0.0/0",
-                    &Ipv4Addr::from_bits(0x0a00_0000 + number).to_string(),
-                )
-            })
-            .collect();
-        let full = host(&[], &gateways, "");
-        assert_eq!((full.is_incomplete(), full.lost()), (false, 0));
-        assert_eq!(full.protected(net("8.8.8.8")), None);
+    fn each_section_tells_for_itself() {
+        let mut host = Box::new(SmallHost::new());
         let own = address(ip("192.0.2.10"), 32, None, None);
-        let one_more = host(
-            &[address(ip("192.0.2.9"), 32, None, None), own],
-            &gateways,
-            "",
-        );
-        assert_eq!((one_more.is_incomplete(), one_more.lost()), (true, 2));
-        assert_eq!(
-            one_more.protected(net("8.8.8.8")),
-            Some(Protection::HostUnknown)
-        );
-        assert_eq!(
-            one_more.protected(net("192.0.2.10")),
-            Some(Protection::OwnAddress)
-        );
-        assert!(one_more.is_own(ip("192.0.2.10")));
+        let routes = [local("192.0.2.10", 255), via("0.0.0.0/0", "192.0.2.1")].concat();
+        refresh(&mut host, &own, &routes);
+        host.begin(Section::Addresses);
+        host.finish(Section::Addresses, true);
+        assert!(host.is_own(ip("192.0.2.10")));
+        host.begin(Section::Nexthops);
+        host.take(HostMessage::Gateway(Section::Nexthops, ip("192.0.2.1")));
+        host.finish(Section::Nexthops, true);
+        host.begin(Section::Ipv4Routes);
+        host.finish(Section::Ipv4Routes, true);
+        assert!(!host.is_own(ip("192.0.2.10")));
+        let gateway = net("192.0.2.1");
+        assert_eq!(host.protected(gateway), Some(Protection::Gateway));
+        host.begin(Section::Nexthops);
+        host.finish(Section::Nexthops, true);
+        assert_eq!(host.protected(gateway), None);
     }
 
-    /// A concentrator has a route for each of its many peers.
+    fn numbered(number: u32) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + number))
+    }
+
     #[test]
-    fn too_many_links_make_everything_on_link() {
-        let peers: List<_> = (0..=limits::ON_LINK_PREFIXES as u32)
-            .map(|number| direct(&Ipv4Addr::from_bits(0x0a00_0000 + number).to_string()))
-            .collect();
-        let full = host(&[], &peers[1..], "");
-        assert!(!full.is_on_link(net("8.8.8.8")));
-        let one_more = host(&[], &peers, "");
-        assert!(one_more.is_on_link(net("8.8.8.8")));
-        assert!(!one_more.is_incomplete());
-        assert_eq!(
-            written(one_more.source_of(ip("2001:db8::1"))),
-            "2001:db8::/64"
-        );
+    fn more_addresses_than_fit_are_known_to_be_lost() {
+        let addresses = |numbers: core::ops::Range<u32>| {
+            let single = numbers.map(|number| address(numbered(number), 32, None, None));
+            single.collect::<List<_>>().concat()
+        };
+        let mut host = Box::new(SmallHost::new());
+        assert_eq!(refresh(&mut host, &addresses(0..64), &[]), 0);
+        assert_eq!((host.is_incomplete(), host.lost()), (false, 0));
+        feed(&mut host, &addresses(64..65));
+        assert!(host.is_incomplete());
+        assert_eq!(host.lost(), Section::Addresses.bit());
+        assert_eq!(refresh(&mut host, &addresses(0..65), &[]), 0);
+        assert!(host.is_incomplete() && host.is_own(numbered(0)));
+        // That stays so until a dump ended in which nothing was lost.
+        host.begin(Section::Addresses);
+        assert!(host.is_incomplete());
+        // There is room when the old ones have gone, so a second dump helps.
+        let again = refresh(&mut host, &addresses(100..130), &[]);
+        assert_eq!(again, Section::Addresses.bit());
+        assert_eq!(refresh(&mut host, &addresses(100..130), &[]), 0);
+        assert!(!host.is_incomplete() && host.is_own(numbered(129)));
+        assert!(!host.is_own(numbered(0)));
+    }
+
+    #[test]
+    fn more_gateways_than_fit_are_known_to_be_lost() {
+        let mut host = Box::new(SmallHost::new());
+        let gateways = |count: usize| {
+            let routes = (0..count as u32).map(numbered);
+            let routes = routes.map(|gateway| via("0.0.0.0/0", &format!("{gateway}")));
+            routes.collect::<List<_>>().concat()
+        };
+        refresh(&mut host, &[], &gateways(limits::GATEWAYS));
+        assert!(!host.is_incomplete());
+        refresh(&mut host, &[], &gateways(limits::GATEWAYS + 1));
+        assert!(host.is_incomplete());
+    }
+
+    /// Those beyond are taken for sources from elsewhere: no block gets less.
+    #[test]
+    fn more_links_than_fit_make_nothing_on_link() {
+        let peers = |count: u32| {
+            let peers = (0..count).map(|number| direct(&format!("{}", numbered(number))));
+            peers.collect::<List<_>>().concat()
+        };
+        let mut host = Box::new(SmallHost::new());
+        refresh(&mut host, &[], &peers(64));
+        assert!(host.fits_links() && host.is_on_link(net("10.0.0.63")));
+        refresh(&mut host, &[], &peers(65));
+        assert!(!host.fits_links() && !host.is_incomplete());
+        assert!(host.is_on_link(net("10.0.0.63")) && !host.is_on_link(net("10.0.0.64")));
+        assert!(!host.is_on_link(net("8.8.8.8")));
+        assert_eq!(written(host.source_of(ip("2001:db8::1"))), "2001:db8::/64");
     }
 
     #[test]
     fn allow_and_ssh_are_bounded() {
-        let mut host = Box::new(Host::new());
+        let mut host = Box::new(SmallHost::new());
         for _ in 0..limits::ALLOWED {
             assert!(host.allow(net("192.0.2.0/24")));
         }
@@ -1286,7 +1499,7 @@ mod tests {
     #[test]
     fn agrees_with_a_naive_twin() {
         let mut dice = Dice(0x2545_f491_4f6c_dd1d);
-        let mut host = Box::new(Host::new());
+        let mut host = Box::new(SmallHost::new());
         let mut seen = [0; 4];
         for _ in 0..300 {
             let mut twin = Twin::default();
@@ -1295,7 +1508,7 @@ mod tests {
                 addresses.extend(random_address(&mut dice, &mut twin));
                 routes.extend(random_route(&mut dice, &mut twin));
             }
-            assert!(refresh(&mut host, &addresses, &routes, b""));
+            refresh(&mut host, &addresses, &routes);
             for _ in 0..300 {
                 let (address, network) = (dice.address(), dice.network());
                 let is_own = twin.own.iter().any(|held| held.contains(address));

@@ -184,6 +184,9 @@ pub struct Child {
 pub enum Netlink {
     /// NETLINK_ROUTE: addresses and routes are asked for.
     Route,
+    /// The same, joined to the groups that tell of changes of addresses, routes,
+    /// nexthop objects and links.
+    RouteEvents,
     /// NETLINK_SOCK_DIAG joined to the destroy groups of TCP and TCP over IPv6.
     DestroyEvents,
     /// NETLINK_SOCK_DIAG to ask for sockets and to destroy them.
@@ -210,6 +213,24 @@ pub struct ProcessStatus {
     pub max_virtual_bytes: Option<u64>,
     /// Resident memory in bytes, from /proc/self/statm.
     pub resident_bytes: u64,
+}
+
+/// Who has the name that `Kernel::claim` asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// This process, by this listening socket.
+    Ours(Descriptor),
+    /// A process that listens there.
+    Held {
+        /// Its effective user at its listen(2): SO_PEERCRED of unix(7), where
+        /// users that our user namespace does not know are 65534.
+        user: u32,
+        /// Ours, geteuid(2).
+        own: u32,
+    },
+    /// A process that takes no connection: it does not listen, or those that it
+    /// has not accepted fill its queue.
+    Silent,
 }
 
 /// A client that accept4(2) handed over.
@@ -277,10 +298,9 @@ pub trait Kernel {
     /// Writes one diagnostic to standard error without ever blocking.
     fn write_error(&mut self, bytes: &[u8]);
 
-    /// Holds `name` in the abstract namespace of unix(7) sockets, one per
-    /// network namespace, until the process ends; EADDRINUSE where another
-    /// process holds it.
-    fn claim(&mut self, name: &str) -> Result<Descriptor, Errno>;
+    /// Binds a stream socket to `name` in the abstract namespace of unix(7), one
+    /// per network namespace, and listens there; else tells who does.
+    fn claim(&mut self, name: &str) -> Result<Claim, Errno>;
     /// Sends a datagram to a socket of unix(7), a path or `@` and an abstract
     /// name; EAGAIN where it has no room.
     fn notify(&mut self, socket: &[u8], message: &[u8]) -> Result<(), Errno>;

@@ -42,10 +42,13 @@ pub mod metrics;
 
 pub mod exposition;
 
+pub mod listeners;
+
 pub mod connections;
 pub mod detector;
 pub mod firewall;
 pub mod report;
+pub mod waiting;
 
 pub mod daemon;
 

@@ -68,8 +68,20 @@ limit! {
     BLOCKS: usize = 16_384
 }
 limit! {
-    /// Listening (address, port) pairs, including those gone ten minutes ago.
+    /// Listeners of one address, those that are no services yet, and services
+    /// gone less than ten minutes ago. The others are bits.
     LISTENERS: usize = 1_024
+}
+limit! {
+    /// A listener that outlives a connection by this much, as two readings
+    /// show, is a service. One that serves passive FTP closes at once.
+    SERVICE_AGE: Duration = 1_000
+}
+limit! {
+    /// A listener this old is a service without any connection: longer than an
+    /// FTP server waits for a client that takes its time, and no longer than
+    /// two readings take by default.
+    LISTENER_AGE: Duration = 10_000
 }
 limit! {
     /// HTTP clients at once; the oldest unfinished one gives way.
@@ -100,16 +112,66 @@ limit! {
     HTTP_ACCEPTS: usize = 16
 }
 limit! {
-    /// The host's own addresses; a container host has a few hundred.
-    OWN_ADDRESSES: usize = 1_024
+    /// The host's own addresses and networks: a container host has a few
+    /// hundred, kube-proxy in IPVS mode gives a node one for each service, of
+    /// which a large cluster has 10,000.
+    OWN_ADDRESSES: usize = 16_384
 }
 limit! {
-    /// On-link prefixes of the host.
-    ON_LINK_PREFIXES: usize = 1_024
+    /// On-link prefixes of the host; a concentrator has one for each peer.
+    ON_LINK_PREFIXES: usize = 16_384
 }
 limit! {
-    /// Gateways, nameservers and the peer of our own SSH session.
-    GATEWAYS: usize = 512
+    /// Gateways. A full routing table has a million routes through as many
+    /// neighbours as an exchange point has members, a thousand or two.
+    GATEWAYS: usize = 4_096
+}
+limit! {
+    /// Nameservers: three in resolv.conf, some more in dnsmasq's files.
+    NAMESERVERS: usize = 256
+}
+limit! {
+    /// Broadcast addresses, one for each network on a link. No connection comes
+    /// from there.
+    BROADCASTS: usize = 1_024
+}
+limit! {
+    /// How long netlink is listened to in one turn: some thousand routes of a
+    /// dump. HTTP waits meanwhile.
+    FACTS_SLICE: Duration = 4
+}
+limit! {
+    /// Messages of netlink taken in one turn; events are one each.
+    FACTS_PER_TURN: usize = 512
+}
+limit! {
+    /// How long events about the host may wait after others came: a routing
+    /// table that flaps must not wake us for each of its changes.
+    FACTS_REST: Duration = 5
+}
+limit! {
+    /// How long after something was removed all is asked for again: what
+    /// removes one route removes more.
+    FACTS_SETTLE: Duration = 100
+}
+limit! {
+    /// How long an answer may pause, and after which time a failure is tried
+    /// again.
+    FACTS_RETRY: Duration = 1_000
+}
+limit! {
+    /// Facts that nothing keeps current (nameservers, and all where the kernel
+    /// does not tell of changes) are asked for before a block when older.
+    FACTS_AGE: Duration = 5_000
+}
+limit! {
+    /// With more routes than this the last whole dump has to do where messages
+    /// were lost or are not to be had: a dump takes longer than a block should.
+    FACTS_ROUTES: usize = 50_000
+}
+limit! {
+    /// How soon a block that waits for a dump is looked at again.
+    FACTS_WAIT: Duration = 10
 }
 limit! {
     /// --allow networks.
@@ -130,9 +192,10 @@ limit! {
     EVENTS_REST: Duration = 1
 }
 limit! {
-    /// Destroy events that wait for a reading to show who listens on their
-    /// port.
-    EVENTS_WAITING: usize = 64
+    /// Ports of sources that wait for a reading to show whether a service
+    /// listens there: twice what events bring in a turn, so that none is lost
+    /// before the reading that half of them bring.
+    WAITING: usize = 1_024
 }
 limit! {
     /// How often /proc/net/snmp is looked at.
@@ -149,13 +212,21 @@ limit! {
     COUNTERS_AGAIN: Duration = 10
 }
 limit! {
+    /// Connections whose handshake the kernel is asked about in one reading, at
+    /// 3 us each: those first seen while they close. The rest wait for the next
+    /// reading or their destroy event.
+    HANDSHAKES_ASKED: usize = 256
+}
+limit! {
     /// How often net.ipv4.tcp_fastopen is looked at, and destroy events that
     /// do not arrive are tried again.
     EVENTS_RETRY: Duration = 60_000
 }
 limit! {
-    /// How long the self-test's event may take; 123 us were measured.
-    SELF_TEST_PATIENCE: Duration = 1_000
+    /// How long the self-test's event may take: 123 us were measured, but the
+    /// kernel's worker (sock_diag_broadcast_destroy of net/core/sock_diag.c) waits
+    /// for others where all network namespaces together close many thousands.
+    SELF_TEST_PATIENCE: Duration = 5_000
 }
 limit! {
     /// How long after a close its destroy event may still be on its way: 123 us
@@ -174,6 +245,16 @@ limit! {
     /// Early readings where destroy events do not arrive, as long as their
     /// share allows.
     FAST_READING: Duration = 100
+}
+limit! {
+    /// Sockets of blocked sources that one dump brings (50 bytes each): a dump
+    /// takes the kernel a walk over all sockets.
+    DOOMED: usize = 1_024
+}
+limit! {
+    /// Of those, destroyed in one turn: some milliseconds, then HTTP, events
+    /// and other blocks have theirs.
+    DESTROYS_PER_TURN: usize = 256
 }
 limit! {
     /// Bytes of output kept while stdout is not ready. Writes of at most
@@ -209,6 +290,12 @@ limit! {
 limit! {
     /// How often the firewall is listed and compared with what we know.
     VERIFY_PERIOD: Duration = 60_000
+}
+limit! {
+    /// A jump of ours that was moved back to the first place and is pushed down
+    /// again within this stays there so long: whoever pushes it would do so at
+    /// once. Longer than the deploys of other firewall managers take.
+    MOVE_MEMORY: Duration = 600_000
 }
 limit! {
     /// The first wait before a failed firewall command is tried again; it
@@ -247,6 +334,16 @@ limit! {
     HEALTHCHECK_DEADLINE: Duration = 3_000
 }
 limit! {
+    /// How often a start asks for the name that one daemon may hold: what holds
+    /// it for a moment only is no daemon.
+    CLAIM_TRIES: usize = 3
+}
+limit! {
+    /// How far apart these are; bind(2) and listen(2) of another start lie
+    /// microseconds apart, and both processors may be busy.
+    CLAIM_PAUSE: Duration = 10
+}
+limit! {
     /// How often what was missing at start (listen address, /proc/net/tcp) is
     /// tried again.
     START_RETRY: Duration = 1_000
@@ -258,6 +355,7 @@ const _: () = assert!(
     "--ports N allows 63 and the set is printed whole"
 );
 const _: () = assert!(SOURCES >= 2 && CONNECTIONS >= 2 && BLOCKS >= 2 && LISTENERS >= 2);
+const _: () = assert!(OWN_ADDRESSES >= 1 && GATEWAYS >= 1 && FACTS_PER_TURN >= 1);
 const _: () = assert!(HTTP_CLIENTS >= 1 && HTTP_REQUEST >= 512);
 const _: () = assert!(COUNTERS_LOOKS >= 1 && COUNTERS_LOOKS <= 100);
 const _: () = {
@@ -271,8 +369,10 @@ const _: () = {
         "the next look is later"
     );
 };
-const _: () = assert!(EVENTS_PER_TURN >= 1 && EVENTS_WAITING >= 1 && EARLY_READING_SHARE >= 1);
+const _: () =
+    assert!(EVENTS_PER_TURN >= 1 && WAITING >= 2 * EVENTS_PER_TURN && EARLY_READING_SHARE >= 1);
 const _: () = assert!(HTTP_RESPONSE >= 4_096 && HTTP_LINGER_BYTES >= 1 && HTTP_ACCEPTS >= 1);
+const _: () = assert!(DESTROYS_PER_TURN >= 1 && DOOMED >= DESTROYS_PER_TURN);
 const _: () = assert!(
     OUTPUT_BUFFER >= 1_024 && OUTPUT_BUFFER <= 4_096,
     "a line fits, PIPE_BUF holds"

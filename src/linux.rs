@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use crate::address::{Endpoint, fold_mapped};
 use crate::kernel::{
-    Accepted, Child, Descriptor, Errno, Exit, Interest, Invocation, Kernel, Netlink, Path,
+    Accepted, Child, Claim, Descriptor, Errno, Exit, Interest, Invocation, Kernel, Netlink, Path,
     ProcessStatus, RowsFile, Signal,
 };
 use crate::limits;
@@ -34,7 +34,7 @@ const WORDS: usize = 64;
 /// PATH of a child where ours is unset.
 const DEFAULT_PATH: &CStr = c"PATH=/usr/sbin:/usr/bin:/sbin:/bin";
 const PATH_NAME: usize = b"PATH=".len();
-/// Receive buffer asked for on destroy events: thousands of messages.
+/// Receive buffer asked for on events: thousands of messages.
 const EVENTS_BUFFER: c_int = 4 << 20;
 /// Connections the kernel queues for accept(2); it takes less where
 /// net.core.somaxconn says so. Where the queue is full a client's handshake is
@@ -42,6 +42,10 @@ const EVENTS_BUFFER: c_int = 4 << 20;
 const BACKLOG: c_int = 4096;
 /// linux/sock_diag.h: SKNLGRP_INET_TCP_DESTROY and SKNLGRP_INET6_TCP_DESTROY.
 const DESTROY_GROUPS: [c_int; 2] = [1, 3];
+/// Links, IPv4 addresses, IPv4 routes, IPv6 addresses, IPv6 routes: RTNLGRP_* of
+/// linux/rtnetlink.h.
+const ROUTE_GROUPS: [c_int; 5] = [1, 5, 7, 9, 11];
+const RTNLGRP_NEXTHOP: c_int = 32;
 /// linux/memfd.h; kernels before 6.3 do not know it and say EINVAL.
 const MFD_NOEXEC_SEAL: u32 = 8;
 /// linux/capability.h: two 32-bit words a set.
@@ -404,10 +408,23 @@ impl Kernel for Linux {
         let _ = self.errors.write(bytes);
     }
 
-    fn claim(&mut self, name: &str) -> Result<Descriptor, Errno> {
+    fn claim(&mut self, name: &str) -> Result<Claim, Errno> {
+        let address = unix_address(b"\0", name.as_bytes());
         let socket = socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)?;
-        bind(socket.0, unix_address(b"\0", name.as_bytes()).as_bytes())?;
-        Ok(socket.release())
+        match bind(socket.0, address.as_bytes()) {
+            Ok(()) => {
+                listen(socket.0)?;
+                Ok(Claim::Ours(socket.release()))
+            }
+            Err(Errno::EADDRINUSE) if connect(socket.0, address.as_bytes()).is_ok() => {
+                Ok(Claim::Held {
+                    user: peer_user(socket.0)?,
+                    own: own_user(),
+                })
+            }
+            Err(Errno::EADDRINUSE) => Ok(Claim::Silent),
+            Err(error) => Err(error),
+        }
     }
 
     fn notify(&mut self, address: &[u8], message: &[u8]) -> Result<(), Errno> {
@@ -476,7 +493,7 @@ impl Kernel for Linux {
 
     fn netlink(&mut self, kind: Netlink) -> Result<Descriptor, Errno> {
         let protocol = match kind {
-            Netlink::Route => libc::NETLINK_ROUTE,
+            Netlink::Route | Netlink::RouteEvents => libc::NETLINK_ROUTE,
             Netlink::DestroyEvents | Netlink::SockDiag => libc::NETLINK_SOCK_DIAG,
         };
         let socket = socket(libc::AF_NETLINK, libc::SOCK_RAW, protocol)?;
@@ -485,8 +502,14 @@ impl Kernel for Linux {
         let mut address = [0; 12];
         put_family(&mut address, libc::AF_NETLINK);
         bind(socket.0, &address)?;
-        if kind == Netlink::DestroyEvents {
-            join_destroy_groups(socket.0)?;
+        match kind {
+            Netlink::DestroyEvents => join_groups(socket.0, &DESTROY_GROUPS)?,
+            Netlink::RouteEvents => {
+                join_groups(socket.0, &ROUTE_GROUPS)?;
+                // Before 5.3 there are no nexthop objects and no such group.
+                let _ = join_groups(socket.0, &[RTNLGRP_NEXTHOP]);
+            }
+            Netlink::Route | Netlink::SockDiag => {}
         }
         Ok(socket.release())
     }
@@ -922,13 +945,13 @@ fn endpoint_of(bytes: &[u8; 28]) -> Endpoint {
 
 /// The groups are joined after bind: an unbound socket joins and receives
 /// nothing. A small buffer is no failure, it loses events, which are counted.
-fn join_destroy_groups(socket: c_int) -> Result<(), Errno> {
-    for group in DESTROY_GROUPS {
+fn join_groups(socket: c_int, groups: &[c_int]) -> Result<(), Errno> {
+    for group in groups {
         set_option(
             socket,
             libc::SOL_NETLINK,
             libc::NETLINK_ADD_MEMBERSHIP,
-            group,
+            *group,
         )?;
     }
     let larger = |option| set_option(socket, libc::SOL_SOCKET, option, EVENTS_BUFFER);
@@ -1273,6 +1296,26 @@ fn listen(socket: c_int) -> Result<(), Errno> {
     check(unsafe { libc::listen(socket, BACKLOG) }).map(drop)
 }
 
+/// The effective user of the process at the other end of a unix(7) connection.
+fn peer_user(socket: c_int) -> Result<u32, Errno> {
+    let mut peer = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut length = mem::size_of::<libc::ucred>() as libc::socklen_t;
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_PEERCRED);
+    let bytes = (&raw mut peer).cast();
+    // SAFETY: the kernel writes at most `length` bytes, the size of `peer`.
+    check(unsafe { libc::getsockopt(socket, level, option, bytes, &raw mut length) })?;
+    Ok(peer.uid)
+}
+
+fn own_user() -> u32 {
+    // SAFETY: no memory is passed, and it cannot fail.
+    unsafe { libc::geteuid() }
+}
+
 fn accept(listener: c_int) -> Result<(Owned, [u8; 28]), Errno> {
     let mut address = [0; 28];
     let mut length = address.len() as libc::socklen_t;
@@ -1470,6 +1513,31 @@ mod tests {
         }
         kernel.close(descriptor);
         all
+    }
+
+    #[test]
+    fn a_name_has_one_holder_who_is_known_while_it_listens() {
+        let mut kernel = kernel();
+        let name = format!("tcpparser-test-{}", process::id());
+        let bound = socket(libc::AF_UNIX, libc::SOCK_STREAM, 0).unwrap();
+        bind(bound.0, unix_address(b"\0", name.as_bytes()).as_bytes()).unwrap();
+        assert_eq!(kernel.claim(&name), Ok(Claim::Silent));
+        drop(bound);
+        let Ok(Claim::Ours(socket)) = kernel.claim(&name) else {
+            panic!("the name is free");
+        };
+        let own = own_user();
+        let held = Ok(Claim::Held { user: own, own });
+        assert_eq!(kernel.claim(&name), held);
+        let accepted = kernel.accept(socket).unwrap();
+        kernel.close(accepted.descriptor);
+        assert_eq!(kernel.accept(socket), Err(Errno::EAGAIN));
+        // Whom nobody accepts stays in the queue, closed or not.
+        let full = (0..BACKLOG + 2).find(|_| kernel.claim(&name) != held);
+        assert!(full.is_some_and(|count| count > 64), "{full:?}");
+        assert_eq!(kernel.claim(&name), Ok(Claim::Silent));
+        kernel.close(socket);
+        assert!(matches!(kernel.claim(&name), Ok(Claim::Ours(_))));
     }
 
     /// Waits for the end of a child that has nothing left to do.
@@ -1962,7 +2030,11 @@ mod tests {
         assert!(kernel.receive(socket, &mut buffer).unwrap() > 16);
         assert_eq!(u16::from_ne_bytes([buffer[4], buffer[5]]), 16);
         kernel.close(socket);
-        for kind in [Netlink::DestroyEvents, Netlink::SockDiag] {
+        for kind in [
+            Netlink::RouteEvents,
+            Netlink::DestroyEvents,
+            Netlink::SockDiag,
+        ] {
             let socket = kernel.netlink(kind).unwrap();
             kernel.close(socket);
         }

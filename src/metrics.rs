@@ -513,6 +513,8 @@ pub struct Metrics {
     pub resets_sent: u64,
     /// Destroy events received.
     pub destroy_events: u64,
+    /// Those of them that ended a connection to us without proof of a handshake.
+    pub events_unproven: u64,
     /// Times the kernel dropped events because our buffer was full (ENOBUFS).
     pub destroy_event_overflows: u64,
     /// Messages on the event socket that were no event.
@@ -542,6 +544,8 @@ pub struct Metrics {
     pub firewall_up: bool,
     /// Now: whether our jump is the first rule of its chains.
     pub firewall_jump_first: bool,
+    /// Now: whether own addresses and gateways are fully known.
+    pub host_facts_known: bool,
     /// Times our rules were lost and built again.
     pub firewall_repairs: u64,
     /// Firewall commands, by how they ended.
@@ -552,7 +556,7 @@ pub struct Metrics {
     pub sockets_destroyed: u64,
     /// Now: entries of each table.
     pub table_entries: Labelled<Table, 4>,
-    /// Entries that gave way in a full table.
+    /// Entries that gave way in a full table, or found no place in it.
     pub table_evictions: Labelled<Table, 4>,
     /// Lines that a blocked or broken stdout cost.
     pub output_lines_dropped: u64,
@@ -582,6 +586,7 @@ impl Metrics {
             connections_missed: 0,
             resets_sent: 0,
             destroy_events: 0,
+            events_unproven: 0,
             destroy_event_overflows: 0,
             malformed_events: 0,
             evidence_source_up: Labelled::new(),
@@ -596,6 +601,7 @@ impl Metrics {
             blocking_enabled: false,
             firewall_up: false,
             firewall_jump_first: false,
+            host_facts_known: false,
             firewall_repairs: 0,
             firewall_commands: Labelled::new(),
             firewall_command_duration: Histogram::new(),

@@ -17,17 +17,26 @@ const NLM_F_REQUEST: u16 = 0x1;
 /// The kernel shall answer with an error message even where all went well.
 pub const NLM_F_ACK: u16 = 0x4;
 const NLM_F_DUMP_INTR: u16 = 0x10;
+/// Of an event: it replaces another object, whose end is not told.
+const NLM_F_REPLACE: u16 = 0x100;
 /// NLM_F_ROOT and NLM_F_MATCH: every object, not one.
 pub const NLM_F_DUMP: u16 = 0x300;
 const NLA_TYPE_MASK: u16 = 0x3fff;
 
 // linux/rtnetlink.h, linux/if_addr.h, linux/nexthop.h
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
 const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 const RTM_NEWNEXTHOP: u16 = 104;
+const RTM_DELNEXTHOP: u16 = 105;
 const RTM_GETNEXTHOP: u16 = 106;
+/// IFF_UP and IFF_LOWER_UP of linux/if.h: it can carry packets.
+const LINK_WORKS: u32 = 0x1_0001;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
@@ -60,33 +69,63 @@ pub const HEADER: usize = 16;
 /// more; a shorter buffer would cut messages.
 pub const RECEIVE_BUFFER: usize = 8_192;
 
-const ADDRESSES_SEQUENCE: u32 = 1;
-const ROUTES_SEQUENCE: u32 = 2;
+/// What a dump lists, and events tell the changes of. Routes name gateways
+/// themselves or point to nexthop objects, which have them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    /// Every address of both families.
+    Addresses,
+    /// The IPv4 routes of all tables.
+    Ipv4Routes,
+    /// The IPv6 routes.
+    Ipv6Routes,
+    /// The nexthop objects.
+    Nexthops,
+}
 
-/// Asks for every address of both families.
-pub const ADDRESS_REQUEST: [u8; 24] = dump_request(RTM_GETADDR, 0, ADDRESSES_SEQUENCE);
+impl Section {
+    /// All of them, in the order of `bit`.
+    pub const ALL: [Self; 4] = [
+        Self::Addresses,
+        Self::Ipv4Routes,
+        Self::Ipv6Routes,
+        Self::Nexthops,
+    ];
 
-/// Ask for all that names gateways, to be sent one after the other: the IPv4
-/// routes of all tables, the IPv6 routes, and the nexthop objects, which
-/// routes only point to where net.ipv4.nexthop_compat_mode is 0.
-pub const ROUTE_REQUESTS: [&[u8]; 3] = [
-    &dump_request::<28>(RTM_GETROUTE, libc::AF_INET as u8, ROUTES_SEQUENCE),
-    &dump_request::<28>(RTM_GETROUTE, libc::AF_INET6 as u8, ROUTES_SEQUENCE),
-    &dump_request::<24>(RTM_GETNEXTHOP, 0, ROUTES_SEQUENCE),
-];
-
-/// A header and a zeroed body whose first byte is the address family, which
-/// struct ifaddrmsg, rtmsg and nhmsg have in common.
-const fn dump_request<const LENGTH: usize>(kind: u16, family: u8, sequence: u32) -> [u8; LENGTH] {
-    let header = header(LENGTH, kind, NLM_F_DUMP, sequence);
-    let mut bytes = [0; LENGTH];
-    let mut index = 0;
-    while index < HEADER {
-        bytes[index] = header[index];
-        index += 1;
+    /// One bit for each.
+    pub const fn bit(self) -> u8 {
+        1 << self as u8
     }
-    bytes[HEADER] = family;
-    bytes
+
+    fn of_routes(family: u8) -> Self {
+        if i32::from(family) == libc::AF_INET {
+            Self::Ipv4Routes
+        } else {
+            Self::Ipv6Routes
+        }
+    }
+}
+
+/// Bytes of the longest request.
+pub const DUMP_REQUEST: usize = HEADER + 12;
+
+/// Asks for all of a section; returns the request and its length: a header and
+/// a zeroed body, struct ifaddrmsg, rtmsg or nhmsg, whose first byte is the
+/// address family.
+pub fn host_request(section: Section, sequence: u32) -> ([u8; DUMP_REQUEST], usize) {
+    let (kind, family, body) = match section {
+        Section::Addresses => (RTM_GETADDR, libc::AF_UNSPEC, 8),
+        Section::Ipv4Routes => (RTM_GETROUTE, libc::AF_INET, 12),
+        Section::Ipv6Routes => (RTM_GETROUTE, libc::AF_INET6, 12),
+        Section::Nexthops => (RTM_GETNEXTHOP, libc::AF_UNSPEC, 8),
+    };
+    let mut request = [0; DUMP_REQUEST];
+    let header = header(HEADER + body, kind, NLM_F_DUMP, sequence);
+    let bytes = header.into_iter().chain([family as u8]);
+    for (to, from) in request.iter_mut().zip(bytes) {
+        *to = from;
+    }
+    (request, HEADER + body)
 }
 
 /// The struct nlmsghdr of a request of `length` bytes, header included.
@@ -340,18 +379,6 @@ pub struct AddressMessage {
     pub interface: u32,
 }
 
-/// Walks a part of the answer to `ADDRESS_REQUEST`.
-pub fn walk_addresses(bytes: &[u8], mut each: impl FnMut(AddressMessage)) -> Progress {
-    walk_dump(bytes, ADDRESSES_SEQUENCE, |kind, payload| {
-        if kind == RTM_NEWADDR {
-            if let Some(address) = parse_address(payload)? {
-                each(address);
-            }
-        }
-        Ok(())
-    })
-}
-
 /// `None` for another family than IPv4 and IPv6, or without an address.
 fn parse_address(payload: &[u8]) -> Result<Option<AddressMessage>, Malformed> {
     // struct ifaddrmsg
@@ -421,30 +448,119 @@ pub struct Route {
     pub has_gateway: bool,
 }
 
-/// What an answer to one of `ROUTE_REQUESTS` lists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RouteMessage {
-    /// A route; its gateways came before it.
-    Route(Route),
-    /// A gateway of a route or of a nexthop object.
-    Gateway(IpAddr),
+impl Route {
+    /// What lists it.
+    pub const fn section(&self) -> Section {
+        if self.destination.is_ipv6() {
+            Section::Ipv6Routes
+        } else {
+            Section::Ipv4Routes
+        }
+    }
 }
 
-/// Walks a part of the answer to one of `ROUTE_REQUESTS`. A kernel without
-/// nexthop objects (before 5.3) refuses with EOPNOTSUPP: that is `Done`.
-pub fn walk_routes(bytes: &[u8], mut each: impl FnMut(RouteMessage)) -> Progress {
-    let progress = walk_dump(bytes, ROUTES_SEQUENCE, |kind, payload| match kind {
-        RTM_NEWROUTE => parse_route(payload, &mut each),
-        RTM_NEWNEXTHOP => parse_nexthop(payload, &mut each),
-        _ => Ok(()),
-    });
-    match progress {
+/// What the kernel tells of the host, asked or by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostMessage {
+    /// An address is there.
+    Address(AddressMessage),
+    /// A route is there; its gateways came before it.
+    Route(Route),
+    /// A route or a nexthop object has this gateway.
+    Gateway(Section, IpAddr),
+    /// Something of this section is no longer as it was told before.
+    Removed(Section),
+    /// A link carries nothing any more. With it go IPv4 routes and nexthop
+    /// objects without a message (net/ipv4/fib_trie.c, fib_table_flush;
+    /// net/ipv4/nexthop.c, nexthop_flush_dev), and where
+    /// net.ipv6.route.skip_notify_on_dev_down is set IPv6 routes.
+    LinkDown,
+    /// The section being dumped changed meanwhile (NLM_F_DUMP_INTR): something
+    /// may be missing in the answer.
+    Interrupted,
+}
+
+/// Hands what one receive returned to `each`: events, which carry the sequence
+/// number of the request that changed something, whoever made it, and parts of
+/// the answer to `host_request` with this `sequence`, whose progress is
+/// returned. NLMSG_DONE and NLMSG_ERROR are never events. A kernel
+/// without nexthop objects (before 5.3) refuses with EOPNOTSUPP: that is
+/// `Done`.
+pub fn walk_host(bytes: &[u8], sequence: u32, mut each: impl FnMut(HostMessage)) -> Progress {
+    for message in Messages::new(bytes) {
+        let Ok(message) = message else {
+            return Progress::Failed(Failure::Malformed);
+        };
+        if message.flags & NLM_F_DUMP_INTR != 0 {
+            each(HostMessage::Interrupted);
+        }
+        match message.kind {
+            NLMSG_ERROR | NLMSG_DONE if message.sequence == sequence => {
+                return host_end(message.payload);
+            }
+            _ => {
+                if parse_host(&message, &mut each).is_err() {
+                    return Progress::Failed(Failure::Malformed);
+                }
+            }
+        }
+    }
+    Progress::More
+}
+
+fn host_end(payload: &[u8]) -> Progress {
+    match last_word(payload) {
         Progress::Failed(Failure::Refused(Errno(libc::EOPNOTSUPP))) => Progress::Done,
         other => other,
     }
 }
 
-fn parse_route(payload: &[u8], each: &mut impl FnMut(RouteMessage)) -> Result<(), Malformed> {
+fn parse_host(message: &Message, each: &mut impl FnMut(HostMessage)) -> Result<(), Malformed> {
+    let payload = message.payload;
+    if message.flags & NLM_F_REPLACE != 0 {
+        match message.kind {
+            RTM_NEWROUTE => each(HostMessage::Removed(route_section(payload)?)),
+            RTM_NEWNEXTHOP => each(HostMessage::Removed(Section::Nexthops)),
+            _ => {}
+        }
+    }
+    match message.kind {
+        RTM_NEWADDR => {
+            if let Some(address) = parse_address(payload)? {
+                each(HostMessage::Address(address));
+            }
+        }
+        RTM_DELADDR => {
+            // Routes with it as their source go without a message
+            // (net/ipv4/fib_semantics.c, fib_sync_down_addr).
+            each(HostMessage::Removed(Section::Addresses));
+            each(HostMessage::Removed(Section::Ipv4Routes));
+        }
+        RTM_NEWROUTE => parse_route(payload, each)?,
+        RTM_DELROUTE => each(HostMessage::Removed(route_section(payload)?)),
+        RTM_NEWNEXTHOP => parse_nexthop(payload, each)?,
+        RTM_DELNEXTHOP => each(HostMessage::Removed(Section::Nexthops)),
+        RTM_NEWLINK if link_works(payload)? => {}
+        RTM_NEWLINK | RTM_DELLINK => each(HostMessage::LinkDown),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn route_section(payload: &[u8]) -> Result<Section, Malformed> {
+    payload
+        .first()
+        .map(|family| Section::of_routes(*family))
+        .ok_or(Malformed)
+}
+
+/// struct ifinfomsg has IFF_* at 8.
+fn link_works(payload: &[u8]) -> Result<bool, Malformed> {
+    let flags = u32_at(payload, 8).ok_or(Malformed)?;
+    Ok(flags & LINK_WORKS == LINK_WORKS)
+}
+
+fn parse_route(payload: &[u8], each: &mut impl FnMut(HostMessage)) -> Result<(), Malformed> {
     // struct rtmsg
     let (fixed, attributes) = payload.split_first_chunk::<12>().ok_or(Malformed)?;
     let [family, prefix_length, _, _, table, _, scope, kind, ..] = *fixed;
@@ -453,6 +569,7 @@ fn parse_route(payload: &[u8], each: &mut impl FnMut(RouteMessage)) -> Result<()
     if !is_internet(family) || flags & RTM_F_CLONED != 0 {
         return Ok(());
     }
+    let section = Section::of_routes(family);
     let mut route = Route {
         destination: default_route(family),
         kind: route_kind(kind),
@@ -461,6 +578,10 @@ fn parse_route(payload: &[u8], each: &mut impl FnMut(RouteMessage)) -> Result<()
         interface: 0,
         has_gateway: false,
     };
+    // The gateways of a nexthop object are its own, and change without the
+    // route. The kernel puts RTA_NH_ID before what it copies from there
+    // (fib_dump_info, rt6_fill_node).
+    let mut has_object = false;
     for attribute in Attributes::new(attributes) {
         let attribute = attribute?;
         let value = attribute.value;
@@ -468,12 +589,13 @@ fn parse_route(payload: &[u8], each: &mut impl FnMut(RouteMessage)) -> Result<()
             RTA_DST => route.destination = Network::new(address_of(value)?, prefix_length),
             RTA_TABLE => route.table = u32_at(value, 0).ok_or(Malformed)?,
             RTA_OIF => route.interface = u32_at(value, 0).ok_or(Malformed)?,
-            RTA_NH_ID => route.has_gateway = true,
-            RTA_MULTIPATH => route.has_gateway |= parse_multipath(value, each)?,
-            _ => route.has_gateway |= parse_gateway(attribute, each)?,
+            RTA_NH_ID => (has_object, route.has_gateway) = (true, true),
+            _ if has_object => {}
+            RTA_MULTIPATH => route.has_gateway |= parse_multipath(value, section, each)?,
+            _ => route.has_gateway |= parse_gateway(attribute, section, each)?,
         }
     }
-    each(RouteMessage::Route(route));
+    each(HostMessage::Route(route));
     Ok(())
 }
 
@@ -497,7 +619,8 @@ fn route_kind(kind: u8) -> RouteKind {
 /// Reports the gateway where `attribute` is one, and whether it is.
 fn parse_gateway(
     attribute: Attribute<'_>,
-    each: &mut impl FnMut(RouteMessage),
+    section: Section,
+    each: &mut impl FnMut(HostMessage),
 ) -> Result<bool, Malformed> {
     let address = match attribute.kind {
         RTA_GATEWAY => attribute.value,
@@ -509,13 +632,17 @@ fn parse_gateway(
     if address.is_unspecified() {
         return Ok(false);
     }
-    each(RouteMessage::Gateway(address));
+    each(HostMessage::Gateway(section, address));
     Ok(true)
 }
 
 /// An array of struct rtnexthop (rtnetlink(7)), each with its attributes:
 /// whether one names a gateway.
-fn parse_multipath(bytes: &[u8], each: &mut impl FnMut(RouteMessage)) -> Result<bool, Malformed> {
+fn parse_multipath(
+    bytes: &[u8],
+    section: Section,
+    each: &mut impl FnMut(HostMessage),
+) -> Result<bool, Malformed> {
     let mut has_gateway = false;
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -524,20 +651,20 @@ fn parse_multipath(bytes: &[u8], each: &mut impl FnMut(RouteMessage)) -> Result<
         // Eight bytes at least, so the loop always advances.
         let attributes = nexthop.get(8..).ok_or(Malformed)?;
         for attribute in Attributes::new(attributes) {
-            has_gateway |= parse_gateway(attribute?, each)?;
+            has_gateway |= parse_gateway(attribute?, section, each)?;
         }
         rest = behind;
     }
     Ok(has_gateway)
 }
 
-fn parse_nexthop(payload: &[u8], each: &mut impl FnMut(RouteMessage)) -> Result<(), Malformed> {
+fn parse_nexthop(payload: &[u8], each: &mut impl FnMut(HostMessage)) -> Result<(), Malformed> {
     // struct nhmsg
     let attributes = payload.get(8..).ok_or(Malformed)?;
     for attribute in Attributes::new(attributes) {
         let Attribute { kind, value } = attribute?;
         if kind == NHA_GATEWAY {
-            each(RouteMessage::Gateway(address_of(value)?));
+            each(HostMessage::Gateway(Section::Nexthops, address_of(value)?));
         }
     }
     Ok(())
@@ -581,12 +708,15 @@ mod tests {
             0,
         ];
         let payload = [&fixed[..], &attributes.concat()].concat();
-        message(RTM_NEWROUTE, 0, ROUTES_SEQUENCE, &payload)
+        message(RTM_NEWROUTE, NLM_F_MULTI, SEQUENCE, &payload)
     }
 
-    fn routes(bytes: &[u8]) -> (Vec<RouteMessage>, Progress) {
+    const SEQUENCE: u32 = 2;
+    const NLM_F_MULTI: u16 = 0x2;
+
+    fn routes(bytes: &[u8]) -> (Vec<HostMessage>, Progress) {
         let mut found = Vec::new();
-        let progress = walk_routes(bytes, |message| found.push(message));
+        let progress = walk_host(bytes, SEQUENCE, |message| found.push(message));
         (found, progress)
     }
 
@@ -594,8 +724,8 @@ mod tests {
         let found = routes(bytes).0.into_iter();
         found
             .filter_map(|message| match message {
-                RouteMessage::Gateway(gateway) => Some(gateway.to_string()),
-                RouteMessage::Route(_) => None,
+                HostMessage::Gateway(_, gateway) => Some(gateway.to_string()),
+                _ => None,
             })
             .collect()
     }
@@ -604,13 +734,16 @@ mod tests {
     #[test]
     #[cfg(target_endian = "little")]
     fn requests_are_what_the_kernel_expects() {
-        let expected = [24, 0, 0, 0, 22, 0, 1, 3, 1, 0, 0, 0, 0, 0, 0, 0];
-        assert_eq!(ADDRESS_REQUEST[..16], expected);
-        assert_eq!(ADDRESS_REQUEST[16..], [0; 8]);
-        assert_eq!(ROUTE_REQUESTS.map(|request| request[0]), [28, 28, 24]);
-        assert_eq!(ROUTE_REQUESTS.map(|request| request.len()), [28, 28, 24]);
-        assert_eq!(ROUTE_REQUESTS.map(|request| request[4]), [26, 26, 106]);
-        assert_eq!(ROUTE_REQUESTS.map(|request| request[16]), [2, 10, 0]);
+        let expected = [24, 0, 0, 0, 22, 0, 1, 3, 7, 0, 0, 0, 0, 0, 0, 0];
+        let requests = Section::ALL.map(|section| host_request(section, 7));
+        assert_eq!(requests[0].0[..16], expected);
+        assert_eq!(requests[0].0[16..24], [0; 8]);
+        assert_eq!(requests.map(|request| request.1), [24, 28, 28, 24]);
+        assert_eq!(requests.map(|request| request.0[0]), [24, 28, 28, 24]);
+        assert_eq!(requests.map(|request| request.0[4]), [22, 26, 26, 106]);
+        assert_eq!(requests.map(|request| request.0[16]), [0, 2, 10, 0]);
+        let mut bits = Section::ALL.iter().map(|section| section.bit());
+        assert!(bits.by_ref().eq([1, 2, 4, 8]));
     }
 
     #[test]
@@ -651,26 +784,83 @@ mod tests {
 
     #[test]
     fn a_dump_ends_as_the_kernel_says() {
-        let end = |kind, code: i32| message(kind, 0, ROUTES_SEQUENCE, &code.to_ne_bytes());
+        let end = |kind, code: i32| message(kind, NLM_F_MULTI, SEQUENCE, &code.to_ne_bytes());
         let refused = |errno| Progress::Failed(Failure::Refused(Errno(errno)));
         assert_eq!(routes(&end(NLMSG_DONE, 0)).1, Progress::Done);
         assert_eq!(routes(&end(NLMSG_DONE, -12)).1, refused(12));
         assert_eq!(routes(&end(NLMSG_ERROR, -1)).1, refused(1));
         assert_eq!(routes(&end(NLMSG_ERROR, i32::MIN)).1, refused(i32::MAX));
-        assert_eq!(routes(&end(NLMSG_OVERRUN, 0)).1, refused(libc::ENOBUFS));
         // No nexthop objects in this kernel.
-        assert_eq!(
-            routes(&end(NLMSG_ERROR, -libc::EOPNOTSUPP)).1,
-            Progress::Done
-        );
+        let unknown = message(NLMSG_ERROR, 0, SEQUENCE, &(-libc::EOPNOTSUPP).to_ne_bytes());
+        assert_eq!(routes(&unknown).1, Progress::Done);
         assert_eq!(routes(&[]).1, Progress::More);
-        let interrupted = message(NLMSG_DONE, NLM_F_DUMP_INTR, ROUTES_SEQUENCE, &[0; 4]);
-        assert_eq!(
-            routes(&interrupted).1,
-            Progress::Failed(Failure::Interrupted)
-        );
-        let of_another = message(NLMSG_DONE, 0, 77, &[0; 4]);
+        let flags = NLM_F_MULTI | NLM_F_DUMP_INTR;
+        let interrupted = message(NLMSG_DONE, flags, SEQUENCE, &[0; 4]);
+        let expected = (std::vec![HostMessage::Interrupted], Progress::Done);
+        assert_eq!(routes(&interrupted), expected);
+        let of_another = message(NLMSG_DONE, NLM_F_MULTI, 77, &[0; 4]);
         assert_eq!(routes(&of_another).1, Progress::More);
+    }
+
+    /// Messages that nobody asked for have the sequence number of who made the
+    /// change, which may be ours.
+    #[test]
+    fn events_are_no_answers() {
+        let route = |kind, flags, family: i32, sequence| {
+            let fixed = [family as u8, 0, 0, 0, 254, 0, 0, 1, 0, 0, 0, 0];
+            message(kind, flags, sequence, &fixed)
+        };
+        for sequence in [0, SEQUENCE, 77] {
+            let gone = |section| std::vec![HostMessage::Removed(section)];
+            let event = |kind, family| routes(&route(kind, 0, family, sequence));
+            let (found, progress) = event(RTM_DELROUTE, libc::AF_INET);
+            assert_eq!(
+                (found, progress),
+                (gone(Section::Ipv4Routes), Progress::More)
+            );
+            let (found, _) = event(RTM_DELROUTE, libc::AF_INET6);
+            assert_eq!(found, gone(Section::Ipv6Routes));
+            let (found, _) = event(RTM_NEWROUTE, libc::AF_INET);
+            assert!(matches!(found[..], [HostMessage::Route(_)]));
+            // What it replaces is not told.
+            let replaced = route(RTM_NEWROUTE, NLM_F_REPLACE, libc::AF_INET, sequence);
+            let found = routes(&replaced).0;
+            assert_eq!(found[..1], gone(Section::Ipv4Routes));
+            assert!(matches!(found[1], HostMessage::Route(_)));
+            let nexthop = message(RTM_NEWNEXTHOP, NLM_F_REPLACE, sequence, &[0; 8]);
+            assert_eq!(routes(&nexthop).0, gone(Section::Nexthops));
+            let nexthop = message(RTM_DELNEXTHOP, 0, sequence, &[0; 8]);
+            assert_eq!(routes(&nexthop).0, gone(Section::Nexthops));
+            let address = message(RTM_DELADDR, 0, sequence, &[0; 8]);
+            let both = [gone(Section::Addresses), gone(Section::Ipv4Routes)].concat();
+            assert_eq!(routes(&address).0, both);
+        }
+    }
+
+    #[test]
+    fn links_that_carry_nothing() {
+        for (kind, flags, expected) in [
+            (RTM_NEWLINK, 0x1_1043_u32, 0),
+            (RTM_NEWLINK, 0x1_1042, 1),
+            (RTM_NEWLINK, 0x1043, 1),
+            (RTM_DELLINK, 0x1_1043, 1),
+        ] {
+            let payload = [&[0; 8], &flags.to_ne_bytes()[..], &[0; 4]].concat();
+            let found = routes(&message(kind, 0, 0, &payload)).0;
+            assert_eq!(found, std::vec![HostMessage::LinkDown; expected]);
+        }
+    }
+
+    /// What a route copies from its nexthop object is the object's.
+    #[test]
+    fn gateways_of_objects_are_not_the_routes() {
+        let object = attribute(RTA_NH_ID, &[1, 0, 0, 0]);
+        let gateway = attribute(RTA_GATEWAY, &[192, 0, 2, 1]);
+        let found = routes(&route(libc::AF_INET, 0, 0, &[object, gateway])).0;
+        let [HostMessage::Route(route)] = found[..] else {
+            panic!("{found:?}");
+        };
+        assert!(route.has_gateway);
     }
 
     #[test]
@@ -700,7 +890,7 @@ mod tests {
         ] {
             let bytes = route(libc::AF_INET, 0, 0, &[attributes]);
             assert_eq!(gateways(&bytes), expected);
-            let Some(RouteMessage::Route(route)) = routes(&bytes).0.pop() else {
+            let Some(HostMessage::Route(route)) = routes(&bytes).0.pop() else {
                 panic!("the route comes last");
             };
             assert_eq!(route.has_gateway, !expected.is_empty());
@@ -716,7 +906,10 @@ mod tests {
     fn a_real_dump_of_addresses() {
         let bytes = include_bytes!("testing/netlink/addresses.bin");
         let mut found = Vec::new();
-        let progress = walk_addresses(bytes, |address| {
+        let progress = walk_host(bytes, 1, |message| {
+            let HostMessage::Address(address) = message else {
+                panic!("{message:?}");
+            };
             let prefix = address.prefix;
             found.push(std::format!(
                 "{} {}/{} {}",
@@ -752,14 +945,13 @@ mod tests {
             "192.0.2.2",
             "192.0.2.3",
             "192.0.2.4",
-            "192.0.2.5",
             "fe80::77",
         ];
         assert_eq!(found, expected);
         let tables = |table| {
-            let has_table = |message: &&RouteMessage| match message {
-                RouteMessage::Route(route) => route.table == table,
-                RouteMessage::Gateway(_) => false,
+            let has_table = |message: &&HostMessage| match message {
+                HostMessage::Route(route) => route.table == table,
+                _ => false,
             };
             routes(ipv4).0.iter().filter(has_table).count()
         };
@@ -779,8 +971,7 @@ mod tests {
         let whole = include_bytes!("testing/netlink/routes_ipv4.bin");
         let check = |bytes: &[u8]| {
             let mut count = 0;
-            walk_routes(bytes, |_| count += 1);
-            walk_addresses(bytes, |_| count += 1);
+            walk_host(bytes, SEQUENCE, |_| count += 1);
             assert!(count <= bytes.len() / 4);
         };
         for end in 0..whole.len() {

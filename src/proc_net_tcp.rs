@@ -74,6 +74,24 @@ impl TcpState {
         Self::ALL.get(index as usize).copied()
     }
 
+    /// Whether only an acknowledgement of our SYN-ACK leads to it. Fast Open
+    /// without a cookie makes a socket of a forged SYN, which goes from SYN_RECV
+    /// to FIN_WAIT1 when the service closes (net/ipv4/tcp.c, new_state), and on
+    /// to CLOSING and LAST_ACK by what else is forged.
+    pub const fn proves_handshake(self) -> bool {
+        match self {
+            Self::Established | Self::FinWait2 | Self::TimeWait | Self::CloseWait => true,
+            Self::SynSent
+            | Self::SynRecv
+            | Self::FinWait1
+            | Self::Close
+            | Self::LastAck
+            | Self::Listen
+            | Self::Closing
+            | Self::NewSynRecv => false,
+        }
+    }
+
     /// The kernel's name in lower case.
     pub const fn name(self) -> &'static str {
         match self {

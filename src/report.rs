@@ -4,7 +4,7 @@ use crate::address::{Endpoint, Network, write_address};
 use crate::connections::Direction;
 use crate::detector::{Data, Scan};
 use crate::firewall::comment::Facts;
-use crate::firewall::iptables::Rule;
+use crate::firewall::iptables::{Hook, Rule, Tool};
 use crate::firewall::{EndReason, Failure, FailureReason};
 use crate::text::{Text, TextView};
 use crate::time::{Calendar, Duration, Instant};
@@ -151,11 +151,7 @@ pub fn block_failed(time: Calendar, source: Network, why: &[u8]) -> Line {
 /// Words for a failed command.
 pub fn failure(failure: &Failure) -> Text<320> {
     let mut text = Text::new();
-    text.put(if failure.is_ipv6 {
-        b"ip6tables".as_slice()
-    } else {
-        b"iptables"
-    });
+    failure.tool.write_name(&mut text);
     if !failure.is_listing {
         text.put(b"-restore");
     }
@@ -177,6 +173,19 @@ pub fn failure(failure: &Failure) -> Text<320> {
         text.put(explanation);
     }
     text.put(b"; it is tried again");
+    text
+}
+
+/// Words for a jump that is not the first rule and stays where it is.
+pub fn jump_stays(hook: Hook, tool: Tool, wait: Duration, above: &[u8]) -> Text<320> {
+    let mut text = Text::new();
+    tool.write_name(&mut text);
+    text.put(b": the jump in ");
+    text.put(hook.name());
+    text.put(b" was moved twice and stays behind for ");
+    wait.write(&mut text);
+    text.put(b": ");
+    text.put(above);
     text
 }
 
@@ -280,6 +289,7 @@ mod tests {
     use super::*;
     use crate::detector::Ports;
     use crate::firewall::comment::Comment;
+    use crate::firewall::iptables::Scope;
     use std::str::from_utf8;
 
     const TIME: Calendar = Calendar {
@@ -371,7 +381,7 @@ mod tests {
         let comment = b"tcpparser v1 b=0badcafe e=700 s=1 t=100 d=? p=22,25,80,445";
         let rule = Rule {
             source: network("10.0.0.2"),
-            host_only: true,
+            scope: Scope::ToHost,
             comment: Comment::from_listing(comment).unwrap(),
         };
         assert_line(
@@ -400,7 +410,7 @@ mod tests {
         );
         let failed = Failure {
             reason: FailureReason::Status(4),
-            is_ipv6: false,
+            tool: Tool::preferred(false),
             source: None,
             is_listing: false,
             is_addition: true,
@@ -437,7 +447,7 @@ mod tests {
             Comment::from_listing(&[b"tcpparser ".as_slice(), &[b'x'; 110]].concat()).unwrap();
         let rule = Rule {
             source: longest,
-            host_only: true,
+            scope: Scope::ToHost,
             comment,
         };
         let line = blocked(

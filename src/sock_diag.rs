@@ -1,15 +1,17 @@
 //! Bytes of NETLINK_SOCK_DIAG (sock_diag(7)) <-> TCP sockets: destroy events,
-//! dumps, and the request to destroy a socket.
+//! dumps, and requests for one socket: what it is, or to destroy it.
 
 use core::net::IpAddr;
 
 use heapless::Vec;
 
 use crate::address::{Endpoint, Network};
+use crate::kernel::Errno;
 use crate::netlink::{
-    Attribute, Attributes, Malformed, Messages, NLM_F_ACK, NLM_F_DUMP, Progress, address_of,
-    header, u32_at, walk_dump,
+    Attribute, Attributes, Failure, Malformed, Messages, NLM_F_ACK, NLM_F_DUMP, Progress,
+    address_of, header, u32_at, walk_dump,
 };
+use crate::proc_net_tcp::TcpState;
 
 // linux/sock_diag.h
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -20,9 +22,19 @@ const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_REQ_BYTECODE: u16 = 1;
 const INET_DIAG_BC_D_COND: u8 = 8;
 
-/// Where tcpi_data_segs_in stands in struct tcp_info (linux/tcp.h). Kernels
-/// before 4.6 end before it; later ones append behind it only.
+/// INET_DIAG_NOCOOKIE, twice: whichever socket has the addresses and ports.
+const NO_COOKIE: u64 = u64::MAX;
+
+// Where fields stand in struct tcp_info (linux/tcp.h), to which kernels only
+// append: tcpi_segs_in in 4.2, tcpi_min_rtt and tcpi_data_segs_in in 4.6,
+// tcpi_delivered in 4.18.
+const RTT: usize = 68;
+const SEGMENTS_IN: usize = 140;
+const MIN_RTT: usize = 148;
 const DATA_SEGMENTS_IN: usize = 152;
+const DELIVERED: usize = 192;
+/// What tcpi_min_rtt is before the first measurement.
+const NOT_MEASURED: u32 = u32::MAX;
 
 /// sizeof(struct inet_diag_msg).
 const FIXED: usize = 72;
@@ -38,14 +50,24 @@ pub type Request = Vec<u8, REQUEST>;
 
 const DUMP_SEQUENCE: u32 = 1;
 
+/// What a socket shows of the handshake with its peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    /// Nothing that would tell.
+    Unknown,
+    /// The peer acknowledged our SYN-ACK, so its address is not forged.
+    Proven,
+    /// Nothing was ever acknowledged: Fast Open without a cookie.
+    Unproven,
+}
+
 /// A TCP socket as the kernel describes it, alive or just destroyed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiagSocket {
     /// Our end. The address is unspecified where the socket was disconnected.
     pub local: Endpoint,
-    /// The peer. Its port is 0 where the connection was aborted by the service
-    /// or ended before accept(2) with its listener; the address is unspecified
-    /// for listeners and sockets never connected.
+    /// The peer. Its port is 0 where the socket was disconnected; the address is
+    /// unspecified for listeners and sockets never connected.
     pub remote: Endpoint,
     /// TCP_* of net/tcp_states.h: 1 established, 7 closed, 10 listening.
     pub state: u8,
@@ -57,6 +79,13 @@ pub struct DiagSocket {
     pub inode: u32,
     /// Whether the peer ever sent data; `None` where the kernel does not say.
     pub received_data: Option<bool>,
+    /// Whether the peer completed the handshake.
+    pub handshake: Handshake,
+    /// It was disconnected: no port of the peer, and where its listener binds
+    /// no address no local one (net/ipv4/tcp.c, tcp_disconnect). Aborted by
+    /// the service, or ended with its listener before accept(2); each socket
+    /// of MPTCP whose peer closed first.
+    pub is_disconnected: bool,
 }
 
 /// Walks one datagram of the destroy groups SKNLGRP_INET_TCP_DESTROY and
@@ -100,6 +129,12 @@ fn parse_socket(payload: &[u8]) -> Result<DiagSocket, Malformed> {
     let (fixed, attributes) = payload.split_first_chunk::<FIXED>().ok_or(Malformed)?;
     let (local, remote) = (endpoint(fixed, 4, 8)?, endpoint(fixed, 6, 24)?);
     let word = |offset| u32_at(fixed, offset).ok_or(Malformed);
+    let info = tcp_info(attributes)?;
+    // It lost its counters, too (before Linux 5.4 its data's alone): a peer
+    // whose port is 0 sent segments.
+    let has_lost = local.address.is_unspecified() || u32_at(info, SEGMENTS_IN).unwrap_or(0) == 0;
+    let is_disconnected = remote.port == 0 && has_lost;
+    let data_segments = u32_at(info, DATA_SEGMENTS_IN).filter(|_| !is_disconnected);
     Ok(DiagSocket {
         local,
         remote,
@@ -107,7 +142,9 @@ fn parse_socket(payload: &[u8]) -> Result<DiagSocket, Malformed> {
         interface: word(40)?,
         cookie: u64::from(word(48)?) << 32 | u64::from(word(44)?),
         inode: word(68)?,
-        received_data: received_data(attributes, remote)?,
+        received_data: data_segments.map(|segments| segments > 0),
+        handshake: handshake(fixed[1], info),
+        is_disconnected,
     })
 }
 
@@ -128,20 +165,39 @@ fn endpoint(fixed: &[u8; FIXED], port: usize, address: usize) -> Result<Endpoint
     })
 }
 
-/// From tcp_info, where it is long enough. A disconnected socket, known by its
-/// remote port 0, lost its counters with it (net/ipv4/tcp.c, tcp_disconnect):
-/// their 0 says nothing.
-fn received_data(attributes: &[u8], remote: Endpoint) -> Result<Option<bool>, Malformed> {
-    let mut segments = None;
+/// The struct tcp_info; empty where there is none, as of TIME_WAIT.
+fn tcp_info(attributes: &[u8]) -> Result<&[u8], Malformed> {
+    let mut info: &[u8] = &[];
     for attribute in Attributes::new(attributes) {
         let Attribute { kind, value } = attribute?;
         if kind == INET_DIAG_INFO {
-            segments = u32_at(value, DATA_SEGMENTS_IN);
+            info = value;
         }
     }
-    Ok(segments
-        .filter(|_| remote.port != 0)
-        .map(|segments| segments > 0))
+    Ok(info)
+}
+
+/// By a round trip that was measured, or by a segment (the SYN-ACK among them)
+/// that was delivered: SYN cookies and a repeated SYN-ACK leave nothing to
+/// measure where there are no timestamps, and tcp_disconnect takes all but
+/// tcpi_min_rtt away. Kernels without that field forge by
+/// net.ipv4.tcp_fastopen alone (TCP_FASTOPEN_NO_COOKIE is of 4.15), so there
+/// its absence leaves the question open.
+fn handshake(state: u8, info: &[u8]) -> Handshake {
+    let state = TcpState::from_number(state.into());
+    let is_positive = |offset| u32_at(info, offset).is_some_and(|value| value > 0);
+    let min_rtt = u32_at(info, MIN_RTT);
+    if state.is_some_and(TcpState::proves_handshake)
+        || is_positive(RTT)
+        || is_positive(DELIVERED)
+        || min_rtt.is_some_and(|rtt| rtt != NOT_MEASURED)
+    {
+        Handshake::Proven
+    } else if min_rtt.is_some() {
+        Handshake::Unproven
+    } else {
+        Handshake::Unknown
+    }
 }
 
 /// The families of one dump.
@@ -189,24 +245,67 @@ pub fn dump_request(family: Family, states: u32, peers: Network) -> Request {
     request
 }
 
+/// Asks for the one socket with these ends, and its tcp_info. The kernel looks
+/// them up as it does for a packet (net/ipv4/inet_diag.c,
+/// inet_diag_find_one_icsk): 3 us were measured.
+pub fn lookup_request(local: Endpoint, remote: Endpoint, sequence: u32) -> Request {
+    let head = header(ONE_SOCKET, SOCK_DIAG_BY_FAMILY, 0, sequence);
+    one_socket(&head, local, remote, 0, NO_COOKIE)
+}
+
+/// What the answer to that `lookup_request` says; ENOENT where the connection is
+/// gone. Then the kernel describes who listens on its port, if anybody does.
+pub fn lookup_answer(
+    bytes: &[u8],
+    sequence: u32,
+    local: Endpoint,
+    remote: Endpoint,
+) -> Result<Handshake, Errno> {
+    let mut answer = Err(Errno::EINVAL);
+    let progress = walk_dump(bytes, sequence, |kind, payload| {
+        if kind == SOCK_DIAG_BY_FAMILY {
+            let socket = parse_socket(payload)?;
+            let is_it = socket.local == local && socket.remote == remote;
+            answer = is_it.then_some(socket.handshake).ok_or(Errno::ENOENT);
+        }
+        Ok(())
+    });
+    match progress {
+        Progress::Failed(Failure::Refused(error)) => Err(error),
+        Progress::Failed(_) => Err(Errno::EINVAL),
+        Progress::More | Progress::Done => answer,
+    }
+}
+
 /// Asks the kernel to destroy one socket, as a reset from the peer would. The
 /// cookie keeps another one with the same addresses and ports from harm.
 pub fn destroy_request(socket: &DiagSocket, sequence: u32) -> Request {
-    let length = 16 + REQUEST_FIXED;
+    let head = header(ONE_SOCKET, SOCK_DESTROY, NLM_F_ACK, sequence);
+    let (local, remote) = (socket.local, socket.remote);
+    one_socket(&head, local, remote, socket.interface, socket.cookie)
+}
+
+/// The length of a request for one socket.
+const ONE_SOCKET: usize = 16 + REQUEST_FIXED;
+
+fn one_socket(
+    head: &[u8],
+    local: Endpoint,
+    remote: Endpoint,
+    interface: u32,
+    cookie: u64,
+) -> Request {
     let mut request = Request::new();
-    put(
-        &mut request,
-        &header(length, SOCK_DESTROY, NLM_F_ACK, sequence),
-    );
-    put_fixed(&mut request, Family::of(socket.remote.address), u32::MAX);
+    put(&mut request, head);
+    put_fixed(&mut request, Family::of(remote.address), u32::MAX);
     // struct inet_diag_sockid
-    put(&mut request, &socket.local.port.to_be_bytes());
-    put(&mut request, &socket.remote.port.to_be_bytes());
-    put(&mut request, &octets(socket.local.address));
-    put(&mut request, &octets(socket.remote.address));
-    put(&mut request, &socket.interface.to_ne_bytes());
-    put(&mut request, &(socket.cookie as u32).to_ne_bytes());
-    put(&mut request, &((socket.cookie >> 32) as u32).to_ne_bytes());
+    put(&mut request, &local.port.to_be_bytes());
+    put(&mut request, &remote.port.to_be_bytes());
+    put(&mut request, &octets(local.address));
+    put(&mut request, &octets(remote.address));
+    put(&mut request, &interface.to_ne_bytes());
+    put(&mut request, &(cookie as u32).to_ne_bytes());
+    put(&mut request, &((cookie >> 32) as u32).to_ne_bytes());
     request
 }
 
@@ -293,6 +392,31 @@ mod tests {
         format!("{} {} {data}", text(socket.local), text(socket.remote))
     }
 
+    /// The peer's port may be 0: what was disconnected lost more than that.
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn port_0_is_no_disconnect() {
+        let change = |index: usize, places: core::ops::Range<usize>| {
+            let mut event = recorded(index).to_vec();
+            event[places].fill(0);
+            events(&event).0[0]
+        };
+        // struct nlmsghdr, then what `parse_socket` says.
+        let (remote_port, local) = (16 + 6..16 + 8, 16 + 8..16 + 24);
+        for index in [0, 1, 2, 4, 6, 8] {
+            let socket = change(index, 0..0);
+            assert!(!socket.is_disconnected);
+            let from_port_0 = change(index, remote_port.clone());
+            assert!(!from_port_0.is_disconnected);
+            assert_eq!(from_port_0.received_data, socket.received_data);
+            // Kernels before 5.4 leave the counter of segments.
+            assert!(change(index, remote_port.start..local.end).is_disconnected);
+        }
+        for index in [3, 5, 7, 9] {
+            assert!(change(index, 0..0).is_disconnected);
+        }
+    }
+
     #[test]
     #[cfg(target_endian = "little")]
     fn real_destroy_events() {
@@ -334,6 +458,125 @@ mod tests {
             assert_eq!(written(&found[0]), expected, "{what}");
             assert_eq!((found[0].state, found[0].inode), (7, 0), "{what}");
         }
+    }
+
+    /// A destroy event each, from Linux 6.18: a service at 192.0.2.1 port 1004,
+    /// a peer at 192.0.2.9 or, where nobody answers, at 192.0.2.50.
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn real_handshakes() {
+        let all = include_bytes!("testing/sock_diag/handshakes.bin");
+        let expected = [
+            ("forged Fast Open, closed", Handshake::Unproven),
+            ("so, SO_LINGER 0", Handshake::Unproven),
+            ("SO_LINGER 0", Handshake::Proven),
+            ("never accepted", Handshake::Proven),
+            ("SYN cookies without timestamps", Handshake::Proven),
+            ("the first SYN-ACK lost", Handshake::Proven),
+            ("so, without timestamps", Handshake::Proven),
+            // tcp_disconnect leaves nothing of it.
+            (
+                "SYN cookies without timestamps, SO_LINGER 0",
+                Handshake::Unproven,
+            ),
+        ];
+        assert_eq!(all.len(), expected.len() * EVENT);
+        for (bytes, (what, handshake)) in all.chunks(EVENT).zip(expected) {
+            let (found, malformed) = events(bytes);
+            assert_eq!((found.len(), malformed), (1, 0), "{what}");
+            assert_eq!(found[0].handshake, handshake, "{what}");
+        }
+    }
+
+    /// One of the three fields is enough. Before 4.6 nothing tells that there
+    /// was none; 104 bytes are those of Linux 2.6.
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn each_proof_of_a_handshake() {
+        let shown = |length: usize, rtt: u32, min_rtt: u32, delivered: u32| {
+            let mut info = std::vec![0; 280];
+            for (at, value) in [(RTT, rtt), (MIN_RTT, min_rtt), (DELIVERED, delivered)] {
+                info[at..][..4].copy_from_slice(&value.to_ne_bytes());
+            }
+            events(&with_tcp_info(&info[..length])).0[0].handshake
+        };
+        for length in [104, 148, 151, 152, 160, 195, 196, 280] {
+            let unproven = if length < MIN_RTT + 4 {
+                Handshake::Unknown
+            } else {
+                Handshake::Unproven
+            };
+            let when = |is_proven| {
+                if is_proven {
+                    Handshake::Proven
+                } else {
+                    unproven
+                }
+            };
+            assert_eq!(shown(length, 0, NOT_MEASURED, 0), unproven);
+            assert_eq!(shown(length, 1, NOT_MEASURED, 0), Handshake::Proven);
+            let has_delivered = length >= DELIVERED + 4;
+            assert_eq!(shown(length, 0, NOT_MEASURED, 1), when(has_delivered));
+            // Below a microsecond is measured, too.
+            let has_min_rtt = length >= MIN_RTT + 4;
+            assert_eq!(shown(length, 0, 0, 0), when(has_min_rtt));
+        }
+        for state in TcpState::ALL {
+            let expected = if state.proves_handshake() {
+                Handshake::Proven
+            } else {
+                Handshake::Unknown
+            };
+            assert_eq!(handshake(state as u8, &[]), expected);
+        }
+        for number in [0, 13, 255] {
+            assert_eq!(handshake(number, &[]), Handshake::Unknown);
+        }
+    }
+
+    /// What Linux 6.18 answered: a forged connection in FIN_WAIT1, the
+    /// listener on its port where it is gone, and ENOENT without one.
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn real_lookups() {
+        let all = include_bytes!("testing/sock_diag/lookups.bin");
+        let (found, rest) = all.split_at(408);
+        let (listener, gone) = rest.split_at(408);
+        let end = |address: &str, port| Endpoint {
+            address: address.parse().unwrap(),
+            port,
+        };
+        let port = u16::from_be_bytes([found[22], found[23]]);
+        let (local, remote) = (end("192.0.2.1", 1004), end("192.0.2.50", port));
+        let answer = |bytes, sequence| lookup_answer(bytes, sequence, local, remote);
+        assert_eq!(answer(found, 7), Ok(Handshake::Unproven));
+        assert_eq!(answer(listener, 7), Err(Errno::ENOENT));
+        assert_eq!(answer(gone, 7), Err(Errno::ENOENT));
+        let mut time_wait = found[..16 + FIXED].to_vec();
+        time_wait[..4].copy_from_slice(&(16 + FIXED as u32).to_ne_bytes());
+        time_wait[17] = TcpState::TimeWait as u8;
+        assert_eq!(answer(&time_wait, 7), Ok(Handshake::Proven));
+        // Another one's answer, or none.
+        assert_eq!(answer(found, 8), Err(Errno::EINVAL));
+        for cut in 0..found.len() {
+            assert_eq!(answer(&found[..cut], 7), Err(Errno::EINVAL), "{cut}");
+        }
+    }
+
+    /// Byte for byte what the same kernel answered.
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn lookup_requests() {
+        let socket = events(recorded(1)).0[0];
+        let request = lookup_request(socket.local, socket.remote, 7);
+        assert_eq!(request[..12], [72, 0, 0, 0, 20, 0, 1, 0, 7, 0, 0, 0]);
+        assert_eq!(request[16..24], [2, 6, 2, 0, 255, 255, 255, 255]);
+        // Ends as an event names them, no interface, any cookie.
+        assert_eq!(request[24..60], recorded(1)[20..56]);
+        assert_eq!(
+            request[60..72],
+            [0, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255]
+        );
     }
 
     /// An event with another tcp_info.

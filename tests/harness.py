@@ -665,7 +665,7 @@ def idle(function):
 
 
 def last(function):
-    """Runs the test after all others, second tries included."""
+    """Runs the test after all others."""
     function.last = True
     return function
 
@@ -697,21 +697,16 @@ class Ledger:
             self.untyped |= case.to_type
 
 
-AGAIN_MAX = 3
-
-
 class Runner:
-    """Runs tests, two at a time, and tells. Real sockets on a busy machine are
-    late now and then: up to AGAIN_MAX that fail are tried a second time, alone
-    and in plain sight; more of them are no accident."""
+    """Runs tests, two at a time, and tells. A test that fails once has failed:
+    one that a busy machine can fail is to be mended."""
 
     def __init__(self, binary, ledger):
         self.binary, self.ledger = binary, ledger
         self.counts = {"ok": 0, "FAILED": 0, "SKIPPED": 0}
-        self.again = []
         self.lock = threading.Lock()
 
-    def one(self, name, function, arguments, is_second=False):
+    def one(self, name, function, arguments):
         started = time.monotonic()
         case = Case(self.binary, self.ledger)
         verdict, details = "ok", []
@@ -723,13 +718,8 @@ class Runner:
             verdict, details = "FAILED", self.explain(error) + case.report()
         finally:
             case.close()
-        can_wait = not is_second and not hasattr(function, "last")
         with self.lock:
             self.ledger.add(case, verdict)
-            if verdict == "FAILED" and can_wait and len(self.again) < AGAIN_MAX:
-                self.again.append((name, function, arguments))
-                verdict = "again"
-        name += " (second try, alone)" if is_second else ""
         self.tell(name, verdict, details, time.monotonic() - started)
 
     @staticmethod
@@ -742,8 +732,7 @@ class Runner:
 
     def tell(self, name, verdict, details, seconds):
         with self.lock:
-            if verdict in self.counts:
-                self.counts[verdict] += 1
+            self.counts[verdict] += 1
             if verdict == "ok":
                 print(f"ok {name} ({seconds:.1f} s)", flush=True)
             elif verdict == "SKIPPED":
@@ -765,11 +754,7 @@ class Runner:
             running += [pool.submit(self.one, *test) for test in together]
             for done in running:
                 done.result()
-        for test in one_by_one:
-            self.one(*test)
-        for test in list(self.again):
-            self.one(*test, is_second=True)
-        for test in at_last:
+        for test in one_by_one + at_last:
             self.one(*test)
         print("{ok} passed, {FAILED} failed, {SKIPPED} skipped".format(**self.counts))
         return 1 if self.counts["FAILED"] else 0

@@ -16,8 +16,13 @@ import test_files
 import test_list
 import test_detection
 import test_evidence
+import test_proof
+import test_services
 import test_blocking
+import test_post
+import test_protected
 import test_firewall
+import test_places
 import test_init
 import test_metrics
 import test_http
@@ -29,7 +34,8 @@ import test_dist
 import test_image
 
 MODULES = [test_command_line, test_files, test_list, test_detection, test_evidence,
-           test_blocking, test_firewall, test_metrics, test_http, test_process,
+           test_services, test_proof, test_blocking, test_post, test_protected,
+           test_firewall, test_places, test_metrics, test_http, test_process,
            test_service, test_readme, test_prometheus, test_init, test_dist,
            test_image]
 

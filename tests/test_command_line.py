@@ -152,23 +152,6 @@ def test_without_net_admin_it_still_watches(t, option):
     t.guard(host, option, before=DROPPED).ready()
 
 
-def test_address_in_use_ends_it(t):
-    host = t.namespace("host")
-    host.listen(3021)
-    guard = t.guard(host)
-    equal(guard.wait_exit(), 1, "exit status")
-    equal(len(guard.error_output()), 1, f"stderr: {guard.error_output()}")
-    check("3021" in guard.error_output()[0], f"stderr: {guard.error_output()}")
-
-
-def test_second_blocking_daemon_ends(t):
-    host = t.namespace("host")
-    t.guard(host).ready()
-    second = t.guard(host, "--listen", "none")
-    equal(second.wait_exit(), 1, "exit status")
-    equal(len(second.error_output()), 1, f"stderr: {second.error_output()}")
-
-
 def test_second_watching_daemon_is_welcome(t):
     host = t.namespace("host")
     t.guard(host).ready()

@@ -70,6 +70,13 @@ def address_of(hexadecimal):
     return getattr(address, "ipv4_mapped", None) or address
 
 
+def is_ephemeral(port):
+    """Where nobody listens the arrow is a guess by the port."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
+        low, high = map(int, file.read().split())
+    return low <= port <= high
+
+
 def oracle(folder):
     """The list's text that a folder's valid rows make: peer, arrow, local."""
     rows = []
@@ -83,9 +90,10 @@ def oracle(folder):
     listeners = {(str(a), p) for a, p, _, _, state in sockets if state == 10}
     listed = set()
     for local, local_port, peer, peer_port, state in sockets:
-        if state != 1 or peer.is_loopback or peer.is_unspecified or peer_port == 0:
+        if state != 1 or peer.is_loopback or peer.is_unspecified:
             continue
         inbound = any((a, local_port) in listeners for a in (str(local), "0.0.0.0", "::"))
+        inbound = inbound or not is_ephemeral(local_port)
         listed.add((endpoint(str(peer), peer_port), "->" if inbound else "<-",
                     endpoint(str(local), local_port)))
     return listed

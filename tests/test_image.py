@@ -216,19 +216,17 @@ class Scene:
     def stop(self):
         """SIGTERM to PID 1 of the container."""
         process = int(self.guard.inspected(".State.Pid"))
-        started = time.monotonic()
         os.kill(process, signal.SIGTERM)
-        wait_for(lambda: not os.path.exists(f"/proc/{process}/exe"), "its end", 1)
-        took = time.monotonic() - started
+        # Less than the ten seconds after which an engine kills it.
+        wait_for(lambda: not os.path.exists(f"/proc/{process}/exe"), "its end", 5)
         equal(self.guard.wait_exit(), 0, "exit status")
-        check(took < 1, f"it took {took:.1f} s")
 
 
 def is_blocked_until_told(scene):
     """The whole story: a scan is blocked, shown, and undone."""
     guard = scene.guard
     equal(guard.errors, [], "complaints")
-    check(scene.reaches(), "the services answer")
+    check(scene.reaches(seconds=5), "the services answer")
     scene.scan()
     scene.wait_blocked()
     check(not scene.reaches(), "new connections fail")

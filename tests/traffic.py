@@ -4,6 +4,7 @@ and a stopwatch that sees packets and firewall rules on one clock.
 As a program it is what has to be a process of its own:
     traffic.py serve PORT…              accepts and closes at end of file
     traffic.py flood ADDRESS PORT COUNT connects and resets, as fast as it can
+    traffic.py many ADDRESS COUNT       listens on so many ports from 10000 on
     traffic.py deaf join|socket COMMAND…  runs it where no destroy event arrives
 """
 
@@ -13,6 +14,7 @@ import errno
 import os
 import platform
 import random
+import resource
 import selectors
 import socket
 import struct
@@ -50,6 +52,18 @@ class ClosingService(harness.EchoService):
             sock.accept()[0].close()
 
 
+class ReadingService(harness.EchoService):
+    """Reads once, then closes first."""
+
+    def handle(self, sock, role):
+        if role != "client":
+            return super().handle(sock, role)
+        with contextlib.suppress(OSError):
+            sock.recv(65536)
+        self.selector.unregister(sock)
+        sock.close()
+
+
 class BusyService(harness.EchoService):
     """Accepts nothing: its backlog fills."""
 
@@ -79,7 +93,7 @@ class SlowService(harness.EchoService):
 
 
 SERVICES = {"echo": harness.EchoService, "abort": AbortService, "closing": ClosingService,
-            "busy": BusyService, "slow": SlowService}
+            "reading": ReadingService, "busy": BusyService, "slow": SlowService}
 
 
 def serve(space, *ports, kind="echo", address="0.0.0.0"):
@@ -436,6 +450,33 @@ def serve_forever(*ports):
                         selector.register(key.fileobj.accept()[0], selectors.EVENT_READ, False)
 
 
+def many(address, count):
+    """Listens on ports from 10000 on: at one address, or at all of both
+    families where it is "wildcard"; accepts and closes."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 20_000), most))
+    held = []
+    kinds = ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::"))
+    for port in range(10_000, 10_000 + int(count)):
+        for family, any_address in kinds if address == "wildcard" else kinds[:1]:
+            listener = socket.socket(family)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((any_address if address == "wildcard" else address, port))
+            listener.listen(16)
+            listener.setblocking(False)
+            held.append(listener)
+    print("ready", flush=True)
+    with selectors.DefaultSelector() as selector:
+        for listener in held:
+            selector.register(listener, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                with contextlib.suppress(OSError):
+                    key.fileobj.accept()[0].close()
+
+
 def flood(address, port, count):
     """Connects and resets; prints how many connections came about."""
     print("ready", flush=True)
@@ -480,4 +521,4 @@ def run_deaf(how, *command):
 
 
 if __name__ == "__main__":
-    {"serve": serve_forever, "flood": flood, "deaf": run_deaf}[sys.argv[1]](*sys.argv[2:])
+    {"serve": serve_forever, "flood": flood, "many": many, "deaf": run_deaf}[sys.argv[1]](*sys.argv[2:])

@@ -8,24 +8,20 @@ use heapless::Vec;
 use crate::address::Network;
 use crate::detector::{Data, Scan};
 use crate::firewall::{
-    self, EXPLANATION_MAX, EndReason, FailureReason, Notice, Overdue, lacks_tables, speaks_of,
+    self, EXPLANATION_MAX, EndReason, FailureReason, Notice, Overdue, Unusable, lacks_tables,
+    speaks_of,
 };
-use crate::host::Protection;
-use crate::kernel::{Child, Errno, Exit, Interest, Kernel, Netlink};
+use crate::host::{Knowledge, Protection};
+use crate::kernel::{Child, Errno, Exit, Interest, Kernel};
 use crate::limits::EXIT_GRACE;
 use crate::metrics::{BlockFailure, CommandExit, Refusal, UnblockReason};
-use crate::netlink::{Failure, Progress};
 use crate::options::FirewallChoice;
 use crate::report;
-use crate::sock_diag::{Family, destroy_answer, destroy_request, dump_request};
 use crate::text::Text;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 use super::Daemon;
-use super::watching::{FULL_STATES, diag_dump};
 
-/// Rounds of destroying sockets after blocks.
-const DESTROY_ROUNDS: usize = 64;
 /// Scans whose sockets are asked for data in one turn, since each takes the
 /// kernel a walk over all sockets.
 const DATA_LOOKS: usize = 8;
@@ -40,6 +36,9 @@ impl Daemon {
         if !self.firewall.is_settled(kernel.boottime()) {
             return;
         }
+        if self.detector.has_scan() && self.firewall.is_enabled() {
+            self.renew_facts(kernel);
+        }
         let mut looks = 0;
         // Where data decides, the rest of a flood comes next turn.
         while looks < DATA_LOOKS || !self.options.require_silent {
@@ -53,6 +52,9 @@ impl Daemon {
             if looks < DATA_LOOKS {
                 looks += 1;
                 self.look_for_data(kernel, &mut scan);
+            }
+            if scan.local.is_unspecified() {
+                scan.local = self.host.own_near(scan.source).unwrap_or(scan.local);
             }
             self.metrics.port_scans += 1;
             let calendar = self.calendar(kernel);
@@ -75,8 +77,9 @@ impl Daemon {
             Some((Refusal::DataSent, words))
         } else {
             let protection = self.host.protected(scan.source);
-            // Who may be protected is decided when the host is known.
-            let known = protection.filter(|protection| *protection != Protection::HostUnknown);
+            // Who may be protected is decided when the host is known, if it will be.
+            let may_wait = self.host.knowledge() == Knowledge::Awaited;
+            let known = protection.filter(|one| *one != Protection::HostUnknown || !may_wait);
             known.map(|protection| (refusal(protection), protection.words()))
         };
         if let Some((reason, words)) = refusal {
@@ -86,7 +89,7 @@ impl Daemon {
             return;
         }
         let now = kernel.boottime();
-        if self.firewall.block(scan, &self.host, now).is_err() {
+        if self.firewall.block(scan, now).is_err() {
             return self.not_blocked(
                 kernel,
                 scan.source,
@@ -97,11 +100,15 @@ impl Daemon {
         self.detector.forget(scan.source);
         if self.firewall.is_failing(scan.source.is_ipv6()) {
             let calendar = self.calendar(kernel);
-            let why = b"the firewall cannot be used yet; it is tried again";
+            let is_ipv6 = scan.source.is_ipv6();
+            let failing = self.firewall.unusable();
+            let failing = failing.unwrap_or(Unusable::Family { is_ipv6 });
+            let mut why: Text<80> = Text::from_bytes(failing.name());
+            why.put(b" cannot be used yet; it is tried again");
             self.metrics.block_failures.count(BlockFailure::Other);
             self.output.line(
                 kernel,
-                report::block_failed(calendar, scan.source, why).as_bytes(),
+                report::block_failed(calendar, scan.source, why.as_bytes()).as_bytes(),
             );
         }
     }
@@ -115,7 +122,7 @@ impl Daemon {
             ports: crate::detector::Ports::from_slice(&[22, 25, 80, 445]).unwrap_or_default(),
             port_data: Vec::new(),
         };
-        assert!(self.firewall.block(&scan, &self.host, now).is_ok());
+        assert!(self.firewall.block(&scan, now).is_ok());
     }
 
     /// The source that a peer's evidence is held against.
@@ -143,6 +150,9 @@ impl Daemon {
     pub(super) fn run_firewall(&mut self, kernel: &mut impl Kernel) {
         // First, since the next command may move on what is to be said.
         self.say_notices(kernel);
+        if self.child.is_none() && self.firewall.pending() > 0 {
+            self.renew_facts(kernel);
+        }
         let now = kernel.boottime();
         if self.child.is_some() || !self.firewall.command(&mut self.invocation, &self.host, now) {
             self.say_notices(kernel);
@@ -212,6 +222,7 @@ impl Daemon {
     fn child_ended(&mut self, kernel: &mut impl Kernel, exit: Option<Exit>) {
         let now = kernel.boottime();
         let failure = self.firewall.finished(exit, now);
+        self.renew_facts(kernel);
         self.firewall.release_protected(&self.host);
         self.metrics
             .firewall_command_duration
@@ -300,7 +311,9 @@ impl Daemon {
             let line = match notice {
                 Notice::Blocked { rule, length, data } => {
                     self.metrics.blocks += 1;
-                    let _ = self.newly_blocked.push(rule.source);
+                    if self.watch.is_wanted() {
+                        self.destroyer.add(rule.source);
+                    }
                     let exec_root = self.options.exec_root.as_bytes();
                     report::blocked(calendar, &rule, length, data, exec_root)
                 }
@@ -322,21 +335,12 @@ impl Daemon {
                 }
                 Notice::JumpStays {
                     hook,
-                    is_ipv6,
+                    tool,
+                    wait,
                     above,
                 } => {
-                    let program: &[u8] = if is_ipv6 { b"ip6tables" } else { b"iptables" };
-                    let name = hook.name();
-                    self.complain(
-                        kernel,
-                        &[
-                            program,
-                            b": the jump in ",
-                            name,
-                            b" was moved twice and stays behind: ",
-                            above.as_bytes(),
-                        ],
-                    );
+                    let words = report::jump_stays(hook, tool, wait, above.as_bytes());
+                    self.complain(kernel, &[words.as_bytes()]);
                     continue;
                 }
                 Notice::Unblocked { source, reason } => {
@@ -358,92 +362,52 @@ impl Daemon {
         }
     }
 
-    /// Destroys the sockets of sources that were just blocked, so that nothing
-    /// lingers half-open, once no block waits for its command any more. Their
-    /// late destroy events are ends of connections seen before.
+    /// Destroys sockets of sources that were blocked, once no block waits for
+    /// its command any more. Their late destroy events are ends of connections
+    /// seen before.
     fn destroy_sockets(&mut self, kernel: &mut impl Kernel) {
-        if self.newly_blocked.is_empty() || self.firewall.pending() > 0 {
+        if !self.is_destroying() {
             return;
         }
-        let sources = mem::take(&mut self.newly_blocked);
-        if self.cannot_destroy || !self.watch.is_wanted() {
-            return;
-        }
-        // One look at all sockets serves any number of sources.
-        let everybody = [Network::ANY_IPV4, Network::ANY_IPV6];
-        let peers = if sources.is_full() {
-            everybody.as_slice()
-        } else {
-            sources.as_slice()
-        };
-        for peers in peers {
-            // An IPv4 peer of a dual-stack listener has an IPv6 socket.
-            self.destroy_of(kernel, Family::V6, *peers);
-            if !peers.is_ipv6() {
-                self.destroy_of(kernel, Family::V4, *peers);
+        let (host, firewall) = (&self.host, &self.firewall);
+        let is_blocked = |address| firewall.is_blocked(host.source_of(address));
+        let buffer = &mut self.netlink_buffer;
+        match self.destroyer.destroy(kernel, buffer, is_blocked) {
+            Ok(destroyed) => self.metrics.sockets_destroyed += destroyed,
+            Err(_) => {
+                let words = b"sockets of blocked sources cannot be destroyed here: they run into their timeouts";
+                self.complain(kernel, &[words]);
             }
         }
     }
 
-    /// Whoever holds more sockets than a batch is dealt with in rounds.
-    fn destroy_of(&mut self, kernel: &mut impl Kernel, family: Family, peers: Network) {
-        let request = dump_request(family, FULL_STATES, peers);
-        for _ in 0..DESTROY_ROUNDS {
-            let (host, firewall, doomed) = (&self.host, &self.firewall, &mut self.doomed);
-            doomed.clear();
-            diag_dump(kernel, &mut self.netlink_buffer, &request, |socket| {
-                if firewall.is_blocked(host.source_of(socket.remote.address)) {
-                    let _ = doomed.push(socket);
-                }
-            });
-            let was_full = doomed.is_full();
-            let destroyed = self.destroy_doomed(kernel);
-            self.metrics.sockets_destroyed += destroyed;
-            if destroyed == 0 || !was_full {
-                return;
-            }
-        }
+    /// Whether the next turn destroys more of them.
+    pub(super) fn is_destroying(&self) -> bool {
+        self.destroyer.has_work() && self.firewall.pending() == 0
     }
 
-    fn destroy_doomed(&mut self, kernel: &mut impl Kernel) -> u64 {
-        let Ok(netlink) = kernel.netlink(Netlink::SockDiag) else {
-            return 0;
-        };
-        let mut destroyed = 0;
-        for sequence in 2.. {
-            let Some(socket) = self.doomed.pop() else {
-                break;
-            };
-            let request = destroy_request(&socket, sequence);
-            if kernel.send(netlink, &request).is_err() {
-                break;
-            }
-            let Ok(count) = kernel.receive(netlink, &mut self.netlink_buffer) else {
-                break;
-            };
-            let answer = self.netlink_buffer.get(..count).unwrap_or_default();
-            match destroy_answer(answer, sequence) {
-                Progress::Done => destroyed += 1,
-                Progress::Failed(Failure::Refused(Errno::EPERM | Errno::EOPNOTSUPP)) => {
-                    self.cannot_destroy = true;
-                    let words = b"sockets of blocked sources cannot be destroyed here: they run into their timeouts";
-                    self.complain(kernel, &[words]);
-                    break;
-                }
-                // Gone already, most likely.
-                Progress::Failed(_) | Progress::More => {}
-            }
-        }
-        kernel.close(netlink);
-        destroyed
-    }
-
-    /// Gives a running child what is left of our last second, then ends it.
-    pub(super) fn await_child(&mut self, kernel: &mut impl Kernel) {
+    /// What is left to do at the end, within `EXIT_GRACE`: a running child ends,
+    /// blocks that an operator has lifted meanwhile are missed, and a chain that
+    /// became empty goes.
+    pub(super) fn end_firewall(&mut self, kernel: &mut impl Kernel) {
         let deadline = kernel.boottime().after(EXIT_GRACE);
+        self.await_child(kernel, deadline);
+        self.firewall.begin_end(kernel.boottime());
+        while kernel.boottime() < deadline {
+            self.run_firewall(kernel);
+            if self.child.is_none() {
+                break;
+            }
+            self.await_child(kernel, deadline);
+        }
+        self.say_notices(kernel);
+    }
+
+    /// Waits for a running child until `deadline`, then ends it.
+    fn await_child(&mut self, kernel: &mut impl Kernel, deadline: Instant) {
         while let Some(child) = self.child {
             let left = kernel.boottime().until(deadline);
-            if left == crate::time::Duration::ZERO {
+            if left == Duration::ZERO {
                 kernel.kill_group(child.process, true);
                 // A killed child is gone at once, unless the disk holds it;
                 // then our parent reaps it.
@@ -460,12 +424,20 @@ impl Daemon {
             self.take_signals(kernel);
             self.watch_child(kernel);
         }
-        self.say_notices(kernel);
     }
 
-    /// Whether blocks can be had where they are wanted.
-    pub(super) fn is_blocking_well(&self) -> bool {
-        !self.firewall.is_enabled() || self.firewall.is_up()
+    /// Why blocks that are wanted cannot be had: what it is about, and words.
+    pub(super) fn blocking_trouble(&self) -> Option<(&'static [u8], &'static [u8])> {
+        if !self.firewall.is_enabled() {
+            return None;
+        }
+        match self.firewall.unusable() {
+            Some(unusable) => Some((unusable.name(), b" cannot be used\n")),
+            None if self.host.knowledge() == Knowledge::Lacking => {
+                Some((b"own addresses and gateways", b" are not fully known\n"))
+            }
+            None => None,
+        }
     }
 
     /// Whether the last good reading is fresh: not older than three intervals.

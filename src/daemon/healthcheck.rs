@@ -13,6 +13,10 @@ use crate::time::{Duration, Instant};
 use super::reading::error_words;
 use super::{Daemon, Flow};
 
+/// Another program that has the port may well answer 200 to everything.
+const WELL_START: &[u8] = b"HTTP/1.1 200 ";
+const WELL_END: &[u8] = b"\r\n\r\nok\n";
+
 const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
 impl Daemon {
@@ -38,7 +42,7 @@ impl Daemon {
         match result {
             Ok(count) => {
                 let answer = buffer.get(..count).unwrap_or_default();
-                if answer.starts_with(b"HTTP/1.1 200 ") {
+                if answer.starts_with(WELL_START) && answer.ends_with(WELL_END) {
                     return Flow::Exit(0);
                 }
                 put_reason(&mut why, answer);
@@ -55,7 +59,8 @@ impl Daemon {
 
 /// The status and the body of an answer: `503 the firewall cannot be used`.
 fn put_reason(why: &mut Text<EXPLANATION_MAX>, answer: &[u8]) {
-    let Some(rest) = answer.strip_prefix(b"HTTP/1.1 ") else {
+    let rest = answer.strip_prefix(b"HTTP/1.1 ");
+    let Some(rest) = rest.filter(|rest| !rest.starts_with(b"200 ")) else {
         return why.put(b"that is no answer of tcpparser");
     };
     why.put_printable(rest.get(..4).unwrap_or(rest));

@@ -1,8 +1,13 @@
 //! The daemon: owns every table and ties the stages together. The only place
 //! that knows everybody, logs, and decides about EINTR and EAGAIN.
 
+mod admission;
 mod blocking;
+mod destroying;
+mod facts;
+mod handshakes;
 mod healthcheck;
+mod instance;
 mod output;
 mod reading;
 mod serving;
@@ -13,13 +18,12 @@ mod watching;
 
 use heapless::Vec;
 
-use crate::address::{Endpoint, Network};
+use crate::address::Endpoint;
 use crate::connections::Connections;
-use crate::detector::Detector;
+use crate::detector;
 use crate::exposition::Format;
-use crate::firewall::Firewall;
-use crate::firewall::iptables::Rule;
-use crate::host::Host;
+use crate::firewall::{self, iptables::Rule};
+use crate::host::{Host, Knowledge};
 use crate::http::{BODY_ROOM, Server};
 use crate::kernel::{Child, Descriptor, Interest, Invocation, Kernel, Signal};
 use crate::limits::{
@@ -31,9 +35,13 @@ use crate::netlink::RECEIVE_BUFFER;
 use crate::options::Options;
 use crate::proc_net_tcp::RowReader;
 use crate::report;
-use crate::sock_diag::DiagSocket;
 use crate::text::Text;
 use crate::time::{Calendar, Instant};
+use admission::Admission;
+use destroying::Destroyer;
+use facts::HostFacts;
+use handshakes::Handshakes;
+use instance::InstanceLock;
 use output::Output;
 use reading::Files;
 use supervisor::Supervisor;
@@ -48,24 +56,25 @@ pub enum Flow {
     Exit(u8),
 }
 
-/// Descriptors of our own beside the clients: signals, events, listener,
-/// standard output, and a child's two.
-const OWN_INTERESTS: usize = 6;
+/// Descriptors of our own beside the clients: signals, destroy events, events of
+/// the host, listener, standard output, and a child's two.
+const OWN_INTERESTS: usize = 7;
 const INTERESTS: usize = HTTP_CLIENTS + OWN_INTERESTS;
 
-/// Sockets destroyed in one round.
-const DOOMED: usize = 1_024;
-
+type Detector = detector::Detector<SOURCES, { index_size(SOURCES) }>;
+type Firewall = firewall::Firewall<BLOCKS, { index_size(BLOCKS) }>;
 type Interests = Vec<Interest, INTERESTS>;
 
 /// All state of the program; `const`-constructible so that it lies in .bss.
 pub struct Daemon {
     options: Options,
     host: Host,
+    facts: HostFacts,
     connections:
         Connections<CONNECTIONS, { index_size(CONNECTIONS) }, LISTENERS, { index_size(LISTENERS) }>,
-    detector: Detector<SOURCES, { index_size(SOURCES) }>,
-    firewall: Firewall<BLOCKS, { index_size(BLOCKS) }>,
+    detector: Detector,
+    admission: Admission,
+    firewall: Firewall,
     metrics: Metrics,
     server: Server<HTTP_CLIENTS>,
     output: Output,
@@ -73,21 +82,18 @@ pub struct Daemon {
     files: Files,
     rows: RowReader,
     watch: Watch,
+    handshakes: Handshakes,
     supervisor: Supervisor,
+    instance: InstanceLock,
     next_reading: Instant,
     last_scheduled: Instant,
     last_good_reading: Instant,
     listed: u64,
 
-    route_socket: Option<Descriptor>,
     netlink_buffer: [u8; RECEIVE_BUFFER],
-    has_said_host_unknown: bool,
-    /// The kernel or our rights lack SOCK_DESTROY.
-    cannot_destroy: bool,
-    /// Sources whose sockets are to be destroyed; full: everybody blocked.
-    newly_blocked: Vec<Network, 8>,
+    destroyer: Destroyer,
+    has_said_unknown: bool,
     has_named_way_out: bool,
-    doomed: Vec<DiagSocket, DOOMED>,
 
     invocation: Invocation,
     /// What --list found.
@@ -129,8 +135,10 @@ impl Daemon {
         Self {
             options: Options::new(),
             host: Host::new(),
+            facts: HostFacts::new(),
             connections: Connections::new(),
             detector: Detector::new(),
+            admission: Admission::new(),
             firewall: Firewall::new(),
             metrics: Metrics::new(),
             server: Server::new(),
@@ -138,18 +146,17 @@ impl Daemon {
             files: Files::new(),
             rows: RowReader::new(),
             watch: Watch::new(),
+            handshakes: Handshakes::new(),
             supervisor: Supervisor::new(),
+            instance: InstanceLock::new(),
             next_reading: Instant::BOOT,
             last_scheduled: Instant::BOOT,
             last_good_reading: Instant::BOOT,
             listed: 0,
-            route_socket: None,
             netlink_buffer: [0; RECEIVE_BUFFER],
-            has_said_host_unknown: false,
-            cannot_destroy: false,
-            newly_blocked: Vec::new(),
+            destroyer: Destroyer::new(),
+            has_said_unknown: false,
             has_named_way_out: false,
-            doomed: Vec::new(),
             invocation: Invocation::new(),
             listing: Vec::new(),
             child: None,
@@ -178,6 +185,7 @@ impl Daemon {
             self.take_signals(kernel);
         }
         self.watch_child(kernel);
+        self.update_facts(kernel, &found);
         if self
             .watch
             .socket
@@ -189,6 +197,7 @@ impl Daemon {
         self.judge(kernel);
         self.run_firewall(kernel);
         self.serve(kernel, &found);
+        self.instance.drain(kernel);
         self.output.flush(kernel);
         if self.is_terminating {
             self.end(kernel)
@@ -225,6 +234,9 @@ impl Daemon {
         if let Some(socket) = self.watch.events(now) {
             add(Interest::read(socket));
         }
+        if let Some(socket) = self.facts.events(now) {
+            add(Interest::read(socket));
+        }
         for pipe in self.child_pipes() {
             add(Interest::read(pipe));
         }
@@ -256,8 +268,12 @@ impl Daemon {
         } else {
             self.firewall.settled_at()
         };
+        if self.is_destroying() {
+            return now;
+        }
         let mut deadline = reading
             .min(self.firewall.deadline())
+            .min(self.facts.deadline())
             .min(self.server.deadline());
         if self.listen_address.port != 0 && self.listener.is_none() {
             deadline = deadline.min(self.next_listen);
@@ -275,6 +291,39 @@ impl Daemon {
                 // `watch_child` asks for the child's end each turn.
                 Signal::Child => {}
             }
+        }
+    }
+
+    /// Takes in messages about the host.
+    fn update_facts(&mut self, kernel: &mut impl Kernel, found: &[Interest]) {
+        let now = kernel.boottime();
+        let has_messages = self
+            .facts
+            .events(now)
+            .is_some_and(|socket| is_ready(found, socket));
+        if has_messages || now >= self.facts.deadline() {
+            self.facts
+                .take(kernel, &mut self.host, &mut self.netlink_buffer);
+        }
+        self.apply_facts(kernel);
+    }
+
+    /// Before a block.
+    fn renew_facts(&mut self, kernel: &mut impl Kernel) {
+        self.facts
+            .renew(kernel, &mut self.host, &mut self.netlink_buffer);
+        self.apply_facts(kernel);
+    }
+
+    /// Blocks of what came to be protected end at once.
+    fn apply_facts(&mut self, kernel: &mut impl Kernel) {
+        if self.host.take_growth() {
+            self.firewall.release_protected(&self.host);
+        }
+        while self.firewall.is_enabled()
+            && let Some(words) = self.facts.next_notice(&self.host)
+        {
+            self.complain(kernel, &[words]);
         }
     }
 
@@ -300,7 +349,7 @@ impl Daemon {
             (
                 Table::Connections,
                 self.connections.remembered().0,
-                self.connections.evictions().0,
+                self.connections.evictions(),
             ),
             (
                 Table::Sources,
@@ -314,8 +363,8 @@ impl Daemon {
             ),
             (
                 Table::Listeners,
-                self.connections.listeners().0,
-                self.connections.evictions().1,
+                self.connections.listeners.entries(),
+                self.connections.listeners.evictions(),
             ),
         ];
         for (table, entries, evictions) in tables {
@@ -333,15 +382,17 @@ impl Daemon {
         self.metrics.firewall_up = self.firewall.is_up();
         self.metrics.firewall_jump_first = self.firewall.is_jump_first();
         self.metrics.firewall_repairs = self.firewall.repairs();
+        self.metrics.host_facts_known =
+            !self.host.is_incomplete() && self.host.knowledge() != Knowledge::Lacking;
         self.metrics.output_lines_dropped = self.output.dropped();
         self.metrics.http_clients = self.server.len() as u64;
     }
 
-    /// The last turn: what stands is said, a running child gets what is left
-    /// of our last second.
+    /// The last turn: what stands is said, the firewall gets what is left of our
+    /// last second.
     fn end(&mut self, kernel: &mut impl Kernel) -> Flow {
         self.tell_end(kernel);
-        self.await_child(kernel);
+        self.end_firewall(kernel);
         let standing = self.firewall.standing();
         if standing > 0 {
             let line = report::exit(standing, self.options.exec_root.as_bytes());

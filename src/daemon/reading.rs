@@ -1,16 +1,17 @@
-//! Readings: one pass over tcp and tcp6, and what the host is.
+//! Readings: one pass over tcp and tcp6.
 
-use crate::connections::{Connection, Direction, Sighting};
-use crate::detector::{Data, Evidence};
-use crate::kernel::{Descriptor, Errno, Kernel, Netlink, Path, RowsFile};
+use crate::connections::{Connection, Sighting};
+use crate::kernel::{Descriptor, Errno, Kernel, Path, RowsFile};
 use crate::limits::OUTPUT_PATIENCE;
+use crate::listeners::Port;
 use crate::metrics::{self, Trigger};
-use crate::netlink::{ADDRESS_REQUEST, Failure, Progress, ROUTE_REQUESTS};
 use crate::options::{Action, Show};
 use crate::proc_net_tcp::{Row, Socket, TcpState};
 use crate::report;
+use crate::sock_diag::Handshake;
 use crate::text::Text;
 use crate::time::{Calendar, Instant};
+use crate::waiting::Waiter;
 
 use super::Daemon;
 
@@ -90,7 +91,8 @@ impl Daemon {
             let next = self.next_reading.after(self.options.interval);
             let late = now.after(self.options.interval);
             self.next_reading = if next > now { next } else { late };
-            self.learn_host(kernel);
+            self.facts
+                .refresh(kernel, &mut self.host, &mut self.netlink_buffer);
             self.firewall.release_protected(&self.host);
             Trigger::Scheduled
         } else if self.watch.is_early_due(now) || now >= self.supervisor.deadline() {
@@ -99,13 +101,15 @@ impl Daemon {
             return;
         };
         let cpu_before = kernel.cpu_time();
-        if self.reading(kernel, trigger) {
-            self.take_waiting_events(kernel);
-        }
+        self.reading(kernel, trigger);
         let cost = kernel.cpu_time().saturating_sub(cpu_before);
         self.watch
             .reading_done(kernel.boottime(), cost, trigger == Trigger::Early);
-        self.tell_reading(kernel, self.last_good_reading >= now);
+        let is_good = self.last_good_reading >= now;
+        if is_good {
+            self.retry_waiting(true, self.last_good_reading);
+        }
+        self.tell_reading(kernel, is_good);
     }
 
     /// One reading; whether tcp could be read.
@@ -126,6 +130,8 @@ impl Daemon {
         self.listed = 0;
         let counters = self.settled_counters(kernel);
         self.connections.begin_reading();
+        let (can_ask, expects_events) = (self.watch.is_wanted(), self.watch.expects_events());
+        self.handshakes.begin_reading(can_ask, expects_events);
         let tcp = self.read_file(kernel, pass);
         let tcp6 = self.read_file(
             kernel,
@@ -134,12 +140,14 @@ impl Daemon {
                 ..pass
             },
         );
+        self.handshakes.end_reading(kernel);
         if tcp6 == Outcome::Whole {
             self.firewall.set_ipv6();
         }
         let is_whole = tcp == Outcome::Whole && tcp6 != Outcome::Failed;
         if is_whole {
             self.connections.end_reading(now);
+            self.say_unknown_listeners(kernel);
             self.coverage_after(kernel, counters, trigger == Trigger::Scheduled);
             self.last_good_reading = now;
             self.metrics.last_reading_unix_nanoseconds = kernel.realtime();
@@ -156,6 +164,16 @@ impl Daemon {
             .reading_duration
             .observe(kernel.boottime().since(now));
         tcp == Outcome::Whole
+    }
+
+    /// A blind spot is said, once.
+    fn say_unknown_listeners(&mut self, kernel: &mut impl Kernel) {
+        let has_unknown = self.connections.listeners.has_unknown();
+        if has_unknown && !core::mem::replace(&mut self.has_said_unknown, true) {
+            let words =
+                b"more listeners of one address than fit; connections to the rest are no evidence";
+            self.complain(kernel, &[words]);
+        }
     }
 
     fn end_list(&mut self, kernel: &mut impl Kernel, trigger: Trigger, has_rows: bool) {
@@ -284,7 +302,10 @@ impl Daemon {
     }
 
     fn take_socket(&mut self, kernel: &mut impl Kernel, socket: &Socket, pass: Pass) {
-        let (connection, is_opened) = match self.connections.observe(socket, pass.now) {
+        let (watch, host) = (&self.watch, &self.host);
+        let is_own = &|| watch.is_local(host, socket.local.address);
+        let sighting = self.connections.observe(socket, is_own, pass.now);
+        let (connection, is_opened) = match sighting {
             Sighting::Opened(connection) => (connection, true),
             Sighting::Standing(connection) => (connection, false),
             Sighting::Repeated => return,
@@ -313,20 +334,29 @@ impl Daemon {
             self.list(kernel, socket, connection, pass);
         }
         // TIME_WAIT proves a handshake once, not that anything is open.
-        let counts = socket.state != TcpState::TimeWait || is_opened;
-        if counts
-            && connection.direction == Direction::Inbound
-            && !self.watch.is_forgeable(socket.state)
-            && self.is_evidence(source, connection.first_seen)
+        let counts =
+            socket.state != TcpState::TimeWait || connection.handshake != Handshake::Proven;
+        if counts && connection.port != Port::Unknown && self.is_proven(kernel, socket, connection)
         {
-            let evidence = Evidence {
-                source,
-                port: socket.local.port,
-                local: socket.local.address,
-                data: Data::Unknown,
-            };
-            self.detector.observe(&evidence, pass.now);
+            let first_seen = connection.first_seen;
+            let waiter = Waiter::new(source, socket.local, socket.remote, first_seen);
+            self.admit(&waiter, connection.port, pass.now);
         }
+    }
+
+    fn is_proven(
+        &mut self,
+        kernel: &mut impl Kernel,
+        socket: &Socket,
+        connection: Connection,
+    ) -> bool {
+        let noted = connection.handshake;
+        let buffer = &mut self.netlink_buffer;
+        let handshake = self.handshakes.of_row(kernel, buffer, socket, noted);
+        if handshake != noted {
+            self.connections.set_handshake(connection, handshake);
+        }
+        handshake == Handshake::Proven
     }
 
     fn list(
@@ -366,101 +396,6 @@ impl Daemon {
                 .connections
                 .set(family(socket), state, before + 1);
         }
-    }
-
-    /// Asks the kernel for addresses and routes, and the disk for nameservers.
-    /// Where that fails the last answer stays.
-    pub(super) fn learn_host(&mut self, kernel: &mut impl Kernel) {
-        let mut tries = 0;
-        while self.ask_routes(kernel) == Err(Failure::Interrupted) && tries < 3 {
-            tries += 1;
-        }
-        for path in [
-            b"/etc/resolv.conf".as_slice(),
-            b"/run/systemd/resolve/resolv.conf",
-        ] {
-            self.feed_resolv_conf(kernel, path);
-        }
-        self.host.finish();
-        let is_incomplete = self.host.is_incomplete();
-        if is_incomplete && !self.has_said_host_unknown && self.firewall.is_enabled() {
-            self.complain(
-                kernel,
-                &[b"own addresses and gateways are not fully known; nothing is blocked until they are"],
-            );
-        }
-        self.has_said_host_unknown = is_incomplete;
-    }
-
-    fn ask_routes(&mut self, kernel: &mut impl Kernel) -> Result<(), Failure> {
-        self.host.begin();
-        let socket = match self.route_socket {
-            Some(socket) => socket,
-            None => kernel.netlink(Netlink::Route).map_err(Failure::Refused)?,
-        };
-        self.route_socket = Some(socket);
-        let mut result = self.dump(kernel, socket, &ADDRESS_REQUEST, true);
-        for request in ROUTE_REQUESTS {
-            result = result.and_then(|()| self.dump(kernel, socket, request, false));
-        }
-        if result.is_err() {
-            // What is left of the dump must not be taken for the next one's.
-            kernel.close(socket);
-            self.route_socket = None;
-        }
-        result
-    }
-
-    fn dump(
-        &mut self,
-        kernel: &mut impl Kernel,
-        socket: Descriptor,
-        request: &[u8],
-        is_addresses: bool,
-    ) -> Result<(), Failure> {
-        kernel.send(socket, request).map_err(Failure::Refused)?;
-        loop {
-            // The kernel answers a dump while it is received: never a wait.
-            let count = match kernel.receive(socket, &mut self.netlink_buffer) {
-                Ok(count) => count,
-                Err(Errno::EINTR) => continue,
-                Err(error) => return Err(Failure::Refused(error)),
-            };
-            let bytes = self.netlink_buffer.get(..count).unwrap_or_default();
-            let progress = if is_addresses {
-                self.host.feed_addresses(bytes)
-            } else {
-                self.host.feed_routes(bytes)
-            };
-            match progress {
-                Progress::More => {}
-                Progress::Done => return Ok(()),
-                Progress::Failed(failure) => return Err(failure),
-            }
-        }
-    }
-
-    fn feed_resolv_conf(&mut self, kernel: &mut impl Kernel, path: &[u8]) {
-        let Ok(RowsFile::Regular(file) | RowsFile::Procfs(file)) =
-            kernel.open_rows(&Path::from_bytes(path))
-        else {
-            return;
-        };
-        // A resolv.conf is a few hundred bytes; 64 KiB bound the rest.
-        for _ in 0..16 {
-            match kernel.read(file, &mut self.netlink_buffer) {
-                Ok(0) => break,
-                Ok(count) => {
-                    self.host
-                        .feed_resolv_conf(self.netlink_buffer.get(..count).unwrap_or_default());
-                }
-                Err(Errno::EINTR) => {}
-                Err(_) => break,
-            }
-        }
-        // A last line without newline must not run into the next file.
-        self.host.feed_resolv_conf(b"\n");
-        kernel.close(file);
     }
 }
 

@@ -8,6 +8,7 @@ use crate::limits::{HTTP_ACCEPTS, HTTP_FRESH, START_RETRY};
 use crate::report;
 use crate::time::Instant;
 
+use super::reading::error_words;
 use super::{Daemon, is_ready};
 
 /// Steps of receiving, answering and sending that one client gets a turn:
@@ -37,7 +38,7 @@ impl Daemon {
         }
     }
 
-    /// An address that is not there yet may come later.
+    /// An address that is not there yet, or in use, may come later.
     fn listen_when_due(&mut self, kernel: &mut impl Kernel) {
         let now = kernel.boottime();
         let address = self.listen_address;
@@ -230,17 +231,22 @@ impl Daemon {
 
     fn answer_health(&mut self, kernel: &mut impl Kernel, client: Descriptor) {
         let now = kernel.boottime();
-        let (status, words): (_, &[u8]) = match (self.is_reading_well(now), self.is_blocking_well())
-        {
-            (true, true) => (Status::Ok, b"ok\n"),
-            (false, _) => (
-                Status::ServiceUnavailable,
-                b"the last good reading is too old\n",
-            ),
-            (true, false) => (Status::ServiceUnavailable, b"the firewall cannot be used\n"),
+        let trouble = if self.is_reading_well(now) {
+            self.blocking_trouble()
+        } else {
+            Some((&b""[..], &b"the last good reading is too old\n"[..]))
         };
+        let status = if trouble.is_none() {
+            Status::Ok
+        } else {
+            Status::ServiceUnavailable
+        };
+        let (subject, words) = trouble.unwrap_or((b"", b"ok\n"));
         if let Some(exchange) = self.server.find(client) {
-            exchange.respond(status, ContentType::Plain, |body| body.put(words));
+            exchange.respond(status, ContentType::Plain, |body| {
+                body.put(subject);
+                body.put(words);
+            });
         }
     }
 
@@ -274,14 +280,10 @@ impl Daemon {
         });
     }
 
-    /// Binds the listener at start. Without IPv6 in the kernel [::] means
-    /// 0.0.0.0.
-    pub(super) fn listen(
-        &mut self,
-        kernel: &mut impl Kernel,
-        address: Endpoint,
-    ) -> Result<(), Errno> {
-        let mut address = address;
+    /// Binds the listener at start; what fails is tried again, since a port that
+    /// another program took first must not keep us from blocking. Without IPv6
+    /// in the kernel [::] means 0.0.0.0.
+    pub(super) fn listen(&mut self, kernel: &mut impl Kernel, mut address: Endpoint) {
         let mut result = kernel.listen(address);
         if result == Err(Errno::EAFNOSUPPORT) && address.address.is_unspecified() {
             address.address = crate::address::UNSPECIFIED;
@@ -297,17 +299,15 @@ impl Daemon {
                 self.listener = Some(listener);
                 self.keep_reserve(kernel);
             }
-            Err(Errno::EADDRINUSE) => return Err(Errno::EADDRINUSE),
-            Err(_) => {
-                let words = report::endpoint_words(
-                    b"cannot listen on ",
-                    address,
-                    b" yet; it is tried again",
+            Err(error) => {
+                let place = report::endpoint_words(b"cannot listen on ", address, b": ");
+                let why = error_words(error);
+                self.complain(
+                    kernel,
+                    &[place.as_bytes(), why.as_bytes(), b"; it is tried again"],
                 );
-                self.complain(kernel, &[words.as_bytes()]);
             }
         }
-        Ok(())
     }
 }
 

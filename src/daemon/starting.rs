@@ -1,19 +1,17 @@
 //! From the command line to the first turn.
 
-use crate::connections::PortRange;
 use crate::firewall::Policy;
 use crate::kernel::{CAP_NET_ADMIN, Errno, Kernel, Path, RowsFile};
 use crate::limits::ONE_SHOT_PATIENCE;
+use crate::listeners::PortRange;
 use crate::metrics::Trigger;
 use crate::options::{Action, FirewallChoice, USAGE_LINE, write_help, write_version};
 use crate::report;
 use crate::text::{Text, TextView, parse_decimal, trim};
 
+use super::instance::Obstacle;
 use super::tools::boot_id;
 use super::{Daemon, Flow};
-
-/// The abstract socket that a daemon holds while it may block.
-pub const LOCK: &str = "tcpparser";
 
 /// A bad command line, as usual (BSD sysexits call it EX_USAGE, shells 2).
 const USAGE: Flow = Flow::Exit(2);
@@ -71,7 +69,11 @@ impl Daemon {
             .set_patience(ONE_SHOT_PATIENCE, ONE_SHOT_PATIENCE);
         self.prepare(kernel);
         self.print_start(kernel);
-        self.learn_host(kernel);
+        self.facts
+            .start(kernel, &mut self.host, &mut self.netlink_buffer);
+        self.is_own_namespace(kernel);
+        self.handshakes
+            .read_setting(kernel, self.options.proc_directory.as_bytes());
         let could_read = self.reading(kernel, Trigger::Scheduled);
         while let Some(scan) = self.detector.next_scan() {
             let calendar = self.calendar(kernel);
@@ -93,25 +95,14 @@ impl Daemon {
             );
             return FAILURE;
         }
-        if may_block && kernel.claim(LOCK) == Err(Errno::EADDRINUSE) {
-            self.complain(
-                kernel,
-                &[b"another tcpparser blocks in this network namespace; only watch with --dry-run"],
-            );
+        if may_block && !self.is_only_instance(kernel) {
             return FAILURE;
         }
-        if let Some(address) = self.options.listen
-            && self.listen(kernel, address).is_err()
-        {
-            let words = report::endpoint_words(
-                b"cannot listen on ",
-                address,
-                b": address in use; choose another with --listen",
-            );
-            self.complain(kernel, &[words.as_bytes()]);
-            return FAILURE;
+        if let Some(address) = self.options.listen {
+            self.listen(kernel, address);
         }
-        self.learn_host(kernel);
+        self.facts
+            .start(kernel, &mut self.host, &mut self.netlink_buffer);
         if may_block {
             self.enable_firewall(kernel);
         }
@@ -120,6 +111,27 @@ impl Daemon {
         self.print_start(kernel);
         self.next_reading = kernel.boottime();
         Flow::Continue
+    }
+
+    /// Whether no other daemon of ours blocks here.
+    fn is_only_instance(&mut self, kernel: &mut impl Kernel) -> bool {
+        let Err(obstacle) = self.instance.acquire(kernel) else {
+            return true;
+        };
+        let is_only = obstacle != Obstacle::Instance;
+        if is_only {
+            let why = obstacle.words();
+            self.complain(
+                kernel,
+                &[b"blocking without the socket @tcpparser: ", why.as_bytes()],
+            );
+        } else {
+            self.complain(
+                kernel,
+                &[b"another tcpparser blocks in this network namespace; only watch with --dry-run"],
+            );
+        }
+        is_only
     }
 
     /// Secrets, paths, limits: what every kind of run needs.
@@ -165,6 +177,7 @@ impl Daemon {
             lengths: &self.options.block_times,
             max_per_minute: self.options.max_blocks_per_minute,
             window: self.options.window,
+            has_legacy: [false, true].map(|is_ipv6| has_legacy_table(kernel, is_ipv6)),
         };
         let now = kernel.boottime();
         self.firewall.enable(key, &policy, now);
@@ -215,6 +228,21 @@ fn trim_end(text: &[u8]) -> &[u8] {
         rest = head;
     }
     rest
+}
+
+/// Whether the kernel holds the legacy filter table here. The legacy tool would
+/// load and make it where it is only asked for it (iptable_filter.c).
+pub(super) fn has_legacy_table(kernel: &mut impl Kernel, is_ipv6: bool) -> bool {
+    let path: &[u8] = if is_ipv6 {
+        b"/proc/self/net/ip6_tables_names"
+    } else {
+        b"/proc/self/net/ip_tables_names"
+    };
+    let mut buffer = [0; 128];
+    let bytes = read_small(kernel, path, &mut buffer);
+    bytes
+        .split(|byte| *byte == b'\n')
+        .any(|name| name == b"filter")
 }
 
 /// The first bytes of a small file of procfs; empty where it can't be read.

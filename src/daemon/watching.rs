@@ -2,29 +2,31 @@
 //! and the kernel's own count. Both hasten readings, within a share of the
 //! processor.
 
-use heapless::{Deque, Vec};
+use core::net::IpAddr;
+
+use heapless::Vec;
 
 use crate::address::{Endpoint, is_loopback};
 use crate::connections::{Connection, Direction, Ending};
 use crate::coverage::{Coverage, Look, TcpCounters, parse_snmp};
-use crate::detector::{Data, Evidence, Scan};
+use crate::detector::{Data, Scan};
+use crate::host::Host;
 use crate::kernel::{Accepted, Descriptor, Errno, Kernel, Netlink, Path, RowsFile};
 use crate::limits::{
     COUNTERS_AGAIN, COUNTERS_PERIOD, EARLY_READING_SAVINGS, EARLY_READING_SHARE, EVENTS_LATENESS,
-    EVENTS_PER_TURN, EVENTS_REST, EVENTS_RETRY, EVENTS_WAITING, FAST_READING, LIST_EXTRA, MEMORY,
-    SELF_TEST_PATIENCE,
+    EVENTS_PER_TURN, EVENTS_REST, EVENTS_RETRY, FAST_READING, LIST_EXTRA, SELF_TEST_PATIENCE,
 };
+use crate::listeners::Port;
 use crate::metrics;
 use crate::netlink::Progress;
 use crate::options::{Action, Show};
-use crate::proc_net_tcp::TcpState;
 use crate::report;
-use crate::sock_diag::{DiagSocket, Family, dump_request, walk_events, walk_sockets};
-use crate::text::{Text, parse_decimal, trim};
+use crate::sock_diag::{DiagSocket, Family, Handshake, dump_request, walk_events, walk_sockets};
+use crate::text::Text;
 use crate::time::{Duration, Instant};
+use crate::waiting::Waiter;
 
 use super::Daemon;
-use super::starting::read_small;
 
 /// A connection that was over before a scheduled reading.
 #[derive(Clone, Copy)]
@@ -48,10 +50,8 @@ pub(super) struct Watch {
     /// Events may wait until then: the last were of connections within the host,
     /// which are counted and no more. BOOT for no rest.
     rest_until: Instant,
-    waiting: Deque<DiagSocket, EVENTS_WAITING>,
-    /// net.ipv4.tcp_fastopen lets a forged SYN with data make a full socket.
-    is_forgeable: bool,
-    has_said_forgeable: bool,
+    /// All events that the kernel had were taken in.
+    is_drained: bool,
 
     snmp: Option<Descriptor>,
     snmp_path: Path,
@@ -85,9 +85,7 @@ impl Watch {
             test_port: 0,
             test_deadline: Instant::BOOT,
             rest_until: Instant::BOOT,
-            waiting: Deque::new(),
-            is_forgeable: false,
-            has_said_forgeable: false,
+            is_drained: false,
             snmp: None,
             snmp_path: Path::new(),
             next_counters: Instant::BOOT,
@@ -129,17 +127,19 @@ impl Watch {
         self.is_wanted
     }
 
-    /// Whether rows and events in this state prove nothing for the moment.
-    pub(super) fn is_forgeable(&self, state: TcpState) -> bool {
-        self.is_forgeable
-            && matches!(
-                state,
-                TcpState::FinWait1 | TcpState::Closing | TcpState::LastAck
-            )
+    /// Whether destroy events arrive, or are being tested.
+    pub(super) fn expects_events(&self) -> bool {
+        self.is_up || self.test_port != 0
+    }
+
+    /// Whether a local address is one where listeners of every address accept.
+    /// Those of another network namespace nobody knows.
+    pub(super) fn is_local(&self, host: &Host, address: IpAddr) -> bool {
+        !self.is_wanted || host.is_incomplete() || host.is_own(address)
     }
 
     /// Wants an early reading at `when`.
-    fn hasten(&mut self, when: Instant) {
+    pub(super) fn hasten(&mut self, when: Instant) {
         if self.early == Instant::BOOT || when < self.early {
             self.early = when;
         }
@@ -196,12 +196,16 @@ impl Daemon {
     /// Whether what is read is of the network namespace whose events we get.
     /// A file that is not there yet says nothing.
     fn check_namespace(&mut self, kernel: &mut impl Kernel) {
-        let ours = kernel.inode(&Path::from_bytes(b"/proc/self/net/tcp"));
-        let read = kernel.inode(&self.files.tcp.path);
-        self.watch.is_wanted = ours.is_err() || ours == read;
-        if !self.watch.is_wanted && read.is_ok() {
+        if !self.is_own_namespace(kernel) && kernel.inode(&self.files.tcp.path).is_ok() {
             self.events_down(kernel, b"--proc is of another network namespace");
         }
+    }
+
+    /// Notes whether it is, and so whether its addresses are known.
+    pub(super) fn is_own_namespace(&mut self, kernel: &mut impl Kernel) -> bool {
+        let ours = kernel.inode(&Path::from_bytes(b"/proc/self/net/tcp"));
+        self.watch.is_wanted = ours.is_err() || ours == kernel.inode(&self.files.tcp.path);
+        self.watch.is_wanted
     }
 
     /// Takes in the destroy events that arrived, at most `EVENTS_PER_TURN`.
@@ -211,13 +215,9 @@ impl Daemon {
         };
         let mut batch: Vec<DiagSocket, 16> = Vec::new();
         let (mut has_own, mut has_foreign) = (false, false);
-        let mut is_drained = false;
+        self.watch.is_drained = false;
         for _ in 0..EVENTS_PER_TURN {
             match kernel.receive(socket, &mut self.watch.buffer) {
-                Ok(0) | Err(Errno::EAGAIN) => {
-                    is_drained = true;
-                    break;
-                }
                 Ok(count) => {
                     let bytes = self.watch.buffer.get(..count).unwrap_or_default();
                     let malformed = walk_events(bytes, |event| {
@@ -231,14 +231,18 @@ impl Daemon {
                     let now = kernel.boottime();
                     self.watch.hasten(now);
                 }
-                Err(_) => break,
+                // EAGAIN: there are no more.
+                Err(_) => {
+                    self.watch.is_drained = true;
+                    break;
+                }
             }
             for event in &batch {
                 self.metrics.destroy_events += 1;
                 let is_own = self.host.is_own(event.remote.address);
                 has_own |= is_own;
                 has_foreign |= !is_own;
-                self.take_event(kernel, event, true);
+                self.take_event(kernel, event);
             }
             batch.clear();
         }
@@ -251,22 +255,13 @@ impl Daemon {
             let seen = self.connections.inbound_seen();
             self.watch.coverage.after_events(seen);
             // However late our turn comes, all that waits is taken in.
-            if is_drained && kernel.boottime() >= self.watch.late_until {
+            if self.watch.is_drained && kernel.boottime() >= self.watch.late_until {
                 self.watch.late_until = Instant::BOOT;
             }
         }
     }
 
-    /// Tries again the events whose port nobody was known to listen on.
-    pub(super) fn take_waiting_events(&mut self, kernel: &mut impl Kernel) {
-        for _ in 0..self.watch.waiting.len() {
-            if let Some(event) = self.watch.waiting.pop_front() {
-                self.take_event(kernel, &event, false);
-            }
-        }
-    }
-
-    fn take_event(&mut self, kernel: &mut impl Kernel, event: &DiagSocket, may_wait: bool) {
+    fn take_event(&mut self, kernel: &mut impl Kernel, event: &DiagSocket) {
         let now = kernel.boottime();
         let (local, remote) = (event.local, event.remote);
         if self.is_self_test(event) {
@@ -276,46 +271,68 @@ impl Daemon {
         if remote.address.is_unspecified() {
             return;
         }
-        let connection = if remote.port == 0 {
-            if !self.connections.listens_on(local.port, now) {
-                return self.wait_for_reading(event, may_wait, now);
-            }
-            None
-        } else {
-            match self.connections.ended(local, remote, now) {
-                Ending::Unknown => return self.wait_for_reading(event, may_wait, now),
-                Ending::Known(connection) => return self.known_end(event, connection),
-                Ending::Unseen(connection) => Some(connection),
-            }
-        };
+        let ending = self.ending(local, remote, event.is_disconnected, now);
         if self.host.is_own(remote.address) {
             return;
         }
-        if let Some(connection) = connection {
-            self.count_new(connection, local);
-            self.list_later(event, connection);
-        }
-        if self.watch.is_forgeable {
-            return;
-        }
-        let first_seen = connection.map_or(now, |connection| connection.first_seen);
-        let is_inbound =
-            connection.is_none_or(|connection| connection.direction == Direction::Inbound);
         let source = self.host.source_of(remote.address);
-        self.firewall.doubt(source, now);
-        // Without the peer's port nobody can tell whether it is an old one.
-        let ended = self.firewall.ended(source);
-        if connection.is_none() && ended.is_some_and(|ended| now.since(ended) < MEMORY) {
-            return;
+        let mut waiter = Waiter::new(source, local, remote, now);
+        waiter.data = data(event);
+        waiter.is_unnamed = event.is_disconnected;
+        waiter.is_proven = self.handshakes.is_proof(event.handshake);
+        let (port, connection) = match ending {
+            Ending::Known(connection)
+                if connection.handshake == Handshake::Proven
+                    || connection.port == Port::Unknown =>
+            {
+                return self.known_end(event, connection);
+            }
+            // Its rows proved nothing; perhaps its end does.
+            Ending::Known(connection) => (connection.port, Some(connection)),
+            Ending::Unseen(connection) => {
+                // A forged one, too: PassiveOpens has it (net/ipv4/tcp_minisocks.c,
+                // tcp_create_openreq_child).
+                self.count_new(connection, local);
+                (connection.port, Some(connection))
+            }
+            Ending::Unnamed(port) => (port, None),
+            Ending::Unknown => {
+                waiter.is_counted = false;
+                (Port::Unknown, None)
+            }
+        };
+        if !waiter.is_proven {
+            self.metrics.events_unproven += 1;
+            if waiter.is_counted {
+                return;
+            }
         }
-        if is_inbound && self.is_evidence(source, first_seen) {
-            let evidence = Evidence {
-                source,
-                port: local.port,
-                local: local.address,
-                data: data(event),
-            };
-            self.detector.observe(&evidence, now);
+        if let Some(connection) = connection {
+            waiter.first_seen = connection.first_seen;
+            self.connections
+                .set_handshake(connection, Handshake::Proven);
+            self.list_later(local, remote, connection);
+        }
+        if waiter.is_counted {
+            self.firewall.doubt(source, now);
+        }
+        self.admit(&waiter, port, now);
+    }
+
+    /// Takes note of the end of a connection.
+    pub(super) fn ending(
+        &mut self,
+        local: Endpoint,
+        remote: Endpoint,
+        is_disconnected: bool,
+        now: Instant,
+    ) -> Ending {
+        let (watch, host) = (&self.watch, &self.host);
+        let is_own = &|| watch.is_local(host, local.address);
+        if is_disconnected {
+            self.connections.disconnected(local, is_own, now)
+        } else {
+            self.connections.ended(local, remote, is_own, now)
         }
     }
 
@@ -325,11 +342,12 @@ impl Daemon {
         if self.host.is_own(event.remote.address) {
             return;
         }
-        self.list_later(event, connection);
+        self.list_later(event.local, event.remote, connection);
         if connection.direction == Direction::Inbound {
             let source = self.host.source_of(event.remote.address);
-            self.detector
-                .note_data(source, event.local.port, data(event));
+            let (port, data) = (event.local.port, data(event));
+            self.detector.note_data(source, port, data);
+            self.admission.note_data(source, port, data);
         }
     }
 
@@ -338,12 +356,8 @@ impl Daemon {
     /// count alone would bring reading after reading.
     pub(super) fn see_client(&mut self, accepted: &Accepted, now: Instant) {
         let (local, remote) = (accepted.local, accepted.remote);
-        // Another network namespace is read, or a forged SYN can be accepted.
-        if !self.watch.is_wanted || self.watch.is_forgeable || local.port == 0 {
-            return;
-        }
-        // Its request may be on its way yet: whether it was silent shows later.
-        if self.options.require_silent {
+        // Another network namespace is read.
+        if !self.watch.is_wanted || local.port == 0 {
             return;
         }
         let Some(connection) = self.connections.accepted(local, remote, now) else {
@@ -354,37 +368,7 @@ impl Daemon {
         }
         self.count_new(connection, local);
         let source = self.host.source_of(remote.address);
-        if self.firewall.is_blocked(source) {
-            return self.firewall.doubt(source, now);
-        }
-        if self.is_evidence(source, now) {
-            let evidence = Evidence {
-                source,
-                port: local.port,
-                local: local.address,
-                data: Data::Unknown,
-            };
-            self.detector.observe(&evidence, now);
-        }
-    }
-
-    fn wait_for_reading(&mut self, event: &DiagSocket, may_wait: bool, now: Instant) {
-        if !may_wait || self.host.is_own(event.remote.address) {
-            return;
-        }
-        // Outgoing connections end on ephemeral ports all day long: they must
-        // not push out the one event of a new service.
-        let is_ephemeral = self.connections.is_ephemeral(event.local.port);
-        if self.watch.waiting.is_full() {
-            if is_ephemeral {
-                return;
-            }
-            self.watch.waiting.pop_front();
-        }
-        let _ = self.watch.waiting.push_back(*event);
-        if !is_ephemeral {
-            self.watch.hasten(now);
-        }
+        self.firewall.doubt(source, now);
     }
 
     /// Counts a connection that was seen for the first time.
@@ -401,28 +385,18 @@ impl Daemon {
         self.metrics.new_connections.count(direction, family);
     }
 
-    /// Whether a connection of `source` counts: it is not blocked, and the
-    /// connection is no leftover of a block that ended.
-    pub(super) fn is_evidence(&self, source: crate::address::Network, first_seen: Instant) -> bool {
-        !self.firewall.is_blocked(source)
-            && self
-                .firewall
-                .ended(source)
-                .is_none_or(|ended| first_seen > ended)
-    }
-
     /// A connection that no scheduled reading can show any more joins the next
     /// list.
-    fn list_later(&mut self, event: &DiagSocket, connection: Connection) {
-        let source = self.host.source_of(event.remote.address);
+    pub(super) fn list_later(&mut self, local: Endpoint, remote: Endpoint, connection: Connection) {
+        let source = self.host.source_of(remote.address);
         if connection.listed || self.options.show == Show::Scans || self.firewall.is_blocked(source)
         {
             return;
         }
         self.connections.set_listed(connection);
         let extra = Extra {
-            remote: event.remote,
-            local: event.local,
+            remote,
+            local,
             is_inbound: connection.direction == Direction::Inbound,
         };
         if self.watch.extras.push(extra).is_err() {
@@ -457,18 +431,20 @@ impl Daemon {
 
     // The self-test.
 
-    /// Opens the event socket and proves that events arrive; looks at
-    /// tcp_fastopen and at what --proc is. At start, and each `EVENTS_RETRY`.
+    /// Opens the event socket and proves that events arrive; reads
+    /// tcp_fastopen and finds out what --proc is. At start, and each `EVENTS_RETRY`.
     pub(super) fn check_events(&mut self, kernel: &mut impl Kernel, now: Instant) {
         if self.watch.test_port != 0 && now >= self.watch.test_deadline {
-            self.watch.test_port = 0;
+            // A late one proves as much.
+            self.watch.test_deadline = Instant::NEVER;
             self.events_down(kernel, b"the kernel sends none");
         }
         if now < self.watch.next_check {
             return;
         }
         self.watch.next_check = now.after(EVENTS_RETRY);
-        self.check_fast_open(kernel);
+        self.handshakes
+            .read_setting(kernel, self.options.proc_directory.as_bytes());
         self.check_namespace(kernel);
         if !self.watch.is_wanted || self.watch.is_up {
             return;
@@ -510,29 +486,7 @@ impl Daemon {
 
     /// Whether destroy events are evidence now.
     pub(super) fn has_events(&self) -> bool {
-        self.watch.is_up && !self.watch.is_forgeable
-    }
-
-    /// Bit 0x200 (TFO_SERVER_WO_COOKIE of net/tcp.h, ip-sysctl.rst on
-    /// tcp_fastopen): data in a SYN is accepted without proof of the address.
-    fn check_fast_open(&mut self, kernel: &mut impl Kernel) {
-        let directories = [self.options.proc_directory.as_bytes(), b"/proc"];
-        let value = directories.into_iter().find_map(|directory| {
-            let mut path = Path::from_bytes(directory);
-            path.put(b"/sys/net/ipv4/tcp_fastopen");
-            let mut buffer = [0; 32];
-            let text = read_small(kernel, path.as_bytes(), &mut buffer);
-            let end = text.iter().position(|byte| *byte == b'\n');
-            parse_decimal(trim(text.get(..end.unwrap_or(text.len()))?))
-        });
-        let value = value.unwrap_or(0);
-        self.watch.is_forgeable = value & 0x200 != 0;
-        if self.watch.is_forgeable && !self.watch.has_said_forgeable {
-            let words = b"net.ipv4.tcp_fastopen accepts data without a cookie, so handshakes can be forged: \
-                destroy events and closing connections are no evidence";
-            self.complain(kernel, &[words]);
-        }
-        self.watch.has_said_forgeable = self.watch.is_forgeable;
+        self.watch.is_up
     }
 
     // The kernel's own count.
@@ -546,6 +500,7 @@ impl Daemon {
         self.watch.next_counters = now.after(COUNTERS_PERIOD);
         // The kernel counted who waits at our own port.
         self.accept_waiting(kernel);
+        self.retry_waiting(false, now);
         let Some(counters) = self.read_counters(kernel) else {
             return;
         };
@@ -624,7 +579,8 @@ impl Daemon {
         self.watch.coverage.after_reading(opens, seen);
         // What was on its way just now is not missing any more by then.
         self.watch.next_counters = kernel.boottime().after(EVENTS_LATENESS);
-        if is_scheduled {
+        // However long our turn did not come: nothing that waits is missed.
+        if is_scheduled && (self.watch.is_drained || self.watch.socket.is_none()) {
             self.metrics.connections_missed += self.watch.coverage.end_interval(opens, seen);
             self.watch.late_until = kernel.boottime().after(EVENTS_LATENESS);
         }
@@ -659,6 +615,21 @@ pub(super) fn diag_dump(
     request: &[u8],
     mut visit: impl FnMut(DiagSocket),
 ) {
+    diag_search(kernel, buffer, request, |socket| {
+        visit(socket);
+        true
+    });
+}
+
+/// The same up to the message behind which `visit` wants no more: the kernel
+/// walks its table while it is asked only.
+pub(super) fn diag_search(
+    kernel: &mut impl Kernel,
+    buffer: &mut [u8],
+    request: &[u8],
+    mut visit: impl FnMut(DiagSocket) -> bool,
+) {
+    let mut wants_more = true;
     let Ok(socket) = kernel.netlink(Netlink::SockDiag) else {
         return;
     };
@@ -666,12 +637,12 @@ pub(super) fn diag_dump(
     if kernel.send(socket, request).is_err() {
         progress = Progress::Done;
     }
-    while progress == Progress::More {
+    while progress == Progress::More && wants_more {
         match kernel.receive(socket, buffer) {
             Ok(0) => break,
             Ok(count) => {
                 let bytes = buffer.get(..count).unwrap_or_default();
-                progress = walk_sockets(bytes, &mut visit);
+                progress = walk_sockets(bytes, |socket| wants_more &= visit(socket));
             }
             Err(Errno::EINTR) => {}
             Err(_) => break,

@@ -4,22 +4,28 @@
 use heapless::Vec;
 
 use crate::address::Network;
-use crate::host::{Host, Protection};
+use crate::host::{Host, Knowledge, Protection};
 use crate::kernel::{Exit, Invocation};
-use crate::limits::{CHILD_DEADLINE, CHILD_GRACE, RETRY_FIRST, RETRY_LONGEST, VERIFY_PERIOD};
+use crate::limits::{
+    CHILD_DEADLINE, CHILD_GRACE, FACTS_WAIT, RETRY_FIRST, RETRY_LONGEST, VERIFY_PERIOD,
+};
 use crate::table::{Blank, Slot};
 use crate::text::Text;
 use crate::time::{Duration, Instant};
 
 use super::comment::Comment;
-use super::iptables::{self, Batch, Hook, Rule};
-use super::{Firewall, MINUTE, Refusal, Side, Stage};
+use super::iptables::{Batch, Flavour, Hook, Program, Rule, Scope, Tool};
+use super::jump::Jump;
+use super::place::Place;
+use super::{Firewall, MINUTE, Refusal, Shown, Side, Stage};
 
 /// What the running child does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Job {
     /// There is none. First, so that it is all zero bytes.
     None,
+    /// Asks the preferred tool for its flavour.
+    Version,
     List,
     /// So many changes of blocks, and of what is nobody's.
     Change {
@@ -33,7 +39,7 @@ pub(super) enum Job {
 #[derive(Clone, Copy)]
 pub(super) struct Running {
     pub(super) job: Job,
-    pub(super) is_ipv6: bool,
+    pub(super) place: Place,
     pub(super) started: Instant,
     /// When it was asked to end.
     pub(super) asked: Option<Instant>,
@@ -42,7 +48,7 @@ pub(super) struct Running {
 impl Running {
     pub(super) const NONE: Self = Self {
         job: Job::None,
-        is_ipv6: false,
+        place: Place::preferred(false),
         started: Instant::BOOT,
         asked: None,
     };
@@ -74,7 +80,31 @@ pub enum FailureReason {
 const JUMPS: u32 = 100;
 
 /// Unwanted rules taken away at a time.
-pub(super) const STRAYS: usize = 64;
+const STRAYS: usize = 64;
+
+/// Rules of ours that the last listing of a place showed and nobody wants; what
+/// does not fit shows up again.
+pub(super) struct Strays {
+    rules: Vec<Rule, STRAYS>,
+    /// There are more: list again when these are gone.
+    has_more: bool,
+}
+
+impl Strays {
+    pub(super) const NONE: Self = Self {
+        rules: Vec::new(),
+        has_more: false,
+    };
+
+    pub(super) fn add(&mut self, rule: Rule) {
+        self.has_more |= self.rules.push(rule).is_err();
+    }
+
+    fn clear(&mut self) {
+        self.rules.clear();
+        self.has_more = false;
+    }
+}
 
 /// Bytes kept of what a failing command said.
 pub const EXPLANATION_MAX: usize = 256;
@@ -84,8 +114,8 @@ pub const EXPLANATION_MAX: usize = 256;
 pub struct Failure {
     /// What happened.
     pub reason: FailureReason,
-    /// Which family's command.
-    pub is_ipv6: bool,
+    /// Whose command.
+    pub tool: Tool,
     /// The first words it wrote on its standard error, printable bytes only.
     pub explanation: Text<EXPLANATION_MAX>,
     /// Whose block it was about, if just one's.
@@ -109,18 +139,17 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             return false;
         }
         self.expire(now);
-        // The families take turns, so that one that keeps failing never
-        // starves the other.
-        let first = !self.last_family;
-        for is_ipv6 in [first, !first] {
-            if is_ipv6 && !self.has_ipv6 {
+        // They take turns, so that one that keeps failing never starves another.
+        let order = Place::ALL.into_iter().cycle().skip(self.turn);
+        for (index, place) in (1..).zip(order.take(Place::ALL.len())) {
+            if !self.is_present(place) {
                 continue;
             }
-            if let Some(job) = self.prepare(invocation, is_ipv6, host, now) {
-                self.last_family = is_ipv6;
+            if let Some(job) = self.prepare(invocation, place, host, now) {
+                self.turn = (self.turn + index) % Place::ALL.len();
                 self.running = Running {
                     job,
-                    is_ipv6,
+                    place,
                     started: now,
                     asked: None,
                 };
@@ -134,109 +163,85 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     fn prepare(
         &mut self,
         invocation: &mut Invocation,
-        is_ipv6: bool,
+        place: Place,
         host: &Host,
         now: Instant,
     ) -> Option<Job> {
-        let side = *self.side(is_ipv6);
+        let side = *self.side(place);
         if now < side.retry {
             return None;
         }
-        if !side.is_known || (side.had_chain && now >= side.next_listing) {
-            iptables::list(invocation, is_ipv6, !side.without_wait);
+        let tool = side.tool(place.is_ipv6);
+        if !side.is_found && !self.is_ending {
+            tool.version(invocation);
             self.lines.clear();
-            self.hook_rules = [0; 2];
+            self.flavour = Flavour::Legacy;
+            return Some(Job::Version);
+        }
+        let is_due =
+            !side.is_known && !self.is_ending || side.had_chain && now >= side.next_listing;
+        if is_due {
+            tool.list(invocation);
+            self.lines.clear();
             self.listing = self.listing.wrapping_add(1);
-            self.listed = Side {
-                is_known: true,
-                ..Side::UNKNOWN
-            };
-            self.clear_strays(is_ipv6);
-            self.came_back = false;
-            self.above.clear();
+            self.shown = Shown::NOTHING;
+            self.strays.get_mut(place).clear();
+            self.above.iter_mut().for_each(|above| above.clear());
             return Some(Job::List);
         }
-        if let Some(job) = self.change(invocation, is_ipv6, host, now) {
+        if !self.is_ending
+            && let Some(job) = self.change(invocation, place, host, now)
+        {
             return Some(job);
         }
-        if self.may_remove_chain(is_ipv6) && now >= side.chores_retry {
-            self.remove_chain(invocation, is_ipv6);
+        if self.may_remove_chain(place) && now >= side.chores_retry {
+            self.remove_chain(invocation, place);
             return Some(Job::RemoveChain);
         }
         None
     }
 
     /// Whether our chain is there, empty and of no use any more.
-    pub(super) fn may_remove_chain(&self, is_ipv6: bool) -> bool {
-        let side = self.side(is_ipv6);
-        side.has_chain
+    pub(super) fn may_remove_chain(&self, place: Place) -> bool {
+        let side = self.side(place);
+        side.is_known
+            && side.has_chain
             && !side.has_foreign_rules
-            && !self.has_strays(is_ipv6)
-            && !self.has_blocks(is_ipv6)
+            && !self.has_strays(place)
+            && !self.has_blocks(place)
     }
 
-    pub(super) fn has_strays(&self, is_ipv6: bool) -> bool {
-        self.has_more_strays(is_ipv6) || !self.strays(is_ipv6).is_empty()
-    }
-
-    fn has_more_strays(&self, is_ipv6: bool) -> bool {
-        let [v4, v6] = self.has_more_strays;
-        if is_ipv6 { v6 } else { v4 }
-    }
-
-    fn strays(&self, is_ipv6: bool) -> &Vec<Rule, STRAYS> {
-        let [v4, v6] = &self.strays;
-        if is_ipv6 { v6 } else { v4 }
-    }
-
-    pub(super) fn add_stray(&mut self, rule: Rule) {
-        let [v4, v6] = &mut self.strays;
-        let [more_v4, more_v6] = &mut self.has_more_strays;
-        let (strays, more) = if rule.source.is_ipv6() {
-            (v6, more_v6)
-        } else {
-            (v4, more_v4)
-        };
-        *more |= strays.push(rule).is_err();
-    }
-
-    fn clear_strays(&mut self, is_ipv6: bool) {
-        let [v4, v6] = &mut self.strays;
-        let [more_v4, more_v6] = &mut self.has_more_strays;
-        let (strays, more) = if is_ipv6 {
-            (v6, more_v6)
-        } else {
-            (v4, more_v4)
-        };
-        strays.clear();
-        *more = false;
+    pub(super) fn has_strays(&self, place: Place) -> bool {
+        let strays = self.strays.get(place);
+        strays.has_more || !strays.rules.is_empty()
     }
 
     /// Whether a jump is missing or out of place although there are blocks.
-    pub(super) fn lacks_jump(&self, is_ipv6: bool) -> bool {
-        let side = self.side(is_ipv6);
-        let lacks = side.jumps.contains(&0) || side.moves.contains(&true);
-        side.has_chain && lacks && self.has_blocks(is_ipv6)
+    pub(super) fn lacks_jump(&self, place: Place) -> bool {
+        let side = self.side(place);
+        let mut jumps = side.jumps.iter();
+        let lacks = jumps.any(|jump| jump.position == 0 || jump.moves);
+        side.has_chain && lacks && self.has_blocks(place)
     }
 
-    /// All changes of one family in one batch. What it removes comes first, so
+    /// All changes of one place in one batch. What it removes comes first, so
     /// that a source is never in two rules; one by one, blocks come first.
     fn change(
         &mut self,
         invocation: &mut Invocation,
-        is_ipv6: bool,
+        place: Place,
         host: &Host,
         now: Instant,
     ) -> Option<Job> {
-        let side = *self.side(is_ipv6);
-        let mut batch = Batch::new(invocation, is_ipv6, !side.without_wait);
+        let side = *self.side(place);
+        let mut batch = Batch::new(invocation, side.tool(place.is_ipv6));
         if !side.has_chain {
             batch.make_chain();
         }
         let has_chores = now >= side.chores_retry;
         let mut chores = 0;
         if has_chores && !side.one_by_one {
-            chores += self.remove_strays(&mut batch, is_ipv6, STRAYS);
+            chores += self.remove_strays(&mut batch, place, STRAYS);
         }
         let most = if side.one_by_one { 1 } else { u32::MAX };
         let mut blocks = 0;
@@ -248,16 +253,16 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 if blocks >= most || !batch.has_room() || is_held_back {
                     break;
                 }
-                blocks += u32::from(self.add_change(&mut batch, slot, is_ipv6, host, now));
+                blocks += u32::from(self.add_change(&mut batch, slot, place, host, now));
             }
         }
         if has_chores && side.one_by_one && blocks == 0 {
-            chores += self.remove_strays(&mut batch, is_ipv6, 1);
+            chores += self.remove_strays(&mut batch, place, 1);
         }
         let is_alone = side.one_by_one && blocks + chores > 0;
-        let has_jump_to_do = has_chores && self.lacks_jump(is_ipv6) && !is_alone;
+        let has_jump_to_do = has_chores && self.lacks_jump(place) && !is_alone;
         if blocks == 0 && chores == 0 && !has_jump_to_do {
-            self.side_mut(is_ipv6).one_by_one = false;
+            self.side_mut(place).one_by_one = false;
             return None;
         }
         let puts_jumps = has_jump_to_do || !side.has_chain;
@@ -274,12 +279,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     fn put_jumps(&self, batch: &mut Batch, side: Side) {
-        let places = side.jumps.into_iter().zip(side.moves);
-        for (hook, (position, moves)) in Hook::ALL.into_iter().zip(places) {
-            if moves {
+        for (hook, jump) in Hook::ALL.into_iter().zip(side.jumps) {
+            if jump.moves {
                 batch.remove_jump(hook);
             }
-            if moves || position == 0 {
+            if jump.moves || jump.position == 0 {
                 batch.add_jump(hook);
             }
         }
@@ -291,15 +295,18 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         &mut self,
         batch: &mut Batch,
         slot: Slot,
-        is_ipv6: bool,
+        place: Place,
         host: &Host,
         now: Instant,
     ) -> bool {
-        self.complete(slot, is_ipv6, host);
+        if self.place(slot) != place {
+            return false;
+        }
+        self.complete(slot, place, host);
         let (Some(rule), Some(block)) = (self.rule(slot), self.blocks.value(slot).copied()) else {
             return false;
         };
-        if rule.source.is_ipv6() != is_ipv6 || now < block.retry {
+        if now < block.retry {
             return false;
         }
         let stage = match self.stage(slot) {
@@ -309,11 +316,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             }
             stage => {
                 match host.protected(rule.source) {
-                    // Not a judgement: it waits until the host is known.
-                    Some(Protection::HostUnknown) => {
-                        if let Some(block) = self.blocks.value_mut(slot) {
-                            block.retry = now.after(RETRY_FIRST);
-                        }
+                    Some(Protection::HostUnknown) if self.may_wait(slot, host, now) => {
                         return false;
                     }
                     Some(protection) => {
@@ -326,8 +329,13 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                     return false;
                 }
                 if let Some(comment) = block.renewed {
+                    let scope = rule.scope.renewed();
                     batch.remove(&rule);
-                    batch.add(&Rule { comment, ..rule });
+                    batch.add(&Rule {
+                        comment,
+                        scope,
+                        ..rule
+                    });
                 } else {
                     batch.add(&rule);
                 }
@@ -342,35 +350,57 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         true
     }
 
+    /// Whether a block waits until the host is known: one that stood as long as
+    /// that takes, a new one no longer than its evidence counts, and only where
+    /// that is under way.
+    fn may_wait(&mut self, slot: Slot, host: &Host, now: Instant) -> bool {
+        let (stage, window) = (self.stage(slot), self.window);
+        let Some(block) = self.blocks.value_mut(slot) else {
+            return false;
+        };
+        if stage != Stage::Wanted {
+            block.retry = now.after(RETRY_FIRST);
+            return true;
+        }
+        block.retry = now.after(FACTS_WAIT);
+        let age = now.since(Instant::from_secs(block.since_seconds));
+        host.knowledge() == Knowledge::Awaited && age <= window
+    }
+
     /// Last changes to a new rule: what is known of the host by now, and without
     /// what the kernel refuses.
-    fn complete(&mut self, slot: Slot, is_ipv6: bool, host: &Host) {
-        let side = *self.side(is_ipv6);
+    fn complete(&mut self, slot: Slot, place: Place, host: &Host) {
+        let side = *self.side(place);
         let source = self.blocks.key(slot).copied();
         let is_new = self.stage(slot) == Stage::Wanted;
         let block = self.blocks.value_mut(slot).filter(|_| is_new);
         if let (Some(block), Some(source)) = (block, source) {
-            block.host_only = host.is_on_link(source) && !side.without_addrtype;
+            block.place = place;
+            block.scope = if host.is_on_link(source) && !side.without_addrtype {
+                Scope::ToHost
+            } else {
+                Scope::Everything
+            };
             if side.without_comment {
                 block.comment = Comment::BLANK;
             }
         }
     }
 
-    fn remove_strays(&self, batch: &mut Batch, is_ipv6: bool, most: usize) -> u32 {
+    fn remove_strays(&self, batch: &mut Batch, place: Place, most: usize) -> u32 {
         let mut removed = 0;
-        for rule in self.strays(is_ipv6).iter().take(most) {
+        for rule in self.strays.get(place).rules.iter().take(most) {
             batch.remove(rule);
             removed += 1;
         }
         removed
     }
 
-    fn remove_chain(&mut self, invocation: &mut Invocation, is_ipv6: bool) {
-        let side = *self.side(is_ipv6);
-        let mut batch = Batch::new(invocation, is_ipv6, !side.without_wait);
-        for (hook, count) in Hook::ALL.into_iter().zip(side.jump_counts) {
-            for _ in 0..count.min(JUMPS) {
+    fn remove_chain(&mut self, invocation: &mut Invocation, place: Place) {
+        let side = *self.side(place);
+        let mut batch = Batch::new(invocation, side.tool(place.is_ipv6));
+        for (hook, jump) in Hook::ALL.into_iter().zip(side.jumps) {
+            for _ in 0..jump.count.min(JUMPS) {
                 batch.remove_jump(hook);
             }
         }
@@ -403,11 +433,13 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Takes in what the child wrote on its standard output.
     pub fn output(&mut self, bytes: &[u8], now: Instant) {
-        if self.running.job != Job::List {
-            return;
-        }
+        let Running { job, place, .. } = self.running;
         let mut lines = core::mem::take(&mut self.lines);
-        lines.feed(bytes, |line, listed| self.listed(line, listed, now));
+        lines.feed(bytes, |line, listed| match job {
+            Job::List => self.listed(place, line, listed, now),
+            Job::Version if Flavour::read(line) == Flavour::Nft => self.flavour = Flavour::Nft,
+            Job::Version | Job::None | Job::Change { .. } | Job::RemoveChain => {}
+        });
         self.lines = lines;
     }
 
@@ -439,6 +471,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// child that could not be started at all.
     pub fn finished(&mut self, exit: Option<Exit>, now: Instant) -> Option<Failure> {
         let running = core::mem::replace(&mut self.running, Running::NONE);
+        if running.job == Job::Version {
+            return self.took_version(running, exit, now);
+        }
         let reason = match exit {
             Some(_) if running.asked.is_some() => FailureReason::Deadline,
             Some(Exit::Status(0)) => {
@@ -452,20 +487,60 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         Some(self.failed(running, reason, now))
     }
 
+    /// What a preferred tool is called here, and so whether there is another one
+    /// beside it. What it says is no matter: its listing is complained about.
+    fn took_version(
+        &mut self,
+        running: Running,
+        exit: Option<Exit>,
+        now: Instant,
+    ) -> Option<Failure> {
+        let place = running.place;
+        let side = self.side_mut(place);
+        let is_missing = exit == Some(Exit::Status(127));
+        match side.program.next() {
+            Some(program) if is_missing => {
+                side.program = program;
+                return None;
+            }
+            _ if is_missing || matches!(exit, Some(Exit::Status(126)) | None) => {
+                side.program = Program::Preferred;
+                let listing = Running {
+                    job: Job::List,
+                    ..running
+                };
+                return Some(self.failed(listing, FailureReason::Missing, now));
+            }
+            _ => {}
+        }
+        side.is_found = true;
+        let flavour = self.flavour;
+        let [has_legacy, has_legacy_ipv6] = self.has_legacy;
+        let has_legacy = if place.is_ipv6 {
+            has_legacy_ipv6
+        } else {
+            has_legacy
+        };
+        let other = self.side_mut(place.beside());
+        other.program = flavour.other();
+        other.is_found = flavour == Flavour::Legacy || has_legacy;
+        None
+    }
+
     fn succeeded(&mut self, running: Running, now: Instant) {
-        let is_ipv6 = running.is_ipv6;
-        let has_more_strays = self.has_more_strays(is_ipv6);
-        let side = self.side_mut(is_ipv6);
+        let place = running.place;
+        let has_more_strays = self.strays.get(place).has_more;
+        let side = self.side_mut(place);
         match running.job {
-            Job::None => {}
+            Job::None | Job::Version => {}
             Job::List => {
                 side.backoff = Duration::ZERO;
-                self.reconcile(is_ipv6, now);
+                self.reconcile(place, now);
             }
             Job::RemoveChain => {
                 side.chores_backoff = Duration::ZERO;
                 side.has_chain = false;
-                (side.jumps, side.jump_counts) = ([0; 2], [0; 2]);
+                side.jumps.iter_mut().for_each(Jump::was_removed);
             }
             Job::Change {
                 blocks,
@@ -480,32 +555,33 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 }
                 (side.has_chain, side.had_chain) = (true, true);
                 if puts_jumps {
-                    side.jumps_are_first(now);
+                    side.jumps.iter_mut().for_each(|jump| jump.was_put(now));
                 }
                 if chores > 0 {
                     side.chores_backoff = Duration::ZERO;
                     // What is left of the strays shows up again.
                     side.is_known = !has_more_strays && !side.one_by_one;
-                    self.clear_strays(is_ipv6);
+                    self.strays.get_mut(place).clear();
                 }
-                self.confirm(is_ipv6, now);
+                self.confirm(place, now);
             }
         }
     }
 
     /// The batch of the child that ended well is in the kernel.
-    fn confirm(&mut self, is_ipv6: bool, now: Instant) {
+    fn confirm(&mut self, place: Place, now: Instant) {
         for (from, to) in [
             (Stage::Removing, Stage::Removed),
             (Stage::Restoring, Stage::Standing),
             (Stage::Adding, Stage::Added),
         ] {
-            self.for_each(from, is_ipv6, |firewall, slot| {
+            self.for_each(from, place, |firewall, slot| {
                 if let Some(block) = firewall.blocks.value_mut(slot) {
                     block.failures = 0;
                     block.confirmed = now;
                     if let Some(comment) = block.renewed.take() {
                         block.comment = comment;
+                        block.scope = block.scope.renewed();
                     }
                     if to == Stage::Removed {
                         block.ended = now;
@@ -519,7 +595,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     fn failed(&mut self, running: Running, reason: FailureReason, now: Instant) -> Failure {
-        let is_ipv6 = running.is_ipv6;
+        let place = running.place;
         let alone = matches!(
             running.job,
             Job::Change {
@@ -530,7 +606,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         );
         let mut failure = Failure {
             reason,
-            is_ipv6,
+            tool: self.side(place).tool(place.is_ipv6),
             source: None,
             is_listing: running.job == Job::List,
             is_addition: false,
@@ -543,7 +619,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             (Stage::Restoring, Stage::Lost),
             (Stage::Adding, Stage::Wanted),
         ] {
-            self.for_each(from, is_ipv6, |firewall, slot| {
+            self.for_each(from, place, |firewall, slot| {
                 failure.is_addition |= from != Stage::Removing;
                 firewall.give_back(slot, from);
                 if alone {
@@ -555,7 +631,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
         let knows_no_wait = matches!(reason, FailureReason::Status(1 | 2))
             && speaks_of(&self.explanation, b"option");
-        let side = self.side_mut(is_ipv6);
+        let side = self.side_mut(place);
         // The kernel's state is uncertain now: look before the next change.
         side.is_known = false;
         if knows_no_wait && !side.without_wait {
@@ -574,11 +650,14 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             }
         }
         match running.job {
-            Job::None => {}
+            Job::None | Job::Version => {}
             Job::List => {
                 failure.is_first = side.backoff == Duration::ZERO;
                 side.backoff = longer(side.backoff);
                 side.retry = now.after(side.backoff);
+                if place.is_other && !side.had_chain {
+                    failure.is_first &= side.looked_in_vain(reason);
+                }
             }
             Job::Change { blocks, chores, .. } if blocks + chores > 1 && !side.one_by_one => {
                 side.one_by_one = true;
@@ -611,6 +690,18 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         block.backoff = longer(block.backoff);
         block.retry = now.after(block.backoff);
         block.failures == 1
+    }
+}
+
+impl Side {
+    /// The other flavour's table, where nothing of ours was seen so far, cannot
+    /// be listed: whether that is worth a word. Without nf_tables in the kernel
+    /// it cannot be there; a legacy one is there, and is tried some times.
+    fn looked_in_vain(&mut self, reason: FailureReason) -> bool {
+        let is_legacy = self.program == Program::Legacy;
+        let is_worth_it = is_legacy && reason != FailureReason::Missing;
+        self.is_found = is_worth_it && self.backoff < RETRY_LONGEST;
+        is_worth_it
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::detector::{Data, Ports};
 use crate::table::Blank;
 use crate::text::{Text, parse_decimal};
+use crate::time::Instant;
 
 /// Longest comment, in bytes: nft takes 128 with its terminating NUL
 /// (NFTNL_UDATA_COMMENT_MAXLEN), iptables 256 (XT_MAX_COMMENT_LEN).
@@ -148,6 +149,14 @@ impl Facts {
             found += 1;
         }
         (found == 5).then_some(facts)
+    }
+
+    /// When it ends, in this boot.
+    pub fn end(&self) -> Instant {
+        match self.end_seconds {
+            0 => Instant::NEVER,
+            seconds => Instant::from_secs(seconds),
+        }
     }
 
     /// The ports as the comment lists them.

@@ -10,14 +10,37 @@ use crate::text::{Text, TextView};
 /// Our chain in the filter table.
 pub const CHAIN: &[u8] = b"TCPPARSER";
 
+/// What a rule drops of its source's packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// All of them.
+    #[default]
+    Everything,
+    /// What is addressed to this host: the source is a neighbour that we may
+    /// route for. Never ICMPv6, by which the kernel asks for its link address
+    /// (RFC 4861 section 7.2): unanswered, it would route nothing to it.
+    ToHost,
+    /// The same and ICMPv6, as earlier versions wrote it for IPv6.
+    ToHostAndIcmpv6,
+}
+
+impl Scope {
+    /// How such a rule is written now.
+    pub fn renewed(self) -> Self {
+        match self {
+            Self::ToHostAndIcmpv6 => Self::ToHost,
+            Self::Everything | Self::ToHost => self,
+        }
+    }
+}
+
 /// One block as a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// Whom it drops.
     pub source: Network,
-    /// Only what is addressed to this host: the source is a neighbour that we
-    /// may route for.
-    pub host_only: bool,
+    /// And what of it.
+    pub scope: Scope,
     /// What makes it ours.
     pub comment: Comment,
 }
@@ -27,8 +50,12 @@ impl Rule {
     fn write(&self, out: &mut TextView) {
         out.put(b" -s ");
         self.source.write_cidr(out);
-        if self.host_only {
-            out.put(b" -m addrtype --dst-type LOCAL");
+        if self.scope == Scope::ToHost && self.source.is_ipv6() {
+            out.put(b" ! -p ");
+            out.put(ICMPV6);
+        }
+        if self.scope != Scope::Everything {
+            out.put(ADDRESSED_TO_HOST);
         }
         if !self.comment.is_none() {
             out.put(b" -m comment --comment \"");
@@ -39,38 +66,144 @@ impl Rule {
     }
 }
 
-fn program(is_ipv6: bool) -> &'static [u8] {
+const ADDRESSED_TO_HOST: &[u8] = b" -m addrtype --dst-type LOCAL";
+
+/// The protocol's name in iptables (libxtables/xtables.c, xtables_chain_protos).
+const ICMPV6: &[u8] = b"ipv6-icmp";
+/// How it may be listed: /etc/protocols has the first word.
+const ICMPV6_LISTED: [&[u8]; 3] = [ICMPV6, b"icmpv6", b"58"];
+
+/// The two ways of iptables to keep its tables in the kernel: none sees what
+/// the other one holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Flavour {
+    /// Tables of nf_tables.
+    #[default]
+    Nft,
+    /// Those of x_tables.
+    Legacy,
+}
+
+impl Flavour {
+    /// The flavour that a line of `iptables -V` names: versions before 1.8 are
+    /// legacy and name none.
+    pub fn read(line: &[u8]) -> Self {
+        if line.windows(9).any(|word| word == b"nf_tables") {
+            Self::Nft
+        } else {
+            Self::Legacy
+        }
+    }
+
+    /// The command of the flavour that is not this one.
+    pub fn other(self) -> Program {
+        match self {
+            Self::Nft => Program::Legacy,
+            Self::Legacy => Program::Nft,
+        }
+    }
+
+    /// As --list names it.
+    pub fn name(self) -> &'static [u8] {
+        match self {
+            Self::Nft => b"iptables-nft",
+            Self::Legacy => b"iptables-legacy",
+        }
+    }
+}
+
+/// A name under which iptables is installed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Program {
+    /// `iptables`: of the flavour that this host prefers.
+    #[default]
+    Preferred,
+    /// `iptables-nft`.
+    Nft,
+    /// `iptables-legacy`.
+    Legacy,
+}
+
+impl Program {
+    /// What to try where this one is missing.
+    pub fn next(self) -> Option<Self> {
+        match self {
+            Self::Preferred => Some(Self::Nft),
+            Self::Nft => Some(Self::Legacy),
+            Self::Legacy => None,
+        }
+    }
+}
+
+/// The tool that reaches one filter table: one family's in one flavour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tool {
+    /// Whether it is one of the ip6tables.
+    pub is_ipv6: bool,
+    /// Under which name.
+    pub program: Program,
+    /// Versions older than 1.4.20 (restore: 1.6.2) know no `-w`.
+    pub waits: bool,
+}
+
+impl Tool {
+    /// `iptables` or `ip6tables`, of whatever flavour and age.
+    pub const fn preferred(is_ipv6: bool) -> Self {
+        Self {
+            is_ipv6,
+            program: Program::Preferred,
+            waits: true,
+        }
+    }
+
+    /// `iptables`, `ip6tables-legacy` …
+    pub fn write_name(self, out: &mut TextView) {
+        out.put(family_name(self.is_ipv6));
+        out.put(match self.program {
+            Program::Preferred => b"",
+            Program::Nft => b"-nft",
+            Program::Legacy => b"-legacy",
+        });
+    }
+
+    /// Begins `invocation`, behind whose program `suffix` follows.
+    fn begin(self, invocation: &mut Invocation, suffix: &[u8]) {
+        invocation.arguments.clear();
+        invocation.input.clear();
+        self.write_name(&mut invocation.arguments);
+        invocation.arguments.put(suffix);
+        invocation.arguments.put_byte(0);
+    }
+
+    /// Waits up to five seconds for the xtables lock: as two words, since `-w5`
+    /// is refused, and never bare, which waits for ever (iptables(8)).
+    fn put_wait(self, invocation: &mut Invocation) {
+        if self.waits {
+            invocation.arguments.put(b"-w\x005\0");
+        }
+    }
+
+    /// Prepares `iptables -w 5 -S`: one listing of the filter table.
+    pub fn list(self, invocation: &mut Invocation) {
+        self.begin(invocation, b"");
+        self.put_wait(invocation);
+        invocation.arguments.put(b"-S\0");
+    }
+
+    /// Prepares `iptables -V`, which names the flavour.
+    pub fn version(self, invocation: &mut Invocation) {
+        self.begin(invocation, b"");
+        invocation.arguments.put(b"-V\0");
+    }
+}
+
+/// The family's tool.
+pub fn family_name(is_ipv6: bool) -> &'static [u8] {
     if is_ipv6 { b"ip6tables" } else { b"iptables" }
 }
 
 /// The longest line of a batch.
 pub const LINE_MAX: usize = 320;
-
-/// Prepares `iptables -w 5 -S`: one listing of the filter table.
-pub fn list(invocation: &mut Invocation, is_ipv6: bool, waits: bool) {
-    invocation.arguments.clear();
-    invocation.input.clear();
-    invocation.arguments.put(program(is_ipv6));
-    invocation.arguments.put(b"\0");
-    put_wait(invocation, waits);
-    invocation.arguments.put(b"-S\0");
-}
-
-/// Waits up to five seconds for the xtables lock: as two words, since `-w5` is
-/// refused, and never bare, which waits for ever (iptables(8)).
-fn put_wait(invocation: &mut Invocation, waits: bool) {
-    if waits {
-        invocation.arguments.put(b"-w\x005\0");
-    }
-}
-
-/// Prepares `iptables -V`, which names the flavour.
-pub fn version(invocation: &mut Invocation, is_ipv6: bool) {
-    invocation.arguments.clear();
-    invocation.input.clear();
-    invocation.arguments.put(program(is_ipv6));
-    invocation.arguments.put(b"\0-V\0");
-}
 
 /// A restore batch under construction: all changes of one family, applied as
 /// one transaction (iptables-restore(8), --noflush).
@@ -80,12 +213,9 @@ pub struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     /// An empty batch.
-    pub fn new(invocation: &'a mut Invocation, is_ipv6: bool, waits: bool) -> Self {
-        invocation.arguments.clear();
-        invocation.input.clear();
-        invocation.arguments.put(program(is_ipv6));
-        invocation.arguments.put(b"-restore\0");
-        put_wait(invocation, waits);
+    pub fn new(invocation: &'a mut Invocation, tool: Tool) -> Self {
+        tool.begin(invocation, b"-restore");
+        tool.put_wait(invocation);
         invocation.arguments.put(b"--noflush\0");
         invocation.input.put(b"*filter\n");
         Self { invocation }
@@ -219,9 +349,17 @@ fn read_rule(rest: &[u8]) -> Option<Rule> {
     let end = rest.iter().position(|byte| *byte == b' ')?;
     let (source, rest) = rest.split_at_checked(end)?;
     let source = Network::parse(source)?;
-    let (host_only, rest) = match rest.strip_prefix(b" -m addrtype --dst-type LOCAL") {
-        Some(rest) => (true, rest),
-        None => (false, rest),
+    let without_icmpv6 = rest.strip_prefix(b" ! -p ").and_then(|rest| {
+        let mut words = ICMPV6_LISTED.iter();
+        words.find_map(|word| rest.strip_prefix(*word))
+    });
+    let (scope, rest) = match (without_icmpv6, rest.strip_prefix(ADDRESSED_TO_HOST)) {
+        (Some(rest), _) if source.is_ipv6() => {
+            (Scope::ToHost, rest.strip_prefix(ADDRESSED_TO_HOST)?)
+        }
+        (None, Some(rest)) if source.is_ipv6() => (Scope::ToHostAndIcmpv6, rest),
+        (None, Some(rest)) => (Scope::ToHost, rest),
+        (_, _) => (Scope::Everything, rest),
     };
     let comment = match rest.strip_prefix(b" -m comment --comment \"") {
         Some(rest) => Comment::from_listing(rest.strip_suffix(b"\" -j DROP")?)?,
@@ -230,7 +368,7 @@ fn read_rule(rest: &[u8]) -> Option<Rule> {
     };
     Some(Rule {
         source,
-        host_only,
+        scope,
         comment,
     })
 }
@@ -284,11 +422,13 @@ impl Default for Lines {
 mod tests {
     use super::*;
 
-    fn rule(source: &str, host_only: bool) -> Rule {
+    const SCOPES: [Scope; 3] = [Scope::Everything, Scope::ToHost, Scope::ToHostAndIcmpv6];
+
+    fn rule(source: &str, scope: Scope) -> Rule {
         let comment = b"tcpparser v1 b=0badcafe e=700 s=1 t=100 d=? p=22,25,80,443";
         Rule {
             source: Network::parse(source.as_bytes()).unwrap(),
-            host_only,
+            scope,
             comment: Comment::from_listing(comment).unwrap(),
         }
     }
@@ -296,12 +436,12 @@ mod tests {
     #[test]
     fn a_batch_to_the_letter() {
         let mut invocation = Invocation::new();
-        let mut batch = Batch::new(&mut invocation, false, true);
+        let mut batch = Batch::new(&mut invocation, Tool::preferred(false));
         batch.make_chain();
         batch.add_jump(Hook::Input);
         batch.add_jump(Hook::Forward);
-        batch.add(&rule("10.0.0.2", true));
-        batch.remove(&rule("192.0.2.1", false));
+        batch.add(&rule("10.0.0.2", Scope::ToHost));
+        batch.remove(&rule("192.0.2.1", Scope::Everything));
         batch.commit();
         assert_eq!(
             invocation.arguments.as_bytes(),
@@ -320,15 +460,87 @@ mod tests {
 
     #[test]
     fn a_rule_is_read_as_it_was_written() {
-        for source in ["10.0.0.2", "2001:db8:1:2::/64", "2001:db8::1"] {
-            for host_only in [false, true] {
-                let rule = rule(source, host_only);
+        for (source, scopes) in [
+            ("10.0.0.2", &SCOPES[..2]),
+            ("2001:db8:1:2::/64", &SCOPES),
+            ("2001:db8::1", &SCOPES),
+        ] {
+            for scope in scopes {
+                let rule = rule(source, *scope);
                 let mut text: Text<LINE_MAX> = Text::new();
                 text.put(b"-A TCPPARSER");
                 rule.write(&mut text);
                 assert!(!text.is_truncated());
                 assert_eq!(read_line(text.as_bytes()), Listed::Ours(rule));
             }
+        }
+    }
+
+    /// What tools of both flavours, with and without an /etc/protocols, list.
+    #[test]
+    fn a_rule_that_spares_icmpv6() {
+        let rest = "-m addrtype --dst-type LOCAL -m comment --comment \
+            \"tcpparser v1 b=0badcafe e=700 s=1 t=100 d=? p=22,25,80,443\" -j DROP";
+        let line = std::format!("-A TCPPARSER -s 2001:db8::1/128 ! -p ipv6-icmp {rest}");
+        let mut text: Text<LINE_MAX> = Text::new();
+        text.put(b"-A TCPPARSER");
+        rule("2001:db8::1", Scope::ToHost).write(&mut text);
+        assert_eq!(std::str::from_utf8(text.as_bytes()).unwrap(), line);
+        for (source, what, expected) in [
+            ("2001:db8::1/128", "! -p ipv6-icmp ", Some(Scope::ToHost)),
+            ("2001:db8::1/128", "! -p icmpv6 ", Some(Scope::ToHost)),
+            ("2001:db8::1/128", "! -p 58 ", Some(Scope::ToHost)),
+            ("2001:db8::1/128", "", Some(Scope::ToHostAndIcmpv6)),
+            ("10.0.0.9/32", "", Some(Scope::ToHost)),
+            ("2001:db8::1/128", "! -p tcp ", None),
+            ("2001:db8::1/128", "-p ipv6-icmp ", None),
+            ("2001:db8::1/128", "! -p 580 ", None),
+            ("10.0.0.9/32", "! -p ipv6-icmp ", None),
+        ] {
+            let line = std::format!("-A TCPPARSER -s {source} {what}{rest}");
+            let expected =
+                expected.map_or(Listed::Foreign, |scope| Listed::Ours(rule(source, scope)));
+            assert_eq!(read_line(line.as_bytes()), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn tools_of_both_flavours() {
+        let mut names = std::vec::Vec::new();
+        for is_ipv6 in [false, true] {
+            let mut command = Some(Program::Preferred);
+            while let Some(one) = command {
+                let tool = Tool {
+                    program: one,
+                    ..Tool::preferred(is_ipv6)
+                };
+                let mut invocation = Invocation::new();
+                Batch::new(&mut invocation, tool).commit();
+                let words = invocation.arguments.as_bytes().split(|byte| *byte == 0);
+                names.push(
+                    std::string::String::from_utf8(words.take(1).next().unwrap().to_vec()).unwrap(),
+                );
+                command = one.next();
+            }
+        }
+        assert_eq!(
+            names,
+            [
+                "iptables-restore",
+                "iptables-nft-restore",
+                "iptables-legacy-restore",
+                "ip6tables-restore",
+                "ip6tables-nft-restore",
+                "ip6tables-legacy-restore"
+            ]
+        );
+        for (line, flavour, other) in [
+            ("iptables v1.8.9 (nf_tables)", Flavour::Nft, Program::Legacy),
+            ("iptables v1.8.9 (legacy)", Flavour::Legacy, Program::Nft),
+            ("iptables v1.4.21", Flavour::Legacy, Program::Nft),
+        ] {
+            assert_eq!(Flavour::read(line.as_bytes()), flavour);
+            assert_eq!(flavour.other(), other);
         }
     }
 
@@ -368,10 +580,10 @@ mod tests {
 
     #[test]
     fn a_rule_without_comment_is_merely_plain() {
-        for host_only in [false, true] {
+        for scope in [Scope::Everything, Scope::ToHost] {
             let plain = Rule {
                 comment: Comment::BLANK,
-                ..rule("10.0.0.9", host_only)
+                ..rule("10.0.0.9", scope)
             };
             let mut text: Text<LINE_MAX> = Text::new();
             text.put(b"-A TCPPARSER");

@@ -20,7 +20,9 @@
 mod child;
 pub mod comment;
 pub mod iptables;
+mod jump;
 mod listing;
+mod place;
 
 pub use child::{EXPLANATION_MAX, Failure, FailureReason, Overdue, lacks_tables, speaks_of};
 
@@ -33,9 +35,11 @@ use crate::limits::{CHILD_DEADLINE, CHILD_GRACE, STRIKE_MEMORY};
 use crate::table::{Blank, Full, HashKey, Slot, Table};
 use crate::text::Text;
 use crate::time::{Duration, Instant};
-use child::{Job, Running, STRAYS};
+use child::{Job, Running, Strays};
 use comment::{Comment, Facts};
-use iptables::{Hook, Lines, Rule};
+use iptables::{Flavour, Hook, Lines, Program, Rule, Scope, Tool};
+use jump::Jump;
+use place::{PerPlace, Place};
 
 /// Where a block stands; also its class in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,12 +134,15 @@ struct Block {
     since_seconds: u64,
     strikes: u32,
     data: Data,
-    host_only: bool,
+    /// Where its rule stands; of no meaning while it is wanted.
+    place: Place,
+    scope: Scope,
     end_reason: EndReason,
     refusal: Refusal,
     /// The kernel's rule carries this comment.
     comment: Comment,
-    /// The comment is from another boot and shall be replaced by `renewed`.
+    /// The rule is of another boot, or of an older shape, and shall be replaced
+    /// by one with this comment.
     renewed: Option<Comment>,
     /// Commands of its own that failed in a row.
     failures: u32,
@@ -155,7 +162,8 @@ impl Blank for Block {
         since_seconds: 0,
         strikes: 0,
         data: Data::Unknown,
-        host_only: false,
+        place: Place::preferred(false),
+        scope: Scope::Everything,
         end_reason: EndReason::Expired,
         refusal: Refusal::Protected(Protection::Loopback),
         comment: Comment::BLANK,
@@ -168,22 +176,21 @@ impl Blank for Block {
     };
 }
 
-/// What we know of one family's filter table.
+/// What we know of one filter table.
 #[derive(Clone, Copy)]
 struct Side {
+    /// What reaches it. Until that `is_found`, for a preferred table what is
+    /// tried next; the other flavour's is left alone.
+    program: Program,
+    is_found: bool,
     /// A listing succeeded since the last failure.
     is_known: bool,
     has_chain: bool,
     has_foreign_rules: bool,
-    /// Positions of our jumps in INPUT and FORWARD, from 1; 0 where missing.
-    jumps: [u32; 2],
-    /// How many there are: somebody's reload may have added one.
-    jump_counts: [u32; 2],
+    /// Those in INPUT and FORWARD.
+    jumps: [Jump; 2],
     next_listing: Instant,
     last_listing: Instant,
-    /// Jumps to be put back to position 1, and when that was done last.
-    moves: [bool; 2],
-    moved: [Option<Instant>; 2],
     /// Tools older than 1.4.20 (restore: 1.6.2) know no `-w`.
     without_wait: bool,
     /// Kernels or tools without these matches get rules without them.
@@ -207,15 +214,14 @@ struct Side {
 
 impl Side {
     const UNKNOWN: Self = Self {
+        program: Program::Preferred,
+        is_found: false,
         is_known: false,
         has_chain: false,
         has_foreign_rules: false,
-        jumps: [0; 2],
-        jump_counts: [0; 2],
+        jumps: [Jump::NONE; 2],
         next_listing: Instant::BOOT,
         last_listing: Instant::BOOT,
-        moves: [false; 2],
-        moved: [None; 2],
         without_wait: false,
         without_addrtype: false,
         without_comment: false,
@@ -228,23 +234,46 @@ impl Side {
         one_by_one: false,
     };
 
-    /// Our jumps were put where they belong.
-    fn jumps_are_first(&mut self, now: Instant) {
-        let counts = self.jumps.iter_mut().zip(&mut self.jump_counts);
-        for ((jump, count), (moves, moved)) in
-            counts.zip(self.moves.iter_mut().zip(&mut self.moved))
-        {
-            if *moves {
-                *moved = Some(now);
-            }
-            if *jump == 0 {
-                *count = 1;
-            }
-            if core::mem::take(moves) || *jump == 0 {
-                *jump = 1;
-            }
+    fn tool(&self, is_ipv6: bool) -> Tool {
+        Tool {
+            is_ipv6,
+            program: self.program,
+            waits: !self.without_wait,
         }
     }
+
+    /// Whether it was listed, or will not be soon.
+    fn is_settled(&self) -> bool {
+        self.last_listing != Instant::BOOT || self.backoff != Duration::ZERO
+    }
+
+    /// Whether its listing was understood and it took our last block. The other
+    /// flavour's is nobody's loss where it never held anything of ours.
+    fn works(&self, place: Place) -> bool {
+        let is_understood = self.is_known || self.backoff == Duration::ZERO;
+        is_understood && !self.has_refused || place.is_other && !self.had_chain
+    }
+}
+
+/// What a listing has shown so far.
+#[derive(Clone, Copy)]
+struct Shown {
+    has_chain: bool,
+    has_foreign_rules: bool,
+    /// Rules of INPUT and FORWARD, the position of our first jump there, and how
+    /// many there are.
+    hooks: [(u32, u32, u32); 2],
+    /// A rule that we took away.
+    came_back: bool,
+}
+
+impl Shown {
+    const NOTHING: Self = Self {
+        has_chain: false,
+        has_foreign_rules: false,
+        hooks: [(0, 0, 0); 2],
+        came_back: false,
+    };
 }
 
 /// Something to say and to count.
@@ -278,8 +307,10 @@ pub enum Notice {
     JumpStays {
         /// The chain it stands in.
         hook: Hook,
-        /// Whether it is that of ip6tables.
-        is_ipv6: bool,
+        /// Whose that is.
+        tool: Tool,
+        /// It is moved again if nobody touches it for so long.
+        wait: Duration,
         /// The first rules above it, printable bytes only.
         above: Text<ABOVE_MAX>,
     },
@@ -293,8 +324,6 @@ pub const ABOVE_MAX: usize = 160;
 const DOUBT: Duration = Duration::from_millis(500);
 /// Listings that doubt asks for are at least this far apart.
 const DOUBT_PERIOD: Duration = Duration::from_secs(1);
-/// A jump that was moved away again within this time stays.
-const MOVE_MEMORY: Duration = Duration::from_secs(600);
 /// Scans wait so long for the first listing.
 const SETTLING: Duration = Duration::from_secs(2);
 /// The period of --max-blocks-per-minute.
@@ -311,6 +340,31 @@ pub struct Policy<'a> {
     pub max_per_minute: u32,
     /// How long evidence counts: a block held back for longer is dropped.
     pub window: Duration,
+    /// Whether the kernel holds legacy filter tables, for IPv4 and IPv6: only
+    /// then is the legacy tool asked, which would make them.
+    pub has_legacy: [bool; 2],
+}
+
+/// Which commands fail where blocking is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unusable {
+    /// One family's.
+    Family {
+        /// IPv6's.
+        is_ipv6: bool,
+    },
+    /// Both.
+    All,
+}
+
+impl Unusable {
+    /// `ip6tables`, or all there is.
+    pub fn name(self) -> &'static [u8] {
+        match self {
+            Self::Family { is_ipv6 } => iptables::family_name(is_ipv6),
+            Self::All => b"the firewall",
+        }
+    }
 }
 
 /// Up to `N` blocks, with an index of `I`.
@@ -320,26 +374,21 @@ pub struct Firewall<const N: usize, const I: usize> {
     is_enabled: bool,
     has_ipv6: bool,
     blocks: Table<Network, Block, N, I, 11>,
-    sides: [Side; 2],
+    has_legacy: [bool; 2],
+    sides: PerPlace<Side>,
     running: Running,
     lines: Lines,
-    hook_rules: [u32; 2],
     listing: u32,
-    listed: Side,
-    /// Rules of ours that the last listing showed and nobody wants; what does
-    /// not fit shows up again.
-    strays: [Vec<Rule, STRAYS>; 2],
-    /// There are more: list again when these are gone.
-    has_more_strays: [bool; 2],
-    /// The listing shows a rule that we took away.
-    came_back: bool,
+    shown: Shown,
+    /// What --version said last.
+    flavour: Flavour,
+    strays: PerPlace<Strays>,
     adopted: u64,
     enabled_at: Instant,
-    /// Rules that the listing showed above a jump of ours.
-    above: Text<ABOVE_MAX>,
-    /// A jump that stays where it is, not announced yet.
-    is_staying: bool,
-    staying: (Hook, bool),
+    /// Rules that the listing showed above our jumps in INPUT and FORWARD.
+    above: [Text<ABOVE_MAX>; 2],
+    /// The process ends: nothing new is begun.
+    is_ending: bool,
     max_per_minute: u32,
     window: Duration,
     minute: Instant,
@@ -347,7 +396,8 @@ pub struct Firewall<const N: usize, const I: usize> {
     explanation: Text<EXPLANATION_MAX>,
     /// No block ends before this.
     next_end: Instant,
-    last_family: bool,
+    /// Whose turn it was.
+    turn: usize,
     repairs: u64,
     evictions: u64,
 }
@@ -361,27 +411,25 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             is_enabled: false,
             has_ipv6: false,
             blocks: Table::new(),
-            sides: [Side::UNKNOWN; 2],
+            has_legacy: [false; 2],
+            sides: PerPlace::new([Side::UNKNOWN; 4]),
             running: Running::NONE,
             lines: Lines::new(),
-            hook_rules: [0; 2],
             listing: 0,
-            listed: Side::UNKNOWN,
-            strays: [const { Vec::new() }; 2],
-            has_more_strays: [false; 2],
-            came_back: false,
+            shown: Shown::NOTHING,
+            flavour: Flavour::Nft,
+            strays: PerPlace::new([const { Strays::NONE }; 4]),
             adopted: 0,
             enabled_at: Instant::BOOT,
-            above: Text::new(),
-            is_staying: false,
-            staying: (Hook::Input, false),
+            above: [const { Text::new() }; 2],
+            is_ending: false,
             max_per_minute: 0,
             window: Duration::ZERO,
             minute: Instant::BOOT,
             minute_count: 0,
             explanation: Text::new(),
             next_end: Instant::BOOT,
-            last_family: false,
+            turn: 0,
             repairs: 0,
             evictions: 0,
         }
@@ -397,6 +445,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let _ = self.lengths.extend_from_slice(policy.lengths);
         self.max_per_minute = policy.max_per_minute;
         self.window = policy.window;
+        self.has_legacy = policy.has_legacy;
         self.is_enabled = true;
     }
 
@@ -410,24 +459,31 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         self.is_enabled
     }
 
-    /// Whether every family's filter table was understood and took our last
-    /// block.
+    /// Whether every filter table was understood and took our last block.
     pub fn is_up(&self) -> bool {
-        let works = |is_ipv6| {
-            let side: &Side = self.side(is_ipv6);
-            (side.is_known || side.backoff == Duration::ZERO) && !side.has_refused
+        self.is_enabled && self.unusable().is_none()
+    }
+
+    /// The families whose blocks cannot be had.
+    pub fn unusable(&self) -> Option<Unusable> {
+        let fails = |is_ipv6| {
+            let mut places = self.places();
+            places.any(|place| place.is_ipv6 == is_ipv6 && !self.side(place).works(place))
         };
-        self.is_enabled && self.families().all(works)
+        match (fails(false), fails(true)) {
+            (false, false) => None,
+            (true, true) => Some(Unusable::All),
+            (_, is_ipv6) => Some(Unusable::Family { is_ipv6 }),
+        }
     }
 
     /// Whether the rules that stand in the kernel are known, or will not be
     /// soon: only then it is known who is blocked already.
     pub fn is_settled(&self, now: Instant) -> bool {
-        let settles = |is_ipv6| {
-            let side: &Side = self.side(is_ipv6);
-            side.last_listing != Instant::BOOT || side.backoff != Duration::ZERO
-        };
-        !self.is_enabled || now >= self.settled_at() || self.families().all(settles)
+        let mut places = self.places();
+        !self.is_enabled
+            || now >= self.settled_at()
+            || places.all(|place| self.side(place).is_settled())
     }
 
     /// When waiting for the first listing ends in any case.
@@ -443,9 +499,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Whether our jumps are the first rules of INPUT and FORWARD wherever
     /// there is a chain of ours.
     pub fn is_jump_first(&self) -> bool {
-        self.sides
-            .iter()
-            .all(|side| !side.has_chain || side.jumps == [1, 1])
+        self.places().all(|place| {
+            let side = self.side(place);
+            !side.has_chain || side.jumps.iter().all(|jump| jump.position == 1)
+        })
     }
 
     /// Whether the source is blocked or about to be.
@@ -487,8 +544,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             return;
         };
         let confirmed = self.blocks.value(slot).map_or(now, |block| block.confirmed);
+        let place = self.place(slot);
         if now.since(confirmed) > DOUBT {
-            let side = self.side_mut(source.is_ipv6());
+            let side = self.side_mut(place);
             let soon = side.last_listing.after(DOUBT_PERIOD).max(now);
             side.next_listing = side.next_listing.min(soon);
         }
@@ -496,14 +554,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Ends blocks that came to overlap a protected address.
     pub fn release_protected(&mut self, host: &Host) {
-        if host.is_incomplete() {
-            return;
-        }
-        for is_ipv6 in [false, true] {
+        // What is known is true, be it all or not.
+        let is_protected = |source: &Network| {
+            let protection = host.protected(*source);
+            protection.is_some_and(|one| one != Protection::HostUnknown)
+        };
+        for place in Place::ALL {
             for stage in [Stage::Standing, Stage::Lost] {
-                self.for_each(stage, is_ipv6, |firewall, slot| {
-                    let source = firewall.blocks.key(slot).copied();
-                    if source.is_none_or(|source| host.protected(source).is_none()) {
+                self.for_each(stage, place, |firewall, slot| {
+                    if !firewall.blocks.key(slot).is_some_and(is_protected) {
                         return;
                     }
                     if let Some(block) = firewall.blocks.value_mut(slot) {
@@ -571,7 +630,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// Wants a scanner blocked. `Full` where every slot holds a block.
-    pub fn block(&mut self, scan: &Scan, host: &Host, now: Instant) -> Result<(), Full> {
+    pub fn block(&mut self, scan: &Scan, now: Instant) -> Result<(), Full> {
         let slot = match self.blocks.find(&scan.source) {
             Some(slot) if self.stage(slot).is_blocked() => return Ok(()),
             Some(slot) => slot,
@@ -589,7 +648,6 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 since_seconds: now.as_secs(),
                 strikes,
                 data: scan.data(),
-                host_only: host.is_on_link(scan.source),
                 comment: facts.write(&scan.ports),
                 ..Block::BLANK
             };
@@ -639,6 +697,18 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
     }
 
+    /// The process is about to end: from now on `command` only lists what may
+    /// hold blocks, once more, and takes away what holds none: an operator may
+    /// have lifted the last one since we looked.
+    pub fn begin_end(&mut self, now: Instant) {
+        self.is_ending = true;
+        for place in Place::ALL {
+            let side = self.side_mut(place);
+            (side.next_listing, side.retry) = (now, now);
+            side.chores_retry = now;
+        }
+    }
+
     // Ends.
 
     fn expire(&mut self, now: Instant) {
@@ -682,8 +752,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// who goes on scanning is seen again.
     fn drop_held_back(&mut self, now: Instant) {
         let window = self.window;
-        for is_ipv6 in [false, true] {
-            self.for_each(Stage::Wanted, is_ipv6, |firewall, slot| {
+        for place in Place::ALL {
+            self.for_each(Stage::Wanted, place, |firewall, slot| {
                 let block = firewall.blocks.value(slot);
                 let is_old = block.is_some_and(|block| {
                     block.failures == 0
@@ -717,7 +787,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         if let Some(slot) = self.blocks.oldest(Stage::Added as usize) {
             let rule = self.rule(slot)?;
             let block = *self.blocks.value(slot)?;
-            self.set_stage(slot, Stage::Standing);
+            let is_renewed = block.renewed.is_none();
+            self.set_stage(
+                slot,
+                if is_renewed {
+                    Stage::Standing
+                } else {
+                    Stage::Lost
+                },
+            );
             let forever = block.end == Instant::NEVER;
             let length = block.end.since(Instant::from_secs(block.since_seconds));
             let length = self.nominal_length(block.strikes).unwrap_or(length);
@@ -735,14 +813,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 refusal: block.refusal,
             });
         }
-        if core::mem::take(&mut self.is_staying) {
-            let (hook, is_ipv6) = self.staying;
-            let above = self.above.clone();
-            return Some(Notice::JumpStays {
-                hook,
-                is_ipv6,
-                above,
-            });
+        if let Some(notice) = self.next_jump_notice() {
+            return Some(notice);
         }
         let slot = self.blocks.oldest(Stage::Removed as usize)?;
         let (source, block) = (*self.blocks.key(slot)?, *self.blocks.value(slot)?);
@@ -756,6 +828,28 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             source,
             reason: block.end_reason,
         })
+    }
+
+    /// A jump that stays where it is. Said right after the listing that told, so
+    /// that what stands above is of the same place.
+    fn next_jump_notice(&mut self) -> Option<Notice> {
+        for place in Place::ALL {
+            let side = self.sides.get_mut(place);
+            let tool = side.tool(place.is_ipv6);
+            let hooks = side.jumps.iter_mut().zip(&self.above).zip(Hook::ALL);
+            for ((jump, above), hook) in hooks {
+                if let Some(wait) = jump.take_told() {
+                    let above = above.clone();
+                    return Some(Notice::JumpStays {
+                        hook,
+                        tool,
+                        wait,
+                        above,
+                    });
+                }
+            }
+        }
+        None
     }
 
     /// Of a block that never stood only earlier strikes are worth remembering.
@@ -793,17 +887,14 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             };
         }
         let mut deadline = self.next_end;
-        for is_ipv6 in self.families() {
-            let side = self.side(is_ipv6);
+        for place in self.places() {
+            let side = self.side(place);
             if !side.is_known {
                 deadline = deadline.min(side.retry);
             } else if side.had_chain {
                 deadline = deadline.min(side.next_listing.max(side.retry));
             }
-            if self.has_strays(is_ipv6)
-                || self.lacks_jump(is_ipv6)
-                || self.may_remove_chain(is_ipv6)
-            {
+            if self.has_strays(place) || self.lacks_jump(place) || self.may_remove_chain(place) {
                 deadline = deadline.min(side.chores_retry.max(side.retry));
             }
         }
@@ -818,7 +909,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 if source.is_ipv6() && !self.has_ipv6 {
                     continue;
                 }
-                let mut due = block.retry.max(self.side(source.is_ipv6()).retry);
+                let mut due = block.retry.max(self.side(self.place(slot)).retry);
                 let is_held_back = self.minute_count >= self.max_per_minute;
                 if stage == Stage::Wanted && block.failures == 0 && is_held_back {
                     due = due.max(self.minute.after(MINUTE));
@@ -831,32 +922,68 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     // Small things.
 
-    fn families(&self) -> impl Iterator<Item = bool> + use<N, I> {
-        [false, true]
-            .into_iter()
-            .take(if self.has_ipv6 { 2 } else { 1 })
+    /// The filter tables that matter here.
+    fn places(&self) -> impl Iterator<Item = Place> + use<'_, N, I> {
+        let all = Place::ALL.into_iter();
+        all.filter(|place| self.is_present(*place))
     }
 
-    fn side(&self, is_ipv6: bool) -> &Side {
-        let [v4, v6] = &self.sides;
-        if is_ipv6 { v6 } else { v4 }
+    /// Each family's preferred table is; after that was listed, the other
+    /// flavour's is where there may be rules of ours in it.
+    fn is_present(&self, place: Place) -> bool {
+        let has_family = self.has_ipv6 || !place.is_ipv6;
+        let preferred = self.side(Place::preferred(place.is_ipv6));
+        let is_beside = self.side(place).is_found && preferred.is_settled();
+        has_family && (!place.is_other || is_beside)
     }
 
-    fn side_mut(&mut self, is_ipv6: bool) -> &mut Side {
-        let [v4, v6] = &mut self.sides;
-        if is_ipv6 { v6 } else { v4 }
+    /// Where new blocks of a family go: to the preferred flavour, unless only
+    /// the other one has a chain of ours already.
+    fn active(&self, is_ipv6: bool) -> Place {
+        let preferred = Place::preferred(is_ipv6);
+        let other = preferred.beside();
+        if self.side(other).has_chain && !self.side(preferred).has_chain {
+            other
+        } else {
+            preferred
+        }
+    }
+
+    /// Where a block stands or shall stand.
+    fn place(&self, slot: Slot) -> Place {
+        let place = self.blocks.value(slot).map(|block| block.place);
+        let source = self.blocks.key(slot);
+        match (self.stage(slot), source) {
+            (Stage::Wanted, Some(source)) => self.active(source.is_ipv6()),
+            _ => place.unwrap_or(Block::BLANK.place),
+        }
+    }
+
+    fn side(&self, place: Place) -> &Side {
+        self.sides.get(place)
+    }
+
+    fn side_mut(&mut self, place: Place) -> &mut Side {
+        self.sides.get_mut(place)
     }
 
     /// Whether blocking a source of this family has to wait for the firewall.
     pub fn is_failing(&self, is_ipv6: bool) -> bool {
-        let side = self.side(is_ipv6);
+        let side = self.side(self.active(is_ipv6));
         side.backoff != Duration::ZERO || side.has_refused
     }
 
-    fn has_blocks(&self, is_ipv6: bool) -> bool {
-        self.blocks
-            .iter()
-            .any(|(slot, source, _)| source.is_ipv6() == is_ipv6 && self.stage(slot).is_blocked())
+    /// Whether a place's chain is of use. At the end what is only wanted never
+    /// comes.
+    fn has_blocks(&self, place: Place) -> bool {
+        self.blocks.iter().any(|(slot, _, _)| {
+            let is_of_use = if self.is_ending {
+                self.stands(slot)
+            } else {
+                self.stage(slot).is_blocked()
+            };
+            is_of_use && self.place(slot) == place
+        })
     }
 
     fn stage(&self, slot: Slot) -> Stage {
@@ -872,13 +999,13 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let source = *self.blocks.key(slot)?;
         Some(Rule {
             source,
-            host_only: block.host_only,
+            scope: block.scope,
             comment: block.comment,
         })
     }
 
     /// Visits each block that is in `stage` now; the visit may move it on.
-    fn for_each(&mut self, stage: Stage, is_ipv6: bool, mut visit: impl FnMut(&mut Self, Slot)) {
+    fn for_each(&mut self, stage: Stage, place: Place, mut visit: impl FnMut(&mut Self, Slot)) {
         let mut next = self.blocks.oldest(stage as usize);
         let mut left = self.blocks.class_len(stage as usize);
         while let Some(slot) = next {
@@ -887,11 +1014,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 return;
             }
             left -= 1;
-            if self
-                .blocks
-                .key(slot)
-                .is_some_and(|source| source.is_ipv6() == is_ipv6)
-            {
+            if self.place(slot) == place {
                 visit(self, slot);
             }
         }

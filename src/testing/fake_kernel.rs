@@ -4,13 +4,16 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 
-use super::fake_proc::{self, FakeHost, FakeSocket};
+use super::fake_proc::{
+    self, Dump, FakeHost, FakeSocket, Farewell, NLMSG_DONE, NLMSG_ERROR, message, octets,
+};
 use super::filter_table::FilterTable;
 use crate::address::{Endpoint, Network};
 use crate::kernel::{
-    Accepted, CAP_NET_ADMIN, Child, Descriptor, Errno, Exit, Interest, Invocation, Kernel, Netlink,
-    Path, ProcessStatus, RowsFile, Signal,
+    Accepted, CAP_NET_ADMIN, Child, Claim, Descriptor, Errno, Exit, Interest, Invocation, Kernel,
+    Netlink, Path, ProcessStatus, RowsFile, Signal,
 };
+use crate::proc_net_tcp::TcpState;
 use crate::table::HashKey;
 use crate::time::{Calendar, Duration, Instant};
 
@@ -62,16 +65,71 @@ pub struct Faults {
     pub tcp6: Option<Errno>,
     /// Dumps of routes fail.
     pub netlink: Option<Errno>,
+    /// The kernel tells of no changes of the host.
+    pub no_route_events: bool,
     /// How often in a thousand a dump is interrupted by a change.
     pub dump_interruptions: u64,
+    /// How long a dump rests before each of its parts.
+    pub dump_pause: Duration,
+    /// How often in a thousand a change of the host finds no room.
+    pub route_losses: u64,
+    /// How what is gone is told.
+    pub farewell: Option<Farewell>,
     /// Whoever started us does not listen.
     pub notify: Option<Errno>,
-    /// The address to listen on is not there.
-    pub no_listen_address: bool,
+    /// The kernel tells this much later that it destroyed a socket of ours.
+    pub late_events: Duration,
+    /// The address to listen on cannot be had.
+    pub listen: Option<Errno>,
     /// What befalls each child.
     pub mishap: Mishap,
     /// A batch line that holds this is refused.
     pub refused: Option<String>,
+}
+
+/// Which iptables are installed; the ip6tables likewise.
+#[derive(Clone, Copy, Debug)]
+pub struct Tools {
+    /// There is an `iptables`.
+    pub has_preferred: bool,
+    /// It, or what stands in for it, is of the legacy flavour.
+    pub is_legacy: bool,
+    pub has_nft: bool,
+    pub has_legacy: bool,
+    /// The kernel holds legacy tables.
+    pub are_tables_made: bool,
+    /// There is no `ip6tables` of any name.
+    pub lacks_ipv6: bool,
+}
+
+impl Default for Tools {
+    fn default() -> Self {
+        Self {
+            has_preferred: true,
+            is_legacy: false,
+            has_nft: false,
+            has_legacy: false,
+            are_tables_made: false,
+            lacks_ipv6: false,
+        }
+    }
+}
+
+impl Tools {
+    /// Whether a command is of the flavour of `iptables`; `None` where it is
+    /// not installed.
+    fn is_preferred(&self, words: &str) -> Option<bool> {
+        let program = words.split(' ').next().unwrap_or_default();
+        let (is_installed, is_legacy) = if program.contains("-nft") {
+            (self.has_nft, false)
+        } else if program.contains("-legacy") {
+            (self.has_legacy, true)
+        } else {
+            (self.has_preferred, self.is_legacy)
+        };
+        let lacks = self.lacks_ipv6 && words.starts_with("ip6");
+        (is_installed && !lacks).then_some(is_legacy == self.is_legacy)
+    }
 }
 
 /// What befalls a child.
@@ -126,19 +184,61 @@ enum Open {
     Standard,
     Signals,
     Lock,
+    /// Who connected to it.
+    Stranger,
     File {
         path: String,
         text: Vec<u8>,
         offset: usize,
     },
-    Routes(VecDeque<Vec<u8>>),
+    Routes(RouteSocket),
     Events(VecDeque<Vec<u8>>),
+    /// A sock_diag socket, where SOCK_DESTROY works.
+    Diag(VecDeque<Vec<u8>>),
     Listener,
     Client(usize),
     /// Our own connection to `service`: what it is still to receive.
     Connection(VecDeque<u8>),
     ChildOutput,
     ChildErrors,
+}
+
+/// A socket of rtnetlink.
+#[derive(Default)]
+struct RouteSocket {
+    is_subscribed: bool,
+    queue: VecDeque<Vec<u8>>,
+    dump: Option<Dump>,
+    /// An event found no room: that is told once, and no event is taken in until
+    /// the queue was empty (net/netlink/af_netlink.c, netlink_overrun).
+    is_congested: bool,
+    has_overrun: bool,
+}
+
+impl RouteSocket {
+    /// Puts the next part of the dump behind what waits.
+    fn go_on(&mut self, host: &FakeHost, most: usize) {
+        if let Some(dump) = &mut self.dump {
+            let (datagram, is_last) = dump.next(host, most);
+            self.queue.push_back(datagram);
+            self.dump = self.dump.take().filter(|_| !is_last);
+        }
+    }
+
+    fn take(&mut self) -> Result<Vec<u8>, Errno> {
+        if std::mem::take(&mut self.has_overrun) {
+            return Err(Errno::ENOBUFS);
+        }
+        self.queue.pop_front().ok_or(Errno::EAGAIN)
+    }
+
+    fn tell(&mut self, event: Vec<u8>, has_room: bool) {
+        if has_room && !self.is_congested {
+            self.queue.push_back(event);
+        } else if !std::mem::replace(&mut self.is_congested, true) {
+            self.has_overrun = true;
+        }
+    }
 }
 
 /// A pipe from the child to the daemon.
@@ -258,20 +358,42 @@ pub struct FakeKernel {
     pub random: Random,
     pub faults: Faults,
     pub host: FakeHost,
+    /// What the host was when its changes were told last.
+    told_host: FakeHost,
+    /// For what rtnetlink does, so that nothing else changes with it.
+    route_random: Random,
+    /// More files than those that are made up here.
+    pub files: HashMap<String, String>,
     pub sockets: Vec<FakeSocket>,
     pub environment: HashMap<String, Vec<u8>>,
     pub boot_id: String,
     pub capabilities: u64,
-    pub lock_is_taken: bool,
+    /// What those find who claim a name, before it is free.
+    pub claims: VecDeque<Claim>,
+    /// Connections to the name we hold that wait for accept.
+    pub knocks: u32,
     pub has_tcp6: bool,
+    /// net.ipv4.tcp_fastopen.
+    pub tcp_fastopen: u32,
+    /// Whose connections were made by forged SYNs and nothing else.
+    pub forged: Vec<IpAddr>,
+    /// Sockets that were asked for one by one.
+    pub lookups: u64,
     /// Inbound connections since boot, as the kernel counts them; 0: it does
     /// not say.
     pub passive_opens: u64,
     pub stdout: Stdout,
     pub output: Vec<u8>,
     pub errors: Vec<u8>,
-    /// The filter tables of IPv4 and IPv6.
+    /// The filter tables of IPv4 and IPv6, as `iptables` and `ip6tables` show
+    /// them.
     pub tables: [FilterTable; 2],
+    /// Those of the other flavour.
+    pub other_tables: [FilterTable; 2],
+    /// Which iptables are installed.
+    pub tools: Tools,
+    /// SOCK_DESTROY works; how many sockets it took so far.
+    pub destroyed: Option<usize>,
     /// What befalls the next children, before `faults.mishap` does.
     pub mishaps: VecDeque<Mishap>,
     /// When somebody else last touched the tables.
@@ -327,18 +449,28 @@ impl FakeKernel {
             realtime_at_boot: 1_635_800_000_000_000_000,
             random: Random::new(seed),
             faults: Faults::default(),
+            told_host: host.clone(),
+            route_random: Random::new(!seed),
             host,
+            files: HashMap::new(),
             sockets: Vec::new(),
             environment: HashMap::new(),
             boot_id: "0badcafe-1111-4222-8333-444455556666".to_owned(),
             capabilities: CAP_NET_ADMIN,
-            lock_is_taken: false,
+            claims: VecDeque::new(),
+            knocks: 0,
             has_tcp6: true,
+            tcp_fastopen: 1,
+            forged: Vec::new(),
+            lookups: 0,
             passive_opens: 0,
             stdout: Stdout::Open,
             output: Vec::new(),
             errors: Vec::new(),
             tables: [FilterTable::new(), FilterTable::new()],
+            other_tables: [FilterTable::new(), FilterTable::new()],
+            tools: Tools::default(),
+            destroyed: None,
             mishaps: VecDeque::new(),
             interfered: Instant::BOOT,
             commands: Vec::new(),
@@ -497,7 +629,19 @@ impl FakeKernel {
                 Ok(format!("Tcp: PassiveOpens OutRsts\nTcp: {opens} 0\n").into_bytes())
             }
             "/proc/sys/net/ipv4/ip_local_port_range" => Ok(b"32768\t60999\n".to_vec()),
+            "/proc/sys/net/ipv4/tcp_fastopen" => {
+                Ok(format!("{}\n", self.tcp_fastopen).into_bytes())
+            }
             "/proc/sys/kernel/random/boot_id" => Ok(format!("{}\n", self.boot_id).into_bytes()),
+            "/proc/self/net/ip_tables_names" | "/proc/self/net/ip6_tables_names" => {
+                let is_made = self.tools.are_tables_made || self.tools.is_legacy;
+                Ok(if is_made {
+                    b"filter\n".to_vec()
+                } else {
+                    Vec::new()
+                })
+            }
+            _ if self.files.contains_key(path) => Ok(self.files[path].clone().into_bytes()),
             "/etc/resolv.conf" => {
                 let servers = self.host.nameservers.iter();
                 let lines = servers.map(|server| format!("nameserver {server}\n"));
@@ -522,7 +666,43 @@ impl FakeKernel {
         event.min(child)
     }
 
+    /// Tells of what became of the host since this was called last.
+    fn tell_of_host(&mut self) {
+        if self.host == self.told_host {
+            return;
+        }
+        let farewell = self.faults.farewell.unwrap_or(Farewell::Told);
+        let (events, shortened) = self.host.changes_from(&self.told_host, farewell);
+        self.told_host = self.host.clone();
+        for open in self.open.values_mut() {
+            let Open::Routes(socket) = open else { continue };
+            for list in &shortened {
+                if let Some(dump) = &mut socket.dump {
+                    dump.removed(*list);
+                }
+            }
+            let is_subscribed = socket.is_subscribed;
+            for event in events.iter().filter(|_| is_subscribed) {
+                let has_room = !self.route_random.hits(self.faults.route_losses);
+                socket.tell(event.clone(), has_room);
+            }
+        }
+    }
+
+    fn dumps_go_on(&mut self) {
+        for open in self.open.values_mut() {
+            if let Open::Routes(socket) = open {
+                socket.go_on(&self.host, 1);
+            }
+        }
+    }
+
     fn happen(&mut self) {
+        self.happen_now();
+        self.tell_of_host();
+    }
+
+    fn happen_now(&mut self) {
         loop {
             let due = self
                 .events
@@ -566,7 +746,23 @@ impl FakeKernel {
 
     fn work(&mut self, child: &mut Running) {
         let is_ipv6 = child.command.words.starts_with("ip6");
-        let table = &mut self.tables[usize::from(is_ipv6)];
+        let is_preferred = self.tools.is_preferred(&child.command.words) == Some(true);
+        let is_legacy = self.tools.is_legacy == is_preferred;
+        if child.command.words.ends_with("-V") {
+            let words = if is_legacy { "legacy" } else { "nf_tables" };
+            let line = format!("iptables v1.8.9 ({words})\n");
+            child.output.waiting.extend(line.bytes());
+            return;
+        }
+        if is_legacy && !self.tools.are_tables_made && !self.tools.is_legacy {
+            self.violations.push("a look made legacy tables".to_owned());
+        }
+        let tables = if is_preferred {
+            &mut self.tables
+        } else {
+            &mut self.other_tables
+        };
+        let table = &mut tables[usize::from(is_ipv6)];
         if child.command.is_listing() {
             let mut listing = table.listing().into_bytes();
             match child.mishap {
@@ -609,6 +805,11 @@ impl FakeKernel {
             output: Pipe::default(),
             errors: Pipe::default(),
         };
+        if self.tools.is_preferred(&child.command.words).is_none() {
+            child.work_at = None;
+            child.exit = Exit::Status(127);
+            return child;
+        }
         match mishap {
             Mishap::None | Mishap::NoSpawn(_) | Mishap::Garbage | Mishap::Huge => {}
             Mishap::Exit(status) => {
@@ -688,7 +889,9 @@ impl FakeKernel {
             Some(Open::ChildOutput) => self.is_pipe_readable(|child| &child.output),
             Some(Open::ChildErrors) => self.is_pipe_readable(|child| &child.errors),
             Some(Open::Events(datagrams)) => !datagrams.is_empty(),
-            Some(Open::Standard | Open::Lock | Open::File { .. } | Open::Routes(_)) => true,
+            Some(Open::Routes(socket)) => !socket.queue.is_empty() || socket.has_overrun,
+            Some(Open::Standard | Open::Lock | Open::Stranger | Open::File { .. }) => true,
+            Some(Open::Diag(_)) => true,
             // POLLNVAL.
             None => true,
         }
@@ -874,7 +1077,13 @@ impl Kernel for FakeKernel {
 
     fn refused_connect(&mut self) -> Result<u16, Errno> {
         const PORT: u16 = 40_404;
-        self.destroy(([0; 4], PORT), ([127, 0, 0, 1], 0));
+        let event = (([0; 4], PORT), ([127, 0, 0, 1], 0));
+        match self.faults.late_events {
+            Duration::ZERO => self.destroy(event.0, event.1),
+            late => self.at(self.now.after(late), move |kernel| {
+                kernel.destroy(event.0, event.1);
+            }),
+        }
         Ok(PORT)
     }
 
@@ -933,11 +1142,11 @@ impl Kernel for FakeKernel {
         self.errors.extend(bytes);
     }
 
-    fn claim(&mut self, _: &str) -> Result<Descriptor, Errno> {
-        if self.lock_is_taken {
-            return Err(Errno::EADDRINUSE);
+    fn claim(&mut self, _: &str) -> Result<Claim, Errno> {
+        match self.claims.pop_front() {
+            Some(claim) => Ok(claim),
+            None => self.new_descriptor(Open::Lock).map(Claim::Ours),
         }
-        self.new_descriptor(Open::Lock)
     }
 
     fn notify(&mut self, socket: &[u8], message: &[u8]) -> Result<(), Errno> {
@@ -951,13 +1160,16 @@ impl Kernel for FakeKernel {
     }
 
     fn listen(&mut self, _: Endpoint) -> Result<Descriptor, Errno> {
-        if self.faults.no_listen_address {
-            return Err(Errno::EADDRNOTAVAIL);
+        match self.faults.listen {
+            Some(error) => Err(error),
+            None => self.new_descriptor(Open::Listener),
         }
-        self.new_descriptor(Open::Listener)
     }
 
-    fn accept(&mut self, _: Descriptor) -> Result<Accepted, Errno> {
+    fn accept(&mut self, listener: Descriptor) -> Result<Accepted, Errno> {
+        if matches!(self.open.get(&listener.0), Some(Open::Lock)) {
+            return self.accept_stranger();
+        }
         self.interrupt()?;
         let waiting = self.clients.iter().position(|client| !client.is_accepted);
         let client = waiting.ok_or(Errno::EAGAIN)?;
@@ -992,7 +1204,9 @@ impl Kernel for FakeKernel {
 
     fn receive(&mut self, socket: Descriptor, buffer: &mut [u8]) -> Result<usize, Errno> {
         self.interrupt()?;
+        self.tell_of_host();
         let portion = self.portion(buffer.len());
+        let most = 1 + self.route_random.below(4) as usize;
         match self.open.get_mut(&socket.0) {
             Some(Open::Connection(answer)) => {
                 if answer.is_empty() && matches!(self.service, Service::Silent) {
@@ -1004,7 +1218,23 @@ impl Kernel for FakeKernel {
                 }
                 Ok(count)
             }
-            Some(Open::Routes(datagrams) | Open::Events(datagrams)) => {
+            Some(Open::Routes(socket)) => {
+                let datagram = socket.take();
+                let pause = self.faults.dump_pause;
+                if pause == Duration::ZERO {
+                    socket.go_on(&self.host, most);
+                }
+                socket.is_congested &= !socket.queue.is_empty();
+                let is_resting = socket.dump.is_some() && pause != Duration::ZERO;
+                let datagram = datagram?;
+                buffer[..datagram.len()].copy_from_slice(&datagram);
+                self.progress += 1;
+                if is_resting {
+                    self.at(self.now.after(pause), FakeKernel::dumps_go_on);
+                }
+                Ok(datagram.len())
+            }
+            Some(Open::Events(datagrams) | Open::Diag(datagrams)) => {
                 let datagram = datagrams.pop_front().ok_or(Errno::EAGAIN)?;
                 buffer[..datagram.len()].copy_from_slice(&datagram);
                 Ok(datagram.len())
@@ -1031,11 +1261,20 @@ impl Kernel for FakeKernel {
 
     fn send(&mut self, socket: Descriptor, bytes: &[u8]) -> Result<usize, Errno> {
         self.interrupt()?;
+        self.tell_of_host();
         let portion = self.portion(bytes.len());
-        let is_interrupted = self.random.hits(self.faults.dump_interruptions);
+        let is_interrupted = self.route_random.hits(self.faults.dump_interruptions);
         match self.open.get_mut(&socket.0) {
-            Some(Open::Routes(datagrams)) => {
-                datagrams.extend(self.host.answer(bytes, is_interrupted));
+            Some(Open::Routes(socket)) => {
+                assert!(socket.dump.is_none(), "EBUSY: a dump is under way");
+                match Dump::new(bytes) {
+                    Ok(mut dump) => {
+                        dump.is_interrupted = is_interrupted;
+                        socket.dump = Some(dump);
+                        socket.go_on(&self.host, 1);
+                    }
+                    Err(refusal) => socket.queue.push_back(refusal),
+                }
                 Ok(bytes.len())
             }
             Some(Open::Client(client)) => {
@@ -1048,6 +1287,20 @@ impl Kernel for FakeKernel {
             Some(Open::Connection(_)) => {
                 self.request.extend(&bytes[..portion]);
                 Ok(portion)
+            }
+            Some(Open::Diag(_)) => {
+                let answers = match self.lookup(bytes) {
+                    Some(found) => vec![found],
+                    None if self.destroyed.is_some() => self.answer_diag(bytes),
+                    None => {
+                        let refusal = (-libc::EOPNOTSUPP).to_ne_bytes();
+                        vec![diag(2, &bytes[8..12], &refusal)]
+                    }
+                };
+                if let Some(Open::Diag(datagrams)) = self.open.get_mut(&socket.0) {
+                    datagrams.extend(answers);
+                }
+                Ok(bytes.len())
             }
             _ => panic!("sent to something else"),
         }
@@ -1081,7 +1334,18 @@ impl Kernel for FakeKernel {
         if let Some(error) = self.faults.netlink {
             return Err(error);
         }
-        self.new_descriptor(Open::Routes(VecDeque::new()))
+        if kind == Netlink::SockDiag {
+            return self.new_descriptor(Open::Diag(VecDeque::new()));
+        }
+        let is_subscribed = kind == Netlink::RouteEvents;
+        if is_subscribed && self.faults.no_route_events {
+            return Err(Errno::EPERM);
+        }
+        self.tell_of_host();
+        self.new_descriptor(Open::Routes(RouteSocket {
+            is_subscribed,
+            ..RouteSocket::default()
+        }))
     }
 
     fn spawn(&mut self, invocation: &Invocation) -> Result<Child, Errno> {
@@ -1095,16 +1359,17 @@ impl Kernel for FakeKernel {
             input: String::from_utf8(invocation.input.as_bytes().to_vec()).unwrap(),
             root: String::from_utf8(invocation.root.as_bytes().to_vec()).unwrap(),
         };
-        let tool = command
-            .words
-            .trim_start_matches("ip6")
-            .trim_start_matches("ip");
-        let known = [
-            "tables -w 5 -S",
-            "tables-restore -w 5 --noflush",
-            "tables -V",
-        ];
-        if !known.contains(&tool) {
+        let words = &command.words;
+        let (program, options) = words.split_once(' ').unwrap_or((words, ""));
+        let family = program.trim_start_matches("ip6").trim_start_matches("ip");
+        let known = match family {
+            "tables" | "tables-nft" | "tables-legacy" => ["-w 5 -S", "-V"].as_slice(),
+            "tables-restore" | "tables-nft-restore" | "tables-legacy-restore" => {
+                ["-w 5 --noflush"].as_slice()
+            }
+            _ => [].as_slice(),
+        };
+        if !known.contains(&options) {
             self.violations
                 .push(format!("unknown command: {}", command.words));
         }
@@ -1165,26 +1430,148 @@ impl Kernel for FakeKernel {
 }
 
 impl FakeKernel {
+    fn accept_stranger(&mut self) -> Result<Accepted, Errno> {
+        let left = self.knocks.checked_sub(1).ok_or(Errno::EAGAIN)?;
+        let descriptor = self.new_descriptor(Open::Stranger)?;
+        self.knocks = left;
+        self.progress += 1;
+        Ok(Accepted {
+            descriptor,
+            local: Endpoint::BLANK,
+            remote: Endpoint::BLANK,
+        })
+    }
+
     /// The kernel tells of a socket that it destroyed.
     pub fn destroy(&mut self, local: ([u8; 4], u16), remote: ([u8; 4], u16)) {
+        self.destroy_ends(ipv4(local), ipv4(remote));
+    }
+
+    pub fn destroy_ends(&mut self, local: End, remote: End) {
+        let event = self.diag_message((local, remote), TcpState::Close, &[0; 4]);
         for open in self.open.values_mut() {
             if let Open::Events(datagrams) = open {
-                datagrams.push_back(destroy_event(local, remote));
+                datagrams.push_back(event.clone());
             }
         }
     }
+
+    /// The answer to a request for one socket, SOCK_DIAG_BY_FAMILY without
+    /// NLM_F_DUMP.
+    fn lookup(&mut self, request: &[u8]) -> Option<Vec<u8>> {
+        let word = |at: usize| u16::from_ne_bytes([request[at], request[at + 1]]);
+        if word(4) != 20 || word(6) & 0x300 != 0 {
+            return None;
+        }
+        self.lookups += 1;
+        let end = |port: usize, address: usize| {
+            let address = if request[16] == libc::AF_INET as u8 {
+                IpAddr::from(<[u8; 4]>::try_from(&request[address..][..4]).unwrap())
+            } else {
+                IpAddr::from(<[u8; 16]>::try_from(&request[address..][..16]).unwrap())
+            };
+            let port = u16::from_be_bytes([request[port], request[port + 1]]);
+            (address, port)
+        };
+        let ends = (end(24, 28), end(26, 44));
+        let mut sockets = self.sockets.iter();
+        let socket = sockets.find(|socket| (socket.local, socket.remote) == ends);
+        let sequence = &request[8..12];
+        Some(match socket {
+            Some(socket) => self.diag_message(ends, socket.state, sequence),
+            None => diag(2, sequence, &(-libc::ENOENT).to_ne_bytes()),
+        })
+    }
+
+    /// struct inet_diag_msg of linux/inet_diag.h, and tcp_info up to
+    /// tcpi_delivered.
+    fn diag_message(&self, ends: (End, End), state: TcpState, sequence: &[u8]) -> Vec<u8> {
+        let (local, remote) = ends;
+        let mut message = vec![0; 72];
+        let family = if local.0.is_ipv4() {
+            libc::AF_INET
+        } else {
+            libc::AF_INET6
+        };
+        (message[0], message[1]) = (family as u8, state as u8);
+        for ((address, port), port_at, at) in [(local, 4, 8), (remote, 6, 24)] {
+            message[port_at..][..2].copy_from_slice(&port.to_be_bytes());
+            match address {
+                IpAddr::V4(v4) => message[at..][..4].copy_from_slice(&v4.octets()),
+                IpAddr::V6(v6) => message[at..][..16].copy_from_slice(&v6.octets()),
+            }
+        }
+        let mut info = vec![0; 196];
+        let min_rtt = if self.forged.contains(&remote.0) {
+            u32::MAX
+        } else {
+            123
+        };
+        info[148..152].copy_from_slice(&min_rtt.to_ne_bytes());
+        message.extend(200u16.to_ne_bytes());
+        message.extend(2u16.to_ne_bytes());
+        message.extend(info);
+        diag(20, sequence, &message)
+    }
 }
 
-/// A message of the destroy groups as the kernel sends it for IPv4, without
-/// attributes (linux/inet_diag.h, struct inet_diag_msg).
-fn destroy_event(local: ([u8; 4], u16), remote: ([u8; 4], u16)) -> Vec<u8> {
-    let mut event = vec![0; 88];
-    event[..4].copy_from_slice(&88u32.to_ne_bytes());
-    event[4..6].copy_from_slice(&20u16.to_ne_bytes());
-    (event[16], event[17]) = (libc::AF_INET as u8, 7);
-    event[20..22].copy_from_slice(&local.1.to_be_bytes());
-    event[22..24].copy_from_slice(&remote.1.to_be_bytes());
-    event[24..28].copy_from_slice(&local.0);
-    event[40..44].copy_from_slice(&remote.0);
-    event
+type End = (IpAddr, u16);
+
+fn ipv4((address, port): ([u8; 4], u16)) -> End {
+    (IpAddr::from(address), port)
+}
+
+/// A netlink message of that type.
+fn diag(kind: u16, sequence: &[u8], payload: &[u8]) -> Vec<u8> {
+    let mut message = (16 + payload.len() as u32).to_ne_bytes().to_vec();
+    message.extend(kind.to_ne_bytes());
+    message.extend([0; 2]);
+    message.extend(sequence);
+    message.extend([0; 4]);
+    message.extend(payload);
+    message
+}
+
+impl FakeKernel {
+    /// What sock_diag answers: a dump of one family's connections with a peer in
+    /// the network asked for, or the end of one socket.
+    fn answer_diag(&mut self, request: &[u8]) -> Vec<Vec<u8>> {
+        const SOCK_DESTROY: u16 = 21;
+        let sequence = &request[8..12];
+        let port = |at: usize| u16::from_be_bytes([request[at], request[at + 1]]);
+        if u16::from_ne_bytes([request[4], request[5]]) == SOCK_DESTROY {
+            let ports = (port(24), port(26));
+            let before = self.sockets.len();
+            self.sockets.retain(|socket| {
+                let (local, remote) = (octets(socket.local.0), octets(socket.remote.0));
+                let is_meant = (socket.local.1, socket.remote.1) == ports
+                    && request[28..].starts_with(&local)
+                    && request[44..].starts_with(&remote);
+                !is_meant
+            });
+            let count = before - self.sockets.len();
+            self.destroyed = self.destroyed.map(|sum| sum + count);
+            self.progress += 1;
+            let error = if count == 1 { 0 } else { -libc::ENOENT };
+            let payload = [&error.to_ne_bytes()[..], &request[..16]].concat();
+            return vec![message(NLMSG_ERROR, 0, sequence, &payload)];
+        }
+        let is_ipv6 = i32::from(request[16]) == libc::AF_INET6;
+        let address = if i32::from(request[80]) == libc::AF_INET6 {
+            IpAddr::from(<[u8; 16]>::try_from(&request[88..104]).unwrap())
+        } else {
+            IpAddr::from(<[u8; 4]>::try_from(&request[88..92]).unwrap())
+        };
+        let peers = Network::new(address, request[81]);
+        let sockets = self.sockets.iter().filter(|socket| {
+            socket.is_in_tcp6() == is_ipv6
+                && socket.remote.1 != 0
+                && peers.overlaps(Network::single(socket.remote.0))
+        });
+        let mut answers: Vec<Vec<u8>> = sockets
+            .map(|socket| self.diag_message((socket.local, socket.remote), socket.state, sequence))
+            .collect();
+        answers.push(message(NLMSG_DONE, 2, sequence, &[0; 4]));
+        answers
+    }
 }

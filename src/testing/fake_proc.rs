@@ -1,6 +1,7 @@
 //! What the fake kernel shows of itself: rows of tcp and tcp6, addresses and
 //! routes, to the letter and to the byte.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::proc_net_tcp::TcpState;
@@ -102,7 +103,7 @@ fn endpoint((address, port): (IpAddr, u16), is_tcp6: bool) -> String {
 }
 
 /// What the host is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FakeHost {
     /// Own addresses with the length of their on-link prefix.
     pub addresses: Vec<(IpAddr, u8)>,
@@ -112,10 +113,12 @@ pub struct FakeHost {
 }
 
 /// Numbers of linux/rtnetlink.h and linux/netlink.h.
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
+pub const NLMSG_ERROR: u16 = 2;
+pub const NLMSG_DONE: u16 = 3;
 const NLM_F_MULTI: u16 = 2;
 const NLM_F_DUMP_INTR: u16 = 0x10;
+const NLM_F_REPLACE: u16 = 0x100;
+const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
@@ -126,37 +129,167 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 
-impl FakeHost {
-    /// The datagrams that answer a dump `request`; marked as interrupted by a
-    /// change where `is_interrupted`.
-    pub fn answer(&self, request: &[u8], is_interrupted: bool) -> Vec<Vec<u8>> {
+/// A list of what the host has, as a dump walks it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum List {
+    Addresses,
+    Ipv4Routes,
+    Ipv6Routes,
+}
+
+impl List {
+    pub const ALL: [Self; 3] = [Self::Addresses, Self::Ipv4Routes, Self::Ipv6Routes];
+
+    /// The message that something is there.
+    fn new_kind(self) -> u16 {
+        match self {
+            Self::Addresses => RTM_NEWADDR,
+            Self::Ipv4Routes | Self::Ipv6Routes => RTM_NEWROUTE,
+        }
+    }
+}
+
+/// A dump that is under way.
+#[derive(Clone, Debug)]
+pub struct Dump {
+    list: List,
+    sequence: Vec<u8>,
+    /// What was listed last, and how many were.
+    last: Option<Vec<u8>>,
+    count: usize,
+    /// All that the kernel calls interrupted is marked so.
+    pub is_interrupted: bool,
+}
+
+impl Dump {
+    /// What `request` asks for, or the kernel's refusal.
+    pub fn new(request: &[u8]) -> Result<Self, Vec<u8>> {
         let kind = u16::from_ne_bytes([request[4], request[5]]);
-        let sequence = &request[8..12];
         let is_ipv6 = i32::from(request[16]) == libc::AF_INET6;
-        let messages: Vec<Vec<u8>> = match kind {
-            RTM_GETADDR => self.address_messages(),
-            RTM_GETROUTE => self.route_messages(is_ipv6),
+        let sequence = request[8..12].to_vec();
+        let list = match kind {
+            RTM_GETADDR => List::Addresses,
+            RTM_GETROUTE if is_ipv6 => List::Ipv6Routes,
+            RTM_GETROUTE => List::Ipv4Routes,
             // A kernel without nexthop objects.
             _ => {
                 let refusal = (-libc::EOPNOTSUPP).to_ne_bytes();
                 let payload = [&refusal[..], &request[..16]].concat();
-                return vec![message(NLMSG_ERROR, 0, sequence, &payload)];
+                return Err(message(NLMSG_ERROR, 0, &sequence, &payload));
             }
         };
-        let flags = NLM_F_MULTI | if is_interrupted { NLM_F_DUMP_INTR } else { 0 };
-        let payloads = messages.iter();
-        let mut datagrams: Vec<Vec<u8>> = payloads
-            .map(|payload| {
-                let kind = if kind == RTM_GETADDR {
-                    RTM_NEWADDR
-                } else {
-                    RTM_NEWROUTE
-                };
-                message(kind, flags, sequence, payload)
-            })
-            .collect();
-        datagrams.push(message(NLMSG_DONE, flags, sequence, &[0; 4]));
-        datagrams
+        Ok(Self {
+            list,
+            sequence,
+            last: None,
+            count: 0,
+            is_interrupted: false,
+        })
+    }
+
+    /// The next datagram, of at most `most` messages, and whether it is the
+    /// last. IPv4 routes go on behind the last one, all else at a count, whatever
+    /// was removed before it.
+    pub fn next(&mut self, host: &FakeHost, most: usize) -> (Vec<u8>, bool) {
+        let messages = host.messages(self.list);
+        let flags = NLM_F_MULTI
+            | if self.is_interrupted {
+                NLM_F_DUMP_INTR
+            } else {
+                0
+            };
+        let is_behind = |payload: &&Vec<u8>| Some(*payload) > self.last.as_ref();
+        let rest: Vec<&Vec<u8>> = match self.list {
+            List::Ipv4Routes => messages.iter().filter(is_behind).collect(),
+            List::Addresses | List::Ipv6Routes => messages.iter().skip(self.count).collect(),
+        };
+        let mut datagram = Vec::new();
+        for payload in rest.iter().take(most) {
+            datagram.extend(message(
+                self.list.new_kind(),
+                flags,
+                &self.sequence,
+                payload,
+            ));
+        }
+        self.count += rest.len().min(most);
+        self.last = rest
+            .iter()
+            .take(most)
+            .next_back()
+            .map(|last| (*last).clone());
+        if datagram.is_empty() {
+            return (message(NLMSG_DONE, flags, &self.sequence, &[0; 4]), true);
+        }
+        (datagram, false)
+    }
+
+    /// `list` lost something.
+    pub fn removed(&mut self, list: List) {
+        self.is_interrupted |= list == self.list && list == List::Addresses;
+    }
+}
+
+/// How the kernel tells that something is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Farewell {
+    /// By a message.
+    Told,
+    /// Another route or object takes its place, and that alone is told.
+    Replaced,
+    /// Its link carries nothing any more.
+    WithLink,
+}
+
+impl FakeHost {
+    /// What the kernel tells when it has become this host, and of which lists
+    /// something went.
+    pub fn changes_from(&self, old: &Self, farewell: Farewell) -> (Vec<Vec<u8>>, Vec<List>) {
+        let (mut events, mut shortened) = (Vec::new(), Vec::new());
+        let sequence = 1u32.to_ne_bytes();
+        for list in List::ALL {
+            let (before, after) = (old.messages(list), self.messages(list));
+            let [old_ones, new_ones] = [&before, &after].map(|all| all.iter().collect());
+            let (old_ones, new_ones): (HashSet<&Vec<u8>>, HashSet<&Vec<u8>>) = (old_ones, new_ones);
+            let gone: Vec<_> = before
+                .iter()
+                .filter(|one| !new_ones.contains(one))
+                .collect();
+            let new: Vec<_> = after.iter().filter(|one| !old_ones.contains(one)).collect();
+            let is_replaced = farewell == Farewell::Replaced && list != List::Addresses;
+            let is_replaced = is_replaced && !new.is_empty();
+            for payload in &gone {
+                match farewell {
+                    Farewell::WithLink if list != List::Addresses => {
+                        // struct ifinfomsg: no IFF_UP.
+                        events.push(message(RTM_NEWLINK, 0, &sequence, &[0; 16]));
+                    }
+                    Farewell::Replaced if is_replaced => {}
+                    _ => events.push(message(list.new_kind() + 1, 0, &sequence, payload)),
+                }
+            }
+            for payload in new {
+                let flags = if is_replaced { NLM_F_REPLACE } else { 0 };
+                events.push(message(list.new_kind(), flags, &sequence, payload));
+            }
+            if !gone.is_empty() {
+                shortened.push(list);
+            }
+        }
+        (events, shortened)
+    }
+
+    /// Payloads; IPv4 routes by prefix.
+    fn messages(&self, list: List) -> Vec<Vec<u8>> {
+        match list {
+            List::Addresses => self.address_messages(),
+            List::Ipv6Routes => self.route_messages(true),
+            List::Ipv4Routes => {
+                let mut messages = self.route_messages(false);
+                messages.sort();
+                messages
+            }
+        }
     }
 
     fn address_messages(&self) -> Vec<Vec<u8>> {
@@ -229,7 +362,7 @@ fn family(address: IpAddr) -> u8 {
     }
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
+pub fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),
@@ -248,7 +381,7 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn message(kind: u16, flags: u16, sequence: &[u8], payload: &[u8]) -> Vec<u8> {
+pub fn message(kind: u16, flags: u16, sequence: &[u8], payload: &[u8]) -> Vec<u8> {
     let length = 16 + payload.len() as u32;
     let mut bytes = length.to_ne_bytes().to_vec();
     bytes.extend(kind.to_ne_bytes());

@@ -87,6 +87,13 @@ pub fn read_line(line: &str) -> Option<Line> {
     }
 }
 
+/// What `--interval` asks for.
+fn interval_of(arguments: &[&str]) -> Option<Duration> {
+    let mut words = arguments.iter().flat_map(|word| word.split('='));
+    words.find(|word| *word == "--interval")?;
+    Duration::parse(words.next()?.as_bytes())
+}
+
 /// 22 MB each: used again rather than made anew.
 static DAEMONS: Mutex<Vec<Box<Daemon>>> = Mutex::new(Vec::new());
 
@@ -187,6 +194,10 @@ impl Run {
     }
 
     pub fn start(&mut self, arguments: &[&str]) -> Flow {
+        self.twin.next_scheduled = self.kernel.now;
+        if let Some(interval) = interval_of(arguments) {
+            self.twin.interval = interval;
+        }
         let (daemon, kernel) = self.daemon();
         let flow = daemon.start(kernel, arguments.iter().map(|word| word.as_bytes()));
         self.look();
@@ -361,7 +372,7 @@ impl Run {
         self.readings_seen = self.kernel.readings.len();
         assert!(readings.len() <= 1, "two readings in one turn");
         let reading: &Reading = readings.first()?;
-        Some(self.twin.read(reading)).filter(|_| self.checks.twin)
+        Some(self.twin.read(reading, &self.kernel.forged)).filter(|_| self.checks.twin)
     }
 
     fn new_lines(&mut self) -> Vec<Line> {
@@ -430,7 +441,10 @@ impl Run {
                 let longest = if is_ipv6 { "/128" } else { "/32" };
                 let length = if source.contains('/') { "" } else { longest };
                 let start = format!("-s {source}{length} ");
-                let rules = self.kernel.tables[usize::from(is_ipv6)].blocks();
+                let kernel = &self.kernel;
+                let tables = [&kernel.tables, &kernel.other_tables];
+                let rules = tables.map(|tables| tables[usize::from(is_ipv6)].blocks());
+                let rules = rules.concat();
                 let calm = self.kernel.interfered.after(Duration::from_secs(15)) < self.kernel.now;
                 let rule = rules.iter().find(|rule| rule.starts_with(&start));
                 assert!(!calm || rule.is_some(), "not in the kernel: {source}");
@@ -487,12 +501,24 @@ impl Run {
 
     /// After a quiet time: the kernel holds exactly what was said.
     pub fn check_quiet(&self) {
-        for (is_ipv6, table) in [false, true].into_iter().zip(&self.kernel.tables) {
-            let mut rules = table.blocks().to_vec();
+        let tables = [&self.kernel.tables, &self.kernel.other_tables];
+        for is_ipv6 in [false, true] {
+            let mut rules = tables
+                .map(|tables| tables[usize::from(is_ipv6)].blocks())
+                .concat();
             rules.sort();
             let count = rules.len();
             rules.dedup();
             assert_eq!(rules.len(), count, "rules stand twice");
+            if self.checks.output && self.checks.own_rules {
+                let said = self.standing.values().filter(|one| one.0 == is_ipv6);
+                let mut said: Vec<_> = said.map(|one| one.1.clone()).collect();
+                said.sort();
+                assert_eq!(rules, said);
+            }
+        }
+        for table in tables.into_iter().flatten() {
+            let count = table.blocks().len();
             let hooks = ["INPUT", "FORWARD"].map(|hook| {
                 let jumps = table.rules(hook).iter();
                 jumps.filter(|rule| *rule == "-j TCPPARSER").count()
@@ -506,12 +532,6 @@ impl Run {
             // A second jump, somebody's doing, harms nobody while there is one.
             let is_hooked = hooks.iter().all(|jumps| (*jumps > 0) == (count > 0));
             assert!(is_hooked, "{}", table.listing());
-            if self.checks.output && self.checks.own_rules {
-                let said = self.standing.values().filter(|one| one.0 == is_ipv6);
-                let mut said: Vec<_> = said.map(|one| one.1.clone()).collect();
-                said.sort();
-                assert_eq!(rules, said);
-            }
         }
         if self.checks.output {
             assert_eq!(self.wanted, HashSet::new(), "still wanted");

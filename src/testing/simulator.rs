@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use super::fake_kernel::{FakeKernel, Mishap, Random, Stdout};
+use super::fake_kernel::{FakeKernel, Mishap, Random, Stdout, Tools};
 use super::fake_proc::FakeSocket;
 use super::run::Run;
 use crate::address::Network;
@@ -18,6 +18,9 @@ use crate::time::{Duration, Instant};
 
 /// Seeds by default: a debug build on a busy core stays well below 20 s.
 const SEEDS: u64 = 60;
+
+/// Whose SYNs are forged.
+const FORGED: &str = "192.0.2.13";
 
 /// Faulty minutes of a world; calm ones follow.
 const MINUTES: u64 = 12;
@@ -109,6 +112,7 @@ fn simulate(seed: u64) -> u64 {
     };
     world.furnish(&mut run);
     world.people(&mut run.kernel);
+    world.forger(&mut run.kernel);
     world.clients(&mut run.kernel);
     world.mishaps(&mut run.kernel);
     if number("TCPPARSER_SEED").is_some() {
@@ -125,6 +129,9 @@ impl World {
             run.run_until(next);
             if self.trouble.restarts && run.kernel.now < self.end {
                 run.terminate_or_kill(self.random.hits(500));
+                if self.random.hits(300) {
+                    run.kernel.change_flavour();
+                }
                 assert_eq!(run.restart(&self.arguments), Flow::Continue);
             }
         }
@@ -135,6 +142,11 @@ impl World {
             assert!(client.is_done, "a client was forgotten");
         }
         run.terminate();
+        let told = String::from_utf8_lossy(&run.kernel.output);
+        assert!(
+            !told.contains(FORGED),
+            "a forged connection proved something"
+        );
         run.blocks
     }
 
@@ -166,6 +178,14 @@ impl World {
             self.arguments.extend(["--window", "30s", "--ports", "2"]);
             (run.twin.window, run.twin.ports) = (Duration::from_secs(30), 2);
         }
+        run.kernel.tools = Tools {
+            has_preferred: true,
+            is_legacy: self.random.hits(300),
+            has_nft: self.random.hits(500),
+            has_legacy: self.random.hits(500),
+            are_tables_made: self.random.hits(500),
+            lacks_ipv6: false,
+        };
         for port in [22, 25, 80, 443, 445, 8_080] {
             run.kernel.listen_on("0.0.0.0", port);
             run.kernel.listen_on("::", port);
@@ -190,6 +210,10 @@ impl World {
     // People.
 
     fn people(&mut self, kernel: &mut FakeKernel) {
+        for number in 0..self.random.below(6) {
+            let peer = self.peer(20 + number as u16);
+            self.passing_listener(kernel, number as u16, peer);
+        }
         for number in 0..4 + self.random.below(12) {
             let peer = self.peer(number as u16);
             let own = if peer.is_ipv4() {
@@ -254,6 +278,82 @@ impl World {
             };
             self.life(kernel, socket, at);
             at = at.after(self.some_time(pace));
+        }
+    }
+
+    /// Connections by forged SYNs, whose services closed them. Where sockets
+    /// cannot be asked for now and then, the setting tells.
+    fn forger(&mut self, kernel: &mut FakeKernel) {
+        // The rest of the world stays as it is.
+        let others = self.random.clone();
+        let peer: IpAddr = FORGED.parse().unwrap();
+        kernel.forged.push(peer);
+        if self.trouble.hidden {
+            kernel.tcp_fastopen = 0x203;
+        }
+        for number in 0..self.random.below(40) as u16 {
+            let socket = FakeSocket {
+                local: (self.own_ipv4(), [22, 25, 80, 443, 445][number as usize % 5]),
+                remote: (peer, 40_000 + number),
+                state: TcpState::FinWait1,
+                inode: 0,
+                is_dual_stack: self.random.hits(300),
+            };
+            let states = [TcpState::FinWait1, TcpState::Closing, TcpState::LastAck];
+            let mut at = self.some_moment();
+            for _ in 0..1 + self.random.below(2) {
+                kernel.set_state(at, &socket, self.random.pick(&states), 0);
+                at = at.after(self.some_time(60));
+            }
+            kernel.vanish(at, &socket);
+            kernel.at(at, move |kernel| {
+                kernel.destroy_ends(socket.local, socket.remote)
+            });
+        }
+        self.random = others;
+    }
+
+    /// A listener that comes late, and may be gone with its first connection;
+    /// then it comes back as another socket.
+    fn passing_listener(&mut self, kernel: &mut FakeKernel, number: u16, peer: IpAddr) {
+        let own: IpAddr = if peer.is_ipv4() {
+            // One is not the host's: a proxy took what was meant for it.
+            let own = ["203.0.113.5", "10.0.0.1", "192.0.2.80"];
+            self.random.pick(&own).parse().unwrap()
+        } else {
+            "2001:db8:1::5".parse().unwrap()
+        };
+        let any: IpAddr = if peer.is_ipv4() { "0.0.0.0" } else { "::" }
+            .parse()
+            .unwrap();
+        let is_one_shot = self.random.hits(500);
+        let at_one_address = self.random.hits(400);
+        let mut at = self.some_moment();
+        for turn in 0..1 + self.random.below(20) as u16 {
+            let port = self.random.pick(&[21_100, 21_101, 6_000, 45_000]) + turn % 3;
+            let listener = FakeSocket {
+                local: (if at_one_address { own } else { any }, port),
+                remote: (any, 0),
+                state: TcpState::Listen,
+                inode: 3_000_000 + 100 * u32::from(number) + u32::from(turn),
+                is_dual_stack: false,
+            };
+            kernel.set_state(at, &listener, TcpState::Listen, listener.inode);
+            let delay = self.random.pick(&[1, 11, 11]);
+            let opened = at.after(self.some_time(delay));
+            let socket = FakeSocket {
+                local: (own, port),
+                remote: (peer, 51_000 + turn),
+                state: TcpState::Established,
+                inode: 4_000_000 + 100 * u32::from(number) + u32::from(turn),
+                is_dual_stack: false,
+            };
+            self.life(kernel, socket, opened);
+            let stays = self.random.pick(&[1, 3, 20]);
+            let closed = opened.after(self.some_time(stays));
+            let closed = if is_one_shot { opened } else { closed };
+            kernel.vanish(closed, &listener);
+            at = closed.after(self.some_time(3));
         }
     }
 
@@ -327,6 +427,11 @@ impl World {
             kernel.faults.short = true;
             kernel.faults.churn = self.random.hits(500);
             kernel.faults.dump_interruptions = 100;
+            kernel.faults.no_route_events = self.random.hits(300);
+            kernel.faults.route_losses = self.random.pick(&[0, 100, 500]);
+            for _ in 0..self.random.below(20) {
+                self.change_of_host(kernel);
+            }
         }
         if self.trouble.firewall {
             for _ in 0..1 + self.random.below(5) {
@@ -423,6 +528,17 @@ impl World {
         }
     }
 
+    /// A gateway that nobody connects from comes and goes.
+    fn change_of_host(&mut self, kernel: &mut FakeKernel) {
+        let gateway = IpAddr::V4(Ipv4Addr::new(192, 0, 2, self.random.below(250) as u8));
+        let at = self.some_moment();
+        kernel.at(at, move |kernel| kernel.host.gateways.push(gateway));
+        let after = at.after(self.some_time(100));
+        kernel.at(after, move |kernel| {
+            kernel.host.gateways.retain(|other| *other != gateway);
+        });
+    }
+
     fn operator_mishap(&mut self, kernel: &mut FakeKernel) {
         let at = self.some_moment();
         let side = self.random.below(2) as usize;
@@ -504,6 +620,17 @@ impl FakeKernel {
         let tuple = (socket.local, socket.remote);
         self.sockets
             .retain(|other| (other.local, other.remote) != tuple);
+    }
+
+    /// `update-alternatives --set iptables` between two runs.
+    fn change_flavour(&mut self) {
+        let tools = &mut self.tools;
+        if !tools.has_nft || !tools.has_legacy {
+            return;
+        }
+        tools.are_tables_made |= tools.is_legacy;
+        tools.is_legacy = !tools.is_legacy;
+        std::mem::swap(&mut self.tables, &mut self.other_tables);
     }
 
     /// Whatever went wrong goes wrong no more, and nobody comes any more.

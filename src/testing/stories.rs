@@ -1,26 +1,26 @@
 //! Short stories of the whole daemon, each to be read from top to bottom.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::fake_kernel::{FakeKernel, Mishap, Random, Service, Stdout};
 use super::fake_proc::FakeSocket;
 use super::run::Run;
 use crate::address::Network;
 use crate::daemon::Flow;
-use crate::kernel::Errno;
-use crate::limits::{COUNTERS_AGAIN, EVENTS_LATENESS, EVENTS_REST};
+use crate::kernel::{Claim, Errno};
+use crate::limits::{CLAIM_TRIES, COUNTERS_AGAIN, EVENTS_LATENESS, EVENTS_REST, HANDSHAKES_ASKED};
 use crate::proc_net_tcp::TcpState;
 use crate::time::{Duration, Instant};
 
 const OWN: &str = "203.0.113.5";
 const OWN_IPV6: &str = "2001:db8:1::5";
 /// Off-link, IPv4.
-const SCANNER: &str = "198.51.100.7";
+pub const SCANNER: &str = "198.51.100.7";
 /// In the host's own network.
-const NEIGHBOUR: &str = "10.0.0.9";
+pub const NEIGHBOUR: &str = "10.0.0.9";
 
 /// A host that listens on 22, 25, 80, 443 and 445, on all addresses.
-fn host() -> Run {
+pub fn host() -> Run {
     let mut run = Run::new(1);
     for port in [22, 25, 80, 443, 445] {
         run.kernel.listen_on("0.0.0.0", port);
@@ -29,7 +29,7 @@ fn host() -> Run {
     run
 }
 
-fn started(arguments: &[&str]) -> Run {
+pub fn started(arguments: &[&str]) -> Run {
     let mut run = host();
     assert_eq!(run.start(arguments), Flow::Continue);
     run.run_for(1);
@@ -114,7 +114,7 @@ fn three_ports_are_no_scan() {
     }
     run.run_for(120);
     assert!(run.lines_with("scan").is_empty());
-    assert_eq!(run.kernel.commands.len(), 2, "start-up only looks");
+    assert_eq!(run.kernel.commands.len(), 4, "start-up only looks");
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn a_flushed_chain_is_an_operators_judgement() {
 
 #[test]
 fn rules_of_others_in_our_chain_keep_it() {
-    let mut run = started(&["--block-time", "1m"]);
+    let mut run = started(&["--block-time", "90s"]);
     run.kernel.scan(SCANNER);
     run.run_for(10);
     let foreign = "-A TCPPARSER -s 192.0.2.0/24 -j DROP";
@@ -304,8 +304,9 @@ fn a_missing_iptables_is_said_once_and_tried_again() {
     );
     run.run_for(300);
     assert_eq!(run.complaints(), "", "no flood");
-    let commands = run.kernel.commands.len();
-    assert!(commands < 40, "{commands} tries: no back-off");
+    // Three names of each are tried.
+    let tries = run.kernel.commands.len() / 3;
+    assert!(tries < 40, "{tries} tries: no back-off");
     run.kernel.faults.mishap = Mishap::None;
     run.run_for(61);
     assert_eq!(run.lines_with("Blocked: 198.51.100.7").len(), 1);
@@ -361,7 +362,7 @@ fn a_firewall_that_lists_but_never_changes_is_not_hammered() {
 
 #[test]
 fn a_jump_that_stands_twice_does_not_keep_the_chain() {
-    let mut run = started(&["--block-time", "1m"]);
+    let mut run = started(&["--block-time", "90s"]);
     run.kernel.scan(SCANNER);
     run.run_for(10);
     run.kernel.tables[0]
@@ -454,7 +455,232 @@ fn protected_hosts_are_reported_and_never_blocked() {
     assert_eq!(count("Not blocked: 198.51.100.7 --allow"), 1);
     assert_eq!(count("Not blocked: 10.0.0.53 nameserver"), 1);
     assert_eq!(count("Not blocked: 203.0.113.1 gateway"), 1);
-    assert_eq!(run.kernel.commands.len(), 2);
+    assert_eq!(run.kernel.commands.len(), 4, "two names, two looks");
+}
+
+const UNKNOWN: &str = "tcpparser: own addresses and gateways are not fully known; nothing is blocked until they are\n";
+
+/// Nothing of the host is known from the start: that is said and shown, and no
+/// scan waits for it.
+#[test]
+fn an_unknown_host_blocks_nobody_and_says_so() {
+    let mut run = host();
+    run.kernel.faults.netlink = Some(Errno::EACCES);
+    run.checks.twin = false;
+    assert_eq!(run.start(&["--window=5s", "--interval=1s"]), Flow::Continue);
+    run.run_for(3);
+    assert_eq!(run.complaints(), UNKNOWN);
+    let answer = run.get("/healthz");
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.ends_with("own addresses and gateways are not fully known\n"));
+    assert_eq!(run.metric("tcpparser_host_facts_known"), "0");
+    run.kernel.scan(SCANNER);
+    run.run_for(2);
+    let said = run.lines_with("locked");
+    let expected = "Not blocked: 198.51.100.7 own addresses and gateways not fully known";
+    assert_eq!(said, [expected]);
+    assert_eq!(run.metric("tcpparser_blocks_pending"), "0");
+
+    // Nothing that was said comes true later.
+    run.kernel.close_all_of(SCANNER);
+    run.run_for(60);
+    run.kernel.faults.netlink = None;
+    run.run_for(60);
+    assert!(run.lines_with("locked").is_empty());
+    assert!(run.get("/healthz").starts_with("HTTP/1.1 200 "));
+    assert_eq!(run.metric("tcpparser_host_facts_known"), "1");
+    run.kernel.scan("198.51.100.8");
+    run.run_for(2);
+    assert_eq!(run.lines_with("Blocked: 198.51.100.8").len(), 1);
+    assert_eq!(run.complaints(), "");
+}
+
+/// It becomes so, ends, and becomes so again: said each time.
+#[test]
+fn a_host_that_becomes_unknown_is_said_each_time() {
+    let mut run = started(&[]);
+    assert_eq!(run.complaints(), "");
+    for _ in 0..2 {
+        let before = run.kernel.host.clone();
+        let many = 0x0a64_0000..0x0a64_0000 + crate::limits::OWN_ADDRESSES as u32;
+        let many = many.map(|bits| (IpAddr::V4(bits.into()), 32));
+        run.kernel.host.addresses.extend(many);
+        run.run_for(20);
+        // Each address brings a network on a link.
+        let links = "tcpparser: more networks on links than fit; \
+                     sources in the others are blocked like those from elsewhere\n";
+        assert_eq!(run.complaints(), [UNKNOWN, links].concat());
+        assert!(run.get("/healthz").starts_with("HTTP/1.1 503 "));
+        run.kernel.host = before;
+        run.run_for(20);
+        assert!(run.get("/healthz").starts_with("HTTP/1.1 200 "));
+        assert_eq!(run.complaints(), "");
+    }
+}
+
+/// The first dump takes its time: blocks wait for its end, and clients do not.
+#[test]
+fn a_block_waits_for_the_first_dump() {
+    let mut run = host();
+    run.kernel.faults.dump_pause = Duration::from_millis(100);
+    run.checks.twin = false;
+    assert_eq!(run.start(&[]), Flow::Continue);
+    run.kernel.scan(SCANNER);
+    run.kernel.scan("203.0.113.1");
+    run.run_for(1);
+    let mut said = run.lines();
+    assert!(!said.iter().any(|line| line.starts_with("Blocked")));
+    assert_eq!(run.metric("tcpparser_host_facts_known"), "0");
+    assert!(run.get("/healthz").starts_with("HTTP/1.1 200 "));
+    run.run_for(5);
+    assert_eq!(run.metric("tcpparser_host_facts_known"), "1");
+    said.extend(run.lines());
+    let told = |words: &str| said.iter().filter(|line| line.starts_with(words)).count();
+    assert_eq!(told("Port scan detected: "), 2);
+    assert_eq!(told("Blocked: 198.51.100.7 for 10m"), 1);
+    assert_eq!(told("Not blocked: 203.0.113.1 gateway"), 1);
+    assert_eq!(run.complaints(), "");
+}
+
+/// But no longer than its evidence counts.
+#[test]
+fn a_block_waits_for_a_dump_no_longer_than_the_window() {
+    let mut run = host();
+    let many = (1..=60).map(|low| (IpAddr::V4([10, 1, 1, low].into()), 32));
+    run.kernel.host.addresses.extend(many);
+    run.kernel.faults.dump_pause = Duration::from_millis(500);
+    run.checks.twin = false;
+    assert_eq!(run.start(&["--window=5s"]), Flow::Continue);
+    run.kernel.scan(SCANNER);
+    run.run_for(4);
+    assert_eq!(run.lines_with("scan").len(), 1);
+    assert!(run.lines_with("locked").is_empty());
+    run.run_for(3);
+    let said = run.lines_with("locked");
+    let expected = "Not blocked: 198.51.100.7 own addresses and gateways not fully known";
+    assert_eq!(said, [expected]);
+    run.kernel.close_all_of(SCANNER);
+    run.run_for(120);
+    assert_eq!(run.metric("tcpparser_host_facts_known"), "1");
+    assert!(run.lines_with("locked").is_empty());
+}
+
+/// Between two readings an hour apart the host gets another gateway, address
+/// and nameserver.
+#[test]
+fn what_came_to_be_protected_since_the_reading_is_not_blocked() {
+    let mut run = started(&["--interval=1h", "--allow=192.0.2.9"]);
+    run.checks.twin = false;
+    let (gateway, own, nameserver) = ("198.51.100.1", "198.51.100.2", "198.51.100.3");
+    run.kernel.host.gateways.push(gateway.parse().unwrap());
+    run.kernel.host.addresses.push((own.parse().unwrap(), 24));
+    run.kernel
+        .host
+        .nameservers
+        .push(nameserver.parse().unwrap());
+    run.run_for(10);
+    for peer in [gateway, nameserver, SCANNER] {
+        run.scan_by_events(peer);
+    }
+    run.run_for(10);
+    let said = run.lines_with("locked");
+    assert!(
+        said.contains(&"Not blocked: 198.51.100.1 gateway".to_owned()),
+        "{said:?}"
+    );
+    assert!(
+        said.contains(&"Not blocked: 198.51.100.3 nameserver".to_owned()),
+        "{said:?}"
+    );
+    assert_eq!(
+        said.iter()
+            .filter(|line| line.starts_with("Blocked"))
+            .count(),
+        1
+    );
+    // In our own network by now: towards the host only.
+    assert!(run.kernel.tables[0].blocks()[0].contains("addrtype"));
+
+    // A standing block of what becomes protected ends at once.
+    run.kernel.host.gateways.push(SCANNER.parse().unwrap());
+    run.run_for(1);
+    assert_eq!(run.lines_with("it holds a protected address now").len(), 1);
+}
+
+/// Where the kernel tells of no changes it is asked before a block.
+#[test]
+fn a_kernel_that_tells_nothing_is_asked_before_a_block() {
+    let mut run = host();
+    run.kernel.faults.no_route_events = true;
+    run.checks.twin = false;
+    assert_eq!(run.start(&["--interval=1h"]), Flow::Continue);
+    run.run_for(2);
+    run.kernel.host.gateways.push(SCANNER.parse().unwrap());
+    run.run_for(10);
+    run.scan_by_events(SCANNER);
+    run.scan_by_events("198.51.100.8");
+    run.run_for(5);
+    let said = run.lines_with("locked");
+    assert!(
+        said.contains(&"Not blocked: 198.51.100.7 gateway".to_owned()),
+        "{said:?}"
+    );
+    assert_eq!(
+        said.iter()
+            .filter(|line| line.starts_with("Blocked"))
+            .count(),
+        1
+    );
+}
+
+/// resolv.conf names a stub; whom it asks stands elsewhere, or nowhere.
+#[test]
+fn those_that_a_stub_asks_are_protected() {
+    for (stub, path, text) in [
+        (
+            "127.0.0.53",
+            "/run/systemd/resolve/resolv.conf",
+            "nameserver 198.51.100.7\n",
+        ),
+        (
+            "::1",
+            "/tmp/resolv.conf.d/resolv.conf.auto",
+            "# Interface wan\nnameserver 198.51.100.7",
+        ),
+        (
+            OWN,
+            "/run/NetworkManager/no-stub-resolv.conf",
+            "nameserver 198.51.100.7\n",
+        ),
+        (
+            "127.0.0.1",
+            "/etc/dnsmasq.conf",
+            "port=53\nserver=/lan/198.51.100.7#53\n",
+        ),
+    ] {
+        let mut run = host();
+        run.kernel.host.nameservers = vec![stub.parse().unwrap()];
+        run.kernel.files.insert(path.to_owned(), text.to_owned());
+        assert_eq!(run.start(&[]), Flow::Continue);
+        run.kernel.scan(SCANNER);
+        run.run_for(20);
+        let said = run.lines_with("locked");
+        assert_eq!(said, ["Not blocked: 198.51.100.7 nameserver"], "{path}");
+        assert_eq!(run.complaints(), "");
+    }
+    for arguments in [&[][..], &["--dry-run"], &["--once"]] {
+        let mut run = host();
+        run.kernel.host.nameservers = vec!["127.0.0.1".parse().unwrap()];
+        run.start(arguments);
+        if arguments != ["--once"] {
+            run.run_for(20);
+            assert!(run.get("/healthz").starts_with("HTTP/1.1 200 "));
+        }
+        let said = "tcpparser: no nameserver is known but this host itself; \
+                    protect its upstream nameservers with --allow\n";
+        let expected = if arguments.is_empty() { said } else { "" };
+        assert_eq!(run.complaints(), expected);
+    }
 }
 
 /// Who must never be in a batch, on the host of the next story.
@@ -648,13 +874,113 @@ fn what_a_start_refuses() {
     run.kernel.capabilities = 0;
     assert_eq!(run.start(&[]), Flow::Exit(1));
     assert!(run.complaints().contains("--dry-run"));
-    let mut run = host();
-    run.kernel.lock_is_taken = true;
-    assert_eq!(run.start(&[]), Flow::Exit(1));
-    assert!(run.complaints().contains("another tcpparser"));
+    for (user, own) in [(0, 0), (0, 1_000), (1_000, 1_000)] {
+        let mut run = host();
+        hold(&mut run, Claim::Held { user, own }, CLAIM_TRIES);
+        assert_eq!(run.start(&[]), Flow::Exit(1));
+        assert!(run.complaints().contains("another tcpparser"));
+    }
     let mut run = host();
     assert_eq!(run.start(&["--interval", "never"]), Flow::Exit(2));
     assert!(run.complaints().contains("--interval"));
+}
+
+/// Another process has our name when it is asked for this often.
+fn hold(run: &mut Run, claim: Claim, times: usize) {
+    run.kernel.claims.extend(std::iter::repeat_n(claim, times));
+}
+
+/// A scanner comes and is blocked.
+fn blocks(run: &mut Run) -> bool {
+    run.kernel.scan(SCANNER);
+    run.run_for(15);
+    !run.lines_with("Blocked: 198.51.100.7").is_empty()
+}
+
+#[test]
+fn the_name_held_by_another_user_ends_no_start() {
+    let stranger = |own| Claim::Held { user: 65_534, own };
+    for (claim, why) in [
+        (stranger(0), "user 65534 holds it"),
+        (stranger(1_000), "user 65534 holds it"),
+        (Claim::Silent, "its holder does not answer"),
+    ] {
+        let mut run = host();
+        hold(&mut run, claim, CLAIM_TRIES);
+        assert_eq!(run.start(&[]), Flow::Continue);
+        assert!(blocks(&mut run));
+        assert_eq!(
+            run.complaints(),
+            format!("tcpparser: blocking without the socket @tcpparser: {why}\n")
+        );
+    }
+}
+
+#[test]
+fn a_name_held_for_a_moment_is_taken_then() {
+    for claim in [Claim::Silent, Claim::Held { user: 0, own: 0 }] {
+        let mut run = host();
+        hold(&mut run, claim, CLAIM_TRIES - 1);
+        assert_eq!(run.start(&[]), Flow::Continue);
+        assert_eq!(run.complaints(), "");
+        let waited = run.kernel.now.since(Instant::from_secs(600));
+        assert!(waited < Duration::from_millis(100), "{waited:?}");
+    }
+}
+
+#[test]
+fn connections_to_the_name_are_closed_at_leisure() {
+    let mut run = started(&[]);
+    let descriptors = run.kernel.descriptors();
+    run.kernel.knocks = 3;
+    run.run_for(2);
+    assert_eq!(run.kernel.knocks, 0);
+    // More at once than it takes in a turn.
+    run.kernel.knocks = 1_000_000;
+    assert!(blocks(&mut run));
+    let taken = 1_000_000 - run.kernel.knocks;
+    assert!((16..=16 * 16).contains(&taken), "{taken}");
+    run.kernel.faults.no_descriptors = true;
+    run.run_for(5);
+    run.kernel.faults.no_descriptors = false;
+    run.kernel.knocks = 1;
+    run.run_for(5);
+    assert_eq!(run.kernel.knocks, 0);
+    assert_eq!(run.kernel.descriptors(), descriptors);
+}
+
+#[test]
+fn lifting_blocks_never_stands_in_the_way_of_a_start() {
+    let mut run = host();
+    let descriptors = run.kernel.descriptors();
+    run.checks.twin = false;
+    assert_eq!(run.start(&["--unblock", "all"]), Flow::Exit(1));
+    assert_eq!(run.kernel.descriptors(), descriptors, "the name is free");
+}
+
+#[test]
+fn a_listen_address_that_cannot_be_had_is_tried_again() {
+    for (error, why) in [
+        (Errno::EADDRINUSE, "address in use"),
+        (Errno::EADDRNOTAVAIL, "address not there"),
+        (Errno::EACCES, "permission denied"),
+    ] {
+        let mut run = host();
+        run.kernel.faults.listen = Some(error);
+        assert_eq!(run.start(&["--interval", "5s"]), Flow::Continue);
+        assert!(blocks(&mut run));
+        assert_eq!(
+            run.complaints(),
+            format!("tcpparser: cannot listen on [::]:3021: {why}; it is tried again\n")
+        );
+        run.kernel.faults.listen = None;
+        run.run_for(2);
+        assert_eq!(run.complaints(), "tcpparser: listening on [::]:3021 now\n");
+        let request = b"GET /healthz HTTP/1.0\r\n\r\n";
+        let client = run.kernel.connect("192.0.2.9", request);
+        run.run_for(1);
+        assert!(run.kernel.clients[client].answer.ends_with(b"\r\n\r\nok\n"));
+    }
 }
 
 #[test]
@@ -751,6 +1077,14 @@ fn a_health_check_asks_the_daemon() {
             "503 the firewall cannot be used",
         ),
         (Service::Answers("HTTP/1.1 2000\r\n\r\n"), "2000"),
+        (
+            Service::Answers("HTTP/1.1 200 OK\r\nServer: other\r\n\r\n<html></html>\n"),
+            "that is no answer of tcpparser",
+        ),
+        (
+            Service::Answers("HTTP/1.1 200 OK\r\n\r\n"),
+            "that is no answer of tcpparser",
+        ),
         (
             Service::Answers("HTTP/1.1 404 No\r\n\r\n\x1b[2J\n"),
             "404 [2J",
@@ -1117,6 +1451,28 @@ fn parallel_downloads_are_no_scan() {
 
 /// Those of other hosts are evidence and wait for nobody.
 #[test]
+fn a_late_event_of_the_self_test_proves_as_much() {
+    for (late, is_said) in [(4, false), (20, true)] {
+        let mut run = host();
+        run.kernel.faults.late_events = Duration::from_secs(late);
+        assert_eq!(run.start(&[]), Flow::Continue);
+        let up = |run: &mut Run| {
+            let request = b"GET /metrics HTTP/1.0\r\n\r\n";
+            let client = run.kernel.connect("192.0.2.9", request);
+            run.run_for(1);
+            let answer = String::from_utf8_lossy(&run.kernel.clients[client].answer).into_owned();
+            answer.contains("tcpparser_evidence_source_up{source=\"destroy_events\"} 1")
+        };
+        run.run_for(2);
+        assert!(!up(&mut run));
+        run.run_for(20);
+        assert!(up(&mut run));
+        let said = run.complaints().matches("the kernel sends none").count();
+        assert_eq!(said, usize::from(is_said));
+    }
+}
+
+#[test]
 fn events_within_the_host_may_wait_for_a_millisecond() {
     let mut run = started(&[]);
     let (own, loopback, scanner) = ([203, 0, 113, 5], [127, 0, 0, 1], [198, 51, 100, 7]);
@@ -1160,6 +1516,102 @@ fn a_backlog_of_events_is_not_missed() {
     assert_eq!(run.metric("tcpparser_connections_missed_total"), "5");
 }
 
+/// The service took the data and closed; nobody will ever answer.
+#[test]
+fn forged_connections_are_no_evidence() {
+    let mut run = started(&["--interval=1s"]);
+    run.kernel.forged.push(SCANNER.parse().unwrap());
+    run.kernel.scan_closing(SCANNER, TcpState::FinWait1);
+    run.run_for(5);
+    assert_eq!(run.kernel.lookups, 4, "each is asked for once");
+    run.kernel.scan_closing(SCANNER, TcpState::Closing);
+    run.kernel.scan_closing(SCANNER, TcpState::LastAck);
+    run.run_for(2);
+    // Their ends come, and those of some that no reading showed.
+    run.kernel.close_all_of(SCANNER);
+    for from in [50_000, 51_000] {
+        run.kernel.end_scan(SCANNER, from);
+    }
+    run.run_for(120);
+    assert_eq!(run.metric("tcpparser_events_unproven_total"), "8");
+    assert_eq!(run.metric("tcpparser_port_scans_total"), "0");
+    assert!(run.lines_with("New connection").is_empty(), "nor listed");
+    // Whoever really has that address is no less a scanner.
+    run.kernel.forged.clear();
+    run.kernel.end_scan(SCANNER, 50_000);
+    run.run_for(1);
+    assert_eq!(run.kernel.tables[0].blocks().len(), 1);
+}
+
+#[test]
+fn connections_first_seen_while_they_close_are_evidence() {
+    for state in [TcpState::FinWait1, TcpState::Closing, TcpState::LastAck] {
+        let mut run = started(&[]);
+        run.kernel.scan_closing(SCANNER, state);
+        run.run_for(11);
+        assert_eq!(run.kernel.tables[0].blocks().len(), 1, "{state:?}");
+    }
+}
+
+/// A row that proved a handshake stays proof, and nobody is asked.
+#[test]
+fn connections_seen_before_they_close_are_not_asked_for() {
+    let mut run = started(&["--interval=1s"]);
+    run.kernel.scan(NEIGHBOUR);
+    run.kernel.sockets.pop();
+    run.run_for(2);
+    for socket in &mut run.kernel.sockets {
+        if socket.state == TcpState::Established {
+            (socket.state, socket.inode) = (TcpState::FinWait1, 0);
+        }
+    }
+    run.run_for(100);
+    assert_eq!(run.kernel.lookups, 0);
+    run.kernel.open_connection(NEIGHBOUR, 50_003, 445);
+    run.run_for(2);
+    assert_eq!(run.kernel.tables[0].blocks().len(), 1);
+}
+
+/// Where no socket can be asked for, the setting decides.
+#[test]
+fn what_cannot_be_asked_for_is_forgeable_by_the_setting_alone() {
+    for (tcp_fastopen, blocks) in [(3, 1), (0x203, 0)] {
+        let mut run = started(&[]);
+        run.checks.twin = false;
+        run.kernel.tcp_fastopen = tcp_fastopen;
+        run.kernel.faults.netlink = Some(Errno::EACCES);
+        run.run_for(70);
+        run.kernel.scan_closing(SCANNER, TcpState::LastAck);
+        run.run_for(11);
+        assert_eq!(run.kernel.lookups, 0);
+        assert_eq!(run.kernel.tables[0].blocks().len(), blocks);
+    }
+}
+
+/// A reading asks for so many and no more; an end proves what no row did.
+#[test]
+fn questions_are_bounded() {
+    let mut run = started(&["--interval=1h"]);
+    run.checks.twin = false;
+    for number in 0..HANDSHAKES_ASKED as u16 {
+        let from = 10_000 + number;
+        run.kernel.open_connection("192.0.2.77", from, 22);
+    }
+    run.kernel.scan(SCANNER);
+    for socket in &mut run.kernel.sockets {
+        if socket.state == TcpState::Established {
+            (socket.state, socket.inode) = (TcpState::FinWait1, 0);
+        }
+    }
+    run.run_for(3_600);
+    assert_eq!(run.kernel.lookups, HANDSHAKES_ASKED as u64);
+    assert!(run.lines_with("Port scan").is_empty());
+    run.kernel.close_all_of(SCANNER);
+    run.kernel.end_scan(SCANNER, 50_000);
+    run.run_for(1);
+    assert_eq!(run.kernel.tables[0].blocks().len(), 1);
+}
+
 /// The kernel counts a client before we accept it; under load there always is
 /// one that no row and no event told of yet.
 #[test]
@@ -1192,44 +1644,191 @@ fn our_own_clients_bring_no_early_readings() {
     assert_eq!(run.kernel.tables[0].blocks().len(), 1);
 }
 
-#[test]
-fn a_client_of_our_own_port_is_evidence_at_once() {
-    let mut run = started(&["--interval=1m"]);
-    for port in [22, 25, 80] {
-        let (own, scanner) = ([203, 0, 113, 5], [198, 51, 100, 7]);
-        run.kernel.destroy((own, port), (scanner, 50_000 + port));
+impl Run {
+    /// `SCANNER` connected to these ports of `own`, and was reset.
+    fn end_connections(&mut self, own: [u8; 4], from: u16, ports: &[u16]) {
+        for (number, port) in (from..).zip(ports) {
+            self.kernel
+                .destroy((own, *port), ([198, 51, 100, 7], number));
+        }
     }
+}
+
+const OWN_OCTETS: [u8; 4] = [203, 0, 113, 5];
+const NEW_INBOUND: &str = "tcpparser_new_connections_total{direction=\"in\",family=\"4\"}";
+
+/// Whoever scrapes us and three exporters is no scanner.
+#[test]
+fn our_own_port_is_no_evidence() {
+    let mut run = started(&["--interval=1m"]);
+    run.end_connections(OWN_OCTETS, 50_000, &[22, 25, 80]);
     run.kernel.connect(SCANNER, b"");
+    run.run_for(1);
+    assert_eq!(run.metric(NEW_INBOUND), "4");
+    // Its end is no other connection.
+    run.end_connections(OWN_OCTETS, 40_000, &[3021]);
+    run.run_for(1);
+    assert_eq!(run.metric(NEW_INBOUND), "4");
+    assert!(run.lines_with("Port scan detected").is_empty());
+    run.end_connections(OWN_OCTETS, 50_010, &[443]);
     run.run_for(1);
     assert_eq!(
         run.lines_with("Port scan detected"),
-        ["Port scan detected: 198.51.100.7 -> 203.0.113.5 on ports 22,25,80,3021"]
-    );
-    assert_eq!(
-        run.metric("tcpparser_new_connections_total{direction=\"in\",family=\"4\"}"),
-        "4"
-    );
-    // Its end is no other connection.
-    let (own, scanner) = ([203, 0, 113, 5], [198, 51, 100, 7]);
-    run.kernel.destroy((own, 3021), (scanner, 40_000));
-    run.run_for(1);
-    assert_eq!(
-        run.metric("tcpparser_new_connections_total{direction=\"in\",family=\"4\"}"),
-        "4"
+        ["Port scan detected: 198.51.100.7 -> 203.0.113.5 on ports 22,25,80,443"]
     );
 }
 
-/// What it sent is not there yet, and silence is what decides.
+/// Without a listener of ours it is a port like any other.
 #[test]
-fn a_client_of_our_own_port_is_not_called_silent() {
-    let mut run = started(&["--interval=1m", "--require-silent"]);
-    for port in [22, 25, 80] {
-        let (own, scanner) = ([203, 0, 113, 5], [198, 51, 100, 7]);
-        run.kernel.destroy((own, port), (scanner, 50_000 + port));
-    }
-    run.kernel.connect(SCANNER, b"");
+fn the_port_of_another_listener_is_evidence() {
+    let mut run = host();
+    run.kernel.listen_on("0.0.0.0", 3021);
+    assert_eq!(run.start(&["--listen", "none"]), Flow::Continue);
     run.run_for(1);
+    run.end_connections(OWN_OCTETS, 50_000, &[22, 25, 80, 3021]);
+    run.run_for(1);
+    assert_eq!(run.lines_with("Port scan detected").len(), 1);
+}
+
+#[test]
+fn services_that_just_started_are_seen_within_two_seconds() {
+    for ports in [
+        [6_001, 6_002, 6_003, 6_004],
+        [40_001, 40_002, 40_003, 6_004],
+    ] {
+        for interval in ["10s", "1h"] {
+            let mut run = started(&["--interval", interval]);
+            run.checks.twin = false;
+            for port in ports {
+                run.kernel.listen_on("0.0.0.0", port);
+            }
+            run.end_connections(OWN_OCTETS, 50_000, &ports);
+            run.run_for(2);
+            assert_eq!(run.lines_with("Blocked: 198.51.100.7").len(), 1);
+            assert_eq!(run.metric(NEW_INBOUND), "4");
+        }
+    }
+}
+
+/// Each listener is gone with its connection.
+#[test]
+fn the_data_ports_of_ftp_are_no_services() {
+    let mut run = started(&["--interval=1s", "--show=scans"]);
+    run.checks.twin = false;
+    run.kernel.passive_opens = 1_000;
+    run.run_for(2);
+    for number in 0..60 {
+        let port = 21_100 + number % 11;
+        run.kernel.listen_on("203.0.113.5", port);
+        run.run_for(u64::from(number % 3));
+        let is_data = |socket: &FakeSocket| socket.local.1 == port;
+        run.kernel.sockets.retain(|socket| !is_data(socket));
+        run.kernel.passive_opens += 1;
+        run.end_connections(OWN_OCTETS, 50_000 + number, &[port]);
+        run.run_for(u64::from(number % 2));
+    }
+    run.run_for(5);
     assert!(run.lines_with("Port scan detected").is_empty());
+    assert_eq!(run.metric(NEW_INBOUND), "60");
+    assert_eq!(run.metric("tcpparser_connections_missed_total"), "0");
+}
+
+/// A proxy takes connections to addresses that are not the host's.
+#[test]
+fn an_address_that_is_not_ours_has_no_services() {
+    let mut run = started(&["--interval=10s"]);
+    run.checks.twin = false;
+    let moving = [203, 0, 113, 99];
+    run.end_connections(moving, 50_000, &[22, 25, 80, 443]);
+    run.run_for(20);
+    assert!(run.lines_with("Port scan detected").is_empty());
+    // Nor can an aborted connection be told from one to such an address.
+    for port in [22, 25, 80, 443] {
+        run.kernel.destroy(([0; 4], port), ([198, 51, 100, 8], 0));
+    }
+    run.run_for(2);
+    assert!(run.lines_with("Port scan detected").is_empty());
+    // It moves here within the window.
+    let address = (IpAddr::from(moving), 24);
+    run.kernel.host.addresses.push(address);
+    run.run_for(11);
+    assert_eq!(
+        run.lines_with("Port scan detected"),
+        ["Port scan detected: 198.51.100.7 -> 203.0.113.99 on ports 22,25,80,443"]
+    );
+}
+
+#[test]
+fn aborted_connections_name_an_own_address() {
+    let mut run = started(&["--interval=1m"]);
+    for port in [22, 25, 80, 443] {
+        run.kernel.destroy(([0; 4], port), ([10, 0, 0, 9], 0));
+    }
+    run.run_for(1);
+    assert_eq!(
+        run.lines_with("Port scan detected"),
+        ["Port scan detected: 10.0.0.9 -> 10.0.0.1 on ports 22,25,80,443"]
+    );
+    assert_eq!(run.metric(NEW_INBOUND), "0", "nobody knows which");
+}
+
+/// More of them than fit, to peers that differ, around one scan.
+#[test]
+fn outgoing_connections_push_no_scan_out() {
+    for peers in [1, 250] {
+        let mut run = started(&["--interval=10s"]);
+        run.checks.twin = false;
+        let ports = [40_001, 40_002, 40_003, 40_004];
+        for port in ports {
+            run.kernel.listen_on("0.0.0.0", port);
+        }
+        let flood = |run: &mut Run| {
+            for number in 0..2_000 {
+                let peer = [192, 0, 2, (number % peers) as u8];
+                run.kernel
+                    .destroy((OWN_OCTETS, 33_000 + number), (peer, 443));
+            }
+        };
+        flood(&mut run);
+        run.end_connections(OWN_OCTETS, 50_000, &ports);
+        flood(&mut run);
+        run.run_for(12);
+        assert_eq!(
+            run.lines_with("Port scan detected"),
+            ["Port scan detected: 198.51.100.7 -> 203.0.113.5 on ports 40001,40002,40003,40004"]
+        );
+        assert_eq!(run.metric(NEW_INBOUND), "4");
+    }
+}
+
+/// Stopped for longer than an interval: what the socket holds is more than one
+/// turn takes in, and none of it is missed.
+#[test]
+fn what_waits_while_we_are_stopped_is_not_missed() {
+    for interval in ["100ms", "1s"] {
+        let mut run = host();
+        run.kernel.passive_opens = 1_000;
+        let arguments = ["--show=scans", "--interval", interval];
+        assert_eq!(run.start(&arguments), Flow::Continue);
+        run.run_for(2);
+        run.checks.twin = false;
+        run.kernel.passive_opens += 4_000;
+        let interval = Duration::parse(interval.as_bytes()).unwrap();
+        run.run_until(run.kernel.now.after(interval));
+        run.kernel.now = run.kernel.now.after(Duration::from_secs(5));
+        for number in 0..4_000 {
+            run.kernel
+                .destroy((OWN_OCTETS, 80), ([198, 51, 100, 7], 10_000 + number));
+        }
+        for _ in 0..4 {
+            run.kernel.now = run.kernel.now.after(Duration::from_secs(5));
+            assert_eq!(run.turn(), Flow::Continue);
+        }
+        run.kernel.passive_opens += 5;
+        run.run_for(5);
+        assert_eq!(run.metric(NEW_INBOUND), "4000");
+        assert_eq!(run.metric("tcpparser_connections_missed_total"), "5");
+    }
 }
 
 #[test]
@@ -1273,6 +1872,17 @@ fn a_table_of_blocks_that_is_full_refuses() {
 }
 
 impl Run {
+    /// Four short connections that only events show.
+    fn scan_by_events(&mut self, peer: &str) {
+        let IpAddr::V4(peer) = peer.parse().unwrap() else {
+            panic!("{peer}");
+        };
+        for (from, port) in (52_000..).zip([22, 25, 80, 445]) {
+            let own = [203, 0, 113, 5];
+            self.kernel.destroy((own, port), (peer.octets(), from));
+        }
+    }
+
     fn get_from(&mut self, peer: &str, path: &str) -> String {
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         let client = self.kernel.connect(peer, request.as_bytes());
@@ -1282,12 +1892,12 @@ impl Run {
         String::from_utf8(client.answer.clone()).unwrap()
     }
 
-    fn get(&mut self, path: &str) -> String {
+    pub fn get(&mut self, path: &str) -> String {
         self.get_from("127.0.0.1", path)
     }
 
     /// The value of a metric without labels.
-    fn metric(&mut self, name: &str) -> String {
+    pub fn metric(&mut self, name: &str) -> String {
         let answer = self.get("/metrics");
         let mut values = answer
             .lines()
@@ -1297,15 +1907,32 @@ impl Run {
 }
 
 impl FakeKernel {
+    /// A scan whose connections are first seen while they close.
+    fn scan_closing(&mut self, peer: &str, state: TcpState) {
+        self.close_all_of(peer);
+        self.scan(peer);
+        for socket in self.sockets.iter_mut().rev().take(4) {
+            (socket.state, socket.inode) = (state, 0);
+        }
+    }
+
+    /// The ends of a scan's connections, from that port on.
+    fn end_scan(&mut self, peer: &str, from: u16) {
+        let octets = |text: &str| text.parse::<Ipv4Addr>().unwrap().octets();
+        for (from, port) in (from..).zip([22, 25, 80, 445]) {
+            self.destroy((octets(OWN), port), (octets(peer), from));
+        }
+    }
+
     /// The same four ports, by connections of their own.
-    fn scan_again(&mut self, peer: &str) {
+    pub fn scan_again(&mut self, peer: &str) {
         let from = 51_000 + (self.now.as_secs() % 1_000) as u16;
         for (from, port) in (from..).zip([22, 25, 80, 445]) {
             self.open_connection(peer, from, port);
         }
     }
 
-    fn delete_rule_of(&mut self, peer: &str) {
+    pub fn delete_rule_of(&mut self, peer: &str) {
         let table = &mut self.tables[0];
         let mut rules = table.blocks().iter();
         let rule = rules.find(|rule| rule.contains(peer)).unwrap().clone();

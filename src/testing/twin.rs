@@ -7,8 +7,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::fake_kernel::Reading;
 use crate::time::{Duration, Instant};
 
-/// How long vanished connections and listeners are remembered.
+/// How long vanished connections and services are remembered.
 const MEMORY: Duration = Duration::from_secs(600);
+/// What a listener outlives a connection by that is a service.
+const SERVICE_AGE: Duration = Duration::from_secs(1);
+/// How old one is that is a service without a connection.
+const LISTENER_AGE: Duration = Duration::from_secs(10);
+
+const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// A scan, as its line tells it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,11 +26,30 @@ pub struct TwinScan {
 
 type FourTuple = (IpAddr, u16, IpAddr, u16);
 
+type Listening = (IpAddr, u16);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Port {
+    Unknown,
+    New,
+    Foreign,
+    Service,
+}
+
 struct Known {
     first_seen: Instant,
     last_seen: Instant,
     inode: u64,
+    port: Port,
     is_inbound: bool,
+}
+
+/// A connection that would be evidence.
+struct Waiter {
+    source: String,
+    local: Listening,
+    first_seen: Instant,
+    since: Instant,
 }
 
 #[derive(Default)]
@@ -43,7 +68,15 @@ pub struct Twin {
     /// Prefixes where each IPv6 address is a source of its own.
     pub on_link: Vec<(Ipv6Addr, u8)>,
     known: HashMap<FourTuple, Known>,
-    listeners: HashMap<(IpAddr, u16), Instant>,
+    /// The time of the last reading; `None` before the first.
+    last_reading: Option<Instant>,
+    /// Sockets that listen, and since when they stood in each reading.
+    listeners: HashMap<(Listening, u64), (Instant, Instant)>,
+    /// Services, and when they stood last.
+    services: HashMap<Listening, Instant>,
+    waiting: Vec<Waiter>,
+    pub interval: Duration,
+    pub next_scheduled: Instant,
     sources: HashMap<String, Watched>,
     blocked: HashSet<String>,
     ended: HashMap<String, Instant>,
@@ -67,7 +100,12 @@ impl Twin {
                 ("fe80::".parse().unwrap(), 64),
             ],
             known: HashMap::new(),
+            last_reading: None,
             listeners: HashMap::new(),
+            services: HashMap::new(),
+            waiting: Vec::new(),
+            interval: Duration::from_secs(10),
+            next_scheduled: Instant::BOOT,
             sources: HashMap::new(),
             blocked: HashSet::new(),
             ended: HashMap::new(),
@@ -119,16 +157,30 @@ impl Twin {
         }
     }
 
-    pub fn read(&mut self, reading: &Reading) -> Opinion {
+    /// Rows of `forged` peers that are closing prove nothing.
+    pub fn read(&mut self, reading: &Reading, forged: &[IpAddr]) -> Opinion {
         let now = reading.at;
         let mut list = Vec::new();
         let mut seen = BTreeSet::new();
         let lines = [&reading.tcp, &reading.tcp6].map(|text| text.lines().skip(1));
-        for line in lines.into_iter().flatten() {
+        let is_forged = |line: &str| {
+            let words: Vec<&str> = line.split_ascii_whitespace().collect();
+            forged.contains(&endpoint(words[2]).0) && matches!(words[3], "04" | "09" | "0B")
+        };
+        for line in lines.into_iter().flatten().filter(|line| !is_forged(line)) {
             self.row(line, now, &mut seen, &mut list);
         }
         self.known
             .retain(|_, known| now.since(known.last_seen) < MEMORY);
+        self.last_reading = Some(now);
+        self.listeners.retain(|_, (_, last)| *last == now);
+        self.services.retain(|(_, port), last| {
+            *last == now || (!is_ephemeral(*port) && now.since(*last) < MEMORY)
+        });
+        self.try_again(now);
+        if !self.is_scheduled(now) {
+            list.clear();
+        }
         let window = self.window;
         self.sources.retain(|_, watched| {
             watched
@@ -154,23 +206,28 @@ impl Twin {
         let state = u8::from_str_radix(words[3], 16).unwrap();
         let inode: u64 = words[9].parse().unwrap();
         if state == 0x0a {
-            self.listeners.insert((local, local_port), now);
-            return;
+            return self.listen((local, local_port), inode, now);
         }
-        if !matches!(state, 1 | 4 | 5 | 6 | 8 | 9 | 0x0b) || remote_port == 0 {
+        if !matches!(state, 1 | 4 | 5 | 6 | 8 | 9 | 0x0b) {
             return;
         }
         let tuple = (local, local_port, remote, remote_port);
-        let is_inbound = self.is_inbound(local, local_port, now);
+        let port = self.port((local, local_port), now);
+        let is_inbound = port != Port::Unknown || !is_ephemeral(local_port);
         let known = self.known.entry(tuple).or_insert(Known {
             first_seen: now,
             last_seen: Instant::BOOT,
             inode,
+            port,
             is_inbound,
         });
         let is_other = known.inode != 0 && inode != 0 && known.inode != inode;
         if is_other {
             (known.first_seen, known.is_inbound) = (now, is_inbound);
+        }
+        let is_repeated = known.last_seen == now && !is_other;
+        if is_other || (!is_repeated && matches!(known.port, Port::New | Port::Foreign)) {
+            known.port = port;
         }
         let is_new = known.last_seen == Instant::BOOT || is_other;
         known.last_seen = now;
@@ -178,6 +235,7 @@ impl Twin {
             known.inode = inode;
         }
         let (first_seen, is_inbound) = (known.first_seen, known.is_inbound);
+        let port = known.port;
         if (!seen.insert(tuple) && !is_other) || self.is_own(remote) {
             return;
         }
@@ -194,9 +252,138 @@ impl Twin {
             .ended
             .get(&source)
             .is_some_and(|ended| first_seen <= *ended);
-        if is_inbound && !is_stale && (state != 6 || is_new) {
-            self.evidence(source, local, local_port, now);
+        if is_stale || (state == 6 && !is_new) {
+            return;
         }
+        match port {
+            Port::Unknown => {}
+            Port::Service => self.evidence(source, local, local_port, now),
+            Port::New | Port::Foreign => self.wait(source, (local, local_port), first_seen),
+        }
+    }
+
+    fn listen(&mut self, (address, port): Listening, inode: u64, now: Instant) {
+        let any = (ANY, port);
+        let local = if address.is_unspecified() {
+            any
+        } else {
+            (address, port)
+        };
+        let last_reading = self.last_reading;
+        let stands = self.listeners.entry((local, inode)).or_insert((now, now));
+        stands.1 = now;
+        let age = now.since(stands.0);
+        let stood_before = |local| {
+            let last: Option<&Instant> = self.services.get(&local);
+            last.is_some_and(|last| Some(*last) == last_reading || *last == now)
+        };
+        if last_reading.is_none()
+            || stood_before(local)
+            || self.is_service(local, now)
+            || self.is_service(any, now)
+            || age >= LISTENER_AGE
+        {
+            self.services.insert(local, now);
+        }
+    }
+
+    fn is_service(&self, local: Listening, now: Instant) -> bool {
+        self.services.get(&local).is_some_and(|last| {
+            *last == now || (!is_ephemeral(local.1) && now.since(*last) < MEMORY)
+        })
+    }
+
+    fn stands(&self, local: Listening, now: Instant) -> bool {
+        let mut listeners = self.listeners.iter();
+        listeners.any(|((other, _), (_, last))| *other == local && *last == now)
+    }
+
+    fn port(&self, local: Listening, now: Instant) -> Port {
+        let state = |local| {
+            if self.is_service(local, now) {
+                Port::Service
+            } else if self.stands(local, now) {
+                Port::New
+            } else {
+                Port::Unknown
+            }
+        };
+        let (exact, any) = (state(local), state((ANY, local.1)));
+        if exact == Port::Service || any == Port::Unknown {
+            exact
+        } else if self.is_own(local.0) {
+            any
+        } else if exact == Port::Unknown {
+            Port::Foreign
+        } else {
+            exact
+        }
+    }
+
+    fn wait(&mut self, source: String, local: Listening, first_seen: Instant) {
+        let mut waiting = self.waiting.iter_mut();
+        match waiting.find(|one| one.source == source && one.local.1 == local.1) {
+            Some(one) => {
+                one.local = local;
+                one.first_seen = one.first_seen.max(first_seen);
+            }
+            None => self.waiting.push(Waiter {
+                source,
+                local,
+                first_seen,
+                since: first_seen,
+            }),
+        }
+    }
+
+    /// After a reading: whose listener became a service, or stands a second
+    /// after it, is evidence.
+    fn try_again(&mut self, now: Instant) {
+        for waiter in std::mem::take(&mut self.waiting) {
+            let window = self.window.max(Duration::from_secs(2));
+            if now.since(waiter.first_seen.max(waiter.since)) >= window {
+                continue;
+            }
+            if self.port(waiter.local, now) == Port::New {
+                self.outlive(&waiter, now);
+            }
+            match self.port(waiter.local, now) {
+                Port::Unknown => {}
+                Port::New | Port::Foreign => self.waiting.push(waiter),
+                Port::Service if self.is_blocked(&waiter.source) => {}
+                Port::Service => {
+                    let ended = self.ended.get(&waiter.source);
+                    if ended.is_none_or(|ended| waiter.first_seen > *ended) {
+                        let (address, port) = waiter.local;
+                        self.evidence(waiter.source, address, port, now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn outlive(&mut self, waiter: &Waiter, now: Instant) {
+        let any = (ANY, waiter.local.1);
+        let is_bound = self.stands(waiter.local, now);
+        let local = if is_bound { waiter.local } else { any };
+        let is_old = self.listeners.iter().any(|((other, _), (first, last))| {
+            let since = waiter.since.max(*first);
+            *other == local && *last == now && now.since(since) >= SERVICE_AGE
+        });
+        if is_old {
+            self.services.insert(local, now);
+        }
+    }
+
+    /// Readings in between list nothing.
+    fn is_scheduled(&mut self, now: Instant) -> bool {
+        if now < self.next_scheduled {
+            return false;
+        }
+        let next = self.next_scheduled.after(self.interval);
+        let late = now.after(self.interval);
+        self.next_scheduled = if next > now { next } else { late };
+        true
     }
 
     fn evidence(&mut self, source: String, local: IpAddr, port: u16, now: Instant) {
@@ -233,20 +420,10 @@ impl Twin {
     fn is_own(&self, address: IpAddr) -> bool {
         address.is_loopback() || self.own.contains(&address)
     }
+}
 
-    /// Listening now, or lately outside the ephemeral range.
-    fn is_inbound(&self, local: IpAddr, port: u16, now: Instant) -> bool {
-        let any = [
-            local,
-            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        ];
-        any.iter().any(|address| {
-            self.listeners
-                .get(&(*address, port))
-                .is_some_and(|seen| *seen == now || (port < 32_768 && now.since(*seen) < MEMORY))
-        })
-    }
+fn is_ephemeral(port: u16) -> bool {
+    (32_768..=60_999).contains(&port)
 }
 
 fn endpoint(field: &str) -> (IpAddr, u16) {

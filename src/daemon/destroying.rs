@@ -1,0 +1,164 @@
+//! Sockets of blocked sources are destroyed, so that nothing of theirs lingers
+//! half-open: some in each turn, since one source may hold thousands.
+
+use core::net::IpAddr;
+
+use heapless::{Deque, Vec};
+
+use crate::address::Network;
+use crate::kernel::{Descriptor, Errno, Kernel, Netlink};
+use crate::limits::{DESTROYS_PER_TURN, DOOMED};
+use crate::netlink::{Failure, Progress};
+use crate::sock_diag::{DiagSocket, Family, destroy_answer, destroy_request, dump_request};
+
+use super::watching::{FULL_STATES, diag_search};
+
+/// Dumps kept apart; more sources are looked for together.
+const SEARCHES: usize = 16;
+
+/// What is still to be destroyed.
+pub struct Destroyer {
+    searches: Deque<(Family, Network), SEARCHES>,
+    /// What the last dump found and how many that were.
+    doomed: Vec<DiagSocket, DOOMED>,
+    found: usize,
+    /// How many of these were destroyed.
+    destroyed: usize,
+    /// The kernel or our rights lack SOCK_DESTROY.
+    is_refused: bool,
+}
+
+impl Destroyer {
+    /// Nothing to do; all bytes zero.
+    pub const fn new() -> Self {
+        Self {
+            searches: Deque::new(),
+            doomed: Vec::new(),
+            found: 0,
+            destroyed: 0,
+            is_refused: false,
+        }
+    }
+
+    /// A source was blocked. An IPv4 peer of a dual-stack listener has an IPv6
+    /// socket.
+    pub fn add(&mut self, source: Network) {
+        if self.is_refused {
+            return;
+        }
+        if SEARCHES - self.searches.len() < 2 {
+            // One look at all sockets serves any number of sources.
+            self.searches.clear();
+            self.found = 0;
+            self.add(Network::ANY_IPV6);
+            return self.add(Network::ANY_IPV4);
+        }
+        let _ = self.searches.push_back((Family::V6, source));
+        if !source.is_ipv6() {
+            let _ = self.searches.push_back((Family::V4, source));
+        }
+    }
+
+    /// Whether `destroy` has more to do.
+    pub fn has_work(&self) -> bool {
+        !self.searches.is_empty() || !self.doomed.is_empty()
+    }
+
+    /// One turn's work: a dump if what the last one found is done, and some of
+    /// the sockets found. How many were destroyed; an error where that is
+    /// refused from now on.
+    pub fn destroy(
+        &mut self,
+        kernel: &mut impl Kernel,
+        buffer: &mut [u8],
+        is_blocked: impl Fn(IpAddr) -> bool,
+    ) -> Result<u64, Errno> {
+        if self.doomed.is_empty() {
+            self.search(kernel, buffer, is_blocked);
+        }
+        let before = self.destroyed;
+        let result = self.destroy_some(kernel, buffer);
+        if result.is_err() {
+            self.searches.clear();
+            self.doomed.clear();
+        }
+        result.map(|()| (self.destroyed - before) as u64)
+    }
+
+    fn search(
+        &mut self,
+        kernel: &mut impl Kernel,
+        buffer: &mut [u8],
+        is_blocked: impl Fn(IpAddr) -> bool,
+    ) {
+        // A full batch is looked for again; not where most of it was gone or
+        // refused, and would only be found again.
+        if self.found == DOOMED && self.destroyed < DOOMED / 2 {
+            self.searches.pop_front();
+        }
+        (self.found, self.destroyed) = (0, 0);
+        let Some((family, peers)) = self.searches.pop_front() else {
+            return;
+        };
+        let request = dump_request(family, FULL_STATES, peers);
+        let doomed = &mut self.doomed;
+        diag_search(kernel, buffer, &request, |socket| {
+            if is_blocked(socket.remote.address) {
+                let _ = doomed.push(socket);
+            }
+            !doomed.is_full()
+        });
+        self.found = doomed.len();
+        if doomed.is_full() {
+            let _ = self.searches.push_front((family, peers));
+        }
+    }
+
+    fn destroy_some(&mut self, kernel: &mut impl Kernel, buffer: &mut [u8]) -> Result<(), Errno> {
+        if self.doomed.is_empty() {
+            return Ok(());
+        }
+        let Ok(netlink) = kernel.netlink(Netlink::SockDiag) else {
+            // No descriptor is left, most likely: what runs into its timeout is
+            // no harm.
+            self.doomed.clear();
+            return Ok(());
+        };
+        let mut result = Ok(());
+        for sequence in (2..).take(DESTROYS_PER_TURN) {
+            let Some(socket) = self.doomed.pop() else {
+                break;
+            };
+            result = self.destroy_one(kernel, netlink, buffer, &socket, sequence);
+            if result.is_err() {
+                break;
+            }
+        }
+        kernel.close(netlink);
+        result
+    }
+
+    fn destroy_one(
+        &mut self,
+        kernel: &mut impl Kernel,
+        netlink: Descriptor,
+        buffer: &mut [u8],
+        socket: &DiagSocket,
+        sequence: u32,
+    ) -> Result<(), Errno> {
+        let request = destroy_request(socket, sequence);
+        let sent = kernel.send(netlink, &request);
+        let count = sent.and_then(|_| kernel.receive(netlink, buffer));
+        let answer = buffer.get(..count.unwrap_or(0)).unwrap_or_default();
+        match destroy_answer(answer, sequence) {
+            Progress::Done => self.destroyed += 1,
+            Progress::Failed(Failure::Refused(error @ (Errno::EPERM | Errno::EOPNOTSUPP))) => {
+                self.is_refused = true;
+                return Err(error);
+            }
+            // Gone already, most likely.
+            Progress::Failed(_) | Progress::More => {}
+        }
+        Ok(())
+    }
+}

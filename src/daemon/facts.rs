@@ -1,0 +1,650 @@
+//! Keeps what is known of the host current by the messages of rtnetlink(7), and
+//! reads the nameservers from the files of its resolver.
+//!
+//! One socket receives both events and the answers to dumps, in the order in
+//! which the kernel wrote them: an event before the end of a dump happened
+//! before that end. What is added counts at once. What is removed, replaced, or
+//! goes without a message makes its section stale, and a dump follows within a
+//! share of the processor.
+
+use crate::host::{Host, Knowledge};
+use crate::kernel::{Descriptor, Errno, Kernel, Netlink, Path, RowsFile};
+use crate::limits::{
+    EARLY_READING_SHARE, FACTS_AGE, FACTS_PER_TURN, FACTS_REST, FACTS_RETRY, FACTS_ROUTES,
+    FACTS_SETTLE, FACTS_SLICE,
+};
+use crate::netlink::{HostMessage, Progress, Section, host_request, walk_host};
+use crate::time::{Duration, Instant};
+
+/// A bit for each section.
+const ALL: u8 = (1 << Section::ALL.len()) - 1;
+/// What ends without a message when a link does.
+const OF_LINKS: u8 =
+    Section::Ipv4Routes.bit() | Section::Ipv6Routes.bit() | Section::Nexthops.bit();
+/// Where a removal meanwhile moves the place at which a dump goes on, so that
+/// something that stays may be missing in it. IPv4 routes go on from a prefix,
+/// not from a count (net/ipv4/fib_trie.c, fib_table_dump).
+const COUNTED: u8 = ALL & !Section::Ipv4Routes.bit();
+/// So many dumps in a row with something removed meanwhile are taken together:
+/// all would have to miss the same.
+const UNCLEAN_DUMPS: u8 = 3;
+/// Slices taken in one go before the first turn: more than a full table takes,
+/// and less than a second.
+const START_SLICES: usize = 200;
+
+/// The resolver's file, which can name a stub on this host.
+const RESOLV_CONF: &[u8] = b"/etc/resolv.conf";
+/// Where upstream nameservers are named then.
+const UPSTREAM_FILES: [&[u8]; 22] = [
+    b"/run/systemd/resolve/resolv.conf",
+    b"/run/NetworkManager/no-stub-resolv.conf",
+    b"/run/NetworkManager/resolv.conf",
+    b"/run/resolvconf/resolv.conf",
+    b"/etc/resolvconf/run/resolv.conf",
+    b"/run/connman/resolv.conf",
+    b"/run/netconfig/resolv.conf",
+    // OpenWrt and its relatives.
+    b"/tmp/resolv.conf.d/resolv.conf.auto",
+    b"/tmp/resolv.conf.auto",
+    b"/tmp/resolv.conf.ppp",
+    b"/tmp/resolv.dnsmasq",
+    b"/var/etc/dnsmasq.conf.cfg01411c",
+    b"/var/etc/dnsmasq.conf",
+    // pppd with usepeerdns.
+    b"/etc/ppp/resolv.conf",
+    b"/run/pppd/resolv.conf",
+    // dnsmasq: the second is Debian's, from resolvconf.
+    b"/etc/dnsmasq.conf",
+    b"/run/dnsmasq/resolv.conf",
+    b"/etc/dnsmasq-resolv.conf",
+    b"/etc/resolv.dnsmasq.conf",
+    b"/etc/resolv.dnsmasq",
+    b"/etc/dnsmasq.d/01-pihole.conf",
+    b"/etc/pihole/dnsmasq.conf",
+];
+/// Reads of one of them; the rest of a longer one is left out.
+const RESOLVER_READS: usize = 32;
+
+const UNKNOWN: &[u8] =
+    b"own addresses and gateways are not fully known; nothing is blocked until they are";
+const LINKS_UNKNOWN: &[u8] =
+    b"more networks on links than fit; sources in the others are blocked like those from elsewhere";
+const NO_NAMESERVER: &[u8] =
+    b"no nameserver is known but this host itself; protect its upstream nameservers with --allow";
+
+/// Its state; all bytes zero when new.
+pub(super) struct HostFacts {
+    socket: Option<Descriptor>,
+    /// It joined the groups of events.
+    is_subscribed: bool,
+    /// Events were lost, and more are until the receive queue was empty once
+    /// (net/netlink/af_netlink.c, netlink_overrun and netlink_rcv_wake).
+    is_congested: bool,
+    has_failed: bool,
+    /// Sections of which something may be gone: to be dumped within the share.
+    stale: u8,
+    /// Sections of which something may be missing: to be dumped at once.
+    needed: u8,
+    /// Sections of which nothing is missing: a dump and all events since.
+    whole: u8,
+
+    /// The section that a dump lists; 0 for none.
+    asked: u8,
+    sequence: u32,
+    began: Instant,
+    /// The answer must go on by then.
+    deadline: Instant,
+    cost: Duration,
+    listed: usize,
+    /// Something may be missing in it, or in the events beside it.
+    is_unclean: bool,
+    has_lost: bool,
+    unclean_dumps: u8,
+
+    /// When the last dump of each section began, and what it listed.
+    dumped: [Instant; Section::ALL.len()],
+    sizes: [usize; Section::ALL.len()],
+    /// No dump of what is stale before this, none at all before that.
+    next_dump: Instant,
+    retry: Instant,
+    /// Events may wait until then; BOOT for no rest.
+    rest_until: Instant,
+    last_taken: Instant,
+
+    resolver_read: Instant,
+    has_said_unknown: bool,
+    has_said_links: bool,
+    has_checked_resolver: bool,
+}
+
+impl HostFacts {
+    pub(super) const fn new() -> Self {
+        Self {
+            socket: None,
+            is_subscribed: false,
+            is_congested: false,
+            has_failed: false,
+            stale: 0,
+            needed: 0,
+            whole: 0,
+            asked: 0,
+            sequence: 0,
+            began: Instant::BOOT,
+            deadline: Instant::BOOT,
+            cost: Duration::ZERO,
+            listed: 0,
+            is_unclean: false,
+            has_lost: false,
+            unclean_dumps: 0,
+            dumped: [Instant::BOOT; Section::ALL.len()],
+            sizes: [0; Section::ALL.len()],
+            next_dump: Instant::BOOT,
+            retry: Instant::BOOT,
+            rest_until: Instant::BOOT,
+            last_taken: Instant::BOOT,
+            resolver_read: Instant::BOOT,
+            has_said_unknown: false,
+            has_said_links: false,
+            has_checked_resolver: false,
+        }
+    }
+
+    /// Asks for everything; what a very large routing table leaves to be done
+    /// comes in the first turns.
+    pub(super) fn start(&mut self, kernel: &mut impl Kernel, host: &mut Host, buffer: &mut [u8]) {
+        self.needed = ALL;
+        for _ in 0..START_SLICES {
+            self.take(kernel, host, buffer);
+            if self.needed | self.asked == 0 || self.has_failed {
+                break;
+            }
+        }
+        self.read_resolver(kernel, host, buffer);
+    }
+
+    /// The socket, where its events are waited for.
+    pub(super) fn events(&self, now: Instant) -> Option<Descriptor> {
+        self.socket.filter(|_| now >= self.rest_until)
+    }
+
+    /// When something is to be done though nothing was received.
+    pub(super) fn deadline(&self) -> Instant {
+        let dump = match (self.asked, self.needed, self.stale) {
+            (0, 0, 0) => Instant::NEVER,
+            (0, 0, _) => self.next_dump.max(self.retry),
+            (0, ..) => self.retry,
+            _ => self.deadline,
+        };
+        if self.rest_until == Instant::BOOT {
+            dump
+        } else {
+            dump.min(self.rest_until)
+        }
+    }
+
+    /// Takes in messages and requests the dumps that are due: at most a slice.
+    pub(super) fn take(&mut self, kernel: &mut impl Kernel, host: &mut Host, buffer: &mut [u8]) {
+        let now = kernel.boottime();
+        let before = kernel.cpu_time();
+        let is_soon = now.since(self.last_taken) < FACTS_REST;
+        if self.take_slice(kernel, host, buffer, now) {
+            self.rest_until = if is_soon {
+                now.after(FACTS_REST)
+            } else {
+                Instant::BOOT
+            };
+            self.last_taken = now;
+        } else {
+            self.rest_until = Instant::BOOT;
+        }
+        if self.asked != 0 && now >= self.deadline {
+            self.fail(kernel, now);
+        }
+        let cost = kernel.cpu_time().saturating_sub(before);
+        self.cost = self.cost.saturating_add(cost);
+        self.update_knowledge(host, now);
+    }
+
+    /// Whether there was any message.
+    fn take_slice(
+        &mut self,
+        kernel: &mut impl Kernel,
+        host: &mut Host,
+        buffer: &mut [u8],
+        now: Instant,
+    ) -> bool {
+        let mut has_taken = false;
+        for _ in 0..FACTS_PER_TURN {
+            self.ask(kernel, host, now);
+            let has_time = kernel.boottime().since(now) < FACTS_SLICE;
+            let Some(socket) = self.socket.filter(|_| has_time) else {
+                break;
+            };
+            match kernel.receive(socket, buffer) {
+                Ok(count) => {
+                    has_taken = true;
+                    let bytes = buffer.get(..count).unwrap_or_default();
+                    self.take_datagram(kernel, host, bytes, now);
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) if self.is_congested => self.is_congested = false,
+                Err(Errno::EAGAIN) => break,
+                Err(Errno::ENOBUFS) => self.note_overrun(now),
+                Err(_) => self.fail(kernel, now),
+            }
+        }
+        has_taken
+    }
+
+    /// Requests a dump of the next section that is due.
+    fn ask(&mut self, kernel: &mut impl Kernel, host: &mut Host, now: Instant) {
+        let due = if now >= self.next_dump {
+            self.needed | self.stale
+        } else {
+            self.needed
+        };
+        let mut sections = Section::ALL.into_iter();
+        let Some(section) = sections.find(|section| due & section.bit() != 0) else {
+            return;
+        };
+        if self.asked != 0 || self.is_congested || now < self.retry {
+            return;
+        }
+        self.sequence = self.sequence.wrapping_add(1);
+        let (request, length) = host_request(section, self.sequence);
+        let request = request.get(..length).unwrap_or_default();
+        match self
+            .open(kernel)
+            .and_then(|socket| kernel.send(socket, request))
+        {
+            Ok(_) => self.begin(host, section, now),
+            Err(Errno::EINTR) => {}
+            Err(_) => self.fail(kernel, now),
+        }
+    }
+
+    fn open(&mut self, kernel: &mut impl Kernel) -> Result<Descriptor, Errno> {
+        if let Some(socket) = self.socket {
+            return Ok(socket);
+        }
+        let events = kernel.netlink(Netlink::RouteEvents);
+        self.is_subscribed = events.is_ok();
+        let socket = events.or_else(|_| kernel.netlink(Netlink::Route))?;
+        self.socket = Some(socket);
+        Ok(socket)
+    }
+
+    fn begin(&mut self, host: &mut Host, section: Section, now: Instant) {
+        host.begin(section);
+        self.asked = section.bit();
+        self.needed &= !self.asked;
+        self.stale &= !self.asked;
+        (self.began, self.deadline) = (now, now.after(FACTS_RETRY));
+        (self.listed, self.cost) = (0, Duration::ZERO);
+        (self.is_unclean, self.has_lost) = (false, false);
+    }
+
+    /// Takes in one datagram.
+    fn take_datagram(
+        &mut self,
+        kernel: &mut impl Kernel,
+        host: &mut Host,
+        bytes: &[u8],
+        now: Instant,
+    ) {
+        let (mut gone, mut is_interrupted, mut listed) = (0, false, 0);
+        let progress = walk_host(bytes, self.sequence, |message| match message {
+            HostMessage::Removed(section) => gone |= section.bit(),
+            HostMessage::LinkDown => gone |= OF_LINKS,
+            HostMessage::Interrupted => is_interrupted = true,
+            added => {
+                listed += 1;
+                host.take(added);
+            }
+        });
+        self.listed += listed;
+        self.is_unclean |= is_interrupted || gone & self.asked & COUNTED != 0;
+        self.mark_stale(gone, now);
+        match progress {
+            Progress::More => self.deadline = now.after(FACTS_RETRY),
+            Progress::Done if self.asked != 0 => self.finish(host, now),
+            Progress::Done => {}
+            Progress::Failed(_) => self.fail(kernel, now),
+        }
+    }
+
+    fn mark_stale(&mut self, sections: u8, now: Instant) {
+        if sections & !self.stale != 0 {
+            self.next_dump = self.next_dump.max(now.after(FACTS_SETTLE));
+            self.stale |= sections;
+        }
+    }
+
+    /// ENOBUFS: the kernel dropped events (netlink(7)).
+    fn note_overrun(&mut self, now: Instant) {
+        self.whole = 0;
+        (self.is_congested, self.is_unclean, self.has_lost) = (true, true, true);
+        self.mark_stale(ALL, now);
+    }
+
+    /// A dump came to its end.
+    fn finish(&mut self, host: &mut Host, now: Instant) {
+        let asked = core::mem::take(&mut self.asked);
+        let mut sections = Section::ALL
+            .into_iter()
+            .zip(&mut self.dumped)
+            .zip(&mut self.sizes);
+        let found = sections.find(|((section, _), _)| section.bit() == asked);
+        let Some(((section, dumped), size)) = found else {
+            return;
+        };
+        self.unclean_dumps += u8::from(self.is_unclean);
+        if self.is_unclean && self.unclean_dumps < UNCLEAN_DUMPS {
+            self.needed |= asked & !self.whole;
+            self.stale |= asked;
+        } else {
+            (*dumped, *size) = (self.began, self.listed);
+            self.unclean_dumps = 0;
+            self.has_failed = false;
+            self.whole |= if self.has_lost { 0 } else { asked };
+            // There may be room now for what did not fit.
+            self.stale |= host.finish(section, !self.is_unclean);
+            self.stale |= if self.is_unclean { asked } else { 0 };
+        }
+        let rest = self.cost.saturating_mul(EARLY_READING_SHARE as u64);
+        self.next_dump = self.next_dump.max(now.after(rest.max(FACTS_SETTLE)));
+    }
+
+    /// Starts anew a while later: what is left of a dump must not be taken for
+    /// the next one's.
+    fn fail(&mut self, kernel: &mut impl Kernel, now: Instant) {
+        if let Some(socket) = self.socket.take() {
+            kernel.close(socket);
+        }
+        (self.asked, self.whole, self.needed) = (0, 0, ALL);
+        (self.is_congested, self.has_failed) = (false, true);
+        self.retry = now.after(FACTS_RETRY);
+    }
+
+    /// Whether nothing that was added more than a moment ago can be missing.
+    fn is_current(&self, now: Instant) -> bool {
+        let is_fresh = |at: &Instant| now.since(*at) <= FACTS_AGE;
+        let is_current = if self.is_subscribed {
+            self.whole == ALL
+        } else {
+            self.dumped.iter().all(is_fresh)
+        };
+        let is_large = self.sizes.iter().sum::<usize>() > FACTS_ROUTES;
+        is_current || (is_large && !self.has_failed)
+    }
+
+    fn update_knowledge(&self, host: &mut Host, now: Instant) {
+        let is_pending = (self.needed | self.stale | self.asked) & host.lost() != 0;
+        let was_lacking = host.knowledge() == Knowledge::Lacking;
+        host.set_knowledge(if host.lost() != 0 && (was_lacking || !is_pending) {
+            Knowledge::Lacking
+        } else if !host.is_incomplete() && self.is_current(now) {
+            Knowledge::Whole
+        } else if self.has_failed {
+            Knowledge::Lacking
+        } else {
+            Knowledge::Awaited
+        });
+    }
+
+    /// Before a block: what nothing keeps current is asked for when it is old.
+    pub(super) fn renew(&mut self, kernel: &mut impl Kernel, host: &mut Host, buffer: &mut [u8]) {
+        let now = kernel.boottime();
+        if now.since(self.resolver_read) > FACTS_AGE {
+            self.read_resolver(kernel, host, buffer);
+        }
+        if !self.is_current(now) && self.needed | self.asked == 0 {
+            self.needed = if self.is_subscribed {
+                ALL & !self.whole
+            } else {
+                ALL
+            };
+        }
+        self.take(kernel, host, buffer);
+    }
+
+    /// With each scheduled reading.
+    pub(super) fn refresh(&mut self, kernel: &mut impl Kernel, host: &mut Host, buffer: &mut [u8]) {
+        self.read_resolver(kernel, host, buffer);
+        if !self.is_subscribed {
+            self.stale = ALL;
+            self.take(kernel, host, buffer);
+        }
+    }
+
+    fn read_resolver(&mut self, kernel: &mut impl Kernel, host: &mut Host, buffer: &mut [u8]) {
+        self.resolver_read = kernel.boottime();
+        host.begin_resolver();
+        read_resolver_file(kernel, host, buffer, RESOLV_CONF, 0);
+        if host.needs_upstreams() {
+            for (path, number) in UPSTREAM_FILES.into_iter().zip(1..) {
+                read_resolver_file(kernel, host, buffer, path, number);
+            }
+        }
+        host.finish_resolver();
+    }
+
+    /// The next diagnostic where blocks are wanted: once each time it becomes so.
+    pub(super) fn next_notice(&mut self, host: &Host) -> Option<&'static [u8]> {
+        let is_unknown = host.knowledge() == Knowledge::Lacking;
+        if becomes(&mut self.has_said_unknown, is_unknown) {
+            return Some(UNKNOWN);
+        }
+        if becomes(&mut self.has_said_links, !host.fits_links()) {
+            return Some(LINKS_UNKNOWN);
+        }
+        // Only at the start; a stub at an address of our own is none before
+        // that is known to be ours.
+        let may_check = !self.has_checked_resolver && !host.is_incomplete();
+        self.has_checked_resolver |= may_check;
+        (may_check && host.lacks_nameserver()).then_some(NO_NAMESERVER)
+    }
+}
+
+/// Whether it is so now and was not before.
+fn becomes(was: &mut bool, is: bool) -> bool {
+    !core::mem::replace(was, is) && is
+}
+
+fn read_resolver_file(
+    kernel: &mut impl Kernel,
+    host: &mut Host,
+    buffer: &mut [u8],
+    path: &[u8],
+    number: u8,
+) {
+    let opened = kernel.open_rows(&Path::from_bytes(path));
+    let Ok(RowsFile::Regular(file) | RowsFile::Procfs(file)) = opened else {
+        return;
+    };
+    for _ in 0..RESOLVER_READS {
+        match kernel.read(file, buffer) {
+            Ok(0) => break,
+            Ok(count) => host.feed_resolver(number, buffer.get(..count).unwrap_or_default()),
+            Err(Errno::EINTR) => {}
+            Err(_) => break,
+        }
+    }
+    host.end_resolver_file(number);
+    kernel.close(file);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::Network;
+    use crate::host::Protection;
+    use crate::testing::fake_kernel::{FakeKernel, Faults, Random};
+    use crate::testing::fake_proc::Farewell;
+    use std::boxed::Box;
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+    use std::vec::Vec;
+
+    struct Bench {
+        kernel: FakeKernel,
+        host: Box<Host>,
+        facts: HostFacts,
+        buffer: Vec<u8>,
+    }
+
+    impl Bench {
+        fn new(seed: u64) -> Self {
+            // In a debug build it stands on the stack first.
+            let build = || Box::new(Host::new());
+            let thread = std::thread::Builder::new().stack_size(64 << 20);
+            Self {
+                kernel: FakeKernel::new(seed),
+                host: thread.spawn(build).unwrap().join().unwrap(),
+                facts: HostFacts::new(),
+                buffer: std::vec![0; 8_192],
+            }
+        }
+
+        fn start(&mut self) {
+            let Self {
+                kernel,
+                host,
+                facts,
+                buffer,
+            } = self;
+            facts.start(kernel, host, buffer);
+        }
+
+        fn take(&mut self) {
+            let Self {
+                kernel,
+                host,
+                facts,
+                buffer,
+            } = self;
+            facts.take(kernel, host, buffer);
+        }
+
+        fn renew(&mut self) {
+            let Self {
+                kernel,
+                host,
+                facts,
+                buffer,
+            } = self;
+            facts.renew(kernel, host, buffer);
+        }
+
+        fn advance(&mut self, milliseconds: u64) {
+            self.kernel.now = self.kernel.now.after(Duration::from_millis(milliseconds));
+        }
+
+        fn knows_gateway(&self, address: IpAddr) -> bool {
+            let network = Network::single(address);
+            self.host.protected(network) == Some(Protection::Gateway)
+        }
+
+        /// Whatever the host has is known.
+        fn check_nothing_is_missing(&self) {
+            let host = &self.kernel.host;
+            for (address, _) in &host.addresses {
+                assert!(self.host.is_own(*address), "{address} is ours");
+            }
+            for gateway in &host.gateways {
+                let known = self.host.protected(Network::single(*gateway));
+                assert!(known.is_some(), "{gateway} is a gateway");
+                assert_ne!(known, Some(Protection::HostUnknown));
+            }
+        }
+
+        /// And nothing else.
+        fn check_nothing_is_left_over(&self) {
+            for address in universe() {
+                let host = &self.kernel.host;
+                let is_own = host.addresses.iter().any(|own| own.0 == address);
+                assert_eq!(self.host.is_own(address), is_own, "{address}");
+                if !is_own {
+                    let is_gateway = host.gateways.contains(&address);
+                    assert_eq!(self.knows_gateway(address), is_gateway, "{address}");
+                }
+            }
+        }
+    }
+
+    fn universe() -> impl Iterator<Item = IpAddr> {
+        let ipv4 = (1..20).map(|low| IpAddr::V4(Ipv4Addr::new(10, 7, 0, low)));
+        let ipv6 = (1..20).map(|low| IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, low)));
+        ipv4.chain(ipv6)
+    }
+
+    /// Something comes or goes.
+    fn change(kernel: &mut FakeKernel, random: &mut Random) {
+        let all: Vec<IpAddr> = universe().collect();
+        let address = random.pick(&all);
+        let length = if address.is_ipv4() { 24 } else { 64 };
+        let host = &mut kernel.host;
+        match random.below(4) {
+            0 if !host.addresses.contains(&(address, length)) => {
+                host.addresses.push((address, length));
+            }
+            1 if !host.gateways.contains(&address) => host.gateways.push(address),
+            2 => host.addresses.retain(|own| own.0 != address),
+            _ => host.gateways.retain(|gateway| *gateway != address),
+        }
+        // The kernel lists them by some order of its own.
+        host.addresses.sort();
+        host.gateways.sort();
+    }
+
+    /// The host changes during dumps and events, some of which are lost, late or
+    /// never sent: where all is said to be known nothing is missing, and in the
+    /// end nothing is left over.
+    #[test]
+    fn nothing_is_lost_and_nothing_stays() {
+        let (mut whole, mut others) = (0, 0);
+        for seed in 0..80 {
+            let mut bench = Bench::new(seed);
+            let mut random = Random::new(seed);
+            bench.kernel.faults = Faults {
+                interrupts: random.pick(&[0, 100]),
+                dump_interruptions: random.pick(&[0, 300]),
+                route_losses: random.pick(&[0, 0, 50, 300]),
+                no_route_events: random.hits(100),
+                ..Faults::default()
+            };
+            let has_events = !bench.kernel.faults.no_route_events;
+            bench.start();
+            for _ in 0..200 {
+                for _ in 0..random.below(3) {
+                    let farewells = [Farewell::Told, Farewell::Replaced, Farewell::WithLink];
+                    bench.kernel.faults.farewell = Some(random.pick(&farewells));
+                    change(&mut bench.kernel, &mut random);
+                }
+                let pause = random.pick(&[0, 1, 30, 300, 3_000]);
+                bench.advance(pause);
+                if random.hits(200) {
+                    bench.renew();
+                } else {
+                    bench.take();
+                }
+                if bench.host.knowledge() == Knowledge::Whole && has_events {
+                    whole += 1;
+                    bench.check_nothing_is_missing();
+                } else {
+                    others += 1;
+                }
+            }
+            bench.kernel.faults = Faults::default();
+            for _ in 0..100 {
+                bench.advance(100);
+                bench.renew();
+            }
+            bench.advance(6_000);
+            bench.renew();
+            assert_eq!(bench.host.knowledge(), Knowledge::Whole, "seed {seed}");
+            bench.check_nothing_is_missing();
+            bench.check_nothing_is_left_over();
+        }
+        assert!(whole > 3_000 && others > 500, "{whole} {others}");
+    }
+}

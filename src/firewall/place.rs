@@ -1,0 +1,68 @@
+//! Where blocks can stand: in the filter table of either family, in either
+//! flavour of iptables.
+
+/// One filter table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// That of ip6tables.
+    pub is_ipv6: bool,
+    /// Not that of the host's `iptables`, but of the flavour beside it. Blocks
+    /// found there stay until they end; new ones come to it only while its
+    /// chain is the only one.
+    pub is_other: bool,
+}
+
+impl Place {
+    pub const ALL: [Self; 4] = [
+        Self::preferred(false),
+        Self::preferred(true),
+        Self::preferred(false).beside(),
+        Self::preferred(true).beside(),
+    ];
+
+    /// The table of `iptables` or `ip6tables`, whatever its flavour.
+    pub const fn preferred(is_ipv6: bool) -> Self {
+        Self {
+            is_ipv6,
+            is_other: false,
+        }
+    }
+
+    /// Its number in `ALL`.
+    const fn index(self) -> usize {
+        self.is_ipv6 as usize + 2 * self.is_other as usize
+    }
+
+    /// The same family's table of the other flavour.
+    pub const fn beside(self) -> Self {
+        Self {
+            is_other: !self.is_other,
+            ..self
+        }
+    }
+}
+
+/// One value for each place. Found out of line: it is asked for everywhere, and
+/// half a kilobyte larger otherwise.
+pub struct PerPlace<T>([T; 4]);
+
+impl<T> PerPlace<T> {
+    /// In the order of `Place::ALL`.
+    pub const fn new(values: [T; 4]) -> Self {
+        Self(values)
+    }
+
+    #[inline(never)]
+    pub fn get(&self, place: Place) -> &T {
+        let [first, others @ ..] = &self.0;
+        let others_index = place.index().wrapping_sub(1);
+        others.get(others_index).unwrap_or(first)
+    }
+
+    #[inline(never)]
+    pub fn get_mut(&mut self, place: Place) -> &mut T {
+        let [first, others @ ..] = &mut self.0;
+        let others_index = place.index().wrapping_sub(1);
+        others.get_mut(others_index).unwrap_or(first)
+    }
+}

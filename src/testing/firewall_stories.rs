@@ -1,0 +1,633 @@
+//! Stories of where blocks stand and what others do there: two flavours, jumps
+//! that are pushed down, rules of earlier versions, the end of the process.
+
+use super::fake_kernel::{FakeKernel, Mishap, Tools};
+use super::filter_table::FilterTable;
+use super::run::Run;
+use super::stories::{NEIGHBOUR, SCANNER, host, started};
+use crate::daemon::Flow;
+use crate::limits::{DESTROYS_PER_TURN, DOOMED, MOVE_MEMORY, VERIFY_PERIOD};
+use crate::time::Duration;
+
+/// Neighbours and strangers of both families, and how a rule names them.
+const NEIGHBOUR_IPV6: &str = "2001:db8:1::9";
+const SCANNER_IPV6: &str = "2001:db8:2::9";
+const TO_HOST: &str = "-m addrtype --dst-type LOCAL ";
+
+/// A rule of ours for `source`, of this boot, that ends at `end`.
+fn rule(source: &str, scope: &str, end: u64) -> String {
+    format!(
+        "-s {source} {scope}-m comment --comment \
+         \"tcpparser v1 b=0badcafe e={end} s=2 t=500 d=n p=22,25,80,445\" -j DROP"
+    )
+}
+
+fn feed(table: &mut FilterTable, rules: &[String]) {
+    let _ = table.command("-N TCPPARSER");
+    let _ = table.command("-I INPUT 1 -j TCPPARSER");
+    let _ = table.command("-I FORWARD 1 -j TCPPARSER");
+    for rule in rules {
+        table.command(&format!("-A TCPPARSER {rule}")).unwrap();
+    }
+}
+
+// Neighbours.
+
+#[test]
+fn an_ipv6_neighbour_keeps_what_the_router_needs_to_find_it() {
+    let mut run = started(&[]);
+    run.kernel.scan(NEIGHBOUR);
+    run.kernel.scan(NEIGHBOUR_IPV6);
+    run.kernel.scan(SCANNER_IPV6);
+    run.run_for(10);
+    let [v4, v6] = &run.kernel.tables;
+    assert!(v4.blocks()[0].starts_with("-s 10.0.0.9/32 -m addrtype --dst-type LOCAL -m comment"));
+    let starts = v6
+        .blocks()
+        .iter()
+        .map(|rule| rule.split(" -m comment").next().unwrap());
+    let mut starts: Vec<_> = starts.collect();
+    starts.sort();
+    assert_eq!(
+        starts,
+        [
+            "-s 2001:db8:1::9/128 ! -p ipv6-icmp -m addrtype --dst-type LOCAL",
+            "-s 2001:db8:2::/64"
+        ]
+    );
+    run.check_quiet();
+}
+
+/// Same end, same strikes, no word; whether the version before was stopped or
+/// killed, and whenever its rules come back.
+#[test]
+fn a_rule_of_the_older_shape_is_renewed() {
+    let old = rule("2001:db8:1::9/128", TO_HOST, 900);
+    let new = rule(
+        "2001:db8:1::9/128",
+        &format!("! -p ipv6-icmp {TO_HOST}"),
+        900,
+    );
+    let mut run = host();
+    run.checks.own_rules = false;
+    feed(&mut run.kernel.tables[1], std::slice::from_ref(&old));
+    assert_eq!(run.start(&[]), Flow::Continue);
+    run.run_for(2);
+    assert_eq!(run.kernel.tables[1].blocks(), [&*new]);
+    assert!(run.lines_with("locked").is_empty());
+    assert_eq!(run.metric("tcpparser_blocked_sources"), "1");
+    // An old saved ruleset, in place of ours and beside it.
+    let with_old = format!("-A TCPPARSER {old}");
+    let without_new = format!("-D TCPPARSER {new}");
+    for commands in [
+        &[&without_new, &with_old][..],
+        &[&with_old],
+        &[&without_new, &with_old, &format!("-A TCPPARSER {new}")],
+    ] {
+        for command in commands {
+            run.kernel.tables[1].command(command).unwrap();
+        }
+        run.kernel.interfered = run.kernel.now;
+        run.run_for(65);
+        assert_eq!(run.kernel.tables[1].blocks(), [&*new], "{commands:?}");
+    }
+    assert!(run.lines_with("locked").is_empty());
+    run.run_for(150);
+    assert_eq!(
+        run.lines_with("locked"),
+        ["Unblocked: 2001:db8:1::9 its time is over"]
+    );
+    run.check_quiet();
+    assert_eq!(run.complaints(), "");
+}
+
+/// Lifted by an operator: an old saved ruleset brings nobody back.
+#[test]
+fn a_lifted_rule_stays_lifted_in_its_older_shape() {
+    let old = rule("2001:db8:1::9/128", TO_HOST, 9_000);
+    let other = rule("2001:db8:2::/64", "", 0);
+    let mut run = host();
+    run.checks.own_rules = false;
+    feed(&mut run.kernel.tables[1], &[old.clone(), other.clone()]);
+    assert_eq!(run.start(&[]), Flow::Continue);
+    run.run_for(2);
+    let table = &mut run.kernel.tables[1];
+    let mut rules = table.blocks().iter();
+    let new = rules.find(|rule| rule.contains("1::9")).unwrap().clone();
+    table.command(&format!("-D TCPPARSER {new}")).unwrap();
+    run.run_for(65);
+    assert_eq!(run.lines_with("removed by somebody").len(), 1);
+    let table = &mut run.kernel.tables[1];
+    table.command(&format!("-A TCPPARSER {old}")).unwrap();
+    run.kernel.interfered = run.kernel.now;
+    run.run_for(65);
+    assert_eq!(run.kernel.tables[1].blocks(), [&*other]);
+    assert!(run.lines_with("locked").is_empty());
+    run.check_quiet();
+}
+
+// Jumps.
+
+impl FakeKernel {
+    /// Another firewall manager puts its own rule first.
+    fn deploy(&mut self, hook: &str) {
+        let rule = format!("-I {hook} 1 -j ACCEPT");
+        self.tables[0].command(&rule).unwrap();
+        self.interfered = self.now;
+    }
+
+    fn is_jump_first(&self, hook: &str) -> bool {
+        self.tables[0].rules(hook)[0] == "-j TCPPARSER"
+    }
+}
+
+fn minutes(count: u64) -> u64 {
+    count * VERIFY_PERIOD.as_secs_rounded_up()
+}
+
+#[test]
+fn two_deploys_do_not_open_the_host_for_good() {
+    for hooks in [&["FORWARD"][..], &["INPUT", "FORWARD"]] {
+        let mut run = started(&["--block-time", "1d"]);
+        run.kernel.scan(SCANNER);
+        run.run_for(10);
+        for is_second in [false, true] {
+            for hook in hooks {
+                run.kernel.deploy(hook);
+            }
+            run.run_for(minutes(2));
+            let is_first = hooks.iter().all(|hook| run.kernel.is_jump_first(hook));
+            assert_eq!(is_first, !is_second);
+        }
+        assert_eq!(run.metric("tcpparser_firewall_jump_first"), "0");
+        let said = run.complaints();
+        assert_eq!(said.lines().count(), hooks.len(), "{said}");
+        for hook in hooks {
+            let line = format!(
+                "tcpparser: iptables: the jump in {hook} was moved twice and stays behind \
+                 for 10m: -A {hook} -j ACCEPT\n"
+            );
+            assert!(said.contains(&line), "{said}");
+        }
+        run.run_for(MOVE_MEMORY.as_secs_rounded_up());
+        assert_eq!(run.metric("tcpparser_firewall_jump_first"), "1");
+        assert!(hooks.iter().all(|hook| run.kernel.is_jump_first(hook)));
+        assert_eq!(run.complaints(), "");
+        run.check_quiet();
+    }
+}
+
+/// Who insists on the first place is tried ever less often, and has his say.
+#[test]
+fn a_stubborn_manager_is_not_fought() {
+    let mut run = started(&["--block-time", "7d"]);
+    run.kernel.scan(SCANNER);
+    run.run_for(10);
+    for _ in 0..10 * 60 {
+        if run.kernel.is_jump_first("INPUT") {
+            run.kernel.deploy("INPUT");
+        }
+        run.run_for(minutes(1));
+    }
+    let said = run.complaints();
+    for wait in ["10m", "20m", "40m", "80m", "160m"] {
+        let words = format!("stays behind for {wait}: ");
+        assert_eq!(
+            said.matches(&words).count(),
+            if wait == "160m" { 3 } else { 1 },
+            "{said}"
+        );
+    }
+    let jumps = run.kernel.commands.iter();
+    let jumps = jumps.filter(|command| command.input.contains("-D INPUT -j TCPPARSER"));
+    assert_eq!(jumps.count(), 7);
+}
+
+// One family's tool.
+
+#[test]
+fn the_tool_that_is_missing_is_named() {
+    let mut run = host();
+    run.kernel.tools.lacks_ipv6 = true;
+    assert_eq!(run.start(&[]), Flow::Continue);
+    run.run_for(3);
+    run.lines();
+    let said = run.complaints();
+    assert_eq!(
+        said,
+        "tcpparser: ip6tables could not be started; it is tried again\n"
+    );
+    let health = run.get("/healthz");
+    assert!(health.starts_with("HTTP/1.1 503 "), "{health}");
+    assert!(
+        health.ends_with("\r\n\r\nip6tables cannot be used\n"),
+        "{health}"
+    );
+    run.kernel.scan(SCANNER);
+    run.kernel.scan(SCANNER_IPV6);
+    run.run_for(10);
+    let lines = run.lines_with("Block");
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.starts_with("Blocked: 198.51.100.7 "))
+    );
+    let words = "Block failed: 2001:db8:2::/64 ip6tables cannot be used yet; it is tried again";
+    assert!(lines.iter().any(|line| line == words), "{lines:?}");
+    run.kernel.tools.lacks_ipv6 = false;
+    run.run_for(61);
+    assert!(run.get("/healthz").ends_with("\r\n\r\nok\n"));
+    run.check_quiet();
+}
+
+#[test]
+fn without_any_tool_it_is_the_firewall() {
+    let mut run = host();
+    run.kernel.tools.has_preferred = false;
+    assert_eq!(run.start(&[]), Flow::Continue);
+    run.run_for(3);
+    let health = run.get("/healthz");
+    assert!(
+        health.ends_with("\r\n\r\nthe firewall cannot be used\n"),
+        "{health}"
+    );
+}
+
+// The end.
+
+/// Lifted by somebody a moment before SIGTERM; a child may be running.
+#[test]
+fn who_lifts_blocks_and_stops_us_finds_nothing_left() {
+    for left in [0, 1] {
+        for is_busy in [false, true] {
+            let mut run = started(&[]);
+            run.kernel.scan(SCANNER);
+            run.kernel.scan("198.51.100.8");
+            run.run_for(10);
+            run.lines();
+            run.kernel.delete_rule_of(SCANNER);
+            if left == 0 {
+                run.kernel.delete_rule_of("198.51.100.8");
+            }
+            if is_busy {
+                // A block that comes at the last moment.
+                run.kernel.scan(SCANNER_IPV6);
+                while !run.kernel.has_child() {
+                    run.turn();
+                }
+            }
+            run.terminate();
+            let lines = run.lines();
+            let standing = left + usize::from(is_busy);
+            let last = match standing {
+                0 => None,
+                1 => Some("1 block stands; to lift all: tcpparser --unblock all"),
+                _ => Some("2 blocks stand; to lift all: tcpparser --unblock all"),
+            };
+            let exit = lines.iter().find(|line| line.contains("to lift all"));
+            assert_eq!(exit.map(String::as_str), last, "{lines:?}");
+            let lifted = lines
+                .iter()
+                .filter(|line| line.contains("removed by somebody"));
+            assert_eq!(lifted.count(), 2 - left);
+            let [v4, v6] = &run.kernel.tables;
+            assert_eq!(v4.has_chain("TCPPARSER"), left == 1, "{}", v4.listing());
+            assert_eq!(v6.has_chain("TCPPARSER"), is_busy, "{}", v6.listing());
+            if left == 0 {
+                assert_eq!(*v4, FilterTable::new());
+            }
+        }
+    }
+}
+
+/// Whatever the last look meets, the end comes within the second.
+#[test]
+fn the_last_look_is_no_reason_to_stay() {
+    let hangs = Mishap::Hangs {
+        ignores_sigterm: true,
+        closes_output: false,
+        worked: false,
+    };
+    for mishap in [
+        hangs,
+        Mishap::LockHeld,
+        Mishap::Exit(4),
+        Mishap::Garbage,
+        Mishap::Huge,
+    ] {
+        let mut run = started(&[]);
+        run.kernel.scan(SCANNER);
+        run.run_for(10);
+        run.lines();
+        run.kernel.faults.mishap = mishap;
+        run.terminate();
+        if mishap != Mishap::Garbage {
+            let words = "1 block stands; to lift all: tcpparser --unblock all";
+            assert_eq!(run.lines(), [words], "{mishap:?}");
+        }
+        assert_eq!(run.kernel.tables[0].blocks().len(), 1);
+    }
+}
+
+/// A start that blocked nobody leaves without a look.
+#[test]
+fn a_quiet_daemon_ends_as_it_came() {
+    let mut run = started(&[]);
+    let before = run.kernel.commands.len();
+    run.terminate();
+    assert_eq!(run.kernel.commands.len(), before);
+}
+
+/// What waits for its block when the end comes keeps no chain.
+#[test]
+fn what_is_held_back_leaves_nothing() {
+    let mut run = started(&["--max-blocks-per-minute", "1"]);
+    run.kernel.scan(SCANNER);
+    run.run_for(10);
+    run.kernel.scan("198.51.100.8");
+    run.run_for(10);
+    assert_eq!(run.kernel.tables[0].blocks().len(), 1);
+    run.lines();
+    run.kernel.delete_rule_of(SCANNER);
+    run.terminate();
+    assert!(run.lines_with("to lift all").is_empty());
+    assert_eq!(run.kernel.tables[0], FilterTable::new());
+}
+
+// Two flavours.
+
+/// Both flavours are installed; `iptables` is of this one.
+fn both(is_legacy: bool) -> Tools {
+    Tools {
+        has_preferred: true,
+        is_legacy,
+        has_nft: true,
+        has_legacy: true,
+        are_tables_made: true,
+        lacks_ipv6: false,
+    }
+}
+
+#[test]
+fn a_block_of_the_other_flavour_is_found_and_ended_there() {
+    for is_legacy in [false, true] {
+        for side in [0, 1] {
+            let source = ["198.51.100.7/32", "2001:db8:2::/64"][side];
+            let (again, other) = [(SCANNER, "198.51.100.8"), (SCANNER_IPV6, "2001:db8:3::8")][side];
+            let mut run = host();
+            run.kernel.tools = both(is_legacy);
+            feed(&mut run.kernel.other_tables[side], &[rule(source, "", 700)]);
+            (run.checks.twin, run.checks.own_rules) = (false, false);
+            assert_eq!(run.start(&[]), Flow::Continue);
+            run.run_for(2);
+            assert_eq!(run.metric("tcpparser_blocked_sources"), "1");
+            // Not blocked twice, and its flavour is the one in use.
+            run.kernel.scan(again);
+            run.kernel.scan(other);
+            run.run_for(20);
+            let lines = run.lines_with("Block");
+            assert_eq!(lines.len(), 1, "{lines:?}");
+            assert_eq!(run.kernel.other_tables[side].blocks().len(), 2);
+            assert_eq!(run.kernel.tables[side], FilterTable::new());
+            run.kernel.close_all_of(again);
+            run.kernel.close_all_of(other);
+            run.run_for(100);
+            assert_eq!(run.lines_with("its time is over").len(), 1);
+            run.check_quiet();
+            // The last block there ends, and the next one goes to `iptables`.
+            run.run_for(600);
+            assert_eq!(run.kernel.other_tables[side], FilterTable::new());
+            run.kernel.scan_again(other);
+            run.run_for(20);
+            assert_eq!(run.kernel.tables[side].blocks().len(), 1);
+            assert_eq!(run.kernel.other_tables[side], FilterTable::new());
+            run.check_quiet();
+            assert_eq!(run.complaints(), "");
+        }
+    }
+}
+
+/// One source in both, a migration that copied the rules: one block is left.
+#[test]
+fn a_source_in_both_flavours_stands_once_and_for_the_longer_time() {
+    for is_legacy in [false, true] {
+        for (here, there) in [
+            (700, 700),
+            (700, 0),
+            (0, 700),
+            (0, 0),
+            (700, 900),
+            (900, 700),
+        ] {
+            let mut run = host();
+            run.kernel.tools = both(is_legacy);
+            (run.checks.twin, run.checks.own_rules) = (false, false);
+            feed(
+                &mut run.kernel.tables[0],
+                &[rule("198.51.100.7/32", "", here)],
+            );
+            feed(
+                &mut run.kernel.other_tables[0],
+                &[rule("198.51.100.7/32", "", there)],
+            );
+            assert_eq!(run.start(&[]), Flow::Continue);
+            run.run_for(3);
+            let is_there_longer = here != 0 && (there == 0 || there > here);
+            let (long, short) = if is_there_longer {
+                (&run.kernel.other_tables[0], &run.kernel.tables[0])
+            } else {
+                (&run.kernel.tables[0], &run.kernel.other_tables[0])
+            };
+            assert_eq!(long.blocks().len(), 1);
+            assert_eq!(*short, FilterTable::new());
+            assert!(run.lines_with("locked").is_empty());
+            run.check_quiet();
+        }
+    }
+}
+
+/// The legacy tool makes its tables where they are only asked for.
+#[test]
+fn what_is_not_there_is_not_looked_into() {
+    for (tools, looks) in [
+        (
+            Tools {
+                are_tables_made: false,
+                ..both(false)
+            },
+            0,
+        ),
+        (both(false), 2),
+        (both(true), 2),
+        (
+            Tools {
+                has_nft: false,
+                ..both(true)
+            },
+            2,
+        ),
+    ] {
+        let mut run = host();
+        run.kernel.tools = tools;
+        assert_eq!(run.start(&[]), Flow::Continue);
+        run.run_for(300);
+        let named = run.kernel.commands.iter();
+        let named =
+            named.filter(|one| one.words.contains("-nft ") || one.words.contains("-legacy "));
+        assert_eq!(named.count(), looks, "{tools:?}: {:?}", run.kernel.commands);
+        assert_eq!(run.complaints(), "");
+        assert!(run.get("/healthz").ends_with("\r\n\r\nok\n"));
+    }
+}
+
+/// A legacy table that cannot be read is said once and given up in the end; the
+/// nft one is then not in this kernel at all.
+#[test]
+fn another_flavour_that_cannot_be_listed_is_no_trouble() {
+    for is_legacy in [false, true] {
+        let mut run = host();
+        run.kernel.tools = both(is_legacy);
+        for _ in 0..4 {
+            run.kernel.mishaps.push_back(Mishap::None);
+        }
+        assert_eq!(run.start(&[]), Flow::Continue);
+        while run.kernel.commands.len() < 4 {
+            run.turn();
+        }
+        run.kernel.faults.mishap = Mishap::Exit(4);
+        run.run_for(30);
+        let said = run.complaints();
+        assert_eq!(
+            said.lines().count(),
+            if is_legacy { 0 } else { 2 },
+            "{said}"
+        );
+        assert!(run.get("/healthz").ends_with("\r\n\r\nok\n"));
+        run.run_for(600);
+        let looks = run.kernel.commands.len();
+        run.kernel.faults.mishap = Mishap::None;
+        run.run_for(600);
+        assert_eq!(run.kernel.commands.len(), looks, "given up");
+        run.kernel.scan(SCANNER);
+        run.run_for(10);
+        assert_eq!(run.kernel.tables[0].blocks().len(), 1);
+    }
+}
+
+#[test]
+fn a_flavour_that_is_alone_here_is_used() {
+    for is_legacy in [false, true] {
+        let mut run = host();
+        run.kernel.tools = Tools {
+            has_preferred: false,
+            has_nft: !is_legacy,
+            has_legacy: is_legacy,
+            ..both(is_legacy)
+        };
+        assert_eq!(run.start(&[]), Flow::Continue);
+        run.run_for(2);
+        run.kernel.scan(SCANNER);
+        run.run_for(10);
+        assert_eq!(run.kernel.tables[0].blocks().len(), 1);
+        let command = &run.kernel.commands.last().unwrap().words;
+        let name = if is_legacy {
+            "iptables-legacy-restore"
+        } else {
+            "iptables-nft-restore"
+        };
+        assert!(command.starts_with(name), "{command}");
+        assert_eq!(run.complaints(), "");
+        run.check_quiet();
+    }
+}
+
+/// One block in each flavour, of IPv4 or IPv6.
+fn blocked_in_both(is_legacy: bool, side: usize) -> (Run, [&'static str; 2]) {
+    let mut run = host();
+    run.kernel.tools = both(is_legacy);
+    let sources = [
+        ["198.51.100.7/32", "198.51.100.8/32"],
+        ["2001:db8:2::/64", "2001:db8:3::/64"],
+    ][side];
+    let kernel = &mut run.kernel;
+    let tables = [&mut kernel.tables, &mut kernel.other_tables];
+    for (tables, source) in tables.into_iter().zip(sources) {
+        feed(&mut tables[side], &[rule(source, "", 0)]);
+    }
+    (run, sources)
+}
+
+#[test]
+fn both_flavours_are_listed_and_lifted() {
+    for (is_legacy, side) in [(false, 0), (false, 1), (true, 0), (true, 1)] {
+        let (mut run, sources) = blocked_in_both(is_legacy, side);
+        let output = run.one_shot(&["--list"]);
+        let flavours = if is_legacy {
+            ["iptables-legacy", "iptables-nft"]
+        } else {
+            ["iptables-nft", "iptables-legacy"]
+        };
+        for (source, flavour) in sources.into_iter().zip(flavours) {
+            let source = source.trim_end_matches("/32");
+            let line = output.lines().find(|line| line.starts_with(source));
+            assert!(line.is_some_and(|line| line.ends_with(flavour)), "{output}");
+        }
+        let (mut run, _) = blocked_in_both(is_legacy, side);
+        assert_eq!(run.one_shot(&["--unblock", "all"]), "2 blocks removed\n");
+        for tables in [&run.kernel.tables, &run.kernel.other_tables] {
+            assert_eq!(tables[side], FilterTable::new());
+        }
+    }
+}
+
+// Sockets.
+
+#[test]
+fn thousands_of_sockets_are_destroyed_some_in_a_turn() {
+    let mut run = started(&[]);
+    run.kernel.destroyed = Some(0);
+    run.checks.twin = false;
+    let count = 2 * DOOMED + DESTROYS_PER_TURN + 7;
+    for from in 0..count as u16 {
+        let port = [22, 25, 80, 445][usize::from(from % 4)];
+        run.kernel.open_connection(SCANNER, 10_000 + from, port);
+    }
+    run.kernel.open_connection("198.51.100.8", 50_000, 22);
+    let until = run.kernel.now.after(Duration::from_secs(20));
+    run.kernel.stop_at = until;
+    let (mut most, mut turns) = (0, 0);
+    while run.kernel.now < until {
+        let before = (run.kernel.destroyed.unwrap(), run.kernel.now);
+        run.turn();
+        let destroyed = run.kernel.destroyed.unwrap() - before.0;
+        most = most.max(destroyed);
+        turns += usize::from(destroyed > 0);
+    }
+    assert_eq!(run.kernel.destroyed, Some(count));
+    assert_eq!(
+        (most, turns),
+        (DESTROYS_PER_TURN, count.div_ceil(DESTROYS_PER_TURN))
+    );
+    assert!(
+        run.kernel
+            .sockets
+            .iter()
+            .any(|one| one.remote.0.to_string() == "198.51.100.8")
+    );
+    assert_eq!(
+        run.metric("tcpparser_sockets_destroyed_total"),
+        count.to_string()
+    );
+}
+
+impl Run {
+    /// What a command prints that ends well and at once.
+    fn one_shot(&mut self, arguments: &[&str]) -> String {
+        let (daemon, kernel) = self.daemon();
+        let arguments = arguments.iter().map(|word| word.as_bytes());
+        assert_eq!(daemon.start(kernel, arguments), Flow::Exit(0));
+        assert_eq!(self.complaints(), "");
+        String::from_utf8(std::mem::take(&mut self.kernel.output)).unwrap()
+    }
+}

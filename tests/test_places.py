@@ -1,0 +1,537 @@
+"""Where blocks stand: what a router's neighbours keep, both flavours of
+iptables on one host, jumps that others push down, tools that are missing, and
+what is left at the end.
+"""
+
+import contextlib
+import os
+import re
+import resource
+import shutil
+import signal
+import socket
+import threading
+import time
+
+from harness import (IPTABLES_NAMES, Firewall, Skipped, alone, cases, check, equal, idle, link,
+                     need, wait_for, wrapped_firewall)
+from test_blocking import PORTS, RULE, Scene
+from test_firewall import (JUMPS, TO_HOST, block, boot_seconds, cidr, entry, feed, first_rules,
+                           is_untouched, jumps, quick_scene, rows_with, sources, total)
+
+SPARED = "! -p ipv6-icmp " + TO_HOST
+
+
+def is_blocked_by(scene, guard):
+    """The control: an ordinary scanner is blocked as ever."""
+    block(scene, guard, scene.family.friend)
+    check(not scene.reaches(scene.family.friend, 0.3), "the scanner is blocked")
+
+
+def said_of_tools(guard):
+    """Lines about the firewall on standard error; on a busy machine there may
+    be others."""
+    return [line for line in guard.error_output() if "tables" in line or "firewall" in line]
+
+
+# ------------------------------------------------------------------ neighbours
+
+
+class UdpEcho:
+    """Answers datagrams."""
+
+    def __init__(self, namespace, address, port=7777):
+        self.socket = datagrams(namespace, address)
+        self.socket.bind((address, port))
+        self.thread = threading.Thread(target=self.serve, daemon=True)
+        self.thread.start()
+
+    def serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                data, peer = self.socket.recvfrom(100)
+                if peer:  # None where the socket was closed meanwhile
+                    self.socket.sendto(data, peer)
+
+
+def datagrams(namespace, address):
+    with namespace.entered():
+        made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET,
+                             socket.SOCK_DGRAM)
+    namespace.sockets.append(made)
+    return made
+
+
+def exchanges_lost(namespace, address, count, port=7777):
+    """So many questions, two each second; how many stay without an answer."""
+    client, lost = datagrams(namespace, address), 0
+    client.settimeout(0.5)
+    for number in range(count):
+        started = time.monotonic()
+        client.sendto(b"%d" % number, (address, port))
+        try:
+            while client.recv(100) != b"%d" % number:
+                pass
+        except OSError:
+            lost += 1
+        time.sleep(max(0, started + 0.5 - time.monotonic()))
+    return lost
+
+
+class Routed:
+    """near -- router -- inner, and the router's neighbour entries get old soon.
+    TCP would hide what the firewall does to neighbour discovery: an answer of
+    the far end tells the router that its neighbour is alive."""
+
+    def __init__(self, t, flavour):
+        self.near, self.router, self.inner = (t.namespace(role)
+                                              for role in ("near", "router", "inner"))
+        link(self.router, "near0", self.near, "up0", ("fd00:1::1/64", "fd00:1::2/64"),
+             ("10.1.0.1/24", "10.1.0.2/24"))
+        link(self.router, "inner0", self.inner, "up0", ("fd00:3::1/64", "fd00:3::2/64"),
+             ("10.3.0.1/24", "10.3.0.2/24"))
+        self.near.ip("route add default via fd00:1::1", "route add default via 10.1.0.1")
+        self.inner.ip("route add default via fd00:3::1", "route add default via 10.3.0.1")
+        self.router.sysctl("net.ipv6.conf.all.forwarding=1", "net.ipv4.ip_forward=1")
+        for namespace, device in ((self.router, "near0"), (self.near, "up0")):
+            namespace.sysctl(f"net.ipv6.neigh.{device}.base_reachable_time_ms=1000",
+                             f"net.ipv6.neigh.{device}.delay_first_probe_time=1",
+                             f"net.ipv6.neigh.{device}.retrans_time_ms=300")
+        self.router.listen(*PORTS, address="::")
+        self.firewall = t.firewall(self.router, flavour)
+        self.echoes = [UdpEcho(namespace, address) for namespace, address in (
+            (self.router, "fd00:1::1"), (self.inner, "fd00:3::2"), (self.inner, "10.3.0.2"))]
+        self.guard = lambda: t.guard(self.router, env=self.firewall.env).ready()
+
+    def is_shut(self, scanner="fd00:1::2", router="fd00:1::1"):
+        return not self.near.connects(router, 22, scanner, 0.3)
+
+
+@cases("nft", "legacy")
+def test_ipv6_neighbour_keeps_what_lies_behind_the_router(t, flavour):
+    scene = Routed(t, flavour)
+    wait_for(lambda: exchanges_lost(scene.near, "fd00:3::2", 2) == 0, "the way through")
+    guard = scene.guard()
+    held = [scene.near.connect("fd00:1::1", port) for port in PORTS]
+    guard.wait_line(r" Blocked: +fd00:1::2 ")
+    lost = exchanges_lost(scene.near, "fd00:3::2", 24)
+    check(lost <= 1, f"{lost} of 24 exchanges lost behind the router")
+    check(scene.is_shut(), "the router is shut to it")
+    equal(exchanges_lost(scene.near, "fd00:1::1", 2), 2, "lost to the router itself")
+    del held
+
+
+@cases("nft", "legacy")
+def test_ipv4_neighbour_keeps_what_lies_behind_the_router(t, flavour):
+    scene = Routed(t, flavour)
+    wait_for(lambda: exchanges_lost(scene.near, "10.3.0.2", 2) == 0, "the way through")
+    guard = scene.guard()
+    held = [scene.near.connect("10.1.0.1", port) for port in PORTS]
+    guard.wait_line(r" Blocked: +10\.1\.0\.2 ")
+    lost = exchanges_lost(scene.near, "10.3.0.2", 6)
+    check(lost <= 1, f"{lost} of 6 exchanges lost behind the router")
+    check(scene.is_shut("10.1.0.2", "10.1.0.1"), "the router is shut to it")
+    del held
+
+
+@cases("nft", "legacy")
+def test_rule_of_the_older_shape_is_renewed(t, flavour):
+    """With its end and its strikes, and without a word."""
+    scene, end = Scene(t, flavour, "v6"), boot_seconds() + 300
+    feed(scene, entry(cidr(scene), end, strikes=3, local=TO_HOST),
+         entry("2001:db8:7::/64", end))
+    guard = scene.start()
+    wait_for(lambda: [rule for rule in scene.entries() if SPARED in rule], "the new shape")
+    equal(sources(scene), ["2001:db8:7::/64", cidr(scene)], "sources")
+    rule = next(rule for rule in map(RULE.match, scene.entries()) if rule["local"])
+    equal((int(rule["end"]), rule["strike"], rule["ports"]), (end, "3", "22,25,80,443"), "comment")
+    check(not scene.reaches(seconds=0.3), "it is still blocked")
+    guard.wait_readings(2)
+    equal((guard.matching("locked"), said_of_tools(guard)), ([], []), "words")
+    is_blocked_by(scene, guard)
+    equal(guard.metric("tcpparser_blocked_sources"), 3, "blocked_sources")
+
+
+@cases("nft", "legacy")
+def test_both_shapes_are_listed_and_lifted(t, flavour):
+    scene = Scene(t, flavour, "v6")
+    before = scene.firewall.everything(scene.host)
+    feed(scene, entry("fd00:77::8/128", 0, local=TO_HOST), entry("fd00:77::9/128", 0, local=True))
+    shown = scene.firewall.product(scene.host, "--list").stdout
+    equal([line.split()[0] for line in shown.splitlines()[1:]], ["fd00:77::8", "fd00:77::9"],
+          "--list")
+    for target in ("fd00:77::8", "fd00:77::9"):
+        done = scene.firewall.product(scene.host, "--unblock", target)
+        equal((done.returncode, done.stdout), (0, "1 block removed\n"), f"--unblock {target}")
+    equal(scene.firewall.everything(scene.host), before, "rules")
+    is_blocked_by(scene, scene.start())
+
+
+# ----------------------------------------------------------------------- jumps
+
+
+@idle
+@cases(("nft", "v4", "INPUT"), ("legacy", "v4", "FORWARD"), ("nft", "v6", "both"))
+def test_two_deploys_do_not_open_the_host_for_good(t, flavour, family, hook):
+    """Another tool puts its rules first, twice in a few seconds; the quick
+    binary tries again after ten seconds instead of ten minutes."""
+    scene = quick_scene(t, flavour, family)
+    hooks = ("INPUT", "FORWARD") if hook == "both" else (hook,)
+    guard = scene.start()
+    block(scene, guard)
+
+    def deploy():
+        for chain in hooks:
+            scene.firewall.must(scene.host, scene.family.tool, "-w", "5", "-I", chain,
+                                "-p", "tcp", "--dport", "9", "-j", "ACCEPT")
+
+    def said():
+        return [line for line in guard.error_output() if "was moved twice" in line]
+
+    deploy()
+    wait_for(lambda: first_rules(scene) == JUMPS, "the jumps moved back")
+    deploy()
+    wait_for(lambda: len(said()) == len(hooks), "a word for each jump left behind")
+    equal(guard.metric("tcpparser_firewall_jump_first"), 0, "firewall_jump_first")
+    wait_for(lambda: first_rules(scene) == JUMPS, "one more try", 60)
+    wait_for(lambda: guard.metric("tcpparser_firewall_jump_first") == 1, "firewall_jump_first")
+    equal(len(said()), len(hooks), f"lines: {guard.error_output()}")
+    equal(sorted(jumps(scene)), sorted(JUMPS), "jumps")
+    is_blocked_by(scene, guard)
+
+
+# ------------------------------------------------------------ a tool is missing
+
+
+def without(t, scene, missing):
+    """The environment of a host without these tools."""
+    folder = t.folder("path-without")
+    for name in os.listdir(scene.firewall.folder):
+        if not re.match(rf"({missing})(-|$)", name):
+            os.symlink(os.path.realpath(os.path.join(scene.firewall.folder, name)),
+                       os.path.join(folder, name))
+    return {**scene.firewall.env, "PATH": folder}
+
+
+@cases(("ip6tables", "v4", "v6"), ("iptables", "v6", "v4"))
+def test_the_tool_that_is_missing_is_named(t, missing, works, fails):
+    """The other family's blocks work all the same."""
+    scene = Scene(t, "nft", "mapped")
+    env = without(t, scene, missing)
+    guard = t.guard(scene.host, env=env).ready()
+    wait_for(lambda: said_of_tools(guard), "a line")
+    equal(said_of_tools(guard), [f"tcpparser: {missing} could not be started; it is tried again"],
+          "stderr")
+    address = {"v4": ("10.77.0.1", "10.77.0.2"), "v6": ("fd00:77::1", "fd00:77::2")}
+    held = [scene.peer.connect(address[family][0], port)
+            for family in (works, fails) for port in PORTS]
+    guard.wait_line(rf" Blocked: +{re.escape(address[works][1])} ")
+    line = guard.wait_line(rf" Block failed: +{re.escape(address[fails][1])} ")
+    check(line.endswith(f" {missing} cannot be used yet; it is tried again"), line)
+    health = scene.host.run("curl", "-sS", "http://127.0.0.1:3021/healthz").stdout
+    equal(health, f"{missing} cannot be used\n", "/healthz")
+    done = scene.host.run(t.binary, "--healthcheck", env=env)
+    equal((done.returncode, done.stderr),
+          (1, f"tcpparser: 127.0.0.1:3021: 503 {missing} cannot be used\n"), "--healthcheck")
+    for command, be in (("--list", "listed"), ("--unblock=192.0.2.9", "changed")):
+        done = scene.host.run(t.binary, command, env=env)
+        equal((done.returncode, done.stderr),
+              (1, f"tcpparser: {missing} cannot be {be}: not permitted, or no {missing} here\n"),
+              command)
+    del held
+
+
+@cases("--list", "--unblock=all")
+def test_without_any_tool_it_is_the_firewall(t, command):
+    scene = Scene(t)
+    env = without(t, scene, "iptables|ip6tables")
+    guard = t.guard(scene.host, env=env).ready()
+    wait_for(lambda: len(said_of_tools(guard)) == 2, "two lines")
+    health = scene.host.run("curl", "-sS", "http://127.0.0.1:3021/healthz").stdout
+    equal(health, "the firewall cannot be used\n", "/healthz")
+    done = scene.host.run(t.binary, command, env=env)
+    check(done.stderr.startswith("tcpparser: the firewall cannot be "), done.stderr)
+
+
+# --------------------------------------------------------------------- the end
+
+
+def ends(guard):
+    started = time.monotonic()
+    guard.signal(signal.SIGTERM)
+    equal(guard.wait_exit(), 0, "exit status")
+    return time.monotonic() - started
+
+
+@cases(("nft", "v4", "all"), ("legacy", "v4", "all"), ("nft", "v6", "address"),
+       ("legacy", "v6", "by hand"))
+def test_lifted_and_then_stopped_leaves_nothing(t, flavour, family, how):
+    scene = Scene(t, flavour, family)
+    guard = scene.start()
+    before = scene.firewall.everything(scene.host)
+    block(scene, guard)
+    if how == "by hand":
+        scene.firewall.must(scene.host, scene.family.tool, "-w", "5", "-D", "TCPPARSER", "1")
+    else:
+        target = scene.family.peer if how == "address" else "all"
+        done = scene.firewall.product(scene.host, "--unblock", target)
+        equal((done.returncode, done.stdout), (0, "1 block removed\n"), "--unblock")
+    took = ends(guard)
+    check(took < 3, f"it took {took:.1f} s to end")
+    equal(guard.matching("to lift all"), [], "blocks said to stand")
+    equal(len(guard.matching("its rule was removed by somebody")), 1, "Unblocked lines")
+    equal(scene.firewall.everything(scene.host), before, "rules")
+
+
+@cases("nft", "legacy")
+def test_the_end_tells_how_many_stand(t, flavour):
+    scene = Scene(t, flavour)
+    guard = scene.start()
+    block(scene, guard)
+    block(scene, guard, scene.family.friend)
+    equal(scene.firewall.product(scene.host, "--unblock", scene.family.peer).returncode, 0,
+          "--unblock")
+    ends(guard)
+    equal(guard.output()[-1], "1 block stands; to lift all: tcpparser --unblock all", "last line")
+    equal(sources(scene), [cidr(scene, scene.family.friend)], "entries")
+    equal(sorted(jumps(scene)), sorted(JUMPS), "jumps")
+
+
+@alone
+@cases("nft", "legacy")
+def test_lifted_and_stopped_while_a_child_runs(t, flavour):
+    """It listed before the block was lifted, and has not ended yet."""
+    t.use_quick_binary()
+    scene, flag = Scene(t, flavour), os.path.join(t.tmp, "slow")
+    env = wrapped_firewall(t, scene.firewall, f"""case "$name $*" in "iptables "*-S)
+        [ ! -e {flag} ] || {{ "$real" "$@"; /bin/rm {flag}; /bin/sleep 0.2; exit 0; }};; esac""")
+    guard = t.guard(scene.host, env=env).ready()
+    before = scene.firewall.everything(scene.host)
+    block(scene, guard)
+    open(flag, "w").close()
+    wait_for(lambda: not os.path.exists(flag), "a listing")
+    equal(scene.firewall.product(scene.host, "--unblock", "all").returncode, 0, "--unblock")
+    ends(guard)
+    equal(guard.matching("to lift all"), [], "blocks said to stand")
+    equal(scene.firewall.everything(scene.host), before, "rules")
+
+
+def test_killed_leaves_its_blocks(t):
+    scene = Scene(t)
+    guard = scene.start()
+    block(scene, guard)
+    guard.signal(signal.SIGKILL)
+    guard.wait_exit()
+    equal(sources(scene), [cidr(scene)], "entries")
+    is_blocked_by(scene, scene.start())
+
+
+# --------------------------------------------------------------------- sockets
+
+
+@cases("v4", "mapped")
+def test_thousands_of_sockets_are_destroyed(t, family):
+    need("ss")
+    count = 3000
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 4 * count:
+        raise Skipped(f"at most {hard} open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4 * count), hard))
+    scene = Scene(t, "nft", family)
+    held = [scene.peer.connect(scene.family.host, 22) for _ in range(count)]
+    friend = scene.peer.connect(scene.family.host, 22, scene.family.friend)
+    guard = scene.start()
+    block(scene, guard)
+    if any("cannot be destroyed" in line for line in guard.error_output()):
+        raise Skipped("this kernel lacks CONFIG_INET_DIAG_DESTROY")
+    wait_for(lambda: not rows_with(scene, scene.family.peer), "an empty table", 30)
+    check(total(guard, "sockets_destroyed_total") >= count, "sockets_destroyed_total")
+    check(rows_with(scene, scene.family.friend), "another source's connection stays")
+    guard.wait_readings(2)
+    del held, friend
+
+
+# ------------------------------------------------------------------ two flavours
+
+
+class BothFlavours(Firewall):
+    """A PATH folder like Debian's: `iptables` is of one flavour, and both have
+    names of their own."""
+
+    def __init__(self, case, preferred):
+        super().__init__(case, preferred)
+        names = [f"{family}-{flavour}{verb}" for family in ("iptables", "ip6tables")
+                 for flavour in ("nft", "legacy") for verb in ("", "-restore", "-save")]
+        for name in names:
+            found = shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+            if found is None:
+                raise Skipped(f"{name} is not installed")
+            if not os.path.lexists(os.path.join(self.folder, name)):
+                os.symlink(found, os.path.join(self.folder, name))
+
+
+def scene_of_both(t, preferred, family="v4", *arguments):
+    scene = Scene(t, preferred, family, *arguments)
+    scene.firewall = BothFlavours(t, preferred)
+    scene.other = "legacy" if preferred == "nft" else "nft"
+    scene.other_tool = f"{scene.family.tool}-{scene.other}"
+    return scene
+
+
+def shows(scene):
+    """Sources and flavours as --list prints them."""
+    shown = scene.firewall.product(scene.host, "--list").stdout.splitlines()[1:]
+    return sorted((line.split()[0], line.split()[-1]) for line in shown)
+
+
+def other_sources(scene):
+    return sorted(RULE.match(rule)["source"]
+                  for rule in scene.firewall.entries(scene.host, scene.other_tool))
+
+
+def has_chain(scene, tool):
+    return any("TCPPARSER" in rule for rule in scene.firewall.rules(scene.host, tool))
+
+
+BOTH_WAYS = (("nft", "v4"), ("legacy", "v4"), ("nft", "v6"), ("legacy", "v6"))
+
+
+@cases(*[case + ("PATH",) for case in BOTH_WAYS], ("nft", "v4", "exec-root"),
+       ("legacy", "v6", "exec-root"))
+def test_block_of_the_other_flavour_is_found(t, preferred, family, tools):
+    t.use_quick_binary()
+    root = ("--exec-root=/",) if tools == "exec-root" else ()
+    scene = scene_of_both(t, preferred, family)
+    fed = boot_seconds() + 9
+    feed(scene, entry(cidr(scene), fed, local=True), tool=scene.other_tool)
+    check(not scene.reaches(seconds=0.3), "it is blocked")
+    guard = t.guard(scene.host, *root, env=scene.firewall.env).ready()
+    wait_for(lambda: guard.metric("tcpparser_blocked_sources") == 1, "its adoption")
+    is_blocked_by(scene, guard)
+    equal(other_sources(scene), sorted([cidr(scene), cidr(scene, scene.family.friend)]),
+          "the flavour in use goes on")
+    check(not has_chain(scene, scene.family.tool), "nothing stands in the other one")
+    flavour = f"iptables-{scene.other}"
+    equal(shows(scene), sorted([(scene.family.peer, flavour), (scene.family.friend, flavour)]),
+          "--list")
+    guard.wait_line(rf" Unblocked: +{re.escape(scene.family.peer)} its time is over", 20)
+    check(boot_seconds() >= fed, "not before its time")
+    check(scene.reaches(seconds=5), "it is back")
+    equal(len(guard.matching(" Blocked:")), 1, "nobody is blocked twice")
+    done = scene.firewall.product(scene.host, "--unblock", scene.family.friend)
+    equal((done.returncode, done.stdout), (0, "1 block removed\n"), "--unblock")
+    guard.wait_line("its rule was removed by somebody")
+    wait_for(lambda: not has_chain(scene, scene.other_tool), "no chain")
+    block(scene, guard)
+    equal((sources(scene), other_sources(scene)), ([cidr(scene)], []),
+          "the next one goes to iptables itself")
+    equal(said_of_tools(guard), [], "stderr")
+
+
+@cases(*BOTH_WAYS)
+def test_other_flavour_after_kill_and_change(t, preferred, family):
+    """Blocked in one flavour, killed, `iptables` becomes the other: the block
+    goes on where it stands, once."""
+    scene = scene_of_both(t, preferred, family)
+    before = BothFlavours(t, scene.other)
+    guard = t.guard(scene.host, env=before.env).ready()
+    block(scene, guard)
+    guard.signal(signal.SIGKILL)
+    guard.wait_exit()
+    equal(other_sources(scene), [cidr(scene)], "entries")
+    guard = t.guard(scene.host, env=scene.firewall.env).ready()
+    wait_for(lambda: guard.metric("tcpparser_blocked_sources") == 1, "its adoption")
+    guard.wait_readings(2)
+    equal(guard.matching(" Blocked:"), [], "nobody is blocked twice")
+    is_blocked_by(scene, guard)
+    check(not has_chain(scene, scene.family.tool), "one flavour is in use")
+    equal(scene.firewall.product(scene.host, "--unblock", "all").stdout, "2 blocks removed\n",
+          "--unblock all")
+    ends(guard)
+    check(not has_chain(scene, scene.other_tool), "the chain is gone")
+
+
+@cases(*BOTH_WAYS)
+def test_source_in_both_flavours_is_blocked_once(t, preferred, family):
+    """Rules that were copied, as by `iptables-save | iptables-legacy-restore`."""
+    scene, rule = scene_of_both(t, preferred, family), entry("198.51.100.9/32", 0)
+    rule = rule if family == "v4" else entry("2001:db8:9::/64", 0)
+    feed(scene, rule)
+    feed(scene, rule, tool=scene.other_tool)
+    guard = t.guard(scene.host, env=scene.firewall.env).ready()
+    wait_for(lambda: not has_chain(scene, scene.other_tool), "one chain")
+    equal(len(scene.entries()), 1, "entries")
+    equal(guard.metric("tcpparser_blocked_sources"), 1, "blocked_sources")
+    equal((guard.matching("locked"), said_of_tools(guard)), ([], []), "words")
+    is_blocked_by(scene, guard)
+    equal(len(scene.entries()), 2, "entries")
+
+
+@cases(*BOTH_WAYS)
+def test_both_flavours_are_listed_and_lifted(t, preferred, family):
+    scene = scene_of_both(t, preferred, family)
+    before = [scene.firewall.rules(scene.host, tool)
+              for tool in (scene.family.tool, scene.other_tool)]
+    here, there = (("198.51.100.8", "198.51.100.9") if family == "v4"
+                   else ("2001:db8:8::/64", "2001:db8:9::/64"))
+    suffix = "/32" if family == "v4" else ""
+    feed(scene, entry(here + suffix, 0))
+    feed(scene, entry(there + suffix, 0), tool=scene.other_tool)
+    equal(shows(scene), [(here, f"iptables-{preferred}"), (there, f"iptables-{scene.other}")],
+          "--list")
+    for target in (there, here):
+        done = scene.firewall.product(scene.host, "--unblock", target)
+        equal((done.returncode, done.stdout, done.stderr), (0, "1 block removed\n", ""), target)
+    equal([scene.firewall.rules(scene.host, tool)
+           for tool in (scene.family.tool, scene.other_tool)], before, "rules")
+    done = scene.firewall.product(scene.host, "--unblock", "all")
+    equal((done.returncode, done.stderr), (1, "tcpparser: no such block\n"), "--unblock all")
+    is_blocked_by(scene, t.guard(scene.host, env=scene.firewall.env).ready())
+
+
+@cases("daemon", "--list", "--unblock=all")
+def test_a_look_makes_no_tables(t, how):
+    """The legacy tool would load and make them, where it is only asked."""
+    need("nft")
+    host, peer = (lan := t.lan()).host, lan.peer
+    host.listen(*PORTS)
+    firewall = BothFlavours(t, "nft")
+
+    def tables():
+        names = [host.must("cat", f"/proc/self/net/{name}_tables_names") for name in ("ip", "ip6")]
+        return names + [host.must("nft", "list", "tables")]
+
+    if how == "daemon":
+        guard = t.guard(host, env=firewall.env).ready()
+        guard.wait_readings(2)
+        equal(tables(), ["", "", ""], "tables")
+        held = [peer.connect(lan.host_v4, port) for port in PORTS]
+        guard.wait_line(" Blocked: ")
+        equal(tables()[:2], ["", ""], "legacy tables")
+        del held
+    else:
+        done = firewall.product(host, how)
+        equal(done.returncode, 1, f"{done.stderr!r}; exit status")
+        equal(tables(), ["", "", ""], "tables")
+
+
+@cases("nft", "legacy")
+def test_a_flavour_that_is_alone_is_used(t, flavour):
+    """There is no `iptables`, as on hosts whose alternatives were taken away."""
+    scene = Scene(t, flavour)
+    folder = t.folder("path-alone")
+    for name in IPTABLES_NAMES:
+        family, _, verb = name.partition("-")
+        real = "-".join(filter(None, (family, flavour, verb)))
+        os.symlink(os.path.realpath(os.path.join(scene.firewall.folder, name)),
+                   os.path.join(folder, real))
+    env = {**scene.firewall.env, "PATH": folder}
+    guard = t.guard(scene.host, env=env).ready()
+    block(scene, guard)
+    check(not scene.reaches(seconds=0.3), "it is blocked")
+    equal(said_of_tools(guard), [], "stderr")
+    for command, words in (("--list", "22,25,80,443"), ("--unblock=all", "1 block removed")):
+        done = scene.host.run(t.binary, command, env=env)
+        check(done.returncode == 0 and words in done.stdout, f"{command}: {done}")
+    ends(guard)
+    check(is_untouched(scene), "nothing is left")
