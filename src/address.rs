@@ -3,7 +3,38 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::label::label;
 use crate::text::{Text, TextView, parse_decimal};
+
+/// The IP version; IPv4-mapped IPv6 (RFC 4291 section 2.5.5.2) is IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+label!(Family, "family", 0, ["4", "6"]);
+
+impl Family {
+    /// That of an address.
+    pub const fn of(address: IpAddr) -> Self {
+        if address.is_ipv6() {
+            Self::V6
+        } else {
+            Self::V4
+        }
+    }
+
+    /// AF_INET or AF_INET6.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::V4 => libc::AF_INET as u8,
+            Self::V6 => libc::AF_INET6 as u8,
+        }
+    }
+}
 
 /// One end of a TCP connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

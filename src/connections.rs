@@ -4,6 +4,7 @@
 use core::net::IpAddr;
 
 use crate::address::Endpoint;
+use crate::label::label;
 use crate::limits::MEMORY;
 use crate::listeners::{Listeners, Port, PortRange};
 use crate::proc_net_tcp::{Socket, TcpState};
@@ -19,6 +20,8 @@ pub enum Direction {
     /// We connected to the peer.
     Outbound,
 }
+
+label!(Direction, "direction", 0, ["in", "out"]);
 
 /// What a row says about its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,9 +229,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
                 self.listeners.listen(socket.local, socket.inode, now);
                 Sighting::Other
             }
-            TcpState::SynSent | TcpState::SynRecv | TcpState::NewSynRecv | TcpState::Close => {
-                Sighting::Other
-            }
+            TcpState::SynSent | TcpState::SynRecv | TcpState::Close => Sighting::Other,
             TcpState::Established
             | TcpState::FinWait1
             | TcpState::FinWait2
@@ -508,14 +509,6 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     /// Connections that gave way to newer ones so far.
     pub fn evictions(&self) -> u64 {
         self.evictions
-    }
-}
-
-impl<const N: usize, const I: usize, const L: usize, const LI: usize> Default
-    for Connections<N, I, L, LI>
-{
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -933,12 +926,7 @@ mod tests {
     #[test]
     fn half_open_listening_and_peerless_rows_are_no_connections() {
         let mut connections = small();
-        for state in [
-            TcpState::SynSent,
-            TcpState::SynRecv,
-            TcpState::NewSynRecv,
-            TcpState::Close,
-        ] {
+        for state in [TcpState::SynSent, TcpState::SynRecv, TcpState::Close] {
             let rows = [socket("10.0.0.1:80", "10.9.9.9:5000", state, 0)];
             assert_eq!(read(&mut connections, at(1), &rows)[0], Sighting::Other);
         }

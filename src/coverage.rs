@@ -156,12 +156,6 @@ impl Coverage {
     }
 }
 
-impl Default for Coverage {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

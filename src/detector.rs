@@ -357,12 +357,6 @@ impl<const N: usize, const I: usize> Detector<N, I> {
     }
 }
 
-impl<const N: usize, const I: usize> Default for Detector<N, I> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,12 +5,17 @@
 //! tells its unit. What a family means is one line without quotes and
 //! backslashes, so that neither format needs to escape any of it.
 
+use crate::address::Family;
+use crate::connections::Direction;
+use crate::firewall::{EndReason, Refusal};
 use crate::http::Status;
 use crate::kernel::ProcessStatus;
+use crate::label::{Label, words};
 use crate::metrics::{
-    BUCKETS, BlockFailure, CommandExit, Direction, EvidenceSource, Family, Histogram, Label,
-    Metrics, Refusal, RowsFile, TABLE_CAPACITIES, Table, TcpState, Trigger, UnblockReason, words,
+    BUCKETS, BlockFailure, CommandExit, EvidenceSource, Histogram, Metrics, RowsFile,
+    TABLE_CAPACITIES, Table, Trigger,
 };
+use crate::proc_net_tcp::TcpState;
 use crate::text::TextView;
 
 use Kind::{Counter, Gauge};
@@ -166,7 +171,7 @@ fn write_evidence(w: &mut Writer, m: &Metrics) {
         "Tries to block that failed, by reason.",
         m.block_failures.values(),
     );
-    w.labelled::<UnblockReason>(
+    w.labelled::<EndReason>(
         Counter,
         "tcpparser_unblocks",
         "Blocks that ended, by reason.",
@@ -494,12 +499,13 @@ mod tests {
     use std::vec::Vec;
 
     use super::*;
+    use crate::host::Protection;
     use crate::http::BODY_ROOM;
     use crate::text::Text;
     use crate::time::Duration;
 
     fn written(snapshot: &Snapshot, format: Format) -> String {
-        let mut text: std::boxed::Box<Text<BODY_ROOM>> = std::boxed::Box::default();
+        let mut text: std::boxed::Box<Text<BODY_ROOM>> = std::boxed::Box::new(Text::new());
         write(snapshot, format, &mut *text);
         assert!(!text.is_truncated());
         String::from_utf8(text.as_bytes().to_vec()).unwrap()
@@ -526,9 +532,13 @@ mod tests {
         metrics.readings.add(Trigger::Early, 2);
         metrics.reading_duration.observe(Duration::from_millis(2));
         metrics.reading_duration.observe(Duration::from_secs(60));
-        metrics.connections.set(Family::V6, TcpState::TimeWait, 17);
-        metrics.new_connections.count(Direction::Out, Family::V4);
-        metrics.blocks_refused.count(Refusal::Gateway);
+        (0..17).for_each(|_| metrics.connections.count(Family::V6, TcpState::TimeWait));
+        metrics
+            .new_connections
+            .count(Direction::Outbound, Family::V4);
+        metrics
+            .blocks_refused
+            .count(Refusal::Protected(Protection::Gateway));
         metrics.firewall_up = true;
         metrics
     }

@@ -46,21 +46,6 @@ pub enum Protection {
 }
 
 impl Protection {
-    /// Every protection, for counters that exist from 0.
-    pub const ALL: [Self; 11] = [
-        Self::Loopback,
-        Self::Unspecified,
-        Self::Multicast,
-        Self::Broadcast,
-        Self::LinkLocal,
-        Self::OwnAddress,
-        Self::Gateway,
-        Self::Nameserver,
-        Self::Allowed,
-        Self::SshPeer,
-        Self::HostUnknown,
-    ];
-
     /// Words for the `Not blocked` line.
     pub const fn words(self) -> &'static [u8] {
         match self {
@@ -75,23 +60,6 @@ impl Protection {
             Self::Allowed => b"--allow",
             Self::SshPeer => b"our own SSH session",
             Self::HostUnknown => b"own addresses and gateways not fully known",
-        }
-    }
-
-    /// The value of a metric's `reason` label.
-    pub const fn label(self) -> &'static [u8] {
-        match self {
-            Self::Loopback => b"loopback",
-            Self::Unspecified => b"unspecified",
-            Self::Multicast => b"multicast",
-            Self::Broadcast => b"broadcast",
-            Self::LinkLocal => b"link_local",
-            Self::OwnAddress => b"own_address",
-            Self::Gateway => b"gateway",
-            Self::Nameserver => b"nameserver",
-            Self::Allowed => b"allowed",
-            Self::SshPeer => b"ssh_peer",
-            Self::HostUnknown => b"host_unknown",
         }
     }
 }
@@ -682,12 +650,6 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
                 .any(|peer| peer.overlaps(network))
                 .then_some(Protection::SshPeer)
         }
-    }
-}
-
-impl Default for Host {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -1356,25 +1318,6 @@ mod tests {
         }
         assert!(host.set_ssh_connection(b"fe80::5%eth0 1 fe80::6%eth0 22"));
         assert_eq!(host.protected(net("fe80::5")), Some(Protection::SshPeer));
-    }
-
-    /// Words and labels are distinct, labels fit Prometheus' data model.
-    #[test]
-    fn every_protection_has_its_words() {
-        for (index, protection) in Protection::ALL.iter().enumerate() {
-            assert_eq!(*protection as usize, index);
-            let label = protection.label();
-            assert!(
-                label
-                    .iter()
-                    .all(|byte| byte.is_ascii_lowercase() || *byte == b'_')
-            );
-            let others = Protection::ALL.iter().filter(|other| *other != protection);
-            for other in others {
-                assert_ne!(protection.words(), other.words());
-                assert_ne!(label, other.label());
-            }
-        }
     }
 
     /// Lists searched from end to end do the same, slowly.

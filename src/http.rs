@@ -23,6 +23,7 @@ use core::net::IpAddr;
 
 use crate::address::UNSPECIFIED;
 use crate::kernel::{Descriptor, Interest};
+use crate::label::label;
 use crate::limits::{
     HTTP_EXCHANGE_DEADLINE, HTTP_HEADER_DEADLINE, HTTP_KEEP_ALIVE, HTTP_LINGER, HTTP_LINGER_BYTES,
     HTTP_REQUEST, HTTP_RESPONSE,
@@ -45,9 +46,6 @@ macro_rules! statuses {
         impl Status {
             /// Every status.
             pub const ALL: [Self; [$($code),+].len()] = [$(Self::$name,)+];
-            /// The codes as text, in the order of the variants, with a blank
-            /// between.
-            pub const CODES: &'static str = concat!($($code, " ",)+);
 
             /// The code, as text of three digits.
             pub const fn code(self) -> &'static str {
@@ -59,6 +57,8 @@ macro_rules! statuses {
                 match self { $(Self::$name => $reason,)+ }
             }
         }
+
+        label!(Status, "code", 0, [$($code),+]);
     };
 }
 
@@ -1079,11 +1079,6 @@ impl<const CLIENTS: usize> Server<CLIENTS> {
         self.open().count()
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.open().next().is_none()
-    }
-
     fn open(&self) -> impl Iterator<Item = &Exchange> {
         let used = self.exchanges.iter().take(self.used);
         used.filter(|exchange| exchange.state != State::Free)
@@ -1118,12 +1113,6 @@ impl<const CLIENTS: usize> Server<CLIENTS> {
     }
 }
 
-impl<const CLIENTS: usize> Default for Server<CLIENTS> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::boxed::Box;
@@ -1146,7 +1135,7 @@ mod tests {
     }
 
     fn server<const N: usize>() -> Box<Server<N>> {
-        let mut server = Box::<Server<N>>::default();
+        let mut server = Box::new(Server::<N>::new());
         assert_eq!(server.deadline(), Instant::NEVER);
         assert!(server.exchanges().next().is_none());
         server
@@ -1621,7 +1610,7 @@ mod tests {
             assert!(server.find(Descriptor(number)).is_none());
         }
         assert_eq!(server.evict(), None);
-        assert!(server.is_empty());
+        assert_eq!(server.len(), 0);
     }
 
     #[test]
@@ -1948,7 +1937,7 @@ mod tests {
         assert!(exchange.take_shutdown() && !exchange.take_shutdown());
         assert_eq!(server.deadline(), at(7));
         assert_eq!(server.next_to_close(at(7), WALL), Some(Descriptor(5)));
-        assert!(server.is_empty());
+        assert_eq!(server.len(), 0);
     }
 
     #[test]
@@ -2324,6 +2313,6 @@ mod tests {
             now = now.after(HTTP_KEEP_ALIVE);
             while server.next_to_close(now, WALL).is_some() {}
         }
-        assert!(server.is_empty());
+        assert_eq!(server.len(), 0);
     }
 }

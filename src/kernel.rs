@@ -162,12 +162,6 @@ impl Invocation {
     }
 }
 
-impl Default for Invocation {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 /// A running child in a process group of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Child {
@@ -195,8 +189,6 @@ pub enum Netlink {
 
 /// The bit of CAP_NET_ADMIN in a capability set (linux/capability.h).
 pub const CAP_NET_ADMIN: u64 = 1 << 12;
-/// The bit of CAP_NET_RAW in a capability set (linux/capability.h).
-pub const CAP_NET_RAW: u64 = 1 << 13;
 
 /// What the kernel says about this process, for the process_* metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -21,34 +21,37 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
-pub mod text;
-pub mod time;
+mod text;
+mod time;
 
-pub mod address;
-pub mod limits;
-pub mod table;
+mod label;
 
-pub mod kernel;
-pub mod netlink;
+mod address;
+mod limits;
+mod table;
 
-pub mod host;
-pub mod options;
-pub mod proc_net_tcp;
-pub mod sock_diag;
+mod kernel;
+mod netlink;
 
-pub mod coverage;
-pub mod http;
-pub mod metrics;
+mod host;
+mod options;
+mod proc_net_tcp;
+mod sock_diag;
 
-pub mod exposition;
+mod coverage;
+mod http;
 
-pub mod listeners;
+mod listeners;
 
-pub mod connections;
-pub mod detector;
-pub mod firewall;
-pub mod report;
-pub mod waiting;
+mod connections;
+mod detector;
+mod firewall;
+
+mod metrics;
+
+mod exposition;
+mod report;
+mod waiting;
 
 pub mod daemon;
 

@@ -447,12 +447,6 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
     }
 }
 
-impl<const N: usize, const I: usize> Default for Listeners<N, I> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 const fn bit(port: u16) -> u32 {
     1 << (port % 32)
 }

@@ -7,114 +7,29 @@
 
 use core::marker::PhantomData;
 
+use crate::address::Family;
+use crate::connections::Direction;
+use crate::firewall::{EndReason, Refusal};
 use crate::http::Status;
 use crate::kernel::Exit;
+use crate::label::{Label, label};
 use crate::limits;
+use crate::proc_net_tcp::TcpState;
 use crate::time::Duration;
 
-/// The values of one label: all of them are exposed, from zero on.
-pub trait Label: Copy {
-    /// The label's name.
-    const NAME: &'static str;
-    /// The label's values, in the order of the enum's variants, with a blank
-    /// between: one text, where an array would be addresses that the loader
-    /// writes into memory of our own.
-    const VALUES: &'static str;
-    /// How many values there are.
-    const COUNT: usize;
-
-    /// The place of this value in `VALUES`.
-    fn index(self) -> usize;
-}
-
-/// The words of a text with one blank between.
-pub fn words(text: &'static str) -> impl Iterator<Item = &'static str> {
-    text.split_ascii_whitespace()
-}
-
-/// An enum whose variants are the values of a label.
-macro_rules! label {
+/// An enum whose variants are the values of a label, for what no stage has a
+/// type of its own.
+macro_rules! labels {
     ($(#[$doc:meta])* $name:ident $label:literal { $($(#[$variant_doc:meta])* $variant:ident = $value:literal,)+ }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum $name { $($(#[$variant_doc])* $variant,)+ }
 
-        impl $name {
-            /// Every value.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
-        }
-
-        impl Label for $name {
-            const NAME: &'static str = $label;
-            const VALUES: &'static str = concat!($($value, " ",)+);
-            const COUNT: usize = [$($value),+].len();
-
-            fn index(self) -> usize {
-                self as usize
-            }
-        }
+        label!($name, $label, 0, [$($value),+]);
     };
 }
 
-label! {
-    /// Who opened a connection.
-    Direction "direction" {
-        /// The peer connected to us.
-        In = "in",
-        /// We connected to the peer.
-        Out = "out",
-    }
-}
-
-label! {
-    /// The address family of a connection; IPv4-mapped IPv6 is IPv4.
-    Family "family" {
-        /// IPv4.
-        V4 = "4",
-        /// IPv6.
-        V6 = "6",
-    }
-}
-
-label! {
-    /// The states of include/net/tcp_states.h that /proc/net/tcp shows, in the
-    /// kernel's order; it shows NEW_SYN_RECV as SYN_RECV
-    /// (net/ipv4/tcp_ipv4.c, get_openreq4).
-    TcpState "state" {
-        /// 1.
-        Established = "established",
-        /// 2.
-        SynSent = "syn_sent",
-        /// 3.
-        SynRecv = "syn_recv",
-        /// 4.
-        FinWait1 = "fin_wait1",
-        /// 5.
-        FinWait2 = "fin_wait2",
-        /// 6.
-        TimeWait = "time_wait",
-        /// 7.
-        Close = "close",
-        /// 8.
-        CloseWait = "close_wait",
-        /// 9.
-        LastAck = "last_ack",
-        /// 10.
-        Listen = "listen",
-        /// 11.
-        Closing = "closing",
-    }
-}
-
-impl TcpState {
-    /// The state with the kernel's number, 1 to 11.
-    pub fn from_kernel(number: u8) -> Option<Self> {
-        let index = usize::from(number).checked_sub(1)?;
-        Self::ALL.get(index).copied()
-    }
-}
-
-label! {
+labels! {
     /// The two files of one reading.
     RowsFile "file" {
         /// /proc/net/tcp.
@@ -124,7 +39,7 @@ label! {
     }
 }
 
-label! {
+labels! {
     /// Why a reading was made.
     Trigger "trigger" {
         /// `--interval` had passed.
@@ -134,7 +49,7 @@ label! {
     }
 }
 
-label! {
+labels! {
     /// Where evidence comes from.
     EvidenceSource "source" {
         /// Rows of /proc/net/tcp and tcp6.
@@ -144,7 +59,7 @@ label! {
     }
 }
 
-label! {
+labels! {
     /// The fixed-capacity tables.
     Table "table" {
         /// 4-tuples remembered.
@@ -166,45 +81,7 @@ pub const TABLE_CAPACITIES: [u64; 4] = [
     limits::LISTENERS as u64,
 ];
 
-label! {
-    /// Why a port scan was not followed by a block.
-    Refusal "reason" {
-        /// The block would hold a loopback address.
-        Loopback = "loopback",
-        /// The block would hold the unspecified address.
-        Unspecified = "unspecified",
-        /// The block would hold a multicast address.
-        Multicast = "multicast",
-        /// The block would hold a broadcast address.
-        Broadcast = "broadcast",
-        /// The block would touch 169.254.0.0/16, where clouds keep metadata.
-        LinkLocal = "link_local",
-        /// The block would hold an address of this host.
-        Own = "own",
-        /// The block would hold a gateway of a routing table.
-        Gateway = "gateway",
-        /// The block would hold a nameserver.
-        Nameserver = "nameserver",
-        /// The block would touch a network of `--allow`.
-        Allowed = "allowed",
-        /// The block would hold the peer of our own SSH session.
-        SshPeer = "ssh_peer",
-        /// The host's own addresses and gateways are not fully known.
-        HostUnknown = "host_unknown",
-        /// `--require-silent`, and the source sent data.
-        DataSent = "data_sent",
-        /// Held back by `--max-blocks-per-minute` until its evidence was gone.
-        Rate = "rate",
-        /// `--dry-run`.
-        DryRun = "dry_run",
-        /// `--firewall none`, or no firewall that could be used.
-        NoFirewall = "no_firewall",
-        /// No place in the table of blocks.
-        TableFull = "table_full",
-    }
-}
-
-label! {
+labels! {
     /// Why a block could not be put into the kernel at one try.
     BlockFailure "reason" {
         /// Another process held the firewall's lock.
@@ -226,19 +103,7 @@ label! {
     }
 }
 
-label! {
-    /// Why a block ended.
-    UnblockReason "reason" {
-        /// Its time was over.
-        Expired = "expired",
-        /// An operator took it away.
-        Operator = "operator",
-        /// It came to overlap a protected address.
-        Protected = "protected",
-    }
-}
-
-label! {
+labels! {
     /// How a firewall command ended.
     CommandExit "exit" {
         /// Exit status 0.
@@ -275,16 +140,6 @@ impl CommandExit {
             Exit::Status(_) => Self::Other,
             Exit::Signal(_) => Self::Signal,
         }
-    }
-}
-
-impl Label for Status {
-    const NAME: &'static str = "code";
-    const VALUES: &'static str = Status::CODES;
-    const COUNT: usize = Status::ALL.len();
-
-    fn index(self) -> usize {
-        self as usize
     }
 }
 
@@ -339,12 +194,6 @@ impl<L: Label, const N: usize> Labelled<L, N> {
     }
 }
 
-impl<L: Label, const N: usize> Default for Labelled<L, N> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 /// One number for each pair of values of two labels; `N` is the product.
 pub struct Grid<A, B, const N: usize> {
     values: [u64; N],
@@ -372,13 +221,6 @@ impl<A: Label, B: Label, const N: usize> Grid<A, B, N> {
         }
     }
 
-    /// Sets a gauge.
-    pub fn set(&mut self, a: A, b: B, number: u64) {
-        if let Some(value) = self.values.get_mut(Self::index(a, b)) {
-            *value = number;
-        }
-    }
-
     /// The number of this kind.
     pub fn get(&self, a: A, b: B) -> u64 {
         self.values.get(Self::index(a, b)).copied().unwrap_or(0)
@@ -392,12 +234,6 @@ impl<A: Label, B: Label, const N: usize> Grid<A, B, N> {
     /// The numbers, those of the first value of `A` first.
     pub fn values(&self) -> &[u64] {
         &self.values
-    }
-}
-
-impl<A: Label, B: Label, const N: usize> Default for Grid<A, B, N> {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -478,12 +314,6 @@ impl Histogram {
     }
 }
 
-impl Default for Histogram {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 /// Everything that is counted. A `u64` whose comment says "now" is a gauge,
 /// the others only grow.
 pub struct Metrics {
@@ -503,7 +333,7 @@ pub struct Metrics {
     /// Lines that were no row.
     pub malformed_rows: u64,
     /// Now: rows of the last reading.
-    pub connections: Grid<Family, TcpState, 22>,
+    pub connections: Grid<Family, TcpState, { Family::COUNT * TcpState::COUNT }>,
     /// Connections first seen.
     pub new_connections: Grid<Direction, Family, 4>,
     /// Inbound connections the kernel counted and we did not see.
@@ -530,9 +360,9 @@ pub struct Metrics {
     /// Tries to block that failed.
     pub block_failures: Labelled<BlockFailure, 8>,
     /// Blocks that ended.
-    pub unblocks: Labelled<UnblockReason, 3>,
+    pub unblocks: Labelled<EndReason, 3>,
     /// Scans that no block followed.
-    pub blocks_refused: Labelled<Refusal, 16>,
+    pub blocks_refused: Labelled<Refusal, { Refusal::COUNT }>,
     /// Now: sources blocked in the kernel.
     pub blocked_sources: u64,
     /// Now: blocks decided and not yet in the kernel.
@@ -617,59 +447,87 @@ impl Metrics {
     }
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::detector::Data;
+    use crate::host::Protection;
+    use crate::label::words;
 
     #[test]
     fn labels_count_apart() {
         let mut metrics = Metrics::new();
-        metrics.blocks_refused.count(Refusal::Gateway);
-        metrics.blocks_refused.add(Refusal::TableFull, 2);
-        for refusal in Refusal::ALL {
-            let expected = match refusal {
-                Refusal::Gateway => 1,
-                Refusal::TableFull => 2,
-                _ => 0,
-            };
-            assert_eq!(metrics.blocks_refused.get(*refusal), expected);
-        }
-        assert_eq!(metrics.blocks_refused.total(), 3);
+        metrics.readings.count(Trigger::Early);
+        metrics.readings.add(Trigger::Scheduled, 2);
+        assert_eq!(metrics.readings.values(), [2, 1]);
+        assert_eq!(metrics.readings.get(Trigger::Scheduled), 2);
+        assert_eq!(metrics.readings.total(), 3);
+        metrics.unblocks.count(EndReason::NeverStood);
+        assert_eq!(metrics.unblocks.total(), 0, "no value of that label");
     }
 
     #[test]
     fn grids_hold_one_number_for_each_pair() {
         let mut metrics = Metrics::new();
-        for (a, family) in Family::ALL.iter().enumerate() {
-            for (b, state) in TcpState::ALL.iter().enumerate() {
-                metrics
-                    .connections
-                    .set(*family, *state, (a * 100 + b) as u64);
-            }
+        let families = [Family::V4, Family::V6];
+        let pairs = families.map(|family| TcpState::ALL.map(|state| (family, state)));
+        for (times, (family, state)) in pairs.concat().into_iter().enumerate() {
+            (0..times).for_each(|_| metrics.connections.count(family, state));
         }
-        for (a, family) in Family::ALL.iter().enumerate() {
-            for (b, state) in TcpState::ALL.iter().enumerate() {
-                let number = metrics.connections.get(*family, *state);
-                assert_eq!(number, (a * 100 + b) as u64);
-            }
+        for (times, (family, state)) in pairs.concat().into_iter().enumerate() {
+            assert_eq!(metrics.connections.get(family, state), times as u64);
         }
         metrics.connections.clear();
         assert!(metrics.connections.values().iter().all(|n| *n == 0));
     }
 
+    /// Each refusal has a label and words of its own, in the right order.
     #[test]
-    fn states_carry_the_kernels_numbers() {
-        assert_eq!(TcpState::from_kernel(0), None);
-        assert_eq!(TcpState::from_kernel(1), Some(TcpState::Established));
-        assert_eq!(TcpState::from_kernel(10), Some(TcpState::Listen));
-        assert_eq!(TcpState::from_kernel(11), Some(TcpState::Closing));
-        assert_eq!(TcpState::from_kernel(12), None);
+    fn every_refusal_has_its_label() {
+        let mut words = std::vec::Vec::new();
+        for (refusal, expected) in [
+            (Refusal::Protected(Protection::Loopback), "loopback"),
+            (Refusal::Protected(Protection::Unspecified), "unspecified"),
+            (Refusal::Protected(Protection::Multicast), "multicast"),
+            (Refusal::Protected(Protection::Broadcast), "broadcast"),
+            (Refusal::Protected(Protection::LinkLocal), "link_local"),
+            (Refusal::Protected(Protection::OwnAddress), "own"),
+            (Refusal::Protected(Protection::Gateway), "gateway"),
+            (Refusal::Protected(Protection::Nameserver), "nameserver"),
+            (Refusal::Protected(Protection::Allowed), "allowed"),
+            (Refusal::Protected(Protection::SshPeer), "ssh_peer"),
+            (Refusal::Protected(Protection::HostUnknown), "host_unknown"),
+            (Refusal::DataSent(Data::Sent), "data_sent"),
+            (Refusal::Rate, "rate"),
+            (Refusal::DryRun, "dry_run"),
+            (Refusal::NoFirewall, "no_firewall"),
+            (Refusal::TableFull, "table_full"),
+        ] {
+            assert_eq!(value(refusal), expected);
+            assert!(!words.contains(&refusal.words()), "{expected}");
+            words.push(refusal.words());
+        }
+        assert_eq!(words.len(), Refusal::COUNT);
+    }
+
+    #[test]
+    fn states_and_ends_have_their_labels() {
+        for (state, expected) in TcpState::ALL.into_iter().zip(words(TcpState::VALUES)) {
+            let name: std::string::String = std::format!("{state:?}")
+                .chars()
+                .map(|letter| letter.to_ascii_lowercase())
+                .collect();
+            assert_eq!(name, expected.replace('_', ""));
+            assert_eq!(value(state), expected);
+        }
+        assert_eq!(value(EndReason::Protected), "protected");
+        assert_eq!(value(Direction::Outbound), "out");
+        assert_eq!(value(Family::V6), "6");
+    }
+
+    fn value<L: Label>(label: L) -> &'static str {
+        assert_eq!(words(L::VALUES).count(), L::COUNT);
+        words(L::VALUES).nth(label.index()).unwrap()
     }
 
     #[test]
@@ -696,11 +554,7 @@ mod tests {
             (Exit::Status(127), "127"),
             (Exit::Signal(9), "signal"),
         ] {
-            let label = CommandExit::new(exit);
-            assert_eq!(
-                words(CommandExit::VALUES).nth(label.index()),
-                Some(expected)
-            );
+            assert_eq!(value(CommandExit::new(exit)), expected);
         }
     }
 

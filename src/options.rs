@@ -357,14 +357,6 @@ impl Options {
         options
     }
 
-    /// The length of a source's block after `strikes` earlier ones; `None` is
-    /// for ever. The last entry repeats.
-    pub fn block_length(&self, strikes: usize) -> Option<Duration> {
-        let last = self.block_times.last();
-        let length = self.block_times.get(strikes).or(last);
-        length.copied().flatten()
-    }
-
     /// Replaces everything by the defaults, then the `environment`, then the
     /// `arguments` (without the program's name). A variable counts only where
     /// no argument speaks of the same option, or where none says what to do;
@@ -544,12 +536,6 @@ impl Options {
             }
         }
         Some(true)
-    }
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self::defaults()
     }
 }
 
@@ -1162,19 +1148,6 @@ mod tests {
         assert_eq!(accepted(&["-l:80"]).listen, Endpoint::parse(b"[::]:80"));
         assert_eq!(accepted(&["--show=new"]).show, Show::New);
         assert_eq!(accepted(&["--firewall=iptables"]).firewall, FirewallChoice::Iptables);
-    }
-
-    #[test]
-    fn block_lengths_repeat_the_last() {
-        let options = accepted(&["--block-time=1s,2s"]);
-        let lengths = [0, 1, 2, 1_000_000].map(|strikes| options.block_length(strikes));
-        assert_eq!(lengths, [1, 2, 2, 2].map(|length| Some(seconds(length))));
-        let options = accepted(&["--block-time=1s,forever"]);
-        let lengths = [0, 1, 9].map(|strikes| options.block_length(strikes));
-        assert_eq!(lengths, [Some(seconds(1)), None, None]);
-        let options = accepted(&["--block-time=forever,1s"]);
-        assert_eq!(options.block_length(0), None);
-        assert_eq!(options.block_length(1), Some(seconds(1)));
     }
 
     /// Every spelling of a value means the same.

@@ -18,6 +18,7 @@ use core::mem;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::address::{Endpoint, fold_mapped};
+use crate::label::label;
 use crate::limits::READ_BUFFER;
 use crate::text::trim;
 
@@ -29,7 +30,9 @@ pub enum TcpState {
     Established = 1,
     /// We sent a SYN.
     SynSent,
-    /// A SYN came; nothing proves yet that its sender exists.
+    /// A SYN came; nothing proves yet that its sender exists. Also
+    /// TCP_NEW_SYN_RECV, which the kernel prints so (net/ipv4/tcp_ipv4.c,
+    /// get_openreq4).
     SynRecv,
     /// We closed.
     FinWait1,
@@ -47,13 +50,33 @@ pub enum TcpState {
     Listen,
     /// Both closed at once.
     Closing,
-    /// A request socket; the kernel prints it as `SynRecv`.
-    NewSynRecv,
 }
+
+label!(
+    TcpState,
+    "state",
+    1,
+    [
+        "established",
+        "syn_sent",
+        "syn_recv",
+        "fin_wait1",
+        "fin_wait2",
+        "time_wait",
+        "close",
+        "close_wait",
+        "last_ack",
+        "listen",
+        "closing",
+    ]
+);
+
+/// TCP_NEW_SYN_RECV.
+const NEW_SYN_RECV: u32 = 12;
 
 impl TcpState {
     /// Every state, in the order of the kernel's numbers from 1 on.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 11] = [
         Self::Established,
         Self::SynSent,
         Self::SynRecv,
@@ -65,11 +88,13 @@ impl TcpState {
         Self::LastAck,
         Self::Listen,
         Self::Closing,
-        Self::NewSynRecv,
     ];
 
     /// The state with the kernel's `number`, 1 to 12.
     pub fn from_number(number: u32) -> Option<Self> {
+        if number == NEW_SYN_RECV {
+            return Some(Self::SynRecv);
+        }
         let index = number.checked_sub(1)?;
         Self::ALL.get(index as usize).copied()
     }
@@ -87,37 +112,9 @@ impl TcpState {
             | Self::Close
             | Self::LastAck
             | Self::Listen
-            | Self::Closing
-            | Self::NewSynRecv => false,
+            | Self::Closing => false,
         }
     }
-
-    /// The kernel's name in lower case.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Established => "established",
-            Self::SynSent => "syn_sent",
-            Self::SynRecv => "syn_recv",
-            Self::FinWait1 => "fin_wait1",
-            Self::FinWait2 => "fin_wait2",
-            Self::TimeWait => "time_wait",
-            Self::Close => "close",
-            Self::CloseWait => "close_wait",
-            Self::LastAck => "last_ack",
-            Self::Listen => "listen",
-            Self::Closing => "closing",
-            Self::NewSynRecv => "new_syn_recv",
-        }
-    }
-}
-
-/// The IP version a connection is carried by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// IPv4, also where an IPv6 socket serves it (RFC 4291 section 2.5.5.2).
-    V4,
-    /// IPv6.
-    V6,
 }
 
 /// One row: a TCP socket of the host.
@@ -132,16 +129,6 @@ pub struct Socket {
     /// The inode of the socket's file, 0 where it has none or the row does not
     /// tell. Numbers above 32 bits are folded, never to 0.
     pub inode: u32,
-}
-
-impl Socket {
-    /// The IP version, after folding of IPv4-mapped addresses.
-    pub const fn family(&self) -> Family {
-        match self.local.address {
-            IpAddr::V4(_) => Family::V4,
-            IpAddr::V6(_) => Family::V6,
-        }
-    }
 }
 
 /// The order in which a machine keeps the bytes of a word. The kernel prints
@@ -452,12 +439,6 @@ impl<const N: usize> RowReader<N> {
             self.is_past_first_line = true;
         }
         (is_too_long && !was_skipping).then_some(Row::Malformed)
-    }
-}
-
-impl<const N: usize> Default for RowReader<N> {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

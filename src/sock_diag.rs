@@ -5,7 +5,7 @@ use core::net::IpAddr;
 
 use heapless::Vec;
 
-use crate::address::{Endpoint, Network};
+use crate::address::{Endpoint, Family, Network};
 use crate::kernel::Errno;
 use crate::netlink::{
     Attribute, Attributes, Failure, Malformed, Messages, NLM_F_ACK, NLM_F_DUMP, Progress,
@@ -197,33 +197,6 @@ fn handshake(state: u8, info: &[u8]) -> Handshake {
         Handshake::Unproven
     } else {
         Handshake::Unknown
-    }
-}
-
-/// The families of one dump.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// AF_INET sockets.
-    V4,
-    /// AF_INET6 sockets, among them those of IPv4 peers of dual-stack
-    /// listeners.
-    V6,
-}
-
-impl Family {
-    const fn number(self) -> u8 {
-        match self {
-            Self::V4 => libc::AF_INET as u8,
-            Self::V6 => libc::AF_INET6 as u8,
-        }
-    }
-
-    const fn of(address: IpAddr) -> Self {
-        if address.is_ipv6() {
-            Self::V6
-        } else {
-            Self::V4
-        }
     }
 }
 

@@ -207,11 +207,6 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
         self.length == 0
     }
 
-    /// Entries it can hold.
-    pub const fn capacity(&self) -> usize {
-        N
-    }
-
     /// Entries in one class.
     pub fn class_len(&self, class: usize) -> usize {
         self.lists.get(class).map_or(0, |list| list.length as usize)
@@ -466,14 +461,6 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
         if let Some(empty) = self.index.get_mut(hole) {
             *empty = 0;
         }
-    }
-}
-
-impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize> Default
-    for Table<K, V, N, INDEX, CLASSES>
-{
-    fn default() -> Self {
-        Self::new()
     }
 }
 

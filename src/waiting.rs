@@ -75,11 +75,6 @@ impl<const N: usize> Waiting<N> {
         self.waiters.len()
     }
 
-    /// Whether nobody does.
-    pub fn is_empty(&self) -> bool {
-        self.waiters.is_empty()
-    }
-
     /// One more. Where all places are taken, the source with most gives up its
     /// oldest: whoever fills them does not keep others out.
     pub fn add(&mut self, waiter: &Waiter) {
@@ -149,12 +144,6 @@ impl<const N: usize> Waiting<N> {
     pub fn sweep(&mut self) {
         self.waiters
             .retain(|waiter| waiter.source != Network::BLANK);
-    }
-}
-
-impl<const N: usize> Default for Waiting<N> {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

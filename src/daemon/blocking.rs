@@ -8,13 +8,13 @@ use heapless::Vec;
 use crate::address::Network;
 use crate::detector::{Data, Scan};
 use crate::firewall::{
-    self, EXPLANATION_MAX, EndReason, FailureReason, Notice, Overdue, Unusable, lacks_tables,
+    self, EXPLANATION_MAX, FailureReason, Notice, Overdue, Refusal, Unusable, lacks_tables,
     speaks_of,
 };
 use crate::host::{Knowledge, Protection};
 use crate::kernel::{Child, Errno, Exit, Interest, Kernel};
 use crate::limits::EXIT_GRACE;
-use crate::metrics::{BlockFailure, CommandExit, Refusal, UnblockReason};
+use crate::metrics::{BlockFailure, CommandExit};
 use crate::options::FirewallChoice;
 use crate::report;
 use crate::text::Text;
@@ -65,37 +65,15 @@ impl Daemon {
     }
 
     fn decide(&mut self, kernel: &mut impl Kernel, scan: &Scan) {
-        let refusal = if self.options.dry_run {
-            Some((Refusal::DryRun, b"--dry-run".as_slice()))
-        } else if self.options.firewall == FirewallChoice::None {
-            Some((Refusal::NoFirewall, b"--firewall none".as_slice()))
-        } else if self.options.require_silent && scan.data() != Data::Silent {
-            let words: &[u8] = match scan.data() {
-                Data::Sent => b"it sent data (--require-silent)",
-                Data::Silent | Data::Unknown => b"it may have sent data (--require-silent)",
-            };
-            Some((Refusal::DataSent, words))
-        } else {
-            let protection = self.host.protected(scan.source);
-            // Who may be protected is decided when the host is known, if it will be.
-            let may_wait = self.host.knowledge() == Knowledge::Awaited;
-            let known = protection.filter(|one| *one != Protection::HostUnknown || !may_wait);
-            known.map(|protection| (refusal(protection), protection.words()))
-        };
-        if let Some((reason, words)) = refusal {
-            return self.not_blocked(kernel, scan.source, reason, words);
+        if let Some(refusal) = self.refusal(scan) {
+            return self.not_blocked(kernel, scan.source, refusal);
         }
         if !self.firewall.is_enabled() {
             return;
         }
         let now = kernel.boottime();
         if self.firewall.block(scan, now).is_err() {
-            return self.not_blocked(
-                kernel,
-                scan.source,
-                Refusal::TableFull,
-                b"the table of blocks is full",
-            );
+            return self.not_blocked(kernel, scan.source, Refusal::TableFull);
         }
         self.detector.forget(scan.source);
         if self.firewall.is_failing(scan.source.is_ipv6()) {
@@ -131,19 +109,29 @@ impl Daemon {
         self.host.source_of(peer)
     }
 
-    fn not_blocked(
-        &mut self,
-        kernel: &mut impl Kernel,
-        source: Network,
-        reason: Refusal,
-        words: &[u8],
-    ) {
-        self.metrics.blocks_refused.count(reason);
+    /// Why no block is to follow.
+    fn refusal(&self, scan: &Scan) -> Option<Refusal> {
+        if self.options.dry_run {
+            return Some(Refusal::DryRun);
+        }
+        if self.options.firewall == FirewallChoice::None {
+            return Some(Refusal::NoFirewall);
+        }
+        if self.options.require_silent && scan.data() != Data::Silent {
+            return Some(Refusal::DataSent(scan.data()));
+        }
+        let protection = self.host.protected(scan.source);
+        // Who may be protected is decided when the host is known, if it will be.
+        let may_wait = self.host.knowledge() == Knowledge::Awaited;
+        let known = protection.filter(|one| *one != Protection::HostUnknown || !may_wait);
+        known.map(Refusal::Protected)
+    }
+
+    fn not_blocked(&mut self, kernel: &mut impl Kernel, source: Network, refusal: Refusal) {
+        self.metrics.blocks_refused.count(refusal);
         let calendar = self.calendar(kernel);
-        self.output.line(
-            kernel,
-            report::not_blocked(calendar, source, words).as_bytes(),
-        );
+        let line = report::not_blocked(calendar, source, refusal.words());
+        self.output.line(kernel, line.as_bytes());
     }
 
     /// Starts the next firewall command, if one is due.
@@ -317,21 +305,13 @@ impl Daemon {
                     let exec_root = self.options.exec_root.as_bytes();
                     report::blocked(calendar, &rule, length, data, exec_root)
                 }
-                Notice::Refused {
-                    source,
-                    refusal: firewall::Refusal::Protected(protection),
-                } => {
-                    let now = kernel.boottime();
-                    self.detector.silence(source, now);
-                    self.metrics.blocks_refused.count(refusal(protection));
-                    report::not_blocked(calendar, source, protection.words())
-                }
-                Notice::Refused {
-                    source,
-                    refusal: firewall::Refusal::Rate,
-                } => {
-                    self.metrics.blocks_refused.count(Refusal::Rate);
-                    report::not_blocked(calendar, source, b"held back by --max-blocks-per-minute")
+                Notice::Refused { source, refusal } => {
+                    if let Refusal::Protected(_) = refusal {
+                        let now = kernel.boottime();
+                        self.detector.silence(source, now);
+                    }
+                    self.metrics.blocks_refused.count(refusal);
+                    report::not_blocked(calendar, source, refusal.words())
                 }
                 Notice::JumpStays {
                     hook,
@@ -345,16 +325,7 @@ impl Daemon {
                 }
                 Notice::Unblocked { source, reason } => {
                     self.detector.forget(source);
-                    match reason {
-                        EndReason::Expired => self.metrics.unblocks.count(UnblockReason::Expired),
-                        EndReason::Operator => {
-                            self.metrics.unblocks.count(UnblockReason::Operator);
-                        }
-                        EndReason::Protected => {
-                            self.metrics.unblocks.count(UnblockReason::Protected);
-                        }
-                        EndReason::NeverStood => {}
-                    }
+                    self.metrics.unblocks.count(reason);
                     report::unblocked(calendar, source, reason)
                 }
             };
@@ -444,21 +415,5 @@ impl Daemon {
     pub(super) fn is_reading_well(&self, now: Instant) -> bool {
         self.last_good_reading != Instant::BOOT
             && now.since(self.last_good_reading) <= self.options.interval.saturating_mul(3)
-    }
-}
-
-fn refusal(protection: Protection) -> Refusal {
-    match protection {
-        Protection::Loopback => Refusal::Loopback,
-        Protection::Unspecified => Refusal::Unspecified,
-        Protection::Multicast => Refusal::Multicast,
-        Protection::Broadcast => Refusal::Broadcast,
-        Protection::LinkLocal => Refusal::LinkLocal,
-        Protection::OwnAddress => Refusal::Own,
-        Protection::Gateway => Refusal::Gateway,
-        Protection::Nameserver => Refusal::Nameserver,
-        Protection::Allowed => Refusal::Allowed,
-        Protection::SshPeer => Refusal::SshPeer,
-        Protection::HostUnknown => Refusal::HostUnknown,
     }
 }

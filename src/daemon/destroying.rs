@@ -5,11 +5,11 @@ use core::net::IpAddr;
 
 use heapless::{Deque, Vec};
 
-use crate::address::Network;
+use crate::address::{Family, Network};
 use crate::kernel::{Descriptor, Errno, Kernel, Netlink};
 use crate::limits::{DESTROYS_PER_TURN, DOOMED};
 use crate::netlink::{Failure, Progress};
-use crate::sock_diag::{DiagSocket, Family, destroy_answer, destroy_request, dump_request};
+use crate::sock_diag::{DiagSocket, destroy_answer, destroy_request, dump_request};
 
 use super::watching::{FULL_STATES, diag_search};
 

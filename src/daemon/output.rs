@@ -107,9 +107,3 @@ impl Output {
         self.patience != Duration::ZERO
     }
 }
-
-impl Default for Output {
-    fn default() -> Self {
-        Self::new()
-    }
-}

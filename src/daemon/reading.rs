@@ -1,5 +1,6 @@
 //! Readings: one pass over tcp and tcp6.
 
+use crate::address::Family;
 use crate::connections::{Connection, Sighting};
 use crate::kernel::{Descriptor, Errno, Kernel, Path, RowsFile};
 use crate::limits::OUTPUT_PATIENCE;
@@ -185,11 +186,11 @@ impl Daemon {
         let established = self
             .metrics
             .connections
-            .get(metrics::Family::V4, metrics::TcpState::Established)
+            .get(Family::V4, TcpState::Established)
             + self
                 .metrics
                 .connections
-                .get(metrics::Family::V6, metrics::TcpState::Established);
+                .get(Family::V6, TcpState::Established);
         let is_empty = match self.options.show {
             Show::All => self.listed == 0,
             // A list without news is no list without connections.
@@ -385,25 +386,8 @@ impl Daemon {
     }
 
     fn count_state(&mut self, socket: &Socket) {
-        let number = match socket.state {
-            // /proc prints it as SYN_RECV, some kernels by its own number.
-            TcpState::NewSynRecv => TcpState::SynRecv,
-            state => state,
-        } as u8;
-        if let Some(state) = metrics::TcpState::from_kernel(number) {
-            let before = self.metrics.connections.get(family(socket), state);
-            self.metrics
-                .connections
-                .set(family(socket), state, before + 1);
-        }
-    }
-}
-
-fn family(socket: &Socket) -> metrics::Family {
-    if socket.local.address.is_ipv4() {
-        metrics::Family::V4
-    } else {
-        metrics::Family::V6
+        let family = Family::of(socket.local.address);
+        self.metrics.connections.count(family, socket.state);
     }
 }
 

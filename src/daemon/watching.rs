@@ -6,7 +6,7 @@ use core::net::IpAddr;
 
 use heapless::Vec;
 
-use crate::address::{Endpoint, is_loopback};
+use crate::address::{Endpoint, Family, is_loopback};
 use crate::connections::{Connection, Direction, Ending};
 use crate::coverage::{Coverage, Look, TcpCounters, parse_snmp};
 use crate::detector::{Data, Scan};
@@ -17,11 +17,10 @@ use crate::limits::{
     EVENTS_PER_TURN, EVENTS_REST, EVENTS_RETRY, FAST_READING, LIST_EXTRA, SELF_TEST_PATIENCE,
 };
 use crate::listeners::Port;
-use crate::metrics;
 use crate::netlink::Progress;
 use crate::options::{Action, Show};
 use crate::report;
-use crate::sock_diag::{DiagSocket, Family, Handshake, dump_request, walk_events, walk_sockets};
+use crate::sock_diag::{DiagSocket, Handshake, dump_request, walk_events, walk_sockets};
 use crate::text::Text;
 use crate::time::{Duration, Instant};
 use crate::waiting::Waiter;
@@ -33,7 +32,7 @@ use super::Daemon;
 struct Extra {
     remote: Endpoint,
     local: Endpoint,
-    is_inbound: bool,
+    direction: Direction,
 }
 
 /// State between readings; all bytes zero when new.
@@ -373,16 +372,10 @@ impl Daemon {
 
     /// Counts a connection that was seen for the first time.
     pub(super) fn count_new(&mut self, connection: Connection, local: Endpoint) {
-        let direction = match connection.direction {
-            Direction::Inbound => metrics::Direction::In,
-            Direction::Outbound => metrics::Direction::Out,
-        };
-        let family = if local.address.is_ipv4() {
-            metrics::Family::V4
-        } else {
-            metrics::Family::V6
-        };
-        self.metrics.new_connections.count(direction, family);
+        let family = Family::of(local.address);
+        self.metrics
+            .new_connections
+            .count(connection.direction, family);
     }
 
     /// A connection that no scheduled reading can show any more joins the next
@@ -397,7 +390,7 @@ impl Daemon {
         let extra = Extra {
             remote,
             local,
-            is_inbound: connection.direction == Direction::Inbound,
+            direction: connection.direction,
         };
         if self.watch.extras.push(extra).is_err() {
             self.watch.more_extras += 1;
@@ -414,12 +407,7 @@ impl Daemon {
             if self.firewall.is_blocked(source) {
                 continue;
             }
-            let direction = if extra.is_inbound {
-                Direction::Inbound
-            } else {
-                Direction::Outbound
-            };
-            let line = report::connection(calendar, extra.remote, direction, extra.local);
+            let line = report::connection(calendar, extra.remote, extra.direction, extra.local);
             self.output.line(kernel, line.as_bytes());
         }
         let more = core::mem::take(&mut self.watch.more_extras);

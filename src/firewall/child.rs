@@ -14,7 +14,7 @@ use crate::text::Text;
 use crate::time::{Duration, Instant};
 
 use super::comment::Comment;
-use super::iptables::{Batch, Flavour, Hook, Program, Rule, Scope, Tool};
+use super::iptables::{Batch, Flavour, Hook, Lines, Program, Rule, Scope, Tool};
 use super::jump::Jump;
 use super::place::Place;
 use super::{Firewall, MINUTE, Refusal, Shown, Side, Stage};
@@ -434,7 +434,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Takes in what the child wrote on its standard output.
     pub fn output(&mut self, bytes: &[u8], now: Instant) {
         let Running { job, place, .. } = self.running;
-        let mut lines = core::mem::take(&mut self.lines);
+        let mut lines = core::mem::replace(&mut self.lines, Lines::new());
         lines.feed(bytes, |line, listed| match job {
             Job::List => self.listed(place, line, listed, now),
             Job::Version if Flavour::read(line) == Flavour::Nft => self.flavour = Flavour::Nft,

@@ -412,12 +412,6 @@ impl Lines {
     }
 }
 
-impl Default for Lines {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -31,6 +31,7 @@ use heapless::Vec;
 use crate::address::Network;
 use crate::detector::{Data, Scan};
 use crate::host::{Host, Protection};
+use crate::label::{Label, label};
 use crate::limits::{CHILD_DEADLINE, CHILD_GRACE, STRIKE_MEMORY};
 use crate::table::{Blank, Full, HashKey, Slot, Table};
 use crate::text::Text;
@@ -111,19 +112,63 @@ pub enum EndReason {
     Expired,
     /// Somebody took the rule away.
     Operator,
-    /// Its time was over before the kernel had it: it never stood.
-    NeverStood,
     /// It came to overlap a protected address.
     Protected,
+    /// Its time was over before the kernel had it: it never stood, and is not
+    /// counted.
+    NeverStood,
 }
 
-/// Why a block that was wanted never came.
+label!(EndReason, "reason", 0, ["expired", "operator", "protected"]);
+
+/// Why a port scan was not followed by a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The last check found it protected.
+    /// The block would touch what is protected.
     Protected(Protection),
-    /// It was held back by the rate guard until its evidence was old.
+    /// `--require-silent`, and the source sent data, or may have.
+    DataSent(Data),
+    /// Held back by `--max-blocks-per-minute` until its evidence was old.
     Rate,
+    /// `--dry-run`.
+    DryRun,
+    /// `--firewall none`.
+    NoFirewall,
+    /// No place in the table of blocks.
+    TableFull,
+}
+
+impl Refusal {
+    /// Words for the `Not blocked` line.
+    pub const fn words(self) -> &'static [u8] {
+        match self {
+            Self::Protected(protection) => protection.words(),
+            Self::DataSent(Data::Sent) => b"it sent data (--require-silent)",
+            Self::DataSent(_) => b"it may have sent data (--require-silent)",
+            Self::Rate => b"held back by --max-blocks-per-minute",
+            Self::DryRun => b"--dry-run",
+            Self::NoFirewall => b"--firewall none",
+            Self::TableFull => b"the table of blocks is full",
+        }
+    }
+}
+
+impl Label for Refusal {
+    const NAME: &'static str = "reason";
+    const VALUES: &'static str = "loopback unspecified multicast broadcast link_local own gateway \
+        nameserver allowed ssh_peer host_unknown data_sent rate dry_run no_firewall table_full";
+    const COUNT: usize = 16;
+
+    fn index(self) -> usize {
+        match self {
+            Self::Protected(protection) => protection as usize,
+            Self::DataSent(_) => 11,
+            Self::Rate => 12,
+            Self::DryRun => 13,
+            Self::NoFirewall => 14,
+            Self::TableFull => 15,
+        }
+    }
 }
 
 /// One source's block, or the memory of one.
@@ -1018,11 +1063,5 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 visit(self, slot);
             }
         }
-    }
-}
-
-impl<const N: usize, const I: usize> Default for Firewall<N, I> {
-    fn default() -> Self {
-        Self::new()
     }
 }

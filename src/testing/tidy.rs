@@ -104,7 +104,8 @@ fn modules_import_from_above_only() {
         .unwrap();
     let modules = library.text.lines();
     let order: Vec<&str> = modules
-        .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
+        .map(|line| line.strip_prefix("pub ").unwrap_or(line))
+        .filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'))
         .collect();
     let place = |module: &str| order.iter().position(|other| *other == module);
     let mut broken = Vec::new();

@@ -1,0 +1,40 @@
+//! Values of metrics' labels: the type that a stage uses for a notion is the
+//! one that tells its label.
+
+/// The values of one label: all of them are exposed, from zero on.
+pub trait Label: Copy {
+    /// The label's name.
+    const NAME: &'static str;
+    /// The label's values, in the order of `index`, with a blank between: one
+    /// text, where an array would be addresses that the loader writes into
+    /// memory of our own.
+    const VALUES: &'static str;
+    /// How many values there are.
+    const COUNT: usize;
+
+    /// The place of this value in `VALUES`; what lies behind is not counted.
+    fn index(self) -> usize;
+}
+
+/// The words of a text with one blank between.
+pub fn words(text: &'static str) -> impl Iterator<Item = &'static str> {
+    text.split_ascii_whitespace()
+}
+
+/// Tells the label of an enum whose first variants, numbered from `$first` on,
+/// are its values.
+macro_rules! label {
+    ($name:ident, $label:literal, $first:literal, [$($value:literal),+ $(,)?]) => {
+        impl crate::label::Label for $name {
+            const NAME: &'static str = $label;
+            const VALUES: &'static str = concat!($($value, " ",)+);
+            const COUNT: usize = [$($value),+].len();
+
+            fn index(self) -> usize {
+                (self as usize).wrapping_sub($first)
+            }
+        }
+    };
+}
+
+pub(crate) use label;
