@@ -21,10 +21,9 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+mod label;
 mod text;
 mod time;
-
-mod label;
 
 mod address;
 mod limits;

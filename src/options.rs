@@ -350,13 +350,6 @@ impl Options {
         }
     }
 
-    /// Options of an empty command line and environment.
-    pub fn defaults() -> Self {
-        let mut options = Self::new();
-        options.set_defaults();
-        options
-    }
-
     /// Replaces everything by the defaults, then the `environment`, then the
     /// `arguments` (without the program's name). A variable counts only where
     /// no argument speaks of the same option, or where none says what to do;
@@ -977,7 +970,9 @@ mod tests {
         assert!(options.exec_root.is_empty());
         assert!(!options.require_silent);
         assert_eq!(options.max_blocks_per_minute, 1_000);
-        assert_eq!(options, Options::defaults());
+        let mut defaults = Options::new();
+        defaults.set_defaults();
+        assert_eq!(options, defaults);
     }
 
     #[test]

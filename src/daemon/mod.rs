@@ -410,3 +410,9 @@ fn is_ready(found: &[Interest], descriptor: Descriptor) -> bool {
         .iter()
         .any(|interest| interest.descriptor == descriptor && interest.is_readable)
 }
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Self::new()
+    }
+}
