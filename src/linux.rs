@@ -1556,12 +1556,14 @@ mod tests {
     /// A child that another test forks just then holds the old socket until its
     /// exec.
     fn claim_when_free(kernel: &mut Linux, name: &str) -> Descriptor {
-        loop {
-            if let Ok(Claim::Ours(socket)) = kernel.claim(name) {
-                return socket;
+        let claimed = (0..5_000).find_map(|_| match kernel.claim(name) {
+            Ok(Claim::Ours(socket)) => Some(socket),
+            _ => {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+                None
             }
-            thread::sleep(std::time::Duration::from_millis(1));
-        }
+        });
+        claimed.expect("the name is free")
     }
 
     /// Waits for the end of a child that has nothing left to do.
