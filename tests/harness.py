@@ -11,6 +11,7 @@ import atexit
 import concurrent.futures
 import contextlib
 import ctypes
+import errno
 import glob
 import ipaddress
 import itertools
@@ -199,7 +200,7 @@ class Namespace:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if address == "::":
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            listener.bind((address, port))
+            wait_for(lambda: binds(listener, address, port), f"port {port} to be free")
             listener.listen(512)
             self.service.add(listener)
             listeners.append(listener)
@@ -231,6 +232,17 @@ class Namespace:
         for held in self.sockets:
             held.close()
         destroy_namespace(self.name)
+
+
+def binds(listener, address, port):
+    """False while an accept(2) of another thread still holds the last listener."""
+    try:
+        listener.bind((address, port))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return False
+    return True
 
 
 def set_namespace(file):

@@ -2,6 +2,7 @@
 each on a machine of its own (machine.py)."""
 
 import glob
+import itertools
 import os
 import platform
 import re
@@ -569,8 +570,8 @@ def test_make_install_and_uninstall(t):
 
 
 def break_iptables(m, is_broken=True):
-    for tool in ("iptables", "ip6tables"):
-        path = f"/usr/local/sbin/{tool}"
+    for tool in itertools.product(("iptables", "ip6tables"), ("", "-nft", "-legacy")):
+        path = "/usr/local/sbin/" + "".join(tool)
         if is_broken:
             m.write(path, "#!/bin/sh\necho it is broken >&2\nexit 4\n")
             m.must("chmod", "755", path)

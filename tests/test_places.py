@@ -4,6 +4,7 @@ what is left at the end.
 """
 
 import contextlib
+import itertools
 import os
 import re
 import resource
@@ -13,8 +14,8 @@ import socket
 import threading
 import time
 
-from harness import (IPTABLES_NAMES, Firewall, Skipped, alone, cases, check, equal, idle, link,
-                     need, wait_for, wrapped_firewall)
+from harness import (FLAVOURS, IPTABLES_NAMES, Firewall, Skipped, alone, cases, check, equal, idle,
+                     link, need, wait_for, wrapped_firewall)
 from test_blocking import PORTS, RULE, Scene
 from test_firewall import (JUMPS, TO_HOST, block, boot_seconds, cidr, entry, feed, first_rules,
                            is_untouched, jumps, quick_scene, rows_with, sources, total)
@@ -107,30 +108,24 @@ class Routed:
         return not self.near.connects(router, 22, scanner, 0.3)
 
 
-@cases("nft", "legacy")
-def test_ipv6_neighbour_keeps_what_lies_behind_the_router(t, flavour):
-    scene = Routed(t, flavour)
-    wait_for(lambda: exchanges_lost(scene.near, "fd00:3::2", 2) == 0, "the way through")
-    guard = scene.guard()
-    held = [scene.near.connect("fd00:1::1", port) for port in PORTS]
-    guard.wait_line(r" Blocked: +fd00:1::2 ")
-    lost = exchanges_lost(scene.near, "fd00:3::2", 24)
-    check(lost <= 1, f"{lost} of 24 exchanges lost behind the router")
-    check(scene.is_shut(), "the router is shut to it")
-    equal(exchanges_lost(scene.near, "fd00:1::1", 2), 2, "lost to the router itself")
-    del held
+# The scanner, the router, a host behind it, and how many exchanges with that.
+NEIGHBOURS = {"IPv4": ("10.1.0.2", "10.1.0.1", "10.3.0.2", 6),
+              "IPv6": ("fd00:1::2", "fd00:1::1", "fd00:3::2", 24)}
 
 
-@cases("nft", "legacy")
-def test_ipv4_neighbour_keeps_what_lies_behind_the_router(t, flavour):
+@cases(*itertools.product(FLAVOURS, NEIGHBOURS))
+def test_neighbour_keeps_what_lies_behind_the_router(t, flavour, family):
+    scanner, router, far, count = NEIGHBOURS[family]
     scene = Routed(t, flavour)
-    wait_for(lambda: exchanges_lost(scene.near, "10.3.0.2", 2) == 0, "the way through")
+    wait_for(lambda: exchanges_lost(scene.near, far, 2) == 0, "the way through")
     guard = scene.guard()
-    held = [scene.near.connect("10.1.0.1", port) for port in PORTS]
-    guard.wait_line(r" Blocked: +10\.1\.0\.2 ")
-    lost = exchanges_lost(scene.near, "10.3.0.2", 6)
-    check(lost <= 1, f"{lost} of 6 exchanges lost behind the router")
-    check(scene.is_shut("10.1.0.2", "10.1.0.1"), "the router is shut to it")
+    held = [scene.near.connect(router, port) for port in PORTS]
+    guard.wait_line(f" Blocked: +{re.escape(scanner)} ")
+    lost = exchanges_lost(scene.near, far, count)
+    check(lost <= 1, f"{lost} of {count} exchanges lost behind the router")
+    check(scene.is_shut(scanner, router), "the router is shut to it")
+    if ":" in router:
+        equal(exchanges_lost(scene.near, router, 2), 2, "lost to the router itself")
     del held
 
 

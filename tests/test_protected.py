@@ -11,7 +11,7 @@ import time
 
 import harness
 from harness import Lan, alone, cases, check, equal, must, need, wait_for
-from traffic import has_events, touch
+from traffic import deaf, has_events, touch
 
 PORTS = (22, 25, 80, 443)
 UNKNOWN = "own addresses and gateways are not fully known"
@@ -32,7 +32,8 @@ rm -f /etc/resolv.conf
 class Scene:
     """A guarded host with four services, a peer and its friend, who scan it."""
 
-    def __init__(self, t, *arguments, prepare=lambda host: None, files=None, quick=False):
+    def __init__(self, t, *arguments, prepare=lambda host: None, files=None, quick=False,
+                 before=()):
         if quick:
             t.use_quick_binary()
         self.t, self.lan = t, t.lan()
@@ -40,9 +41,9 @@ class Scene:
         self.firewall = t.firewall(self.host)
         self.host.listen(*PORTS)
         prepare(self.host)
-        before = () if files is None else with_files(t, files)
+        before = before if files is None else with_files(t, files)
         self.guard = t.guard(self.host, *arguments, before=before, env=self.firewall.env).ready()
-        wait_for(lambda: has_events(self.guard), "destroy events")
+        wait_for(lambda: has_events(self.guard) or self.guard.error_output(), "the self-test")
 
     def scan(self, source=Lan.peer_v4):
         equal(touch(self.peer, Lan.host_v4, *PORTS, source=source), 4, "connections")
@@ -251,6 +252,41 @@ def test_what_is_protected_no_longer_is_blocked(t, how):
     time.sleep(2)  # what may be gone is asked for after a moment
     scene.is_blocked(Lan.friend_v4)
     scene.is_not_blocked("gateway", Lan.peer_v4)
+
+
+@cases("gateway", "nexthop object")
+def test_a_kernel_that_sends_no_events_is_asked(t, what):
+    """Before a block, whatever --interval is. Destroy events are not to be had
+    there either, so the scan is held open."""
+    scene = Scene(t, "--interval", "1h", before=deaf("groups"))
+    scene.host.ip({"gateway": f"route add default via {Lan.peer_v4}",
+                   "nexthop object": f"nexthop add id 7 via {Lan.peer_v4} dev lan0"}[what])
+    time.sleep(5.5)  # what is younger counts as current
+    held = [scene.peer.connect(Lan.host_v4, port, source)
+            for source in (Lan.friend_v4, Lan.peer_v4) for port in PORTS]
+    scene.guard.wait_line(rf": +Blocked: +{Lan.friend_v4} ")
+    scene.guard.wait_line(rf": +Not blocked: +{Lan.peer_v4} gateway")
+    equal(len(held), 8, "connections held")
+    check(scene.known(), "all is known")
+
+
+@cases(0, 8)
+def test_facts_that_cannot_be_had_at_all(t, seconds):
+    """From the start: said once, shown, and no scan waits."""
+    scene = Scene(t, "--window", "5s", before=deaf("route"))
+    wait_for(scene.guard.error_output, "words about it")
+    time.sleep(seconds)
+    scene.is_not_blocked("own addresses and gateways not fully known")
+    said = [line for line in scene.guard.error_output() if UNKNOWN in line]
+    equal(len(said), 1, f"lines {scene.guard.error_output()}")
+    status, words = scene.health()
+    check(status == 503 and UNKNOWN in words, f"{status} {words}")
+    check(not scene.known(), "the gauge is 0")
+    # The control: without that filter the same scan is blocked.
+    scene.guard.kill()
+    scene.guard = t.guard(scene.host, env=scene.firewall.env).ready()
+    wait_for(lambda: has_events(scene.guard), "destroy events")
+    scene.is_blocked(Lan.friend_v4)
 
 
 # --------------------------------------------------------- large and restless

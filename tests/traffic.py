@@ -5,7 +5,7 @@ As a program it is what has to be a process of its own:
     traffic.py serve PORT…              accepts and closes at end of file
     traffic.py flood ADDRESS PORT COUNT connects and resets, as fast as it can
     traffic.py many ADDRESS COUNT       listens on so many ports from 10000 on
-    traffic.py deaf join|socket COMMAND…  runs it where no destroy event arrives
+    traffic.py deaf HOW COMMAND…        runs it where netlink lacks something
 """
 
 import contextlib
@@ -256,6 +256,7 @@ def until(predicate, seconds, every=0.01):
 ETH_P_ALL = 3  # only so are outgoing packets seen
 NETLINK_NETFILTER = 12
 SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
+NETLINK_FLAGS = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 NFNLGRP_NFTABLES = 7
 SO_TIMESTAMPNS = 35
 FIN, SYN, RST, ACK = 1, 2, 4, 16
@@ -421,8 +422,9 @@ def helper(space, *arguments):
 
 def deaf(how="join"):
     """A wrapping command under which no destroy event arrives: joining a
-    netlink group succeeds and does nothing, or NETLINK_SOCK_DIAG is not to be
-    had at all."""
+    netlink group succeeds and does nothing ("join"), or is refused ("groups"), or
+    NETLINK_SOCK_DIAG is not to be had at all ("socket"). Or NETLINK_ROUTE is not
+    ("route")."""
     if platform.machine() not in MACHINES:
         raise Skipped(f"no seccomp filter for {platform.machine()} here")
     return (sys.executable, "-B", PROGRAM, "deaf", how)
@@ -501,6 +503,8 @@ def run_deaf(how, *command):
     architecture, setsockopt, socket_ = MACHINES[platform.machine()]
     number, first, wanted, error = {
         "join": (setsockopt, 1, (SOL_NETLINK, NETLINK_ADD_MEMBERSHIP), 0),
+        "groups": (setsockopt, 1, (SOL_NETLINK, NETLINK_ADD_MEMBERSHIP), errno.EPERM),
+        "route": (socket_, 0, (socket.AF_NETLINK, NETLINK_FLAGS, 0), errno.EPERM),
         "socket": (socket_, 2, (NETLINK_SOCK_DIAG,), errno.EPROTONOSUPPORT)}[how]
     arguments = [(16 + 8 * (first + at) + (4 if sys.byteorder == "big" else 0), value)
                  for at, value in enumerate(wanted)]

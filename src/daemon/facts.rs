@@ -506,33 +506,18 @@ mod tests {
         }
 
         fn start(&mut self) {
-            let Self {
-                kernel,
-                host,
-                facts,
-                buffer,
-            } = self;
-            facts.start(kernel, host, buffer);
+            self.facts
+                .start(&mut self.kernel, &mut self.host, &mut self.buffer);
         }
 
         fn take(&mut self) {
-            let Self {
-                kernel,
-                host,
-                facts,
-                buffer,
-            } = self;
-            facts.take(kernel, host, buffer);
+            self.facts
+                .take(&mut self.kernel, &mut self.host, &mut self.buffer);
         }
 
         fn renew(&mut self) {
-            let Self {
-                kernel,
-                host,
-                facts,
-                buffer,
-            } = self;
-            facts.renew(kernel, host, buffer);
+            self.facts
+                .renew(&mut self.kernel, &mut self.host, &mut self.buffer);
         }
 
         fn advance(&mut self, milliseconds: u64) {

@@ -57,7 +57,9 @@ pub(super) struct Watch {
     next_counters: Instant,
     counters: TcpCounters,
     coverage: Coverage,
-    /// Until when events belong to the last scheduled reading; BOOT for no more.
+    /// When the last interval ended that was held against the kernel's count.
+    interval_ended: Instant,
+    /// Until when events belong to the last such reading; BOOT for no more.
     late_until: Instant,
 
     /// When an early reading is wanted; BOOT for not at all.
@@ -93,6 +95,7 @@ impl Watch {
                 resets_sent: 0,
             },
             coverage: Coverage::new(),
+            interval_ended: Instant::BOOT,
             late_until: Instant::BOOT,
             early: Instant::BOOT,
             savings: Duration::ZERO,
@@ -567,10 +570,15 @@ impl Daemon {
         self.watch.coverage.after_reading(opens, seen);
         // What was on its way just now is not missing any more by then.
         self.watch.next_counters = kernel.boottime().after(EVENTS_LATENESS);
-        // However long our turn did not come: nothing that waits is missed.
-        if is_scheduled && (self.watch.is_drained || self.watch.socket.is_none()) {
+        // However long our turn did not come: nothing that waits is missed. And
+        // on a busy host the kernel's worker sends its events late.
+        let now = kernel.boottime();
+        let is_over = now.since(self.watch.interval_ended) >= COUNTERS_PERIOD;
+        let has_all = self.watch.is_drained || self.watch.socket.is_none();
+        if is_scheduled && is_over && has_all {
             self.metrics.connections_missed += self.watch.coverage.end_interval(opens, seen);
-            self.watch.late_until = kernel.boottime().after(EVENTS_LATENESS);
+            self.watch.interval_ended = now;
+            self.watch.late_until = now.after(EVENTS_LATENESS);
         }
     }
 
