@@ -274,13 +274,19 @@ pub fn hex_digit(byte: u8) -> Option<u8> {
 
 /// Appends `address`: dotted IPv4, or IPv6 as RFC 5952 recommends.
 pub fn write_address(out: &mut impl Sink, address: IpAddr) {
+    // One copy of the code for every kind of `out`.
+    let mut text = AddressText::new();
     match address {
-        IpAddr::V4(v4) => write_ipv4(out, v4.to_bits()),
-        IpAddr::V6(v6) => write_ipv6(out, v6.to_bits()),
+        IpAddr::V4(v4) => write_ipv4(&mut text, v4.to_bits()),
+        IpAddr::V6(v6) => write_ipv6(&mut text, v6.to_bits()),
     }
+    out.put(text.as_bytes());
 }
 
-fn write_ipv4(out: &mut impl Sink, bits: u32) {
+/// The longest IPv6 address.
+type AddressText = Text<39>;
+
+fn write_ipv4(out: &mut AddressText, bits: u32) {
     for (index, octet) in bits.to_be_bytes().iter().enumerate() {
         if index > 0 {
             out.put_byte(b'.');
@@ -289,7 +295,7 @@ fn write_ipv4(out: &mut impl Sink, bits: u32) {
     }
 }
 
-fn write_ipv6(out: &mut impl Sink, bits: u128) {
+fn write_ipv6(out: &mut AddressText, bits: u128) {
     if bits >> 32 == 0xffff {
         out.put(b"::ffff:");
         return write_ipv4(out, bits as u32);
