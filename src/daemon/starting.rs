@@ -35,7 +35,7 @@ impl Daemon {
             return USAGE;
         }
         self.started = kernel.realtime();
-        self.invocation.root = self.options.exec_root.clone();
+        self.commands.invocation.root = self.options.exec_root.clone();
         match self.options.action {
             Action::Help => self.print(kernel, write_help),
             Action::Version => self.print(kernel, write_version),
@@ -180,9 +180,9 @@ impl Daemon {
             has_legacy: [false, true].map(|is_ipv6| has_legacy_table(kernel, is_ipv6)),
         };
         let now = kernel.boottime();
-        self.firewall.enable(key, &policy, now);
+        self.commands.firewall.enable(key, &policy, now);
         if self.has_ipv6(kernel) {
-            self.firewall.set_ipv6();
+            self.commands.firewall.set_ipv6();
         }
     }
 

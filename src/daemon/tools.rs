@@ -69,14 +69,15 @@ impl Daemon {
         let mut failures = Failures::none();
         let mut count = 0;
         for &is_ipv6 in self.families(kernel) {
-            let runner = Runner::new(&mut self.invocation, &mut self.child_buffer);
+            let runner = Runner::new(&mut self.commands.invocation, &mut self.commands.buffer);
             let tables = runner.tables(kernel, is_ipv6, &mut failures);
             for table in &tables {
                 let (now, unix_seconds) = (kernel.boottime(), kernel.realtime() / 1_000_000_000);
                 // Printed when the child is done: it waits for nobody else.
                 let listing = &mut self.listing;
                 listing.clear();
-                let mut runner = Runner::new(&mut self.invocation, &mut self.child_buffer);
+                let mut runner =
+                    Runner::new(&mut self.commands.invocation, &mut self.commands.buffer);
                 let could_list = runner.list(kernel, table.tool, |listed| {
                     if let Listed::Ours(rule) = listed {
                         let _ = listing.push(rule);
@@ -154,7 +155,7 @@ impl Daemon {
             trim(why.as_bytes()),
         ];
         self.complain(kernel, &words);
-        self.name_way_out(kernel, &failures.explanation);
+        self.commands.name_way_out(kernel, &failures.explanation);
         Flow::Exit(1)
     }
 
@@ -166,10 +167,11 @@ impl Daemon {
         let mut failures = Failures::none();
         let mut removed = 0;
         for &is_ipv6 in self.families(kernel) {
-            let runner = Runner::new(&mut self.invocation, &mut self.child_buffer);
+            let runner = Runner::new(&mut self.commands.invocation, &mut self.commands.buffer);
             let tables = runner.tables(kernel, is_ipv6, &mut failures);
             for table in &tables {
-                let mut runner = Runner::new(&mut self.invocation, &mut self.child_buffer);
+                let mut runner =
+                    Runner::new(&mut self.commands.invocation, &mut self.commands.buffer);
                 let (count, is_done) =
                     runner.unblock(kernel, table.tool, target, is_daemon_running);
                 removed += count;

@@ -313,7 +313,7 @@ impl Daemon {
             self.list_later(local, remote, connection);
         }
         if waiter.is_counted {
-            self.firewall.doubt(source, now);
+            self.commands.firewall.doubt(source, now);
         }
         self.admit(&waiter, port, now);
     }
@@ -367,7 +367,7 @@ impl Daemon {
         }
         self.count_new(connection, local);
         let source = self.host.source_of(remote.address);
-        self.firewall.doubt(source, now);
+        self.commands.firewall.doubt(source, now);
     }
 
     /// Counts a connection that was seen for the first time.
@@ -382,7 +382,9 @@ impl Daemon {
     /// list.
     pub(super) fn list_later(&mut self, local: Endpoint, remote: Endpoint, connection: Connection) {
         let source = self.host.source_of(remote.address);
-        if connection.listed || self.options.show == Show::Scans || self.firewall.is_blocked(source)
+        if connection.listed
+            || self.options.show == Show::Scans
+            || self.commands.firewall.is_blocked(source)
         {
             return;
         }
@@ -404,7 +406,7 @@ impl Daemon {
         for extra in &extras {
             // Blocked since it was kept.
             let source = self.host.source_of(extra.remote.address);
-            if self.firewall.is_blocked(source) {
+            if self.commands.firewall.is_blocked(source) {
                 continue;
             }
             let line = report::connection(calendar, extra.remote, extra.direction, extra.local);
