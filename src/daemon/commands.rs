@@ -4,9 +4,10 @@
 use core::mem;
 
 use crate::detector::{Data, Scan};
+use crate::firewall::comment::parse_hex;
 use crate::firewall::{
-    EXPLANATION_MAX, Failure, FailureReason, Notice, Overdue, Refusal, Unusable, lacks_tables,
-    speaks_of,
+    EXPLANATION_MAX, Failure, FailureReason, Notice, Overdue, Policy, Refusal, Task, Unusable,
+    lacks_tables, speaks_of,
 };
 use crate::host::{Host, Knowledge, Protection};
 use crate::kernel::{Child, Descriptor, Errno, Exit, Interest, Invocation, Kernel};
@@ -14,11 +15,12 @@ use crate::limits::OUTPUT_BUFFER;
 use crate::metrics::{BlockFailure, CommandExit, Metrics};
 use crate::options::{FirewallChoice, Options};
 use crate::report;
-use crate::text::Text;
+use crate::text::{Text, trim};
 use crate::time::{Duration, Instant};
 
 use super::destroyer::Destroyer;
 use super::output::{Output, local_time, log_error};
+use super::starting::read_small;
 use super::{Detector, Firewall};
 
 /// Reads of a child's output a turn: one that never stops writing must not
@@ -87,6 +89,28 @@ impl Commands {
         pipes
             .filter(|(_, is_closed)| !is_closed)
             .map(|(pipe, _)| pipe)
+    }
+
+    /// From now on commands are made, for `task`.
+    pub fn enable(&mut self, kernel: &mut impl Kernel, options: &Options, task: Task) {
+        let policy = Policy {
+            boot_id: boot_id(kernel).unwrap_or(0),
+            lengths: &options.block_times,
+            max_per_minute: options.max_blocks_per_minute,
+            window: options.window,
+            has_legacy: [false, true].map(|is_ipv6| has_legacy_table(kernel, is_ipv6)),
+        };
+        let (key, now) = (kernel.hash_key(), kernel.boottime());
+        self.firewall.enable(key, &policy, task, now);
+    }
+
+    /// Runs the next command to its end, if one is due.
+    pub fn run(&mut self, kernel: &mut impl Kernel, host: &Host) -> Option<Ended> {
+        match self.start(kernel, host) {
+            Start::NotDue => None,
+            Start::Running => self.wait(kernel, Instant::NEVER),
+            Start::Failed => Some(self.not_started(kernel)),
+        }
     }
 
     /// Starts the next command, if one is due.
@@ -402,6 +426,28 @@ impl Commands {
     pub fn is_destroying(&self) -> bool {
         self.destroyer.has_work() && self.firewall.pending() == 0
     }
+}
+
+/// The first 32 bits of this boot's id.
+fn boot_id(kernel: &mut impl Kernel) -> Option<u32> {
+    let mut buffer = [0; 64];
+    let bytes = read_small(kernel, b"/proc/sys/kernel/random/boot_id", &mut buffer);
+    bytes.get(..8).and_then(|digits| parse_hex(trim(digits)))
+}
+
+/// Whether the kernel holds the legacy filter table here. The legacy tool would
+/// load and make it where it is only asked for it (iptable_filter.c).
+fn has_legacy_table(kernel: &mut impl Kernel, is_ipv6: bool) -> bool {
+    let path: &[u8] = if is_ipv6 {
+        b"/proc/self/net/ip6_tables_names"
+    } else {
+        b"/proc/self/net/ip_tables_names"
+    };
+    let mut buffer = [0; 128];
+    let bytes = read_small(kernel, path, &mut buffer);
+    bytes
+        .split(|byte| *byte == b'\n')
+        .any(|name| name == b"filter")
 }
 
 /// Why no block is to follow.

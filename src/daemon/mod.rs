@@ -2,18 +2,17 @@
 //! that knows everybody, logs, and decides about EINTR and EAGAIN.
 
 mod admission;
-mod commands;
+pub(crate) mod commands;
 mod destroyer;
 mod facts;
 mod handshakes;
 mod healthcheck;
 mod instance;
-mod output;
+pub(crate) mod output;
 mod reading;
 mod serving;
-mod starting;
+pub(crate) mod starting;
 mod supervisor;
-mod tools;
 mod watching;
 
 use heapless::Vec;
@@ -24,7 +23,7 @@ use crate::address::Network;
 use crate::connections::Connections;
 use crate::detector::{self, Scan};
 use crate::exposition::Format;
-use crate::firewall::{self, iptables::Rule};
+use crate::firewall;
 use crate::host::{Host, Knowledge};
 use crate::http::{BODY_ROOM, Server};
 use crate::kernel::{Descriptor, Interest, Kernel, Signal};
@@ -98,9 +97,6 @@ pub struct Daemon {
     netlink_buffer: [u8; RECEIVE_BUFFER],
     has_said_unknown: bool,
 
-    /// What --list found.
-    listing: Vec<Rule, BLOCKS>,
-
     /// Where HTTP is served; port 0 for nowhere. No `Option`, whose `None` is
     /// not all zero bytes.
     listen_address: Endpoint,
@@ -151,7 +147,6 @@ impl Daemon {
             listed: 0,
             netlink_buffer: [0; RECEIVE_BUFFER],
             has_said_unknown: false,
-            listing: Vec::new(),
             listen_address: Endpoint::BLANK,
             listener: None,
             next_listen: Instant::BOOT,

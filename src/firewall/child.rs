@@ -17,7 +17,7 @@ use super::comment::Comment;
 use super::iptables::{Batch, Flavour, Hook, Lines, Program, Rule, Scope, Tool};
 use super::jump::Jump;
 use super::place::Place;
-use super::{Firewall, MINUTE, Refusal, Shown, Side, Stage};
+use super::{Firewall, MINUTE, Refusal, Shown, Side, Stage, Task};
 
 /// What the running child does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +75,9 @@ pub enum FailureReason {
     /// It ran past its deadline.
     Deadline,
 }
+
+/// Three tries in a row: the backoff doubles twice.
+const TRIES_FACTOR: u64 = 4;
 
 /// Jumps taken away at a time; more of them are nobody's accident.
 const JUMPS: u32 = 100;
@@ -172,24 +175,28 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             return None;
         }
         let tool = side.tool(place.is_ipv6);
-        if !side.is_found && !self.is_ending {
+        if !side.is_found && self.task != Task::End {
             tool.version(invocation);
             self.lines.clear();
             self.flavour = Flavour::Legacy;
             return Some(Job::Version);
         }
         let is_due =
-            !side.is_known && !self.is_ending || side.had_chain && now >= side.next_listing;
+            !side.is_known && self.task != Task::End || side.had_chain && now >= side.next_listing;
         if is_due {
             tool.list(invocation);
             self.lines.clear();
             self.listing = self.listing.wrapping_add(1);
-            self.shown = Shown::NOTHING;
+            self.shown = Shown {
+                has_foreign_rules: self.task.keeps_chain(),
+                ..Shown::NOTHING
+            };
+            self.listing_ours.clear();
             self.strays.get_mut(place).clear();
             self.above.iter_mut().for_each(|above| above.clear());
             return Some(Job::List);
         }
-        if !self.is_ending
+        if self.task != Task::End
             && let Some(job) = self.change(invocation, place, host, now)
         {
             return Some(job);
@@ -470,7 +477,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Takes in how the child ended, and how long it ran. `None` stands for a
     /// child that could not be started at all.
     pub fn finished(&mut self, exit: Option<Exit>, now: Instant) -> Option<Failure> {
-        let running = core::mem::replace(&mut self.running, Running::NONE);
+        let running = self.running;
+        self.running.job = Job::None;
         if running.job == Job::Version {
             return self.took_version(running, exit, now);
         }
@@ -536,6 +544,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             Job::List => {
                 side.backoff = Duration::ZERO;
                 self.reconcile(place, now);
+                if self.task.is_single_pass() {
+                    self.side_mut(place).next_listing = Instant::NEVER;
+                }
             }
             Job::RemoveChain => {
                 side.chores_backoff = Duration::ZERO;
@@ -561,6 +572,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                     side.chores_backoff = Duration::ZERO;
                     // What is left of the strays shows up again.
                     side.is_known = !has_more_strays && !side.one_by_one;
+                    self.removed += u64::from(chores);
                     self.strays.get_mut(place).clear();
                 }
                 self.confirm(place, now);
@@ -629,8 +641,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 firewall.set_stage(slot, to);
             });
         }
+        let is_single_pass = self.task.is_single_pass();
         let knows_no_wait = matches!(reason, FailureReason::Status(1 | 2))
-            && speaks_of(&self.explanation, b"option");
+            && speaks_of(&self.explanation, b"option")
+            || is_single_pass && failure.is_listing && reason == FailureReason::Status(2);
         let side = self.side_mut(place);
         // The kernel's state is uncertain now: look before the next change.
         side.is_known = false;
@@ -651,12 +665,18 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
         match running.job {
             Job::None | Job::Version => {}
+            Job::Change { .. } | Job::RemoveChain if is_single_pass => {
+                failure.is_first = side.failed_in_pass(running.job);
+            }
             Job::List => {
                 failure.is_first = side.backoff == Duration::ZERO;
                 side.backoff = longer(side.backoff);
                 side.retry = now.after(side.backoff);
                 if place.is_other && !side.had_chain {
                     failure.is_first &= side.looked_in_vain(reason);
+                }
+                if is_single_pass {
+                    side.retry = Instant::NEVER;
                 }
             }
             Job::Change { blocks, chores, .. } if blocks + chores > 1 && !side.one_by_one => {
@@ -694,6 +714,19 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 }
 
 impl Side {
+    /// A change of a single pass failed: whether its table is given up, which
+    /// is worth a word. One rule that ended meanwhile vetoes the whole batch:
+    /// it is made anew from another listing some times.
+    fn failed_in_pass(&mut self, job: Job) -> bool {
+        self.chores_backoff = longer(self.chores_backoff);
+        let is_change = job != Job::RemoveChain;
+        let is_last = !is_change || self.chores_backoff >= RETRY_FIRST.saturating_mul(TRIES_FACTOR);
+        if is_last {
+            self.retry = Instant::NEVER;
+        }
+        is_last && is_change
+    }
+
     /// The other flavour's table, where nothing of ours was seen so far, cannot
     /// be listed: whether that is worth a word. Without nf_tables in the kernel
     /// it cannot be there; a legacy one is there, and is tried some times.

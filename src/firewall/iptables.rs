@@ -148,6 +148,7 @@ pub struct Tool {
 
 impl Tool {
     /// `iptables` or `ip6tables`, of whatever flavour and age.
+    #[cfg(test)]
     pub const fn preferred(is_ipv6: bool) -> Self {
         Self {
             is_ipv6,

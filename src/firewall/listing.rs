@@ -10,7 +10,7 @@ use crate::time::Instant;
 use super::comment::Facts;
 use super::iptables::{Listed, Rule};
 use super::place::Place;
-use super::{ABOVE_MAX, Block, EndReason, Firewall, Stage};
+use super::{ABOVE_MAX, Block, EndReason, Firewall, Stage, Task};
 
 impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Takes in one line of the listing.
@@ -32,7 +32,16 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                     note_above(above, line);
                 }
             }
-            Listed::Ours(rule) => self.listed_rule(place, rule, now),
+            Listed::Ours(rule) => match self.task {
+                Task::Guard | Task::End => self.listed_rule(place, rule, now),
+                Task::List => {
+                    let _ = self.listing_ours.push(rule);
+                }
+                Task::Unblock { target, .. } if target.touches(rule.source) => {
+                    self.strays.get_mut(place).add(rule);
+                }
+                Task::Unblock { .. } => self.shown.has_foreign_rules = true,
+            },
             // Where our rules cannot have comments they look like that.
             Listed::Plain(rule) if self.side(place).without_comment => {
                 self.listed_rule(place, rule, now);

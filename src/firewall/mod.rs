@@ -33,6 +33,7 @@ use crate::detector::{Data, Scan};
 use crate::host::{Host, Protection};
 use crate::label::{Label, label};
 use crate::limits::{CHILD_DEADLINE, CHILD_GRACE, STRIKE_MEMORY};
+use crate::options::Target;
 use crate::table::{Blank, Full, HashKey, Slot, Table};
 use crate::text::Text;
 use crate::time::{Duration, Instant};
@@ -390,6 +391,43 @@ pub struct Policy<'a> {
     pub has_legacy: [bool; 2],
 }
 
+/// What commands are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Task {
+    /// Blocks are made, kept and ended. First and with a tag of its own, so
+    /// that it is all zero bytes.
+    Guard,
+    /// The process is about to end: from now on what may hold blocks is listed
+    /// once more, and what holds none is taken away. An operator may have lifted
+    /// the last one since the last listing.
+    End,
+    /// Every table is listed once.
+    List,
+    /// Rules are taken away.
+    Unblock {
+        /// Those that this touches.
+        target: Target,
+        /// A chain that became empty is left to the daemon that runs.
+        keeps_chain: bool,
+    },
+}
+
+impl Task {
+    /// Whether each table is dealt with once: what fails is not tried again.
+    fn is_single_pass(self) -> bool {
+        matches!(self, Self::List | Self::Unblock { .. })
+    }
+
+    fn keeps_chain(self) -> bool {
+        match self {
+            Self::Guard | Self::End => false,
+            Self::List => true,
+            Self::Unblock { keeps_chain, .. } => keeps_chain,
+        }
+    }
+}
+
 /// Which commands fail where blocking is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unusable {
@@ -432,8 +470,11 @@ pub struct Firewall<const N: usize, const I: usize> {
     enabled_at: Instant,
     /// Rules that the listing showed above our jumps in INPUT and FORWARD.
     above: [Text<ABOVE_MAX>; 2],
-    /// The process ends: nothing new is begun.
-    is_ending: bool,
+    task: Task,
+    /// What `Task::List` found in the table that was listed last.
+    listing_ours: Vec<Rule, N>,
+    /// Rules that `Task::Unblock` took away.
+    removed: u64,
     max_per_minute: u32,
     window: Duration,
     minute: Instant,
@@ -467,7 +508,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             adopted: 0,
             enabled_at: Instant::BOOT,
             above: [const { Text::new() }; 2],
-            is_ending: false,
+            task: Task::Guard,
+            listing_ours: Vec::new(),
+            removed: 0,
             max_per_minute: 0,
             window: Duration::ZERO,
             minute: Instant::BOOT,
@@ -482,7 +525,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Sets the secret and the rules of blocking. From then on commands are
     /// made.
-    pub fn enable(&mut self, hash_key: HashKey, policy: &Policy, now: Instant) {
+    pub fn enable(&mut self, hash_key: HashKey, policy: &Policy, task: Task, now: Instant) {
+        self.task = task;
         self.enabled_at = now;
         self.blocks.set_hash_key(hash_key);
         self.boot_id = policy.boot_id;
@@ -497,6 +541,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// The kernel speaks IPv6; until then ip6tables is left alone.
     pub fn set_ipv6(&mut self) {
         self.has_ipv6 = true;
+    }
+
+    /// Whether ip6tables is used.
+    pub fn has_ipv6(&self) -> bool {
+        self.has_ipv6
     }
 
     /// Whether scans lead to blocks.
@@ -558,6 +607,24 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             self.blocks.find(&source)
         };
         slot.is_some_and(|slot| self.stage(slot).is_blocked())
+    }
+
+    /// The rules of ours that `Task::List` found in the table listed last, whose
+    /// flavour that is, and the boot they are to be of.
+    pub fn take_listing(&mut self) -> (&mut Vec<Rule, N>, Flavour, u32) {
+        let place = self.running.place;
+        let flavour = match self.side(Place::other(place.is_ipv6)).program {
+            Program::Legacy if place.is_other => Flavour::Legacy,
+            Program::Legacy => Flavour::Nft,
+            Program::Preferred | Program::Nft if place.is_other => Flavour::Nft,
+            Program::Preferred | Program::Nft => Flavour::Legacy,
+        };
+        (&mut self.listing_ours, flavour, self.boot_id)
+    }
+
+    /// Rules that `Task::Unblock` took away.
+    pub fn removed(&self) -> u64 {
+        self.removed
     }
 
     /// When the source's last block ended: connections first seen before are
@@ -742,11 +809,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
     }
 
-    /// The process is about to end: from now on `command` only lists what may
-    /// hold blocks, once more, and takes away what holds none: an operator may
-    /// have lifted the last one since we looked.
+    /// The process is about to end.
     pub fn begin_end(&mut self, now: Instant) {
-        self.is_ending = true;
+        self.task = Task::End;
         for place in Place::ALL {
             let side = self.side_mut(place);
             (side.next_listing, side.retry) = (now, now);
@@ -1022,7 +1087,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// comes.
     fn has_blocks(&self, place: Place) -> bool {
         self.blocks.iter().any(|(slot, _, _)| {
-            let is_of_use = if self.is_ending {
+            let is_of_use = if self.task == Task::End {
                 self.stands(slot)
             } else {
                 self.stage(slot).is_blocked()

@@ -28,6 +28,11 @@ impl Place {
         }
     }
 
+    /// The table of the other flavour.
+    pub const fn other(is_ipv6: bool) -> Self {
+        Self::preferred(is_ipv6).beside()
+    }
+
     /// Its number in `ALL`.
     const fn index(self) -> usize {
         self.is_ipv6 as usize + 2 * self.is_other as usize
