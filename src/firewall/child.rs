@@ -253,9 +253,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let most = if side.one_by_one { 1 } else { u32::MAX };
         let mut blocks = 0;
         for stage in [Stage::Expired, Stage::Lost, Stage::Wanted] {
-            let mut next = self.blocks.oldest(stage as usize);
-            while let Some(slot) = next {
-                next = self.blocks.younger(slot);
+            let mut walk = self.walk(stage, Some(place));
+            while let Some(slot) = self.step(&mut walk) {
                 let is_held_back = stage == Stage::Wanted && self.is_rate_spent(now);
                 if blocks >= most || !batch.has_room() || is_held_back {
                     break;
@@ -306,9 +305,6 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         host: &Host,
         now: Instant,
     ) -> bool {
-        if self.place(slot) != place {
-            return false;
-        }
         self.complete(slot, place, host);
         let (Some(rule), Some(block)) = (self.rule(slot), self.blocks.value(slot).copied()) else {
             return false;
@@ -587,22 +583,20 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             (Stage::Restoring, Stage::Standing),
             (Stage::Adding, Stage::Added),
         ] {
-            self.for_each(from, place, |firewall, slot| {
-                if let Some(block) = firewall.blocks.value_mut(slot) {
+            let mut walk = self.walk(from, Some(place));
+            while let Some(slot) = self.step(&mut walk) {
+                if let Some(block) = self.blocks.value_mut(slot) {
                     block.failures = 0;
                     block.confirmed = now;
-                    if let Some(comment) = block.renewed.take() {
-                        block.comment = comment;
-                        block.scope = block.scope.renewed();
-                    }
+                    block.renew();
                     if to == Stage::Removed {
                         block.ended = now;
                     } else {
-                        firewall.next_end = firewall.next_end.min(block.end);
+                        self.next_end = self.next_end.min(block.end);
                     }
                 }
-                firewall.set_stage(slot, to);
-            });
+                self.set_stage(slot, to);
+            }
         }
     }
 
@@ -631,15 +625,16 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             (Stage::Restoring, Stage::Lost),
             (Stage::Adding, Stage::Wanted),
         ] {
-            self.for_each(from, place, |firewall, slot| {
+            let mut walk = self.walk(from, Some(place));
+            while let Some(slot) = self.step(&mut walk) {
                 failure.is_addition |= from != Stage::Removing;
-                firewall.give_back(slot, from);
+                self.give_back(slot, from);
                 if alone {
-                    failure.source = firewall.blocks.key(slot).copied();
-                    failure.is_first = firewall.postpone(slot, now);
+                    failure.source = self.blocks.key(slot).copied();
+                    failure.is_first = self.postpone(slot, now);
                 }
-                firewall.set_stage(slot, to);
-            });
+                self.set_stage(slot, to);
+            }
         }
         let is_single_pass = self.task.is_single_pass();
         let knows_no_wait = matches!(reason, FailureReason::Status(1 | 2))

@@ -12,6 +12,16 @@ use super::iptables::{Listed, Rule};
 use super::place::Place;
 use super::{ABOVE_MAX, Block, EndReason, Firewall, Stage, Task};
 
+impl Block {
+    /// The kernel's rule is about to be, or is, the one that was to replace it.
+    pub(super) fn renew(&mut self) {
+        if let Some(comment) = self.renewed.take() {
+            self.comment = comment;
+            self.scope = self.scope.renewed();
+        }
+    }
+}
+
 impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Takes in one line of the listing.
     pub(super) fn listed(&mut self, place: Place, line: &[u8], listed: Listed, now: Instant) {
@@ -193,49 +203,41 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         if is_reload && has_blocks {
             self.repairs += 1;
         }
-        for stage in [Stage::Added, Stage::Standing] {
-            self.for_each(stage, place, |firewall, slot| {
-                if firewall.is_listed(slot) {
-                    return;
-                }
-                if is_reload {
-                    firewall.set_stage(slot, Stage::Lost);
-                } else {
-                    firewall.end_block(slot, EndReason::Operator, now);
-                }
-            });
+        for stage in [
+            Stage::Added,
+            Stage::Standing,
+            Stage::Expired,
+            Stage::Lost,
+            Stage::Wanted,
+        ] {
+            let mut walk = self.walk(stage, Some(place));
+            while let Some(slot) = self.step(&mut walk) {
+                self.reconcile_block(slot, stage, is_reload, now);
+            }
         }
-        self.for_each(Stage::Expired, place, |firewall, slot| {
-            if !firewall.is_listed(slot) {
-                let reason = firewall.blocks.value(slot).map(|block| block.end_reason);
-                firewall.end_block(slot, reason.unwrap_or_default(), now);
-            }
-        });
-        self.for_each(Stage::Lost, place, |firewall, slot| {
-            let is_listed = firewall.is_listed(slot);
-            let Some(block) = firewall.blocks.value_mut(slot) else {
-                return;
-            };
-            match (is_listed, block.renewed) {
-                (false, Some(comment)) => {
-                    (block.comment, block.renewed) = (comment, None);
-                    block.scope = block.scope.renewed();
-                }
-                (true, None) => firewall.set_stage(slot, Stage::Standing),
-                (true, Some(_)) | (false, None) => {}
-            }
-        });
-        self.for_each(Stage::Wanted, place, |firewall, slot| {
-            if firewall.is_listed(slot) {
-                firewall.set_stage(slot, Stage::Added);
-            }
-        });
     }
 
-    fn is_listed(&self, slot: Slot) -> bool {
-        self.blocks
-            .value(slot)
-            .is_some_and(|block| block.listing == self.listing)
+    fn reconcile_block(&mut self, slot: Slot, stage: Stage, is_reload: bool, now: Instant) {
+        let Some(block) = self.blocks.value_mut(slot) else {
+            return;
+        };
+        let is_listed = block.listing == self.listing;
+        let reason = block.end_reason;
+        match (stage, is_listed) {
+            (Stage::Added | Stage::Standing, false) if is_reload => {
+                self.set_stage(slot, Stage::Lost);
+            }
+            (Stage::Added | Stage::Standing, false) => {
+                self.end_block(slot, EndReason::Operator, now);
+            }
+            (Stage::Expired, false) => self.end_block(slot, reason, now),
+            (Stage::Lost, false) => block.renew(),
+            (Stage::Lost, true) if block.renewed.is_none() => {
+                self.set_stage(slot, Stage::Standing);
+            }
+            (Stage::Wanted, true) => self.set_stage(slot, Stage::Added),
+            _ => {}
+        }
     }
 }
 

@@ -450,6 +450,13 @@ impl Unusable {
     }
 }
 
+/// A walk over blocks. What is moved on to its end meanwhile is not of it.
+struct Walk {
+    next: Option<Slot>,
+    left: usize,
+    place: Option<Place>,
+}
+
 /// Up to `N` blocks, with an index of `I`.
 pub struct Firewall<const N: usize, const I: usize> {
     boot_id: u32,
@@ -671,17 +678,16 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             let protection = host.protected(*source);
             protection.is_some_and(|one| one != Protection::HostUnknown)
         };
-        for place in Place::ALL {
-            for stage in [Stage::Standing, Stage::Lost] {
-                self.for_each(stage, place, |firewall, slot| {
-                    if !firewall.blocks.key(slot).is_some_and(is_protected) {
-                        return;
-                    }
-                    if let Some(block) = firewall.blocks.value_mut(slot) {
-                        block.end_reason = EndReason::Protected;
-                    }
-                    firewall.set_stage(slot, Stage::Expired);
-                });
+        for stage in [Stage::Standing, Stage::Lost] {
+            let mut walk = self.walk(stage, None);
+            while let Some(slot) = self.step(&mut walk) {
+                if !self.blocks.key(slot).is_some_and(is_protected) {
+                    continue;
+                }
+                if let Some(block) = self.blocks.value_mut(slot) {
+                    block.end_reason = EndReason::Protected;
+                }
+                self.set_stage(slot, Stage::Expired);
             }
         }
     }
@@ -781,14 +787,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Ends are whole seconds, rounded up, as the comment says them.
     fn end(&self, strikes: u32, now: Instant) -> Instant {
-        let index = (strikes as usize).saturating_sub(1);
-        match self
-            .lengths
-            .get(index)
-            .or(self.lengths.last())
-            .copied()
-            .flatten()
-        {
+        match self.nominal_length(strikes) {
             Some(length) => Instant::from_secs(now.after(length).as_secs_rounded_up()),
             None => Instant::NEVER,
         }
@@ -840,13 +839,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
         self.next_end = Instant::NEVER;
         for stage in [Stage::Wanted, Stage::Added, Stage::Standing, Stage::Lost] {
-            let mut next = self.blocks.oldest(stage as usize);
-            while let Some(slot) = next {
-                next = self.blocks.younger(slot);
-                let end = self
-                    .blocks
-                    .value(slot)
-                    .map_or(Instant::NEVER, |block| block.end);
+            let mut walk = self.walk(stage, None);
+            while let Some(slot) = self.step(&mut walk) {
+                let block = self.blocks.value(slot);
+                let end = block.map_or(Instant::NEVER, |block| block.end);
                 if end > now {
                     self.next_end = self.next_end.min(end);
                 } else if stage == Stage::Wanted {
@@ -861,18 +857,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Blocks held back until their evidence left the window are given up:
     /// who goes on scanning is seen again.
     fn drop_held_back(&mut self, now: Instant) {
-        let window = self.window;
-        for place in Place::ALL {
-            self.for_each(Stage::Wanted, place, |firewall, slot| {
-                let block = firewall.blocks.value(slot);
-                let is_old = block.is_some_and(|block| {
-                    block.failures == 0
-                        && now.since(Instant::from_secs(block.since_seconds)) > window
-                });
-                if is_old {
-                    firewall.refuse(slot, Refusal::Rate);
-                }
+        let mut walk = self.walk(Stage::Wanted, None);
+        while let Some(slot) = self.step(&mut walk) {
+            let is_old = self.blocks.value(slot).is_some_and(|block| {
+                let age = now.since(Instant::from_secs(block.since_seconds));
+                block.failures == 0 && age > self.window
             });
+            if is_old {
+                self.refuse(slot, Refusal::Rate);
+            }
         }
     }
 
@@ -974,6 +967,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
     }
 
+    /// How long a block of a source with so many strikes lasts; `None` for ever.
+    #[inline(never)]
     fn nominal_length(&self, strikes: u32) -> Option<Duration> {
         let index = (strikes as usize).saturating_sub(1);
         self.lengths
@@ -1009,9 +1004,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             }
         }
         for stage in [Stage::Expired, Stage::Lost, Stage::Wanted] {
-            let mut next = self.blocks.oldest(stage as usize);
-            while let Some(slot) = next {
-                next = self.blocks.younger(slot);
+            let mut walk = self.walk(stage, None);
+            while let Some(slot) = self.step(&mut walk) {
                 let (Some(source), Some(block)) = (self.blocks.key(slot), self.blocks.value(slot))
                 else {
                     break;
@@ -1114,19 +1108,25 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         })
     }
 
-    /// Visits each block that is in `stage` now; the visit may move it on.
-    fn for_each(&mut self, stage: Stage, place: Place, mut visit: impl FnMut(&mut Self, Slot)) {
-        let mut next = self.blocks.oldest(stage as usize);
-        let mut left = self.blocks.class_len(stage as usize);
-        while let Some(slot) = next {
-            next = self.blocks.younger(slot);
-            if left == 0 {
-                return;
-            }
-            left -= 1;
-            if self.place(slot) == place {
-                visit(self, slot);
+    /// A walk over the blocks that are in `stage` now: those of one place, or
+    /// of all.
+    fn walk(&self, stage: Stage, place: Option<Place>) -> Walk {
+        Walk {
+            next: self.blocks.oldest(stage as usize),
+            left: self.blocks.class_len(stage as usize),
+            place,
+        }
+    }
+
+    /// The next block of a walk; it may be moved to another stage then.
+    fn step(&self, walk: &mut Walk) -> Option<Slot> {
+        while let Some(slot) = walk.next {
+            walk.left = walk.left.checked_sub(1)?;
+            walk.next = self.blocks.younger(slot);
+            if walk.place.is_none_or(|place| self.place(slot) == place) {
+                return Some(slot);
             }
         }
+        None
     }
 }
