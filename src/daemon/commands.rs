@@ -5,9 +5,9 @@ use core::mem;
 
 use crate::detector::{Data, Scan};
 use crate::firewall::comment::parse_hex;
+use crate::firewall::explanation::{is_forbidden, is_locked_out, lacks_capability, lacks_tables};
 use crate::firewall::{
-    EXPLANATION_MAX, Failure, FailureReason, Notice, Overdue, Policy, Refusal, Task, Unusable,
-    lacks_tables, speaks_of,
+    Explanation, Failure, FailureReason, Notice, Overdue, Policy, Refusal, Task, Unusable,
 };
 use crate::host::{Host, Knowledge, Protection};
 use crate::kernel::{Child, Descriptor, Errno, Exit, Interest, Invocation, Kernel};
@@ -278,7 +278,7 @@ impl Commands {
 
     /// Once, where legacy tools find no tables: those of the host may be of the
     /// other flavour.
-    pub fn name_way_out(&mut self, kernel: &mut impl Kernel, explanation: &Text<EXPLANATION_MAX>) {
+    pub fn name_way_out(&mut self, kernel: &mut impl Kernel, explanation: &Explanation) {
         if !lacks_tables(explanation) || mem::replace(&mut self.has_named_way_out, true) {
             return;
         }
@@ -470,13 +470,15 @@ fn refusal(scan: &Scan, options: &Options, host: &Host) -> Option<Refusal> {
 
 /// What a failed addition counts as.
 fn failure_label(failure: &Failure, is_spawn: bool) -> BlockFailure {
-    let says = |words: &[u8]| speaks_of(&failure.explanation, words);
-    let is_forbidden = says(b"ermission denied") || says(b"not permitted");
+    let words = &failure.explanation;
+    let is_forbidden = is_forbidden(words);
     match failure.reason {
         _ if is_spawn => BlockFailure::Spawn,
-        FailureReason::Missing if is_forbidden || says(b"CAP_") => BlockFailure::Permission,
+        FailureReason::Missing if is_forbidden || lacks_capability(words) => {
+            BlockFailure::Permission
+        }
         FailureReason::Missing => BlockFailure::Missing,
-        FailureReason::Status(_) if says(b" lock") => BlockFailure::Lock,
+        FailureReason::Status(_) if is_locked_out(words) => BlockFailure::Lock,
         FailureReason::Status(_) if is_forbidden => BlockFailure::Permission,
         FailureReason::Status(_) => BlockFailure::Refused,
         FailureReason::Signal(_) => BlockFailure::Signal,

@@ -327,7 +327,7 @@ impl Daemon {
         let source = self.host.source_of(socket.remote.address);
         if self.commands.firewall.is_blocked(source) {
             if is_opened {
-                self.commands.firewall.doubt(source, pass.now);
+                self.commands.firewall.schedule_verify(source, pass.now);
             }
             return;
         }

@@ -313,7 +313,7 @@ impl Daemon {
             self.list_later(local, remote, connection);
         }
         if waiter.is_counted {
-            self.commands.firewall.doubt(source, now);
+            self.commands.firewall.schedule_verify(source, now);
         }
         self.admit(&waiter, port, now);
     }
@@ -367,7 +367,7 @@ impl Daemon {
         }
         self.count_new(connection, local);
         let source = self.host.source_of(remote.address);
-        self.commands.firewall.doubt(source, now);
+        self.commands.firewall.schedule_verify(source, now);
     }
 
     /// Counts a connection that was seen for the first time.

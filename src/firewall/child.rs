@@ -6,18 +6,17 @@ use heapless::Vec;
 use crate::address::Network;
 use crate::host::{Host, Knowledge, Protection};
 use crate::kernel::{Exit, Invocation};
-use crate::limits::{
-    CHILD_DEADLINE, CHILD_GRACE, FACTS_WAIT, RETRY_FIRST, RETRY_LONGEST, VERIFY_PERIOD,
-};
+use crate::limits::{CHILD_DEADLINE, CHILD_GRACE, FACTS_WAIT, RETRY_FIRST, VERIFY_PERIOD};
 use crate::table::{Blank, Slot};
-use crate::text::Text;
-use crate::time::{Duration, Instant};
+use crate::time::Instant;
 
 use super::comment::Comment;
+use super::explanation::{Explanation, is_about};
+use super::filter_table::{Chain, FilterTable};
 use super::iptables::{Batch, Flavour, Hook, Lines, Program, Rule, Scope, Tool};
 use super::jump::Jump;
 use super::place::Place;
-use super::{Firewall, MINUTE, Refusal, Shown, Side, Stage, Task};
+use super::{Firewall, MINUTE, Refusal, Shown, Stage, Task};
 
 /// What the running child does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +29,7 @@ pub(super) enum Job {
     /// So many changes of blocks, and of what is nobody's.
     Change {
         blocks: u32,
-        chores: u32,
+        housekeeping: u32,
         puts_jumps: bool,
     },
     RemoveChain,
@@ -76,24 +75,21 @@ pub enum FailureReason {
     Deadline,
 }
 
-/// Three tries in a row: the backoff doubles twice.
-const TRIES_FACTOR: u64 = 4;
-
 /// Jumps taken away at a time; more of them are nobody's accident.
 const JUMPS: u32 = 100;
 
 /// Unwanted rules taken away at a time.
-const STRAYS: usize = 64;
+const STALE_RULES: usize = 64;
 
 /// Rules of ours that the last listing of a place showed and nobody wants; what
 /// does not fit shows up again.
-pub(super) struct Strays {
-    rules: Vec<Rule, STRAYS>,
+pub(super) struct StaleRules {
+    rules: Vec<Rule, STALE_RULES>,
     /// There are more: list again when these are gone.
     has_more: bool,
 }
 
-impl Strays {
+impl StaleRules {
     pub(super) const NONE: Self = Self {
         rules: Vec::new(),
         has_more: false,
@@ -109,9 +105,6 @@ impl Strays {
     }
 }
 
-/// Bytes kept of what a failing command said.
-pub const EXPLANATION_MAX: usize = 256;
-
 /// A failed command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -120,7 +113,7 @@ pub struct Failure {
     /// Whose command.
     pub tool: Tool,
     /// The first words it wrote on its standard error, printable bytes only.
-    pub explanation: Text<EXPLANATION_MAX>,
+    pub explanation: Explanation,
     /// Whose block it was about, if just one's.
     pub source: Option<Network>,
     /// Whether it was a listing, else a restore batch.
@@ -170,19 +163,19 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         host: &Host,
         now: Instant,
     ) -> Option<Job> {
-        let side = *self.side(place);
-        if now < side.retry {
+        let table = *self.table(place);
+        if !table.retry.is_over(now) {
             return None;
         }
-        let tool = side.tool(place.is_ipv6);
-        if !side.is_found && self.task != Task::End {
+        let tool = table.tool(place.is_ipv6);
+        if !table.is_found && self.task != Task::End {
             tool.version(invocation);
             self.lines.clear();
             self.flavour = Flavour::Legacy;
             return Some(Job::Version);
         }
-        let is_due =
-            !side.is_known && self.task != Task::End || side.had_chain && now >= side.next_listing;
+        let is_due = !table.is_known && self.task != Task::End
+            || table.had_chain && now >= table.next_listing;
         if is_due {
             tool.list(invocation);
             self.lines.clear();
@@ -192,7 +185,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 ..Shown::NOTHING
             };
             self.listing_ours.clear();
-            self.strays.get_mut(place).clear();
+            self.stale.get_mut(place).clear();
             self.above.iter_mut().for_each(|above| above.clear());
             return Some(Job::List);
         }
@@ -201,7 +194,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         {
             return Some(job);
         }
-        if self.may_remove_chain(place) && now >= side.chores_retry {
+        if self.may_remove_chain(place) && table.housekeeping.is_over(now) {
             self.remove_chain(invocation, place);
             return Some(Job::RemoveChain);
         }
@@ -210,25 +203,24 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Whether our chain is there, empty and of no use any more.
     pub(super) fn may_remove_chain(&self, place: Place) -> bool {
-        let side = self.side(place);
-        side.is_known
-            && side.has_chain
-            && !side.has_foreign_rules
-            && !self.has_strays(place)
+        let table = self.table(place);
+        table.is_known
+            && table.chain == Chain::Ours
+            && !self.has_stale_rules(place)
             && !self.has_blocks(place)
     }
 
-    pub(super) fn has_strays(&self, place: Place) -> bool {
-        let strays = self.strays.get(place);
-        strays.has_more || !strays.rules.is_empty()
+    pub(super) fn has_stale_rules(&self, place: Place) -> bool {
+        let stale = self.stale.get(place);
+        stale.has_more || !stale.rules.is_empty()
     }
 
     /// Whether a jump is missing or out of place although there are blocks.
     pub(super) fn lacks_jump(&self, place: Place) -> bool {
-        let side = self.side(place);
-        let mut jumps = side.jumps.iter();
+        let table = self.table(place);
+        let mut jumps = table.jumps.iter();
         let lacks = jumps.any(|jump| jump.position == 0 || jump.moves);
-        side.has_chain && lacks && self.has_blocks(place)
+        table.chain.exists() && lacks && self.has_blocks(place)
     }
 
     /// All changes of one place in one batch. What it removes comes first, so
@@ -240,17 +232,17 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         host: &Host,
         now: Instant,
     ) -> Option<Job> {
-        let side = *self.side(place);
-        let mut batch = Batch::new(invocation, side.tool(place.is_ipv6));
-        if !side.has_chain {
+        let table = *self.table(place);
+        let mut batch = Batch::new(invocation, table.tool(place.is_ipv6));
+        if !table.chain.exists() {
             batch.make_chain();
         }
-        let has_chores = now >= side.chores_retry;
-        let mut chores = 0;
-        if has_chores && !side.one_by_one {
-            chores += self.remove_strays(&mut batch, place, STRAYS);
+        let may_keep_house = table.housekeeping.is_over(now);
+        let mut housekeeping = 0;
+        if may_keep_house && !table.one_by_one {
+            housekeeping += self.remove_stale_rules(&mut batch, place, STALE_RULES);
         }
-        let most = if side.one_by_one { 1 } else { u32::MAX };
+        let most = if table.one_by_one { 1 } else { u32::MAX };
         let mut blocks = 0;
         for stage in [Stage::Expired, Stage::Lost, Stage::Wanted] {
             let mut walk = self.walk(stage, Some(place));
@@ -262,30 +254,30 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 blocks += u32::from(self.add_change(&mut batch, slot, place, host, now));
             }
         }
-        if has_chores && side.one_by_one && blocks == 0 {
-            chores += self.remove_strays(&mut batch, place, 1);
+        if may_keep_house && table.one_by_one && blocks == 0 {
+            housekeeping += self.remove_stale_rules(&mut batch, place, 1);
         }
-        let is_alone = side.one_by_one && blocks + chores > 0;
-        let has_jump_to_do = has_chores && self.lacks_jump(place) && !is_alone;
-        if blocks == 0 && chores == 0 && !has_jump_to_do {
-            self.side_mut(place).one_by_one = false;
+        let is_alone = table.one_by_one && blocks + housekeeping > 0;
+        let has_jump_to_do = may_keep_house && self.lacks_jump(place) && !is_alone;
+        if blocks == 0 && housekeeping == 0 && !has_jump_to_do {
+            self.table_mut(place).one_by_one = false;
             return None;
         }
-        let puts_jumps = has_jump_to_do || !side.has_chain;
+        let puts_jumps = has_jump_to_do || !table.chain.exists();
         if puts_jumps {
-            chores += u32::from(side.has_chain);
-            self.put_jumps(&mut batch, side);
+            housekeeping += u32::from(table.chain.exists());
+            self.put_jumps(&mut batch, &table);
         }
         batch.commit();
         Some(Job::Change {
             blocks,
-            chores,
+            housekeeping,
             puts_jumps,
         })
     }
 
-    fn put_jumps(&self, batch: &mut Batch, side: Side) {
-        for (hook, jump) in Hook::ALL.into_iter().zip(side.jumps) {
+    fn put_jumps(&self, batch: &mut Batch, table: &FilterTable) {
+        for (hook, jump) in Hook::ALL.into_iter().zip(table.jumps) {
             if jump.moves {
                 batch.remove_jump(hook);
             }
@@ -309,7 +301,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let (Some(rule), Some(block)) = (self.rule(slot), self.blocks.value(slot).copied()) else {
             return false;
         };
-        if now < block.retry {
+        if !block.retry.is_over(now) {
             return false;
         }
         let stage = match self.stage(slot) {
@@ -362,10 +354,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             return false;
         };
         if stage != Stage::Wanted {
-            block.retry = now.after(RETRY_FIRST);
+            block.retry.hold(now.after(RETRY_FIRST));
             return true;
         }
-        block.retry = now.after(FACTS_WAIT);
+        block.retry.hold(now.after(FACTS_WAIT));
         let age = now.since(Instant::from_secs(block.since_seconds));
         host.knowledge() == Knowledge::Awaited && age <= window
     }
@@ -373,26 +365,26 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Last changes to a new rule: what is known of the host by now, and without
     /// what the kernel refuses.
     fn complete(&mut self, slot: Slot, place: Place, host: &Host) {
-        let side = *self.side(place);
+        let table = *self.table(place);
         let source = self.blocks.key(slot).copied();
         let is_new = self.stage(slot) == Stage::Wanted;
         let block = self.blocks.value_mut(slot).filter(|_| is_new);
         if let (Some(block), Some(source)) = (block, source) {
             block.place = place;
-            block.scope = if host.is_on_link(source) && !side.without_addrtype {
+            block.scope = if host.is_on_link(source) && !table.lacks.addrtype {
                 Scope::ToHost
             } else {
                 Scope::Everything
             };
-            if side.without_comment {
+            if table.lacks.comment {
                 block.comment = Comment::BLANK;
             }
         }
     }
 
-    fn remove_strays(&self, batch: &mut Batch, place: Place, most: usize) -> u32 {
+    fn remove_stale_rules(&self, batch: &mut Batch, place: Place, most: usize) -> u32 {
         let mut removed = 0;
-        for rule in self.strays.get(place).rules.iter().take(most) {
+        for rule in self.stale.get(place).rules.iter().take(most) {
             batch.remove(rule);
             removed += 1;
         }
@@ -400,9 +392,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     fn remove_chain(&mut self, invocation: &mut Invocation, place: Place) {
-        let side = *self.side(place);
-        let mut batch = Batch::new(invocation, side.tool(place.is_ipv6));
-        for (hook, jump) in Hook::ALL.into_iter().zip(side.jumps) {
+        let table = *self.table(place);
+        let mut batch = Batch::new(invocation, table.tool(place.is_ipv6));
+        for (hook, jump) in Hook::ALL.into_iter().zip(table.jumps) {
             for _ in 0..jump.count.min(JUMPS) {
                 batch.remove_jump(hook);
             }
@@ -500,15 +492,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         now: Instant,
     ) -> Option<Failure> {
         let place = running.place;
-        let side = self.side_mut(place);
+        let table = self.table_mut(place);
         let is_missing = exit == Some(Exit::Status(127));
-        match side.program.next() {
+        match table.program.next() {
             Some(program) if is_missing => {
-                side.program = program;
+                table.program = program;
                 return None;
             }
             _ if is_missing || matches!(exit, Some(Exit::Status(126)) | None) => {
-                side.program = Program::Preferred;
+                table.program = Program::Preferred;
                 let listing = Running {
                     job: Job::List,
                     ..running
@@ -517,7 +509,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             }
             _ => {}
         }
-        side.is_found = true;
+        table.is_found = true;
         let flavour = self.flavour;
         let [has_legacy, has_legacy_ipv6] = self.has_legacy;
         let has_legacy = if place.is_ipv6 {
@@ -525,7 +517,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         } else {
             has_legacy
         };
-        let other = self.side_mut(place.beside());
+        let other = self.table_mut(place.beside());
         other.program = flavour.other();
         other.is_found = flavour == Flavour::Legacy || has_legacy;
         None
@@ -533,43 +525,46 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     fn succeeded(&mut self, running: Running, now: Instant) {
         let place = running.place;
-        let has_more_strays = self.strays.get(place).has_more;
-        let side = self.side_mut(place);
+        let has_more_stale = self.stale.get(place).has_more;
+        let table = self.table_mut(place);
         match running.job {
             Job::None | Job::Version => {}
             Job::List => {
-                side.backoff = Duration::ZERO;
+                table.retry.succeed();
                 self.reconcile(place, now);
                 if self.task.is_single_pass() {
-                    self.side_mut(place).next_listing = Instant::NEVER;
+                    self.table_mut(place).next_listing = Instant::NEVER;
                 }
             }
             Job::RemoveChain => {
-                side.chores_backoff = Duration::ZERO;
-                side.has_chain = false;
-                side.jumps.iter_mut().for_each(Jump::was_removed);
+                table.housekeeping.succeed();
+                table.chain = Chain::Absent;
+                table.jumps.iter_mut().for_each(Jump::was_removed);
             }
             Job::Change {
                 blocks,
-                chores,
+                housekeeping,
                 puts_jumps,
             } => {
                 if blocks > 0 {
-                    side.has_refused = false;
+                    table.has_refused = false;
                 }
-                if !side.has_chain {
-                    side.next_listing = now.after(VERIFY_PERIOD);
+                if !table.chain.exists() {
+                    table.next_listing = now.after(VERIFY_PERIOD);
                 }
-                (side.has_chain, side.had_chain) = (true, true);
+                table.had_chain = true;
+                if !table.chain.exists() {
+                    table.chain = Chain::Ours;
+                }
                 if puts_jumps {
-                    side.jumps.iter_mut().for_each(|jump| jump.was_put(now));
+                    table.jumps.iter_mut().for_each(|jump| jump.was_put(now));
                 }
-                if chores > 0 {
-                    side.chores_backoff = Duration::ZERO;
-                    // What is left of the strays shows up again.
-                    side.is_known = !has_more_strays && !side.one_by_one;
-                    self.removed += u64::from(chores);
-                    self.strays.get_mut(place).clear();
+                if housekeeping > 0 {
+                    table.housekeeping.succeed();
+                    // What is left of the stale shows up again.
+                    table.is_known = !has_more_stale && !table.one_by_one;
+                    self.removed += u64::from(housekeeping);
+                    self.stale.get_mut(place).clear();
                 }
                 self.confirm(place, now);
             }
@@ -606,13 +601,13 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             running.job,
             Job::Change {
                 blocks: 1,
-                chores: 0,
+                housekeeping: 0,
                 ..
             }
         );
         let mut failure = Failure {
             reason,
-            tool: self.side(place).tool(place.is_ipv6),
+            tool: self.table(place).tool(place.is_ipv6),
             source: None,
             is_listing: running.job == Job::List,
             is_addition: false,
@@ -638,21 +633,21 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
         let is_single_pass = self.task.is_single_pass();
         let knows_no_wait = matches!(reason, FailureReason::Status(1 | 2))
-            && speaks_of(&self.explanation, b"option")
+            && is_about(&self.explanation, b"option")
             || is_single_pass && failure.is_listing && reason == FailureReason::Status(2);
-        let side = self.side_mut(place);
+        let table = self.table_mut(place);
         // The kernel's state is uncertain now: look before the next change.
-        side.is_known = false;
-        if knows_no_wait && !side.without_wait {
-            side.without_wait = true;
+        table.is_known = false;
+        if knows_no_wait && !table.lacks.wait {
+            table.lacks.wait = true;
             return failure;
         }
         if failure.source.is_some() && failure.is_addition {
             for (word, is_left_out) in [
-                (b"addrtype".as_slice(), &mut side.without_addrtype),
-                (b"comment", &mut side.without_comment),
+                (b"addrtype".as_slice(), &mut table.lacks.addrtype),
+                (b"comment", &mut table.lacks.comment),
             ] {
-                if !*is_left_out && speaks_of(&failure.explanation, word) {
+                if !*is_left_out && is_about(&failure.explanation, word) {
                     *is_left_out = true;
                     failure.leaves_out = word;
                 }
@@ -661,28 +656,28 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         match running.job {
             Job::None | Job::Version => {}
             Job::Change { .. } | Job::RemoveChain if is_single_pass => {
-                failure.is_first = side.failed_in_pass(running.job);
+                failure.is_first = table.failed_in_pass(running.job);
             }
             Job::List => {
-                failure.is_first = side.backoff == Duration::ZERO;
-                side.backoff = longer(side.backoff);
-                side.retry = now.after(side.backoff);
-                if place.is_other && !side.had_chain {
-                    failure.is_first &= side.looked_in_vain(reason);
+                failure.is_first = table.retry.fail(now);
+                if place.is_other && !table.had_chain {
+                    failure.is_first &= table.looked_in_vain(reason);
                 }
                 if is_single_pass {
-                    side.retry = Instant::NEVER;
+                    table.retry.hold(Instant::NEVER);
                 }
             }
-            Job::Change { blocks, chores, .. } if blocks + chores > 1 && !side.one_by_one => {
-                side.one_by_one = true;
+            Job::Change {
+                blocks,
+                housekeeping,
+                ..
+            } if blocks + housekeeping > 1 && !table.one_by_one => {
+                table.one_by_one = true;
             }
             Job::Change { blocks: 0, .. } | Job::RemoveChain => {
-                failure.is_first = side.chores_backoff == Duration::ZERO;
-                side.chores_backoff = longer(side.chores_backoff);
-                side.chores_retry = now.after(side.chores_backoff);
+                failure.is_first = table.housekeeping.fail(now);
             }
-            Job::Change { .. } => side.has_refused |= failure.is_addition,
+            Job::Change { .. } => table.has_refused |= failure.is_addition,
         }
         failure
     }
@@ -702,60 +697,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             return false;
         };
         block.failures = block.failures.saturating_add(1);
-        block.backoff = longer(block.backoff);
-        block.retry = now.after(block.backoff);
+        block.retry.fail(now);
         block.failures == 1
     }
-}
-
-impl Side {
-    /// A change of a single pass failed: whether its table is given up, which
-    /// is worth a word. One rule that ended meanwhile vetoes the whole batch:
-    /// it is made anew from another listing some times.
-    fn failed_in_pass(&mut self, job: Job) -> bool {
-        self.chores_backoff = longer(self.chores_backoff);
-        let is_change = job != Job::RemoveChain;
-        let is_last = !is_change || self.chores_backoff >= RETRY_FIRST.saturating_mul(TRIES_FACTOR);
-        if is_last {
-            self.retry = Instant::NEVER;
-        }
-        is_last && is_change
-    }
-
-    /// The other flavour's table, where nothing of ours was seen so far, cannot
-    /// be listed: whether that is worth a word. Without nf_tables in the kernel
-    /// it cannot be there; a legacy one is there, and is tried some times.
-    fn looked_in_vain(&mut self, reason: FailureReason) -> bool {
-        let is_legacy = self.program == Program::Legacy;
-        let is_worth_it = is_legacy && reason != FailureReason::Missing;
-        self.is_found = is_worth_it && self.backoff < RETRY_LONGEST;
-        is_worth_it
-    }
-}
-
-/// 1, 2, 4 … 60 seconds.
-fn longer(backoff: Duration) -> Duration {
-    backoff
-        .saturating_mul(2)
-        .max(RETRY_FIRST)
-        .min(RETRY_LONGEST)
-}
-
-/// Whether legacy tools found no tables in the kernel, or not even what they
-/// ask for tables (libiptc/libiptc.c and libip4tc.c, TC_STRERROR). The nft
-/// flavour names itself nf_tables.
-pub fn lacks_tables(explanation: &Text<EXPLANATION_MAX>) -> bool {
-    speaks_of(explanation, b"(do you need to insmod?)") && !speaks_of(explanation, b"nf_tables")
-}
-
-/// Whether an error is about `word`: an option of old tools, a match that the
-/// kernel lacks.
-pub fn speaks_of(explanation: &Text<EXPLANATION_MAX>, word: &[u8]) -> bool {
-    let bytes = explanation.as_bytes();
-    let starts_at = |from| {
-        bytes
-            .get(from..)
-            .is_some_and(|rest: &[u8]| rest.starts_with(word))
-    };
-    (0..bytes.len()).any(starts_at)
 }

@@ -119,7 +119,7 @@ impl Jump {
     }
 
     /// For how long it was left behind, if that is still to be said.
-    pub fn take_told(&mut self) -> Option<Duration> {
+    pub fn take_report(&mut self) -> Option<Duration> {
         self.told.take()
     }
 }
@@ -158,7 +158,7 @@ mod tests {
         fn minute(&mut self, minute: u64, pushed: bool) {
             self.rules_above += u32::from(pushed);
             self.jump.seen(1 + self.rules_above, 1, true, at(minute));
-            if let Some(wait) = self.jump.take_told() {
+            if let Some(wait) = self.jump.take_report() {
                 self.told.push((minute, wait.as_nanos() / 60_000_000_000));
             }
             if self.jump.moves {
@@ -221,7 +221,7 @@ mod tests {
         jump.was_put(at(0));
         for minute in 0..100 {
             jump.seen(3, 1, false, at(minute));
-            assert!(!jump.moves && jump.take_told().is_none());
+            assert!(!jump.moves && jump.take_report().is_none());
         }
     }
 
@@ -233,7 +233,7 @@ mod tests {
         let (mut moved, mut told) = (0, 0);
         for minute in 0..1_000 {
             jump.seen(1 + minute as u32 % 2, 1, true, at(minute));
-            told += u32::from(jump.take_told().is_some());
+            told += u32::from(jump.take_report().is_some());
             moved += u32::from(jump.moves);
             if jump.moves {
                 jump.was_put(at(minute));

@@ -8,6 +8,7 @@ use crate::text::Text;
 use crate::time::Instant;
 
 use super::comment::Facts;
+use super::filter_table::Chain;
 use super::iptables::{Listed, Rule};
 use super::place::Place;
 use super::{ABOVE_MAX, Block, EndReason, Firewall, Stage, Task};
@@ -48,12 +49,12 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                     let _ = self.listing_ours.push(rule);
                 }
                 Task::Unblock { target, .. } if target.touches(rule.source) => {
-                    self.strays.get_mut(place).add(rule);
+                    self.stale.get_mut(place).add(rule);
                 }
                 Task::Unblock { .. } => self.shown.has_foreign_rules = true,
             },
             // Where our rules cannot have comments they look like that.
-            Listed::Plain(rule) if self.side(place).without_comment => {
+            Listed::Plain(rule) if self.table(place).lacks.comment => {
                 self.listed_rule(place, rule, now);
             }
             Listed::Plain(_) | Listed::Foreign => self.shown.has_foreign_rules = true,
@@ -81,7 +82,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             }
             // One that we took away, in whatever shape: a reload brought it back.
             self.shown.came_back = true;
-            return self.strays.get_mut(place).add(rule);
+            return self.stale.get_mut(place).add(rule);
         }
         if is_known && is_here {
             block.listing = listing;
@@ -101,12 +102,12 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             // Of two rules the one that lasts longer stays.
             if let Some(shorter) = self.rule(slot).filter(|_| is_in_kernel) {
                 let at = self.place(slot);
-                self.strays.get_mut(at).add(shorter);
+                self.stale.get_mut(at).add(shorter);
             }
             return self.adopt(place, rule, now);
         }
         // An older rule of a blocked source.
-        self.strays.get_mut(place).add(rule);
+        self.stale.get_mut(place).add(rule);
     }
 
     /// Whether a rule is of this boot and its end lies behind the block's.
@@ -190,14 +191,19 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     pub(super) fn reconcile(&mut self, place: Place, now: Instant) {
         let shown = self.shown;
         let has_blocks = self.has_blocks(place);
-        let side = self.side_mut(place);
+        let table = self.table_mut(place);
         let is_jump_lost = shown.hooks.iter().any(|(_, position, _)| *position == 0);
-        let is_reload = side.has_chain && (!shown.has_chain || is_jump_lost) || shown.came_back;
-        (side.next_listing, side.last_listing) = (now.after(VERIFY_PERIOD), now);
-        (side.is_known, side.has_chain) = (true, shown.has_chain);
-        side.had_chain |= shown.has_chain;
-        side.has_foreign_rules = shown.has_foreign_rules;
-        for (jump, (_, position, count)) in side.jumps.iter_mut().zip(shown.hooks) {
+        let is_reload =
+            table.chain.exists() && (!shown.has_chain || is_jump_lost) || shown.came_back;
+        (table.next_listing, table.last_listing) = (now.after(VERIFY_PERIOD), now);
+        table.is_known = true;
+        table.had_chain |= shown.has_chain;
+        table.chain = match (shown.has_chain, shown.has_foreign_rules) {
+            (false, _) => Chain::Absent,
+            (true, false) => Chain::Ours,
+            (true, true) => Chain::Shared,
+        };
+        for (jump, (_, position, count)) in table.jumps.iter_mut().zip(shown.hooks) {
             jump.seen(position, count, has_blocks, now);
         }
         if is_reload && has_blocks {

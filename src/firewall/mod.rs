@@ -19,12 +19,15 @@
 
 mod child;
 pub mod comment;
+pub mod explanation;
+mod filter_table;
 pub mod iptables;
 mod jump;
 mod listing;
 mod place;
 
-pub use child::{EXPLANATION_MAX, Failure, FailureReason, Overdue, lacks_tables, speaks_of};
+pub use child::{Failure, FailureReason, Overdue};
+pub use explanation::{EXPLANATION_MAX, Explanation};
 
 use heapless::Vec;
 
@@ -37,10 +40,10 @@ use crate::options::Target;
 use crate::table::{Blank, Full, HashKey, Slot, Table};
 use crate::text::Text;
 use crate::time::{Duration, Instant};
-use child::{Job, Running, Strays};
+use child::{Job, Running, StaleRules};
 use comment::{Comment, Facts};
+use filter_table::{Backoff, FilterTable};
 use iptables::{Flavour, Hook, Lines, Program, Rule, Scope, Tool};
-use jump::Jump;
 use place::{PerPlace, Place};
 
 /// Where a block stands; also its class in the table.
@@ -192,9 +195,8 @@ struct Block {
     renewed: Option<Comment>,
     /// Commands of its own that failed in a row.
     failures: u32,
-    /// No command before this, and how long the wait was.
-    retry: Instant,
-    backoff: Duration,
+    /// No command of its own before that is over.
+    retry: Backoff,
     /// When the kernel had it.
     confirmed: Instant,
     /// The number of the listing that showed it last.
@@ -215,90 +217,10 @@ impl Blank for Block {
         comment: Comment::BLANK,
         renewed: None,
         failures: 0,
-        retry: Instant::BOOT,
-        backoff: Duration::ZERO,
+        retry: Backoff::NONE,
         confirmed: Instant::BOOT,
         listing: 0,
     };
-}
-
-/// What we know of one filter table.
-#[derive(Clone, Copy)]
-struct Side {
-    /// What reaches it. Until that `is_found`, for a preferred table what is
-    /// tried next; the other flavour's is left alone.
-    program: Program,
-    is_found: bool,
-    /// A listing succeeded since the last failure.
-    is_known: bool,
-    has_chain: bool,
-    has_foreign_rules: bool,
-    /// Those in INPUT and FORWARD.
-    jumps: [Jump; 2],
-    next_listing: Instant,
-    last_listing: Instant,
-    /// Tools older than 1.4.20 (restore: 1.6.2) know no `-w`.
-    without_wait: bool,
-    /// Kernels or tools without these matches get rules without them.
-    without_addrtype: bool,
-    without_comment: bool,
-    /// There was a chain of ours: a reload may bring it back.
-    had_chain: bool,
-    /// Listing failed: no command before this.
-    retry: Instant,
-    backoff: Duration,
-    /// What is nobody's block (a stray rule, a jump, the empty chain) could not
-    /// be put right: not before this.
-    chores_retry: Instant,
-    chores_backoff: Duration,
-    /// The last change of a block failed.
-    has_refused: bool,
-    /// A batch failed: one change at a time until all are through, so that one
-    /// refused entry never vetoes the others.
-    one_by_one: bool,
-}
-
-impl Side {
-    const UNKNOWN: Self = Self {
-        program: Program::Preferred,
-        is_found: false,
-        is_known: false,
-        has_chain: false,
-        has_foreign_rules: false,
-        jumps: [Jump::NONE; 2],
-        next_listing: Instant::BOOT,
-        last_listing: Instant::BOOT,
-        without_wait: false,
-        without_addrtype: false,
-        without_comment: false,
-        had_chain: false,
-        retry: Instant::BOOT,
-        backoff: Duration::ZERO,
-        chores_retry: Instant::BOOT,
-        chores_backoff: Duration::ZERO,
-        has_refused: false,
-        one_by_one: false,
-    };
-
-    fn tool(&self, is_ipv6: bool) -> Tool {
-        Tool {
-            is_ipv6,
-            program: self.program,
-            waits: !self.without_wait,
-        }
-    }
-
-    /// Whether it was listed, or will not be soon.
-    fn is_settled(&self) -> bool {
-        self.last_listing != Instant::BOOT || self.backoff != Duration::ZERO
-    }
-
-    /// Whether its listing was understood and it took our last block. The other
-    /// flavour's is nobody's loss where it never held anything of ours.
-    fn works(&self, place: Place) -> bool {
-        let is_understood = self.is_known || self.backoff == Duration::ZERO;
-        is_understood && !self.has_refused || place.is_other && !self.had_chain
-    }
 }
 
 /// What a listing has shown so far.
@@ -365,11 +287,11 @@ pub enum Notice {
 /// Bytes kept of the rules above our jump.
 pub const ABOVE_MAX: usize = 160;
 
-/// How long after a block was confirmed a new connection of its source throws
-/// doubt on it.
-const DOUBT: Duration = Duration::from_millis(500);
-/// Listings that doubt asks for are at least this far apart.
-const DOUBT_PERIOD: Duration = Duration::from_secs(1);
+/// How long after a block was confirmed a new connection of its source hints
+/// that the rule is gone.
+const VERIFY_AFTER: Duration = Duration::from_millis(500);
+/// Listings that such connections ask for are at least this far apart.
+const VERIFY_GAP: Duration = Duration::from_secs(1);
 /// Scans wait so long for the first listing.
 const SETTLING: Duration = Duration::from_secs(2);
 /// The period of --max-blocks-per-minute.
@@ -465,14 +387,14 @@ pub struct Firewall<const N: usize, const I: usize> {
     has_ipv6: bool,
     blocks: Table<Network, Block, N, I, 11>,
     has_legacy: [bool; 2],
-    sides: PerPlace<Side>,
+    tables: PerPlace<FilterTable>,
     running: Running,
     lines: Lines,
     listing: u32,
     shown: Shown,
     /// What --version said last.
     flavour: Flavour,
-    strays: PerPlace<Strays>,
+    stale: PerPlace<StaleRules>,
     adopted: u64,
     enabled_at: Instant,
     /// Rules that the listing showed above our jumps in INPUT and FORWARD.
@@ -486,7 +408,7 @@ pub struct Firewall<const N: usize, const I: usize> {
     window: Duration,
     minute: Instant,
     minute_count: u32,
-    explanation: Text<EXPLANATION_MAX>,
+    explanation: Explanation,
     /// No block ends before this.
     next_end: Instant,
     /// Whose turn it was.
@@ -505,13 +427,13 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             has_ipv6: false,
             blocks: Table::new(),
             has_legacy: [false; 2],
-            sides: PerPlace::new([Side::UNKNOWN; 4]),
+            tables: PerPlace::new([FilterTable::UNKNOWN; 4]),
             running: Running::NONE,
             lines: Lines::new(),
             listing: 0,
             shown: Shown::NOTHING,
             flavour: Flavour::Nft,
-            strays: PerPlace::new([const { Strays::NONE }; 4]),
+            stale: PerPlace::new([const { StaleRules::NONE }; 4]),
             adopted: 0,
             enabled_at: Instant::BOOT,
             above: [const { Text::new() }; 2],
@@ -569,7 +491,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     pub fn unusable(&self) -> Option<Unusable> {
         let fails = |is_ipv6| {
             let mut places = self.places();
-            places.any(|place| place.is_ipv6 == is_ipv6 && !self.side(place).works(place))
+            places.any(|place| place.is_ipv6 == is_ipv6 && !self.table(place).works(place))
         };
         match (fails(false), fails(true)) {
             (false, false) => None,
@@ -584,7 +506,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let mut places = self.places();
         !self.is_enabled
             || now >= self.settled_at()
-            || places.all(|place| self.side(place).is_settled())
+            || places.all(|place| self.table(place).is_settled())
     }
 
     /// When waiting for the first listing ends in any case.
@@ -601,8 +523,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// there is a chain of ours.
     pub fn is_jump_first(&self) -> bool {
         self.places().all(|place| {
-            let side = self.side(place);
-            !side.has_chain || side.jumps.iter().all(|jump| jump.position == 1)
+            let table = self.table(place);
+            !table.chain.exists() || table.jumps.iter().all(|jump| jump.position == 1)
         })
     }
 
@@ -620,7 +542,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// flavour that is, and the boot they are to be of.
     pub fn take_listing(&mut self) -> (&mut Vec<Rule, N>, Flavour, u32) {
         let place = self.running.place;
-        let flavour = match self.side(Place::other(place.is_ipv6)).program {
+        let flavour = match self.table(Place::other(place.is_ipv6)).program {
             Program::Legacy if place.is_other => Flavour::Legacy,
             Program::Legacy => Flavour::Nft,
             Program::Preferred | Program::Nft if place.is_other => Flavour::Nft,
@@ -656,18 +578,18 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// A blocked source opened a connection: if its rule should have kept it
-    /// out, the kernel is looked at soon.
-    pub fn doubt(&mut self, source: Network, now: Instant) {
+    /// out, its table is listed soon.
+    pub fn schedule_verify(&mut self, source: Network, now: Instant) {
         let slot = self.blocks.find(&source);
         let Some(slot) = slot.filter(|slot| self.stage(*slot) == Stage::Standing) else {
             return;
         };
         let confirmed = self.blocks.value(slot).map_or(now, |block| block.confirmed);
         let place = self.place(slot);
-        if now.since(confirmed) > DOUBT {
-            let side = self.side_mut(place);
-            let soon = side.last_listing.after(DOUBT_PERIOD).max(now);
-            side.next_listing = side.next_listing.min(soon);
+        if now.since(confirmed) > VERIFY_AFTER {
+            let table = self.table_mut(place);
+            let soon = table.last_listing.after(VERIFY_GAP).max(now);
+            table.next_listing = table.next_listing.min(soon);
         }
     }
 
@@ -812,9 +734,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     pub fn begin_end(&mut self, now: Instant) {
         self.task = Task::End;
         for place in Place::ALL {
-            let side = self.side_mut(place);
-            (side.next_listing, side.retry) = (now, now);
-            side.chores_retry = now;
+            let table = self.table_mut(place);
+            table.next_listing = now;
+            table.retry.hold(now);
+            table.housekeeping.hold(now);
         }
     }
 
@@ -937,11 +860,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// that what stands above is of the same place.
     fn next_jump_notice(&mut self) -> Option<Notice> {
         for place in Place::ALL {
-            let side = self.sides.get_mut(place);
-            let tool = side.tool(place.is_ipv6);
-            let hooks = side.jumps.iter_mut().zip(&self.above).zip(Hook::ALL);
+            let table = self.tables.get_mut(place);
+            let tool = table.tool(place.is_ipv6);
+            let hooks = table.jumps.iter_mut().zip(&self.above).zip(Hook::ALL);
             for ((jump, above), hook) in hooks {
-                if let Some(wait) = jump.take_told() {
+                if let Some(wait) = jump.take_report() {
                     let above = above.clone();
                     return Some(Notice::JumpStays {
                         hook,
@@ -993,14 +916,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
         let mut deadline = self.next_end;
         for place in self.places() {
-            let side = self.side(place);
-            if !side.is_known {
-                deadline = deadline.min(side.retry);
-            } else if side.had_chain {
-                deadline = deadline.min(side.next_listing.max(side.retry));
+            let table = self.table(place);
+            if !table.is_known {
+                deadline = deadline.min(table.retry.until);
+            } else if table.had_chain {
+                deadline = deadline.min(table.next_listing.max(table.retry.until));
             }
-            if self.has_strays(place) || self.lacks_jump(place) || self.may_remove_chain(place) {
-                deadline = deadline.min(side.chores_retry.max(side.retry));
+            if self.has_stale_rules(place) || self.lacks_jump(place) || self.may_remove_chain(place)
+            {
+                deadline = deadline.min(table.housekeeping.until.max(table.retry.until));
             }
         }
         for stage in [Stage::Expired, Stage::Lost, Stage::Wanted] {
@@ -1013,7 +937,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 if source.is_ipv6() && !self.has_ipv6 {
                     continue;
                 }
-                let mut due = block.retry.max(self.side(self.place(slot)).retry);
+                let mut due = block
+                    .retry
+                    .until
+                    .max(self.table(self.place(slot)).retry.until);
                 let is_held_back = self.minute_count >= self.max_per_minute;
                 if stage == Stage::Wanted && block.failures == 0 && is_held_back {
                     due = due.max(self.minute.after(MINUTE));
@@ -1036,8 +963,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// flavour's is where there may be rules of ours in it.
     fn is_present(&self, place: Place) -> bool {
         let has_family = self.has_ipv6 || !place.is_ipv6;
-        let preferred = self.side(Place::preferred(place.is_ipv6));
-        let is_beside = self.side(place).is_found && preferred.is_settled();
+        let preferred = self.table(Place::preferred(place.is_ipv6));
+        let is_beside = self.table(place).is_found && preferred.is_settled();
         has_family && (!place.is_other || is_beside)
     }
 
@@ -1046,7 +973,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     fn active(&self, is_ipv6: bool) -> Place {
         let preferred = Place::preferred(is_ipv6);
         let other = preferred.beside();
-        if self.side(other).has_chain && !self.side(preferred).has_chain {
+        if self.table(other).chain.exists() && !self.table(preferred).chain.exists() {
             other
         } else {
             preferred
@@ -1063,18 +990,18 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
     }
 
-    fn side(&self, place: Place) -> &Side {
-        self.sides.get(place)
+    fn table(&self, place: Place) -> &FilterTable {
+        self.tables.get(place)
     }
 
-    fn side_mut(&mut self, place: Place) -> &mut Side {
-        self.sides.get_mut(place)
+    fn table_mut(&mut self, place: Place) -> &mut FilterTable {
+        self.tables.get_mut(place)
     }
 
     /// Whether blocking a source of this family has to wait for the firewall.
     pub fn is_failing(&self, is_ipv6: bool) -> bool {
-        let side = self.side(self.active(is_ipv6));
-        side.backoff != Duration::ZERO || side.has_refused
+        let table = self.table(self.active(is_ipv6));
+        table.retry.is_failing() || table.has_refused
     }
 
     /// Whether a place's chain is of use. At the end what is only wanted never

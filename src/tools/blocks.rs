@@ -8,7 +8,7 @@ use crate::daemon::output::{Output, log_error};
 use crate::daemon::starting::has_ipv6;
 use crate::firewall::comment::Facts;
 use crate::firewall::iptables::Tool;
-use crate::firewall::{EXPLANATION_MAX, Failure, Task, Unusable};
+use crate::firewall::{Explanation, Failure, Task, Unusable};
 use crate::host::Host;
 use crate::kernel::Kernel;
 use crate::limits::ONE_SHOT_PATIENCE;
@@ -22,7 +22,7 @@ struct Failures {
     /// Of IPv4 and of IPv6, the first tool that failed.
     tools: [Option<Tool>; 2],
     /// What the first of them that wrote anything wrote on its standard error.
-    explanation: Text<EXPLANATION_MAX>,
+    explanation: Explanation,
 }
 
 impl Failures {
