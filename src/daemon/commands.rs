@@ -98,7 +98,10 @@ impl Commands {
             lengths: &options.block_times,
             max_per_minute: options.max_blocks_per_minute,
             window: options.window,
-            has_legacy: [false, true].map(|is_ipv6| has_legacy_table(kernel, is_ipv6)),
+            has_legacy: [
+                has_legacy_table(kernel, false),
+                has_legacy_table(kernel, true),
+            ],
         };
         let (key, now) = (kernel.hash_key(), kernel.boottime());
         self.firewall.enable(key, &policy, task, now);
@@ -437,6 +440,7 @@ fn boot_id(kernel: &mut impl Kernel) -> Option<u32> {
 
 /// Whether the kernel holds the legacy filter table here. The legacy tool would
 /// load and make it where it is only asked for it (iptable_filter.c).
+#[inline(never)]
 fn has_legacy_table(kernel: &mut impl Kernel, is_ipv6: bool) -> bool {
     let path: &[u8] = if is_ipv6 {
         b"/proc/self/net/ip6_tables_names"

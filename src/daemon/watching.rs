@@ -605,7 +605,7 @@ pub(super) fn diag_dump(
     request: &[u8],
     mut visit: impl FnMut(DiagSocket),
 ) {
-    diag_search(kernel, buffer, request, |socket| {
+    diag_search(kernel, buffer, request, &mut |socket| {
         visit(socket);
         true
     });
@@ -613,11 +613,12 @@ pub(super) fn diag_dump(
 
 /// The same up to the message behind which `visit` wants no more: the kernel
 /// walks its table while it is asked only.
+#[inline(never)]
 pub(super) fn diag_search(
     kernel: &mut impl Kernel,
     buffer: &mut [u8],
     request: &[u8],
-    mut visit: impl FnMut(DiagSocket) -> bool,
+    visit: &mut dyn FnMut(DiagSocket) -> bool,
 ) {
     let mut wants_more = true;
     let Ok(socket) = kernel.netlink(Netlink::SockDiag) else {

@@ -12,7 +12,7 @@ use crate::time::Instant;
 
 use super::comment::Comment;
 use super::explanation::{Explanation, is_about};
-use super::filter_table::{Chain, FilterTable};
+use super::filter_table::{Chain, Lacks};
 use super::iptables::{Batch, Flavour, Hook, Lines, Program, Rule, Scope, Tool};
 use super::jump::Jump;
 use super::place::Place;
@@ -136,13 +136,13 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
         self.expire(now);
         // They take turns, so that one that keeps failing never starves another.
-        let order = Place::ALL.into_iter().cycle().skip(self.turn);
-        for (index, place) in (1..).zip(order.take(Place::ALL.len())) {
+        for turn in self.turn..self.turn + Place::COUNT {
+            let place = Place::at(turn);
             if !self.is_present(place) {
                 continue;
             }
             if let Some(job) = self.prepare(invocation, place, host, now) {
-                self.turn = (self.turn + index) % Place::ALL.len();
+                self.turn = (turn + 1) % Place::COUNT;
                 self.running = Running {
                     job,
                     place,
@@ -163,7 +163,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         host: &Host,
         now: Instant,
     ) -> Option<Job> {
-        let table = *self.table(place);
+        let table = self.table(place);
         if !table.retry.is_over(now) {
             return None;
         }
@@ -174,6 +174,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             self.flavour = Flavour::Legacy;
             return Some(Job::Version);
         }
+        let may_keep_house = table.housekeeping.is_over(now);
         let is_due = !table.is_known && self.task != Task::End
             || table.had_chain && now >= table.next_listing;
         if is_due {
@@ -194,7 +195,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         {
             return Some(job);
         }
-        if self.may_remove_chain(place) && table.housekeeping.is_over(now) {
+        if may_keep_house && self.may_remove_chain(place) {
             self.remove_chain(invocation, place);
             return Some(Job::RemoveChain);
         }
@@ -232,17 +233,18 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         host: &Host,
         now: Instant,
     ) -> Option<Job> {
-        let table = *self.table(place);
+        let table = self.table(place);
+        let (has_chain, one_by_one) = (table.chain.exists(), table.one_by_one);
+        let may_keep_house = table.housekeeping.is_over(now);
         let mut batch = Batch::new(invocation, table.tool(place.is_ipv6));
-        if !table.chain.exists() {
+        if !has_chain {
             batch.make_chain();
         }
-        let may_keep_house = table.housekeeping.is_over(now);
         let mut housekeeping = 0;
-        if may_keep_house && !table.one_by_one {
+        if may_keep_house && !one_by_one {
             housekeeping += self.remove_stale_rules(&mut batch, place, STALE_RULES);
         }
-        let most = if table.one_by_one { 1 } else { u32::MAX };
+        let most = if one_by_one { 1 } else { u32::MAX };
         let mut blocks = 0;
         for stage in [Stage::Expired, Stage::Lost, Stage::Wanted] {
             let mut walk = self.walk(stage, Some(place));
@@ -254,19 +256,19 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 blocks += u32::from(self.add_change(&mut batch, slot, place, host, now));
             }
         }
-        if may_keep_house && table.one_by_one && blocks == 0 {
+        if may_keep_house && one_by_one && blocks == 0 {
             housekeeping += self.remove_stale_rules(&mut batch, place, 1);
         }
-        let is_alone = table.one_by_one && blocks + housekeeping > 0;
+        let is_alone = one_by_one && blocks + housekeeping > 0;
         let has_jump_to_do = may_keep_house && self.lacks_jump(place) && !is_alone;
         if blocks == 0 && housekeeping == 0 && !has_jump_to_do {
             self.table_mut(place).one_by_one = false;
             return None;
         }
-        let puts_jumps = has_jump_to_do || !table.chain.exists();
+        let puts_jumps = has_jump_to_do || !has_chain;
         if puts_jumps {
-            housekeeping += u32::from(table.chain.exists());
-            self.put_jumps(&mut batch, &table);
+            housekeeping += u32::from(has_chain);
+            put_jumps(&mut batch, &self.table(place).jumps);
         }
         batch.commit();
         Some(Job::Change {
@@ -274,17 +276,6 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             housekeeping,
             puts_jumps,
         })
-    }
-
-    fn put_jumps(&self, batch: &mut Batch, table: &FilterTable) {
-        for (hook, jump) in Hook::ALL.into_iter().zip(table.jumps) {
-            if jump.moves {
-                batch.remove_jump(hook);
-            }
-            if jump.moves || jump.position == 0 {
-                batch.add_jump(hook);
-            }
-        }
     }
 
     /// Puts one block's change into the batch. This is the last look at an
@@ -365,18 +356,20 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Last changes to a new rule: what is known of the host by now, and without
     /// what the kernel refuses.
     fn complete(&mut self, slot: Slot, place: Place, host: &Host) {
-        let table = *self.table(place);
+        let Lacks {
+            addrtype, comment, ..
+        } = self.table(place).lacks;
         let source = self.blocks.key(slot).copied();
         let is_new = self.stage(slot) == Stage::Wanted;
         let block = self.blocks.value_mut(slot).filter(|_| is_new);
         if let (Some(block), Some(source)) = (block, source) {
             block.place = place;
-            block.scope = if host.is_on_link(source) && !table.lacks.addrtype {
+            block.scope = if host.is_on_link(source) && !addrtype {
                 Scope::ToHost
             } else {
                 Scope::Everything
             };
-            if table.lacks.comment {
+            if comment {
                 block.comment = Comment::BLANK;
             }
         }
@@ -392,9 +385,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     fn remove_chain(&mut self, invocation: &mut Invocation, place: Place) {
-        let table = *self.table(place);
+        let table = self.table(place);
         let mut batch = Batch::new(invocation, table.tool(place.is_ipv6));
-        for (hook, jump) in Hook::ALL.into_iter().zip(table.jumps) {
+        for (hook, jump) in Hook::ALL.into_iter().zip(&table.jumps) {
             for _ in 0..jump.count.min(JUMPS) {
                 batch.remove_jump(hook);
             }
@@ -699,5 +692,16 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         block.failures = block.failures.saturating_add(1);
         block.retry.fail(now);
         block.failures == 1
+    }
+}
+
+fn put_jumps(batch: &mut Batch, jumps: &[Jump; 2]) {
+    for (hook, jump) in Hook::ALL.into_iter().zip(jumps) {
+        if jump.moves {
+            batch.remove_jump(hook);
+        }
+        if jump.moves || jump.position == 0 {
+            batch.add_jump(hook);
+        }
     }
 }

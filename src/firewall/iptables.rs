@@ -326,14 +326,12 @@ pub fn read_line(line: &[u8]) -> Listed {
         return Listed::Chain;
     }
     for hook in Hook::ALL {
-        let rest = line
-            .strip_prefix(b"-A ")
-            .and_then(|rest| rest.strip_prefix(hook.name()));
+        let rest = behind(line, b"-A ").and_then(|rest| behind(rest, hook.name()));
         if let Some(rest) = rest.filter(|rest| rest.starts_with(b" ")) {
             return Listed::HookRule(hook, rest == b" -j TCPPARSER");
         }
     }
-    match line.strip_prefix(b"-A TCPPARSER ") {
+    match behind(line, b"-A TCPPARSER ") {
         Some(rest) => match read_rule(rest) {
             Some(rule) if rule.comment.is_none() => Listed::Plain(rule),
             Some(rule) => Listed::Ours(rule),
@@ -346,23 +344,21 @@ pub fn read_line(line: &[u8]) -> Listed {
 /// Exactly the shapes that `Rule::write` makes; anything else is not ours to
 /// touch.
 fn read_rule(rest: &[u8]) -> Option<Rule> {
-    let rest = rest.strip_prefix(b"-s ")?;
+    let rest = behind(rest, b"-s ")?;
     let end = rest.iter().position(|byte| *byte == b' ')?;
     let (source, rest) = rest.split_at_checked(end)?;
     let source = Network::parse(source)?;
-    let without_icmpv6 = rest.strip_prefix(b" ! -p ").and_then(|rest| {
+    let without_icmpv6 = behind(rest, b" ! -p ").and_then(|rest| {
         let mut words = ICMPV6_LISTED.iter();
-        words.find_map(|word| rest.strip_prefix(*word))
+        words.find_map(|word| behind(rest, word))
     });
-    let (scope, rest) = match (without_icmpv6, rest.strip_prefix(ADDRESSED_TO_HOST)) {
-        (Some(rest), _) if source.is_ipv6() => {
-            (Scope::ToHost, rest.strip_prefix(ADDRESSED_TO_HOST)?)
-        }
+    let (scope, rest) = match (without_icmpv6, behind(rest, ADDRESSED_TO_HOST)) {
+        (Some(rest), _) if source.is_ipv6() => (Scope::ToHost, behind(rest, ADDRESSED_TO_HOST)?),
         (None, Some(rest)) if source.is_ipv6() => (Scope::ToHostAndIcmpv6, rest),
         (None, Some(rest)) => (Scope::ToHost, rest),
         (_, _) => (Scope::Everything, rest),
     };
-    let comment = match rest.strip_prefix(b" -m comment --comment \"") {
+    let comment = match behind(rest, b" -m comment --comment \"") {
         Some(rest) => Comment::from_listing(rest.strip_suffix(b"\" -j DROP")?)?,
         None if rest == b" -j DROP" => Comment::BLANK,
         None => return None,
@@ -372,6 +368,12 @@ fn read_rule(rest: &[u8]) -> Option<Rule> {
         scope,
         comment,
     })
+}
+
+/// What follows `prefix`. Out of line: each comparison is larger than the call.
+#[inline(never)]
+fn behind<'a>(text: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
+    text.strip_prefix(prefix)
 }
 
 /// Cuts a listing of any length into lines; a line longer than any of ours is

@@ -733,7 +733,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// The process is about to end.
     pub fn begin_end(&mut self, now: Instant) {
         self.task = Task::End;
-        for place in Place::ALL {
+        for place in Place::all() {
             let table = self.table_mut(place);
             table.next_listing = now;
             table.retry.hold(now);
@@ -859,7 +859,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// A jump that stays where it is. Said right after the listing that told, so
     /// that what stands above is of the same place.
     fn next_jump_notice(&mut self) -> Option<Notice> {
-        for place in Place::ALL {
+        for place in Place::all() {
             let table = self.tables.get_mut(place);
             let tool = table.tool(place.is_ipv6);
             let hooks = table.jumps.iter_mut().zip(&self.above).zip(Hook::ALL);
@@ -955,8 +955,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// The filter tables that matter here.
     fn places(&self) -> impl Iterator<Item = Place> + use<'_, N, I> {
-        let all = Place::ALL.into_iter();
-        all.filter(|place| self.is_present(*place))
+        Place::all().filter(|place| self.is_present(*place))
     }
 
     /// Each family's preferred table is; after that was listed, the other
@@ -1037,6 +1036,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// A walk over the blocks that are in `stage` now: those of one place, or
     /// of all.
+    #[inline(never)]
     fn walk(&self, stage: Stage, place: Option<Place>) -> Walk {
         Walk {
             next: self.blocks.oldest(stage as usize),
