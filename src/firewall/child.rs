@@ -1,4 +1,4 @@
-//! The child: what it is told next, and what its end means for the blocks it
+//! The child: what it is to do next, and what its end means for the blocks it
 //! was about.
 
 use heapless::Vec;
@@ -6,12 +6,12 @@ use heapless::Vec;
 use crate::address::Network;
 use crate::host::{Host, Knowledge, Protection};
 use crate::kernel::{Exit, Invocation};
-use crate::limits::{CHILD_DEADLINE, CHILD_GRACE, FACTS_WAIT, RETRY_FIRST, VERIFY_PERIOD};
+use crate::limits::{CHILD_DEADLINE, CHILD_GRACE, FACTS_WAIT, RETRY_FIRST};
 use crate::table::{Blank, Slot};
 use crate::time::Instant;
 
 use super::comment::Comment;
-use super::explanation::{Explanation, is_about};
+use super::explanation::Explanation;
 use super::filter_table::{Chain, Lacks};
 use super::iptables::{Batch, Flavour, Hook, Lines, Program, Rule, Scope, Tool};
 use super::jump::Jump;
@@ -26,13 +26,27 @@ pub(super) enum Job {
     /// Asks the preferred tool for its flavour.
     Version,
     List,
-    /// So many changes of blocks, and of what is nobody's.
+    /// So many changes of blocks, and of what belongs to no block.
     Change {
         blocks: u32,
         housekeeping: u32,
         puts_jumps: bool,
     },
     RemoveChain,
+}
+
+impl Job {
+    /// How many changes of blocks it makes, and how many others.
+    pub(super) fn changes(self) -> Option<(u32, u32)> {
+        match self {
+            Self::Change {
+                blocks,
+                housekeeping,
+                ..
+            } => Some((blocks, housekeeping)),
+            Self::None | Self::Version | Self::List | Self::RemoveChain => None,
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -75,13 +89,13 @@ pub enum FailureReason {
     Deadline,
 }
 
-/// Jumps taken away at a time; more of them are nobody's accident.
+/// Jumps taken away at a time; more of them are no accident.
 const JUMPS: u32 = 100;
 
 /// Unwanted rules taken away at a time.
 const STALE_RULES: usize = 64;
 
-/// Rules of ours that the last listing of a place showed and nobody wants; what
+/// Rules of ours that the last listing of a place showed and no block stands for; what
 /// does not fit shows up again.
 pub(super) struct StaleRules {
     rules: Vec<Rule, STALE_RULES>,
@@ -110,11 +124,11 @@ impl StaleRules {
 pub struct Failure {
     /// What happened.
     pub reason: FailureReason,
-    /// Whose command.
+    /// The command's tool.
     pub tool: Tool,
     /// The first words it wrote on its standard error, printable bytes only.
     pub explanation: Explanation,
-    /// Whose block it was about, if just one's.
+    /// The source whose block it was about, if just one's.
     pub source: Option<Network>,
     /// Whether it was a listing, else a restore batch.
     pub is_listing: bool,
@@ -539,22 +553,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 housekeeping,
                 puts_jumps,
             } => {
-                if blocks > 0 {
-                    table.has_refused = false;
-                }
-                if !table.chain.exists() {
-                    table.next_listing = now.after(VERIFY_PERIOD);
-                }
-                table.had_chain = true;
-                if !table.chain.exists() {
-                    table.chain = Chain::Ours;
-                }
-                if puts_jumps {
-                    table.jumps.iter_mut().for_each(|jump| jump.was_put(now));
-                }
+                table.changed(blocks, puts_jumps, now);
                 if housekeeping > 0 {
                     table.housekeeping.succeed();
-                    // What is left of the stale shows up again.
+                    // What is left of the stale rules shows up again.
                     table.is_known = !has_more_stale && !table.one_by_one;
                     self.removed += u64::from(housekeeping);
                     self.stale.get_mut(place).clear();
@@ -589,90 +591,54 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     fn failed(&mut self, running: Running, reason: FailureReason, now: Instant) -> Failure {
-        let place = running.place;
-        let alone = matches!(
-            running.job,
-            Job::Change {
-                blocks: 1,
-                housekeeping: 0,
-                ..
-            }
-        );
+        let Running { job, place, .. } = running;
         let mut failure = Failure {
             reason,
             tool: self.table(place).tool(place.is_ipv6),
             source: None,
-            is_listing: running.job == Job::List,
+            is_listing: job == Job::List,
             is_addition: false,
             explanation: self.explanation.clone(),
             leaves_out: b"",
             is_first: false,
         };
+        self.take_back(running, &mut failure, now);
+        let is_single_pass = self.task.is_single_pass();
+        let table = self.table_mut(place);
+        // The kernel's state is uncertain now: look before the next change.
+        table.is_known = false;
+        if table.learns_to_lack_wait(&failure, is_single_pass) {
+            return failure;
+        }
+        table.learn_to_lack_match(&mut failure);
+        failure.is_first |= if is_single_pass {
+            table.failed_in_pass(job, place, reason)
+        } else {
+            table.failed(job, place, &failure, now)
+        };
+        failure
+    }
+
+    /// The blocks that a failed command was about are where they were before. A
+    /// command of a single block's is a failure of that block.
+    fn take_back(&mut self, running: Running, failure: &mut Failure, now: Instant) {
+        let is_alone = running.job.changes() == Some((1, 0));
         for (from, to) in [
             (Stage::Removing, Stage::Expired),
             (Stage::Restoring, Stage::Lost),
             (Stage::Adding, Stage::Wanted),
         ] {
-            let mut walk = self.walk(from, Some(place));
+            let mut walk = self.walk(from, Some(running.place));
             while let Some(slot) = self.step(&mut walk) {
                 failure.is_addition |= from != Stage::Removing;
                 self.give_back(slot, from);
-                if alone {
+                if is_alone {
                     failure.source = self.blocks.key(slot).copied();
                     failure.is_first = self.postpone(slot, now);
                 }
                 self.set_stage(slot, to);
             }
         }
-        let is_single_pass = self.task.is_single_pass();
-        let knows_no_wait = matches!(reason, FailureReason::Status(1 | 2))
-            && is_about(&self.explanation, b"option")
-            || is_single_pass && failure.is_listing && reason == FailureReason::Status(2);
-        let table = self.table_mut(place);
-        // The kernel's state is uncertain now: look before the next change.
-        table.is_known = false;
-        if knows_no_wait && !table.lacks.wait {
-            table.lacks.wait = true;
-            return failure;
-        }
-        if failure.source.is_some() && failure.is_addition {
-            for (word, is_left_out) in [
-                (b"addrtype".as_slice(), &mut table.lacks.addrtype),
-                (b"comment", &mut table.lacks.comment),
-            ] {
-                if !*is_left_out && is_about(&failure.explanation, word) {
-                    *is_left_out = true;
-                    failure.leaves_out = word;
-                }
-            }
-        }
-        match running.job {
-            Job::None | Job::Version => {}
-            Job::Change { .. } | Job::RemoveChain if is_single_pass => {
-                failure.is_first = table.failed_in_pass(running.job);
-            }
-            Job::List => {
-                failure.is_first = table.retry.fail(now);
-                if place.is_other && !table.had_chain {
-                    failure.is_first &= table.looked_in_vain(reason);
-                }
-                if is_single_pass {
-                    table.retry.hold(Instant::NEVER);
-                }
-            }
-            Job::Change {
-                blocks,
-                housekeeping,
-                ..
-            } if blocks + housekeeping > 1 && !table.one_by_one => {
-                table.one_by_one = true;
-            }
-            Job::Change { blocks: 0, .. } | Job::RemoveChain => {
-                failure.is_first = table.housekeeping.fail(now);
-            }
-            Job::Change { .. } => table.has_refused |= failure.is_addition,
-        }
-        failure
     }
 
     /// A first try that failed does not count against this minute's blocks.

@@ -1,9 +1,10 @@
 //! What is known of one filter table, and when it may be asked again.
 
-use crate::limits::{RETRY_FIRST, RETRY_LONGEST};
+use crate::limits::{RETRY_FIRST, RETRY_LONGEST, VERIFY_PERIOD};
 use crate::time::{Duration, Instant};
 
-use super::child::{FailureReason, Job};
+use super::child::{Failure, FailureReason, Job};
+use super::explanation::is_about;
 use super::iptables::{Program, Tool};
 use super::jump::Jump;
 use super::place::Place;
@@ -162,17 +163,98 @@ impl FilterTable {
         is_worth_it
     }
 
-    /// A change of a single pass failed: whether its table is given up, which
-    /// is worth a word. One rule that ended meanwhile vetoes the whole batch:
-    /// it is made anew from another listing some times.
-    pub(super) fn failed_in_pass(&mut self, job: Job) -> bool {
-        let is_change = job != Job::RemoveChain;
-        self.housekeeping.fail(Instant::BOOT);
-        self.housekeeping.hold(Instant::BOOT);
-        let is_last = !is_change || self.housekeeping.wait >= LAST_TRY;
-        if is_last {
-            self.retry.hold(Instant::NEVER);
+    /// A batch with so many changes of blocks is in the kernel.
+    pub(super) fn changed(&mut self, blocks: u32, puts_jumps: bool, now: Instant) {
+        self.has_refused &= blocks == 0;
+        self.had_chain = true;
+        if !self.chain.exists() {
+            self.chain = Chain::Ours;
+            self.next_listing = now.after(VERIFY_PERIOD);
         }
-        is_last && is_change
+        if puts_jumps {
+            self.jumps.iter_mut().for_each(|jump| jump.was_put(now));
+        }
+    }
+
+    /// Whether a command failed for its `-w`, which is left out from now on. A
+    /// single pass is content with the status of a bad command line.
+    pub(super) fn learns_to_lack_wait(&mut self, failure: &Failure, is_single_pass: bool) -> bool {
+        let is_bad_option = match failure.reason {
+            FailureReason::Status(2) if is_single_pass && failure.is_listing => true,
+            FailureReason::Status(1 | 2) => is_about(&failure.explanation, b"option"),
+            FailureReason::Status(_)
+            | FailureReason::Missing
+            | FailureReason::Signal(_)
+            | FailureReason::Deadline => false,
+        };
+        is_bad_option && !core::mem::replace(&mut self.lacks.wait, true)
+    }
+
+    /// Whether a block's own command failed for one of its rule's matches, which
+    /// is left out from now on.
+    pub(super) fn learn_to_lack_match(&mut self, failure: &mut Failure) {
+        if failure.source.is_none() || !failure.is_addition {
+            return;
+        }
+        for (word, is_left_out) in [
+            (b"addrtype".as_slice(), &mut self.lacks.addrtype),
+            (b"comment", &mut self.lacks.comment),
+        ] {
+            if !*is_left_out && is_about(&failure.explanation, word) {
+                *is_left_out = true;
+                failure.leaves_out = word;
+            }
+        }
+    }
+
+    /// A command failed: whether that is to be said. A failure of one block's
+    /// own command is said as the block's.
+    pub(super) fn failed(
+        &mut self,
+        job: Job,
+        place: Place,
+        failure: &Failure,
+        now: Instant,
+    ) -> bool {
+        match (job, job.changes()) {
+            (Job::List, _) => self.failed_listing(place, failure.reason, now),
+            (_, Some((blocks, others))) if blocks + others > 1 && !self.one_by_one => {
+                self.one_by_one = true;
+                false
+            }
+            (Job::RemoveChain, _) | (_, Some((0, _))) => self.housekeeping.fail(now),
+            (Job::Change { .. }, _) => {
+                self.has_refused |= failure.is_addition;
+                false
+            }
+            (Job::None | Job::Version, _) => false,
+        }
+    }
+
+    fn failed_listing(&mut self, place: Place, reason: FailureReason, now: Instant) -> bool {
+        let is_first = self.retry.fail(now);
+        let is_other = place.is_other && !self.had_chain;
+        (!is_other || self.looked_in_vain(reason)) && is_first
+    }
+
+    /// A command of a single pass failed: whether its table is given up, which
+    /// is worth a word unless it is only the empty chain that stays. One rule
+    /// that ended meanwhile vetoes the whole batch, which is made anew from
+    /// another listing some times.
+    pub(super) fn failed_in_pass(&mut self, job: Job, place: Place, reason: FailureReason) -> bool {
+        let is_over = match job {
+            Job::List => self.failed_listing(place, reason, Instant::BOOT),
+            Job::Change { .. } => {
+                self.housekeeping.fail(Instant::BOOT);
+                self.housekeeping.hold(Instant::BOOT);
+                if self.housekeeping.wait < LAST_TRY {
+                    return false;
+                }
+                true
+            }
+            Job::RemoveChain | Job::None | Job::Version => false,
+        };
+        self.retry.hold(Instant::NEVER);
+        is_over
     }
 }

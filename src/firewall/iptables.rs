@@ -1,4 +1,4 @@
-//! What iptables is told and what it answers: restore batches, listings and
+//! The input of iptables and its output: restore batches, listings and
 //! the undo command. Both flavours (legacy and nft) speak the same language.
 
 use crate::address::Network;
@@ -37,7 +37,7 @@ impl Scope {
 /// One block as a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// Whom it drops.
+    /// The source it drops.
     pub source: Network,
     /// And what of it.
     pub scope: Scope,

@@ -258,26 +258,26 @@ pub enum Notice {
     },
     /// The last check refused.
     Refused {
-        /// Who.
+        /// The source.
         source: Network,
         /// Why.
         refusal: Refusal,
     },
     /// The kernel drops the source no longer.
     Unblocked {
-        /// Who.
+        /// The source.
         source: Network,
         /// Why.
         reason: EndReason,
     },
-    /// Our jump is not the first rule and stays where it is: whoever moves it
-    /// would move it again.
+    /// Our jump is not the first rule and stays where it is: it would only be
+    /// pushed down again.
     JumpStays {
         /// The chain it stands in.
         hook: Hook,
-        /// Whose that is.
+        /// The tool whose chain that is.
         tool: Tool,
-        /// It is moved again if nobody touches it for so long.
+        /// It is moved again if its position does not change for so long.
         wait: Duration,
         /// The first rules above it, printable bytes only.
         above: Text<ABOVE_MAX>,
@@ -411,7 +411,7 @@ pub struct Firewall<const N: usize, const I: usize> {
     explanation: Explanation,
     /// No block ends before this.
     next_end: Instant,
-    /// Whose turn it was.
+    /// The number of the place that comes first next time.
     turn: usize,
     repairs: u64,
     evictions: u64,
@@ -501,7 +501,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// Whether the rules that stand in the kernel are known, or will not be
-    /// soon: only then it is known who is blocked already.
+    /// soon: only then it is known which sources are blocked already.
     pub fn is_settled(&self, now: Instant) -> bool {
         let mut places = self.places();
         !self.is_enabled
@@ -659,7 +659,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         (self.blocks.len(), N)
     }
 
-    /// Memories that gave way to newer blocks so far.
+    /// Memories evicted for newer blocks so far.
     pub fn evictions(&self) -> u64 {
         self.evictions
     }
@@ -778,7 +778,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// Blocks held back until their evidence left the window are given up:
-    /// who goes on scanning is seen again.
+    /// a source that goes on scanning is seen again.
     fn drop_held_back(&mut self, now: Instant) {
         let mut walk = self.walk(Stage::Wanted, None);
         while let Some(slot) = self.step(&mut walk) {
@@ -856,7 +856,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         })
     }
 
-    /// A jump that stays where it is. Said right after the listing that told, so
+    /// A jump that stays where it is. Said right after the listing that showed it, so
     /// that what stands above is of the same place.
     fn next_jump_notice(&mut self) -> Option<Notice> {
         for place in Place::all() {
