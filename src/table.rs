@@ -284,11 +284,13 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
     }
 
     /// The value in `slot`.
+    #[inline(never)]
     pub fn value(&self, slot: Slot) -> Option<&V> {
         self.entry(slot).map(|entry| &entry.value)
     }
 
     /// The value in `slot`, to change.
+    #[inline(never)]
     pub fn value_mut(&mut self, slot: Slot) -> Option<&mut V> {
         self.link(slot)?;
         let entry = self.entries.get_mut(slot.0 as usize);
@@ -296,6 +298,7 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
     }
 
     /// The class an entry is in.
+    #[inline(never)]
     pub fn class(&self, slot: Slot) -> Option<usize> {
         self.link(slot).map(|link| usize::from(link.class) - 1)
     }
@@ -314,6 +317,7 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
     }
 
     /// The next younger entry of the same class.
+    #[inline(never)]
     pub fn younger(&self, slot: Slot) -> Option<Slot> {
         self.link(slot)?.next.checked_sub(1).map(Slot)
     }

@@ -15,6 +15,7 @@ use super::{ABOVE_MAX, Block, EndReason, Firewall, Stage, Task};
 
 impl Block {
     /// The kernel's rule is about to be, or is, the one that was to replace it.
+    #[inline(never)]
     pub(super) fn renew(&mut self) {
         if let Some(comment) = self.renewed.take() {
             self.comment = comment;
