@@ -306,16 +306,20 @@ impl Commands {
         output: &mut Output,
         destroys: bool,
     ) {
-        while let Some(notice) = self.firewall.next_notice() {
+        while let Some(notice) = &self.firewall.next_notice() {
             let calendar = local_time(kernel);
-            let line = match notice {
-                Notice::Blocked { rule, length, data } => {
+            let line = match *notice {
+                Notice::Blocked {
+                    ref rule,
+                    length,
+                    data,
+                } => {
                     metrics.blocks += 1;
                     if destroys {
                         self.destroyer.add(rule.source);
                     }
                     let exec_root = self.invocation.root.as_bytes();
-                    report::blocked(calendar, &rule, length, data, exec_root)
+                    report::blocked(calendar, rule, length, data, exec_root)
                 }
                 Notice::Refused { source, refusal } => {
                     if let Refusal::Protected(_) = refusal {
@@ -328,7 +332,7 @@ impl Commands {
                     hook,
                     tool,
                     wait,
-                    above,
+                    ref above,
                 } => {
                     let words = report::jump_stays(hook, tool, wait, above.as_bytes());
                     log_error(kernel, &[words.as_bytes()]);

@@ -13,7 +13,7 @@ use crate::time::Instant;
 use super::comment::Comment;
 use super::explanation::Explanation;
 use super::filter_table::{Chain, Lacks};
-use super::iptables::{Batch, Flavour, Hook, Lines, Program, Rule, Scope, Tool};
+use super::iptables::{Batch, Flavour, Hook, Program, Rule, Scope, Tool};
 use super::jump::Jump;
 use super::place::Place;
 use super::{Firewall, MINUTE, Refusal, Shown, Stage, Task};
@@ -436,13 +436,20 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Takes in what the child wrote on its standard output.
     pub fn output(&mut self, bytes: &[u8], now: Instant) {
         let Running { job, place, .. } = self.running;
-        let mut lines = core::mem::replace(&mut self.lines, Lines::new());
-        lines.feed(bytes, |line, listed| match job {
-            Job::List => self.listed(place, line, listed, now),
-            Job::Version if Flavour::read(line) == Flavour::Nft => self.flavour = Flavour::Nft,
-            Job::Version | Job::None | Job::Change { .. } | Job::RemoveChain => {}
-        });
-        self.lines = lines;
+        let mut rest = bytes;
+        while let Some(behind) = self.lines.feed(rest) {
+            rest = behind;
+            match job {
+                Job::List => self.listed(place, now),
+                Job::Version => {
+                    if Flavour::read(self.lines.line()) == Flavour::Nft {
+                        self.flavour = Flavour::Nft;
+                    }
+                }
+                Job::None | Job::Change { .. } | Job::RemoveChain => {}
+            }
+            self.lines.clear();
+        }
     }
 
     /// Takes in what the child wrote on its standard error.

@@ -388,30 +388,32 @@ impl Lines {
         Self { line: Text::new() }
     }
 
-    /// Forgets a torn line.
+    /// Forgets the line so far.
     pub fn clear(&mut self) {
         self.line.clear();
     }
 
-    /// Takes in `bytes` and hands each whole line to `visit`.
-    pub fn feed(&mut self, bytes: &[u8], mut visit: impl FnMut(&[u8], Listed)) {
-        let mut rest = bytes;
-        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-            let (head, tail) = rest.split_at_checked(end).unwrap_or((rest, &[]));
-            self.line.put(head);
-            rest = tail.get(1..).unwrap_or(&[]);
-            let listed = match read_line(self.line.as_bytes()) {
-                // Longer than any of ours.
-                Listed::HookRule(hook, _) if self.line.is_truncated() => {
-                    Listed::HookRule(hook, false)
-                }
-                Listed::Ours(_) | Listed::Plain(_) if self.line.is_truncated() => Listed::Foreign,
-                listed => listed,
-            };
-            visit(self.line.as_bytes(), listed);
-            self.line.clear();
+    /// Takes in `bytes` up to the end of a line, and hands back what is behind
+    /// it; `None` where no line ends there.
+    pub fn feed<'a>(&mut self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let (head, tail) = bytes.split_at_checked(end.unwrap_or(bytes.len()))?;
+        self.line.put(head);
+        tail.get(1..)
+    }
+
+    /// The line so far.
+    pub fn line(&self) -> &[u8] {
+        self.line.as_bytes()
+    }
+
+    /// What it says. One longer than any of ours is not ours.
+    pub fn listed(&self) -> Listed {
+        match read_line(self.line()) {
+            Listed::HookRule(hook, _) if self.line.is_truncated() => Listed::HookRule(hook, false),
+            Listed::Ours(_) | Listed::Plain(_) if self.line.is_truncated() => Listed::Foreign,
+            listed => listed,
         }
-        self.line.put(rest);
     }
 }
 
@@ -604,8 +606,13 @@ mod tests {
             let (head, tail) = text.as_bytes().split_at(split);
             let mut lines = Lines::new();
             let mut seen = std::vec::Vec::new();
-            lines.feed(head, |_, listed| seen.push(listed));
-            lines.feed(tail, |_, listed| seen.push(listed));
+            for mut rest in [head, tail] {
+                while let Some(behind) = lines.feed(rest) {
+                    rest = behind;
+                    seen.push(lines.listed());
+                    lines.clear();
+                }
+            }
             assert_eq!(seen, whole, "split at {split}");
         }
     }

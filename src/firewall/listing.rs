@@ -26,8 +26,8 @@ impl Block {
 
 impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Takes in one line of the listing.
-    pub(super) fn listed(&mut self, place: Place, line: &[u8], listed: Listed, now: Instant) {
-        match listed {
+    pub(super) fn listed(&mut self, place: Place, now: Instant) {
+        match self.lines.listed() {
             Listed::Chain => self.shown.has_chain = true,
             Listed::HookRule(hook, is_jump) => {
                 let (Some((rules, position, count)), Some(above)) = (
@@ -41,7 +41,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 if is_jump && *position == 0 {
                     *position = *rules;
                 } else if *position == 0 && *rules <= 3 {
-                    note_above(above, line);
+                    note_above(above, self.lines.line());
                 }
             }
             Listed::Ours(rule) => match self.task {
