@@ -568,32 +568,75 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                     self.removed += u64::from(housekeeping);
                     self.stale.get_mut(place).clear();
                 }
-                self.confirm(place, now);
+                self.settle(running, None, now);
             }
         }
     }
 
-    /// The batch of the child that ended well is in the kernel.
-    fn confirm(&mut self, place: Place, now: Instant) {
-        for (from, to) in [
-            (Stage::Removing, Stage::Removed),
-            (Stage::Restoring, Stage::Standing),
-            (Stage::Adding, Stage::Added),
-        ] {
-            let mut walk = self.walk(from, Some(place));
+    /// Every block that the running batch was about moves on, or back after a
+    /// failure.
+    #[inline(never)]
+    fn settle(&mut self, running: Running, mut failure: Option<&mut Failure>, now: Instant) {
+        let is_alone = running.job.changes() == Some((1, 0));
+        for from in [Stage::Removing, Stage::Restoring, Stage::Adding] {
+            let mut walk = self.walk(from, Some(running.place));
             while let Some(slot) = self.step(&mut walk) {
-                if let Some(block) = self.blocks.value_mut(slot) {
-                    block.failures = 0;
-                    block.confirmed = now;
-                    block.renew();
-                    if to == Stage::Removed {
-                        block.ended = now;
-                    } else {
-                        self.next_end = self.next_end.min(block.end);
-                    }
-                }
+                let to = match failure.as_deref_mut() {
+                    None => self.confirm(slot, from, now),
+                    Some(failure) => self.take_back(slot, from, is_alone, failure, now),
+                };
                 self.set_stage(slot, to);
             }
+        }
+    }
+
+    /// The change is in the kernel: where the block stands now.
+    fn confirm(&mut self, slot: Slot, from: Stage, now: Instant) -> Stage {
+        if let Some(block) = self.blocks.value_mut(slot) {
+            block.failures = 0;
+            block.confirmed = now;
+            block.renew();
+            if from == Stage::Removing {
+                block.ended = now;
+            } else {
+                self.next_end = self.next_end.min(block.end);
+            }
+        }
+        match from {
+            Stage::Removing => Stage::Removed,
+            Stage::Restoring => Stage::Standing,
+            _ => Stage::Added,
+        }
+    }
+
+    /// The change is not: where the block stood before. The command of a single
+    /// block is that block's failure, which makes it wait longer each time.
+    fn take_back(
+        &mut self,
+        slot: Slot,
+        from: Stage,
+        is_alone: bool,
+        failure: &mut Failure,
+        now: Instant,
+    ) -> Stage {
+        failure.is_addition |= from != Stage::Removing;
+        let source = self.blocks.key(slot).copied();
+        if let Some(block) = self.blocks.value_mut(slot) {
+            if from == Stage::Adding && block.failures == 0 {
+                // A first try that failed is none of this minute's blocks.
+                self.minute_count = self.minute_count.saturating_sub(1);
+            }
+            if is_alone {
+                block.failures = block.failures.saturating_add(1);
+                block.retry.fail(now);
+                failure.source = source;
+                failure.is_first = block.failures == 1;
+            }
+        }
+        match from {
+            Stage::Removing => Stage::Expired,
+            Stage::Restoring => Stage::Lost,
+            _ => Stage::Wanted,
         }
     }
 
@@ -609,7 +652,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             leaves_out: b"",
             is_first: false,
         };
-        self.take_back(running, &mut failure, now);
+        self.settle(running, Some(&mut failure), now);
         let is_single_pass = self.task.is_single_pass();
         let table = self.table_mut(place);
         // The kernel's state is uncertain now: look before the next change.
@@ -624,47 +667,6 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             table.failed(job, place, &failure, now)
         };
         failure
-    }
-
-    /// The blocks that a failed command was about are where they were before. A
-    /// command of a single block's is a failure of that block.
-    fn take_back(&mut self, running: Running, failure: &mut Failure, now: Instant) {
-        let is_alone = running.job.changes() == Some((1, 0));
-        for (from, to) in [
-            (Stage::Removing, Stage::Expired),
-            (Stage::Restoring, Stage::Lost),
-            (Stage::Adding, Stage::Wanted),
-        ] {
-            let mut walk = self.walk(from, Some(running.place));
-            while let Some(slot) = self.step(&mut walk) {
-                failure.is_addition |= from != Stage::Removing;
-                self.give_back(slot, from);
-                if is_alone {
-                    failure.source = self.blocks.key(slot).copied();
-                    failure.is_first = self.postpone(slot, now);
-                }
-                self.set_stage(slot, to);
-            }
-        }
-    }
-
-    /// A first try that failed does not count against this minute's blocks.
-    fn give_back(&mut self, slot: Slot, from: Stage) {
-        let failures = self.blocks.value(slot).map_or(0, |block| block.failures);
-        if from == Stage::Adding && failures == 0 {
-            self.minute_count = self.minute_count.saturating_sub(1);
-        }
-    }
-
-    /// A block whose own command failed waits longer each time; true for the
-    /// first.
-    fn postpone(&mut self, slot: Slot, now: Instant) -> bool {
-        let Some(block) = self.blocks.value_mut(slot) else {
-            return false;
-        };
-        block.failures = block.failures.saturating_add(1);
-        block.retry.fail(now);
-        block.failures == 1
     }
 }
 
