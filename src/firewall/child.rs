@@ -578,20 +578,26 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     #[inline(never)]
     fn settle(&mut self, running: Running, mut failure: Option<&mut Failure>, now: Instant) {
         let is_alone = running.job.changes() == Some((1, 0));
-        for from in [Stage::Removing, Stage::Restoring, Stage::Adding] {
+        for (from, on, back) in [
+            (Stage::Removing, Stage::Removed, Stage::Expired),
+            (Stage::Restoring, Stage::Standing, Stage::Lost),
+            (Stage::Adding, Stage::Added, Stage::Wanted),
+        ] {
             let mut walk = self.walk(from, Some(running.place));
             while let Some(slot) = self.step(&mut walk) {
-                let to = match failure.as_deref_mut() {
-                    None => self.confirm(slot, from, now),
-                    Some(failure) => self.take_back(slot, from, is_alone, failure, now),
-                };
-                self.set_stage(slot, to);
+                if let Some(failure) = failure.as_deref_mut() {
+                    self.take_back(slot, from, is_alone, failure, now);
+                    self.set_stage(slot, back);
+                } else {
+                    self.confirm(slot, from, now);
+                    self.set_stage(slot, on);
+                }
             }
         }
     }
 
-    /// The change is in the kernel: where the block stands now.
-    fn confirm(&mut self, slot: Slot, from: Stage, now: Instant) -> Stage {
+    /// The change is in the kernel.
+    fn confirm(&mut self, slot: Slot, from: Stage, now: Instant) {
         if let Some(block) = self.blocks.value_mut(slot) {
             block.failures = 0;
             block.confirmed = now;
@@ -602,15 +608,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 self.next_end = self.next_end.min(block.end);
             }
         }
-        match from {
-            Stage::Removing => Stage::Removed,
-            Stage::Restoring => Stage::Standing,
-            _ => Stage::Added,
-        }
     }
 
-    /// The change is not: where the block stood before. The command of a single
-    /// block is that block's failure, which makes it wait longer each time.
+    /// The change is not. A command of a single block's is that block's failure,
+    /// which makes it wait longer each time.
     fn take_back(
         &mut self,
         slot: Slot,
@@ -618,7 +619,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         is_alone: bool,
         failure: &mut Failure,
         now: Instant,
-    ) -> Stage {
+    ) {
         failure.is_addition |= from != Stage::Removing;
         let source = self.blocks.key(slot).copied();
         if let Some(block) = self.blocks.value_mut(slot) {
@@ -632,11 +633,6 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 failure.source = source;
                 failure.is_first = block.failures == 1;
             }
-        }
-        match from {
-            Stage::Removing => Stage::Expired,
-            Stage::Restoring => Stage::Lost,
-            _ => Stage::Wanted,
         }
     }
 

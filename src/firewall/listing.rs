@@ -243,7 +243,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 self.set_stage(slot, Stage::Standing);
             }
             (Stage::Wanted, true) => self.set_stage(slot, Stage::Added),
-            _ => {}
+            (Stage::Added | Stage::Standing | Stage::Expired | Stage::Lost, true)
+            | (Stage::Wanted, false) => {}
+            // Not walked: a change is under way, or the block is over.
+            (Stage::Adding | Stage::Restoring | Stage::Removing, _)
+            | (Stage::Removed | Stage::Refused | Stage::Ended, _) => {}
         }
     }
 }
