@@ -3,7 +3,7 @@
 
 use crate::detector::Data;
 use crate::limits::VERIFY_PERIOD;
-use crate::table::{Blank, Full, Slot};
+use crate::table::{Blank, Slot};
 use crate::text::Text;
 use crate::time::Instant;
 
@@ -131,20 +131,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// A rule of an earlier run, or one put back by somebody.
     fn adopt(&mut self, place: Place, rule: Rule, now: Instant) {
-        let slot = match self.blocks.find(&rule.source) {
-            Some(slot) => slot,
-            None => match self.new_slot(rule.source) {
-                Ok(slot) => slot,
-                Err(Full) => return,
-            },
-        };
-        self.adopted += 1;
         let (block, stage) = self.adopted_block(place, &rule, now);
-        if let Some(value) = self.blocks.value_mut(slot) {
-            *value = block;
-        }
-        self.set_stage(slot, stage);
-        self.next_end = self.next_end.min(block.end);
+        self.adopted += u64::from(self.put(rule.source, &block, stage).is_ok());
     }
 
     fn adopted_block(&self, place: Place, rule: &Rule, now: Instant) -> (Block, Stage) {

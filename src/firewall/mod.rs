@@ -671,29 +671,42 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Wants a scanner blocked. `Full` where every slot holds a block.
     pub fn block(&mut self, scan: &Scan, now: Instant) -> Result<(), Full> {
-        let slot = match self.blocks.find(&scan.source) {
-            Some(slot) if self.stage(slot).is_blocked() => return Ok(()),
-            Some(slot) => slot,
-            None => self.new_slot(scan.source)?,
-        };
-        let before = self.blocks.value(slot).copied().unwrap_or(Block::BLANK);
-        let strikes = before.strikes.saturating_add(1);
+        let slot = self.blocks.find(&scan.source);
+        if slot.is_some_and(|slot| self.stage(slot).is_blocked()) {
+            return Ok(());
+        }
+        let before = slot.and_then(|slot| self.blocks.value(slot));
+        let (strikes, ended) =
+            before.map_or((0, Instant::BOOT), |block| (block.strikes, block.ended));
+        let strikes = strikes.saturating_add(1);
         let end = self.end(strikes, now);
         let facts = self.facts(strikes, end, now.as_secs(), scan.data());
-        if let Some(block) = self.blocks.value_mut(slot) {
-            *block = Block {
-                end,
-                // Until this one stands, the last one's end is what counts.
-                ended: before.ended,
-                since_seconds: now.as_secs(),
-                strikes,
-                data: scan.data(),
-                comment: facts.write(&scan.ports),
-                ..Block::BLANK
-            };
+        let block = Block {
+            end,
+            // Until this one stands, the last one's end is what counts.
+            ended,
+            since_seconds: now.as_secs(),
+            strikes,
+            data: scan.data(),
+            comment: facts.write(&scan.ports),
+            ..Block::BLANK
+        };
+        self.put(scan.source, &block, Stage::Wanted)
+    }
+
+    /// Notes a source's block in the place of what is known of an earlier one.
+    /// `Full` where every slot holds a block.
+    #[inline(never)]
+    fn put(&mut self, source: Network, block: &Block, stage: Stage) -> Result<(), Full> {
+        let slot = match self.blocks.find(&source) {
+            Some(slot) => slot,
+            None => self.new_slot(source)?,
+        };
+        if let Some(value) = self.blocks.value_mut(slot) {
+            *value = *block;
         }
-        self.set_stage(slot, Stage::Wanted);
-        self.next_end = self.next_end.min(end);
+        self.set_stage(slot, stage);
+        self.next_end = self.next_end.min(block.end);
         Ok(())
     }
 
@@ -703,8 +716,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             self.blocks.remove(oldest);
             self.evictions += 1;
         }
-        self.blocks
-            .insert(source, Block::BLANK, Stage::Ended as usize)
+        self.blocks.place(source, Stage::Ended as usize)
     }
 
     /// Ends are whole seconds, rounded up, as the comment says them.
