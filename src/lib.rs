@@ -54,6 +54,8 @@ mod waiting;
 
 pub mod daemon;
 
+mod tools;
+
 #[allow(unsafe_code)]
 pub mod linux;
 

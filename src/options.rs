@@ -266,6 +266,14 @@ pub enum Target {
 }
 
 impl Target {
+    /// An address means the block that holds it, a network every block in it.
+    pub fn touches(self, source: Network) -> bool {
+        match self {
+            Self::All => true,
+            Self::Network(network) => network.overlaps(source),
+        }
+    }
+
     fn parse(text: &[u8]) -> Option<Self> {
         match text {
             b"all" => Some(Self::All),

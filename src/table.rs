@@ -109,6 +109,12 @@ pub struct Slot(u32);
 struct Entry<K, V> {
     key: K,
     value: V,
+}
+
+/// What binds an entry. Apart from the entries, so that the functions on lists
+/// and index are the same for every table.
+#[derive(Clone, Copy)]
+struct Link {
     hash: u32,
     /// Neighbours in the class's list as slot number + 1; 0 ends it. A free
     /// entry uses `next` for the free list.
@@ -126,13 +132,9 @@ struct List {
     length: u32,
 }
 
-/// Index sizes are powers of two from this one up to `INDEX`.
-const INDEX_MIN: usize = 64;
-
-/// A table of at most `N` entries in `CLASSES` classes. `INDEX` is a power of
-/// two of at least `2 * N`.
-#[repr(C)]
-pub struct Table<K, V, const N: usize, const INDEX: usize, const CLASSES: usize> {
+/// What is the same for every table: its numbers, and with them what is done to
+/// its lists and index.
+struct Core {
     hash_key: HashKey,
     length: usize,
     /// Slots ever used: those behind were never touched.
@@ -140,9 +142,20 @@ pub struct Table<K, V, const N: usize, const INDEX: usize, const CLASSES: usize>
     free: u32,
     /// Index positions in use minus one; 0 until the first insertion.
     index_mask: usize,
+}
+
+/// Index sizes are powers of two from this one up to `INDEX`.
+const INDEX_MIN: usize = 64;
+
+/// A table of at most `N` entries in `CLASSES` classes. `INDEX` is a power of
+/// two of at least `2 * N`.
+#[repr(C)]
+pub struct Table<K, V, const N: usize, const INDEX: usize, const CLASSES: usize> {
+    core: Core,
     lists: [List; CLASSES],
     /// Open addressing with linear probing; slot number + 1, 0 for empty.
     index: [u32; INDEX],
+    links: [Link; N],
     entries: [Entry<K, V>; N],
 }
 
@@ -170,41 +183,45 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
     pub const fn new() -> Self {
         let () = Self::PROOF;
         Self {
-            hash_key: HashKey { k0: 0, k1: 0 },
-            length: 0,
-            used: 0,
-            free: 0,
-            index_mask: 0,
+            core: Core {
+                hash_key: HashKey { k0: 0, k1: 0 },
+                length: 0,
+                used: 0,
+                free: 0,
+                index_mask: 0,
+            },
             lists: [List {
                 head: 0,
                 tail: 0,
                 length: 0,
             }; CLASSES],
             index: [0; INDEX],
-            entries: [Entry {
-                key: K::BLANK,
-                value: V::BLANK,
+            links: [Link {
                 hash: 0,
                 previous: 0,
                 next: 0,
                 class: 0,
+            }; N],
+            entries: [Entry {
+                key: K::BLANK,
+                value: V::BLANK,
             }; N],
         }
     }
 
     /// Sets the secret; call before the first insertion.
     pub fn set_hash_key(&mut self, hash_key: HashKey) {
-        self.hash_key = hash_key;
+        self.core.hash_key = hash_key;
     }
 
     /// Entries in the table.
     pub fn len(&self) -> usize {
-        self.length
+        self.core.length
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.length == 0
+        self.core.length == 0
     }
 
     /// Entries in one class.
@@ -214,19 +231,20 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
 
     /// The slot of `key`.
     pub fn find(&self, key: &K) -> Option<Slot> {
-        if self.index_mask == 0 {
+        if self.core.index_mask == 0 {
             return None;
         }
-        let hash = fold(key.hash(self.hash_key));
-        let mut position = hash as usize & self.index_mask;
+        let hash = fold(key.hash(self.core.hash_key));
+        let mut position = hash as usize & self.core.index_mask;
         // The index is at most half full, so an empty position ends the probe.
         loop {
             let slot = self.index.get(position)?.checked_sub(1)?;
-            let entry = self.entries.get(slot as usize)?;
-            if entry.hash == hash && entry.key == *key {
+            if self.links.get(slot as usize)?.hash == hash
+                && self.entries.get(slot as usize)?.key == *key
+            {
                 return Some(Slot(slot));
             }
-            position = (position + 1) & self.index_mask;
+            position = (position + 1) & self.core.index_mask;
         }
     }
 
@@ -244,44 +262,20 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
     /// it starts as whatever its slot held before.
     pub fn place(&mut self, key: K, class: usize) -> Result<Slot, Full> {
         debug_assert!(self.find(&key).is_none());
-        if (self.length + 1) * 2 > self.index_mask {
-            self.grow_index();
-        }
-        let slot = match self.free.checked_sub(1) {
-            Some(slot) => {
-                self.free = self.entries.get(slot as usize).ok_or(Full)?.next;
-                slot
-            }
-            None if self.used < N => {
-                self.used += 1;
-                self.used as u32 - 1
-            }
-            None => return Err(Full),
-        };
-        let hash = fold(key.hash(self.hash_key));
+        let hash = fold(key.hash(self.core.hash_key));
+        let (lists, index, links) = (&mut self.lists, &mut self.index, &mut self.links);
+        let slot = self.core.place(lists, index, links, hash, class);
+        let slot = slot.ok_or(Full)?;
         if let Some(entry) = self.entries.get_mut(slot as usize) {
-            (entry.key, entry.hash) = (key, hash);
+            entry.key = key;
         }
-        self.index_insert(hash, slot);
-        self.link(slot, class);
-        self.length += 1;
         Ok(Slot(slot))
     }
 
     /// Takes an entry out; its slot may serve another key afterwards.
     pub fn remove(&mut self, slot: Slot) {
-        let Some(hash) = self.entry(slot).map(|entry| entry.hash) else {
-            return;
-        };
-        self.index_remove(hash, slot.0);
-        self.unlink(slot.0);
-        let free = self.free;
-        if let Some(entry) = self.entries.get_mut(slot.0 as usize) {
-            entry.class = 0;
-            entry.next = free;
-        }
-        self.free = slot.0 + 1;
-        self.length -= 1;
+        let (lists, index, links) = (&mut self.lists, &mut self.index, &mut self.links);
+        self.core.remove(lists, index, links, slot.0);
     }
 
     /// The key in `slot`.
@@ -290,28 +284,30 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
     }
 
     /// The value in `slot`.
+    #[inline(never)]
     pub fn value(&self, slot: Slot) -> Option<&V> {
         self.entry(slot).map(|entry| &entry.value)
     }
 
     /// The value in `slot`, to change.
+    #[inline(never)]
     pub fn value_mut(&mut self, slot: Slot) -> Option<&mut V> {
-        self.entries
-            .get_mut(slot.0 as usize)
-            .filter(|entry| entry.class != 0)
-            .map(|entry| &mut entry.value)
+        self.link(slot)?;
+        let entry = self.entries.get_mut(slot.0 as usize);
+        entry.map(|entry| &mut entry.value)
     }
 
     /// The class an entry is in.
+    #[inline(never)]
     pub fn class(&self, slot: Slot) -> Option<usize> {
-        self.entry(slot).map(|entry| usize::from(entry.class) - 1)
+        self.link(slot).map(|link| usize::from(link.class) - 1)
     }
 
     /// Moves an entry to the young end of `class`.
     pub fn touch(&mut self, slot: Slot, class: usize) {
-        if self.entry(slot).is_some() {
-            self.unlink(slot.0);
-            self.link(slot.0, class);
+        if self.link(slot).is_some() {
+            unlink(&mut self.lists, &mut self.links, slot.0);
+            link(&mut self.lists, &mut self.links, slot.0, class);
         }
     }
 
@@ -321,100 +317,105 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
     }
 
     /// The next younger entry of the same class.
+    #[inline(never)]
     pub fn younger(&self, slot: Slot) -> Option<Slot> {
-        self.entry(slot)?.next.checked_sub(1).map(Slot)
+        self.link(slot)?.next.checked_sub(1).map(Slot)
     }
 
     /// The first entry from slot number `from` on, to walk a table in parts.
     pub fn next_from(&self, from: u32) -> Option<(u32, Slot)> {
-        (from..self.used as u32).find_map(|slot| self.entry(Slot(slot)).map(|_| (slot, Slot(slot))))
+        (from..self.core.used as u32)
+            .find_map(|slot| self.link(Slot(slot)).map(|_| (slot, Slot(slot))))
     }
 
     /// Every entry, in slot order.
     pub fn iter(&self) -> impl Iterator<Item = (Slot, &K, &V)> {
-        self.entries
-            .iter()
-            .take(self.used)
-            .enumerate()
-            .filter(|(_, entry)| entry.class != 0)
-            .map(|(slot, entry)| (Slot(slot as u32), &entry.key, &entry.value))
+        let slots = self.entries.iter().zip(&self.links).take(self.core.used);
+        let slots = slots.enumerate().filter(|(_, (_, link))| link.class != 0);
+        slots.map(|(slot, (entry, _))| (Slot(slot as u32), &entry.key, &entry.value))
     }
 
     fn entry(&self, slot: Slot) -> Option<&Entry<K, V>> {
-        self.entries
-            .get(slot.0 as usize)
-            .filter(|entry| entry.class != 0)
+        self.link(slot)?;
+        self.entries.get(slot.0 as usize)
     }
 
-    fn link(&mut self, slot: u32, class: usize) {
-        let class = class.min(CLASSES - 1);
-        let Some(list) = self.lists.get_mut(class) else {
-            return;
+    /// The link of an entry that is not free.
+    fn link(&self, slot: Slot) -> Option<&Link> {
+        let link = self.links.get(slot.0 as usize);
+        link.filter(|link| link.class != 0)
+    }
+}
+
+impl Core {
+    #[inline(never)]
+    fn place(
+        &mut self,
+        lists: &mut [List],
+        index: &mut [u32],
+        links: &mut [Link],
+        hash: u32,
+        class: usize,
+    ) -> Option<u32> {
+        if (self.length + 1) * 2 > self.index_mask {
+            self.grow_index(index, links);
+        }
+        let slot = match self.free.checked_sub(1) {
+            Some(slot) => {
+                self.free = links.get(slot as usize)?.next;
+                slot
+            }
+            None if self.used < links.len() => {
+                self.used += 1;
+                self.used as u32 - 1
+            }
+            None => return None,
         };
-        let previous = list.tail;
-        list.tail = slot + 1;
-        list.length += 1;
-        if previous == 0 {
-            list.head = slot + 1;
-        } else if let Some(entry) = self.entries.get_mut(previous as usize - 1) {
-            entry.next = slot + 1;
+        if let Some(link) = links.get_mut(slot as usize) {
+            link.hash = hash;
         }
-        if let Some(entry) = self.entries.get_mut(slot as usize) {
-            entry.previous = previous;
-            entry.next = 0;
-            entry.class = class as u8 + 1;
-        }
+        self.index_insert(index, hash, slot);
+        link(lists, links, slot, class);
+        self.length += 1;
+        Some(slot)
     }
 
-    fn unlink(&mut self, slot: u32) {
-        let Some(&Entry {
-            previous,
-            next,
-            class,
-            ..
-        }) = self.entries.get(slot as usize)
-        else {
+    #[inline(never)]
+    fn remove(&mut self, lists: &mut [List], index: &mut [u32], links: &mut [Link], slot: u32) {
+        let link = links.get(slot as usize).filter(|link| link.class != 0);
+        let Some(hash) = link.map(|link| link.hash) else {
             return;
         };
-        let Some(list) = self.lists.get_mut(usize::from(class).wrapping_sub(1)) else {
-            return;
-        };
-        list.length -= 1;
-        if previous == 0 {
-            list.head = next;
-        } else if let Some(entry) = self.entries.get_mut(previous as usize - 1) {
-            entry.next = next;
+        self.index_remove(index, links, hash, slot);
+        unlink(lists, links, slot);
+        if let Some(link) = links.get_mut(slot as usize) {
+            link.class = 0;
+            link.next = self.free;
         }
-        if next == 0 {
-            list.tail = previous;
-        } else if let Some(entry) = self.entries.get_mut(next as usize - 1) {
-            entry.previous = previous;
-        }
+        self.free = slot + 1;
+        self.length -= 1;
     }
 
-    fn grow_index(&mut self) {
-        let size = ((self.index_mask + 1) * 2).clamp(INDEX_MIN, INDEX);
+    fn grow_index(&mut self, index: &mut [u32], links: &[Link]) {
+        let size = ((self.index_mask + 1) * 2).max(INDEX_MIN).min(index.len());
         if size == self.index_mask + 1 {
             return;
         }
         self.index_mask = size - 1;
-        if let Some(index) = self.index.get_mut(..size) {
+        if let Some(index) = index.get_mut(..size) {
             index.fill(0);
         }
-        for slot in 0..self.used {
-            let Some(entry) = self.entries.get(slot) else {
-                return;
-            };
-            if entry.class != 0 {
-                self.index_insert(entry.hash, slot as u32);
+        for (slot, link) in (0..).zip(links.iter().take(self.used)) {
+            if link.class != 0 {
+                self.index_insert(index, link.hash, slot);
             }
         }
     }
 
-    fn index_insert(&mut self, hash: u32, slot: u32) {
+    fn index_insert(&self, index: &mut [u32], hash: u32, slot: u32) {
         let mut position = hash as usize & self.index_mask;
         loop {
-            match self.index.get_mut(position) {
+            match index.get_mut(position) {
                 Some(place) if *place == 0 => {
                     *place = slot + 1;
                     return;
@@ -427,40 +428,84 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
 
     /// Backward-shift deletion (Knuth, TAOCP volume 3, section 6.4, algorithm
     /// R): no tombstones, probes stay short for ever.
-    fn index_remove(&mut self, hash: u32, slot: u32) {
+    fn index_remove(&self, index: &mut [u32], links: &[Link], hash: u32, slot: u32) {
         let mask = self.index_mask;
         let mut hole = hash as usize & mask;
-        while self
-            .index
-            .get(hole)
-            .is_some_and(|place| *place != slot + 1 && *place != 0)
-        {
+        let is_other = |place: &u32| *place != slot + 1 && *place != 0;
+        while index.get(hole).is_some_and(is_other) {
             hole = (hole + 1) & mask;
         }
         let mut position = hole;
         loop {
             position = (position + 1) & mask;
-            let Some(&place) = self.index.get(position) else {
+            let Some(&place) = index.get(position) else {
                 return;
             };
-            let home = match place
+            let link = place
                 .checked_sub(1)
-                .and_then(|slot| self.entries.get(slot as usize))
-            {
-                Some(entry) => entry.hash as usize & mask,
-                None => break,
-            };
+                .and_then(|slot| links.get(slot as usize));
+            let Some(link) = link else { break };
+            let home = link.hash as usize & mask;
             // An entry may fill the hole only if its home lies at or before it.
             if (position.wrapping_sub(home) & mask) >= (position.wrapping_sub(hole) & mask) {
-                if let Some(empty) = self.index.get_mut(hole) {
+                if let Some(empty) = index.get_mut(hole) {
                     *empty = place;
                 }
                 hole = position;
             }
         }
-        if let Some(empty) = self.index.get_mut(hole) {
+        if let Some(empty) = index.get_mut(hole) {
             *empty = 0;
         }
+    }
+}
+
+/// Puts an entry at the young end of `class`.
+#[inline(never)]
+fn link(lists: &mut [List], links: &mut [Link], slot: u32, class: usize) {
+    let class = class.min(lists.len().wrapping_sub(1));
+    let Some(list) = lists.get_mut(class) else {
+        return;
+    };
+    let previous = list.tail;
+    list.tail = slot + 1;
+    list.length += 1;
+    if previous == 0 {
+        list.head = slot + 1;
+    } else if let Some(link) = links.get_mut(previous as usize - 1) {
+        link.next = slot + 1;
+    }
+    if let Some(link) = links.get_mut(slot as usize) {
+        link.previous = previous;
+        link.next = 0;
+        link.class = class as u8 + 1;
+    }
+}
+
+#[inline(never)]
+fn unlink(lists: &mut [List], links: &mut [Link], slot: u32) {
+    let Some(&Link {
+        previous,
+        next,
+        class,
+        ..
+    }) = links.get(slot as usize)
+    else {
+        return;
+    };
+    let Some(list) = lists.get_mut(usize::from(class).wrapping_sub(1)) else {
+        return;
+    };
+    list.length -= 1;
+    if previous == 0 {
+        list.head = next;
+    } else if let Some(link) = links.get_mut(previous as usize - 1) {
+        link.next = next;
+    }
+    if next == 0 {
+        list.tail = previous;
+    } else if let Some(link) = links.get_mut(next as usize - 1) {
+        link.previous = previous;
     }
 }
 

@@ -93,7 +93,7 @@ impl Daemon {
         if self.is_ours(waiter) {
             return;
         }
-        let (firewall, detector) = (&self.firewall, &mut self.detector);
+        let (firewall, detector) = (&self.commands.firewall, &mut self.detector);
         let when = self.admission.admit(waiter, port, firewall, detector, now);
         if let Some(when) = when {
             self.watch.hasten(when);

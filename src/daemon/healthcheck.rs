@@ -32,7 +32,7 @@ impl Daemon {
             address.address = IpAddr::V4(Ipv4Addr::LOCALHOST);
         }
         let deadline = kernel.boottime().after(HEALTHCHECK_DEADLINE);
-        let buffer = &mut self.child_buffer;
+        let buffer = &mut self.commands.buffer;
         let result = kernel.connect(address).and_then(|socket| {
             let result = exchange(kernel, socket, buffer, deadline);
             kernel.close(socket);

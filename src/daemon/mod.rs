@@ -2,33 +2,33 @@
 //! that knows everybody, logs, and decides about EINTR and EAGAIN.
 
 mod admission;
-mod blocking;
-mod destroying;
+pub(crate) mod commands;
+mod destroyer;
 mod facts;
 mod handshakes;
 mod healthcheck;
 mod instance;
-mod output;
+pub(crate) mod output;
 mod reading;
 mod serving;
-mod starting;
+pub(crate) mod starting;
 mod supervisor;
-mod tools;
 mod watching;
 
 use heapless::Vec;
 
 use crate::address::Endpoint;
+#[cfg(test)]
+use crate::address::Network;
 use crate::connections::Connections;
-use crate::detector;
+use crate::detector::{self, Scan};
 use crate::exposition::Format;
-use crate::firewall::{self, iptables::Rule};
+use crate::firewall;
 use crate::host::{Host, Knowledge};
 use crate::http::{BODY_ROOM, Server};
-use crate::kernel::{Child, Descriptor, Interest, Invocation, Kernel, Signal};
+use crate::kernel::{Descriptor, Interest, Kernel, Signal};
 use crate::limits::{
-    BLOCKS, CONNECTIONS, HTTP_CLIENTS, LISTENERS, OUTPUT_BUFFER, OUTPUT_PATIENCE, SOURCES,
-    index_size,
+    BLOCKS, CONNECTIONS, EXIT_GRACE, HTTP_CLIENTS, LISTENERS, OUTPUT_PATIENCE, SOURCES, index_size,
 };
 use crate::metrics::{EvidenceSource, Metrics, Table};
 use crate::netlink::RECEIVE_BUFFER;
@@ -38,11 +38,11 @@ use crate::report;
 use crate::text::Text;
 use crate::time::{Calendar, Instant};
 use admission::Admission;
-use destroying::Destroyer;
+use commands::{Commands, Ended, Start};
 use facts::HostFacts;
 use handshakes::Handshakes;
 use instance::InstanceLock;
-use output::Output;
+use output::{Output, local_time, log_error};
 use reading::Files;
 use supervisor::Supervisor;
 use watching::Watch;
@@ -61,6 +61,10 @@ pub enum Flow {
 const OWN_INTERESTS: usize = 7;
 const INTERESTS: usize = HTTP_CLIENTS + OWN_INTERESTS;
 
+/// Scans whose sockets are asked for data in one turn, since each takes the
+/// kernel a walk over all sockets.
+const DATA_LOOKS: usize = 8;
+
 type Detector = detector::Detector<SOURCES, { index_size(SOURCES) }>;
 type Firewall = firewall::Firewall<BLOCKS, { index_size(BLOCKS) }>;
 type Interests = Vec<Interest, INTERESTS>;
@@ -74,7 +78,7 @@ pub struct Daemon {
         Connections<CONNECTIONS, { index_size(CONNECTIONS) }, LISTENERS, { index_size(LISTENERS) }>,
     detector: Detector,
     admission: Admission,
-    firewall: Firewall,
+    commands: Commands,
     metrics: Metrics,
     server: Server<HTTP_CLIENTS>,
     output: Output,
@@ -91,19 +95,7 @@ pub struct Daemon {
     listed: u64,
 
     netlink_buffer: [u8; RECEIVE_BUFFER],
-    destroyer: Destroyer,
     has_said_unknown: bool,
-    has_named_way_out: bool,
-
-    invocation: Invocation,
-    /// What --list found.
-    listing: Vec<Rule, BLOCKS>,
-    child: Option<Child>,
-    child_started: Instant,
-    /// The child closed its standard output, its standard error: always ready
-    /// to poll, and nothing to wait for.
-    child_has_closed: [bool; 2],
-    child_buffer: [u8; OUTPUT_BUFFER],
 
     /// Where HTTP is served; port 0 for nowhere. No `Option`, whose `None` is
     /// not all zero bytes.
@@ -139,7 +131,7 @@ impl Daemon {
             connections: Connections::new(),
             detector: Detector::new(),
             admission: Admission::new(),
-            firewall: Firewall::new(),
+            commands: Commands::new(),
             metrics: Metrics::new(),
             server: Server::new(),
             output: Output::new(),
@@ -154,15 +146,7 @@ impl Daemon {
             last_good_reading: Instant::BOOT,
             listed: 0,
             netlink_buffer: [0; RECEIVE_BUFFER],
-            destroyer: Destroyer::new(),
             has_said_unknown: false,
-            has_named_way_out: false,
-            invocation: Invocation::new(),
-            listing: Vec::new(),
-            child: None,
-            child_started: Instant::BOOT,
-            child_has_closed: [false; 2],
-            child_buffer: [0; OUTPUT_BUFFER],
             listen_address: Endpoint::BLANK,
             listener: None,
             next_listen: Instant::BOOT,
@@ -184,7 +168,7 @@ impl Daemon {
         if is_ready(&found, kernel.signal_descriptor()) {
             self.take_signals(kernel);
         }
-        self.watch_child(kernel);
+        self.watch_command(kernel);
         self.update_facts(kernel, &found);
         if self
             .watch
@@ -194,8 +178,8 @@ impl Daemon {
             self.take_events(kernel);
         }
         self.read_when_due(kernel);
-        self.judge(kernel);
-        self.run_firewall(kernel);
+        self.report_scans(kernel);
+        self.run_commands(kernel);
         self.serve(kernel, &found);
         self.instance.drain(kernel);
         self.output.flush(kernel);
@@ -237,7 +221,7 @@ impl Daemon {
         if let Some(socket) = self.facts.events(now) {
             add(Interest::read(socket));
         }
-        for pipe in self.child_pipes() {
+        for pipe in self.commands.pipes() {
             add(Interest::read(pipe));
         }
         if let Some(listener) = self.listener.filter(|_| self.next_accept == Instant::BOOT) {
@@ -249,30 +233,21 @@ impl Daemon {
         interests
     }
 
-    /// The child's pipes that are still open at its end.
-    fn child_pipes(&self) -> impl Iterator<Item = Descriptor> + use<> {
-        let pipes = self.child.map(|child| [child.output, child.errors]);
-        let pipes = pipes.into_iter().flatten().zip(self.child_has_closed);
-        pipes
-            .filter(|(_, is_closed)| !is_closed)
-            .map(|(pipe, _)| pipe)
-    }
-
     fn deadline(&self, now: Instant) -> Instant {
         // The first reading waits for the first listing.
-        let reading = if self.firewall.is_settled(now) {
+        let reading = if self.commands.firewall.is_settled(now) {
             if self.detector.has_scan() {
                 return now;
             }
             self.reading_deadline()
         } else {
-            self.firewall.settled_at()
+            self.commands.firewall.settled_at()
         };
-        if self.is_destroying() {
+        if self.commands.is_destroying() {
             return now;
         }
         let mut deadline = reading
-            .min(self.firewall.deadline())
+            .min(self.commands.firewall.deadline())
             .min(self.facts.deadline())
             .min(self.server.deadline());
         if self.listen_address.port != 0 && self.listener.is_none() {
@@ -288,7 +263,7 @@ impl Daemon {
         while let Some(signal) = kernel.next_signal() {
             match signal {
                 Signal::Terminate => self.is_terminating = true,
-                // `watch_child` asks for the child's end each turn.
+                // `watch_command` asks for the child's end each turn.
                 Signal::Child => {}
             }
         }
@@ -318,9 +293,9 @@ impl Daemon {
     /// Blocks of what came to be protected end at once.
     fn apply_facts(&mut self, kernel: &mut impl Kernel) {
         if self.host.take_growth() {
-            self.firewall.release_protected(&self.host);
+            self.commands.firewall.release_protected(&self.host);
         }
-        while self.firewall.is_enabled()
+        while self.commands.firewall.is_enabled()
             && let Some(words) = self.facts.next_notice(&self.host)
         {
             self.complain(kernel, &[words]);
@@ -329,18 +304,148 @@ impl Daemon {
 
     /// Says one diagnostic on standard error.
     fn complain(&self, kernel: &mut impl Kernel, words: &[&[u8]]) {
-        let mut line: Text<512> = Text::new();
-        line.put(b"tcpparser: ");
-        for word in words {
-            line.put(word);
-        }
-        line.put(b"\n");
-        kernel.write_error(line.as_bytes());
+        log_error(kernel, words);
     }
 
     fn calendar(&self, kernel: &mut impl Kernel) -> Calendar {
-        let seconds = kernel.realtime() / 1_000_000_000;
-        kernel.calendar(seconds)
+        local_time(kernel)
+    }
+
+    /// Reports each new scan and wants its source blocked.
+    fn report_scans(&mut self, kernel: &mut impl Kernel) {
+        // Which sources are blocked already is known only after the first listing.
+        if !self.commands.firewall.is_settled(kernel.boottime()) {
+            return;
+        }
+        if self.detector.has_scan() && self.commands.firewall.is_enabled() {
+            self.renew_facts(kernel);
+        }
+        let mut looks = 0;
+        // Where data decides, the rest of a flood comes next turn.
+        while looks < DATA_LOOKS || !self.options.require_silent {
+            let Some(mut scan) = self.detector.next_scan() else {
+                return;
+            };
+            if self.commands.firewall.is_blocked(scan.source) {
+                self.detector.forget(scan.source);
+                continue;
+            }
+            if looks < DATA_LOOKS {
+                looks += 1;
+                self.look_for_data(kernel, &mut scan);
+            }
+            self.report_scan(kernel, scan);
+        }
+    }
+
+    fn report_scan(&mut self, kernel: &mut impl Kernel, mut scan: Scan) {
+        if scan.local.is_unspecified() {
+            scan.local = self.host.own_near(scan.source).unwrap_or(scan.local);
+        }
+        self.metrics.port_scans += 1;
+        let line = report::scan(local_time(kernel), &scan);
+        self.output.line(kernel, line.as_bytes());
+        let is_wanted = self.commands.decide(
+            kernel,
+            &scan,
+            &self.options,
+            &self.host,
+            &mut self.metrics,
+            &mut self.output,
+        );
+        if is_wanted {
+            self.detector.forget(scan.source);
+        }
+    }
+
+    /// Starts the next firewall command, if one is due.
+    fn run_commands(&mut self, kernel: &mut impl Kernel) {
+        // First, since the next command may move on what is to be said.
+        self.report_notices(kernel);
+        if self.commands.is_idle() && self.commands.firewall.pending() > 0 {
+            self.renew_facts(kernel);
+        }
+        let start = self.commands.start(kernel, &self.host);
+        if start == Start::Failed {
+            let ended = self.commands.not_started(kernel);
+            self.command_ended(kernel, &ended);
+        }
+        self.report_notices(kernel);
+        if start == Start::NotDue {
+            let buffer = &mut self.netlink_buffer;
+            self.commands
+                .destroy_sockets(kernel, &self.host, buffer, &mut self.metrics);
+        }
+    }
+
+    fn watch_command(&mut self, kernel: &mut impl Kernel) {
+        if let Some(ended) = self.commands.watch(kernel) {
+            self.command_ended(kernel, &ended);
+        }
+    }
+
+    fn command_ended(&mut self, kernel: &mut impl Kernel, ended: &Ended) {
+        self.renew_facts(kernel);
+        self.commands.firewall.release_protected(&self.host);
+        let (metrics, output) = (&mut self.metrics, &mut self.output);
+        self.commands.report_end(kernel, ended, metrics, output);
+    }
+
+    fn report_notices(&mut self, kernel: &mut impl Kernel) {
+        self.commands.report_notices(
+            kernel,
+            &mut self.detector,
+            &mut self.metrics,
+            &mut self.output,
+            self.watch.is_wanted(),
+        );
+    }
+
+    /// What is left to do at the end, within `EXIT_GRACE`: a running child ends,
+    /// blocks that an operator has lifted meanwhile are missed, and a chain that
+    /// became empty goes.
+    fn end_commands(&mut self, kernel: &mut impl Kernel) {
+        let deadline = kernel.boottime().after(EXIT_GRACE);
+        self.await_command(kernel, deadline);
+        self.commands.firewall.begin_end(kernel.boottime());
+        while kernel.boottime() < deadline {
+            self.run_commands(kernel);
+            if self.commands.is_idle() {
+                break;
+            }
+            self.await_command(kernel, deadline);
+        }
+        self.report_notices(kernel);
+    }
+
+    fn await_command(&mut self, kernel: &mut impl Kernel, deadline: Instant) {
+        if let Some(ended) = self.commands.wait(kernel, deadline) {
+            self.command_ended(kernel, &ended);
+        }
+    }
+
+    /// Whether the last good reading is fresh: not older than three intervals.
+    fn is_reading_well(&self, now: Instant) -> bool {
+        self.last_good_reading != Instant::BOOT
+            && now.since(self.last_good_reading) <= self.options.interval.saturating_mul(3)
+    }
+
+    /// A verdict out of nowhere, past every check but the last.
+    #[cfg(test)]
+    pub(crate) fn want_blocked(&mut self, source: Network, now: Instant) {
+        let scan = Scan {
+            source,
+            local: source.address(),
+            ports: crate::detector::Ports::from_slice(&[22, 25, 80, 445]).unwrap_or_default(),
+            port_data: Vec::new(),
+        };
+        assert!(self.commands.firewall.block(&scan, now).is_ok());
+    }
+
+    /// The source that a peer's evidence is held against.
+    #[cfg(test)]
+    pub(crate) fn source_of(&self, peer: core::net::IpAddr) -> Network {
+        self.host.source_of(peer)
     }
 
     /// Copies what the stages know into the gauges.
@@ -358,8 +463,8 @@ impl Daemon {
             ),
             (
                 Table::Blocks,
-                self.firewall.entries().0,
-                self.firewall.evictions(),
+                self.commands.firewall.entries().0,
+                self.commands.firewall.evictions(),
             ),
             (
                 Table::Listeners,
@@ -375,13 +480,13 @@ impl Daemon {
         self.metrics
             .evidence_source_up
             .set(EvidenceSource::DestroyEvents, has_events);
-        self.metrics.blocked_sources = self.firewall.standing() as u64;
-        self.metrics.blocks_adopted = self.firewall.adopted();
-        self.metrics.blocks_pending = self.firewall.pending() as u64;
-        self.metrics.blocking_enabled = self.firewall.is_enabled();
-        self.metrics.firewall_up = self.firewall.is_up();
-        self.metrics.firewall_jump_first = self.firewall.is_jump_first();
-        self.metrics.firewall_repairs = self.firewall.repairs();
+        self.metrics.blocked_sources = self.commands.firewall.standing() as u64;
+        self.metrics.blocks_adopted = self.commands.firewall.adopted();
+        self.metrics.blocks_pending = self.commands.firewall.pending() as u64;
+        self.metrics.blocking_enabled = self.commands.firewall.is_enabled();
+        self.metrics.firewall_up = self.commands.firewall.is_up();
+        self.metrics.firewall_jump_first = self.commands.firewall.is_jump_first();
+        self.metrics.firewall_repairs = self.commands.firewall.repairs();
         self.metrics.host_facts_known =
             !self.host.is_incomplete() && self.host.knowledge() != Knowledge::Lacking;
         self.metrics.output_lines_dropped = self.output.dropped();
@@ -392,8 +497,8 @@ impl Daemon {
     /// last second.
     fn end(&mut self, kernel: &mut impl Kernel) -> Flow {
         self.tell_end(kernel);
-        self.end_firewall(kernel);
-        let standing = self.firewall.standing();
+        self.end_commands(kernel);
+        let standing = self.commands.firewall.standing();
         if standing > 0 {
             let line = report::exit(standing, self.options.exec_root.as_bytes());
             self.output.line(kernel, line.as_bytes());

@@ -4,7 +4,26 @@
 use crate::kernel::{Errno, Interest, Kernel};
 use crate::limits::OUTPUT_BUFFER;
 use crate::text::Text;
-use crate::time::Duration;
+use crate::time::{Calendar, Duration};
+
+/// Writes one diagnostic to standard error.
+#[inline(never)]
+pub fn log_error(kernel: &mut impl Kernel, words: &[&[u8]]) {
+    let mut line: Text<512> = Text::new();
+    line.put(b"tcpparser: ");
+    for word in words {
+        line.put(word);
+    }
+    line.put(b"\n");
+    kernel.write_error(line.as_bytes());
+}
+
+/// The time that lines begin with.
+#[inline(never)]
+pub fn local_time(kernel: &mut impl Kernel) -> Calendar {
+    let seconds = kernel.realtime() / 1_000_000_000;
+    kernel.calendar(seconds)
+}
 
 /// Lines on their way to standard output.
 pub struct Output {

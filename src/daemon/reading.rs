@@ -84,7 +84,7 @@ impl Daemon {
         self.take_events(kernel);
         self.check_events(kernel, now);
         self.watch_counters(kernel, now);
-        if !self.firewall.is_settled(now) {
+        if !self.commands.firewall.is_settled(now) {
             return;
         }
         let trigger = if now >= self.next_reading {
@@ -94,7 +94,7 @@ impl Daemon {
             self.next_reading = if next > now { next } else { late };
             self.facts
                 .refresh(kernel, &mut self.host, &mut self.netlink_buffer);
-            self.firewall.release_protected(&self.host);
+            self.commands.firewall.release_protected(&self.host);
             Trigger::Scheduled
         } else if self.watch.is_early_due(now) || now >= self.supervisor.deadline() {
             Trigger::Early
@@ -143,7 +143,7 @@ impl Daemon {
         );
         self.handshakes.end_reading(kernel);
         if tcp6 == Outcome::Whole {
-            self.firewall.set_ipv6();
+            self.commands.firewall.set_ipv6();
         }
         let is_whole = tcp == Outcome::Whole && tcp6 != Outcome::Failed;
         if is_whole {
@@ -325,9 +325,9 @@ impl Daemon {
             self.count_new(connection, socket.local);
         }
         let source = self.host.source_of(socket.remote.address);
-        if self.firewall.is_blocked(source) {
+        if self.commands.firewall.is_blocked(source) {
             if is_opened {
-                self.firewall.doubt(source, pass.now);
+                self.commands.firewall.schedule_verify(source, pass.now);
             }
             return;
         }

@@ -232,7 +232,7 @@ impl Daemon {
     fn answer_health(&mut self, kernel: &mut impl Kernel, client: Descriptor) {
         let now = kernel.boottime();
         let trouble = if self.is_reading_well(now) {
-            self.blocking_trouble()
+            self.commands.trouble(&self.host)
         } else {
             Some((&b""[..], &b"the last good reading is too old\n"[..]))
         };
@@ -266,7 +266,7 @@ impl Daemon {
         if cursor == 0 && !is_allowed {
             return exchange.refuse(Status::Forbidden);
         }
-        let firewall = &self.firewall;
+        let firewall = &self.commands.firewall;
         exchange.respond_part(|body| {
             let mut next = cursor;
             while let Some((at, source)) = firewall.standing_from(next) {

@@ -1,17 +1,17 @@
 //! From the command line to the first turn.
 
-use crate::firewall::Policy;
+use crate::firewall::Task;
 use crate::kernel::{CAP_NET_ADMIN, Errno, Kernel, Path, RowsFile};
 use crate::limits::ONE_SHOT_PATIENCE;
 use crate::listeners::PortRange;
 use crate::metrics::Trigger;
-use crate::options::{Action, FirewallChoice, USAGE_LINE, write_help, write_version};
+use crate::options::{Action, FirewallChoice, Options, USAGE_LINE, write_help, write_version};
 use crate::report;
 use crate::text::{Text, TextView, parse_decimal, trim};
 
-use super::instance::Obstacle;
-use super::tools::boot_id;
+use super::instance::{Obstacle, is_name_held};
 use super::{Daemon, Flow};
+use crate::tools::blocks;
 
 /// A bad command line, as usual (BSD sysexits call it EX_USAGE, shells 2).
 const USAGE: Flow = Flow::Exit(2);
@@ -35,16 +35,28 @@ impl Daemon {
             return USAGE;
         }
         self.started = kernel.realtime();
-        self.invocation.root = self.options.exec_root.clone();
+        self.commands.invocation.root = self.options.exec_root.clone();
         match self.options.action {
             Action::Help => self.print(kernel, write_help),
             Action::Version => self.print(kernel, write_version),
             Action::Once => self.once(kernel),
             Action::Run => self.run(kernel),
-            Action::List => self.list_blocks(kernel),
-            Action::Unblock(target) => self.unblock(kernel, target),
+            Action::List => self.blocks(kernel, Task::List),
+            Action::Unblock(target) => {
+                let keeps_chain = is_name_held(kernel);
+                let task = Task::Unblock {
+                    target,
+                    keeps_chain,
+                };
+                self.blocks(kernel, task)
+            }
             Action::Healthcheck => self.healthcheck(kernel),
         }
+    }
+
+    fn blocks(&mut self, kernel: &mut impl Kernel, task: Task) -> Flow {
+        let (commands, output) = (&mut self.commands, &mut self.output);
+        blocks::run(kernel, commands, output, &self.options, &self.host, task)
     }
 
     #[inline(never)]
@@ -104,7 +116,10 @@ impl Daemon {
         self.facts
             .start(kernel, &mut self.host, &mut self.netlink_buffer);
         if may_block {
-            self.enable_firewall(kernel);
+            self.commands.enable(kernel, &self.options, Task::Guard);
+            if has_ipv6(kernel, &self.options) {
+                self.commands.firewall.set_ipv6();
+            }
         }
         self.start_watching();
         self.start_telling(kernel);
@@ -169,34 +184,6 @@ impl Daemon {
         self.output.flush(kernel);
     }
 
-    fn enable_firewall(&mut self, kernel: &mut impl Kernel) {
-        let boot_id = boot_id(kernel).unwrap_or(0);
-        let key = kernel.hash_key();
-        let policy = Policy {
-            boot_id,
-            lengths: &self.options.block_times,
-            max_per_minute: self.options.max_blocks_per_minute,
-            window: self.options.window,
-            has_legacy: [false, true].map(|is_ipv6| has_legacy_table(kernel, is_ipv6)),
-        };
-        let now = kernel.boottime();
-        self.firewall.enable(key, &policy, now);
-        if self.has_ipv6(kernel) {
-            self.firewall.set_ipv6();
-        }
-    }
-
-    /// Whether there is a tcp6, and so IPv6 in the kernel.
-    pub(super) fn has_ipv6(&self, kernel: &mut impl Kernel) -> bool {
-        let mut path = Path::from_bytes(self.options.proc_directory.as_bytes());
-        path.put(b"/net/tcp6");
-        let file = kernel.open(&path);
-        if let Ok(file) = file {
-            kernel.close(file);
-        }
-        file.is_ok()
-    }
-
     /// net.ipv4.ip_local_port_range, which IPv6 uses as well
     /// (Documentation/networking/ip-sysctl.rst). A process's folder of procfs
     /// has no `sys`: ours is the best guess there, the default the last.
@@ -222,27 +209,23 @@ impl Daemon {
     }
 }
 
+/// Whether there is a tcp6, and so IPv6 in the kernel.
+pub(crate) fn has_ipv6(kernel: &mut impl Kernel, options: &Options) -> bool {
+    let mut path = Path::from_bytes(options.proc_directory.as_bytes());
+    path.put(b"/net/tcp6");
+    let file = kernel.open(&path);
+    if let Ok(file) = file {
+        kernel.close(file);
+    }
+    file.is_ok()
+}
+
 fn trim_end(text: &[u8]) -> &[u8] {
     let mut rest = text;
     while let [head @ .., b'\n'] = rest {
         rest = head;
     }
     rest
-}
-
-/// Whether the kernel holds the legacy filter table here. The legacy tool would
-/// load and make it where it is only asked for it (iptable_filter.c).
-pub(super) fn has_legacy_table(kernel: &mut impl Kernel, is_ipv6: bool) -> bool {
-    let path: &[u8] = if is_ipv6 {
-        b"/proc/self/net/ip6_tables_names"
-    } else {
-        b"/proc/self/net/ip_tables_names"
-    };
-    let mut buffer = [0; 128];
-    let bytes = read_small(kernel, path, &mut buffer);
-    bytes
-        .split(|byte| *byte == b'\n')
-        .any(|name| name == b"filter")
 }
 
 /// The first bytes of a small file of procfs; empty where it can't be read.

@@ -316,7 +316,7 @@ impl Daemon {
             self.list_later(local, remote, connection);
         }
         if waiter.is_counted {
-            self.firewall.doubt(source, now);
+            self.commands.firewall.schedule_verify(source, now);
         }
         self.admit(&waiter, port, now);
     }
@@ -370,7 +370,7 @@ impl Daemon {
         }
         self.count_new(connection, local);
         let source = self.host.source_of(remote.address);
-        self.firewall.doubt(source, now);
+        self.commands.firewall.schedule_verify(source, now);
     }
 
     /// Counts a connection that was seen for the first time.
@@ -385,7 +385,9 @@ impl Daemon {
     /// list.
     pub(super) fn list_later(&mut self, local: Endpoint, remote: Endpoint, connection: Connection) {
         let source = self.host.source_of(remote.address);
-        if connection.listed || self.options.show == Show::Scans || self.firewall.is_blocked(source)
+        if connection.listed
+            || self.options.show == Show::Scans
+            || self.commands.firewall.is_blocked(source)
         {
             return;
         }
@@ -407,7 +409,7 @@ impl Daemon {
         for extra in &extras {
             // Blocked since it was kept.
             let source = self.host.source_of(extra.remote.address);
-            if self.firewall.is_blocked(source) {
+            if self.commands.firewall.is_blocked(source) {
                 continue;
             }
             let line = report::connection(calendar, extra.remote, extra.direction, extra.local);
@@ -611,7 +613,7 @@ pub(super) fn diag_dump(
     request: &[u8],
     mut visit: impl FnMut(DiagSocket),
 ) {
-    diag_search(kernel, buffer, request, |socket| {
+    diag_search(kernel, buffer, request, &mut |socket| {
         visit(socket);
         true
     });
@@ -619,11 +621,12 @@ pub(super) fn diag_dump(
 
 /// The same up to the message behind which `visit` wants no more: the kernel
 /// walks its table while it is asked only.
+#[inline(never)]
 pub(super) fn diag_search(
     kernel: &mut impl Kernel,
     buffer: &mut [u8],
     request: &[u8],
-    mut visit: impl FnMut(DiagSocket) -> bool,
+    visit: &mut dyn FnMut(DiagSocket) -> bool,
 ) {
     let mut wants_more = true;
     let Ok(socket) = kernel.netlink(Netlink::SockDiag) else {

@@ -1,4 +1,4 @@
-//! The child: what it is told next, and what its end means for the blocks it
+//! The child: what it is to do next, and what its end means for the blocks it
 //! was about.
 
 use heapless::Vec;
@@ -6,18 +6,17 @@ use heapless::Vec;
 use crate::address::Network;
 use crate::host::{Host, Knowledge, Protection};
 use crate::kernel::{Exit, Invocation};
-use crate::limits::{
-    CHILD_DEADLINE, CHILD_GRACE, FACTS_WAIT, RETRY_FIRST, RETRY_LONGEST, VERIFY_PERIOD,
-};
+use crate::limits::{CHILD_DEADLINE, CHILD_GRACE, FACTS_WAIT, RETRY_FIRST};
 use crate::table::{Blank, Slot};
-use crate::text::Text;
-use crate::time::{Duration, Instant};
+use crate::time::Instant;
 
 use super::comment::Comment;
-use super::iptables::{Batch, Flavour, Hook, Lines, Program, Rule, Scope, Tool};
+use super::explanation::Explanation;
+use super::filter_table::{Chain, Lacks};
+use super::iptables::{Batch, Flavour, Hook, Program, Rule, Scope, Tool};
 use super::jump::Jump;
 use super::place::Place;
-use super::{Firewall, MINUTE, Refusal, Shown, Side, Stage};
+use super::{Firewall, MINUTE, Refusal, Shown, Stage, Task};
 
 /// What the running child does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,13 +26,27 @@ pub(super) enum Job {
     /// Asks the preferred tool for its flavour.
     Version,
     List,
-    /// So many changes of blocks, and of what is nobody's.
+    /// So many changes of blocks, and of what belongs to no block.
     Change {
         blocks: u32,
-        chores: u32,
+        housekeeping: u32,
         puts_jumps: bool,
     },
     RemoveChain,
+}
+
+impl Job {
+    /// How many changes of blocks it makes, and how many others.
+    pub(super) fn changes(self) -> Option<(u32, u32)> {
+        match self {
+            Self::Change {
+                blocks,
+                housekeeping,
+                ..
+            } => Some((blocks, housekeeping)),
+            Self::None | Self::Version | Self::List | Self::RemoveChain => None,
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -76,21 +89,21 @@ pub enum FailureReason {
     Deadline,
 }
 
-/// Jumps taken away at a time; more of them are nobody's accident.
+/// Jumps taken away at a time; more of them are no accident.
 const JUMPS: u32 = 100;
 
 /// Unwanted rules taken away at a time.
-const STRAYS: usize = 64;
+const STALE_RULES: usize = 64;
 
-/// Rules of ours that the last listing of a place showed and nobody wants; what
+/// Rules of ours that the last listing of a place showed and no block stands for; what
 /// does not fit shows up again.
-pub(super) struct Strays {
-    rules: Vec<Rule, STRAYS>,
+pub(super) struct StaleRules {
+    rules: Vec<Rule, STALE_RULES>,
     /// There are more: list again when these are gone.
     has_more: bool,
 }
 
-impl Strays {
+impl StaleRules {
     pub(super) const NONE: Self = Self {
         rules: Vec::new(),
         has_more: false,
@@ -106,19 +119,16 @@ impl Strays {
     }
 }
 
-/// Bytes kept of what a failing command said.
-pub const EXPLANATION_MAX: usize = 256;
-
 /// A failed command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// What happened.
     pub reason: FailureReason,
-    /// Whose command.
+    /// The command's tool.
     pub tool: Tool,
     /// The first words it wrote on its standard error, printable bytes only.
-    pub explanation: Text<EXPLANATION_MAX>,
-    /// Whose block it was about, if just one's.
+    pub explanation: Explanation,
+    /// The source whose block it was about, if just one's.
     pub source: Option<Network>,
     /// Whether it was a listing, else a restore batch.
     pub is_listing: bool,
@@ -140,13 +150,13 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
         self.expire(now);
         // They take turns, so that one that keeps failing never starves another.
-        let order = Place::ALL.into_iter().cycle().skip(self.turn);
-        for (index, place) in (1..).zip(order.take(Place::ALL.len())) {
+        for turn in self.turn..self.turn + Place::COUNT {
+            let place = Place::at(turn);
             if !self.is_present(place) {
                 continue;
             }
             if let Some(job) = self.prepare(invocation, place, host, now) {
-                self.turn = (self.turn + index) % Place::ALL.len();
+                self.turn = (turn + 1) % Place::COUNT;
                 self.running = Running {
                     job,
                     place,
@@ -167,34 +177,39 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         host: &Host,
         now: Instant,
     ) -> Option<Job> {
-        let side = *self.side(place);
-        if now < side.retry {
+        let table = self.table(place);
+        if !table.retry.is_over(now) {
             return None;
         }
-        let tool = side.tool(place.is_ipv6);
-        if !side.is_found && !self.is_ending {
+        let tool = table.tool(place.is_ipv6);
+        if !table.is_found && self.task != Task::End {
             tool.version(invocation);
             self.lines.clear();
             self.flavour = Flavour::Legacy;
             return Some(Job::Version);
         }
-        let is_due =
-            !side.is_known && !self.is_ending || side.had_chain && now >= side.next_listing;
+        let may_keep_house = table.housekeeping.is_over(now);
+        let is_due = !table.is_known && self.task != Task::End
+            || table.had_chain && now >= table.next_listing;
         if is_due {
             tool.list(invocation);
             self.lines.clear();
             self.listing = self.listing.wrapping_add(1);
-            self.shown = Shown::NOTHING;
-            self.strays.get_mut(place).clear();
+            self.shown = Shown {
+                has_foreign_rules: self.task.keeps_chain(),
+                ..Shown::NOTHING
+            };
+            self.listing_ours.clear();
+            self.stale.get_mut(place).clear();
             self.above.iter_mut().for_each(|above| above.clear());
             return Some(Job::List);
         }
-        if !self.is_ending
+        if self.task != Task::End
             && let Some(job) = self.change(invocation, place, host, now)
         {
             return Some(job);
         }
-        if self.may_remove_chain(place) && now >= side.chores_retry {
+        if may_keep_house && self.may_remove_chain(place) {
             self.remove_chain(invocation, place);
             return Some(Job::RemoveChain);
         }
@@ -203,25 +218,24 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Whether our chain is there, empty and of no use any more.
     pub(super) fn may_remove_chain(&self, place: Place) -> bool {
-        let side = self.side(place);
-        side.is_known
-            && side.has_chain
-            && !side.has_foreign_rules
-            && !self.has_strays(place)
+        let table = self.table(place);
+        table.is_known
+            && table.chain == Chain::Ours
+            && !self.has_stale_rules(place)
             && !self.has_blocks(place)
     }
 
-    pub(super) fn has_strays(&self, place: Place) -> bool {
-        let strays = self.strays.get(place);
-        strays.has_more || !strays.rules.is_empty()
+    pub(super) fn has_stale_rules(&self, place: Place) -> bool {
+        let stale = self.stale.get(place);
+        stale.has_more || !stale.rules.is_empty()
     }
 
     /// Whether a jump is missing or out of place although there are blocks.
     pub(super) fn lacks_jump(&self, place: Place) -> bool {
-        let side = self.side(place);
-        let mut jumps = side.jumps.iter();
+        let table = self.table(place);
+        let mut jumps = table.jumps.iter();
         let lacks = jumps.any(|jump| jump.position == 0 || jump.moves);
-        side.has_chain && lacks && self.has_blocks(place)
+        table.chain.exists() && lacks && self.has_blocks(place)
     }
 
     /// All changes of one place in one batch. What it removes comes first, so
@@ -233,22 +247,22 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         host: &Host,
         now: Instant,
     ) -> Option<Job> {
-        let side = *self.side(place);
-        let mut batch = Batch::new(invocation, side.tool(place.is_ipv6));
-        if !side.has_chain {
+        let table = self.table(place);
+        let (has_chain, one_by_one) = (table.chain.exists(), table.one_by_one);
+        let may_keep_house = table.housekeeping.is_over(now);
+        let mut batch = Batch::new(invocation, table.tool(place.is_ipv6));
+        if !has_chain {
             batch.make_chain();
         }
-        let has_chores = now >= side.chores_retry;
-        let mut chores = 0;
-        if has_chores && !side.one_by_one {
-            chores += self.remove_strays(&mut batch, place, STRAYS);
+        let mut housekeeping = 0;
+        if may_keep_house && !one_by_one {
+            housekeeping += self.remove_stale_rules(&mut batch, place, STALE_RULES);
         }
-        let most = if side.one_by_one { 1 } else { u32::MAX };
+        let most = if one_by_one { 1 } else { u32::MAX };
         let mut blocks = 0;
         for stage in [Stage::Expired, Stage::Lost, Stage::Wanted] {
-            let mut next = self.blocks.oldest(stage as usize);
-            while let Some(slot) = next {
-                next = self.blocks.younger(slot);
+            let mut walk = self.walk(stage, Some(place));
+            while let Some(slot) = self.step(&mut walk) {
                 let is_held_back = stage == Stage::Wanted && self.is_rate_spent(now);
                 if blocks >= most || !batch.has_room() || is_held_back {
                     break;
@@ -256,37 +270,26 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 blocks += u32::from(self.add_change(&mut batch, slot, place, host, now));
             }
         }
-        if has_chores && side.one_by_one && blocks == 0 {
-            chores += self.remove_strays(&mut batch, place, 1);
+        if may_keep_house && one_by_one && blocks == 0 {
+            housekeeping += self.remove_stale_rules(&mut batch, place, 1);
         }
-        let is_alone = side.one_by_one && blocks + chores > 0;
-        let has_jump_to_do = has_chores && self.lacks_jump(place) && !is_alone;
-        if blocks == 0 && chores == 0 && !has_jump_to_do {
-            self.side_mut(place).one_by_one = false;
+        let is_alone = one_by_one && blocks + housekeeping > 0;
+        let has_jump_to_do = may_keep_house && self.lacks_jump(place) && !is_alone;
+        if blocks == 0 && housekeeping == 0 && !has_jump_to_do {
+            self.table_mut(place).one_by_one = false;
             return None;
         }
-        let puts_jumps = has_jump_to_do || !side.has_chain;
+        let puts_jumps = has_jump_to_do || !has_chain;
         if puts_jumps {
-            chores += u32::from(side.has_chain);
-            self.put_jumps(&mut batch, side);
+            housekeeping += u32::from(has_chain);
+            put_jumps(&mut batch, &self.table(place).jumps);
         }
         batch.commit();
         Some(Job::Change {
             blocks,
-            chores,
+            housekeeping,
             puts_jumps,
         })
-    }
-
-    fn put_jumps(&self, batch: &mut Batch, side: Side) {
-        for (hook, jump) in Hook::ALL.into_iter().zip(side.jumps) {
-            if jump.moves {
-                batch.remove_jump(hook);
-            }
-            if jump.moves || jump.position == 0 {
-                batch.add_jump(hook);
-            }
-        }
     }
 
     /// Puts one block's change into the batch. This is the last look at an
@@ -299,14 +302,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         host: &Host,
         now: Instant,
     ) -> bool {
-        if self.place(slot) != place {
-            return false;
-        }
         self.complete(slot, place, host);
         let (Some(rule), Some(block)) = (self.rule(slot), self.blocks.value(slot).copied()) else {
             return false;
         };
-        if now < block.retry {
+        if !block.retry.is_over(now) {
             return false;
         }
         let stage = match self.stage(slot) {
@@ -359,10 +359,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             return false;
         };
         if stage != Stage::Wanted {
-            block.retry = now.after(RETRY_FIRST);
+            block.retry.hold(now.after(RETRY_FIRST));
             return true;
         }
-        block.retry = now.after(FACTS_WAIT);
+        block.retry.hold(now.after(FACTS_WAIT));
         let age = now.since(Instant::from_secs(block.since_seconds));
         host.knowledge() == Knowledge::Awaited && age <= window
     }
@@ -370,26 +370,28 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Last changes to a new rule: what is known of the host by now, and without
     /// what the kernel refuses.
     fn complete(&mut self, slot: Slot, place: Place, host: &Host) {
-        let side = *self.side(place);
+        let Lacks {
+            addrtype, comment, ..
+        } = self.table(place).lacks;
         let source = self.blocks.key(slot).copied();
         let is_new = self.stage(slot) == Stage::Wanted;
         let block = self.blocks.value_mut(slot).filter(|_| is_new);
         if let (Some(block), Some(source)) = (block, source) {
             block.place = place;
-            block.scope = if host.is_on_link(source) && !side.without_addrtype {
+            block.scope = if host.is_on_link(source) && !addrtype {
                 Scope::ToHost
             } else {
                 Scope::Everything
             };
-            if side.without_comment {
+            if comment {
                 block.comment = Comment::BLANK;
             }
         }
     }
 
-    fn remove_strays(&self, batch: &mut Batch, place: Place, most: usize) -> u32 {
+    fn remove_stale_rules(&self, batch: &mut Batch, place: Place, most: usize) -> u32 {
         let mut removed = 0;
-        for rule in self.strays.get(place).rules.iter().take(most) {
+        for rule in self.stale.get(place).rules.iter().take(most) {
             batch.remove(rule);
             removed += 1;
         }
@@ -397,9 +399,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     fn remove_chain(&mut self, invocation: &mut Invocation, place: Place) {
-        let side = *self.side(place);
-        let mut batch = Batch::new(invocation, side.tool(place.is_ipv6));
-        for (hook, jump) in Hook::ALL.into_iter().zip(side.jumps) {
+        let table = self.table(place);
+        let mut batch = Batch::new(invocation, table.tool(place.is_ipv6));
+        for (hook, jump) in Hook::ALL.into_iter().zip(&table.jumps) {
             for _ in 0..jump.count.min(JUMPS) {
                 batch.remove_jump(hook);
             }
@@ -434,13 +436,20 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Takes in what the child wrote on its standard output.
     pub fn output(&mut self, bytes: &[u8], now: Instant) {
         let Running { job, place, .. } = self.running;
-        let mut lines = core::mem::replace(&mut self.lines, Lines::new());
-        lines.feed(bytes, |line, listed| match job {
-            Job::List => self.listed(place, line, listed, now),
-            Job::Version if Flavour::read(line) == Flavour::Nft => self.flavour = Flavour::Nft,
-            Job::Version | Job::None | Job::Change { .. } | Job::RemoveChain => {}
-        });
-        self.lines = lines;
+        let mut rest = bytes;
+        while let Some(behind) = self.lines.feed(rest) {
+            rest = behind;
+            match job {
+                Job::List => self.listed(place, now),
+                Job::Version => {
+                    if Flavour::read(self.lines.line()) == Flavour::Nft {
+                        self.flavour = Flavour::Nft;
+                    }
+                }
+                Job::None | Job::Change { .. } | Job::RemoveChain => {}
+            }
+            self.lines.clear();
+        }
     }
 
     /// Takes in what the child wrote on its standard error.
@@ -470,7 +479,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Takes in how the child ended, and how long it ran. `None` stands for a
     /// child that could not be started at all.
     pub fn finished(&mut self, exit: Option<Exit>, now: Instant) -> Option<Failure> {
-        let running = core::mem::replace(&mut self.running, Running::NONE);
+        let running = self.running;
+        self.running.job = Job::None;
         if running.job == Job::Version {
             return self.took_version(running, exit, now);
         }
@@ -496,15 +506,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         now: Instant,
     ) -> Option<Failure> {
         let place = running.place;
-        let side = self.side_mut(place);
+        let table = self.table_mut(place);
         let is_missing = exit == Some(Exit::Status(127));
-        match side.program.next() {
+        match table.program.next() {
             Some(program) if is_missing => {
-                side.program = program;
+                table.program = program;
                 return None;
             }
             _ if is_missing || matches!(exit, Some(Exit::Status(126)) | None) => {
-                side.program = Program::Preferred;
+                table.program = Program::Preferred;
                 let listing = Running {
                     job: Job::List,
                     ..running
@@ -513,7 +523,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             }
             _ => {}
         }
-        side.is_found = true;
+        table.is_found = true;
         let flavour = self.flavour;
         let [has_legacy, has_legacy_ipv6] = self.has_legacy;
         let has_legacy = if place.is_ipv6 {
@@ -521,7 +531,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         } else {
             has_legacy
         };
-        let other = self.side_mut(place.beside());
+        let other = self.table_mut(place.beside());
         other.program = flavour.other();
         other.is_found = flavour == Flavour::Legacy || has_legacy;
         None
@@ -529,205 +539,140 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     fn succeeded(&mut self, running: Running, now: Instant) {
         let place = running.place;
-        let has_more_strays = self.strays.get(place).has_more;
-        let side = self.side_mut(place);
+        let has_more_stale = self.stale.get(place).has_more;
+        let table = self.table_mut(place);
         match running.job {
             Job::None | Job::Version => {}
             Job::List => {
-                side.backoff = Duration::ZERO;
+                table.retry.succeed();
                 self.reconcile(place, now);
+                if self.task.is_single_pass() {
+                    self.table_mut(place).next_listing = Instant::NEVER;
+                }
             }
             Job::RemoveChain => {
-                side.chores_backoff = Duration::ZERO;
-                side.has_chain = false;
-                side.jumps.iter_mut().for_each(Jump::was_removed);
+                table.housekeeping.succeed();
+                table.chain = Chain::Absent;
+                table.jumps.iter_mut().for_each(Jump::was_removed);
             }
             Job::Change {
                 blocks,
-                chores,
+                housekeeping,
                 puts_jumps,
             } => {
-                if blocks > 0 {
-                    side.has_refused = false;
+                table.changed(blocks, puts_jumps, now);
+                if housekeeping > 0 {
+                    table.housekeeping.succeed();
+                    // What is left of the stale rules shows up again.
+                    table.is_known = !has_more_stale && !table.one_by_one;
+                    self.removed += u64::from(housekeeping);
+                    self.stale.get_mut(place).clear();
                 }
-                if !side.has_chain {
-                    side.next_listing = now.after(VERIFY_PERIOD);
-                }
-                (side.has_chain, side.had_chain) = (true, true);
-                if puts_jumps {
-                    side.jumps.iter_mut().for_each(|jump| jump.was_put(now));
-                }
-                if chores > 0 {
-                    side.chores_backoff = Duration::ZERO;
-                    // What is left of the strays shows up again.
-                    side.is_known = !has_more_strays && !side.one_by_one;
-                    self.strays.get_mut(place).clear();
-                }
-                self.confirm(place, now);
+                self.settle(running, None, now);
             }
         }
     }
 
-    /// The batch of the child that ended well is in the kernel.
-    fn confirm(&mut self, place: Place, now: Instant) {
-        for (from, to) in [
-            (Stage::Removing, Stage::Removed),
-            (Stage::Restoring, Stage::Standing),
-            (Stage::Adding, Stage::Added),
+    /// Every block that the running batch was about moves on, or back after a
+    /// failure.
+    #[inline(never)]
+    fn settle(&mut self, running: Running, mut failure: Option<&mut Failure>, now: Instant) {
+        let is_alone = running.job.changes() == Some((1, 0));
+        for (from, on, back) in [
+            (Stage::Removing, Stage::Removed, Stage::Expired),
+            (Stage::Restoring, Stage::Standing, Stage::Lost),
+            (Stage::Adding, Stage::Added, Stage::Wanted),
         ] {
-            self.for_each(from, place, |firewall, slot| {
-                if let Some(block) = firewall.blocks.value_mut(slot) {
-                    block.failures = 0;
-                    block.confirmed = now;
-                    if let Some(comment) = block.renewed.take() {
-                        block.comment = comment;
-                        block.scope = block.scope.renewed();
-                    }
-                    if to == Stage::Removed {
-                        block.ended = now;
-                    } else {
-                        firewall.next_end = firewall.next_end.min(block.end);
-                    }
+            let mut walk = self.walk(from, Some(running.place));
+            while let Some(slot) = self.step(&mut walk) {
+                if let Some(failure) = failure.as_deref_mut() {
+                    self.take_back(slot, from, is_alone, failure, now);
+                    self.set_stage(slot, back);
+                } else {
+                    self.confirm(slot, from, now);
+                    self.set_stage(slot, on);
                 }
-                firewall.set_stage(slot, to);
-            });
+            }
+        }
+    }
+
+    /// The change is in the kernel.
+    fn confirm(&mut self, slot: Slot, from: Stage, now: Instant) {
+        if let Some(block) = self.blocks.value_mut(slot) {
+            block.failures = 0;
+            block.confirmed = now;
+            block.renew();
+            if from == Stage::Removing {
+                block.ended = now;
+            } else {
+                self.next_end = self.next_end.min(block.end);
+            }
+        }
+    }
+
+    /// The change is not. A command of a single block's is that block's failure,
+    /// which makes it wait longer each time.
+    fn take_back(
+        &mut self,
+        slot: Slot,
+        from: Stage,
+        is_alone: bool,
+        failure: &mut Failure,
+        now: Instant,
+    ) {
+        failure.is_addition |= from != Stage::Removing;
+        let source = self.blocks.key(slot).copied();
+        if let Some(block) = self.blocks.value_mut(slot) {
+            if from == Stage::Adding && block.failures == 0 {
+                // A first try that failed is none of this minute's blocks.
+                self.minute_count = self.minute_count.saturating_sub(1);
+            }
+            if is_alone {
+                block.failures = block.failures.saturating_add(1);
+                block.retry.fail(now);
+                failure.source = source;
+                failure.is_first = block.failures == 1;
+            }
         }
     }
 
     fn failed(&mut self, running: Running, reason: FailureReason, now: Instant) -> Failure {
-        let place = running.place;
-        let alone = matches!(
-            running.job,
-            Job::Change {
-                blocks: 1,
-                chores: 0,
-                ..
-            }
-        );
+        let Running { job, place, .. } = running;
         let mut failure = Failure {
             reason,
-            tool: self.side(place).tool(place.is_ipv6),
+            tool: self.table(place).tool(place.is_ipv6),
             source: None,
-            is_listing: running.job == Job::List,
+            is_listing: job == Job::List,
             is_addition: false,
             explanation: self.explanation.clone(),
             leaves_out: b"",
             is_first: false,
         };
-        for (from, to) in [
-            (Stage::Removing, Stage::Expired),
-            (Stage::Restoring, Stage::Lost),
-            (Stage::Adding, Stage::Wanted),
-        ] {
-            self.for_each(from, place, |firewall, slot| {
-                failure.is_addition |= from != Stage::Removing;
-                firewall.give_back(slot, from);
-                if alone {
-                    failure.source = firewall.blocks.key(slot).copied();
-                    failure.is_first = firewall.postpone(slot, now);
-                }
-                firewall.set_stage(slot, to);
-            });
-        }
-        let knows_no_wait = matches!(reason, FailureReason::Status(1 | 2))
-            && speaks_of(&self.explanation, b"option");
-        let side = self.side_mut(place);
+        self.settle(running, Some(&mut failure), now);
+        let is_single_pass = self.task.is_single_pass();
+        let table = self.table_mut(place);
         // The kernel's state is uncertain now: look before the next change.
-        side.is_known = false;
-        if knows_no_wait && !side.without_wait {
-            side.without_wait = true;
+        table.is_known = false;
+        if table.learns_to_lack_wait(&failure, is_single_pass) {
             return failure;
         }
-        if failure.source.is_some() && failure.is_addition {
-            for (word, is_left_out) in [
-                (b"addrtype".as_slice(), &mut side.without_addrtype),
-                (b"comment", &mut side.without_comment),
-            ] {
-                if !*is_left_out && speaks_of(&failure.explanation, word) {
-                    *is_left_out = true;
-                    failure.leaves_out = word;
-                }
-            }
-        }
-        match running.job {
-            Job::None | Job::Version => {}
-            Job::List => {
-                failure.is_first = side.backoff == Duration::ZERO;
-                side.backoff = longer(side.backoff);
-                side.retry = now.after(side.backoff);
-                if place.is_other && !side.had_chain {
-                    failure.is_first &= side.looked_in_vain(reason);
-                }
-            }
-            Job::Change { blocks, chores, .. } if blocks + chores > 1 && !side.one_by_one => {
-                side.one_by_one = true;
-            }
-            Job::Change { blocks: 0, .. } | Job::RemoveChain => {
-                failure.is_first = side.chores_backoff == Duration::ZERO;
-                side.chores_backoff = longer(side.chores_backoff);
-                side.chores_retry = now.after(side.chores_backoff);
-            }
-            Job::Change { .. } => side.has_refused |= failure.is_addition,
-        }
+        table.learn_to_lack_match(&mut failure);
+        failure.is_first |= if is_single_pass {
+            table.failed_in_pass(job, place, reason)
+        } else {
+            table.failed(job, place, &failure, now)
+        };
         failure
     }
+}
 
-    /// A first try that failed does not count against this minute's blocks.
-    fn give_back(&mut self, slot: Slot, from: Stage) {
-        let failures = self.blocks.value(slot).map_or(0, |block| block.failures);
-        if from == Stage::Adding && failures == 0 {
-            self.minute_count = self.minute_count.saturating_sub(1);
+fn put_jumps(batch: &mut Batch, jumps: &[Jump; 2]) {
+    for (hook, jump) in Hook::ALL.into_iter().zip(jumps) {
+        if jump.moves {
+            batch.remove_jump(hook);
+        }
+        if jump.moves || jump.position == 0 {
+            batch.add_jump(hook);
         }
     }
-
-    /// A block whose own command failed waits longer each time; true for the
-    /// first.
-    fn postpone(&mut self, slot: Slot, now: Instant) -> bool {
-        let Some(block) = self.blocks.value_mut(slot) else {
-            return false;
-        };
-        block.failures = block.failures.saturating_add(1);
-        block.backoff = longer(block.backoff);
-        block.retry = now.after(block.backoff);
-        block.failures == 1
-    }
-}
-
-impl Side {
-    /// The other flavour's table, where nothing of ours was seen so far, cannot
-    /// be listed: whether that is worth a word. Without nf_tables in the kernel
-    /// it cannot be there; a legacy one is there, and is tried some times.
-    fn looked_in_vain(&mut self, reason: FailureReason) -> bool {
-        let is_legacy = self.program == Program::Legacy;
-        let is_worth_it = is_legacy && reason != FailureReason::Missing;
-        self.is_found = is_worth_it && self.backoff < RETRY_LONGEST;
-        is_worth_it
-    }
-}
-
-/// 1, 2, 4 … 60 seconds.
-fn longer(backoff: Duration) -> Duration {
-    backoff
-        .saturating_mul(2)
-        .max(RETRY_FIRST)
-        .min(RETRY_LONGEST)
-}
-
-/// Whether legacy tools found no tables in the kernel, or not even what they
-/// ask for tables (libiptc/libiptc.c and libip4tc.c, TC_STRERROR). The nft
-/// flavour names itself nf_tables.
-pub fn lacks_tables(explanation: &Text<EXPLANATION_MAX>) -> bool {
-    speaks_of(explanation, b"(do you need to insmod?)") && !speaks_of(explanation, b"nf_tables")
-}
-
-/// Whether an error is about `word`: an option of old tools, a match that the
-/// kernel lacks.
-pub fn speaks_of(explanation: &Text<EXPLANATION_MAX>, word: &[u8]) -> bool {
-    let bytes = explanation.as_bytes();
-    let starts_at = |from| {
-        bytes
-            .get(from..)
-            .is_some_and(|rest: &[u8]| rest.starts_with(word))
-    };
-    (0..bytes.len()).any(starts_at)
 }

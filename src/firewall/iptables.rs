@@ -1,4 +1,4 @@
-//! What iptables is told and what it answers: restore batches, listings and
+//! The input of iptables and its output: restore batches, listings and
 //! the undo command. Both flavours (legacy and nft) speak the same language.
 
 use crate::address::Network;
@@ -37,7 +37,7 @@ impl Scope {
 /// One block as a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// Whom it drops.
+    /// The source it drops.
     pub source: Network,
     /// And what of it.
     pub scope: Scope,
@@ -148,6 +148,7 @@ pub struct Tool {
 
 impl Tool {
     /// `iptables` or `ip6tables`, of whatever flavour and age.
+    #[cfg(test)]
     pub const fn preferred(is_ipv6: bool) -> Self {
         Self {
             is_ipv6,
@@ -325,14 +326,12 @@ pub fn read_line(line: &[u8]) -> Listed {
         return Listed::Chain;
     }
     for hook in Hook::ALL {
-        let rest = line
-            .strip_prefix(b"-A ")
-            .and_then(|rest| rest.strip_prefix(hook.name()));
+        let rest = behind(line, b"-A ").and_then(|rest| behind(rest, hook.name()));
         if let Some(rest) = rest.filter(|rest| rest.starts_with(b" ")) {
             return Listed::HookRule(hook, rest == b" -j TCPPARSER");
         }
     }
-    match line.strip_prefix(b"-A TCPPARSER ") {
+    match behind(line, b"-A TCPPARSER ") {
         Some(rest) => match read_rule(rest) {
             Some(rule) if rule.comment.is_none() => Listed::Plain(rule),
             Some(rule) => Listed::Ours(rule),
@@ -345,23 +344,21 @@ pub fn read_line(line: &[u8]) -> Listed {
 /// Exactly the shapes that `Rule::write` makes; anything else is not ours to
 /// touch.
 fn read_rule(rest: &[u8]) -> Option<Rule> {
-    let rest = rest.strip_prefix(b"-s ")?;
+    let rest = behind(rest, b"-s ")?;
     let end = rest.iter().position(|byte| *byte == b' ')?;
     let (source, rest) = rest.split_at_checked(end)?;
     let source = Network::parse(source)?;
-    let without_icmpv6 = rest.strip_prefix(b" ! -p ").and_then(|rest| {
+    let without_icmpv6 = behind(rest, b" ! -p ").and_then(|rest| {
         let mut words = ICMPV6_LISTED.iter();
-        words.find_map(|word| rest.strip_prefix(*word))
+        words.find_map(|word| behind(rest, word))
     });
-    let (scope, rest) = match (without_icmpv6, rest.strip_prefix(ADDRESSED_TO_HOST)) {
-        (Some(rest), _) if source.is_ipv6() => {
-            (Scope::ToHost, rest.strip_prefix(ADDRESSED_TO_HOST)?)
-        }
+    let (scope, rest) = match (without_icmpv6, behind(rest, ADDRESSED_TO_HOST)) {
+        (Some(rest), _) if source.is_ipv6() => (Scope::ToHost, behind(rest, ADDRESSED_TO_HOST)?),
         (None, Some(rest)) if source.is_ipv6() => (Scope::ToHostAndIcmpv6, rest),
         (None, Some(rest)) => (Scope::ToHost, rest),
         (_, _) => (Scope::Everything, rest),
     };
-    let comment = match rest.strip_prefix(b" -m comment --comment \"") {
+    let comment = match behind(rest, b" -m comment --comment \"") {
         Some(rest) => Comment::from_listing(rest.strip_suffix(b"\" -j DROP")?)?,
         None if rest == b" -j DROP" => Comment::BLANK,
         None => return None,
@@ -371,6 +368,12 @@ fn read_rule(rest: &[u8]) -> Option<Rule> {
         scope,
         comment,
     })
+}
+
+/// What follows `prefix`. Out of line: each comparison is larger than the call.
+#[inline(never)]
+fn behind<'a>(text: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
+    text.strip_prefix(prefix)
 }
 
 /// Cuts a listing of any length into lines; a line longer than any of ours is
@@ -385,30 +388,32 @@ impl Lines {
         Self { line: Text::new() }
     }
 
-    /// Forgets a torn line.
+    /// Forgets the line so far.
     pub fn clear(&mut self) {
         self.line.clear();
     }
 
-    /// Takes in `bytes` and hands each whole line to `visit`.
-    pub fn feed(&mut self, bytes: &[u8], mut visit: impl FnMut(&[u8], Listed)) {
-        let mut rest = bytes;
-        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-            let (head, tail) = rest.split_at_checked(end).unwrap_or((rest, &[]));
-            self.line.put(head);
-            rest = tail.get(1..).unwrap_or(&[]);
-            let listed = match read_line(self.line.as_bytes()) {
-                // Longer than any of ours.
-                Listed::HookRule(hook, _) if self.line.is_truncated() => {
-                    Listed::HookRule(hook, false)
-                }
-                Listed::Ours(_) | Listed::Plain(_) if self.line.is_truncated() => Listed::Foreign,
-                listed => listed,
-            };
-            visit(self.line.as_bytes(), listed);
-            self.line.clear();
+    /// Takes in `bytes` up to the end of a line, and hands back what is behind
+    /// it; `None` where no line ends there.
+    pub fn feed<'a>(&mut self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let (head, tail) = bytes.split_at_checked(end.unwrap_or(bytes.len()))?;
+        self.line.put(head);
+        tail.get(1..)
+    }
+
+    /// The line so far.
+    pub fn line(&self) -> &[u8] {
+        self.line.as_bytes()
+    }
+
+    /// What it says. One longer than any of ours is not ours.
+    pub fn listed(&self) -> Listed {
+        match read_line(self.line()) {
+            Listed::HookRule(hook, _) if self.line.is_truncated() => Listed::HookRule(hook, false),
+            Listed::Ours(_) | Listed::Plain(_) if self.line.is_truncated() => Listed::Foreign,
+            listed => listed,
         }
-        self.line.put(rest);
     }
 }
 
@@ -601,8 +606,13 @@ mod tests {
             let (head, tail) = text.as_bytes().split_at(split);
             let mut lines = Lines::new();
             let mut seen = std::vec::Vec::new();
-            lines.feed(head, |_, listed| seen.push(listed));
-            lines.feed(tail, |_, listed| seen.push(listed));
+            for mut rest in [head, tail] {
+                while let Some(behind) = lines.feed(rest) {
+                    rest = behind;
+                    seen.push(lines.listed());
+                    lines.clear();
+                }
+            }
             assert_eq!(seen, whole, "split at {split}");
         }
     }

@@ -1,12 +1,12 @@
-//! The jumps to our chain: first in INPUT and FORWARD, unless somebody else
-//! keeps pushing them down.
+//! The jumps to our chain: first in INPUT and FORWARD, unless another
+//! firewall manager keeps pushing them down.
 //!
-//! Another firewall manager may want the first place as well. A jump that was
-//! moved back and is pushed down again soon after stays where it is, so that
-//! the two never fight; yet two deploys within ten minutes must not leave it
-//! behind for good. After ten quiet minutes it is moved once more, and each
-//! time that does not last the wait doubles. A jump that stayed first for as
-//! long as it would have waited starts anew.
+//! It may claim the first position as well. A jump that was moved back and is
+//! pushed down again soon after stays where it is, so that the two never fight;
+//! yet two deploys within ten minutes must not leave it behind for good. After
+//! ten quiet minutes it is moved once more, and each time that does not last the
+//! wait doubles. A jump that stayed first for as long as it would have waited
+//! starts anew.
 
 use crate::limits::MOVE_MEMORY;
 use crate::time::{Duration, Instant};
@@ -15,17 +15,17 @@ use crate::time::{Duration, Instant};
 /// at once, day and night, is contradicted some times a day.
 const LONGEST: u64 = 16;
 
-/// Who has the first place.
+/// Whose the first position is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Order {
-    /// Nobody else wants it: a jump pushed down is moved back at once. First,
+    /// No other rule claims it: a jump pushed down is moved back at once. First,
     /// so that it is all zero bytes.
     Undisputed,
-    /// We have it again, since then; pushed down before `wait` is over the jump
+    /// Ours again, since then; pushed down before `wait` is over the jump
     /// stays there.
     Regained { since: Instant, wait: Duration },
-    /// The jump stays where it is, and is moved once more when nobody touched
-    /// this position for `wait`.
+    /// The jump stays where it is, and is moved once more when this
+    /// position has not changed for `wait`.
     Left {
         since: Instant,
         wait: Duration,
@@ -38,13 +38,13 @@ enum Order {
 pub struct Jump {
     /// Its position from 1; 0 where it is missing.
     pub position: u32,
-    /// How many there are: somebody's reload may have added one.
+    /// How many there are: a reload may have added one.
     pub count: u32,
     /// It is to be put back to position 1.
     pub moves: bool,
     order: Order,
     /// It was left where it is for so long, which was not said yet.
-    told: Option<Duration>,
+    report: Option<Duration>,
 }
 
 impl Jump {
@@ -54,10 +54,10 @@ impl Jump {
         count: 0,
         moves: false,
         order: Order::Undisputed,
-        told: None,
+        report: None,
     };
 
-    /// A listing shows it at `position`. Without blocks nobody needs it.
+    /// A listing shows it at `position`. Without blocks it is of no use.
     pub fn seen(&mut self, position: u32, count: u32, is_needed: bool, now: Instant) {
         (self.position, self.count) = (position, count);
         let is_first = position <= 1 || !is_needed;
@@ -69,7 +69,7 @@ impl Jump {
             }
             (order @ Order::Regained { .. }, true) => (order, false),
             (Order::Regained { since, wait }, false) if now.since(since) < wait => {
-                self.told = Some(wait);
+                self.report = Some(wait);
                 (self.leave(wait, now), false)
             }
             (Order::Regained { .. }, false) => (Order::Undisputed, true),
@@ -119,8 +119,8 @@ impl Jump {
     }
 
     /// For how long it was left behind, if that is still to be said.
-    pub fn take_told(&mut self) -> Option<Duration> {
-        self.told.take()
+    pub fn take_report(&mut self) -> Option<Duration> {
+        self.report.take()
     }
 }
 
@@ -158,7 +158,7 @@ mod tests {
         fn minute(&mut self, minute: u64, pushed: bool) {
             self.rules_above += u32::from(pushed);
             self.jump.seen(1 + self.rules_above, 1, true, at(minute));
-            if let Some(wait) = self.jump.take_told() {
+            if let Some(wait) = self.jump.take_report() {
                 self.told.push((minute, wait.as_nanos() / 60_000_000_000));
             }
             if self.jump.moves {
@@ -221,7 +221,7 @@ mod tests {
         jump.was_put(at(0));
         for minute in 0..100 {
             jump.seen(3, 1, false, at(minute));
-            assert!(!jump.moves && jump.take_told().is_none());
+            assert!(!jump.moves && jump.take_report().is_none());
         }
     }
 
@@ -233,7 +233,7 @@ mod tests {
         let (mut moved, mut told) = (0, 0);
         for minute in 0..1_000 {
             jump.seen(1 + minute as u32 % 2, 1, true, at(minute));
-            told += u32::from(jump.take_told().is_some());
+            told += u32::from(jump.take_report().is_some());
             moved += u32::from(jump.moves);
             if jump.moves {
                 jump.was_put(at(minute));

@@ -3,19 +3,31 @@
 
 use crate::detector::Data;
 use crate::limits::VERIFY_PERIOD;
-use crate::table::{Blank, Full, Slot};
+use crate::table::{Blank, Slot};
 use crate::text::Text;
 use crate::time::Instant;
 
 use super::comment::Facts;
+use super::filter_table::Chain;
 use super::iptables::{Listed, Rule};
 use super::place::Place;
-use super::{ABOVE_MAX, Block, EndReason, Firewall, Stage};
+use super::{ABOVE_MAX, Block, EndReason, Firewall, Stage, Task};
+
+impl Block {
+    /// The kernel's rule is about to be, or is, the one that was to replace it.
+    #[inline(never)]
+    pub(super) fn renew(&mut self) {
+        if let Some(comment) = self.renewed.take() {
+            self.comment = comment;
+            self.scope = self.scope.renewed();
+        }
+    }
+}
 
 impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Takes in one line of the listing.
-    pub(super) fn listed(&mut self, place: Place, line: &[u8], listed: Listed, now: Instant) {
-        match listed {
+    pub(super) fn listed(&mut self, place: Place, now: Instant) {
+        match self.lines.listed() {
             Listed::Chain => self.shown.has_chain = true,
             Listed::HookRule(hook, is_jump) => {
                 let (Some((rules, position, count)), Some(above)) = (
@@ -29,12 +41,21 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 if is_jump && *position == 0 {
                     *position = *rules;
                 } else if *position == 0 && *rules <= 3 {
-                    note_above(above, line);
+                    note_above(above, self.lines.line());
                 }
             }
-            Listed::Ours(rule) => self.listed_rule(place, rule, now),
+            Listed::Ours(rule) => match self.task {
+                Task::Guard | Task::End => self.listed_rule(place, rule, now),
+                Task::List => {
+                    let _ = self.listing_ours.push(rule);
+                }
+                Task::Unblock { target, .. } if target.touches(rule.source) => {
+                    self.stale.get_mut(place).add(rule);
+                }
+                Task::Unblock { .. } => self.shown.has_foreign_rules = true,
+            },
             // Where our rules cannot have comments they look like that.
-            Listed::Plain(rule) if self.side(place).without_comment => {
+            Listed::Plain(rule) if self.table(place).lacks.comment => {
                 self.listed_rule(place, rule, now);
             }
             Listed::Plain(_) | Listed::Foreign => self.shown.has_foreign_rules = true,
@@ -62,7 +83,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             }
             // One that we took away, in whatever shape: a reload brought it back.
             self.shown.came_back = true;
-            return self.strays.get_mut(place).add(rule);
+            return self.stale.get_mut(place).add(rule);
         }
         if is_known && is_here {
             block.listing = listing;
@@ -82,12 +103,12 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             // Of two rules the one that lasts longer stays.
             if let Some(shorter) = self.rule(slot).filter(|_| is_in_kernel) {
                 let at = self.place(slot);
-                self.strays.get_mut(at).add(shorter);
+                self.stale.get_mut(at).add(shorter);
             }
             return self.adopt(place, rule, now);
         }
         // An older rule of a blocked source.
-        self.strays.get_mut(place).add(rule);
+        self.stale.get_mut(place).add(rule);
     }
 
     /// Whether a rule is of this boot and its end lies behind the block's.
@@ -110,20 +131,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// A rule of an earlier run, or one put back by somebody.
     fn adopt(&mut self, place: Place, rule: Rule, now: Instant) {
-        let slot = match self.blocks.find(&rule.source) {
-            Some(slot) => slot,
-            None => match self.new_slot(rule.source) {
-                Ok(slot) => slot,
-                Err(Full) => return,
-            },
-        };
-        self.adopted += 1;
         let (block, stage) = self.adopted_block(place, &rule, now);
-        if let Some(value) = self.blocks.value_mut(slot) {
-            *value = block;
-        }
-        self.set_stage(slot, stage);
-        self.next_end = self.next_end.min(block.end);
+        self.adopted += u64::from(self.put(rule.source, &block, stage).is_ok());
     }
 
     fn adopted_block(&self, place: Place, rule: &Rule, now: Instant) -> (Block, Stage) {
@@ -171,62 +180,63 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     pub(super) fn reconcile(&mut self, place: Place, now: Instant) {
         let shown = self.shown;
         let has_blocks = self.has_blocks(place);
-        let side = self.side_mut(place);
+        let table = self.table_mut(place);
         let is_jump_lost = shown.hooks.iter().any(|(_, position, _)| *position == 0);
-        let is_reload = side.has_chain && (!shown.has_chain || is_jump_lost) || shown.came_back;
-        (side.next_listing, side.last_listing) = (now.after(VERIFY_PERIOD), now);
-        (side.is_known, side.has_chain) = (true, shown.has_chain);
-        side.had_chain |= shown.has_chain;
-        side.has_foreign_rules = shown.has_foreign_rules;
-        for (jump, (_, position, count)) in side.jumps.iter_mut().zip(shown.hooks) {
+        let is_reload =
+            table.chain.exists() && (!shown.has_chain || is_jump_lost) || shown.came_back;
+        (table.next_listing, table.last_listing) = (now.after(VERIFY_PERIOD), now);
+        table.is_known = true;
+        table.had_chain |= shown.has_chain;
+        table.chain = match (shown.has_chain, shown.has_foreign_rules) {
+            (false, _) => Chain::Absent,
+            (true, false) => Chain::Ours,
+            (true, true) => Chain::Shared,
+        };
+        for (jump, (_, position, count)) in table.jumps.iter_mut().zip(shown.hooks) {
             jump.seen(position, count, has_blocks, now);
         }
         if is_reload && has_blocks {
             self.repairs += 1;
         }
-        for stage in [Stage::Added, Stage::Standing] {
-            self.for_each(stage, place, |firewall, slot| {
-                if firewall.is_listed(slot) {
-                    return;
-                }
-                if is_reload {
-                    firewall.set_stage(slot, Stage::Lost);
-                } else {
-                    firewall.end_block(slot, EndReason::Operator, now);
-                }
-            });
+        for stage in [
+            Stage::Added,
+            Stage::Standing,
+            Stage::Expired,
+            Stage::Lost,
+            Stage::Wanted,
+        ] {
+            let mut walk = self.walk(stage, Some(place));
+            while let Some(slot) = self.step(&mut walk) {
+                self.reconcile_block(slot, stage, is_reload, now);
+            }
         }
-        self.for_each(Stage::Expired, place, |firewall, slot| {
-            if !firewall.is_listed(slot) {
-                let reason = firewall.blocks.value(slot).map(|block| block.end_reason);
-                firewall.end_block(slot, reason.unwrap_or_default(), now);
-            }
-        });
-        self.for_each(Stage::Lost, place, |firewall, slot| {
-            let is_listed = firewall.is_listed(slot);
-            let Some(block) = firewall.blocks.value_mut(slot) else {
-                return;
-            };
-            match (is_listed, block.renewed) {
-                (false, Some(comment)) => {
-                    (block.comment, block.renewed) = (comment, None);
-                    block.scope = block.scope.renewed();
-                }
-                (true, None) => firewall.set_stage(slot, Stage::Standing),
-                (true, Some(_)) | (false, None) => {}
-            }
-        });
-        self.for_each(Stage::Wanted, place, |firewall, slot| {
-            if firewall.is_listed(slot) {
-                firewall.set_stage(slot, Stage::Added);
-            }
-        });
     }
 
-    fn is_listed(&self, slot: Slot) -> bool {
-        self.blocks
-            .value(slot)
-            .is_some_and(|block| block.listing == self.listing)
+    fn reconcile_block(&mut self, slot: Slot, stage: Stage, is_reload: bool, now: Instant) {
+        let Some(block) = self.blocks.value_mut(slot) else {
+            return;
+        };
+        let is_listed = block.listing == self.listing;
+        let reason = block.end_reason;
+        match (stage, is_listed) {
+            (Stage::Added | Stage::Standing, false) if is_reload => {
+                self.set_stage(slot, Stage::Lost);
+            }
+            (Stage::Added | Stage::Standing, false) => {
+                self.end_block(slot, EndReason::Operator, now);
+            }
+            (Stage::Expired, false) => self.end_block(slot, reason, now),
+            (Stage::Lost, false) => block.renew(),
+            (Stage::Lost, true) if block.renewed.is_none() => {
+                self.set_stage(slot, Stage::Standing);
+            }
+            (Stage::Wanted, true) => self.set_stage(slot, Stage::Added),
+            (Stage::Added | Stage::Standing | Stage::Expired | Stage::Lost, true)
+            | (Stage::Wanted, false) => {}
+            // Not walked: a change is under way, or the block is over.
+            (Stage::Adding | Stage::Restoring | Stage::Removing, _)
+            | (Stage::Removed | Stage::Refused | Stage::Ended, _) => {}
+        }
     }
 }
 

@@ -19,12 +19,15 @@
 
 mod child;
 pub mod comment;
+pub mod explanation;
+mod filter_table;
 pub mod iptables;
 mod jump;
 mod listing;
 mod place;
 
-pub use child::{EXPLANATION_MAX, Failure, FailureReason, Overdue, lacks_tables, speaks_of};
+pub use child::{Failure, FailureReason, Overdue};
+pub use explanation::{EXPLANATION_MAX, Explanation};
 
 use heapless::Vec;
 
@@ -33,13 +36,14 @@ use crate::detector::{Data, Scan};
 use crate::host::{Host, Protection};
 use crate::label::{Label, label};
 use crate::limits::{CHILD_DEADLINE, CHILD_GRACE, STRIKE_MEMORY};
+use crate::options::Target;
 use crate::table::{Blank, Full, HashKey, Slot, Table};
 use crate::text::Text;
 use crate::time::{Duration, Instant};
-use child::{Job, Running, Strays};
+use child::{Job, Running, StaleRules};
 use comment::{Comment, Facts};
+use filter_table::{Backoff, FilterTable};
 use iptables::{Flavour, Hook, Lines, Program, Rule, Scope, Tool};
-use jump::Jump;
 use place::{PerPlace, Place};
 
 /// Where a block stands; also its class in the table.
@@ -191,9 +195,8 @@ struct Block {
     renewed: Option<Comment>,
     /// Commands of its own that failed in a row.
     failures: u32,
-    /// No command before this, and how long the wait was.
-    retry: Instant,
-    backoff: Duration,
+    /// No command of its own before that is over.
+    retry: Backoff,
     /// When the kernel had it.
     confirmed: Instant,
     /// The number of the listing that showed it last.
@@ -214,90 +217,10 @@ impl Blank for Block {
         comment: Comment::BLANK,
         renewed: None,
         failures: 0,
-        retry: Instant::BOOT,
-        backoff: Duration::ZERO,
+        retry: Backoff::NONE,
         confirmed: Instant::BOOT,
         listing: 0,
     };
-}
-
-/// What we know of one filter table.
-#[derive(Clone, Copy)]
-struct Side {
-    /// What reaches it. Until that `is_found`, for a preferred table what is
-    /// tried next; the other flavour's is left alone.
-    program: Program,
-    is_found: bool,
-    /// A listing succeeded since the last failure.
-    is_known: bool,
-    has_chain: bool,
-    has_foreign_rules: bool,
-    /// Those in INPUT and FORWARD.
-    jumps: [Jump; 2],
-    next_listing: Instant,
-    last_listing: Instant,
-    /// Tools older than 1.4.20 (restore: 1.6.2) know no `-w`.
-    without_wait: bool,
-    /// Kernels or tools without these matches get rules without them.
-    without_addrtype: bool,
-    without_comment: bool,
-    /// There was a chain of ours: a reload may bring it back.
-    had_chain: bool,
-    /// Listing failed: no command before this.
-    retry: Instant,
-    backoff: Duration,
-    /// What is nobody's block (a stray rule, a jump, the empty chain) could not
-    /// be put right: not before this.
-    chores_retry: Instant,
-    chores_backoff: Duration,
-    /// The last change of a block failed.
-    has_refused: bool,
-    /// A batch failed: one change at a time until all are through, so that one
-    /// refused entry never vetoes the others.
-    one_by_one: bool,
-}
-
-impl Side {
-    const UNKNOWN: Self = Self {
-        program: Program::Preferred,
-        is_found: false,
-        is_known: false,
-        has_chain: false,
-        has_foreign_rules: false,
-        jumps: [Jump::NONE; 2],
-        next_listing: Instant::BOOT,
-        last_listing: Instant::BOOT,
-        without_wait: false,
-        without_addrtype: false,
-        without_comment: false,
-        had_chain: false,
-        retry: Instant::BOOT,
-        backoff: Duration::ZERO,
-        chores_retry: Instant::BOOT,
-        chores_backoff: Duration::ZERO,
-        has_refused: false,
-        one_by_one: false,
-    };
-
-    fn tool(&self, is_ipv6: bool) -> Tool {
-        Tool {
-            is_ipv6,
-            program: self.program,
-            waits: !self.without_wait,
-        }
-    }
-
-    /// Whether it was listed, or will not be soon.
-    fn is_settled(&self) -> bool {
-        self.last_listing != Instant::BOOT || self.backoff != Duration::ZERO
-    }
-
-    /// Whether its listing was understood and it took our last block. The other
-    /// flavour's is nobody's loss where it never held anything of ours.
-    fn works(&self, place: Place) -> bool {
-        let is_understood = self.is_known || self.backoff == Duration::ZERO;
-        is_understood && !self.has_refused || place.is_other && !self.had_chain
-    }
 }
 
 /// What a listing has shown so far.
@@ -335,26 +258,26 @@ pub enum Notice {
     },
     /// The last check refused.
     Refused {
-        /// Who.
+        /// The source.
         source: Network,
         /// Why.
         refusal: Refusal,
     },
     /// The kernel drops the source no longer.
     Unblocked {
-        /// Who.
+        /// The source.
         source: Network,
         /// Why.
         reason: EndReason,
     },
-    /// Our jump is not the first rule and stays where it is: whoever moves it
-    /// would move it again.
+    /// Our jump is not the first rule and stays where it is: it would only be
+    /// pushed down again.
     JumpStays {
         /// The chain it stands in.
         hook: Hook,
-        /// Whose that is.
+        /// The tool whose chain that is.
         tool: Tool,
-        /// It is moved again if nobody touches it for so long.
+        /// It is moved again if its position does not change for so long.
         wait: Duration,
         /// The first rules above it, printable bytes only.
         above: Text<ABOVE_MAX>,
@@ -364,11 +287,11 @@ pub enum Notice {
 /// Bytes kept of the rules above our jump.
 pub const ABOVE_MAX: usize = 160;
 
-/// How long after a block was confirmed a new connection of its source throws
-/// doubt on it.
-const DOUBT: Duration = Duration::from_millis(500);
-/// Listings that doubt asks for are at least this far apart.
-const DOUBT_PERIOD: Duration = Duration::from_secs(1);
+/// How long after a block was confirmed a new connection of its source hints
+/// that the rule is gone.
+const VERIFY_AFTER: Duration = Duration::from_millis(500);
+/// Listings that such connections ask for are at least this far apart.
+const VERIFY_GAP: Duration = Duration::from_secs(1);
 /// Scans wait so long for the first listing.
 const SETTLING: Duration = Duration::from_secs(2);
 /// The period of --max-blocks-per-minute.
@@ -388,6 +311,43 @@ pub struct Policy<'a> {
     /// Whether the kernel holds legacy filter tables, for IPv4 and IPv6: only
     /// then is the legacy tool asked, which would make them.
     pub has_legacy: [bool; 2],
+}
+
+/// What commands are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Task {
+    /// Blocks are made, kept and ended. First and with a tag of its own, so
+    /// that it is all zero bytes.
+    Guard,
+    /// The process is about to end: from now on what may hold blocks is listed
+    /// once more, and what holds none is taken away. An operator may have lifted
+    /// the last one since the last listing.
+    End,
+    /// Every table is listed once.
+    List,
+    /// Rules are taken away.
+    Unblock {
+        /// Those that this touches.
+        target: Target,
+        /// A chain that became empty is left to the daemon that runs.
+        keeps_chain: bool,
+    },
+}
+
+impl Task {
+    /// Whether each table is dealt with once: what fails is not tried again.
+    fn is_single_pass(self) -> bool {
+        matches!(self, Self::List | Self::Unblock { .. })
+    }
+
+    fn keeps_chain(self) -> bool {
+        match self {
+            Self::Guard | Self::End => false,
+            Self::List => true,
+            Self::Unblock { keeps_chain, .. } => keeps_chain,
+        }
+    }
 }
 
 /// Which commands fail where blocking is wanted.
@@ -412,6 +372,13 @@ impl Unusable {
     }
 }
 
+/// A walk over blocks. What is moved on to its end meanwhile is not of it.
+struct Walk {
+    next: Option<Slot>,
+    left: usize,
+    place: Option<Place>,
+}
+
 /// Up to `N` blocks, with an index of `I`.
 pub struct Firewall<const N: usize, const I: usize> {
     boot_id: u32,
@@ -420,28 +387,31 @@ pub struct Firewall<const N: usize, const I: usize> {
     has_ipv6: bool,
     blocks: Table<Network, Block, N, I, 11>,
     has_legacy: [bool; 2],
-    sides: PerPlace<Side>,
+    tables: PerPlace<FilterTable>,
     running: Running,
     lines: Lines,
     listing: u32,
     shown: Shown,
     /// What --version said last.
     flavour: Flavour,
-    strays: PerPlace<Strays>,
+    stale: PerPlace<StaleRules>,
     adopted: u64,
     enabled_at: Instant,
     /// Rules that the listing showed above our jumps in INPUT and FORWARD.
     above: [Text<ABOVE_MAX>; 2],
-    /// The process ends: nothing new is begun.
-    is_ending: bool,
+    task: Task,
+    /// What `Task::List` found in the table that was listed last.
+    listing_ours: Vec<Rule, N>,
+    /// Rules that `Task::Unblock` took away.
+    removed: u64,
     max_per_minute: u32,
     window: Duration,
     minute: Instant,
     minute_count: u32,
-    explanation: Text<EXPLANATION_MAX>,
+    explanation: Explanation,
     /// No block ends before this.
     next_end: Instant,
-    /// Whose turn it was.
+    /// The number of the place that comes first next time.
     turn: usize,
     repairs: u64,
     evictions: u64,
@@ -457,17 +427,19 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             has_ipv6: false,
             blocks: Table::new(),
             has_legacy: [false; 2],
-            sides: PerPlace::new([Side::UNKNOWN; 4]),
+            tables: PerPlace::new([FilterTable::UNKNOWN; 4]),
             running: Running::NONE,
             lines: Lines::new(),
             listing: 0,
             shown: Shown::NOTHING,
             flavour: Flavour::Nft,
-            strays: PerPlace::new([const { Strays::NONE }; 4]),
+            stale: PerPlace::new([const { StaleRules::NONE }; 4]),
             adopted: 0,
             enabled_at: Instant::BOOT,
             above: [const { Text::new() }; 2],
-            is_ending: false,
+            task: Task::Guard,
+            listing_ours: Vec::new(),
+            removed: 0,
             max_per_minute: 0,
             window: Duration::ZERO,
             minute: Instant::BOOT,
@@ -482,7 +454,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Sets the secret and the rules of blocking. From then on commands are
     /// made.
-    pub fn enable(&mut self, hash_key: HashKey, policy: &Policy, now: Instant) {
+    pub fn enable(&mut self, hash_key: HashKey, policy: &Policy, task: Task, now: Instant) {
+        self.task = task;
         self.enabled_at = now;
         self.blocks.set_hash_key(hash_key);
         self.boot_id = policy.boot_id;
@@ -499,6 +472,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         self.has_ipv6 = true;
     }
 
+    /// Whether ip6tables is used.
+    pub fn has_ipv6(&self) -> bool {
+        self.has_ipv6
+    }
+
     /// Whether scans lead to blocks.
     pub fn is_enabled(&self) -> bool {
         self.is_enabled
@@ -513,7 +491,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     pub fn unusable(&self) -> Option<Unusable> {
         let fails = |is_ipv6| {
             let mut places = self.places();
-            places.any(|place| place.is_ipv6 == is_ipv6 && !self.side(place).works(place))
+            places.any(|place| place.is_ipv6 == is_ipv6 && !self.table(place).works(place))
         };
         match (fails(false), fails(true)) {
             (false, false) => None,
@@ -523,12 +501,12 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// Whether the rules that stand in the kernel are known, or will not be
-    /// soon: only then it is known who is blocked already.
+    /// soon: only then it is known which sources are blocked already.
     pub fn is_settled(&self, now: Instant) -> bool {
         let mut places = self.places();
         !self.is_enabled
             || now >= self.settled_at()
-            || places.all(|place| self.side(place).is_settled())
+            || places.all(|place| self.table(place).is_settled())
     }
 
     /// When waiting for the first listing ends in any case.
@@ -545,8 +523,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// there is a chain of ours.
     pub fn is_jump_first(&self) -> bool {
         self.places().all(|place| {
-            let side = self.side(place);
-            !side.has_chain || side.jumps.iter().all(|jump| jump.position == 1)
+            let table = self.table(place);
+            !table.chain.exists() || table.jumps.iter().all(|jump| jump.position == 1)
         })
     }
 
@@ -558,6 +536,24 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             self.blocks.find(&source)
         };
         slot.is_some_and(|slot| self.stage(slot).is_blocked())
+    }
+
+    /// The rules of ours that `Task::List` found in the table listed last, whose
+    /// flavour that is, and the boot they are to be of.
+    pub fn take_listing(&mut self) -> (&mut Vec<Rule, N>, Flavour, u32) {
+        let place = self.running.place;
+        let flavour = match self.table(Place::other(place.is_ipv6)).program {
+            Program::Legacy if place.is_other => Flavour::Legacy,
+            Program::Legacy => Flavour::Nft,
+            Program::Preferred | Program::Nft if place.is_other => Flavour::Nft,
+            Program::Preferred | Program::Nft => Flavour::Legacy,
+        };
+        (&mut self.listing_ours, flavour, self.boot_id)
+    }
+
+    /// Rules that `Task::Unblock` took away.
+    pub fn removed(&self) -> u64 {
+        self.removed
     }
 
     /// When the source's last block ended: connections first seen before are
@@ -582,18 +578,18 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// A blocked source opened a connection: if its rule should have kept it
-    /// out, the kernel is looked at soon.
-    pub fn doubt(&mut self, source: Network, now: Instant) {
+    /// out, its table is listed soon.
+    pub fn schedule_verify(&mut self, source: Network, now: Instant) {
         let slot = self.blocks.find(&source);
         let Some(slot) = slot.filter(|slot| self.stage(*slot) == Stage::Standing) else {
             return;
         };
         let confirmed = self.blocks.value(slot).map_or(now, |block| block.confirmed);
         let place = self.place(slot);
-        if now.since(confirmed) > DOUBT {
-            let side = self.side_mut(place);
-            let soon = side.last_listing.after(DOUBT_PERIOD).max(now);
-            side.next_listing = side.next_listing.min(soon);
+        if now.since(confirmed) > VERIFY_AFTER {
+            let table = self.table_mut(place);
+            let soon = table.last_listing.after(VERIFY_GAP).max(now);
+            table.next_listing = table.next_listing.min(soon);
         }
     }
 
@@ -604,17 +600,16 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             let protection = host.protected(*source);
             protection.is_some_and(|one| one != Protection::HostUnknown)
         };
-        for place in Place::ALL {
-            for stage in [Stage::Standing, Stage::Lost] {
-                self.for_each(stage, place, |firewall, slot| {
-                    if !firewall.blocks.key(slot).is_some_and(is_protected) {
-                        return;
-                    }
-                    if let Some(block) = firewall.blocks.value_mut(slot) {
-                        block.end_reason = EndReason::Protected;
-                    }
-                    firewall.set_stage(slot, Stage::Expired);
-                });
+        for stage in [Stage::Standing, Stage::Lost] {
+            let mut walk = self.walk(stage, None);
+            while let Some(slot) = self.step(&mut walk) {
+                if !self.blocks.key(slot).is_some_and(is_protected) {
+                    continue;
+                }
+                if let Some(block) = self.blocks.value_mut(slot) {
+                    block.end_reason = EndReason::Protected;
+                }
+                self.set_stage(slot, Stage::Expired);
             }
         }
     }
@@ -664,7 +659,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         (self.blocks.len(), N)
     }
 
-    /// Memories that gave way to newer blocks so far.
+    /// Memories evicted for newer blocks so far.
     pub fn evictions(&self) -> u64 {
         self.evictions
     }
@@ -676,29 +671,42 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Wants a scanner blocked. `Full` where every slot holds a block.
     pub fn block(&mut self, scan: &Scan, now: Instant) -> Result<(), Full> {
-        let slot = match self.blocks.find(&scan.source) {
-            Some(slot) if self.stage(slot).is_blocked() => return Ok(()),
-            Some(slot) => slot,
-            None => self.new_slot(scan.source)?,
-        };
-        let before = self.blocks.value(slot).copied().unwrap_or(Block::BLANK);
-        let strikes = before.strikes.saturating_add(1);
+        let slot = self.blocks.find(&scan.source);
+        if slot.is_some_and(|slot| self.stage(slot).is_blocked()) {
+            return Ok(());
+        }
+        let before = slot.and_then(|slot| self.blocks.value(slot));
+        let (strikes, ended) =
+            before.map_or((0, Instant::BOOT), |block| (block.strikes, block.ended));
+        let strikes = strikes.saturating_add(1);
         let end = self.end(strikes, now);
         let facts = self.facts(strikes, end, now.as_secs(), scan.data());
-        if let Some(block) = self.blocks.value_mut(slot) {
-            *block = Block {
-                end,
-                // Until this one stands, the last one's end is what counts.
-                ended: before.ended,
-                since_seconds: now.as_secs(),
-                strikes,
-                data: scan.data(),
-                comment: facts.write(&scan.ports),
-                ..Block::BLANK
-            };
+        let block = Block {
+            end,
+            // Until this one stands, the last one's end is what counts.
+            ended,
+            since_seconds: now.as_secs(),
+            strikes,
+            data: scan.data(),
+            comment: facts.write(&scan.ports),
+            ..Block::BLANK
+        };
+        self.put(scan.source, &block, Stage::Wanted)
+    }
+
+    /// Notes a source's block in the place of what is known of an earlier one.
+    /// `Full` where every slot holds a block.
+    #[inline(never)]
+    fn put(&mut self, source: Network, block: &Block, stage: Stage) -> Result<(), Full> {
+        let slot = match self.blocks.find(&source) {
+            Some(slot) => slot,
+            None => self.new_slot(source)?,
+        };
+        if let Some(value) = self.blocks.value_mut(slot) {
+            *value = *block;
         }
-        self.set_stage(slot, Stage::Wanted);
-        self.next_end = self.next_end.min(end);
+        self.set_stage(slot, stage);
+        self.next_end = self.next_end.min(block.end);
         Ok(())
     }
 
@@ -708,20 +716,12 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             self.blocks.remove(oldest);
             self.evictions += 1;
         }
-        self.blocks
-            .insert(source, Block::BLANK, Stage::Ended as usize)
+        self.blocks.place(source, Stage::Ended as usize)
     }
 
     /// Ends are whole seconds, rounded up, as the comment says them.
     fn end(&self, strikes: u32, now: Instant) -> Instant {
-        let index = (strikes as usize).saturating_sub(1);
-        match self
-            .lengths
-            .get(index)
-            .or(self.lengths.last())
-            .copied()
-            .flatten()
-        {
+        match self.nominal_length(strikes) {
             Some(length) => Instant::from_secs(now.after(length).as_secs_rounded_up()),
             None => Instant::NEVER,
         }
@@ -742,15 +742,14 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
     }
 
-    /// The process is about to end: from now on `command` only lists what may
-    /// hold blocks, once more, and takes away what holds none: an operator may
-    /// have lifted the last one since we looked.
+    /// The process is about to end.
     pub fn begin_end(&mut self, now: Instant) {
-        self.is_ending = true;
-        for place in Place::ALL {
-            let side = self.side_mut(place);
-            (side.next_listing, side.retry) = (now, now);
-            side.chores_retry = now;
+        self.task = Task::End;
+        for place in Place::all() {
+            let table = self.table_mut(place);
+            table.next_listing = now;
+            table.retry.hold(now);
+            table.housekeeping.hold(now);
         }
     }
 
@@ -775,13 +774,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
         self.next_end = Instant::NEVER;
         for stage in [Stage::Wanted, Stage::Added, Stage::Standing, Stage::Lost] {
-            let mut next = self.blocks.oldest(stage as usize);
-            while let Some(slot) = next {
-                next = self.blocks.younger(slot);
-                let end = self
-                    .blocks
-                    .value(slot)
-                    .map_or(Instant::NEVER, |block| block.end);
+            let mut walk = self.walk(stage, None);
+            while let Some(slot) = self.step(&mut walk) {
+                let block = self.blocks.value(slot);
+                let end = block.map_or(Instant::NEVER, |block| block.end);
                 if end > now {
                     self.next_end = self.next_end.min(end);
                 } else if stage == Stage::Wanted {
@@ -794,20 +790,17 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// Blocks held back until their evidence left the window are given up:
-    /// who goes on scanning is seen again.
+    /// a source that goes on scanning is seen again.
     fn drop_held_back(&mut self, now: Instant) {
-        let window = self.window;
-        for place in Place::ALL {
-            self.for_each(Stage::Wanted, place, |firewall, slot| {
-                let block = firewall.blocks.value(slot);
-                let is_old = block.is_some_and(|block| {
-                    block.failures == 0
-                        && now.since(Instant::from_secs(block.since_seconds)) > window
-                });
-                if is_old {
-                    firewall.refuse(slot, Refusal::Rate);
-                }
+        let mut walk = self.walk(Stage::Wanted, None);
+        while let Some(slot) = self.step(&mut walk) {
+            let is_old = self.blocks.value(slot).is_some_and(|block| {
+                let age = now.since(Instant::from_secs(block.since_seconds));
+                block.failures == 0 && age > self.window
             });
+            if is_old {
+                self.refuse(slot, Refusal::Rate);
+            }
         }
     }
 
@@ -875,15 +868,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         })
     }
 
-    /// A jump that stays where it is. Said right after the listing that told, so
+    /// A jump that stays where it is. Said right after the listing that showed it, so
     /// that what stands above is of the same place.
     fn next_jump_notice(&mut self) -> Option<Notice> {
-        for place in Place::ALL {
-            let side = self.sides.get_mut(place);
-            let tool = side.tool(place.is_ipv6);
-            let hooks = side.jumps.iter_mut().zip(&self.above).zip(Hook::ALL);
+        for place in Place::all() {
+            let table = self.tables.get_mut(place);
+            let tool = table.tool(place.is_ipv6);
+            let hooks = table.jumps.iter_mut().zip(&self.above).zip(Hook::ALL);
             for ((jump, above), hook) in hooks {
-                if let Some(wait) = jump.take_told() {
+                if let Some(wait) = jump.take_report() {
                     let above = above.clone();
                     return Some(Notice::JumpStays {
                         hook,
@@ -909,6 +902,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
     }
 
+    /// How long a block of a source with so many strikes lasts; `None` for ever.
+    #[inline(never)]
     fn nominal_length(&self, strikes: u32) -> Option<Duration> {
         let index = (strikes as usize).saturating_sub(1);
         self.lengths
@@ -933,20 +928,20 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
         let mut deadline = self.next_end;
         for place in self.places() {
-            let side = self.side(place);
-            if !side.is_known {
-                deadline = deadline.min(side.retry);
-            } else if side.had_chain {
-                deadline = deadline.min(side.next_listing.max(side.retry));
+            let table = self.table(place);
+            if !table.is_known {
+                deadline = deadline.min(table.retry.until);
+            } else if table.had_chain {
+                deadline = deadline.min(table.next_listing.max(table.retry.until));
             }
-            if self.has_strays(place) || self.lacks_jump(place) || self.may_remove_chain(place) {
-                deadline = deadline.min(side.chores_retry.max(side.retry));
+            if self.has_stale_rules(place) || self.lacks_jump(place) || self.may_remove_chain(place)
+            {
+                deadline = deadline.min(table.housekeeping.until.max(table.retry.until));
             }
         }
         for stage in [Stage::Expired, Stage::Lost, Stage::Wanted] {
-            let mut next = self.blocks.oldest(stage as usize);
-            while let Some(slot) = next {
-                next = self.blocks.younger(slot);
+            let mut walk = self.walk(stage, None);
+            while let Some(slot) = self.step(&mut walk) {
                 let (Some(source), Some(block)) = (self.blocks.key(slot), self.blocks.value(slot))
                 else {
                     break;
@@ -954,7 +949,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 if source.is_ipv6() && !self.has_ipv6 {
                     continue;
                 }
-                let mut due = block.retry.max(self.side(self.place(slot)).retry);
+                let mut due = block
+                    .retry
+                    .until
+                    .max(self.table(self.place(slot)).retry.until);
                 let is_held_back = self.minute_count >= self.max_per_minute;
                 if stage == Stage::Wanted && block.failures == 0 && is_held_back {
                     due = due.max(self.minute.after(MINUTE));
@@ -969,16 +967,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// The filter tables that matter here.
     fn places(&self) -> impl Iterator<Item = Place> + use<'_, N, I> {
-        let all = Place::ALL.into_iter();
-        all.filter(|place| self.is_present(*place))
+        Place::all().filter(|place| self.is_present(*place))
     }
 
     /// Each family's preferred table is; after that was listed, the other
     /// flavour's is where there may be rules of ours in it.
     fn is_present(&self, place: Place) -> bool {
         let has_family = self.has_ipv6 || !place.is_ipv6;
-        let preferred = self.side(Place::preferred(place.is_ipv6));
-        let is_beside = self.side(place).is_found && preferred.is_settled();
+        let preferred = self.table(Place::preferred(place.is_ipv6));
+        let is_beside = self.table(place).is_found && preferred.is_settled();
         has_family && (!place.is_other || is_beside)
     }
 
@@ -987,7 +984,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     fn active(&self, is_ipv6: bool) -> Place {
         let preferred = Place::preferred(is_ipv6);
         let other = preferred.beside();
-        if self.side(other).has_chain && !self.side(preferred).has_chain {
+        if self.table(other).chain.exists() && !self.table(preferred).chain.exists() {
             other
         } else {
             preferred
@@ -1004,25 +1001,25 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
     }
 
-    fn side(&self, place: Place) -> &Side {
-        self.sides.get(place)
+    fn table(&self, place: Place) -> &FilterTable {
+        self.tables.get(place)
     }
 
-    fn side_mut(&mut self, place: Place) -> &mut Side {
-        self.sides.get_mut(place)
+    fn table_mut(&mut self, place: Place) -> &mut FilterTable {
+        self.tables.get_mut(place)
     }
 
     /// Whether blocking a source of this family has to wait for the firewall.
     pub fn is_failing(&self, is_ipv6: bool) -> bool {
-        let side = self.side(self.active(is_ipv6));
-        side.backoff != Duration::ZERO || side.has_refused
+        let table = self.table(self.active(is_ipv6));
+        table.retry.is_failing() || table.has_refused
     }
 
     /// Whether a place's chain is of use. At the end what is only wanted never
     /// comes.
     fn has_blocks(&self, place: Place) -> bool {
         self.blocks.iter().any(|(slot, _, _)| {
-            let is_of_use = if self.is_ending {
+            let is_of_use = if self.task == Task::End {
                 self.stands(slot)
             } else {
                 self.stage(slot).is_blocked()
@@ -1049,19 +1046,26 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         })
     }
 
-    /// Visits each block that is in `stage` now; the visit may move it on.
-    fn for_each(&mut self, stage: Stage, place: Place, mut visit: impl FnMut(&mut Self, Slot)) {
-        let mut next = self.blocks.oldest(stage as usize);
-        let mut left = self.blocks.class_len(stage as usize);
-        while let Some(slot) = next {
-            next = self.blocks.younger(slot);
-            if left == 0 {
-                return;
-            }
-            left -= 1;
-            if self.place(slot) == place {
-                visit(self, slot);
+    /// A walk over the blocks that are in `stage` now: those of one place, or
+    /// of all.
+    #[inline(never)]
+    fn walk(&self, stage: Stage, place: Option<Place>) -> Walk {
+        Walk {
+            next: self.blocks.oldest(stage as usize),
+            left: self.blocks.class_len(stage as usize),
+            place,
+        }
+    }
+
+    /// The next block of a walk; it may be moved to another stage then.
+    fn step(&self, walk: &mut Walk) -> Option<Slot> {
+        while let Some(slot) = walk.next {
+            walk.left = walk.left.checked_sub(1)?;
+            walk.next = self.blocks.younger(slot);
+            if walk.place.is_none_or(|place| self.place(slot) == place) {
+                return Some(slot);
             }
         }
+        None
     }
 }

@@ -13,12 +13,22 @@ pub struct Place {
 }
 
 impl Place {
-    pub const ALL: [Self; 4] = [
-        Self::preferred(false),
-        Self::preferred(true),
-        Self::preferred(false).beside(),
-        Self::preferred(true).beside(),
-    ];
+    /// How many there are.
+    pub const COUNT: usize = 4;
+
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..Self::COUNT).map(Self::at)
+    }
+
+    /// The one with this number, of which bits beyond `COUNT` do not matter:
+    /// the preferred tables come first, of each flavour that of IPv4.
+    pub const fn at(index: usize) -> Self {
+        Self {
+            is_ipv6: index & 1 != 0,
+            is_other: index & 2 != 0,
+        }
+    }
 
     /// The table of `iptables` or `ip6tables`, whatever its flavour.
     pub const fn preferred(is_ipv6: bool) -> Self {
@@ -28,7 +38,12 @@ impl Place {
         }
     }
 
-    /// Its number in `ALL`.
+    /// The table of the other flavour.
+    pub const fn other(is_ipv6: bool) -> Self {
+        Self::preferred(is_ipv6).beside()
+    }
+
+    /// Its number.
     const fn index(self) -> usize {
         self.is_ipv6 as usize + 2 * self.is_other as usize
     }
@@ -47,7 +62,7 @@ impl Place {
 pub struct PerPlace<T>([T; 4]);
 
 impl<T> PerPlace<T> {
-    /// In the order of `Place::ALL`.
+    /// In the order of `Place::all`.
     pub const fn new(values: [T; 4]) -> Self {
         Self(values)
     }

@@ -1,11 +1,12 @@
 //! Stories of where blocks stand and what others do there: two flavours, jumps
 //! that are pushed down, rules of earlier versions, the end of the process.
 
-use super::fake_kernel::{FakeKernel, Mishap, Tools};
+use super::fake_kernel::{Command, FakeKernel, Mishap, Tools};
 use super::filter_table::FilterTable;
 use super::run::Run;
 use super::stories::{NEIGHBOUR, SCANNER, host, started};
 use crate::daemon::Flow;
+use crate::kernel::Claim;
 use crate::limits::{DESTROYS_PER_TURN, DOOMED, MOVE_MEMORY, VERIFY_PERIOD};
 use crate::time::Duration;
 
@@ -578,6 +579,92 @@ fn both_flavours_are_listed_and_lifted() {
         for tables in [&run.kernel.tables, &run.kernel.other_tables] {
             assert_eq!(tables[side], FilterTable::new());
         }
+    }
+}
+
+fn restores(run: &Run) -> usize {
+    let is_restore = |one: &&Command| one.words.contains("-restore");
+    run.kernel.commands.iter().filter(is_restore).count()
+}
+
+#[test]
+fn more_rules_than_a_batch_takes_are_lifted_and_the_chain_with_its_jumps() {
+    let mut run = host();
+    let table = &mut run.kernel.tables[0];
+    let rules = (1..=150).map(|last| rule(&format!("192.0.2.{last}/32"), "", 0));
+    feed(table, &rules.collect::<Vec<_>>());
+    table.command("-I FORWARD 1 -j TCPPARSER").unwrap();
+    assert_eq!(run.one_shot(&["--unblock", "all"]), "150 blocks removed\n");
+    assert_eq!(run.kernel.tables[0], FilterTable::new());
+}
+
+#[test]
+fn only_what_is_meant_is_lifted() {
+    let rules = ["192.0.2.7/32", "192.0.2.8/32"].map(|source| rule(source, "", 0));
+    let mut run = host();
+    feed(&mut run.kernel.tables[0], &rules);
+    let output = run.one_shot(&["--unblock", "192.0.2.7"]);
+    assert_eq!(output, "1 block removed\n");
+    assert_eq!(run.kernel.tables[0].blocks(), [&*rules[1]]);
+    // A rule of somebody else keeps the chain.
+    let mut run = host();
+    feed(&mut run.kernel.tables[0], &rules);
+    let foreign = "-s 192.0.2.9/32 -j ACCEPT";
+    let command = format!("-A TCPPARSER {foreign}");
+    run.kernel.tables[0].command(&command).unwrap();
+    let output = run.one_shot(&["--unblock", "all"]);
+    assert_eq!(output, "2 blocks removed\n");
+    assert_eq!(run.kernel.tables[0].blocks(), [foreign]);
+    // So does a daemon that runs.
+    let mut run = host();
+    run.kernel.claims.push_back(Claim::Silent);
+    feed(&mut run.kernel.tables[0], &rules);
+    let output = run.one_shot(&["--unblock", "all"]);
+    assert_eq!(output, "2 blocks removed\n");
+    assert!(run.kernel.tables[0].blocks().is_empty());
+    assert!(run.kernel.tables[0].has_chain("TCPPARSER"));
+}
+
+/// A block that ends meanwhile vetoes the whole batch.
+#[test]
+fn a_batch_that_fails_is_made_anew_and_not_for_ever() {
+    let rules = ["192.0.2.7/32", "192.0.2.8/32"].map(|source| rule(source, "", 0));
+    for failures in 0..4 {
+        let mut run = host();
+        feed(&mut run.kernel.tables[0], &rules);
+        let faults = [Mishap::None, Mishap::None];
+        run.kernel.mishaps.extend(faults);
+        for _ in 0..failures {
+            run.kernel.mishaps.extend([Mishap::Exit(1), Mishap::None]);
+        }
+        if failures < 3 {
+            let output = run.one_shot(&["--unblock", "all"]);
+            assert_eq!(output, "2 blocks removed\n");
+            // With the batch that takes the chain.
+            assert_eq!(restores(&run), failures + 2);
+        } else {
+            assert_eq!(run.start(&["--unblock", "all"]), Flow::Exit(1));
+            assert_eq!(restores(&run), 3);
+            let said = run.complaints();
+            let words = "tcpparser: iptables cannot be changed: ";
+            assert!(said.starts_with(words), "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_listing_that_hangs_is_ended() {
+    for ignores_sigterm in [false, true] {
+        let mut run = host();
+        run.kernel.faults.mishap = Mishap::Hangs {
+            ignores_sigterm,
+            closes_output: false,
+            worked: false,
+        };
+        assert_eq!(run.start(&["--list"]), Flow::Exit(1));
+        let said = run.complaints();
+        let words = "tcpparser: the firewall cannot be listed: ";
+        assert!(said.starts_with(words), "{said}");
     }
 }
 

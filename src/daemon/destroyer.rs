@@ -102,7 +102,7 @@ impl Destroyer {
         };
         let request = dump_request(family, FULL_STATES, peers);
         let doomed = &mut self.doomed;
-        diag_search(kernel, buffer, &request, |socket| {
+        diag_search(kernel, buffer, &request, &mut |socket| {
             if is_blocked(socket.remote.address) {
                 let _ = doomed.push(socket);
             }

@@ -1,0 +1,495 @@
+//! The commands that carry out blocks: one child at a time, from the moment it
+//! is due to the report of its end, and the sockets of sources blocked.
+
+use core::mem;
+
+use crate::detector::{Data, Scan};
+use crate::firewall::comment::parse_hex;
+use crate::firewall::explanation::{is_forbidden, is_locked_out, lacks_capability, lacks_tables};
+use crate::firewall::{
+    Explanation, Failure, FailureReason, Notice, Overdue, Policy, Refusal, Task, Unusable,
+};
+use crate::host::{Host, Knowledge, Protection};
+use crate::kernel::{Child, Descriptor, Errno, Exit, Interest, Invocation, Kernel};
+use crate::limits::OUTPUT_BUFFER;
+use crate::metrics::{BlockFailure, CommandExit, Metrics};
+use crate::options::{FirewallChoice, Options};
+use crate::report;
+use crate::text::{Text, trim};
+use crate::time::{Duration, Instant};
+
+use super::destroyer::Destroyer;
+use super::output::{Output, local_time, log_error};
+use super::starting::read_small;
+use super::{Detector, Firewall};
+
+/// Reads of a child's output a turn: one that never stops writing must not
+/// hold up the rest.
+const CHILD_READS: usize = 64;
+
+/// What came of looking for the next command.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// None is due, or one is running already.
+    NotDue,
+    /// It runs now.
+    Running,
+    /// It could not be started: `not_started` says what that means.
+    Failed,
+}
+
+/// A command that ended.
+pub struct Ended {
+    /// `None` where it could not be started.
+    exit: Option<Exit>,
+    /// What the blocks it was about have to know of it.
+    pub failure: Option<Failure>,
+    duration: Duration,
+}
+
+/// The firewall and its child.
+pub struct Commands {
+    pub firewall: Firewall,
+    pub invocation: Invocation,
+    child: Option<Child>,
+    child_started: Instant,
+    /// The child closed its standard output, its standard error: always ready
+    /// to poll, and nothing to wait for.
+    child_has_closed: [bool; 2],
+    /// What was read last; of no meaning between calls.
+    pub buffer: [u8; OUTPUT_BUFFER],
+    destroyer: Destroyer,
+    has_named_way_out: bool,
+}
+
+impl Commands {
+    /// No child, no block; all bytes zero.
+    pub const fn new() -> Self {
+        Self {
+            firewall: Firewall::new(),
+            invocation: Invocation::new(),
+            child: None,
+            child_started: Instant::BOOT,
+            child_has_closed: [false; 2],
+            buffer: [0; OUTPUT_BUFFER],
+            destroyer: Destroyer::new(),
+            has_named_way_out: false,
+        }
+    }
+
+    /// Whether no child runs.
+    pub fn is_idle(&self) -> bool {
+        self.child.is_none()
+    }
+
+    /// The child's pipes that are still open at its end.
+    pub fn pipes(&self) -> impl Iterator<Item = Descriptor> + use<> {
+        let pipes = self.child.map(|child| [child.output, child.errors]);
+        let pipes = pipes.into_iter().flatten().zip(self.child_has_closed);
+        pipes
+            .filter(|(_, is_closed)| !is_closed)
+            .map(|(pipe, _)| pipe)
+    }
+
+    /// From now on commands are made, for `task`.
+    pub fn enable(&mut self, kernel: &mut impl Kernel, options: &Options, task: Task) {
+        let policy = Policy {
+            boot_id: boot_id(kernel).unwrap_or(0),
+            lengths: &options.block_times,
+            max_per_minute: options.max_blocks_per_minute,
+            window: options.window,
+            has_legacy: [
+                has_legacy_table(kernel, false),
+                has_legacy_table(kernel, true),
+            ],
+        };
+        let (key, now) = (kernel.hash_key(), kernel.boottime());
+        self.firewall.enable(key, &policy, task, now);
+    }
+
+    /// Runs the next command to its end, if one is due.
+    pub fn run(&mut self, kernel: &mut impl Kernel, host: &Host) -> Option<Ended> {
+        match self.start(kernel, host) {
+            Start::NotDue => None,
+            Start::Running => self.wait(kernel, Instant::NEVER),
+            Start::Failed => Some(self.not_started(kernel)),
+        }
+    }
+
+    /// Starts the next command, if one is due.
+    pub fn start(&mut self, kernel: &mut impl Kernel, host: &Host) -> Start {
+        let now = kernel.boottime();
+        if !self.is_idle() || !self.firewall.command(&mut self.invocation, host, now) {
+            return Start::NotDue;
+        }
+        self.child_started = now;
+        match kernel.spawn(&self.invocation) {
+            Ok(child) => {
+                (self.child, self.child_has_closed) = (Some(child), [false; 2]);
+                Start::Running
+            }
+            Err(_) => Start::Failed,
+        }
+    }
+
+    /// The command could not be started.
+    pub fn not_started(&mut self, kernel: &mut impl Kernel) -> Ended {
+        self.ended(kernel, None)
+    }
+
+    /// Reads what the child wrote, stops it past its deadline, and takes its
+    /// exit status.
+    #[inline(never)]
+    pub fn watch(&mut self, kernel: &mut impl Kernel) -> Option<Ended> {
+        let child = self.child?;
+        // Asked before reading: what is read afterwards is all there is.
+        let exit = kernel.reap(child.process);
+        self.read(kernel, child, exit.is_some());
+        if exit.is_some() {
+            kernel.close(child.output);
+            kernel.close(child.errors);
+            self.child = None;
+            return Some(self.ended(kernel, exit));
+        }
+        if let Some(step) = self.firewall.overdue(kernel.boottime()) {
+            kernel.kill_group(child.process, step == Overdue::Force);
+        }
+        None
+    }
+
+    fn read(&mut self, kernel: &mut impl Kernel, child: Child, has_ended: bool) {
+        // An ended child left at most two full pipes (pipe(7): 1 MiB at most).
+        let reads = if has_ended {
+            8 * CHILD_READS
+        } else {
+            CHILD_READS
+        };
+        let now = kernel.boottime();
+        let pipes = [child.output, child.errors].into_iter();
+        for (descriptor, has_closed) in pipes.zip(&mut self.child_has_closed) {
+            for _ in 0..reads {
+                match kernel.read(descriptor, &mut self.buffer) {
+                    Ok(0) => {
+                        *has_closed = true;
+                        break;
+                    }
+                    Ok(count) => {
+                        let bytes = self.buffer.get(..count).unwrap_or_default();
+                        if descriptor == child.output {
+                            self.firewall.output(bytes, now);
+                        } else {
+                            self.firewall.errors(bytes);
+                        }
+                    }
+                    Err(Errno::EINTR) => {}
+                    Err(_) => break,
+                }
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn ended(&mut self, kernel: &mut impl Kernel, exit: Option<Exit>) -> Ended {
+        let now = kernel.boottime();
+        Ended {
+            exit,
+            failure: self.firewall.finished(exit, now),
+            duration: now.since(self.child_started),
+        }
+    }
+
+    /// Waits for the running child, at most until `deadline`; then it is
+    /// killed. Signals that come meanwhile are of no account.
+    pub fn wait(&mut self, kernel: &mut impl Kernel, deadline: Instant) -> Option<Ended> {
+        while let Some(child) = self.child {
+            let now = kernel.boottime();
+            if now >= deadline {
+                kernel.kill_group(child.process, true);
+                // A killed child is gone at once, unless the disk holds it;
+                // then our parent reaps it.
+                kernel.reap(child.process);
+                self.child = None;
+                break;
+            }
+            let wake = deadline.min(self.firewall.deadline());
+            let signals = kernel.signal_descriptor();
+            let mut interests = [Interest::read(signals); 3];
+            let mut count = 1;
+            for (interest, pipe) in interests.iter_mut().skip(1).zip(self.pipes()) {
+                *interest = Interest::read(pipe);
+                count += 1;
+            }
+            let interests = interests.get_mut(..count).unwrap_or_default();
+            let timeout = (wake != Instant::NEVER).then(|| now.until(wake));
+            let _ = kernel.poll(interests, timeout);
+            // Before looking at the child: the signal of one that ends after
+            // that look has to end the next wait.
+            while kernel.next_signal().is_some() {}
+            if let Some(ended) = self.watch(kernel) {
+                return Some(ended);
+            }
+        }
+        None
+    }
+
+    // Reports.
+
+    /// Counts a command that ended, and says what failed.
+    pub fn report_end(
+        &mut self,
+        kernel: &mut impl Kernel,
+        ended: &Ended,
+        metrics: &mut Metrics,
+        output: &mut Output,
+    ) {
+        metrics.firewall_command_duration.observe(ended.duration);
+        let failure = ended.failure.as_ref();
+        if let Some(exit) = ended.exit {
+            let timed_out = failure.is_some_and(|one| one.reason == FailureReason::Deadline);
+            metrics.firewall_commands.count(if timed_out {
+                CommandExit::Timeout
+            } else {
+                CommandExit::new(exit)
+            });
+        }
+        let Some(failure) = failure else { return };
+        if failure.is_addition {
+            let label = failure_label(failure, ended.exit.is_none());
+            metrics.block_failures.count(label);
+        }
+        if !failure.leaves_out.is_empty() {
+            let words = b" is refused here: rules go in without, and this is not said again";
+            log_error(kernel, &[b"the match ", failure.leaves_out, words]);
+        }
+        if failure.is_first {
+            self.report_failure(kernel, failure, output);
+        }
+    }
+
+    fn report_failure(&mut self, kernel: &mut impl Kernel, failure: &Failure, output: &mut Output) {
+        let words = report::failure(failure);
+        match failure.source {
+            Some(_) if !failure.is_addition => {}
+            Some(source) => {
+                let line = report::block_failed(local_time(kernel), source, words.as_bytes());
+                output.line(kernel, line.as_bytes());
+            }
+            None => log_error(kernel, &[words.as_bytes()]),
+        }
+        self.name_way_out(kernel, &failure.explanation);
+    }
+
+    /// Once, where legacy tools find no tables: those of the host may be of the
+    /// other flavour.
+    pub fn name_way_out(&mut self, kernel: &mut impl Kernel, explanation: &Explanation) {
+        if !lacks_tables(explanation) || mem::replace(&mut self.has_named_way_out, true) {
+            return;
+        }
+        let way_out: &[u8] = if self.invocation.root.is_empty() {
+            b": a container can use the tools of its host, with \
+                -v /:/host:ro --cap-add=SYS_CHROOT and --exec-root /host"
+        } else {
+            b""
+        };
+        let words = b"this kernel has no tables for legacy iptables, or has not loaded them";
+        log_error(kernel, &[words, way_out]);
+    }
+
+    /// Says and counts what became of blocks. The sockets of sources that are
+    /// blocked are destroyed where `destroys`.
+    #[inline(never)]
+    pub fn report_notices(
+        &mut self,
+        kernel: &mut impl Kernel,
+        detector: &mut Detector,
+        metrics: &mut Metrics,
+        output: &mut Output,
+        destroys: bool,
+    ) {
+        while let Some(notice) = &self.firewall.next_notice() {
+            let calendar = local_time(kernel);
+            let line = match *notice {
+                Notice::Blocked {
+                    ref rule,
+                    length,
+                    data,
+                } => {
+                    metrics.blocks += 1;
+                    if destroys {
+                        self.destroyer.add(rule.source);
+                    }
+                    let exec_root = self.invocation.root.as_bytes();
+                    report::blocked(calendar, rule, length, data, exec_root)
+                }
+                Notice::Refused { source, refusal } => {
+                    if let Refusal::Protected(_) = refusal {
+                        detector.silence(source, kernel.boottime());
+                    }
+                    metrics.blocks_refused.count(refusal);
+                    report::not_blocked(calendar, source, refusal.words())
+                }
+                Notice::JumpStays {
+                    hook,
+                    tool,
+                    wait,
+                    ref above,
+                } => {
+                    let words = report::jump_stays(hook, tool, wait, above.as_bytes());
+                    log_error(kernel, &[words.as_bytes()]);
+                    continue;
+                }
+                Notice::Unblocked { source, reason } => {
+                    detector.forget(source);
+                    metrics.unblocks.count(reason);
+                    report::unblocked(calendar, source, reason)
+                }
+            };
+            output.line(kernel, line.as_bytes());
+        }
+    }
+
+    // Verdicts.
+
+    /// What follows a scan that was reported: a block, or why there is none.
+    /// Whether it is wanted blocked.
+    pub fn decide(
+        &mut self,
+        kernel: &mut impl Kernel,
+        scan: &Scan,
+        options: &Options,
+        host: &Host,
+        metrics: &mut Metrics,
+        output: &mut Output,
+    ) -> bool {
+        let calendar = local_time(kernel);
+        let mut refusal = refusal(scan, options, host);
+        if refusal.is_none() {
+            if !self.firewall.is_enabled() {
+                return false;
+            }
+            let result = self.firewall.block(scan, kernel.boottime());
+            refusal = result.is_err().then_some(Refusal::TableFull);
+        }
+        if let Some(refusal) = refusal {
+            metrics.blocks_refused.count(refusal);
+            let line = report::not_blocked(calendar, scan.source, refusal.words());
+            output.line(kernel, line.as_bytes());
+            return false;
+        }
+        let is_ipv6 = scan.source.is_ipv6();
+        if self.firewall.is_failing(is_ipv6) {
+            let unusable = self.firewall.unusable();
+            let mut why: Text<80> =
+                Text::from_bytes(unusable.unwrap_or(Unusable::Family { is_ipv6 }).name());
+            why.put(b" cannot be used yet; it is tried again");
+            metrics.block_failures.count(BlockFailure::Other);
+            let line = report::block_failed(calendar, scan.source, why.as_bytes());
+            output.line(kernel, line.as_bytes());
+        }
+        true
+    }
+
+    /// Why blocks that are wanted cannot be had: what it is about, and words.
+    pub fn trouble(&self, host: &Host) -> Option<(&'static [u8], &'static [u8])> {
+        if !self.firewall.is_enabled() {
+            return None;
+        }
+        match self.firewall.unusable() {
+            Some(unusable) => Some((unusable.name(), b" cannot be used\n")),
+            None if host.knowledge() == Knowledge::Lacking => {
+                Some((b"own addresses and gateways", b" are not fully known\n"))
+            }
+            None => None,
+        }
+    }
+
+    // Sockets.
+
+    /// Destroys sockets of sources that were blocked, once no block waits for
+    /// its command any more. Their late destroy events are ends of connections
+    /// seen before.
+    pub fn destroy_sockets(
+        &mut self,
+        kernel: &mut impl Kernel,
+        host: &Host,
+        buffer: &mut [u8],
+        metrics: &mut Metrics,
+    ) {
+        if !self.is_destroying() {
+            return;
+        }
+        let firewall = &self.firewall;
+        let is_blocked = |address| firewall.is_blocked(host.source_of(address));
+        match self.destroyer.destroy(kernel, buffer, is_blocked) {
+            Ok(destroyed) => metrics.sockets_destroyed += destroyed,
+            Err(_) => {
+                let words = b"sockets of blocked sources cannot be destroyed here: they run into their timeouts";
+                log_error(kernel, &[words]);
+            }
+        }
+    }
+
+    /// Whether the next turn destroys more of them.
+    pub fn is_destroying(&self) -> bool {
+        self.destroyer.has_work() && self.firewall.pending() == 0
+    }
+}
+
+/// The first 32 bits of this boot's id.
+fn boot_id(kernel: &mut impl Kernel) -> Option<u32> {
+    let mut buffer = [0; 64];
+    let bytes = read_small(kernel, b"/proc/sys/kernel/random/boot_id", &mut buffer);
+    bytes.get(..8).and_then(|digits| parse_hex(trim(digits)))
+}
+
+/// Whether the kernel holds the legacy filter table here. The legacy tool would
+/// load and make it where it is only asked for it (iptable_filter.c).
+#[inline(never)]
+fn has_legacy_table(kernel: &mut impl Kernel, is_ipv6: bool) -> bool {
+    let path: &[u8] = if is_ipv6 {
+        b"/proc/self/net/ip6_tables_names"
+    } else {
+        b"/proc/self/net/ip_tables_names"
+    };
+    let mut buffer = [0; 128];
+    let bytes = read_small(kernel, path, &mut buffer);
+    bytes
+        .split(|byte| *byte == b'\n')
+        .any(|name| name == b"filter")
+}
+
+/// Why no block is to follow.
+fn refusal(scan: &Scan, options: &Options, host: &Host) -> Option<Refusal> {
+    if options.dry_run {
+        return Some(Refusal::DryRun);
+    }
+    if options.firewall == FirewallChoice::None {
+        return Some(Refusal::NoFirewall);
+    }
+    if options.require_silent && scan.data() != Data::Silent {
+        return Some(Refusal::DataSent(scan.data()));
+    }
+    let protection = host.protected(scan.source);
+    // What may be protected is decided when the host is known, if it will be.
+    let may_wait = host.knowledge() == Knowledge::Awaited;
+    let known = protection.filter(|one| *one != Protection::HostUnknown || !may_wait);
+    known.map(Refusal::Protected)
+}
+
+/// What a failed addition counts as.
+fn failure_label(failure: &Failure, is_spawn: bool) -> BlockFailure {
+    let words = &failure.explanation;
+    let is_forbidden = is_forbidden(words);
+    match failure.reason {
+        _ if is_spawn => BlockFailure::Spawn,
+        FailureReason::Missing if is_forbidden || lacks_capability(words) => {
+            BlockFailure::Permission
+        }
+        FailureReason::Missing => BlockFailure::Missing,
+        FailureReason::Status(_) if is_locked_out(words) => BlockFailure::Lock,
+        FailureReason::Status(_) if is_forbidden => BlockFailure::Permission,
+        FailureReason::Status(_) => BlockFailure::Refused,
+        FailureReason::Signal(_) => BlockFailure::Signal,
+        FailureReason::Deadline => BlockFailure::Timeout,
+    }
+}

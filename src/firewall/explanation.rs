@@ -1,0 +1,40 @@
+//! What iptables writes on its standard error, understood as far as anything
+//! depends on it: its exit status tells nearly nothing.
+
+use crate::text::Text;
+
+/// Bytes kept of what a failing command wrote.
+pub const EXPLANATION_MAX: usize = 256;
+
+/// The first words of a failing command, printable bytes only.
+pub type Explanation = Text<EXPLANATION_MAX>;
+
+/// Whether it is about `word`: an option of old tools, a match that the kernel
+/// lacks.
+#[inline(never)]
+pub fn is_about(explanation: &Explanation, word: &[u8]) -> bool {
+    let mut windows = explanation.as_bytes().windows(word.len().max(1));
+    windows.any(|window| window == word)
+}
+
+/// Whether legacy tools found no tables in the kernel, or not even what they
+/// ask for tables (libiptc/libiptc.c and libip4tc.c, TC_STRERROR). The nft
+/// flavour names itself nf_tables.
+pub fn lacks_tables(explanation: &Explanation) -> bool {
+    is_about(explanation, b"(do you need to insmod?)") && !is_about(explanation, b"nf_tables")
+}
+
+/// Whether rights were missing.
+pub fn is_forbidden(explanation: &Explanation) -> bool {
+    is_about(explanation, b"ermission denied") || is_about(explanation, b"not permitted")
+}
+
+/// Whether the program could not be reached for want of a capability.
+pub fn lacks_capability(explanation: &Explanation) -> bool {
+    is_about(explanation, b"CAP_")
+}
+
+/// Whether another program held the xtables lock for too long.
+pub fn is_locked_out(explanation: &Explanation) -> bool {
+    is_about(explanation, b" lock")
+}

@@ -1,0 +1,260 @@
+//! What is known of one filter table, and when it may be asked again.
+
+use crate::limits::{RETRY_FIRST, RETRY_LONGEST, VERIFY_PERIOD};
+use crate::time::{Duration, Instant};
+
+use super::child::{Failure, FailureReason, Job};
+use super::explanation::is_about;
+use super::iptables::{Program, Tool};
+use super::jump::Jump;
+use super::place::Place;
+
+/// Three tries in a row: the wait doubles twice.
+const LAST_TRY: Duration = RETRY_FIRST.saturating_mul(4);
+
+/// A wait that doubles with each failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Backoff {
+    /// Nothing before this.
+    pub(super) until: Instant,
+    /// Zero after a success.
+    wait: Duration,
+}
+
+impl Backoff {
+    /// All bytes zero.
+    pub(super) const NONE: Self = Self {
+        until: Instant::BOOT,
+        wait: Duration::ZERO,
+    };
+
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        now >= self.until
+    }
+
+    pub(super) fn is_failing(&self) -> bool {
+        self.wait != Duration::ZERO
+    }
+
+    /// Waits 1, 2, 4 … 60 seconds; true for the first failure in a row.
+    #[inline(never)]
+    pub(super) fn fail(&mut self, now: Instant) -> bool {
+        let is_first = !self.is_failing();
+        let twice = self.wait.saturating_mul(2);
+        self.wait = twice.max(RETRY_FIRST).min(RETRY_LONGEST);
+        self.until = now.after(self.wait);
+        is_first
+    }
+
+    pub(super) fn succeed(&mut self) {
+        self.wait = Duration::ZERO;
+    }
+
+    /// Waits until then, failure or not.
+    pub(super) fn hold(&mut self, until: Instant) {
+        self.until = until;
+    }
+}
+
+/// Our chain in one filter table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Chain {
+    /// First, so that it is all zero bytes.
+    Absent,
+    Ours,
+    /// With rules in it that are not ours.
+    Shared,
+}
+
+impl Chain {
+    pub(super) fn exists(self) -> bool {
+        self != Self::Absent
+    }
+}
+
+/// What tools or kernels do without.
+#[derive(Clone, Copy)]
+pub(super) struct Lacks {
+    /// Tools older than 1.4.20 (restore: 1.6.2) know no `-w`.
+    pub(super) wait: bool,
+    /// Without these matches, rules go without them.
+    pub(super) addrtype: bool,
+    pub(super) comment: bool,
+}
+
+/// What we know of one filter table.
+#[derive(Clone, Copy)]
+pub(super) struct FilterTable {
+    /// What reaches it. Until that `is_found`, for a preferred table what is
+    /// tried next; the other flavour's is left alone.
+    pub(super) program: Program,
+    pub(super) is_found: bool,
+    /// A listing succeeded since the last failure.
+    pub(super) is_known: bool,
+    pub(super) chain: Chain,
+    /// There was a chain of ours: a reload may bring it back.
+    pub(super) had_chain: bool,
+    /// Those in INPUT and FORWARD.
+    pub(super) jumps: [Jump; 2],
+    pub(super) next_listing: Instant,
+    pub(super) last_listing: Instant,
+    pub(super) lacks: Lacks,
+    /// Listing failed: no command before that is over.
+    pub(super) retry: Backoff,
+    /// What belongs to no block (a stale rule, a jump, the empty chain) could
+    /// not be put right: not before that is over.
+    pub(super) housekeeping: Backoff,
+    /// The last change of a block failed.
+    pub(super) has_refused: bool,
+    /// A batch failed: one change at a time until all are through, so that one
+    /// refused entry never vetoes the others.
+    pub(super) one_by_one: bool,
+}
+
+impl FilterTable {
+    /// All bytes zero.
+    pub(super) const UNKNOWN: Self = Self {
+        program: Program::Preferred,
+        is_found: false,
+        is_known: false,
+        chain: Chain::Absent,
+        had_chain: false,
+        jumps: [Jump::NONE; 2],
+        next_listing: Instant::BOOT,
+        last_listing: Instant::BOOT,
+        lacks: Lacks {
+            wait: false,
+            addrtype: false,
+            comment: false,
+        },
+        retry: Backoff::NONE,
+        housekeeping: Backoff::NONE,
+        has_refused: false,
+        one_by_one: false,
+    };
+
+    pub(super) fn tool(&self, is_ipv6: bool) -> Tool {
+        Tool {
+            is_ipv6,
+            program: self.program,
+            waits: !self.lacks.wait,
+        }
+    }
+
+    /// Whether it was listed, or will not be soon.
+    pub(super) fn is_settled(&self) -> bool {
+        self.last_listing != Instant::BOOT || self.retry.is_failing()
+    }
+
+    /// Whether its listing was understood and it took our last block. The other
+    /// flavour's is no loss where it never held anything of ours.
+    pub(super) fn works(&self, place: Place) -> bool {
+        let is_understood = self.is_known || !self.retry.is_failing();
+        is_understood && !self.has_refused || place.is_other && !self.had_chain
+    }
+
+    /// The other flavour's table, where nothing of ours was seen so far, cannot
+    /// be listed: whether that is worth a word. Without nf_tables in the kernel
+    /// it cannot be there; a legacy one is there, and is tried some times.
+    pub(super) fn looked_in_vain(&mut self, reason: FailureReason) -> bool {
+        let is_legacy = self.program == Program::Legacy;
+        let is_worth_it = is_legacy && reason != FailureReason::Missing;
+        self.is_found = is_worth_it && self.retry.wait < RETRY_LONGEST;
+        is_worth_it
+    }
+
+    /// A batch with so many changes of blocks is in the kernel.
+    pub(super) fn changed(&mut self, blocks: u32, puts_jumps: bool, now: Instant) {
+        self.has_refused &= blocks == 0;
+        self.had_chain = true;
+        if !self.chain.exists() {
+            self.chain = Chain::Ours;
+            self.next_listing = now.after(VERIFY_PERIOD);
+        }
+        if puts_jumps {
+            self.jumps.iter_mut().for_each(|jump| jump.was_put(now));
+        }
+    }
+
+    /// Whether a command failed for its `-w`, which is left out from now on. A
+    /// single pass is content with the status of a bad command line.
+    pub(super) fn learns_to_lack_wait(&mut self, failure: &Failure, is_single_pass: bool) -> bool {
+        let is_bad_option = match failure.reason {
+            FailureReason::Status(2) if is_single_pass && failure.is_listing => true,
+            FailureReason::Status(1 | 2) => is_about(&failure.explanation, b"option"),
+            FailureReason::Status(_)
+            | FailureReason::Missing
+            | FailureReason::Signal(_)
+            | FailureReason::Deadline => false,
+        };
+        is_bad_option && !core::mem::replace(&mut self.lacks.wait, true)
+    }
+
+    /// Whether a block's own command failed for one of its rule's matches, which
+    /// is left out from now on.
+    pub(super) fn learn_to_lack_match(&mut self, failure: &mut Failure) {
+        if failure.source.is_none() || !failure.is_addition {
+            return;
+        }
+        for (word, is_left_out) in [
+            (b"addrtype".as_slice(), &mut self.lacks.addrtype),
+            (b"comment", &mut self.lacks.comment),
+        ] {
+            if !*is_left_out && is_about(&failure.explanation, word) {
+                *is_left_out = true;
+                failure.leaves_out = word;
+            }
+        }
+    }
+
+    /// A command failed: whether that is to be said. A failure of one block's
+    /// own command is said as the block's.
+    pub(super) fn failed(
+        &mut self,
+        job: Job,
+        place: Place,
+        failure: &Failure,
+        now: Instant,
+    ) -> bool {
+        match (job, job.changes()) {
+            (Job::List, _) => self.failed_listing(place, failure.reason, now),
+            (_, Some((blocks, others))) if blocks + others > 1 && !self.one_by_one => {
+                self.one_by_one = true;
+                false
+            }
+            (Job::RemoveChain, _) | (_, Some((0, _))) => self.housekeeping.fail(now),
+            (Job::Change { .. }, _) => {
+                self.has_refused |= failure.is_addition;
+                false
+            }
+            (Job::None | Job::Version, _) => false,
+        }
+    }
+
+    fn failed_listing(&mut self, place: Place, reason: FailureReason, now: Instant) -> bool {
+        let is_first = self.retry.fail(now);
+        let is_other = place.is_other && !self.had_chain;
+        (!is_other || self.looked_in_vain(reason)) && is_first
+    }
+
+    /// A command of a single pass failed: whether its table is given up, which
+    /// is worth a word unless it is only the empty chain that stays. One rule
+    /// that ended meanwhile vetoes the whole batch, which is made anew from
+    /// another listing some times.
+    pub(super) fn failed_in_pass(&mut self, job: Job, place: Place, reason: FailureReason) -> bool {
+        let is_over = match job {
+            Job::List => self.failed_listing(place, reason, Instant::BOOT),
+            Job::Change { .. } => {
+                self.housekeeping.fail(Instant::BOOT);
+                self.housekeeping.hold(Instant::BOOT);
+                if self.housekeeping.wait < LAST_TRY {
+                    return false;
+                }
+                true
+            }
+            Job::RemoveChain | Job::None | Job::Version => false,
+        };
+        self.retry.hold(Instant::NEVER);
+        is_over
+    }
+}

@@ -1,0 +1,156 @@
+//! --list and --unblock, with or without a running daemon: one pass of the
+//! firewall's own commands over every table. What they know they read from the
+//! kernel's rules.
+
+use crate::daemon::Flow;
+use crate::daemon::commands::Commands;
+use crate::daemon::output::{Output, log_error};
+use crate::daemon::starting::has_ipv6;
+use crate::firewall::comment::Facts;
+use crate::firewall::iptables::Tool;
+use crate::firewall::{Explanation, Failure, Task, Unusable};
+use crate::host::Host;
+use crate::kernel::Kernel;
+use crate::limits::ONE_SHOT_PATIENCE;
+use crate::options::Options;
+use crate::report;
+use crate::text::{Text, trim};
+use crate::time::Instant;
+
+/// What of the firewall could not be listed or changed.
+struct Failures {
+    /// Of IPv4 and of IPv6, the first tool that failed.
+    tools: [Option<Tool>; 2],
+    /// What the first of them that wrote anything wrote on its standard error.
+    explanation: Explanation,
+}
+
+impl Failures {
+    fn add(&mut self, failure: &Failure) {
+        if !failure.is_first {
+            return;
+        }
+        if trim(self.explanation.as_bytes()).is_empty() {
+            self.explanation = failure.explanation.clone();
+        }
+        let [v4, v6] = &mut self.tools;
+        let failed = if failure.tool.is_ipv6 { v6 } else { v4 };
+        failed.get_or_insert(failure.tool);
+    }
+}
+
+/// Prints every block of ours, or takes away those that are meant; exit 0 only
+/// if there was one and none may be missing.
+#[inline(never)]
+pub fn run(
+    kernel: &mut impl Kernel,
+    commands: &mut Commands,
+    output: &mut Output,
+    options: &Options,
+    host: &Host,
+    task: Task,
+) -> Flow {
+    output.set_patience(ONE_SHOT_PATIENCE, ONE_SHOT_PATIENCE);
+    commands.enable(kernel, options, task);
+    let mut failures = Failures {
+        tools: [None; 2],
+        explanation: Text::new(),
+    };
+    let mut count = 0;
+    loop {
+        while let Some(ended) = commands.run(kernel, host) {
+            if let Some(failure) = &ended.failure {
+                failures.add(failure);
+            }
+            count += print_blocks(kernel, commands, output, count == 0);
+        }
+        // One family after the other, IPv6 only where the kernel has it.
+        if commands.firewall.has_ipv6() || !has_ipv6(kernel, options) {
+            break;
+        }
+        commands.firewall.set_ipv6();
+    }
+    let removed = commands.firewall.removed();
+    if removed > 0 {
+        print_removed(kernel, output, removed);
+    }
+    output.finish(kernel);
+    end(kernel, commands, &failures, task, count + removed)
+}
+
+/// Prints what the table listed last holds, and how many blocks that is. The
+/// child is done: it does not wait for a slow reader.
+fn print_blocks(
+    kernel: &mut impl Kernel,
+    commands: &mut Commands,
+    output: &mut Output,
+    has_head: bool,
+) -> u64 {
+    let (now, unix_seconds) = (kernel.boottime(), kernel.realtime() / 1_000_000_000);
+    let (rules, flavour, boot_id) = commands.firewall.take_listing();
+    if has_head && !rules.is_empty() {
+        output.line(kernel, report::LIST_HEAD);
+    }
+    for rule in rules.iter() {
+        let facts = Facts::read(&rule.comment).filter(|facts| facts.boot_id == boot_id);
+        let since = facts.map(|facts| {
+            let age = now.since(Instant::from_secs(facts.since_seconds));
+            kernel.calendar(unix_seconds.saturating_sub(age.as_secs_rounded_up()))
+        });
+        let line = report::listed_block(rule, facts, since, now, flavour.name());
+        output.line(kernel, line.as_bytes());
+    }
+    let count = rules.len() as u64;
+    rules.clear();
+    count
+}
+
+fn print_removed(kernel: &mut impl Kernel, output: &mut Output, removed: u64) {
+    let mut line: Text<40> = Text::new();
+    line.put_decimal(removed);
+    line.put(b" block");
+    line.put(if removed == 1 { b"" } else { b"s" });
+    line.put(b" removed");
+    output.line(kernel, line.as_bytes());
+}
+
+/// The exit status, and on standard error what it is about.
+fn end(
+    kernel: &mut impl Kernel,
+    commands: &mut Commands,
+    failures: &Failures,
+    task: Task,
+    count: u64,
+) -> Flow {
+    let (be, nothing): (&[u8], &[u8]) = match task {
+        Task::List => (b"listed", b"no source is blocked"),
+        Task::Unblock { .. } | Task::Guard | Task::End => (b"changed", b"no such block"),
+    };
+    let mut name: Text<24> = Text::new();
+    let tool = match failures.tools {
+        [None, None] => {
+            if count == 0 {
+                log_error(kernel, &[nothing]);
+            }
+            return Flow::Exit(u8::from(count == 0));
+        }
+        [Some(tool), Some(_)] => {
+            name.put(Unusable::All.name());
+            tool
+        }
+        [Some(tool), None] | [None, Some(tool)] => {
+            tool.write_name(&mut name);
+            tool
+        }
+    };
+    let mut why = failures.explanation.clone();
+    if trim(why.as_bytes()).is_empty() {
+        why.put(b"not permitted, or no ");
+        tool.write_name(&mut why);
+        why.put(b" here");
+    }
+    let why = trim(why.as_bytes());
+    log_error(kernel, &[name.as_bytes(), b" cannot be ", be, b": ", why]);
+    commands.name_way_out(kernel, &failures.explanation);
+    Flow::Exit(1)
+}

@@ -1,0 +1,3 @@
+//! Commands that end at once.
+
+pub mod blocks;
