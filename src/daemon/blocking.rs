@@ -36,17 +36,17 @@ impl Daemon {
         if !self.firewall.is_settled(kernel.boottime()) {
             return;
         }
-        if self.detector.has_scan() && self.firewall.is_enabled() {
+        if self.intake.detector.has_scan() && self.firewall.is_enabled() {
             self.renew_facts(kernel);
         }
         let mut looks = 0;
         // Where data decides, the rest of a flood comes next turn.
         while looks < DATA_LOOKS || !self.options.require_silent {
-            let Some(mut scan) = self.detector.next_scan() else {
+            let Some(mut scan) = self.intake.detector.next_scan() else {
                 return;
             };
             if self.firewall.is_blocked(scan.source) {
-                self.detector.forget(scan.source);
+                self.intake.detector.forget(scan.source);
                 continue;
             }
             if looks < DATA_LOOKS {
@@ -75,7 +75,7 @@ impl Daemon {
         if self.firewall.block(scan, now).is_err() {
             return self.not_blocked(kernel, scan.source, Refusal::TableFull);
         }
-        self.detector.forget(scan.source);
+        self.intake.detector.forget(scan.source);
         if self.firewall.is_failing(scan.source.is_ipv6()) {
             let calendar = self.calendar(kernel);
             let is_ipv6 = scan.source.is_ipv6();
@@ -299,7 +299,7 @@ impl Daemon {
             let line = match notice {
                 Notice::Blocked { rule, length, data } => {
                     self.metrics.blocks += 1;
-                    if self.watch.is_wanted() {
+                    if self.watcher.is_own_namespace() {
                         self.destroyer.add(rule.source);
                     }
                     let exec_root = self.options.exec_root.as_bytes();
@@ -308,7 +308,7 @@ impl Daemon {
                 Notice::Refused { source, refusal } => {
                     if let Refusal::Protected(_) = refusal {
                         let now = kernel.boottime();
-                        self.detector.silence(source, now);
+                        self.intake.detector.silence(source, now);
                     }
                     self.metrics.blocks_refused.count(refusal);
                     report::not_blocked(calendar, source, refusal.words())
@@ -324,7 +324,7 @@ impl Daemon {
                     continue;
                 }
                 Notice::Unblocked { source, reason } => {
-                    self.detector.forget(source);
+                    self.intake.detector.forget(source);
                     self.metrics.unblocks.count(reason);
                     report::unblocked(calendar, source, reason)
                 }
@@ -409,11 +409,5 @@ impl Daemon {
             }
             None => None,
         }
-    }
-
-    /// Whether the last good reading is fresh: not older than three intervals.
-    pub(super) fn is_reading_well(&self, now: Instant) -> bool {
-        self.last_good_reading != Instant::BOOT
-            && now.since(self.last_good_reading) <= self.options.interval.saturating_mul(3)
     }
 }
