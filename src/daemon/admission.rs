@@ -139,18 +139,6 @@ mod tests {
         Waiter::new(Network::single(remote.address), local, remote, NOW)
     }
 
-    fn verdict(waiter: &Waiter, change: impl Fn(&mut Case)) -> Verdict {
-        let mut case = Case {
-            waiter,
-            port: Port::Service,
-            is_blocked: false,
-            block_ended: None,
-            has_foreign: false,
-        };
-        change(&mut case);
-        case.verdict()
-    }
-
     #[test]
     fn the_port_decides() {
         use Verdict::{Counts, Waits, WaitsFor, WaitsForMany};
@@ -163,8 +151,14 @@ mod tests {
             for (is_counted, expected) in [(true, counted), (false, uncounted)] {
                 let mut waiter = waiter("10.0.0.1:80");
                 waiter.is_counted = is_counted;
-                let found = verdict(&waiter, |case| case.port = port);
-                assert_eq!(found, expected, "{port:?} {is_counted}");
+                let case = Case {
+                    waiter: &waiter,
+                    port,
+                    is_blocked: false,
+                    block_ended: None,
+                    has_foreign: false,
+                };
+                assert_eq!(case.verdict(), expected, "{port:?} {is_counted}");
             }
         }
     }
@@ -176,33 +170,36 @@ mod tests {
         let (mut unproven, mut unnamed) = (named, named);
         unproven.is_proven = false;
         unnamed.is_unnamed = true;
-        let (at_no_address, nothing) = (waiter("0.0.0.0:80"), |_: &mut Case| {});
-        let foreign = |case: &mut Case| case.has_foreign = true;
-        let blocked = |case: &mut Case| case.is_blocked = true;
-        let ended_now = |case: &mut Case| case.block_ended = Some(NOW);
-        let ended_before =
-            |case: &mut Case| case.block_ended = Some(NOW.before(Duration::from_secs(1)));
-        let ended_long_ago = |case: &mut Case| case.block_ended = Some(NOW.before(MEMORY));
-        let cases: [(&Waiter, &dyn Fn(&mut Case), bool); 11] = [
-            (&named, &nothing, true),
-            (&unproven, &nothing, false),
-            (&named, &blocked, false),
-            (&named, &ended_now, false),
-            (&named, &ended_before, true),
-            (&unnamed, &nothing, true),
-            (&unnamed, &ended_before, false),
-            (&unnamed, &ended_long_ago, true),
-            (&named, &foreign, true),
-            (&at_no_address, &nothing, true),
-            (&at_no_address, &foreign, false),
-        ];
-        for (number, (waiter, change, counts)) in cases.into_iter().enumerate() {
+        let at_no_address = waiter("0.0.0.0:80");
+        let ended = |seconds| Some(NOW.before(Duration::from_secs(seconds)));
+        // Whether its source is blocked, when its last block ended, whether
+        // a proxy serves foreign addresses; whether it may be evidence.
+        for (number, (waiter, is_blocked, block_ended, has_foreign, counts)) in [
+            (named, false, None, false, true),
+            (unproven, false, None, false, false),
+            (named, true, None, false, false),
+            (named, false, ended(0), false, false),
+            (named, false, ended(1), false, true),
+            (unnamed, false, None, false, true),
+            (unnamed, false, ended(1), false, false),
+            (unnamed, false, Some(NOW.before(MEMORY)), false, true),
+            (named, false, None, true, true),
+            (at_no_address, false, None, false, true),
+            (at_no_address, false, None, true, false),
+        ]
+        .into_iter()
+        .enumerate()
+        {
             for port in [Port::Service, Port::New, Port::Foreign, Port::Unknown] {
-                let found = verdict(waiter, |case| {
-                    change(case);
-                    case.port = port;
-                });
-                assert_eq!(found != Verdict::Ignored, counts, "case {number} {port:?}");
+                let case = Case {
+                    waiter: &waiter,
+                    port,
+                    is_blocked,
+                    block_ended,
+                    has_foreign,
+                };
+                let is_ignored = case.verdict() == Verdict::Ignored;
+                assert_eq!(!is_ignored, counts, "case {number} {port:?}");
             }
         }
     }
