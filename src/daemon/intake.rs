@@ -92,14 +92,16 @@ impl Shown {
     };
 }
 
-/// Everything on that way; all bytes zero when new.
+/// Everything on that way; all bytes zero when new. The largest table is the
+/// last field.
+#[repr(C)]
 pub(super) struct Intake {
-    pub(super) connections: Connections,
+    has_logged_unknown: bool,
     pub(super) handshakes: Handshakes,
     admission: Admission,
-    pub(super) detector: Detector,
     pub(super) list: List,
-    has_logged_unknown: bool,
+    pub(super) detector: Detector,
+    pub(super) connections: Connections,
 }
 
 impl Intake {
@@ -226,6 +228,7 @@ impl Intake {
     }
 
     /// A destroy event. When a reading is wanted.
+    #[inline(never)]
     pub(super) fn event(
         &mut self,
         event: &DiagSocket,

@@ -77,7 +77,10 @@ type Detector = detector::Detector<SOURCES, { index_size(SOURCES) }>;
 type Firewall = firewall::Firewall<BLOCKS, { index_size(BLOCKS) }>;
 type Interests = Vec<Interest, INTERESTS>;
 
-/// All state of the program; `const`-constructible so that it lies in .bss.
+/// All state of the program; `const`-constructible so that it lies in .bss. The
+/// largest table is the last field: what lies 16 MiB behind the start of a
+/// static is not addressed in one instruction.
+#[repr(C)]
 pub struct Daemon {
     options: Options,
     host: Host,
@@ -86,7 +89,6 @@ pub struct Daemon {
     watcher: Watcher,
     counters: Counters,
     early: EarlyReadings,
-    intake: Intake,
     firewall: Firewall,
     metrics: Metrics,
     server: Server<HTTP_CLIENTS>,
@@ -131,6 +133,8 @@ pub struct Daemon {
 
     started: u64,
     is_terminating: bool,
+
+    intake: Intake,
 }
 
 impl Daemon {
