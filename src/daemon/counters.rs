@@ -163,6 +163,7 @@ impl EarlyReadings {
     }
 
     /// Requests one at `when`, or before.
+    #[inline(never)]
     pub(super) fn request(&mut self, when: Instant) {
         self.requested = Some(self.deadline().min(when));
     }

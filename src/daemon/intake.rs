@@ -381,20 +381,25 @@ impl Intake {
         let window = window.max(SERVICE_AGE.saturating_mul(2));
         let mut reading = None;
         for index in 0..self.admission.waiting.len() {
-            let Some(mut waiter) = self.admission.waiting.get(index) else {
+            let Some(waiter) = self.admission.waiting.get(index) else {
                 break;
             };
             let age = context.now.since(waiter.first_seen.max(waiter.since));
             let retried = if age < window {
-                self.retry(&mut waiter, is_after_reading, context, firewall, metrics)
+                self.retry(&waiter, is_after_reading, context, firewall, metrics)
             } else {
                 Retried::Done
             };
-            if let Retried::WaitsUntil(due) = retried {
-                reading = Some(reading.map_or(due, |reading: Instant| reading.min(due)));
+            let waiting = &mut self.admission.waiting;
+            match retried {
+                Retried::Done => waiting.remove(index),
+                Retried::Unknown => {}
+                Retried::Counted => waiting.set_counted(index),
+                Retried::CountedUntil(due) => {
+                    waiting.set_counted(index);
+                    reading = Some(reading.map_or(due, |reading: Instant| reading.min(due)));
+                }
             }
-            let rest = (retried != Retried::Done).then_some(waiter);
-            self.admission.waiting.put_back(index, rest);
         }
         self.admission.waiting.sweep();
         reading
@@ -402,7 +407,7 @@ impl Intake {
 
     fn retry(
         &mut self,
-        waiter: &mut Waiter,
+        waiter: &Waiter,
         is_after_reading: bool,
         context: &Context,
         firewall: &Firewall,
@@ -413,22 +418,23 @@ impl Intake {
         let port = listeners.port(local, &|| context.is_local(local.address), now);
         let mut retried = match port {
             Port::Unknown if is_after_reading => return Retried::Done,
-            Port::Unknown => return Retried::Waits,
-            Port::New | Port::Foreign => Retried::Waits,
+            Port::Unknown => return Retried::Unknown,
+            Port::New | Port::Foreign => Retried::Counted,
             Port::Service => Retried::Done,
         };
         if port == Port::New && is_after_reading {
             // A listener that outlived the connection is a service; else
             // another reading follows.
             let outlives = listeners.outlives(local, waiter.since);
-            retried = outlives.map_or_else(Retried::WaitsUntil, |()| Retried::Done);
+            retried = outlives.map_or_else(Retried::CountedUntil, |()| Retried::Done);
         }
         if !waiter.is_counted {
             self.count_waiter(waiter, context, firewall, metrics);
-            waiter.is_counted = true;
         }
         if retried == Retried::Done {
-            self.admit(waiter, Port::Service, context, firewall);
+            let mut counted = *waiter;
+            counted.is_counted = true;
+            self.admit(&counted, Port::Service, context, firewall);
         }
         retried
     }
@@ -457,13 +463,18 @@ impl Intake {
 /// What became of one that waited.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Retried {
+    /// It waits no more.
     Done,
-    Waits,
-    /// A reading is wanted then.
-    WaitsUntil(Instant),
+    /// Its port is not known yet.
+    Unknown,
+    /// Its port is none of outgoing connections.
+    Counted,
+    /// The same, and a reading is wanted then.
+    CountedUntil(Instant),
 }
 
 /// Counts a connection that was seen for the first time.
+#[inline(never)]
 fn count_new(metrics: &mut Metrics, connection: Connection, local: Endpoint) {
     let family = Family::of(local.address);
     metrics.new_connections.count(connection.direction, family);
