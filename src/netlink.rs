@@ -323,10 +323,11 @@ pub enum Failure {
 
 /// Hands type and payload of each object in `bytes`, one datagram of the
 /// answer to dump request `sequence`, to `each`.
+#[inline(never)]
 pub fn walk_dump(
     bytes: &[u8],
     sequence: u32,
-    mut each: impl FnMut(u16, &[u8]) -> Result<(), Malformed>,
+    each: &mut dyn FnMut(u16, &[u8]) -> Result<(), Malformed>,
 ) -> Progress {
     for message in Messages::new(bytes) {
         let Ok(message) = message else {
