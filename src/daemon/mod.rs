@@ -329,6 +329,7 @@ impl Daemon {
         log_error(kernel, words);
     }
 
+    #[inline(never)]
     fn calendar(&self, kernel: &mut impl Kernel) -> Calendar {
         let seconds = kernel.realtime() / 1_000_000_000;
         kernel.calendar(seconds)
@@ -347,6 +348,7 @@ impl Daemon {
     }
 
     /// Where our own listener listens.
+    #[inline(never)]
     fn own_listener(&self) -> Option<Endpoint> {
         self.listener.map(|_| self.listen_address)
     }
@@ -664,6 +666,7 @@ fn is_any_ready(found: &[Interest], descriptor: Option<Descriptor>) -> bool {
 }
 
 /// Whether poll(2) found something to read there.
+#[inline(never)]
 fn is_ready(found: &[Interest], descriptor: Descriptor) -> bool {
     found
         .iter()
