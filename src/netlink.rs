@@ -321,13 +321,13 @@ pub enum Failure {
     Refused(Errno),
 }
 
+/// Takes type and payload of an object.
+pub type Visit<'a> = dyn FnMut(u16, &[u8]) -> Result<(), Malformed> + 'a;
+
 /// Hands type and payload of each object in `bytes`, one datagram of the
 /// answer to dump request `sequence`, to `each`.
-pub fn walk_dump(
-    bytes: &[u8],
-    sequence: u32,
-    mut each: impl FnMut(u16, &[u8]) -> Result<(), Malformed>,
-) -> Progress {
+#[inline(never)]
+pub fn walk_dump(bytes: &[u8], sequence: u32, each: &mut Visit) -> Progress {
     for message in Messages::new(bytes) {
         let Ok(message) = message else {
             return Progress::Failed(Failure::Malformed);

@@ -108,7 +108,7 @@ pub fn walk_events(bytes: &[u8], mut each: impl FnMut(DiagSocket)) -> usize {
 
 /// Walks a part of the answer to `dump_request`.
 pub fn walk_sockets(bytes: &[u8], mut each: impl FnMut(DiagSocket)) -> Progress {
-    walk_dump(bytes, DUMP_SEQUENCE, |kind, payload| {
+    walk_dump(bytes, DUMP_SEQUENCE, &mut |kind, payload| {
         if kind == SOCK_DIAG_BY_FAMILY {
             each(parse_socket(payload)?);
         }
@@ -120,7 +120,7 @@ pub fn walk_sockets(bytes: &[u8], mut each: impl FnMut(DiagSocket)) -> Progress 
 /// with ENOENT (gone already), EPERM (no CAP_NET_ADMIN) or EOPNOTSUPP (kernel
 /// built without CONFIG_INET_DIAG_DESTROY).
 pub fn destroy_answer(bytes: &[u8], sequence: u32) -> Progress {
-    walk_dump(bytes, sequence, |_, _| Ok(()))
+    walk_dump(bytes, sequence, &mut |_, _| Ok(()))
 }
 
 fn parse_socket(payload: &[u8]) -> Result<DiagSocket, Malformed> {
@@ -235,7 +235,7 @@ pub fn lookup_answer(
     remote: Endpoint,
 ) -> Result<Handshake, Errno> {
     let mut answer = Err(Errno::EINVAL);
-    let progress = walk_dump(bytes, sequence, |kind, payload| {
+    let progress = walk_dump(bytes, sequence, &mut |kind, payload| {
         if kind == SOCK_DIAG_BY_FAMILY {
             let socket = parse_socket(payload)?;
             let is_it = socket.local == local && socket.remote == remote;

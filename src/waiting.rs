@@ -7,10 +7,10 @@ use crate::address::{Endpoint, Network};
 use crate::detector::Data;
 use crate::time::Instant;
 
-/// A connection that somebody completed, or several of one source to one port.
+/// A completed connection, or several of one source to one port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waiter {
-    /// Who.
+    /// The peer's, as evidence is held against it.
     pub source: Network,
     /// Our end.
     pub local: Endpoint,
@@ -24,8 +24,8 @@ pub struct Waiter {
     pub data: Data,
     /// Their handshakes are proven.
     pub is_proven: bool,
-    /// They are counted as inbound. Others are only once a reading shows that
-    /// somebody listens, and each waits by itself.
+    /// They are counted as inbound. Others are only once a reading shows a
+    /// listener, and each waits by itself.
     pub is_counted: bool,
     /// The event did not name the peer's port.
     pub is_unnamed: bool,
@@ -35,6 +35,7 @@ pub struct Waiter {
 
 impl Waiter {
     /// One connection, which is evidence but for its port.
+    #[inline(never)]
     pub fn new(source: Network, local: Endpoint, remote: Endpoint, first_seen: Instant) -> Self {
         Self {
             source,
@@ -63,7 +64,7 @@ pub struct Waiting<const N: usize> {
 }
 
 impl<const N: usize> Waiting<N> {
-    /// Nobody waits.
+    /// Empty.
     pub const fn new() -> Self {
         Self {
             waiters: Vec::new(),
@@ -75,8 +76,9 @@ impl<const N: usize> Waiting<N> {
         self.waiters.len()
     }
 
-    /// One more. Where all places are taken, the source with most gives up its
-    /// oldest: whoever fills them does not keep others out.
+    /// One more. Where all places are taken, the oldest of the source with most
+    /// is evicted: one that fills them does not keep others out.
+    #[inline(never)]
     pub fn add(&mut self, waiter: &Waiter) {
         let mut newer = *waiter;
         newer.rank = 0;
@@ -130,13 +132,17 @@ impl<const N: usize> Waiting<N> {
         self.waiters.get(index).copied()
     }
 
-    /// Puts back what `get` gave, or lets it go.
-    pub fn put_back(&mut self, index: usize, waiter: Option<Waiter>) {
-        if let Some(place) = self.waiters.get_mut(index) {
-            match waiter {
-                Some(waiter) => *place = waiter,
-                None => place.source = Network::BLANK,
-            }
+    /// Its connection counts as inbound from now on.
+    pub fn set_counted(&mut self, index: usize) {
+        if let Some(waiter) = self.waiters.get_mut(index) {
+            waiter.is_counted = true;
+        }
+    }
+
+    /// Lets the one with this number go; its place is empty until `sweep`.
+    pub fn remove(&mut self, index: usize) {
+        if let Some(waiter) = self.waiters.get_mut(index) {
+            waiter.source = Network::BLANK;
         }
     }
 
@@ -206,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_fills_it_gives_way() {
+    fn the_source_with_most_is_evicted() {
         let mut waiting = Waiting::<8>::new();
         for port in 1..=5 {
             waiting.add(&waiter("192.0.2.1", port, port.into()));
@@ -227,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn among_equals_the_oldest_gives_way() {
+    fn among_equals_the_oldest_is_evicted() {
         let mut waiting = Waiting::<4>::new();
         for number in 1..=6 {
             waiting.add(&waiter(&format!("192.0.2.{number}"), 80, number));
@@ -247,7 +253,7 @@ mod tests {
             waiting.add(&waiter("192.0.2.1", port, 1));
         }
         for index in [0, 2] {
-            waiting.put_back(index, None);
+            waiting.remove(index);
         }
         waiting.sweep();
         assert_eq!(ports(&waiting, "192.0.2.1"), [2, 4]);

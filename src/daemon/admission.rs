@@ -1,39 +1,89 @@
-//! What counts as evidence, whoever saw it, and what waits to count.
+//! What counts as evidence, whatever showed it: a table of cases.
 
-use crate::address::Network;
-use crate::connections::Ending;
-use crate::detector::{Data, Evidence};
+use crate::detector::Evidence;
 use crate::limits::{FAST_READING, MEMORY, SERVICE_AGE, WAITING};
 use crate::listeners::Port;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::waiting::{Waiter, Waiting};
 
-use super::{Daemon, Detector, Firewall};
+use super::{Detector, Firewall};
+
+/// A connection that was completed, and what else decides about it.
+#[derive(Clone, Copy)]
+struct Case<'a> {
+    waiter: &'a Waiter,
+    port: Port,
+    is_blocked: bool,
+    /// When the last block of its source ended.
+    block_ended: Option<Instant>,
+    /// Sockets that lost their local address are no evidence.
+    has_foreign: bool,
+}
+
+/// What becomes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// It is no evidence.
+    Ignored,
+    /// It is evidence.
+    Counts,
+    /// It waits for what comes by itself.
+    Waits,
+    /// It waits for a reading that long after.
+    WaitsFor(Duration),
+    /// It waits for a reading once many of them do.
+    WaitsForMany,
+}
+
+impl Case<'_> {
+    fn verdict(&self) -> Verdict {
+        match (self.port, self.waiter.is_counted) {
+            (_, true) if !self.may_count() => Verdict::Ignored,
+            (Port::Service, _) => Verdict::Counts,
+            // The list of own addresses is kept current by itself.
+            (Port::Foreign, _) => Verdict::Waits,
+            (Port::New, _) => Verdict::WaitsFor(SERVICE_AGE),
+            // Of several services that just started one reading shows all.
+            (Port::Unknown, true) => Verdict::WaitsFor(FAST_READING),
+            // Outgoing connections end all day long; none is to be lost.
+            (Port::Unknown, false) => Verdict::WaitsForMany,
+        }
+    }
+
+    /// Whether it counts but for its port: its handshake is proven, its source
+    /// is not blocked, and it is no leftover of a block that ended.
+    fn may_count(&self) -> bool {
+        let waiter = self.waiter;
+        // Without the peer's port an old one looks like any other.
+        let is_old = self.block_ended.is_some_and(|ended| {
+            let is_recent = waiter.first_seen.since(ended) < MEMORY;
+            waiter.first_seen <= ended || (waiter.is_unnamed && is_recent)
+        });
+        let is_diverted = self.has_foreign && waiter.local.address.is_unspecified();
+        waiter.is_proven && !is_old && !is_diverted && !self.is_blocked
+    }
+}
 
 /// What waits for its port; all bytes zero when new.
 pub(super) struct Admission {
-    /// Until when sockets that lost their local address are no evidence: a
-    /// proxy serves connections to addresses that are not the host's. BOOT for
-    /// no such time.
-    foreign_until: Instant,
-    waiting: Waiting<WAITING>,
+    pub(super) waiting: Waiting<WAITING>,
+    /// Until when a proxy may serve connections to addresses that are not the
+    /// host's.
+    foreign_until: Option<Instant>,
 }
 
 impl Admission {
     pub(super) const fn new() -> Self {
         Self {
-            foreign_until: Instant::BOOT,
             waiting: Waiting::new(),
+            foreign_until: None,
         }
-    }
-
-    pub(super) fn note_data(&mut self, source: Network, port: u16, data: Data) {
-        self.waiting.note_data(source, port, data);
     }
 
     /// Takes in a connection that was completed. When a reading is wanted to
     /// find out about its port.
-    fn admit(
+    #[inline(never)]
+    pub(super) fn admit(
         &mut self,
         waiter: &Waiter,
         port: Port,
@@ -42,40 +92,28 @@ impl Admission {
         now: Instant,
     ) -> Option<Instant> {
         if port == Port::Foreign {
-            self.foreign_until = now.after(MEMORY);
+            self.foreign_until = Some(now.after(MEMORY));
         }
-        if waiter.is_counted && !self.may_count(waiter, firewall, now) {
-            return None;
-        }
-        match port {
-            Port::Service => {
-                detector.observe(&evidence(waiter), now);
-                return None;
+        let case = Case {
+            waiter,
+            port,
+            is_blocked: firewall.is_blocked(waiter.source),
+            block_ended: firewall.ended(waiter.source),
+            has_foreign: self.foreign_until.is_some_and(|until| now < until),
+        };
+        let verdict = case.verdict();
+        match verdict {
+            Verdict::Ignored => {}
+            Verdict::Counts => detector.observe(&evidence(waiter), now),
+            Verdict::Waits | Verdict::WaitsFor(_) | Verdict::WaitsForMany => {
+                self.waiting.add(waiter);
             }
-            Port::Unknown | Port::New | Port::Foreign => self.waiting.add(waiter),
         }
-        match port {
-            // The list of own addresses is looked at again by itself.
-            Port::Service | Port::Foreign => None,
-            Port::New => Some(now.after(SERVICE_AGE)),
-            // Of several services that just started one reading shows all.
-            Port::Unknown if waiter.is_counted => Some(now.after(FAST_READING)),
-            // Outgoing connections end all day long; none is to be lost.
-            Port::Unknown => (self.waiting.len() >= WAITING / 2).then_some(now),
+        match verdict {
+            Verdict::Ignored | Verdict::Counts | Verdict::Waits => None,
+            Verdict::WaitsFor(length) => Some(now.after(length)),
+            Verdict::WaitsForMany => (self.waiting.len() >= WAITING / 2).then_some(now),
         }
-    }
-
-    /// Whether a connection counts but for its port: its handshake is proven,
-    /// its source is not blocked, and it is no leftover of a block that ended.
-    fn may_count(&self, waiter: &Waiter, firewall: &Firewall, now: Instant) -> bool {
-        let ended = firewall.ended(waiter.source);
-        // Without the peer's port nobody can tell whether it is an old one.
-        let is_old = ended.is_some_and(|ended| {
-            waiter.first_seen <= ended
-                || (waiter.is_unnamed && waiter.first_seen.since(ended) < MEMORY)
-        });
-        let is_diverted = waiter.local.address.is_unspecified() && now < self.foreign_until;
-        waiter.is_proven && !is_old && !is_diverted && !firewall.is_blocked(waiter.source)
     }
 }
 
@@ -88,96 +126,81 @@ fn evidence(waiter: &Waiter) -> Evidence {
     }
 }
 
-impl Daemon {
-    pub(super) fn admit(&mut self, waiter: &Waiter, port: Port, now: Instant) {
-        if self.is_ours(waiter) {
-            return;
-        }
-        let (firewall, detector) = (&self.commands.firewall, &mut self.detector);
-        let when = self.admission.admit(waiter, port, firewall, detector, now);
-        if let Some(when) = when {
-            self.watch.hasten(when);
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::{Endpoint, Network};
+
+    const NOW: Instant = Instant::from_secs(10_000);
+
+    fn waiter(local: &str) -> Waiter {
+        let endpoint = |text: &str| Endpoint::parse(text.as_bytes()).unwrap();
+        let (local, remote) = (endpoint(local), endpoint("192.0.2.1:50000"));
+        Waiter::new(Network::single(remote.address), local, remote, NOW)
     }
 
-    /// Our own listener proves nothing about its clients: whoever scrapes us and
-    /// three exporters is no scanner.
-    fn is_ours(&self, waiter: &Waiter) -> bool {
-        let (ours, local) = (self.listen_address, waiter.local);
-        let is_at = ours.address.is_unspecified() || ours.address == local.address;
-        self.listener.is_some() && self.watch.is_wanted() && ours.port == local.port && is_at
-    }
-
-    /// Looks again at what waits: after a reading that saw every row, and in
-    /// between for addresses that came.
-    pub(super) fn retry_waiting(&mut self, is_after_reading: bool, now: Instant) {
-        let count = self.admission.waiting.len();
-        if count == 0 {
-            return;
-        }
-        for index in 0..count {
-            let waiter = self.admission.waiting.get(index);
-            let rest = waiter.and_then(|waiter| self.retry(waiter, is_after_reading, now));
-            self.admission.waiting.put_back(index, rest);
-        }
-        self.admission.waiting.sweep();
-    }
-
-    /// What of it still waits.
-    fn retry(
-        &mut self,
-        mut waiter: Waiter,
-        is_after_reading: bool,
-        now: Instant,
-    ) -> Option<Waiter> {
-        let window = self.options.window.max(SERVICE_AGE.saturating_mul(2));
-        if now.since(waiter.first_seen.max(waiter.since)) >= window {
-            return None;
-        }
-        let port = self.port_of(&waiter, is_after_reading, now);
-        if port == Port::Unknown {
-            return (!is_after_reading).then_some(waiter);
-        }
-        if !waiter.is_counted {
-            self.count_waiter(&waiter, now);
-            waiter.is_counted = true;
-        }
-        if port == Port::Service {
-            self.admit(&waiter, port, now);
-            return None;
-        }
-        Some(waiter)
-    }
-
-    /// What is known of its port now. After a reading a listener that outlived
-    /// the connection is a service; else another reading follows.
-    fn port_of(&mut self, waiter: &Waiter, is_after_reading: bool, now: Instant) -> Port {
-        let (watch, host, local) = (&self.watch, &self.host, waiter.local);
-        let listeners = &mut self.connections.listeners;
-        let port = listeners.port(local, &|| watch.is_local(host, local.address), now);
-        if port != Port::New || !is_after_reading {
-            return port;
-        }
-        match listeners.outlives(local, waiter.since) {
-            Ok(()) => Port::Service,
-            Err(due) => {
-                self.watch.hasten(due);
-                port
+    #[test]
+    fn the_port_decides() {
+        use Verdict::{Counts, Waits, WaitsFor, WaitsForMany};
+        for (port, counted, uncounted) in [
+            (Port::Service, Counts, Counts),
+            (Port::New, WaitsFor(SERVICE_AGE), WaitsFor(SERVICE_AGE)),
+            (Port::Foreign, Waits, Waits),
+            (Port::Unknown, WaitsFor(FAST_READING), WaitsForMany),
+        ] {
+            for (is_counted, expected) in [(true, counted), (false, uncounted)] {
+                let mut waiter = waiter("10.0.0.1:80");
+                waiter.is_counted = is_counted;
+                let case = Case {
+                    waiter: &waiter,
+                    port,
+                    is_blocked: false,
+                    block_ended: None,
+                    has_foreign: false,
+                };
+                assert_eq!(case.verdict(), expected, "{port:?} {is_counted}");
             }
         }
     }
 
-    fn count_waiter(&mut self, waiter: &Waiter, now: Instant) {
-        let (local, remote) = (waiter.local, waiter.remote);
-        match self.ending(local, remote, waiter.is_unnamed, now) {
-            Ending::Unseen(connection) => {
-                self.count_new(connection, local);
-                if waiter.is_proven {
-                    self.list_later(local, remote, connection);
-                }
+    /// Whatever its port is.
+    #[test]
+    fn what_is_no_evidence() {
+        let named = waiter("10.0.0.1:80");
+        let (mut unproven, mut unnamed) = (named, named);
+        unproven.is_proven = false;
+        unnamed.is_unnamed = true;
+        let at_no_address = waiter("0.0.0.0:80");
+        let ended = |seconds| Some(NOW.before(Duration::from_secs(seconds)));
+        // Whether its source is blocked, when its last block ended, whether
+        // a proxy serves foreign addresses; whether it may be evidence.
+        for (number, (waiter, is_blocked, block_ended, has_foreign, counts)) in [
+            (named, false, None, false, true),
+            (unproven, false, None, false, false),
+            (named, true, None, false, false),
+            (named, false, ended(0), false, false),
+            (named, false, ended(1), false, true),
+            (unnamed, false, None, false, true),
+            (unnamed, false, ended(1), false, false),
+            (unnamed, false, Some(NOW.before(MEMORY)), false, true),
+            (named, false, None, true, true),
+            (at_no_address, false, None, false, true),
+            (at_no_address, false, None, true, false),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            for port in [Port::Service, Port::New, Port::Foreign, Port::Unknown] {
+                let case = Case {
+                    waiter: &waiter,
+                    port,
+                    is_blocked,
+                    block_ended,
+                    has_foreign,
+                };
+                let is_ignored = case.verdict() == Verdict::Ignored;
+                assert_eq!(!is_ignored, counts, "case {number} {port:?}");
             }
-            Ending::Known(connection) => self.list_later(local, remote, connection),
-            Ending::Unnamed(_) | Ending::Unknown => {}
         }
     }
 }

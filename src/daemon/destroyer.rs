@@ -11,7 +11,7 @@ use crate::limits::{DESTROYS_PER_TURN, DOOMED};
 use crate::netlink::{Failure, Progress};
 use crate::sock_diag::{DiagSocket, destroy_answer, destroy_request, dump_request};
 
-use super::watching::{FULL_STATES, diag_search};
+use super::diag::{FULL_STATES, diag_search};
 
 /// Dumps kept apart; more sources are looked for together.
 const SEARCHES: usize = 16;

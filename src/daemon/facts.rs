@@ -328,6 +328,7 @@ impl HostFacts {
     }
 
     /// A dump came to its end.
+    #[inline(never)]
     fn finish(&mut self, host: &mut Host, now: Instant) {
         let asked = core::mem::take(&mut self.asked);
         let mut sections = Section::ALL

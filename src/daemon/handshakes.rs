@@ -1,4 +1,4 @@
-//! Whose handshake is proven. A forged SYN with data makes a full socket where
+//! Which handshakes are proven. A forged SYN with data makes a full socket where
 //! Fast Open asks for no cookie: by net.ipv4.tcp_fastopen, by the socket option
 //! TCP_FASTOPEN_NO_COOKIE, or by a route with fastopen_no_cookie. The socket
 //! itself tells; a row does not, so the kernel is asked for it.
@@ -17,6 +17,9 @@ const WITHOUT_COOKIE: u64 = 0x200;
 
 /// Tries of a system call that signals interrupt; none waits.
 const TRIES: usize = 16;
+
+/// Bytes of an answer about one socket: some 400 were measured.
+const ANSWER: usize = 2_048;
 
 /// All bytes zero when new.
 pub(super) struct Handshakes {
@@ -89,7 +92,6 @@ impl Handshakes {
     pub(super) fn of_row(
         &mut self,
         kernel: &mut impl Kernel,
-        buffer: &mut [u8],
         row: &Socket,
         noted: Handshake,
     ) -> Handshake {
@@ -105,7 +107,7 @@ impl Handshakes {
                 return Handshake::Unknown;
             };
             self.left = left;
-            shown = self.lookup(kernel, buffer, row);
+            shown = self.lookup(kernel, row);
         }
         if self.is_proof(shown) {
             Handshake::Proven
@@ -116,8 +118,9 @@ impl Handshakes {
 
     /// What its socket shows. ENOENT says that it is gone, or that the kernel
     /// lacks tcp_diag (net/core/sock_diag.c), which then sends no events either.
-    fn lookup(&mut self, kernel: &mut impl Kernel, buffer: &mut [u8], row: &Socket) -> Handshake {
-        match self.ask(kernel, buffer, row.local, row.remote) {
+    #[inline(never)]
+    fn lookup(&mut self, kernel: &mut impl Kernel, row: &Socket) -> Handshake {
+        match self.ask(kernel, row.local, row.remote) {
             Ok(shown) => shown,
             Err(Errno::ENOENT) if self.expects_events => Handshake::Unproven,
             Err(Errno::ENOENT) => Handshake::Unknown,
@@ -132,7 +135,6 @@ impl Handshakes {
     fn ask(
         &mut self,
         kernel: &mut impl Kernel,
-        buffer: &mut [u8],
         local: Endpoint,
         remote: Endpoint,
     ) -> Result<Handshake, Errno> {
@@ -145,7 +147,8 @@ impl Handshakes {
         let request = lookup_request(local, remote, self.sequence);
         uninterrupted(|| kernel.send(socket, &request))?;
         // The kernel answers while it takes the request.
-        let count = uninterrupted(|| kernel.receive(socket, buffer))?;
+        let mut buffer = [0; ANSWER];
+        let count = uninterrupted(|| kernel.receive(socket, &mut buffer))?;
         let answer = buffer.get(..count).unwrap_or_default();
         lookup_answer(answer, self.sequence, local, remote)
     }

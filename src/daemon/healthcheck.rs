@@ -10,7 +10,7 @@ use crate::report;
 use crate::text::Text;
 use crate::time::{Duration, Instant};
 
-use super::reading::error_words;
+use super::output::error_words;
 use super::{Daemon, Flow};
 
 /// Another program that has the port may well answer 200 to everything.

@@ -3,49 +3,56 @@
 
 mod admission;
 pub(crate) mod commands;
+mod counters;
 mod destroyer;
+mod diag;
 mod facts;
 mod handshakes;
 mod healthcheck;
 mod instance;
+mod intake;
+mod kept_file;
+mod list;
 pub(crate) mod output;
-mod reading;
+mod reader;
 mod serving;
 pub(crate) mod starting;
 mod supervisor;
-mod watching;
+mod watcher;
 
 use heapless::Vec;
 
-use crate::address::Endpoint;
 #[cfg(test)]
 use crate::address::Network;
-use crate::connections::Connections;
+use crate::address::{Endpoint, Family};
+use crate::connections;
+use crate::coverage::{Look, TcpCounters};
 use crate::detector::{self, Scan};
 use crate::exposition::Format;
 use crate::firewall;
 use crate::host::{Host, Knowledge};
 use crate::http::{BODY_ROOM, Server};
-use crate::kernel::{Descriptor, Interest, Kernel, Signal};
+use crate::kernel::{Accepted, Descriptor, Interest, Kernel, Signal};
 use crate::limits::{
-    BLOCKS, CONNECTIONS, EXIT_GRACE, HTTP_CLIENTS, LISTENERS, OUTPUT_PATIENCE, SOURCES, index_size,
+    BLOCKS, CONNECTIONS, EXIT_GRACE, FAST_READING, HTTP_CLIENTS, LISTENERS, OUTPUT_PATIENCE,
+    SOURCES, index_size,
 };
-use crate::metrics::{EvidenceSource, Metrics, Table};
+use crate::metrics::{EvidenceSource, Metrics, RowsFile, Table, Trigger};
 use crate::netlink::RECEIVE_BUFFER;
-use crate::options::Options;
-use crate::proc_net_tcp::RowReader;
+use crate::options::{Action, Options};
+use crate::proc_net_tcp::{Row, TcpState};
 use crate::report;
 use crate::text::Text;
-use crate::time::{Calendar, Instant};
-use admission::Admission;
+use crate::time::{Calendar, Duration, Instant};
 use commands::{Commands, Ended, Start};
+use counters::{Counters, EarlyReadings};
 use facts::HostFacts;
-use handshakes::Handshakes;
 use instance::InstanceLock;
+use intake::{Context, Intake};
 use output::{Output, local_time, log_error};
-use reading::Files;
+use reader::{Outcome, Reader};
 use supervisor::Supervisor;
-use watching::Watch;
+use watcher::Watcher;
 
 /// What shall happen after a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,37 +72,37 @@ const INTERESTS: usize = HTTP_CLIENTS + OWN_INTERESTS;
 /// kernel a walk over all sockets.
 const DATA_LOOKS: usize = 8;
 
+type Connections = connections::Connections<
+    CONNECTIONS,
+    { index_size(CONNECTIONS) },
+    LISTENERS,
+    { index_size(LISTENERS) },
+>;
 type Detector = detector::Detector<SOURCES, { index_size(SOURCES) }>;
 type Firewall = firewall::Firewall<BLOCKS, { index_size(BLOCKS) }>;
 type Interests = Vec<Interest, INTERESTS>;
 
-/// All state of the program; `const`-constructible so that it lies in .bss.
+/// All state of the program; `const`-constructible so that it lies in .bss. The
+/// largest table is the last field: what lies 16 MiB behind the start of a
+/// static is not addressed in one instruction.
+#[repr(C)]
 pub struct Daemon {
     options: Options,
     host: Host,
     facts: HostFacts,
-    connections:
-        Connections<CONNECTIONS, { index_size(CONNECTIONS) }, LISTENERS, { index_size(LISTENERS) }>,
-    detector: Detector,
-    admission: Admission,
+    reader: Reader,
+    watcher: Watcher,
+    counters: Counters,
+    early: EarlyReadings,
     commands: Commands,
     metrics: Metrics,
     server: Server<HTTP_CLIENTS>,
     output: Output,
 
-    files: Files,
-    rows: RowReader,
-    watch: Watch,
-    handshakes: Handshakes,
     supervisor: Supervisor,
     instance: InstanceLock,
-    next_reading: Instant,
-    last_scheduled: Instant,
-    last_good_reading: Instant,
-    listed: u64,
 
     netlink_buffer: [u8; RECEIVE_BUFFER],
-    has_said_unknown: bool,
 
     /// Where HTTP is served; port 0 for nowhere. No `Option`, whose `None` is
     /// not all zero bytes.
@@ -119,6 +126,8 @@ pub struct Daemon {
 
     started: u64,
     is_terminating: bool,
+
+    intake: Intake,
 }
 
 impl Daemon {
@@ -128,25 +137,18 @@ impl Daemon {
             options: Options::new(),
             host: Host::new(),
             facts: HostFacts::new(),
-            connections: Connections::new(),
-            detector: Detector::new(),
-            admission: Admission::new(),
+            reader: Reader::new(),
+            watcher: Watcher::new(),
+            counters: Counters::new(),
+            early: EarlyReadings::new(),
+            intake: Intake::new(),
             commands: Commands::new(),
             metrics: Metrics::new(),
             server: Server::new(),
             output: Output::new(),
-            files: Files::new(),
-            rows: RowReader::new(),
-            watch: Watch::new(),
-            handshakes: Handshakes::new(),
             supervisor: Supervisor::new(),
             instance: InstanceLock::new(),
-            next_reading: Instant::BOOT,
-            last_scheduled: Instant::BOOT,
-            last_good_reading: Instant::BOOT,
-            listed: 0,
             netlink_buffer: [0; RECEIVE_BUFFER],
-            has_said_unknown: false,
             listen_address: Endpoint::BLANK,
             listener: None,
             next_listen: Instant::BOOT,
@@ -170,11 +172,7 @@ impl Daemon {
         }
         self.watch_command(kernel);
         self.update_facts(kernel, &found);
-        if self
-            .watch
-            .socket
-            .is_some_and(|socket| is_ready(&found, socket))
-        {
+        if is_any_ready(&found, self.watcher.socket()) {
             self.take_events(kernel);
         }
         self.read_when_due(kernel);
@@ -215,7 +213,7 @@ impl Daemon {
         if self.output.is_waiting() {
             add(Interest::write(kernel.output_descriptor()));
         }
-        if let Some(socket) = self.watch.events(now) {
+        if let Some(socket) = self.watcher.events(now) {
             add(Interest::read(socket));
         }
         if let Some(socket) = self.facts.events(now) {
@@ -236,7 +234,7 @@ impl Daemon {
     fn deadline(&self, now: Instant) -> Instant {
         // The first reading waits for the first listing.
         let reading = if self.commands.firewall.is_settled(now) {
-            if self.detector.has_scan() {
+            if self.intake.detector.has_scan() {
                 return now;
             }
             self.reading_deadline()
@@ -317,17 +315,17 @@ impl Daemon {
         if !self.commands.firewall.is_settled(kernel.boottime()) {
             return;
         }
-        if self.detector.has_scan() && self.commands.firewall.is_enabled() {
+        if self.intake.detector.has_scan() && self.commands.firewall.is_enabled() {
             self.renew_facts(kernel);
         }
         let mut looks = 0;
         // Where data decides, the rest of a flood comes next turn.
         while looks < DATA_LOOKS || !self.options.require_silent {
-            let Some(mut scan) = self.detector.next_scan() else {
+            let Some(mut scan) = self.intake.detector.next_scan() else {
                 return;
             };
             if self.commands.firewall.is_blocked(scan.source) {
-                self.detector.forget(scan.source);
+                self.intake.detector.forget(scan.source);
                 continue;
             }
             if looks < DATA_LOOKS {
@@ -354,7 +352,7 @@ impl Daemon {
             &mut self.output,
         );
         if is_wanted {
-            self.detector.forget(scan.source);
+            self.intake.detector.forget(scan.source);
         }
     }
 
@@ -394,10 +392,10 @@ impl Daemon {
     fn report_notices(&mut self, kernel: &mut impl Kernel) {
         self.commands.report_notices(
             kernel,
-            &mut self.detector,
+            &mut self.intake.detector,
             &mut self.metrics,
             &mut self.output,
-            self.watch.is_wanted(),
+            self.watcher.is_own_namespace(),
         );
     }
 
@@ -424,12 +422,6 @@ impl Daemon {
         }
     }
 
-    /// Whether the last good reading is fresh: not older than three intervals.
-    fn is_reading_well(&self, now: Instant) -> bool {
-        self.last_good_reading != Instant::BOOT
-            && now.since(self.last_good_reading) <= self.options.interval.saturating_mul(3)
-    }
-
     /// A verdict out of nowhere, past every check but the last.
     #[cfg(test)]
     pub(crate) fn want_blocked(&mut self, source: Network, now: Instant) {
@@ -448,18 +440,282 @@ impl Daemon {
         self.host.source_of(peer)
     }
 
+    // What is seen.
+
+    /// When a reading, or a look at what may bring one, is due.
+    fn reading_deadline(&self) -> Instant {
+        self.reader
+            .deadline()
+            .min(self.watcher.deadline())
+            .min(self.counters.deadline())
+            .min(self.early.deadline())
+            .min(self.supervisor.deadline())
+    }
+
+    /// Where our own listener listens.
+    #[inline(never)]
+    fn own_listener(&self) -> Option<Endpoint> {
+        self.listener.map(|_| self.listen_address)
+    }
+
+    /// The scheduled reading, or an early one where something hints at
+    /// connections that were not seen.
+    fn read_when_due(&mut self, kernel: &mut impl Kernel) {
+        let now = kernel.boottime();
+        if now < self.reading_deadline() {
+            return;
+        }
+        // Before what was seen is held against the kernel's count.
+        self.take_events(kernel);
+        self.check_events(kernel, now);
+        self.check_counters(kernel, now);
+        if !self.commands.firewall.is_settled(now) {
+            return;
+        }
+        let (early, supervisor) = (&mut self.early, &self.supervisor);
+        let is_early_due = || early.is_due(now) || now >= supervisor.deadline();
+        let trigger = self
+            .reader
+            .trigger(self.options.interval, is_early_due, now);
+        let Some(trigger) = trigger else {
+            return;
+        };
+        if trigger == Trigger::Scheduled {
+            self.facts
+                .refresh(kernel, &mut self.host, &mut self.netlink_buffer);
+            self.commands.firewall.release_protected(&self.host);
+        }
+        let cpu_before = kernel.cpu_time();
+        self.read(kernel, trigger);
+        let cost = kernel.cpu_time().saturating_sub(cpu_before);
+        self.account_reading(kernel, trigger, cost);
+        let good = self.reader.last_good().filter(|began| *began >= now);
+        if let Some(began) = good {
+            self.retry_waiting(true, began);
+        }
+        self.tell_reading(kernel, good.is_some());
+    }
+
+    fn account_reading(&mut self, kernel: &mut impl Kernel, trigger: Trigger, cost: Duration) {
+        let now = kernel.boottime();
+        self.early.clear();
+        if self.watcher.lacks_events() {
+            self.early.request(now.after(FAST_READING));
+        }
+        if trigger == Trigger::Early {
+            self.early.pay(cost, now);
+        }
+    }
+
+    /// Takes in the destroy events that arrived.
+    fn take_events(&mut self, kernel: &mut impl Kernel) {
+        let start = kernel.boottime();
+        let context = Context::new(&self.host, &self.watcher, self.own_listener(), start);
+        let (intake, early) = (&mut self.intake, &mut self.early);
+        let (firewall, metrics) = (&mut self.commands.firewall, &mut self.metrics);
+        let buffer = &mut self.netlink_buffer;
+        let taken = self.watcher.take(kernel, buffer, |event, kernel| {
+            let context = context.at(kernel.boottime());
+            early.request_at(intake.event(event, &context, firewall, metrics));
+            context.host.is_own(event.remote.address)
+        });
+        let Some(taken) = taken else { return };
+        metrics.destroy_events += taken.events;
+        metrics.malformed_events += taken.malformed;
+        metrics.destroy_event_overflows += taken.overflows;
+        let now = kernel.boottime();
+        if taken.overflows > 0 {
+            early.request(now);
+        }
+        self.counters
+            .after_events(intake.inbound_seen(), self.watcher.is_drained(), now);
+    }
+
+    /// Proves that events arrive, reads tcp_fastopen and finds out what --proc
+    /// is.
+    fn check_events(&mut self, kernel: &mut impl Kernel, now: Instant) {
+        self.watcher.check_test(kernel, now);
+        if self.watcher.is_check_due(now) {
+            self.intake
+                .handshakes
+                .read_setting(kernel, self.options.proc_directory.as_bytes());
+            let namespace = self.reader.namespace(kernel);
+            self.watcher.check(kernel, namespace, now);
+        }
+    }
+
+    /// Reads /proc/net/snmp when due; connections that stayed unseen request a
+    /// reading.
+    fn check_counters(&mut self, kernel: &mut impl Kernel, now: Instant) {
+        if now < self.counters.deadline() {
+            return;
+        }
+        // The kernel counted the clients that wait at our own port.
+        self.accept_waiting(kernel);
+        self.retry_waiting(false, now);
+        let seen = self.intake.inbound_seen();
+        let (buffer, metrics) = (&mut self.netlink_buffer, &mut self.metrics);
+        let look = self.counters.look(kernel, buffer, metrics, seen, now);
+        if look == Some(Look::Unseen) {
+            self.early.request(now);
+        }
+        if look.is_some() && self.watcher.lacks_events() {
+            self.early.request(now.after(FAST_READING));
+        }
+    }
+
+    /// One reading; whether tcp could be read.
+    fn read(&mut self, kernel: &mut impl Kernel, trigger: Trigger) -> bool {
+        let now = kernel.boottime();
+        let calendar = self.calendar(kernel);
+        if self.options.action == Action::Run {
+            self.output
+                .set_patience(OUTPUT_PATIENCE.saturating_mul(10), OUTPUT_PATIENCE);
+        }
+        self.metrics.connections.clear();
+        let counters = self.settle_counters(kernel);
+        self.intake.begin_reading(
+            self.watcher.is_own_namespace(),
+            self.watcher.expects_events(),
+        );
+        let [tcp, tcp6] = self.read_rows(kernel, trigger, calendar, now);
+        self.intake.handshakes.end_reading(kernel);
+        if tcp6 == Outcome::Whole {
+            self.commands.firewall.set_ipv6();
+        }
+        let is_whole = tcp == Outcome::Whole && tcp6 != Outcome::Failed;
+        if is_whole {
+            self.intake.end_reading(kernel, now);
+            self.count_missed(kernel, counters, trigger);
+            self.reader.note_good(now);
+            self.metrics.last_reading_unix_nanoseconds = kernel.realtime();
+        } else {
+            self.metrics.readings_failed += 1;
+        }
+        self.metrics
+            .evidence_source_up
+            .set(EvidenceSource::Readings, u64::from(is_whole));
+        self.metrics.readings.count(trigger);
+        self.intake.detector.expire(now);
+        if trigger == Trigger::Scheduled {
+            self.end_list(kernel, tcp == Outcome::Whole);
+        }
+        self.metrics
+            .reading_duration
+            .observe(kernel.boottime().since(now));
+        tcp == Outcome::Whole
+    }
+
+    /// The counters that the rows are held against.
+    fn settle_counters(&mut self, kernel: &mut impl Kernel) -> Option<TcpCounters> {
+        if self.options.action == Action::Once {
+            return None;
+        }
+        let seen = self.intake.inbound_seen();
+        let (buffer, metrics) = (&mut self.netlink_buffer, &mut self.metrics);
+        self.counters.settle(kernel, buffer, metrics, seen)
+    }
+
+    fn read_rows(
+        &mut self,
+        kernel: &mut impl Kernel,
+        trigger: Trigger,
+        calendar: Calendar,
+        now: Instant,
+    ) -> [Outcome; 2] {
+        let context = Context::new(&self.host, &self.watcher, self.own_listener(), now);
+        let (intake, early) = (&mut self.intake, &mut self.early);
+        let (firewall, metrics) = (&mut self.commands.firewall, &mut self.metrics);
+        let (reader, output) = (&mut self.reader, &mut self.output);
+        let lists = trigger == Trigger::Scheduled;
+        [RowsFile::Tcp, RowsFile::Tcp6].map(|file| {
+            reader.read(kernel, file, |kernel, row| {
+                let Row::Socket(socket) = row else {
+                    metrics.malformed_rows += 1;
+                    return;
+                };
+                metrics.rows.count(file);
+                let shown = intake.row(kernel, &socket, lists, &context, firewall, metrics);
+                if let Some(entry) = shown.entry {
+                    intake.list.print(kernel, output, calendar, &entry);
+                }
+                early.request_at(shown.reading);
+            })
+        })
+    }
+
+    /// After a whole reading that began at these counters.
+    fn count_missed(
+        &mut self,
+        kernel: &mut impl Kernel,
+        before: Option<TcpCounters>,
+        trigger: Trigger,
+    ) {
+        let Some(before) = before else { return };
+        let seen = self.intake.inbound_seen();
+        let (buffer, metrics) = (&mut self.netlink_buffer, &mut self.metrics);
+        if !self.counters.is_started() {
+            return self.counters.start_coverage(kernel, buffer, metrics, seen);
+        }
+        let now = kernel.boottime();
+        self.counters.after_reading(before, seen, now);
+        // However long our turn did not come: nothing that waits is missed.
+        if trigger == Trigger::Scheduled && self.watcher.is_drained() {
+            metrics.connections_missed += self.counters.end_interval(before, seen, now);
+        }
+    }
+
+    fn end_list(&mut self, kernel: &mut impl Kernel, has_rows: bool) {
+        let calendar = self.calendar(kernel);
+        let (list, output) = (&mut self.intake.list, &mut self.output);
+        let (firewall, host) = (&self.commands.firewall, &self.host);
+        list.end(kernel, output, calendar, |entry| {
+            firewall.is_blocked(host.source_of(entry.remote.address))
+        });
+        let standing = &self.metrics.connections;
+        let established = standing.get(Family::V4, TcpState::Established)
+            + standing.get(Family::V6, TcpState::Established);
+        if has_rows && list.is_empty(established) {
+            output.line(kernel, report::NO_CONNECTION);
+        }
+    }
+
+    /// Looks again at what waits for its port.
+    fn retry_waiting(&mut self, is_after_reading: bool, now: Instant) {
+        let context = Context::new(&self.host, &self.watcher, self.own_listener(), now);
+        let (firewall, metrics) = (&self.commands.firewall, &mut self.metrics);
+        let window = self.options.window;
+        let reading =
+            self.intake
+                .retry_waiting(is_after_reading, window, &context, firewall, metrics);
+        self.early.request_at(reading);
+    }
+
+    /// A client of our own port was accepted.
+    fn see_client(&mut self, accepted: &Accepted, now: Instant) {
+        let context = Context::new(&self.host, &self.watcher, self.own_listener(), now);
+        let (firewall, metrics) = (&mut self.commands.firewall, &mut self.metrics);
+        self.intake.client(accepted, &context, firewall, metrics);
+    }
+
+    fn look_for_data(&mut self, kernel: &mut impl Kernel, scan: &mut Scan) {
+        if self.watcher.is_own_namespace() {
+            diag::look_for_data(kernel, &mut self.netlink_buffer, scan);
+        }
+    }
+
     /// Copies what the stages know into the gauges.
     fn update_gauges(&mut self) {
         let tables = [
             (
                 Table::Connections,
-                self.connections.remembered().0,
-                self.connections.evictions(),
+                self.intake.connections.remembered().0,
+                self.intake.connections.evictions(),
             ),
             (
                 Table::Sources,
-                self.detector.sources().0,
-                self.detector.evictions(),
+                self.intake.detector.sources().0,
+                self.intake.detector.evictions(),
             ),
             (
                 Table::Blocks,
@@ -468,15 +724,15 @@ impl Daemon {
             ),
             (
                 Table::Listeners,
-                self.connections.listeners.entries(),
-                self.connections.listeners.evictions(),
+                self.intake.connections.listeners.entries(),
+                self.intake.connections.listeners.evictions(),
             ),
         ];
         for (table, entries, evictions) in tables {
             self.metrics.table_entries.set(table, entries as u64);
             self.metrics.table_evictions.set(table, evictions);
         }
-        let has_events = u64::from(self.has_events());
+        let has_events = u64::from(self.watcher.is_up());
         self.metrics
             .evidence_source_up
             .set(EvidenceSource::DestroyEvents, has_events);
@@ -509,7 +765,13 @@ impl Daemon {
     }
 }
 
+/// Whether poll(2) found something to read at a descriptor that is there.
+fn is_any_ready(found: &[Interest], descriptor: Option<Descriptor>) -> bool {
+    descriptor.is_some_and(|descriptor| is_ready(found, descriptor))
+}
+
 /// Whether poll(2) found something to read there.
+#[inline(never)]
 fn is_ready(found: &[Interest], descriptor: Descriptor) -> bool {
     found
         .iter()

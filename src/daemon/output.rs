@@ -126,3 +126,23 @@ impl Output {
         self.patience != Duration::ZERO
     }
 }
+
+/// What an errno means, in words.
+pub(super) fn error_words(error: Errno) -> Text<48> {
+    let mut text = Text::new();
+    let words: &[u8] = match error {
+        Errno::ENOENT => b"no such file",
+        Errno::EACCES | Errno::EPERM => b"permission denied",
+        Errno::EADDRINUSE => b"address in use",
+        Errno::ECONNREFUSED => b"connection refused",
+        Errno::ETIMEDOUT => b"no answer in time",
+        Errno::EADDRNOTAVAIL => b"address not there",
+        Errno::EMFILE | Errno::ENFILE => b"too many open files",
+        _ => b"error ",
+    };
+    text.put(words);
+    if words.ends_with(b" ") {
+        text.put_decimal(error.0.unsigned_abs().into());
+    }
+    text
+}

@@ -8,7 +8,7 @@ use crate::limits::{HTTP_ACCEPTS, HTTP_FRESH, START_RETRY};
 use crate::report;
 use crate::time::Instant;
 
-use super::reading::error_words;
+use super::output::error_words;
 use super::{Daemon, is_ready};
 
 /// Steps of receiving, answering and sending that one client gets a turn:
@@ -231,7 +231,7 @@ impl Daemon {
 
     fn answer_health(&mut self, kernel: &mut impl Kernel, client: Descriptor) {
         let now = kernel.boottime();
-        let trouble = if self.is_reading_well(now) {
+        let trouble = if self.reader.is_fresh(self.options.interval, now) {
             self.commands.trouble(&self.host)
         } else {
             Some((&b""[..], &b"the last good reading is too old\n"[..]))

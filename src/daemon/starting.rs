@@ -1,7 +1,7 @@
 //! From the command line to the first turn.
 
 use crate::firewall::Task;
-use crate::kernel::{CAP_NET_ADMIN, Errno, Kernel, Path, RowsFile};
+use crate::kernel::{CAP_NET_ADMIN, Kernel, Path, RowsFile};
 use crate::limits::ONE_SHOT_PATIENCE;
 use crate::listeners::PortRange;
 use crate::metrics::Trigger;
@@ -10,6 +10,7 @@ use crate::report;
 use crate::text::{Text, TextView, parse_decimal, trim};
 
 use super::instance::{Obstacle, is_name_held};
+use super::kept_file::fill;
 use super::{Daemon, Flow};
 use crate::tools::blocks;
 
@@ -83,11 +84,13 @@ impl Daemon {
         self.print_start(kernel);
         self.facts
             .start(kernel, &mut self.host, &mut self.netlink_buffer);
-        self.is_own_namespace(kernel);
-        self.handshakes
+        let namespace = self.reader.namespace(kernel);
+        self.watcher.set_namespace(namespace);
+        self.intake
+            .handshakes
             .read_setting(kernel, self.options.proc_directory.as_bytes());
-        let could_read = self.reading(kernel, Trigger::Scheduled);
-        while let Some(scan) = self.detector.next_scan() {
+        let could_read = self.read(kernel, Trigger::Scheduled);
+        while let Some(scan) = self.intake.detector.next_scan() {
             let calendar = self.calendar(kernel);
             self.output
                 .line(kernel, report::scan(calendar, &scan).as_bytes());
@@ -121,10 +124,11 @@ impl Daemon {
                 self.commands.firewall.set_ipv6();
             }
         }
-        self.start_watching();
+        self.counters.start(self.options.proc_directory.as_bytes());
+        self.early.start();
         self.start_telling(kernel);
         self.print_start(kernel);
-        self.next_reading = kernel.boottime();
+        self.reader.start(kernel.boottime());
         Flow::Continue
     }
 
@@ -152,17 +156,9 @@ impl Daemon {
     /// Secrets, paths, limits: what every kind of run needs.
     fn prepare(&mut self, kernel: &mut impl Kernel) {
         let options = &self.options;
-        for (name, path) in [
-            (&b"/net/tcp"[..], &mut self.files.tcp.path),
-            (b"/net/tcp6", &mut self.files.tcp6.path),
-        ] {
-            path.clear();
-            path.put(options.proc_directory.as_bytes());
-            path.put(name);
-        }
-        self.connections.set_hash_key(kernel.hash_key());
-        self.detector
-            .configure(kernel.hash_key(), options.ports, options.window);
+        self.reader.configure(options.proc_directory.as_bytes());
+        self.intake
+            .configure(kernel.hash_key(), kernel.hash_key(), options);
         self.metrics.interval = options.interval;
         for network in &options.allow {
             self.host.allow(*network);
@@ -171,7 +167,7 @@ impl Daemon {
             self.host.set_ssh_connection(value);
         }
         let range = self.local_port_range(kernel);
-        self.connections.set_local_port_range(range);
+        self.intake.connections.set_local_port_range(range);
     }
 
     fn print_start(&mut self, kernel: &mut impl Kernel) {
@@ -239,15 +235,7 @@ pub(super) fn read_small<'a>(
     else {
         return &[];
     };
-    let mut filled = 0;
-    while let Some(room) = buffer.get_mut(filled..).filter(|room| !room.is_empty()) {
-        match kernel.read(file, room) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(Errno::EINTR) => {}
-            Err(_) => break,
-        }
-    }
+    let (filled, _) = fill(kernel, file, buffer);
     kernel.close(file);
     buffer.get(..filled).unwrap_or_default()
 }

@@ -12,7 +12,7 @@ use crate::text::parse_decimal;
 use crate::time::{Duration, Instant};
 
 use super::Daemon;
-use super::reading::error_words;
+use super::output::error_words;
 
 /// State of that; all bytes zero when new.
 pub(super) struct Supervisor {

@@ -1,0 +1,256 @@
+//! What the kernel counted against what was seen, and the readings that are
+//! made early for what was not.
+
+use crate::coverage::{Coverage, Look, TcpCounters, parse_snmp};
+use crate::kernel::Kernel;
+use crate::limits::{
+    COUNTERS_AGAIN, COUNTERS_PERIOD, EARLY_READING_SAVINGS, EARLY_READING_SHARE, EVENTS_LATENESS,
+};
+use crate::metrics::Metrics;
+use crate::time::{Duration, Instant};
+
+use super::kept_file::{KeptFile, fill};
+
+/// The kernel's own count; all bytes zero when new.
+pub(super) struct Counters {
+    snmp: KeptFile,
+    next_look: Instant,
+    coverage: Coverage,
+    /// Until when events belong to the last scheduled reading.
+    late_until: Option<Instant>,
+}
+
+impl Counters {
+    pub(super) const fn new() -> Self {
+        Self {
+            snmp: KeptFile::new(),
+            next_look: Instant::BOOT,
+            coverage: Coverage::new(),
+            late_until: None,
+        }
+    }
+
+    pub(super) fn start(&mut self, proc_directory: &[u8]) {
+        self.snmp.set_path(proc_directory, b"/net/snmp");
+    }
+
+    /// When the counters are to be looked at.
+    pub(super) fn deadline(&self) -> Instant {
+        self.next_look
+    }
+
+    /// Looks at the counters when due, against the inbound connections `seen`
+    /// so far; `None` where they cannot be read.
+    pub(super) fn look(
+        &mut self,
+        kernel: &mut impl Kernel,
+        buffer: &mut [u8],
+        metrics: &mut Metrics,
+        seen: u64,
+        now: Instant,
+    ) -> Option<Look> {
+        self.next_look = now.after(COUNTERS_PERIOD);
+        let counters = self.settle(kernel, buffer, metrics, seen)?;
+        let look = self.coverage.look(counters.passive_opens, seen);
+        if look == Look::Again {
+            self.next_look = now.after(COUNTERS_AGAIN);
+        }
+        Some(look)
+    }
+
+    /// Reads the counters with every event taken in: what was seen was counted
+    /// before. Right before a reading's rows these are what the rows are held
+    /// against.
+    #[inline(never)]
+    pub(super) fn settle(
+        &mut self,
+        kernel: &mut impl Kernel,
+        buffer: &mut [u8],
+        metrics: &mut Metrics,
+        seen: u64,
+    ) -> Option<TcpCounters> {
+        let counters = self.read(kernel, buffer, metrics)?;
+        self.coverage.settle(counters.passive_opens, seen);
+        Some(counters)
+    }
+
+    #[inline(never)]
+    fn read(
+        &mut self,
+        kernel: &mut impl Kernel,
+        buffer: &mut [u8],
+        metrics: &mut Metrics,
+    ) -> Option<TcpCounters> {
+        let filled = self
+            .snmp
+            .begin(kernel)
+            .map(|file| fill(kernel, file, buffer));
+        let counters = match filled {
+            Ok((count, true)) => parse_snmp(buffer.get(..count).unwrap_or_default()),
+            Ok((_, false)) | Err(_) => None,
+        };
+        self.snmp.end(kernel, counters.is_none());
+        metrics.resets_sent = counters?.resets_sent;
+        counters
+    }
+
+    /// Events were taken in, all there were if `is_drained`.
+    pub(super) fn after_events(&mut self, seen: u64, is_drained: bool, now: Instant) {
+        let Some(late_until) = self.late_until else {
+            return;
+        };
+        self.coverage.after_events(seen);
+        // However late our turn comes, all that waits is taken in.
+        if is_drained && now >= late_until {
+            self.late_until = None;
+        }
+    }
+
+    /// Before that the first whole reading is still to come: it only shows what
+    /// stood before.
+    pub(super) fn is_started(&self) -> bool {
+        self.coverage.is_started()
+    }
+
+    /// After the first whole reading.
+    pub(super) fn start_coverage(
+        &mut self,
+        kernel: &mut impl Kernel,
+        buffer: &mut [u8],
+        metrics: &mut Metrics,
+        seen: u64,
+    ) {
+        if let Some(counters) = self.read(kernel, buffer, metrics) {
+            self.coverage.start(counters.passive_opens, seen);
+        }
+    }
+
+    /// After each later one, which began at the counters `before`.
+    pub(super) fn after_reading(&mut self, before: TcpCounters, seen: u64, now: Instant) {
+        self.coverage.after_reading(before.passive_opens, seen);
+        // What was on its way just now is not missing any more by then.
+        self.next_look = now.after(EVENTS_LATENESS);
+    }
+
+    /// After a scheduled one: how many connections were missed for good since
+    /// the one before.
+    pub(super) fn end_interval(&mut self, before: TcpCounters, seen: u64, now: Instant) -> u64 {
+        self.late_until = Some(now.after(EVENTS_LATENESS));
+        self.coverage.end_interval(before.passive_opens, seen)
+    }
+}
+
+/// Readings between two scheduled ones, within a share of the processor; all
+/// bytes zero when new.
+pub(super) struct EarlyReadings {
+    requested: Option<Instant>,
+    /// Processor time that is left of the share, as of `saved_at`.
+    savings: Duration,
+    saved_at: Instant,
+}
+
+impl EarlyReadings {
+    pub(super) const fn new() -> Self {
+        Self {
+            requested: None,
+            savings: Duration::ZERO,
+            saved_at: Instant::BOOT,
+        }
+    }
+
+    pub(super) fn start(&mut self) {
+        self.savings = EARLY_READING_SAVINGS;
+    }
+
+    /// Requests one at `when`, or before.
+    #[inline(never)]
+    pub(super) fn request(&mut self, when: Instant) {
+        self.requested = Some(self.deadline().min(when));
+    }
+
+    /// The same, where one is wanted.
+    pub(super) fn request_at(&mut self, when: Option<Instant>) {
+        if let Some(when) = when {
+            self.request(when);
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        self.requested.unwrap_or(Instant::NEVER)
+    }
+
+    /// Whether one is due and there are savings to pay for it; else it waits
+    /// until there are.
+    pub(super) fn is_due(&mut self, now: Instant) -> bool {
+        if now < self.deadline() {
+            return false;
+        }
+        let earned = now.since(self.saved_at).as_nanos() / EARLY_READING_SHARE as u64;
+        let savings = self.savings.saturating_add(Duration::from_nanos(earned));
+        self.savings = savings.min(EARLY_READING_SAVINGS);
+        self.saved_at = now;
+        let is_due = self.savings != Duration::ZERO;
+        if !is_due {
+            self.requested = Some(now.after(COUNTERS_PERIOD));
+        }
+        is_due
+    }
+
+    /// A reading was made: what was requested is done.
+    pub(super) fn clear(&mut self) {
+        self.requested = None;
+    }
+
+    /// It was an early one, which may overdraw the savings; the next waits
+    /// until the debt is paid.
+    pub(super) fn pay(&mut self, cost: Duration, now: Instant) {
+        let debt = cost.saturating_sub(self.savings);
+        self.savings = self.savings.saturating_sub(cost);
+        self.saved_at = now.after(debt.saturating_mul(EARLY_READING_SHARE as u64));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_secs(seconds)
+    }
+
+    fn full() -> EarlyReadings {
+        let mut early = EarlyReadings::new();
+        early.start();
+        early.saved_at = at(100);
+        early
+    }
+
+    #[test]
+    fn the_earliest_request_counts() {
+        let mut early = full();
+        assert!(!early.is_due(at(100)), "none was requested");
+        for second in [105, 103, 104] {
+            early.request(at(second));
+        }
+        assert_eq!(early.deadline(), at(103));
+        assert!(!early.is_due(at(102)) && early.is_due(at(103)));
+        early.clear();
+        assert_eq!(early.deadline(), Instant::NEVER);
+    }
+
+    #[test]
+    fn a_debt_is_paid_before_the_next() {
+        let mut early = full();
+        early.request(at(100));
+        assert!(early.is_due(at(100)));
+        // As much again as was saved up.
+        early.clear();
+        early.pay(EARLY_READING_SAVINGS.saturating_mul(2), at(100));
+        let paid = EARLY_READING_SAVINGS.saturating_mul(EARLY_READING_SHARE as u64);
+        let paid = at(100).after(paid);
+        early.request(at(101));
+        assert!(!early.is_due(paid), "nothing was earned yet");
+        assert_eq!(early.deadline(), paid.after(COUNTERS_PERIOD));
+        assert!(early.is_due(paid.after(COUNTERS_PERIOD)));
+    }
+}

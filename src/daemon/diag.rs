@@ -1,0 +1,75 @@
+//! Questions to sock_diag(7) about many sockets.
+
+use crate::address::Family;
+use crate::detector::{Data, Scan};
+use crate::kernel::{Errno, Kernel, Netlink};
+use crate::netlink::Progress;
+use crate::sock_diag::{DiagSocket, dump_request, walk_sockets};
+
+/// All states but LISTEN, SYN_SENT and SYN_RECV (bit n for state n of
+/// net/tcp_states.h).
+const CONNECTED_STATES: u32 = 0xfff & !(1 << 10 | 1 << 2 | 1 << 3 | 1);
+/// Those, without TIME_WAIT and CLOSE: older kernels destroy full sockets only
+/// (net/ipv4/tcp.c, tcp_abort).
+pub(super) const FULL_STATES: u32 = CONNECTED_STATES & !(1 << 6 | 1 << 7);
+
+/// Asks for sockets and hands each to `visit`, up to the message behind which
+/// it wants no more: the kernel walks its table while it is asked only. Where
+/// that fails, none.
+#[inline(never)]
+pub(super) fn diag_search(
+    kernel: &mut impl Kernel,
+    buffer: &mut [u8],
+    request: &[u8],
+    visit: &mut dyn FnMut(DiagSocket) -> bool,
+) {
+    let mut wants_more = true;
+    let Ok(socket) = kernel.netlink(Netlink::SockDiag) else {
+        return;
+    };
+    let mut progress = Progress::More;
+    if kernel.send(socket, request).is_err() {
+        progress = Progress::Done;
+    }
+    while progress == Progress::More && wants_more {
+        match kernel.receive(socket, buffer) {
+            Ok(0) => break,
+            Ok(count) => {
+                let bytes = buffer.get(..count).unwrap_or_default();
+                progress = walk_sockets(bytes, |socket| wants_more &= visit(socket));
+            }
+            Err(Errno::EINTR) => {}
+            Err(_) => break,
+        }
+    }
+    kernel.close(socket);
+}
+
+/// Adds to a scan whether the sockets that still stand carried data: rows do not
+/// show it.
+pub(super) fn look_for_data(kernel: &mut impl Kernel, buffer: &mut [u8], scan: &mut Scan) {
+    if scan.data() == Data::Sent {
+        return;
+    }
+    // An IPv4 peer of a dual-stack listener has an IPv6 socket.
+    let families: &[Family] = if scan.source.is_ipv6() {
+        &[Family::V6]
+    } else {
+        &[Family::V6, Family::V4]
+    };
+    for family in families {
+        let request = dump_request(*family, CONNECTED_STATES, scan.source);
+        diag_search(kernel, buffer, &request, &mut |socket| {
+            scan.note_data(socket.local.port, data(&socket));
+            true
+        });
+    }
+}
+
+pub(super) fn data(socket: &DiagSocket) -> Data {
+    match socket.received_data {
+        None => Data::Unknown,
+        Some(false) => Data::Silent,
+        Some(true) => Data::Sent,
+    }
+}

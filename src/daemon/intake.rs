@@ -1,0 +1,481 @@
+//! From what was seen to evidence: rows, destroy events and clients of our own
+//! take the same way through the stages.
+
+use core::net::IpAddr;
+
+use crate::address::{Endpoint, Family, Network};
+use crate::connections::{Connection, Direction, Ending, Sighting};
+use crate::host::Host;
+use crate::kernel::{Accepted, Kernel};
+use crate::limits::SERVICE_AGE;
+use crate::listeners::Port;
+use crate::metrics::Metrics;
+use crate::options::Options;
+use crate::proc_net_tcp::{Socket, TcpState};
+use crate::sock_diag::{DiagSocket, Handshake};
+use crate::table::HashKey;
+use crate::time::{Duration, Instant};
+use crate::waiting::Waiter;
+
+use super::admission::Admission;
+use super::diag::data;
+use super::handshakes::Handshakes;
+use super::list::{Entry, List};
+use super::output::log_error;
+use super::watcher::Watcher;
+use super::{Connections, Detector, Firewall};
+
+/// What is the same for all that is seen at one time.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub(super) now: Instant,
+    pub(super) host: &'a Host,
+    /// What is read and received is of our own network namespace.
+    pub(super) is_own_namespace: bool,
+    /// Where our own listener listens.
+    pub(super) own_listener: Option<Endpoint>,
+}
+
+impl<'a> Context<'a> {
+    pub(super) fn new(
+        host: &'a Host,
+        watcher: &Watcher,
+        own_listener: Option<Endpoint>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            now,
+            host,
+            is_own_namespace: watcher.is_own_namespace(),
+            own_listener,
+        }
+    }
+
+    /// The same at another time.
+    pub(super) fn at(self, now: Instant) -> Self {
+        Self {
+            now,
+            host: self.host,
+            is_own_namespace: self.is_own_namespace,
+            own_listener: self.own_listener,
+        }
+    }
+
+    /// Whether a local address is one where listeners of every address accept;
+    /// those of another network namespace are not known.
+    fn is_local(&self, address: IpAddr) -> bool {
+        !self.is_own_namespace || self.host.is_incomplete() || self.host.is_own(address)
+    }
+
+    /// Our own listener proves nothing about its clients: what scrapes us and
+    /// three exporters is no scanner.
+    fn is_own_listener(&self, local: Endpoint) -> bool {
+        self.own_listener.is_some_and(|own| {
+            let is_at = own.address.is_unspecified() || own.address == local.address;
+            self.is_own_namespace && own.port == local.port && is_at
+        })
+    }
+}
+
+/// What a row brings.
+pub(super) struct Shown {
+    /// It belongs into the list.
+    pub(super) entry: Option<Entry>,
+    /// When a reading is wanted.
+    pub(super) reading: Option<Instant>,
+}
+
+impl Shown {
+    const NOTHING: Self = Self {
+        entry: None,
+        reading: None,
+    };
+}
+
+/// Everything on that way; all bytes zero when new. The largest table is the
+/// last field.
+#[repr(C)]
+pub(super) struct Intake {
+    has_logged_unknown: bool,
+    pub(super) handshakes: Handshakes,
+    admission: Admission,
+    pub(super) list: List,
+    pub(super) detector: Detector,
+    pub(super) connections: Connections,
+}
+
+impl Intake {
+    pub(super) const fn new() -> Self {
+        Self {
+            connections: Connections::new(),
+            handshakes: Handshakes::new(),
+            admission: Admission::new(),
+            detector: Detector::new(),
+            list: List::new(),
+            has_logged_unknown: false,
+        }
+    }
+
+    /// Takes the secrets and what the options say.
+    pub(super) fn configure(&mut self, connections: HashKey, detector: HashKey, options: &Options) {
+        self.connections.set_hash_key(connections);
+        self.detector
+            .configure(detector, options.ports, options.window);
+        self.list.configure(options.show);
+    }
+
+    /// Starts a reading; `expects_events`: a connection that is gone has a
+    /// destroy event.
+    pub(super) fn begin_reading(&mut self, is_own_namespace: bool, expects_events: bool) {
+        self.list.begin();
+        self.connections.begin_reading();
+        self.handshakes
+            .begin_reading(is_own_namespace, expects_events);
+    }
+
+    /// Ends one that saw every row. A blind spot is logged, once.
+    pub(super) fn end_reading(&mut self, kernel: &mut impl Kernel, now: Instant) {
+        self.connections.end_reading(now);
+        let has_unknown = self.connections.listeners.has_unknown();
+        if has_unknown && !core::mem::replace(&mut self.has_logged_unknown, true) {
+            let words =
+                b"more listeners of one address than fit; connections to the rest are no evidence";
+            log_error(kernel, &[words]);
+        }
+    }
+
+    /// Inbound connections seen so far, which the kernel counts, too.
+    pub(super) fn inbound_seen(&self) -> u64 {
+        self.connections.inbound_seen()
+    }
+
+    /// A row of /proc/net/tcp. The scheduled reading `lists` what stands.
+    pub(super) fn row(
+        &mut self,
+        kernel: &mut impl Kernel,
+        socket: &Socket,
+        lists: bool,
+        context: &Context,
+        firewall: &mut Firewall,
+        metrics: &mut Metrics,
+    ) -> Shown {
+        let (now, remote) = (context.now, socket.remote.address);
+        let is_local = &|| context.is_local(socket.local.address);
+        let (connection, is_opened) = match self.connections.observe(socket, is_local, now) {
+            Sighting::Opened(connection) => (Some(connection), true),
+            Sighting::Standing(connection) => (Some(connection), false),
+            Sighting::Repeated => return Shown::NOTHING,
+            Sighting::Other => (None, false),
+        };
+        if context.host.is_own(remote) {
+            return Shown::NOTHING;
+        }
+        let family = Family::of(socket.local.address);
+        metrics.connections.count(family, socket.state);
+        let Some(connection) = connection else {
+            return Shown::NOTHING;
+        };
+        if is_opened {
+            count_new(metrics, connection, socket.local);
+        }
+        let source = context.host.source_of(remote);
+        if firewall.is_blocked(source) {
+            if is_opened {
+                firewall.schedule_verify(source, now);
+            }
+            return Shown::NOTHING;
+        }
+        let is_listed = lists && socket.state == TcpState::Established;
+        let is_listed = is_listed && self.list.shows(connection);
+        if is_listed {
+            self.connections.set_listed(connection);
+        }
+        Shown {
+            entry: is_listed.then_some(Entry {
+                remote: socket.remote,
+                local: socket.local,
+                direction: connection.direction,
+            }),
+            reading: self.admit_row(kernel, socket, connection, source, context, firewall),
+        }
+    }
+
+    fn admit_row(
+        &mut self,
+        kernel: &mut impl Kernel,
+        socket: &Socket,
+        connection: Connection,
+        source: Network,
+        context: &Context,
+        firewall: &Firewall,
+    ) -> Option<Instant> {
+        // TIME_WAIT proves a handshake once, not that anything is open.
+        let counts =
+            socket.state != TcpState::TimeWait || connection.handshake != Handshake::Proven;
+        if !counts || connection.port == Port::Unknown {
+            return None;
+        }
+        let noted = connection.handshake;
+        let handshake = self.handshakes.of_row(kernel, socket, noted);
+        if handshake != noted {
+            self.connections.set_handshake(connection, handshake);
+        }
+        if handshake != Handshake::Proven {
+            return None;
+        }
+        let waiter = Waiter::new(source, socket.local, socket.remote, connection.first_seen);
+        self.admit(&waiter, connection.port, context, firewall)
+    }
+
+    /// A destroy event. When a reading is wanted.
+    #[inline(never)]
+    pub(super) fn event(
+        &mut self,
+        event: &DiagSocket,
+        context: &Context,
+        firewall: &mut Firewall,
+        metrics: &mut Metrics,
+    ) -> Option<Instant> {
+        let (local, remote, now) = (event.local, event.remote, context.now);
+        // A listener's own end, or a socket that never connected.
+        if remote.address.is_unspecified() {
+            return None;
+        }
+        let ending = self.ending(local, remote, event.is_disconnected, context);
+        if context.host.is_own(remote.address) {
+            return None;
+        }
+        let source = context.host.source_of(remote.address);
+        let mut waiter = Waiter::new(source, local, remote, now);
+        waiter.data = data(event);
+        waiter.is_unnamed = event.is_disconnected;
+        waiter.is_proven = self.handshakes.is_proof(event.handshake);
+        let (port, connection) = match ending {
+            Ending::Known(connection)
+                if connection.handshake == Handshake::Proven
+                    || connection.port == Port::Unknown =>
+            {
+                self.known_end(&waiter, connection, firewall);
+                return None;
+            }
+            // Its rows proved nothing; perhaps its end does.
+            Ending::Known(connection) => (connection.port, Some(connection)),
+            Ending::Unseen(connection) => {
+                // A forged one, too: PassiveOpens has it (net/ipv4/tcp_minisocks.c,
+                // tcp_create_openreq_child).
+                count_new(metrics, connection, local);
+                (connection.port, Some(connection))
+            }
+            Ending::Unnamed(port) => (port, None),
+            Ending::Unknown => {
+                waiter.is_counted = false;
+                (Port::Unknown, None)
+            }
+        };
+        if !waiter.is_proven {
+            metrics.events_unproven += 1;
+            if waiter.is_counted {
+                return None;
+            }
+        }
+        if let Some(connection) = connection {
+            waiter.first_seen = connection.first_seen;
+            self.connections
+                .set_handshake(connection, Handshake::Proven);
+            self.list_later(&waiter, connection, firewall);
+        }
+        if waiter.is_counted {
+            firewall.schedule_verify(source, now);
+        }
+        self.admit(&waiter, port, context, firewall)
+    }
+
+    /// Takes note of the end of a connection.
+    fn ending(
+        &mut self,
+        local: Endpoint,
+        remote: Endpoint,
+        is_disconnected: bool,
+        context: &Context,
+    ) -> Ending {
+        let is_local = &|| context.is_local(local.address);
+        if is_disconnected {
+            self.connections.disconnected(local, is_local, context.now)
+        } else {
+            self.connections.ended(local, remote, is_local, context.now)
+        }
+    }
+
+    /// The end of what was seen before refreshes nothing; it tells whether data
+    /// was sent.
+    fn known_end(&mut self, waiter: &Waiter, connection: Connection, firewall: &Firewall) {
+        self.list_later(waiter, connection, firewall);
+        if connection.direction == Direction::Inbound {
+            let (source, port, data) = (waiter.source, waiter.local.port, waiter.data);
+            self.detector.note_data(source, port, data);
+            self.admission.waiting.note_data(source, port, data);
+        }
+    }
+
+    /// A client of our own port, seen before any row or event shows it: under
+    /// load there always is one that neither showed yet, and the kernel's count
+    /// alone would bring reading after reading.
+    pub(super) fn client(
+        &mut self,
+        accepted: &Accepted,
+        context: &Context,
+        firewall: &mut Firewall,
+        metrics: &mut Metrics,
+    ) {
+        let (local, remote, now) = (accepted.local, accepted.remote, context.now);
+        if !context.is_own_namespace || local.port == 0 {
+            return;
+        }
+        let opened = self.connections.accepted(local, remote, now);
+        let Some(connection) = opened.filter(|_| !context.host.is_own(remote.address)) else {
+            return;
+        };
+        count_new(metrics, connection, local);
+        firewall.schedule_verify(context.host.source_of(remote.address), now);
+    }
+
+    fn admit(
+        &mut self,
+        waiter: &Waiter,
+        port: Port,
+        context: &Context,
+        firewall: &Firewall,
+    ) -> Option<Instant> {
+        if context.is_own_listener(waiter.local) {
+            return None;
+        }
+        let (detector, now) = (&mut self.detector, context.now);
+        self.admission.admit(waiter, port, firewall, detector, now)
+    }
+
+    /// A connection that no scheduled reading can show any more joins the next
+    /// list.
+    fn list_later(&mut self, waiter: &Waiter, connection: Connection, firewall: &Firewall) {
+        if !self.list.misses(connection) || firewall.is_blocked(waiter.source) {
+            return;
+        }
+        self.connections.set_listed(connection);
+        self.list.keep(Entry {
+            remote: waiter.remote,
+            local: waiter.local,
+            direction: connection.direction,
+        });
+    }
+
+    /// Looks again at what waits: after a reading that saw every row, and in
+    /// between for addresses that came. Nothing waits longer than `window`, but
+    /// always for a reading. When a reading is wanted.
+    pub(super) fn retry_waiting(
+        &mut self,
+        is_after_reading: bool,
+        window: Duration,
+        context: &Context,
+        firewall: &Firewall,
+        metrics: &mut Metrics,
+    ) -> Option<Instant> {
+        let window = window.max(SERVICE_AGE.saturating_mul(2));
+        let mut reading = None;
+        for index in 0..self.admission.waiting.len() {
+            let Some(waiter) = self.admission.waiting.get(index) else {
+                break;
+            };
+            let age = context.now.since(waiter.first_seen.max(waiter.since));
+            let retried = if age < window {
+                self.retry(&waiter, is_after_reading, context, firewall, metrics)
+            } else {
+                Retried::Done
+            };
+            let waiting = &mut self.admission.waiting;
+            match retried {
+                Retried::Done => waiting.remove(index),
+                Retried::Unknown => {}
+                Retried::Counted => waiting.set_counted(index),
+                Retried::CountedUntil(due) => {
+                    waiting.set_counted(index);
+                    reading = Some(reading.map_or(due, |reading: Instant| reading.min(due)));
+                }
+            }
+        }
+        self.admission.waiting.sweep();
+        reading
+    }
+
+    fn retry(
+        &mut self,
+        waiter: &Waiter,
+        is_after_reading: bool,
+        context: &Context,
+        firewall: &Firewall,
+        metrics: &mut Metrics,
+    ) -> Retried {
+        let (local, now) = (waiter.local, context.now);
+        let listeners = &mut self.connections.listeners;
+        let port = listeners.port(local, &|| context.is_local(local.address), now);
+        let mut retried = match port {
+            Port::Unknown if is_after_reading => return Retried::Done,
+            Port::Unknown => return Retried::Unknown,
+            Port::New | Port::Foreign => Retried::Counted,
+            Port::Service => Retried::Done,
+        };
+        if port == Port::New && is_after_reading {
+            // A listener that outlived the connection is a service; else
+            // another reading follows.
+            let outlives = listeners.outlives(local, waiter.since);
+            retried = outlives.map_or_else(Retried::CountedUntil, |()| Retried::Done);
+        }
+        if !waiter.is_counted {
+            self.count_waiter(waiter, context, firewall, metrics);
+        }
+        if retried == Retried::Done {
+            let mut counted = *waiter;
+            counted.is_counted = true;
+            self.admit(&counted, Port::Service, context, firewall);
+        }
+        retried
+    }
+
+    fn count_waiter(
+        &mut self,
+        waiter: &Waiter,
+        context: &Context,
+        firewall: &Firewall,
+        metrics: &mut Metrics,
+    ) {
+        let (local, remote) = (waiter.local, waiter.remote);
+        match self.ending(local, remote, waiter.is_unnamed, context) {
+            Ending::Unseen(connection) => {
+                count_new(metrics, connection, local);
+                if waiter.is_proven {
+                    self.list_later(waiter, connection, firewall);
+                }
+            }
+            Ending::Known(connection) => self.list_later(waiter, connection, firewall),
+            Ending::Unnamed(_) | Ending::Unknown => {}
+        }
+    }
+}
+
+/// What became of one that waited.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Retried {
+    /// It waits no more.
+    Done,
+    /// Its port is not known yet.
+    Unknown,
+    /// Its port is none of outgoing connections.
+    Counted,
+    /// The same, and a reading is wanted then.
+    CountedUntil(Instant),
+}
+
+/// Counts a connection that was seen for the first time.
+#[inline(never)]
+fn count_new(metrics: &mut Metrics, connection: Connection, local: Endpoint) {
+    let family = Family::of(local.address);
+    metrics.new_connections.count(connection.direction, family);
+}

@@ -1,0 +1,203 @@
+//! Readings: one pass over tcp and tcp6.
+
+use crate::kernel::{Descriptor, Errno, Kernel, Path};
+use crate::metrics::{RowsFile, Trigger};
+use crate::proc_net_tcp::{Row, RowReader};
+use crate::text::Text;
+use crate::time::{Duration, Instant};
+
+use super::kept_file::KeptFile;
+use super::output::{error_words, log_error};
+
+/// A file of rows and whether it could be read.
+struct RowsSource {
+    file: KeptFile,
+    has_logged_unreadable: bool,
+}
+
+impl RowsSource {
+    const fn new() -> Self {
+        Self {
+            file: KeptFile::new(),
+            has_logged_unreadable: false,
+        }
+    }
+}
+
+/// How reading one file went.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Whole,
+    Absent,
+    Failed,
+}
+
+/// Which network namespace the rows are of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Namespace {
+    /// Ours, whose sockets netlink shows.
+    Own,
+    Other,
+    /// There is no such file yet.
+    Absent,
+}
+
+/// The files and when they are read; all bytes zero when new.
+pub(super) struct Reader {
+    tcp: RowsSource,
+    tcp6: RowsSource,
+    rows: RowReader,
+    /// The next scheduled reading.
+    next: Instant,
+    /// When the last reading began that saw every row.
+    last_good: Option<Instant>,
+}
+
+impl Reader {
+    pub(super) const fn new() -> Self {
+        Self {
+            tcp: RowsSource::new(),
+            tcp6: RowsSource::new(),
+            rows: RowReader::new(),
+            next: Instant::BOOT,
+            last_good: None,
+        }
+    }
+
+    /// Names the files.
+    pub(super) fn configure(&mut self, proc_directory: &[u8]) {
+        self.tcp.file.set_path(proc_directory, b"/net/tcp");
+        self.tcp6.file.set_path(proc_directory, b"/net/tcp6");
+    }
+
+    /// The first scheduled reading is due.
+    pub(super) fn start(&mut self, now: Instant) {
+        self.next = now;
+    }
+
+    /// When the next scheduled reading is due.
+    pub(super) fn deadline(&self) -> Instant {
+        self.next
+    }
+
+    /// Why to read now, if there is a reason: the schedule, or that an early
+    /// reading is due.
+    pub(super) fn trigger(
+        &mut self,
+        interval: Duration,
+        is_early_due: impl FnOnce() -> bool,
+        now: Instant,
+    ) -> Option<Trigger> {
+        if now < self.next {
+            return is_early_due().then_some(Trigger::Early);
+        }
+        // Keep the beat; after a long suspend start a new one.
+        let next = self.next.after(interval);
+        let late = now.after(interval);
+        self.next = if next > now { next } else { late };
+        Some(Trigger::Scheduled)
+    }
+
+    /// A reading that began then saw every row.
+    pub(super) fn note_good(&mut self, began: Instant) {
+        self.last_good = Some(began);
+    }
+
+    pub(super) fn last_good(&self) -> Option<Instant> {
+        self.last_good
+    }
+
+    /// Whether the last good reading is not older than three intervals.
+    pub(super) fn is_fresh(&self, interval: Duration, now: Instant) -> bool {
+        self.last_good
+            .is_some_and(|began| now.since(began) <= interval.saturating_mul(3))
+    }
+
+    pub(super) fn namespace(&self, kernel: &mut impl Kernel) -> Namespace {
+        let ours = kernel.inode(&Path::from_bytes(b"/proc/self/net/tcp"));
+        let read = kernel.inode(&self.tcp.file.path);
+        if ours.is_err() || ours == read {
+            Namespace::Own
+        } else if read.is_ok() {
+            Namespace::Other
+        } else {
+            Namespace::Absent
+        }
+    }
+
+    /// Reads one of the files and hands each row to `visit`.
+    #[inline(never)]
+    pub(super) fn read<K: Kernel>(
+        &mut self,
+        kernel: &mut K,
+        file: RowsFile,
+        visit: impl FnMut(&mut K, Row),
+    ) -> Outcome {
+        let source = match file {
+            RowsFile::Tcp => &mut self.tcp,
+            RowsFile::Tcp6 => &mut self.tcp6,
+        };
+        let rows = &mut self.rows;
+        let opened = source.file.begin(kernel);
+        let result = opened.and_then(|opened| read_rows(kernel, opened, rows, visit));
+        source.file.end(kernel, result.is_err());
+        match result {
+            Ok(()) => {
+                source.has_logged_unreadable = false;
+                Outcome::Whole
+            }
+            // A kernel without IPv6 has no tcp6.
+            Err(Errno::ENOENT) if file == RowsFile::Tcp6 => Outcome::Absent,
+            Err(error) => {
+                source.unreadable(kernel, error);
+                Outcome::Failed
+            }
+        }
+    }
+}
+
+impl RowsSource {
+    /// Said once, retried with each reading.
+    fn unreadable(&mut self, kernel: &mut impl Kernel, error: Errno) {
+        if core::mem::replace(&mut self.has_logged_unreadable, true) {
+            return;
+        }
+        let path = self.file.path.as_bytes();
+        let printable = |byte: &u8| (b' '..=b'~').contains(byte);
+        let path = if path.iter().all(printable) {
+            path
+        } else {
+            b"--proc"
+        };
+        let why = if error == Errno::EINVAL {
+            Text::from_bytes(b"neither on procfs nor a regular file")
+        } else {
+            error_words(error)
+        };
+        log_error(kernel, &[b"cannot read ", path, b": ", why.as_bytes()]);
+    }
+}
+
+fn read_rows<K: Kernel>(
+    kernel: &mut K,
+    file: Descriptor,
+    rows: &mut RowReader,
+    mut visit: impl FnMut(&mut K, Row),
+) -> Result<(), Errno> {
+    rows.begin();
+    loop {
+        match kernel.read(file, rows.space()) {
+            Ok(0) => break,
+            Ok(count) => rows.filled(count),
+            Err(Errno::EINTR) => continue,
+            Err(error) => return Err(error),
+        }
+        for row in rows.by_ref() {
+            visit(kernel, row);
+        }
+    }
+    if let Some(row) = rows.end() {
+        visit(kernel, row);
+    }
+    Ok(())
+}

@@ -1,0 +1,203 @@
+//! Destroy events: the kernel says of each TCP socket when it ends, however
+//! short its life was. A self-test shows whether events arrive.
+
+use crate::address::is_loopback;
+use crate::kernel::{Descriptor, Errno, Kernel, Netlink};
+use crate::limits::{EVENTS_PER_TURN, EVENTS_REST, EVENTS_RETRY, SELF_TEST_PATIENCE};
+use crate::sock_diag::{DiagSocket, walk_events};
+use crate::time::Instant;
+
+use super::output::log_error;
+use super::reader::Namespace;
+
+/// The socket of destroy events and what is known of it; all bytes zero when
+/// new.
+pub(super) struct Watcher {
+    socket: Option<Descriptor>,
+    /// What netlink shows is of the network namespace that is read.
+    is_own_namespace: bool,
+    is_up: bool,
+    has_logged_down: bool,
+    /// All events that the kernel had were taken in.
+    is_drained: bool,
+    next_check: Instant,
+    /// The port whose event the self-test waits for; 0 for none.
+    test_port: u16,
+    test_deadline: Instant,
+    /// Events may wait until then: the last were of connections within the host,
+    /// which are counted and no more.
+    rest_until: Option<Instant>,
+}
+
+/// What one turn took in.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Taken {
+    pub(super) events: u64,
+    pub(super) malformed: u64,
+    /// The kernel dropped events.
+    pub(super) overflows: u64,
+}
+
+impl Watcher {
+    pub(super) const fn new() -> Self {
+        Self {
+            socket: None,
+            is_own_namespace: false,
+            is_up: false,
+            has_logged_down: false,
+            is_drained: false,
+            next_check: Instant::BOOT,
+            test_port: 0,
+            test_deadline: Instant::BOOT,
+            rest_until: None,
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        let test = if self.test_port == 0 {
+            Instant::NEVER
+        } else {
+            self.test_deadline
+        };
+        let rest = self.rest_until.unwrap_or(Instant::NEVER);
+        self.next_check.min(test).min(rest)
+    }
+
+    /// The socket, where events are waited for.
+    pub(super) fn events(&self, now: Instant) -> Option<Descriptor> {
+        self.socket
+            .filter(|_| self.rest_until.is_none_or(|until| now >= until))
+    }
+
+    /// The socket, even where its events may wait.
+    pub(super) fn socket(&self) -> Option<Descriptor> {
+        self.socket
+    }
+
+    /// Whether what netlink shows is of the network namespace that is read.
+    pub(super) fn is_own_namespace(&self) -> bool {
+        self.is_own_namespace
+    }
+
+    pub(super) fn set_namespace(&mut self, namespace: Namespace) {
+        self.is_own_namespace = namespace == Namespace::Own;
+    }
+
+    /// Whether destroy events are evidence now.
+    pub(super) fn is_up(&self) -> bool {
+        self.is_up
+    }
+
+    /// Whether they arrive, or are being tested.
+    pub(super) fn expects_events(&self) -> bool {
+        self.is_up || self.test_port != 0
+    }
+
+    /// Whether readings are all there is, though there should be events.
+    pub(super) fn lacks_events(&self) -> bool {
+        self.is_own_namespace && !self.expects_events()
+    }
+
+    /// Whether no event waits.
+    pub(super) fn is_drained(&self) -> bool {
+        self.is_drained || self.socket.is_none()
+    }
+
+    /// Takes in the events that arrived, at most `EVENTS_PER_TURN`, and hands
+    /// all but the test's to `visit`, which says whether one is of a connection
+    /// within the host. `None` without a socket.
+    pub(super) fn take<K: Kernel>(
+        &mut self,
+        kernel: &mut K,
+        buffer: &mut [u8],
+        mut visit: impl FnMut(&DiagSocket, &mut K) -> bool,
+    ) -> Option<Taken> {
+        let socket = self.socket?;
+        let mut taken = Taken::default();
+        let (mut has_own, mut has_foreign) = (false, false);
+        self.is_drained = false;
+        for _ in 0..EVENTS_PER_TURN {
+            match kernel.receive(socket, buffer) {
+                Ok(count) => {
+                    let bytes = buffer.get(..count).unwrap_or_default();
+                    let malformed = walk_events(bytes, |event| {
+                        taken.events += 1;
+                        let is_own = self.ends_test(&event) || visit(&event, kernel);
+                        has_own |= is_own;
+                        has_foreign |= !is_own;
+                    });
+                    taken.malformed += malformed as u64;
+                }
+                Err(Errno::EINTR) => continue,
+                Err(Errno::ENOBUFS) => taken.overflows += 1,
+                // EAGAIN: there are no more.
+                Err(_) => {
+                    self.is_drained = true;
+                    break;
+                }
+            }
+        }
+        let may_rest = has_own && !has_foreign;
+        self.rest_until = may_rest.then(|| kernel.boottime().after(EVENTS_REST));
+        Some(taken)
+    }
+
+    // The self-test.
+
+    /// A test without an event by its deadline failed.
+    pub(super) fn check_test(&mut self, kernel: &mut impl Kernel, now: Instant) {
+        if self.test_port != 0 && now >= self.test_deadline {
+            // A late one proves as much.
+            self.test_deadline = Instant::NEVER;
+            self.down(kernel, b"the kernel sends none");
+        }
+    }
+
+    /// Whether `check` is due: at start, and each `EVENTS_RETRY`.
+    pub(super) fn is_check_due(&self, now: Instant) -> bool {
+        now >= self.next_check
+    }
+
+    /// Opens the socket and starts a test, unless events are known to arrive.
+    pub(super) fn check(&mut self, kernel: &mut impl Kernel, namespace: Namespace, now: Instant) {
+        self.next_check = now.after(EVENTS_RETRY);
+        self.set_namespace(namespace);
+        if namespace == Namespace::Other {
+            self.down(kernel, b"--proc is of another network namespace");
+        }
+        if !self.is_own_namespace || self.is_up {
+            return;
+        }
+        if self.socket.is_none() {
+            self.socket = kernel.netlink(Netlink::DestroyEvents).ok();
+        }
+        match self.socket.and_then(|_| kernel.refused_connect().ok()) {
+            Some(port) => {
+                self.test_port = port;
+                self.test_deadline = now.after(SELF_TEST_PATIENCE);
+            }
+            None => self.down(kernel, b"no socket for them, or no loopback to test them"),
+        }
+    }
+
+    /// Whether it is the test's event: events arrive.
+    fn ends_test(&mut self, event: &DiagSocket) -> bool {
+        let is_test = self.test_port != 0
+            && event.local.port == self.test_port
+            && is_loopback(event.remote.address);
+        if is_test {
+            self.test_port = 0;
+            self.is_up = true;
+            self.has_logged_down = false;
+        }
+        is_test
+    }
+
+    #[inline(never)]
+    fn down(&mut self, kernel: &mut impl Kernel, why: &[u8]) {
+        if !core::mem::replace(&mut self.has_logged_down, true) {
+            let words = b"; short connections are seen only where readings catch them";
+            log_error(kernel, &[b"no destroy events: ", why, words]);
+        }
+    }
+}
