@@ -53,6 +53,7 @@ mod report;
 mod waiting;
 
 pub mod daemon;
+mod tools;
 
 #[allow(unsafe_code)]
 pub mod linux;

@@ -10,7 +10,7 @@ use crate::limits::{CLAIM_PAUSE, CLAIM_TRIES, HTTP_ACCEPTS, START_RETRY};
 use crate::text::Text;
 use crate::time::Instant;
 
-use super::reading::error_words;
+use super::output::error_words;
 
 /// What ss(8) shows as `@tcpparser`.
 const NAME: &str = "tcpparser";

@@ -6,9 +6,8 @@ mod blocking;
 mod destroying;
 mod facts;
 mod handshakes;
-mod healthcheck;
 mod instance;
-mod output;
+pub(crate) mod output;
 mod reading;
 mod serving;
 mod starting;
@@ -42,7 +41,7 @@ use destroying::Destroyer;
 use facts::HostFacts;
 use handshakes::Handshakes;
 use instance::InstanceLock;
-use output::Output;
+use output::{Output, log_error};
 use reading::Files;
 use supervisor::Supervisor;
 use watching::Watch;
@@ -329,13 +328,7 @@ impl Daemon {
 
     /// Says one diagnostic on standard error.
     fn complain(&self, kernel: &mut impl Kernel, words: &[&[u8]]) {
-        let mut line: Text<512> = Text::new();
-        line.put(b"tcpparser: ");
-        for word in words {
-            line.put(word);
-        }
-        line.put(b"\n");
-        kernel.write_error(line.as_bytes());
+        log_error(kernel, words);
     }
 
     fn calendar(&self, kernel: &mut impl Kernel) -> Calendar {
@@ -391,14 +384,15 @@ impl Daemon {
     /// The last turn: what stands is said, the firewall gets what is left of our
     /// last second.
     fn end(&mut self, kernel: &mut impl Kernel) -> Flow {
-        self.tell_end(kernel);
+        self.supervisor.stopping(kernel);
         self.end_firewall(kernel);
         let standing = self.firewall.standing();
         if standing > 0 {
             let line = report::exit(standing, self.options.exec_root.as_bytes());
             self.output.line(kernel, line.as_bytes());
         }
-        self.output.set_patience(OUTPUT_PATIENCE, OUTPUT_PATIENCE);
+        self.output
+            .set_wait_budget(OUTPUT_PATIENCE, OUTPUT_PATIENCE);
         self.output.finish(kernel);
         Flow::Exit(0)
     }

@@ -15,6 +15,7 @@ use crate::time::{Calendar, Instant};
 use crate::waiting::Waiter;
 
 use super::Daemon;
+use super::output::error_words;
 
 /// A file of rows and whether it could be read.
 pub(super) struct RowsSource {
@@ -110,7 +111,7 @@ impl Daemon {
         if is_good {
             self.retry_waiting(true, self.last_good_reading);
         }
-        self.tell_reading(kernel, is_good);
+        self.supervisor.reading_done(kernel, is_good);
     }
 
     /// One reading; whether tcp could be read.
@@ -125,7 +126,7 @@ impl Daemon {
         };
         if self.options.action == Action::Run {
             self.output
-                .set_patience(OUTPUT_PATIENCE.saturating_mul(10), OUTPUT_PATIENCE);
+                .set_wait_budget(OUTPUT_PATIENCE.saturating_mul(10), OUTPUT_PATIENCE);
         }
         self.metrics.connections.clear();
         self.listed = 0;
@@ -389,24 +390,4 @@ impl Daemon {
         let family = Family::of(socket.local.address);
         self.metrics.connections.count(family, socket.state);
     }
-}
-
-/// What an errno means to somebody who did not expect it.
-pub(super) fn error_words(error: Errno) -> Text<48> {
-    let mut text = Text::new();
-    let words: &[u8] = match error {
-        Errno::ENOENT => b"no such file",
-        Errno::EACCES | Errno::EPERM => b"permission denied",
-        Errno::EADDRINUSE => b"address in use",
-        Errno::ECONNREFUSED => b"connection refused",
-        Errno::ETIMEDOUT => b"no answer in time",
-        Errno::EADDRNOTAVAIL => b"address not there",
-        Errno::EMFILE | Errno::ENFILE => b"too many open files",
-        _ => b"error ",
-    };
-    text.put(words);
-    if words.ends_with(b" ") {
-        text.put_decimal(error.0.unsigned_abs().into());
-    }
-    text
 }

@@ -8,7 +8,7 @@ use crate::limits::{HTTP_ACCEPTS, HTTP_FRESH, START_RETRY};
 use crate::report;
 use crate::time::Instant;
 
-use super::reading::error_words;
+use super::output::error_words;
 use super::{Daemon, is_ready};
 
 /// Steps of receiving, answering and sending that one client gets a turn:

@@ -8,6 +8,7 @@ use crate::metrics::Trigger;
 use crate::options::{Action, FirewallChoice, USAGE_LINE, write_help, write_version};
 use crate::report;
 use crate::text::{Text, TextView, parse_decimal, trim};
+use crate::tools::healthcheck;
 
 use super::instance::Obstacle;
 use super::tools::boot_id;
@@ -43,7 +44,10 @@ impl Daemon {
             Action::Run => self.run(kernel),
             Action::List => self.list_blocks(kernel),
             Action::Unblock(target) => self.unblock(kernel, target),
-            Action::Healthcheck => self.healthcheck(kernel),
+            Action::Healthcheck => {
+                let (address, buffer) = (self.options.listen, &mut self.child_buffer);
+                Flow::Exit(healthcheck::run(kernel, address, buffer))
+            }
         }
     }
 
@@ -52,7 +56,7 @@ impl Daemon {
         let mut text: Text<2_400> = Text::new();
         write(&mut text);
         self.output
-            .set_patience(ONE_SHOT_PATIENCE, ONE_SHOT_PATIENCE);
+            .set_wait_budget(ONE_SHOT_PATIENCE, ONE_SHOT_PATIENCE);
         for line in trim_end(text.as_bytes()).split(|byte| *byte == b'\n') {
             self.output.line(kernel, line);
         }
@@ -66,7 +70,7 @@ impl Daemon {
         // Looking only: whatever else is asked for, nothing is blocked.
         self.options.dry_run = true;
         self.output
-            .set_patience(ONE_SHOT_PATIENCE, ONE_SHOT_PATIENCE);
+            .set_wait_budget(ONE_SHOT_PATIENCE, ONE_SHOT_PATIENCE);
         self.prepare(kernel);
         self.print_start(kernel);
         self.facts
@@ -107,7 +111,7 @@ impl Daemon {
             self.enable_firewall(kernel);
         }
         self.start_watching();
-        self.start_telling(kernel);
+        self.supervisor.start(kernel);
         self.print_start(kernel);
         self.next_reading = kernel.boottime();
         Flow::Continue

@@ -64,7 +64,7 @@ impl Daemon {
     #[inline(never)]
     pub(super) fn list_blocks(&mut self, kernel: &mut impl Kernel) -> Flow {
         self.output
-            .set_patience(ONE_SHOT_PATIENCE, ONE_SHOT_PATIENCE);
+            .set_wait_budget(ONE_SHOT_PATIENCE, ONE_SHOT_PATIENCE);
         let boot_id = boot_id(kernel);
         let mut failures = Failures::none();
         let mut count = 0;

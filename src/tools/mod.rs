@@ -1,0 +1,3 @@
+//! Commands that run once and end, beside a daemon or without one.
+
+pub mod healthcheck;
