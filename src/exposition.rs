@@ -36,8 +36,6 @@ pub struct Snapshot<'a> {
     pub metrics: &'a Metrics,
     /// What the kernel says about this process.
     pub process: ProcessStatus,
-    /// Wall clock at the start of the process, in nanoseconds since 1970.
-    pub start_unix_nanoseconds: u64,
 }
 
 /// The kind of a family. It decides the suffixes of names.
@@ -322,7 +320,7 @@ fn write_process(w: &mut Writer, snapshot: &Snapshot) {
     w.gauge_seconds(
         "process_start_time_seconds",
         "Start time of the process since unix epoch in seconds.",
-        snapshot.start_unix_nanoseconds,
+        snapshot.metrics.start_unix_nanoseconds,
     );
 }
 
@@ -522,7 +520,6 @@ mod tests {
                 max_virtual_bytes: None,
                 resident_bytes: 65_536,
             },
-            start_unix_nanoseconds: 1_635_801_113_250_000_000,
         }
     }
 
@@ -540,6 +537,7 @@ mod tests {
             .blocks_refused
             .count(Refusal::Protected(Protection::Gateway));
         metrics.firewall_up = true;
+        metrics.start_unix_nanoseconds = 1_635_801_113_250_000_000;
         metrics
     }
 

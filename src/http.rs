@@ -766,23 +766,17 @@ impl Exchange {
 
     /// Answers with an error and a line of text that names it.
     pub fn refuse(&mut self, status: Status) {
-        self.respond(status, ContentType::Plain, |body| {
-            body.put(status.code().as_bytes());
-            body.put_byte(b' ');
-            body.put(status.reason().as_bytes());
-            body.put_byte(b'\n');
-        });
+        let (code, reason) = (status.code().as_bytes(), status.reason().as_bytes());
+        self.respond(status, ContentType::Plain, &[code, b" ", reason, b"\n"]);
     }
 
     /// Answers with a body of at most `BODY_ROOM` bytes; a longer one becomes
     /// status 500 rather than a part that looks whole.
-    pub fn respond(
-        &mut self,
-        status: Status,
-        content_type: ContentType,
-        write: impl FnOnce(&mut TextView),
-    ) {
-        write(self.begin_body());
+    pub fn respond(&mut self, status: Status, content_type: ContentType, body: &[&[u8]]) {
+        self.begin_body();
+        for part in body {
+            self.response.put(part);
+        }
         if self.response.is_truncated() {
             self.begin_body();
             self.respond_whole(Status::InternalError, ContentType::Plain);
@@ -1084,6 +1078,11 @@ impl<const CLIENTS: usize> Server<CLIENTS> {
         used.filter(|exchange| exchange.state != State::Free)
     }
 
+    /// What poll(2) shall wait for.
+    pub fn interests(&self) -> impl Iterator<Item = Interest> {
+        self.open().map(Exchange::interest)
+    }
+
     /// All clients, in an order that only `accept` and `next_to_close` change.
     pub fn exchanges(&mut self) -> impl Iterator<Item = &mut Exchange> {
         let used = self.exchanges.iter_mut().take(self.used);
@@ -1157,15 +1156,13 @@ mod tests {
     fn answer(exchange: &mut Exchange, request: Request, list: &FakeList) {
         match request {
             Request::Metrics { openmetrics: false } => {
-                exchange.respond(Status::Ok, ContentType::Prometheus, |b| b.put(b"text 1\n"));
+                exchange.respond(Status::Ok, ContentType::Prometheus, &[b"text 1\n"]);
             }
             Request::Metrics { openmetrics: true } => {
-                exchange.respond(Status::Ok, ContentType::OpenMetrics, |b| b.put(b"# EOF\n"));
+                exchange.respond(Status::Ok, ContentType::OpenMetrics, &[b"# EOF\n"]);
             }
             Request::Healthz => {
-                exchange.respond(Status::ServiceUnavailable, ContentType::Plain, |b| {
-                    b.put(b"ill\n")
-                });
+                exchange.respond(Status::ServiceUnavailable, ContentType::Plain, &[b"ill\n"]);
             }
             Request::Blocked { cursor } => exchange.respond_part(|body| {
                 let end = (cursor + list.a_part).min(list.entries);
@@ -1885,9 +1882,8 @@ mod tests {
             exchange.room()[..request.len()].copy_from_slice(request);
             exchange.received(request.len(), START);
             assert!(exchange.next_request(WALL).is_some());
-            exchange.respond(Status::Ok, ContentType::Plain, |body| {
-                (0..length).for_each(|_| body.put_byte(b'x'));
-            });
+            let body = vec![b'x'; length];
+            exchange.respond(Status::Ok, ContentType::Plain, &[&body]);
             assert_eq!(codes(exchange.to_send(), &[]), [expected]);
             let all = exchange.to_send().len();
             exchange.sent(all, START);

@@ -328,6 +328,8 @@ pub struct Metrics {
     pub last_reading_unix_nanoseconds: u64,
     /// `--interval`.
     pub interval: Duration,
+    /// Wall clock at the start of the process, in nanoseconds since 1970.
+    pub start_unix_nanoseconds: u64,
     /// Valid rows read.
     pub rows: Labelled<RowsFile, 2>,
     /// Lines that were no row.
@@ -409,6 +411,7 @@ impl Metrics {
             reading_duration: Histogram::new(),
             last_reading_unix_nanoseconds: 0,
             interval: Duration::ZERO,
+            start_unix_nanoseconds: 0,
             rows: Labelled::new(),
             malformed_rows: 0,
             connections: Grid::new(),

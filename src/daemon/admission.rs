@@ -100,12 +100,10 @@ impl Daemon {
         }
     }
 
-    /// Our own listener proves nothing about its clients: whoever scrapes us and
+    /// Our own listener proves nothing about its clients: one that scrapes us and
     /// three exporters is no scanner.
     fn is_ours(&self, waiter: &Waiter) -> bool {
-        let (ours, local) = (self.listen_address, waiter.local);
-        let is_at = ours.address.is_unspecified() || ours.address == local.address;
-        self.listener.is_some() && self.watch.is_wanted() && ours.port == local.port && is_at
+        self.watch.is_wanted() && self.web.listens_at(waiter.local)
     }
 
     /// Looks again at what waits: after a reading that saw every row, and in

@@ -396,24 +396,4 @@ impl Daemon {
             self.watch_child(kernel);
         }
     }
-
-    /// Why blocks that are wanted cannot be had: what it is about, and words.
-    pub(super) fn blocking_trouble(&self) -> Option<(&'static [u8], &'static [u8])> {
-        if !self.firewall.is_enabled() {
-            return None;
-        }
-        match self.firewall.unusable() {
-            Some(unusable) => Some((unusable.name(), b" cannot be used\n")),
-            None if self.host.knowledge() == Knowledge::Lacking => {
-                Some((b"own addresses and gateways", b" are not fully known\n"))
-            }
-            None => None,
-        }
-    }
-
-    /// Whether the last good reading is fresh: not older than three intervals.
-    pub(super) fn is_reading_well(&self, now: Instant) -> bool {
-        self.last_good_reading != Instant::BOOT
-            && now.since(self.last_good_reading) <= self.options.interval.saturating_mul(3)
-    }
 }

@@ -9,32 +9,29 @@ mod handshakes;
 mod instance;
 pub(crate) mod output;
 mod reading;
-mod serving;
+mod resources;
 mod starting;
 mod supervisor;
 mod tools;
 mod watching;
+mod web;
 
 use heapless::Vec;
 
-use crate::address::Endpoint;
-use crate::connections::Connections;
+use crate::connections;
 use crate::detector;
-use crate::exposition::Format;
 use crate::firewall::{self, iptables::Rule};
-use crate::host::{Host, Knowledge};
-use crate::http::{BODY_ROOM, Server};
+use crate::host::Host;
 use crate::kernel::{Child, Descriptor, Interest, Invocation, Kernel, Signal};
 use crate::limits::{
     BLOCKS, CONNECTIONS, HTTP_CLIENTS, LISTENERS, OUTPUT_BUFFER, OUTPUT_PATIENCE, SOURCES,
     index_size,
 };
-use crate::metrics::{EvidenceSource, Metrics, Table};
+use crate::metrics::Metrics;
 use crate::netlink::RECEIVE_BUFFER;
 use crate::options::Options;
 use crate::proc_net_tcp::RowReader;
 use crate::report;
-use crate::text::Text;
 use crate::time::{Calendar, Instant};
 use admission::Admission;
 use destroying::Destroyer;
@@ -43,8 +40,10 @@ use handshakes::Handshakes;
 use instance::InstanceLock;
 use output::{Output, log_error};
 use reading::Files;
+use resources::Resources;
 use supervisor::Supervisor;
 use watching::Watch;
+use web::Web;
 
 /// What shall happen after a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +59,12 @@ pub enum Flow {
 const OWN_INTERESTS: usize = 7;
 const INTERESTS: usize = HTTP_CLIENTS + OWN_INTERESTS;
 
+type Connections = connections::Connections<
+    CONNECTIONS,
+    { index_size(CONNECTIONS) },
+    LISTENERS,
+    { index_size(LISTENERS) },
+>;
 type Detector = detector::Detector<SOURCES, { index_size(SOURCES) }>;
 type Firewall = firewall::Firewall<BLOCKS, { index_size(BLOCKS) }>;
 type Interests = Vec<Interest, INTERESTS>;
@@ -69,13 +74,12 @@ pub struct Daemon {
     options: Options,
     host: Host,
     facts: HostFacts,
-    connections:
-        Connections<CONNECTIONS, { index_size(CONNECTIONS) }, LISTENERS, { index_size(LISTENERS) }>,
+    connections: Connections,
     detector: Detector,
     admission: Admission,
     firewall: Firewall,
     metrics: Metrics,
-    server: Server<HTTP_CLIENTS>,
+    web: Web,
     output: Output,
 
     files: Files,
@@ -104,27 +108,6 @@ pub struct Daemon {
     child_has_closed: [bool; 2],
     child_buffer: [u8; OUTPUT_BUFFER],
 
-    /// Where HTTP is served; port 0 for nowhere. No `Option`, whose `None` is
-    /// not all zero bytes.
-    listen_address: Endpoint,
-    listener: Option<Descriptor>,
-    next_listen: Instant,
-    next_accept: Instant,
-    /// Clients to accept in one turn: an accept that finds nobody costs as much
-    /// as one that does, so more than one are tried only where turns before
-    /// left some waiting.
-    accept_burst: usize,
-    /// Given up for a moment where no other descriptor is left.
-    reserve: Option<Descriptor>,
-    /// Clients that RLIMIT_NOFILE leaves room for.
-    clients_max: u64,
-    /// The metrics as they were written last, until when they are fresh, and
-    /// in which format: scrapers that ask at once share them.
-    exposed: Text<BODY_ROOM>,
-    exposed_until: Instant,
-    exposed_format: Format,
-
-    started: u64,
     is_terminating: bool,
 }
 
@@ -140,7 +123,7 @@ impl Daemon {
             admission: Admission::new(),
             firewall: Firewall::new(),
             metrics: Metrics::new(),
-            server: Server::new(),
+            web: Web::new(),
             output: Output::new(),
             files: Files::new(),
             rows: RowReader::new(),
@@ -162,17 +145,6 @@ impl Daemon {
             child_started: Instant::BOOT,
             child_has_closed: [false; 2],
             child_buffer: [0; OUTPUT_BUFFER],
-            listen_address: Endpoint::BLANK,
-            listener: None,
-            next_listen: Instant::BOOT,
-            next_accept: Instant::BOOT,
-            accept_burst: 0,
-            reserve: None,
-            clients_max: 0,
-            exposed: Text::new(),
-            exposed_until: Instant::BOOT,
-            exposed_format: Format::Text,
-            started: 0,
             is_terminating: false,
         }
     }
@@ -221,7 +193,7 @@ impl Daemon {
         interests
     }
 
-    fn interests(&mut self, kernel: &mut impl Kernel, now: Instant) -> Interests {
+    fn interests(&self, kernel: &mut impl Kernel, now: Instant) -> Interests {
         let mut interests = Interests::new();
         let mut add = |interest| {
             let _ = interests.push(interest);
@@ -239,12 +211,7 @@ impl Daemon {
         for pipe in self.child_pipes() {
             add(Interest::read(pipe));
         }
-        if let Some(listener) = self.listener.filter(|_| self.next_accept == Instant::BOOT) {
-            add(Interest::read(listener));
-        }
-        for exchange in self.server.exchanges() {
-            add(exchange.interest());
-        }
+        self.web.interests().for_each(add);
         interests
     }
 
@@ -270,17 +237,10 @@ impl Daemon {
         if self.is_destroying() {
             return now;
         }
-        let mut deadline = reading
+        reading
             .min(self.firewall.deadline())
             .min(self.facts.deadline())
-            .min(self.server.deadline());
-        if self.listen_address.port != 0 && self.listener.is_none() {
-            deadline = deadline.min(self.next_listen);
-        }
-        if self.next_accept != Instant::BOOT {
-            deadline = deadline.min(self.next_accept);
-        }
-        deadline
+            .min(self.web.deadline())
     }
 
     fn take_signals(&mut self, kernel: &mut impl Kernel) {
@@ -332,53 +292,42 @@ impl Daemon {
     }
 
     fn calendar(&self, kernel: &mut impl Kernel) -> Calendar {
-        let seconds = kernel.realtime() / 1_000_000_000;
+        let seconds = unix_seconds(kernel);
         kernel.calendar(seconds)
     }
 
-    /// Copies what the stages know into the gauges.
-    fn update_gauges(&mut self) {
-        let tables = [
-            (
-                Table::Connections,
-                self.connections.remembered().0,
-                self.connections.evictions(),
-            ),
-            (
-                Table::Sources,
-                self.detector.sources().0,
-                self.detector.evictions(),
-            ),
-            (
-                Table::Blocks,
-                self.firewall.entries().0,
-                self.firewall.evictions(),
-            ),
-            (
-                Table::Listeners,
-                self.connections.listeners.entries(),
-                self.connections.listeners.evictions(),
-            ),
-        ];
-        for (table, entries, evictions) in tables {
-            self.metrics.table_entries.set(table, entries as u64);
-            self.metrics.table_evictions.set(table, evictions);
+    fn serve(&mut self, kernel: &mut impl Kernel, found: &[Interest]) {
+        self.web.listen_when_due(kernel);
+        let resources = Resources {
+            has_events: self.has_events(),
+            options: &self.options,
+            connections: &self.connections,
+            detector: &self.detector,
+            firewall: &self.firewall,
+            host: &self.host,
+            lines_dropped: self.output.dropped(),
+            last_good_reading: self.last_good_reading,
+        };
+        self.web
+            .service_clients(kernel, found, &mut self.metrics, &resources);
+        if self.web.may_accept(found) {
+            self.accept_clients(kernel);
         }
-        let has_events = u64::from(self.has_events());
-        self.metrics
-            .evidence_source_up
-            .set(EvidenceSource::DestroyEvents, has_events);
-        self.metrics.blocked_sources = self.firewall.standing() as u64;
-        self.metrics.blocks_adopted = self.firewall.adopted();
-        self.metrics.blocks_pending = self.firewall.pending() as u64;
-        self.metrics.blocking_enabled = self.firewall.is_enabled();
-        self.metrics.firewall_up = self.firewall.is_up();
-        self.metrics.firewall_jump_first = self.firewall.is_jump_first();
-        self.metrics.firewall_repairs = self.firewall.repairs();
-        self.metrics.host_facts_known =
-            !self.host.is_incomplete() && self.host.knowledge() != Knowledge::Lacking;
-        self.metrics.output_lines_dropped = self.output.dropped();
-        self.metrics.http_clients = self.server.len() as u64;
+        self.web.close_clients(kernel);
+    }
+
+    /// Accepts all of a burst of clients that wait, however few came lately.
+    pub(super) fn accept_waiting(&mut self, kernel: &mut impl Kernel) {
+        self.web.expect_burst();
+        self.accept_clients(kernel);
+    }
+
+    fn accept_clients(&mut self, kernel: &mut impl Kernel) {
+        let clients = self.web.accept(kernel, &mut self.metrics);
+        for client in &clients {
+            let now = kernel.boottime();
+            self.see_client(client, now);
+        }
     }
 
     /// The last turn: what stands is said, the firewall gets what is left of our
@@ -396,6 +345,11 @@ impl Daemon {
         self.output.finish(kernel);
         Flow::Exit(0)
     }
+}
+
+/// The wall clock, to be printed only.
+fn unix_seconds(kernel: &mut impl Kernel) -> u64 {
+    kernel.realtime() / 1_000_000_000
 }
 
 /// Whether poll(2) found something to read there.

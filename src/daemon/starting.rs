@@ -35,7 +35,7 @@ impl Daemon {
             kernel.write_error(line.as_bytes());
             return USAGE;
         }
-        self.started = kernel.realtime();
+        self.metrics.start_unix_nanoseconds = kernel.realtime();
         self.invocation.root = self.options.exec_root.clone();
         match self.options.action {
             Action::Help => self.print(kernel, write_help),
@@ -103,7 +103,7 @@ impl Daemon {
             return FAILURE;
         }
         if let Some(address) = self.options.listen {
-            self.listen(kernel, address);
+            self.web.start(kernel, address);
         }
         self.facts
             .start(kernel, &mut self.host, &mut self.netlink_buffer);
