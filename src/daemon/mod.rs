@@ -8,9 +8,10 @@ mod facts;
 mod handshakes;
 mod instance;
 pub(crate) mod output;
+mod procfs;
 mod reading;
 mod resources;
-mod starting;
+mod start;
 mod supervisor;
 mod tools;
 mod watching;
@@ -24,21 +25,23 @@ use crate::firewall::{self, iptables::Rule};
 use crate::host::Host;
 use crate::kernel::{Child, Descriptor, Interest, Invocation, Kernel, Signal};
 use crate::limits::{
-    BLOCKS, CONNECTIONS, HTTP_CLIENTS, LISTENERS, OUTPUT_BUFFER, OUTPUT_PATIENCE, SOURCES,
-    index_size,
+    BLOCKS, CONNECTIONS, HTTP_CLIENTS, LISTENERS, ONE_SHOT_PATIENCE, OUTPUT_BUFFER,
+    OUTPUT_PATIENCE, SOURCES, index_size,
 };
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Trigger};
 use crate::netlink::RECEIVE_BUFFER;
-use crate::options::Options;
+use crate::options::{Action, Options, write_help, write_version};
 use crate::proc_net_tcp::RowReader;
 use crate::report;
 use crate::time::{Calendar, Instant};
+use crate::tools::healthcheck;
 use admission::Admission;
 use destroying::Destroyer;
 use facts::HostFacts;
 use handshakes::Handshakes;
 use instance::InstanceLock;
 use output::{Output, log_error};
+use procfs::local_port_range;
 use reading::Files;
 use resources::Resources;
 use supervisor::Supervisor;
@@ -147,6 +150,95 @@ impl Daemon {
             child_buffer: [0; OUTPUT_BUFFER],
             is_terminating: false,
         }
+    }
+
+    /// Reads the command line (without the program's name) and the environment,
+    /// and does what they ask for: a daemon is opened for its turns.
+    pub fn start<'a>(
+        &mut self,
+        kernel: &mut impl Kernel,
+        arguments: impl Iterator<Item = &'a [u8]>,
+    ) -> Flow {
+        let parsed = self
+            .options
+            .parse_into(arguments, |name| kernel.environment(name));
+        if let Err(error) = parsed {
+            return start::usage(kernel, &error);
+        }
+        self.metrics.start_unix_nanoseconds = kernel.realtime();
+        self.invocation.root = self.options.exec_root.clone();
+        match self.options.action {
+            Action::Help => start::print(kernel, &mut self.output, write_help),
+            Action::Version => start::print(kernel, &mut self.output, write_version),
+            Action::Once => self.once(kernel),
+            Action::Run => self.run(kernel),
+            Action::List => self.list_blocks(kernel),
+            Action::Unblock(target) => self.unblock(kernel, target),
+            Action::Healthcheck => {
+                let (address, buffer) = (self.options.listen, &mut self.child_buffer);
+                Flow::Exit(healthcheck::run(kernel, address, buffer))
+            }
+        }
+    }
+
+    /// One reading and every scan that is visible in it.
+    #[inline(never)]
+    fn once(&mut self, kernel: &mut impl Kernel) -> Flow {
+        // Looking only: whatever else is asked for, nothing is blocked.
+        self.options.dry_run = true;
+        self.output
+            .set_wait_budget(ONE_SHOT_PATIENCE, ONE_SHOT_PATIENCE);
+        self.prepare(kernel);
+        start::print_start(kernel, &mut self.output);
+        self.facts
+            .start(kernel, &mut self.host, &mut self.netlink_buffer);
+        self.is_own_namespace(kernel);
+        self.handshakes
+            .read_setting(kernel, self.options.proc_directory.as_bytes());
+        let could_read = self.reading(kernel, Trigger::Scheduled);
+        while let Some(scan) = self.detector.next_scan() {
+            let calendar = self.calendar(kernel);
+            self.output
+                .line(kernel, report::scan(calendar, &scan).as_bytes());
+        }
+        self.output.finish(kernel);
+        Flow::Exit(u8::from(!could_read))
+    }
+
+    #[inline(never)]
+    fn run(&mut self, kernel: &mut impl Kernel) -> Flow {
+        self.prepare(kernel);
+        let may_block = start::may_block(kernel, &self.options, &mut self.instance);
+        let Some(may_block) = may_block else {
+            return Flow::Exit(1);
+        };
+        if let Some(address) = self.options.listen {
+            self.web.start(kernel, address);
+        }
+        self.facts
+            .start(kernel, &mut self.host, &mut self.netlink_buffer);
+        if may_block {
+            start::enable_firewall(kernel, &mut self.firewall, &self.options);
+        }
+        self.start_watching();
+        self.supervisor.start(kernel);
+        start::print_start(kernel, &mut self.output);
+        self.next_reading = kernel.boottime();
+        Flow::Continue
+    }
+
+    /// Secrets, paths, limits: what every kind of reading needs.
+    fn prepare(&mut self, kernel: &mut impl Kernel) {
+        let options = &self.options;
+        let proc_directory = options.proc_directory.as_bytes();
+        self.files.set_directory(proc_directory);
+        self.connections.set_hash_key(kernel.hash_key());
+        self.detector
+            .configure(kernel.hash_key(), options.ports, options.window);
+        self.metrics.interval = options.interval;
+        start::protect(kernel, &mut self.host, options);
+        let range = local_port_range(kernel, proc_directory);
+        self.connections.set_local_port_range(range);
     }
 
     /// Waits for the next deadline or event and handles it.

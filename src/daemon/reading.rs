@@ -48,6 +48,18 @@ impl Files {
             tcp6: RowsSource::new(),
         }
     }
+
+    /// The files below --proc.
+    pub(super) fn set_directory(&mut self, directory: &[u8]) {
+        for (name, path) in [
+            (&b"/net/tcp"[..], &mut self.tcp.path),
+            (b"/net/tcp6", &mut self.tcp6.path),
+        ] {
+            path.clear();
+            path.put(directory);
+            path.put(name);
+        }
+    }
 }
 
 /// What stays the same during one reading.

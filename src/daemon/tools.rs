@@ -15,7 +15,7 @@ use crate::text::{Text, trim};
 use crate::time::{Duration, Instant};
 
 use super::instance::is_name_held;
-use super::starting::{has_legacy_table, read_small};
+use super::procfs::{has_ipv6, has_legacy_table, read_small};
 use super::{Daemon, Flow};
 
 /// Rules taken away in one batch.
@@ -108,7 +108,7 @@ impl Daemon {
 
     /// The families whose rules can matter: IPv6 only where the kernel has it.
     fn families(&self, kernel: &mut impl Kernel) -> &'static [bool] {
-        if self.has_ipv6(kernel) {
+        if has_ipv6(kernel, self.options.proc_directory.as_bytes()) {
             &[false, true]
         } else {
             &[false]
