@@ -222,6 +222,15 @@ pub fn eq_ignore_case(one: &[u8], other: &[u8]) -> bool {
     one.eq_ignore_ascii_case(other)
 }
 
+/// What stands before the first such byte, and what behind it: nothing where
+/// there is none.
+#[inline(never)]
+pub fn split_once(bytes: &[u8], byte: u8) -> (&[u8], &[u8]) {
+    let at = bytes.iter().take_while(|one| **one != byte).count();
+    let (before, rest) = bytes.split_at_checked(at).unwrap_or_default();
+    (before, rest.get(1..).unwrap_or_default())
+}
+
 /// The value of decimal `digits` (at least one, no sign), or `None`.
 #[inline(never)]
 pub fn parse_decimal(digits: &[u8]) -> Option<u64> {
