@@ -76,6 +76,7 @@ impl TextView {
     }
 
     /// Appends one byte.
+    #[inline(never)]
     pub fn put_byte(&mut self, byte: u8) {
         match self.bytes.get_mut(self.length) {
             Some(free) => {
@@ -87,6 +88,7 @@ impl TextView {
     }
 
     /// Appends `number` in decimal.
+    #[inline(never)]
     pub fn put_decimal(&mut self, number: u64) {
         self.put_decimal_padded(number, 1);
     }
@@ -176,6 +178,7 @@ impl TextView {
     }
 
     /// The bytes appended so far.
+    #[inline(never)]
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or_default()
     }
