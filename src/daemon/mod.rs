@@ -162,8 +162,9 @@ impl Daemon {
         let parsed = self
             .options
             .parse_into(arguments, |name| kernel.environment(name));
-        if let Err(error) = parsed {
-            return start::usage(kernel, &error);
+        if let Some(line) = parsed.err().map(|error| error.line()) {
+            kernel.write_error(line.as_bytes());
+            return start::USAGE;
         }
         self.metrics.start_unix_nanoseconds = kernel.realtime();
         self.invocation.root = self.options.exec_root.clone();

@@ -4,7 +4,7 @@ use crate::firewall::Policy;
 use crate::host::Host;
 use crate::kernel::{CAP_NET_ADMIN, Kernel};
 use crate::limits::ONE_SHOT_PATIENCE;
-use crate::options::{FirewallChoice, Options, USAGE_LINE, UsageError};
+use crate::options::{FirewallChoice, Options};
 use crate::report;
 use crate::text::{Text, TextView};
 
@@ -15,13 +15,7 @@ use super::tools::boot_id;
 use super::{Firewall, Flow};
 
 /// A bad command line, as usual (BSD sysexits call it EX_USAGE, shells 2).
-#[inline(never)]
-pub(super) fn usage(kernel: &mut impl Kernel, error: &UsageError) -> Flow {
-    let mut line: Text<USAGE_LINE> = Text::new();
-    error.write(&mut line);
-    kernel.write_error(line.as_bytes());
-    Flow::Exit(2)
-}
+pub(super) const USAGE: Flow = Flow::Exit(2);
 
 /// Prints a text and ends.
 #[inline(never)]
