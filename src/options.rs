@@ -177,10 +177,15 @@ fn find_row(is_meant: &dyn Fn(&Row) -> bool) -> Option<Row> {
 /// The row of one option.
 #[inline(never)]
 fn row_of(id: Id) -> Row {
-    let mut lines = TABLE.split(|byte| *byte == b'\n');
-    let line = lines.nth(id as usize).unwrap_or_default();
-    let mut fields = line.split(|byte| *byte == b'|');
-    let mut next = || fields.next().unwrap_or_default();
+    let (mut line, mut rest) = split_once(TABLE, b'\n');
+    for _ in 0..id as usize {
+        (line, rest) = split_once(rest, b'\n');
+    }
+    let mut next = || {
+        let (field, rest) = split_once(line, b'|');
+        line = rest;
+        field
+    };
     Row {
         id,
         name: next(),

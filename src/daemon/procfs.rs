@@ -3,7 +3,7 @@
 
 use crate::kernel::{Errno, Kernel, Path, RowsFile};
 use crate::listeners::PortRange;
-use crate::text::parse_decimal;
+use crate::text::{parse_decimal, split_once, trim};
 
 /// The first bytes of a file; empty where it can't be read.
 #[inline(never)]
@@ -38,15 +38,17 @@ pub(super) fn read_setting(
     proc_directory: &[u8],
     name: &[u8],
 ) -> [Option<u64>; 2] {
+    // Blanks stand between (kernel/sysctl.c, proc_dointvec).
     for directory in [proc_directory, b"/proc"] {
         let mut path = Path::from_bytes(directory);
         path.put(name);
         let mut buffer = [0; 64];
         let text = read_small(kernel, path.as_bytes(), &mut buffer);
-        let words = text.split(|byte| matches!(byte, b' ' | b'\t' | b'\n'));
-        let mut numbers = words.filter_map(parse_decimal);
-        if let Some(first) = numbers.next() {
-            return [Some(first), numbers.next()];
+        let line = trim(split_once(text, b'\n').0);
+        let length = line.iter().take_while(|byte| **byte > b' ').count();
+        let (first, second) = line.split_at_checked(length).unwrap_or_default();
+        if let Some(first) = parse_decimal(first) {
+            return [Some(first), parse_decimal(trim(second))];
         }
     }
     [None; 2]
