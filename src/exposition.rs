@@ -275,7 +275,7 @@ impl Writer<'_> {
         let mut rows = numbers.chunks(count.max(1));
         for value in words(values) {
             let row = rows.next().unwrap_or_default();
-            let head = [b"{", name.as_bytes(), b"=\"", value.as_bytes(), b"\","];
+            let head = [b"{", name.as_bytes(), b"=\"", value, b"\","];
             self.series(&head, columns, row);
         }
     }
@@ -284,7 +284,7 @@ impl Writer<'_> {
     fn series(&mut self, head: &[&[u8]], [name, values]: [&'static str; 2], numbers: &[u64]) {
         for (value, number) in words(values).zip(numbers) {
             self.sample(head);
-            self.put(&[name.as_bytes(), b"=\"", value.as_bytes(), b"\"} "]);
+            self.put(&[name.as_bytes(), b"=\"", value, b"\"} "]);
             self.end(*number);
         }
     }

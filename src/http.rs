@@ -28,7 +28,7 @@ use crate::limits::{
     HTTP_EXCHANGE_DEADLINE, HTTP_HEADER_DEADLINE, HTTP_KEEP_ALIVE, HTTP_LINGER, HTTP_LINGER_BYTES,
     HTTP_REQUEST, HTTP_RESPONSE,
 };
-use crate::text::{Text, TextView, eq_ignore_case, parse_decimal, trim};
+use crate::text::{Text, TextView, eq_ignore_case, parse_decimal, split, trim};
 use crate::time::Instant;
 
 /// Bytes kept free before a body for its head.
@@ -220,7 +220,7 @@ impl Head {
 
     /// RFC 9112 section 3: method, target and version with one blank between.
     fn take_request_line(&mut self, line: &[u8]) -> Result<(), Status> {
-        let mut words = line.split(|byte| *byte == b' ');
+        let mut words = split(line, b' ');
         let (Some(method), Some(target), Some(version), None) =
             (words.next(), words.next(), words.next(), words.next())
         else {
@@ -282,7 +282,7 @@ impl Head {
     /// RFC 9112 section 6.3: repetitions of one valid number are that number,
     /// anything else is an error nobody can recover from.
     fn take_content_length(&mut self, value: &[u8]) -> Result<(), Status> {
-        for number in value.split(|byte| *byte == b',') {
+        for number in split(value, b',') {
             let number = parse_decimal(trim(number)).ok_or(Status::BadRequest)?;
             if self.content_length.is_some_and(|other| other != number) {
                 return Err(Status::BadRequest);
@@ -293,7 +293,7 @@ impl Head {
     }
 
     fn take_transfer_encoding(&mut self, value: &[u8]) {
-        for coding in value.split(|byte| *byte == b',').map(trim) {
+        for coding in split(value, b',').map(trim) {
             let is_chunked = eq_ignore_case(coding, b"chunked");
             self.transfer_coding = match (self.transfer_coding, is_chunked) {
                 (TransferCoding::Absent | TransferCoding::Endless, true) => TransferCoding::Chunked,
@@ -304,14 +304,14 @@ impl Head {
     }
 
     fn take_connection(&mut self, value: &[u8]) {
-        for option in value.split(|byte| *byte == b',').map(trim) {
+        for option in split(value, b',').map(trim) {
             self.close |= eq_ignore_case(option, b"close");
             self.keep_alive |= eq_ignore_case(option, b"keep-alive");
         }
     }
 
     fn take_accept(&mut self, value: &[u8]) {
-        for range in value.split(|byte| *byte == b',') {
+        for range in split(value, b',') {
             let (format, quality) = parse_media_range(range);
             let best = match format {
                 Some(ContentType::OpenMetrics) => &mut self.openmetrics_quality,
@@ -448,7 +448,7 @@ fn resource_of(path: &[u8]) -> Resource {
 /// The format one element of Accept names (RFC 9110 section 12.5.1) and its
 /// quality. A wildcard names no format, another version is another format.
 fn parse_media_range(range: &[u8]) -> (Option<ContentType>, u32) {
-    let mut parts = range.split(|byte| *byte == b';').map(trim);
+    let mut parts = split(range, b';').map(trim);
     let name = parts.next().unwrap_or_default();
     let (format, wanted_version): (_, &[u8]) =
         if eq_ignore_case(name, b"application/openmetrics-text") {

@@ -21,8 +21,9 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
-mod label;
 mod text;
+
+mod label;
 mod time;
 
 mod address;

@@ -20,7 +20,7 @@ use crate::kernel::{
 };
 use crate::limits;
 use crate::table::HashKey;
-use crate::text::{Text, parse_decimal, trim};
+use crate::text::{Text, parse_decimal, split, split_once, trim};
 use crate::time::{Calendar, Duration, Instant};
 
 /// Interests one `poll` looks at; those behind are left unmet. The HTTP
@@ -293,9 +293,7 @@ impl Kernel for Linux {
         let page = u64::from(auxiliary(libc::AT_PAGESZ));
         let mut buffer = [0; 128];
         let text = read_file(c"/proc/self/statm", &mut buffer);
-        let mut pages = text
-            .split(|byte| *byte == b' ')
-            .map(|number| parse_decimal(number).unwrap_or(0));
+        let mut pages = split(text, b' ').map(|number| parse_decimal(number).unwrap_or(0));
         ProcessStatus {
             cpu_time: self.cpu_time(),
             open_descriptors: count_descriptors(),
@@ -606,7 +604,7 @@ fn warm_up_time_zone() {
     if environment_entry(b"TZ").is_none() {
         let mut buffer = [0; 128];
         let text = read_file(c"/etc/TZ", &mut buffer);
-        let line = text.split(|byte| *byte == b'\n').next().unwrap_or(&[]);
+        let (line, _) = split_once(text, b'\n');
         add_time_zone(trim(line));
     }
     local_time(0);

@@ -520,6 +520,7 @@ mod tests {
                 .chars()
                 .map(|letter| letter.to_ascii_lowercase())
                 .collect();
+            let expected = std::str::from_utf8(expected).unwrap();
             assert_eq!(name, expected.replace('_', ""));
             assert_eq!(value(state), expected);
         }
@@ -530,7 +531,8 @@ mod tests {
 
     fn value<L: Label>(label: L) -> &'static str {
         assert_eq!(words(L::VALUES).count(), L::COUNT);
-        words(L::VALUES).nth(label.index()).unwrap()
+        let word = words(L::VALUES).nth(label.index()).unwrap();
+        std::str::from_utf8(word).unwrap()
     }
 
     #[test]

@@ -225,6 +225,35 @@ pub fn eq_ignore_case(one: &[u8], other: &[u8]) -> bool {
     one.eq_ignore_ascii_case(other)
 }
 
+/// What stands between such bytes, one after the other, as `split` of core has
+/// it, whose code is copied to each place that calls it.
+pub fn split(bytes: &[u8], byte: u8) -> Split<'_> {
+    Split {
+        rest: Some(bytes),
+        byte,
+    }
+}
+
+/// See `split`.
+#[derive(Clone)]
+pub struct Split<'a> {
+    /// `None` behind the last part.
+    rest: Option<&'a [u8]>,
+    byte: u8,
+}
+
+impl<'a> Iterator for Split<'a> {
+    type Item = &'a [u8];
+
+    #[inline(never)]
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let rest = self.rest?;
+        let length = rest.iter().take_while(|one| **one != self.byte).count();
+        self.rest = rest.get(length + 1..);
+        rest.get(..length)
+    }
+}
+
 /// What stands before the first such byte, and what behind it: nothing where
 /// there is none.
 #[inline(never)]

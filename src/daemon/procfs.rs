@@ -3,7 +3,7 @@
 
 use crate::kernel::{Errno, Kernel, Path, RowsFile};
 use crate::listeners::PortRange;
-use crate::text::{parse_decimal, split_once, trim};
+use crate::text::{parse_decimal, split, split_once, trim};
 
 /// The first bytes of a file; empty where it can't be read.
 #[inline(never)]
@@ -89,7 +89,5 @@ pub(super) fn has_legacy_table(kernel: &mut impl Kernel, is_ipv6: bool) -> bool 
     };
     let mut buffer = [0; 128];
     let bytes = read_small(kernel, path, &mut buffer);
-    bytes
-        .split(|byte| *byte == b'\n')
-        .any(|name| name == b"filter")
+    split(bytes, b'\n').any(|name| name == b"filter")
 }

@@ -6,7 +6,7 @@ use crate::kernel::{CAP_NET_ADMIN, Kernel};
 use crate::limits::ONE_SHOT_PATIENCE;
 use crate::options::{FirewallChoice, Options};
 use crate::report;
-use crate::text::{Text, TextView};
+use crate::text::{Text, TextView, split};
 
 use super::instance::{InstanceLock, Obstacle};
 use super::output::{Output, log_error};
@@ -41,7 +41,7 @@ pub(super) fn print_start(kernel: &mut impl Kernel, output: &mut Output) {
 /// Prints the lines of a text whose last one is ended as well.
 fn print_lines(kernel: &mut impl Kernel, output: &mut Output, text: &[u8]) {
     let text = text.strip_suffix(b"\n").unwrap_or(text);
-    for line in text.split(|byte| *byte == b'\n') {
+    for line in split(text, b'\n') {
         output.line(kernel, line);
     }
 }
