@@ -4,7 +4,7 @@
 //! A `Server` holds one `Exchange` for each client. Its caller, each turn:
 //!
 //! ```text
-//! accept      -> server.accept                     close who gave way
+//! accept      -> server.accept                     close the evicted one
 //! readable    -> exchange.room, recv, exchange.received or end_of_input
 //! then        -> exchange.next_request, exchange.respond     until `None`
 //! writable    -> exchange.to_send, send, exchange.sent
@@ -65,7 +65,7 @@ macro_rules! statuses {
 statuses! {
     /// The answer is the resource.
     Ok = "200" "OK",
-    /// Not HTTP, or framed so that nobody can tell where it ends.
+    /// Not HTTP, or framed so that its end cannot be known.
     BadRequest = "400" "Bad Request",
     /// Not for this client.
     Forbidden = "403" "Forbidden",
@@ -280,7 +280,7 @@ impl Head {
     }
 
     /// RFC 9112 section 6.3: repetitions of one valid number are that number,
-    /// anything else is an error nobody can recover from.
+    /// anything else is an unrecoverable error.
     fn take_content_length(&mut self, value: &[u8]) -> Result<(), Status> {
         for number in split(value, b',') {
             let number = parse_decimal(trim(number)).ok_or(Status::BadRequest)?;
@@ -945,9 +945,9 @@ impl Exchange {
         core::mem::take(&mut self.shutdown_due)
     }
 
-    /// When the client's patience with us, or ours with it, ends.
+    /// When the exchange, as far as it has come, times out.
     fn deadline(&self) -> Instant {
-        let patience = match self.state {
+        let timeout = match self.state {
             State::Free => return Instant::NEVER,
             State::Finished => return Instant::BOOT,
             State::Receiving => HTTP_HEADER_DEADLINE,
@@ -955,7 +955,7 @@ impl Exchange {
             State::Idle => HTTP_KEEP_ALIVE,
             State::Lingering => HTTP_LINGER,
         };
-        self.since.after(patience)
+        self.since.after(timeout)
     }
 
     /// The deadline passed: a request that had begun is answered with 408, all
@@ -1037,7 +1037,7 @@ impl<const CLIENTS: usize> Server<CLIENTS> {
     }
 
     /// Takes a new client in. Where all places are taken the one that waited
-    /// longest, unfinished or idle, gives way: close it.
+    /// longest, unfinished or idle, is evicted: close it.
     pub fn accept(
         &mut self,
         descriptor: Descriptor,
@@ -1056,12 +1056,12 @@ impl<const CLIENTS: usize> Server<CLIENTS> {
             State::Finished => (1, Instant::BOOT),
             _ => (2, exchange.since),
         })?;
-        let gave_way = (place.state != State::Free).then_some(place.descriptor);
+        let evicted = (place.state != State::Free).then_some(place.descriptor);
         place.open(descriptor, peer, now);
-        gave_way
+        evicted
     }
 
-    /// The client that waited longest, unfinished or idle, gives way: close it.
+    /// Evicts the client that waited longest, unfinished or idle: close it.
     pub fn evict(&mut self) -> Option<Descriptor> {
         let oldest = self.exchanges().min_by_key(|exchange| exchange.since)?;
         oldest.state = State::Free;

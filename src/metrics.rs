@@ -388,7 +388,7 @@ pub struct Metrics {
     pub sockets_destroyed: u64,
     /// Now: entries of each table.
     pub table_entries: Labelled<Table, 4>,
-    /// Entries that gave way in a full table, or found no place in it.
+    /// Entries evicted from a full table, or those that found no place in it.
     pub table_evictions: Labelled<Table, 4>,
     /// Lines that a blocked or broken stdout cost.
     pub output_lines_dropped: u64,
@@ -396,7 +396,7 @@ pub struct Metrics {
     pub http_clients: u64,
     /// HTTP clients accepted.
     pub http_clients_accepted: u64,
-    /// HTTP clients that gave way to a newer one.
+    /// HTTP clients evicted for a newer one.
     pub http_clients_evicted: u64,
     /// Answers given, by status code.
     pub http_requests: Labelled<Status, { Status::ALL.len() }>,

@@ -9,7 +9,7 @@ use heapless::Vec;
 use crate::address::{Endpoint, Network};
 use crate::kernel::{PATH_MAX_LENGTH, Path};
 use crate::limits;
-use crate::text::{Text, TextView, eq_ignore_case, parse_decimal, split_once, trim};
+use crate::text::{Text, TextView, eq_ignore_case, parse_decimal, split, split_once, trim};
 use crate::time::Duration;
 
 /// Which option a row of the table is about.
@@ -227,17 +227,6 @@ pub enum Show {
     Scans,
 }
 
-impl Show {
-    fn parse(text: &[u8]) -> Option<Self> {
-        match text {
-            b"all" => Some(Self::All),
-            b"new" => Some(Self::New),
-            b"scans" => Some(Self::Scans),
-            _ => None,
-        }
-    }
-}
-
 /// Which firewall is asked to block (--firewall).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirewallChoice {
@@ -254,16 +243,14 @@ pub enum FirewallChoice {
 }
 
 impl FirewallChoice {
-    fn parse(text: &[u8]) -> Option<Self> {
-        match text {
-            b"auto" => Some(Self::Auto),
-            b"iptables" => Some(Self::Iptables),
-            b"ipset" => Some(Self::Ipset),
-            b"nft" => Some(Self::Nft),
-            b"none" => Some(Self::None),
-            _ => None,
-        }
-    }
+    /// In the order of `TABLE`.
+    const ALL: [Self; 5] = [
+        Self::Auto,
+        Self::Iptables,
+        Self::Ipset,
+        Self::Nft,
+        Self::None,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -406,9 +393,11 @@ impl Options {
         self.dry_run = false;
         self.exec_root.clear();
         self.require_silent = false;
-        for row in rows().filter(|row| !row.default.is_empty()) {
-            // A unit test holds that the table's defaults are allowed.
-            let _ = self.take(&row, row.default, Origin::Argument, &mut Given::new());
+        for row in rows() {
+            if !row.default.is_empty() {
+                // A unit test holds that the table's defaults are allowed.
+                let _ = self.take(&row, row.default, Origin::Argument, &mut Given::new());
+            }
         }
     }
 
@@ -533,10 +522,12 @@ impl Options {
             Id::Interval => self.interval = duration_between(value, row.range)?,
             Id::Window => self.window = duration_between(value, row.range)?,
             Id::Ports => self.ports = between(value, row.range, parse_decimal)? as u8,
-            Id::Show => self.show = Show::parse(value)?,
+            Id::Show => {
+                self.show = choose(value, row.range, &[Show::All, Show::New, Show::Scans])?;
+            }
             Id::Allow => self.allow.push(Network::parse(value)?).ok()?,
             Id::BlockTime => self.block_times.push(parse_block_time(value)?).ok()?,
-            Id::Firewall => self.firewall = FirewallChoice::parse(value)?,
+            Id::Firewall => self.firewall = choose(value, row.range, &FirewallChoice::ALL)?,
             Id::DryRun => return store_flag(&mut self.dry_run, value),
             Id::Listen => self.listen = parse_listen(value)?,
             Id::Proc => store_directory(&mut self.proc_directory, value)?,
@@ -642,15 +633,16 @@ fn duration_between(text: &[u8], range: &[u8]) -> Option<Duration> {
     between(text, range, parse).map(Duration::from_nanos)
 }
 
+/// What of `choices` has the place of `text` in `words`, between slashes.
+fn choose<T: Copy>(text: &[u8], words: &[u8], choices: &[T]) -> Option<T> {
+    let place = split(words, b'/').position(|word| word == text)?;
+    choices.get(place).copied()
+}
+
 fn parse_flag(text: &[u8]) -> Option<bool> {
-    let is_one_of = |words: [&[u8]; 4]| words.iter().any(|word| eq_ignore_case(text, word));
-    if is_one_of([b"1", b"true", b"yes", b"on"]) {
-        Some(true)
-    } else if is_one_of([b"0", b"false", b"no", b"off"]) {
-        Some(false)
-    } else {
-        None
-    }
+    let mut words = split(b"1/true/yes/on/0/false/no/off", b'/');
+    let place = words.position(|word| eq_ignore_case(text, word))?;
+    Some(place < 4)
 }
 
 fn store_flag(flag: &mut bool, text: &[u8]) -> Option<bool> {
@@ -676,7 +668,7 @@ fn parse_listen(text: &[u8]) -> Option<Option<Endpoint>> {
         },
         _ => Endpoint::parse(text)?,
     };
-    // With port 0 the kernel would choose one that nobody knows.
+    // With port 0 the kernel would choose an unknown one.
     (endpoint.port != 0).then_some(Some(endpoint))
 }
 

@@ -126,7 +126,7 @@ pub fn log_error(kernel: &mut impl Kernel, words: &[&[u8]]) {
     kernel.write_error(line.as_bytes());
 }
 
-/// What an errno means to somebody who did not expect it.
+/// An errno in words, for a diagnostic.
 pub fn error_words(error: Errno) -> Text<48> {
     let mut text = Text::new();
     let words: &[u8] = match error {
