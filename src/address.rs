@@ -70,6 +70,7 @@ impl Network {
 
     /// The block of `prefix_length` bits around `address`; longer prefixes
     /// than the family has are cut to a single address.
+    #[inline(never)]
     pub const fn new(address: IpAddr, prefix_length: u8) -> Self {
         match address {
             IpAddr::V4(v4) => {
@@ -101,7 +102,14 @@ impl Network {
 
     /// The block that holds just `address`.
     pub const fn single(address: IpAddr) -> Self {
-        Self::new(address, 128)
+        let prefix_length = match address {
+            IpAddr::V4(_) => 32,
+            IpAddr::V6(_) => 128,
+        };
+        Self {
+            address,
+            prefix_length,
+        }
     }
 
     /// The lowest address.

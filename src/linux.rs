@@ -389,6 +389,7 @@ impl Kernel for Linux {
         rewind(descriptor.0)
     }
 
+    #[inline(never)]
     fn close(&mut self, descriptor: Descriptor) {
         close(descriptor.0);
     }
@@ -473,6 +474,7 @@ impl Kernel for Linux {
         receive(socket.0, buffer)
     }
 
+    #[inline(never)]
     fn send(&mut self, socket: Descriptor, bytes: &[u8]) -> Result<usize, Errno> {
         send(socket.0, bytes, 0)
     }
@@ -1023,11 +1025,13 @@ fn set_environment(entries: &'static [AtomicPtr<c_char>; VARIABLES + 1]) {
 
 // --- system calls -----------------------------------------------------------
 
+#[inline(never)]
 fn errno() -> Errno {
     // SAFETY: the C library keeps one valid errno for each thread.
     Errno(unsafe { *libc::__errno_location() })
 }
 
+#[inline(never)]
 fn check(result: c_int) -> Result<c_int, Errno> {
     if result < 0 { Err(errno()) } else { Ok(result) }
 }
@@ -1057,6 +1061,7 @@ fn rewind(descriptor: c_int) -> Result<(), Errno> {
     if position < 0 { Err(errno()) } else { Ok(()) }
 }
 
+#[inline(never)]
 fn close(descriptor: c_int) {
     // SAFETY: no memory is passed, and no C stream stands on our descriptors.
     unsafe { libc::close(descriptor) };
@@ -1330,6 +1335,7 @@ fn receive(socket: c_int, buffer: &mut [u8]) -> Result<usize, Errno> {
     check_length(unsafe { libc::recv(socket, bytes, length, libc::MSG_DONTWAIT) })
 }
 
+#[inline(never)]
 fn send(socket: c_int, bytes: &[u8], flags: c_int) -> Result<usize, Errno> {
     let flags = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // SAFETY: the kernel reads at most the slice's length from it.

@@ -295,6 +295,7 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
     }
 
     /// The value in `slot`, to change.
+    #[inline(never)]
     pub fn value_mut(&mut self, slot: Slot) -> Option<&mut V> {
         self.entries
             .get_mut(slot.0 as usize)
@@ -321,6 +322,7 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
     }
 
     /// The next younger entry of the same class.
+    #[inline(never)]
     pub fn younger(&self, slot: Slot) -> Option<Slot> {
         self.entry(slot)?.next.checked_sub(1).map(Slot)
     }
@@ -340,6 +342,7 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
             .map(|(slot, entry)| (Slot(slot as u32), &entry.key, &entry.value))
     }
 
+    #[inline(never)]
     fn entry(&self, slot: Slot) -> Option<&Entry<K, V>> {
         self.entries
             .get(slot.0 as usize)

@@ -281,6 +281,7 @@ pub fn parse_decimal(digits: &[u8]) -> Option<u64> {
 }
 
 /// `bytes` without blanks (space, tab, carriage return) at either end.
+#[inline(never)]
 pub fn trim(bytes: &[u8]) -> &[u8] {
     let mut rest = bytes;
     while let [b' ' | b'\t' | b'\r', tail @ ..] = rest {

@@ -384,6 +384,7 @@ impl Daemon {
         log_error(kernel, words);
     }
 
+    #[inline(never)]
     fn calendar(&self, kernel: &mut impl Kernel) -> Calendar {
         let seconds = unix_seconds(kernel);
         kernel.calendar(seconds)
