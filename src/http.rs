@@ -946,6 +946,7 @@ impl Exchange {
     }
 
     /// When the exchange, as far as it has come, times out.
+    #[inline(never)]
     fn deadline(&self) -> Instant {
         let timeout = match self.state {
             State::Free => return Instant::NEVER,
@@ -1044,21 +1045,33 @@ impl<const CLIENTS: usize> Server<CLIENTS> {
         peer: IpAddr,
         now: Instant,
     ) -> Option<Descriptor> {
-        // The first free place is taken, so that few pages are ever touched.
-        let used = self.exchanges.iter().take(self.used);
-        let has_gap = used.clone().any(|e| e.state == State::Free);
-        if !has_gap && self.used < CLIENTS {
-            self.used += 1;
-        }
-        let places = self.exchanges.iter_mut().take(self.used);
-        let place = places.min_by_key(|exchange| match exchange.state {
-            State::Free => (0, Instant::BOOT),
-            State::Finished => (1, Instant::BOOT),
-            _ => (2, exchange.since),
-        })?;
+        let place = self.place();
+        self.used = self.used.max(place + 1);
+        let place = self.exchanges.get_mut(place)?;
         let evicted = (place.state != State::Free).then_some(place.descriptor);
         place.open(descriptor, peer, now);
         evicted
+    }
+
+    /// The place for a new client: the first free one, so that few pages are ever
+    /// touched, else that of a client that is finished or waited longest.
+    fn place(&self) -> usize {
+        let (mut place, mut oldest) = (0, Instant::NEVER);
+        for (at, exchange) in self.exchanges.iter().take(self.used).enumerate() {
+            let since = match exchange.state {
+                State::Free => return at,
+                State::Finished => Instant::BOOT,
+                _ => exchange.since,
+            };
+            if since < oldest {
+                (place, oldest) = (at, since);
+            }
+        }
+        if self.used < CLIENTS {
+            self.used
+        } else {
+            place
+        }
     }
 
     /// Evicts the client that waited longest, unfinished or idle: close it.
@@ -1096,8 +1109,11 @@ impl<const CLIENTS: usize> Server<CLIENTS> {
 
     /// When `next_to_close` has something to do; `NEVER` without clients.
     pub fn deadline(&self) -> Instant {
-        let deadlines = self.open().map(Exchange::deadline);
-        deadlines.min().unwrap_or(Instant::NEVER)
+        let mut deadline = Instant::NEVER;
+        for exchange in self.open() {
+            deadline = deadline.min(exchange.deadline());
+        }
+        deadline
     }
 
     /// The next client that is finished or out of time: close it. Its place is
