@@ -18,15 +18,17 @@ pub struct TcpCounters {
 pub fn parse_snmp(text: &[u8]) -> Option<TcpCounters> {
     let mut lines = split(text, b'\n').filter_map(|line| line.strip_prefix(b"Tcp: "));
     let (names, values) = (lines.next()?, lines.next()?);
-    let value = |name: &[u8]| {
-        let mut pairs = split(names, b' ').zip(split(values, b' '));
-        let (_, value) = pairs.find(|(found, _)| *found == name)?;
-        parse_decimal(trim(value))
-    };
     Some(TcpCounters {
-        passive_opens: value(b"PassiveOpens")?,
-        resets_sent: value(b"OutRsts")?,
+        passive_opens: value_of(b"PassiveOpens", names, values)?,
+        resets_sent: value_of(b"OutRsts", names, values)?,
     })
+}
+
+#[inline(never)]
+fn value_of(name: &[u8], names: &[u8], values: &[u8]) -> Option<u64> {
+    let mut pairs = split(names, b' ').zip(split(values, b' '));
+    let (_, value) = pairs.find(|(found, _)| *found == name)?;
+    parse_decimal(trim(value))
 }
 
 /// What one look at the counter says.
