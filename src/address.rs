@@ -4,7 +4,7 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::label::label;
-use crate::text::{Text, TextView, parse_decimal};
+use crate::text::{Text, TextView, parse_decimal, split};
 
 /// The IP version; IPv4-mapped IPv6 (RFC 4291 section 2.5.5.2) is IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,7 @@ impl Network {
 
     /// The block of `prefix_length` bits around `address`; longer prefixes
     /// than the family has are cut to a single address.
+    #[inline(never)]
     pub const fn new(address: IpAddr, prefix_length: u8) -> Self {
         match address {
             IpAddr::V4(v4) => {
@@ -101,7 +102,14 @@ impl Network {
 
     /// The block that holds just `address`.
     pub const fn single(address: IpAddr) -> Self {
-        Self::new(address, 128)
+        let prefix_length = match address {
+            IpAddr::V4(_) => 32,
+            IpAddr::V6(_) => 128,
+        };
+        Self {
+            address,
+            prefix_length,
+        }
     }
 
     /// The lowest address.
@@ -233,7 +241,7 @@ pub fn parse_address(text: &[u8]) -> Option<IpAddr> {
 fn parse_ipv4(text: &[u8]) -> Option<Ipv4Addr> {
     let mut bits: u32 = 0;
     let mut count = 0;
-    for part in text.split(|byte| *byte == b'.') {
+    for part in split(text, b'.') {
         // A leading zero means octal to some tools: refused as ambiguous.
         if part.len() > 3 || (part.len() > 1 && part.first() == Some(&b'0')) || count == 4 {
             return None;
@@ -270,7 +278,7 @@ fn parse_groups(text: &[u8], dotted_end: bool) -> Option<(u128, u32)> {
     if text.is_empty() {
         return Some((0, 0));
     }
-    let mut parts = text.split(|byte| *byte == b':').peekable();
+    let mut parts = split(text, b':').peekable();
     while let Some(part) = parts.next() {
         if dotted_end && parts.peek().is_none() && part.contains(&b'.') {
             bits = bits << 32 | u128::from(parse_ipv4(part)?.to_bits());

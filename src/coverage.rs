@@ -2,7 +2,7 @@
 //! /proc/net/snmp against the connections first seen.
 
 use crate::limits::COUNTERS_LOOKS;
-use crate::text::{parse_decimal, trim};
+use crate::text::{parse_decimal, split, trim};
 
 /// What /proc/net/snmp says of TCP (RFC 4022; net/ipv4/proc.c).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,20 +16,19 @@ pub struct TcpCounters {
 /// Reads the two `Tcp:` lines: names, then values. `None` where they are not
 /// both there.
 pub fn parse_snmp(text: &[u8]) -> Option<TcpCounters> {
-    let mut lines = text
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| line.strip_prefix(b"Tcp: "));
+    let mut lines = split(text, b'\n').filter_map(|line| line.strip_prefix(b"Tcp: "));
     let (names, values) = (lines.next()?, lines.next()?);
-    let value = |name: &[u8]| {
-        let words = |line| <[u8]>::split(line, |byte| *byte == b' ');
-        let mut pairs = words(names).zip(words(values));
-        let (_, value) = pairs.find(|(found, _)| *found == name)?;
-        parse_decimal(trim(value))
-    };
     Some(TcpCounters {
-        passive_opens: value(b"PassiveOpens")?,
-        resets_sent: value(b"OutRsts")?,
+        passive_opens: value_of(b"PassiveOpens", names, values)?,
+        resets_sent: value_of(b"OutRsts", names, values)?,
     })
+}
+
+#[inline(never)]
+fn value_of(name: &[u8], names: &[u8], values: &[u8]) -> Option<u64> {
+    let mut pairs = split(names, b' ').zip(split(values, b' '));
+    let (_, value) = pairs.find(|(found, _)| *found == name)?;
+    parse_decimal(trim(value))
 }
 
 /// What one look at the counter says.

@@ -1,7 +1,7 @@
 //! Metrics as text: Prometheus text format 0.0.4 and OpenMetrics 1.0.0.
 //!
-//! Each family is one call that tells its name (without `_total` and `_info`),
-//! what it means, and its numbers. A name that ends with `_seconds` or `_bytes`
+//! Each family is one entry that tells its kind, its name (without `_total` and
+//! `_info`), its numbers, and what it means. A name that ends with `_seconds` or `_bytes`
 //! tells its unit. What a family means is one line without quotes and
 //! backslashes, so that neither format needs to escape any of it.
 
@@ -16,9 +16,7 @@ use crate::metrics::{
     TABLE_CAPACITIES, Table, Trigger,
 };
 use crate::proc_net_tcp::TcpState;
-use crate::text::TextView;
-
-use Kind::{Counter, Gauge};
+use crate::text::{TextView, split_once};
 
 /// Which text is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,19 +34,6 @@ pub struct Snapshot<'a> {
     pub metrics: &'a Metrics,
     /// What the kernel says about this process.
     pub process: ProcessStatus,
-    /// Wall clock at the start of the process, in nanoseconds since 1970.
-    pub start_unix_nanoseconds: u64,
-}
-
-/// The kind of a family. It decides the suffixes of names.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Counter,
-    Gauge,
-    Histogram,
-    /// A gauge that is always 1 and tells by its labels; the text format has
-    /// no such type.
-    Info,
 }
 
 /// Appends all families, in the order in which they are told.
@@ -56,10 +41,10 @@ pub fn write(snapshot: &Snapshot, format: Format, out: &mut TextView) {
     let mut writer = Writer {
         out,
         format,
-        name: "",
-        suffix: "",
+        families: b"",
+        name: b"",
+        suffix: b"",
     };
-    writer.build();
     write_readings(&mut writer, snapshot.metrics);
     write_evidence(&mut writer, snapshot.metrics);
     write_firewall(&mut writer, snapshot.metrics);
@@ -70,408 +55,318 @@ pub fn write(snapshot: &Snapshot, format: Format, out: &mut TextView) {
     }
 }
 
+/// Writes families down: for each its kind, name and number, and what it means.
+/// Names and meanings are one text, where strings of their own would take two
+/// registers in each call.
+macro_rules! families {
+    ($w:ident: $($kind:ident $name:literal = $method:ident $(::<$($label:ty),+>)? ($($number:expr)?),
+        $help:literal;)+) => {
+        $w.families = concat!($(letter!($kind), $name, " ", $help, "\n",)+).as_bytes();
+        $($w.$method $(::<$($label),+>)? ($($number)?);)+
+    };
+}
+
+/// How a kind is told in that text.
+macro_rules! letter {
+    (counter) => {
+        "c"
+    };
+    (gauge) => {
+        "g"
+    };
+    (histogram) => {
+        "h"
+    };
+    (info) => {
+        "i"
+    };
+}
+
 fn write_readings(w: &mut Writer, m: &Metrics) {
-    w.counter(
-        "tcpparser_readings",
-        "Passes over /proc/net/tcp and tcp6, scheduled and early ones together.",
-        m.readings.total(),
-    );
-    w.counter(
-        "tcpparser_scheduled_readings",
-        "Readings made because the interval had passed.",
-        m.readings.get(Trigger::Scheduled),
-    );
-    w.counter(
-        "tcpparser_early_readings",
-        "Readings made ahead of schedule.",
-        m.readings.get(Trigger::Early),
-    );
-    w.counter(
-        "tcpparser_readings_failed",
-        "Readings given up because a file could not be read.",
-        m.readings_failed,
-    );
-    w.histogram(
-        "tcpparser_reading_duration_seconds",
-        "How long readings took.",
-        &m.reading_duration,
-    );
-    w.gauge_seconds(
-        "tcpparser_last_reading_timestamp_seconds",
-        "Unix time of the last good reading, 0 before the first.",
-        m.last_reading_unix_nanoseconds,
-    );
-    w.gauge_seconds(
-        "tcpparser_interval_seconds",
-        "Time between scheduled readings, as configured.",
-        m.interval.as_nanos(),
-    );
-    w.labelled::<RowsFile>(
-        Counter,
-        "tcpparser_rows",
-        "Valid rows read, by file.",
-        m.rows.values(),
-    );
-    w.counter(
-        "tcpparser_malformed_rows",
-        "Lines of /proc/net/tcp and tcp6 that were no row.",
-        m.malformed_rows,
-    );
-    w.grid::<Family, TcpState>(Gauge, "tcpparser_connections", "TCP sockets of the last reading, without those within the host, by address family and state.", m.connections.values());
-    w.grid::<Direction, Family>(Counter, "tcpparser_new_connections", "Connections first seen, without those within the host, by who opened them and address family.", m.new_connections.values());
-    w.counter(
-        "tcpparser_connections_missed",
-        "Inbound connections the kernel completed and nothing here saw.",
-        m.connections_missed,
-    );
-    w.counter("tcpparser_resets_sent", "Resets sent by this host since boot: refused connects, aborts by services, destroyed sockets.", m.resets_sent);
+    families! { w:
+        info "tcpparser_build" = build(),
+            "Always 1; version, target and revision of the running binary.";
+        counter "tcpparser_readings" = number(m.readings.total()),
+            "Passes over /proc/net/tcp and tcp6, scheduled and early ones together.";
+        counter "tcpparser_scheduled_readings" = number(m.readings.get(Trigger::Scheduled)),
+            "Readings made because the interval had passed.";
+        counter "tcpparser_early_readings" = number(m.readings.get(Trigger::Early)),
+            "Readings made ahead of schedule.";
+        counter "tcpparser_readings_failed" = number(m.readings_failed),
+            "Readings given up because a file could not be read.";
+        histogram "tcpparser_reading_duration_seconds" = histogram(&m.reading_duration),
+            "How long readings took.";
+        gauge "tcpparser_last_reading_timestamp_seconds" = seconds(m.last_reading_unix_nanoseconds),
+            "Unix time of the last good reading, 0 before the first.";
+        gauge "tcpparser_interval_seconds" = seconds(m.interval.as_nanos()),
+            "Time between scheduled readings, as configured.";
+        counter "tcpparser_rows" = labelled::<RowsFile>(m.rows.values()),
+            "Valid rows read, by file.";
+        counter "tcpparser_malformed_rows" = number(m.malformed_rows),
+            "Lines of /proc/net/tcp and tcp6 that were no row.";
+        gauge "tcpparser_connections" = grid::<Family, TcpState>(m.connections.values()),
+            "TCP sockets of the last reading, without those within the host, by address family and state.";
+        counter "tcpparser_new_connections" = grid::<Direction, Family>(m.new_connections.values()),
+            "Connections first seen, without those within the host, by who opened them and address family.";
+        counter "tcpparser_connections_missed" = number(m.connections_missed),
+            "Inbound connections the kernel completed and nothing here saw.";
+        counter "tcpparser_resets_sent" = number(m.resets_sent),
+            "Resets sent by this host since boot: refused connects, aborts by services, destroyed sockets.";
+    }
 }
 
 fn write_evidence(w: &mut Writer, m: &Metrics) {
-    w.counter(
-        "tcpparser_destroy_events",
-        "Socket destroy events received from the kernel.",
-        m.destroy_events,
-    );
-    w.counter(
-        "tcpparser_events_unproven",
-        "Destroy events of inbound connections whose handshake nothing proves: no evidence.",
-        m.events_unproven,
-    );
-    w.counter(
-        "tcpparser_destroy_event_overflows",
-        "Times the kernel dropped destroy events because the receive buffer was full.",
-        m.destroy_event_overflows,
-    );
-    w.counter(
-        "tcpparser_malformed_events",
-        "Messages on the event socket that were no destroy event.",
-        m.malformed_events,
-    );
-    w.labelled::<EvidenceSource>(
-        Gauge,
-        "tcpparser_evidence_source_up",
-        "Whether a source of evidence works.",
-        m.evidence_source_up.values(),
-    );
-    w.counter("tcpparser_port_scans", "Port scans reported.", m.port_scans);
-    w.counter(
-        "tcpparser_blocks",
-        "Blocks of a source that the kernel has confirmed, without adopted ones.",
-        m.blocks,
-    );
-    w.counter(
-        "tcpparser_blocks_adopted",
-        "Blocks found in the kernel and taken over.",
-        m.blocks_adopted,
-    );
-    w.labelled::<BlockFailure>(
-        Counter,
-        "tcpparser_block_failures",
-        "Tries to block that failed, by reason.",
-        m.block_failures.values(),
-    );
-    w.labelled::<EndReason>(
-        Counter,
-        "tcpparser_unblocks",
-        "Blocks that ended, by reason.",
-        m.unblocks.values(),
-    );
-    w.labelled::<Refusal>(
-        Counter,
-        "tcpparser_blocks_refused",
-        "Port scans that no block followed, by reason.",
-        m.blocks_refused.values(),
-    );
+    families! { w:
+        counter "tcpparser_destroy_events" = number(m.destroy_events),
+            "Socket destroy events received from the kernel.";
+        counter "tcpparser_events_unproven" = number(m.events_unproven),
+            "Destroy events of inbound connections whose handshake nothing proves: no evidence.";
+        counter "tcpparser_destroy_event_overflows" = number(m.destroy_event_overflows),
+            "Times the kernel dropped destroy events because the receive buffer was full.";
+        counter "tcpparser_malformed_events" = number(m.malformed_events),
+            "Messages on the event socket that were no destroy event.";
+        gauge "tcpparser_evidence_source_up" = labelled::<EvidenceSource>(m.evidence_source_up.values()),
+            "Whether a source of evidence works.";
+        counter "tcpparser_port_scans" = number(m.port_scans),
+            "Port scans reported.";
+        counter "tcpparser_blocks" = number(m.blocks),
+            "Blocks of a source that the kernel has confirmed, without adopted ones.";
+        counter "tcpparser_blocks_adopted" = number(m.blocks_adopted),
+            "Blocks found in the kernel and taken over.";
+        counter "tcpparser_block_failures" = labelled::<BlockFailure>(m.block_failures.values()),
+            "Tries to block that failed, by reason.";
+        counter "tcpparser_unblocks" = labelled::<EndReason>(m.unblocks.values()),
+            "Blocks that ended, by reason.";
+        counter "tcpparser_blocks_refused" = labelled::<Refusal>(m.blocks_refused.values()),
+            "Port scans that no block followed, by reason.";
+    }
 }
 
 fn write_firewall(w: &mut Writer, m: &Metrics) {
-    w.gauge(
-        "tcpparser_blocked_sources",
-        "Sources blocked in the kernel now.",
-        m.blocked_sources,
-    );
-    w.gauge(
-        "tcpparser_blocks_pending",
-        "Blocks decided and not yet in the kernel.",
-        m.blocks_pending,
-    );
-    w.gauge(
-        "tcpparser_blocking_enabled",
-        "Whether scanners are to be blocked: 0 in a dry run and without a firewall.",
-        u64::from(m.blocking_enabled),
-    );
-    w.gauge(
-        "tcpparser_firewall_up",
-        "Whether the firewall can be used.",
-        u64::from(m.firewall_up),
-    );
-    w.gauge(
-        "tcpparser_firewall_jump_first",
-        "Whether the jump to our chain is the first rule.",
-        u64::from(m.firewall_jump_first),
-    );
-    w.gauge(
-        "tcpparser_host_facts_known",
-        "Whether own addresses and gateways are fully known: without that nothing is blocked.",
-        u64::from(m.host_facts_known),
-    );
-    w.counter(
-        "tcpparser_firewall_repairs",
-        "Times our rules were lost and built again.",
-        m.firewall_repairs,
-    );
-    w.labelled::<CommandExit>(
-        Counter,
-        "tcpparser_firewall_commands",
-        "Firewall commands run, by exit status.",
-        m.firewall_commands.values(),
-    );
-    w.histogram(
-        "tcpparser_firewall_command_duration_seconds",
-        "How long firewall commands took.",
-        &m.firewall_command_duration,
-    );
-    w.counter(
-        "tcpparser_sockets_destroyed",
-        "Sockets of blocked sources that were destroyed.",
-        m.sockets_destroyed,
-    );
+    families! { w:
+        gauge "tcpparser_blocked_sources" = number(m.blocked_sources),
+            "Sources blocked in the kernel now.";
+        gauge "tcpparser_blocks_pending" = number(m.blocks_pending),
+            "Blocks decided and not yet in the kernel.";
+        gauge "tcpparser_blocking_enabled" = number(u64::from(m.blocking_enabled)),
+            "Whether scanners are to be blocked: 0 in a dry run and without a firewall.";
+        gauge "tcpparser_firewall_up" = number(u64::from(m.firewall_up)),
+            "Whether the firewall can be used.";
+        gauge "tcpparser_firewall_jump_first" = number(u64::from(m.firewall_jump_first)),
+            "Whether the jump to our chain is the first rule.";
+        gauge "tcpparser_host_facts_known" = number(u64::from(m.host_facts_known)),
+            "Whether own addresses and gateways are fully known: without that nothing is blocked.";
+        counter "tcpparser_firewall_repairs" = number(m.firewall_repairs),
+            "Times our rules were lost and built again.";
+        counter "tcpparser_firewall_commands" = labelled::<CommandExit>(m.firewall_commands.values()),
+            "Firewall commands run, by exit status.";
+        histogram "tcpparser_firewall_command_duration_seconds" = histogram(&m.firewall_command_duration),
+            "How long firewall commands took.";
+        counter "tcpparser_sockets_destroyed" = number(m.sockets_destroyed),
+            "Sockets of blocked sources that were destroyed.";
+    }
 }
 
 fn write_tables(w: &mut Writer, m: &Metrics) {
-    w.labelled::<Table>(
-        Gauge,
-        "tcpparser_table_entries",
-        "Entries in each fixed-size table now.",
-        m.table_entries.values(),
-    );
-    w.labelled::<Table>(
-        Gauge,
-        "tcpparser_table_capacity",
-        "Entries each fixed-size table can hold.",
-        &TABLE_CAPACITIES,
-    );
-    w.labelled::<Table>(
-        Counter,
-        "tcpparser_table_evictions",
-        "Entries that gave way in a full table, or found no place in it.",
-        m.table_evictions.values(),
-    );
-    w.counter(
-        "tcpparser_output_lines_dropped",
-        "Lines lost because standard output was blocked or broken.",
-        m.output_lines_dropped,
-    );
-    w.gauge(
-        "tcpparser_http_clients",
-        "HTTP clients connected now.",
-        m.http_clients,
-    );
-    w.counter(
-        "tcpparser_http_clients_accepted",
-        "HTTP clients accepted.",
-        m.http_clients_accepted,
-    );
-    w.counter(
-        "tcpparser_http_clients_evicted",
-        "HTTP clients that gave way to a newer one.",
-        m.http_clients_evicted,
-    );
-    w.labelled::<Status>(
-        Counter,
-        "tcpparser_http_requests",
-        "HTTP requests answered, by status code.",
-        m.http_requests.values(),
-    );
+    families! { w:
+        gauge "tcpparser_table_entries" = labelled::<Table>(m.table_entries.values()),
+            "Entries in each fixed-size table now.";
+        gauge "tcpparser_table_capacity" = labelled::<Table>(&TABLE_CAPACITIES),
+            "Entries each fixed-size table can hold.";
+        counter "tcpparser_table_evictions" = labelled::<Table>(m.table_evictions.values()),
+            "Entries that gave way in a full table, or found no place in it.";
+        counter "tcpparser_output_lines_dropped" = number(m.output_lines_dropped),
+            "Lines lost because standard output was blocked or broken.";
+        gauge "tcpparser_http_clients" = number(m.http_clients),
+            "HTTP clients connected now.";
+        counter "tcpparser_http_clients_accepted" = number(m.http_clients_accepted),
+            "HTTP clients accepted.";
+        counter "tcpparser_http_clients_evicted" = number(m.http_clients_evicted),
+            "HTTP clients that gave way to a newer one.";
+        counter "tcpparser_http_requests" = labelled::<Status>(m.http_requests.values()),
+            "HTTP requests answered, by status code.";
+    }
 }
 
 /// The names and meanings all Prometheus client libraries share.
 fn write_process(w: &mut Writer, snapshot: &Snapshot) {
     let p = &snapshot.process;
-    w.counter_seconds(
-        "process_cpu_seconds",
-        "Total user and system CPU time spent in seconds.",
-        p.cpu_time.as_nanos(),
-    );
-    w.gauge(
-        "process_open_fds",
-        "Number of open file descriptors.",
-        p.open_descriptors,
-    );
-    w.limit(
-        "process_max_fds",
-        "Maximum number of open file descriptors.",
-        p.max_descriptors,
-    );
-    w.gauge(
-        "process_virtual_memory_bytes",
-        "Virtual memory size in bytes.",
-        p.virtual_bytes,
-    );
-    w.limit(
-        "process_virtual_memory_max_bytes",
-        "Maximum amount of virtual memory available in bytes.",
-        p.max_virtual_bytes,
-    );
-    w.gauge(
-        "process_resident_memory_bytes",
-        "Resident memory size in bytes.",
-        p.resident_bytes,
-    );
-    w.gauge_seconds(
-        "process_start_time_seconds",
-        "Start time of the process since unix epoch in seconds.",
-        snapshot.start_unix_nanoseconds,
-    );
+    families! { w:
+        counter "process_cpu_seconds" = seconds(p.cpu_time.as_nanos()),
+            "Total user and system CPU time spent in seconds.";
+        gauge "process_open_fds" = number(p.open_descriptors),
+            "Number of open file descriptors.";
+        gauge "process_max_fds" = limit(p.max_descriptors),
+            "Maximum number of open file descriptors.";
+        gauge "process_virtual_memory_bytes" = number(p.virtual_bytes),
+            "Virtual memory size in bytes.";
+        gauge "process_virtual_memory_max_bytes" = limit(p.max_virtual_bytes),
+            "Maximum amount of virtual memory available in bytes.";
+        gauge "process_resident_memory_bytes" = number(p.resident_bytes),
+            "Resident memory size in bytes.";
+        gauge "process_start_time_seconds" = seconds(snapshot.metrics.start_unix_nanoseconds),
+            "Start time of the process since unix epoch in seconds.";
+    }
 }
 
 /// Writes families, one after the other.
 struct Writer<'a> {
     out: &'a mut TextView,
     format: Format,
+    /// What of `families!` is not written yet.
+    families: &'static [u8],
     /// Name of the family being written, and what its samples have behind it.
-    name: &'static str,
-    suffix: &'static str,
+    name: &'static [u8],
+    suffix: &'static [u8],
 }
 
 impl Writer<'_> {
-    fn counter(&mut self, name: &'static str, help: &str, number: u64) {
-        self.begin(Counter, name, help);
-        self.number(number);
+    #[inline(never)]
+    fn number(&mut self, number: u64) {
+        self.begin();
+        self.sample(&[b" "]);
+        self.end(number);
     }
 
-    fn gauge(&mut self, name: &'static str, help: &str, number: u64) {
-        self.begin(Gauge, name, help);
-        self.number(number);
+    #[inline(never)]
+    fn seconds(&mut self, nanoseconds: u64) {
+        self.begin();
+        self.sample(&[b" "]);
+        self.out.put_seconds(nanoseconds);
+        self.put(&[b"\n"]);
     }
 
-    fn counter_seconds(&mut self, name: &'static str, help: &str, nanoseconds: u64) {
-        self.begin(Counter, name, help);
-        self.seconds(nanoseconds);
-    }
-
-    fn gauge_seconds(&mut self, name: &'static str, help: &str, nanoseconds: u64) {
-        self.begin(Gauge, name, help);
-        self.seconds(nanoseconds);
-    }
-
-    /// A gauge; `None` is infinite.
-    fn limit(&mut self, name: &'static str, help: &str, limit: Option<u64>) {
-        self.begin(Gauge, name, help);
+    /// `None` is infinite.
+    fn limit(&mut self, limit: Option<u64>) {
         match limit {
             Some(number) => self.number(number),
-            None => self.sample(&[" +Inf\n"]),
+            None => {
+                self.begin();
+                self.sample(&[b" +Inf\n"]);
+            }
         }
     }
 
     /// One number for each value of a label.
-    fn labelled<L: Label>(&mut self, kind: Kind, name: &'static str, help: &str, numbers: &[u64]) {
-        self.begin(kind, name, help);
-        self.series(&["{"], (L::NAME, L::VALUES), numbers);
+    fn labelled<L: Label>(&mut self, numbers: &[u64]) {
+        self.begin();
+        self.series(&[b"{"], [L::NAME, L::VALUES], numbers);
     }
 
     /// One number for each pair of values of two labels.
-    fn grid<A: Label, B: Label>(
+    fn grid<A: Label, B: Label>(&mut self, numbers: &[u64]) {
+        self.rows(
+            [A::NAME, A::VALUES],
+            [B::NAME, B::VALUES],
+            B::COUNT,
+            numbers,
+        );
+    }
+
+    #[inline(never)]
+    fn rows(
         &mut self,
-        kind: Kind,
-        name: &'static str,
-        help: &str,
+        [name, values]: [&'static str; 2],
+        columns: [&'static str; 2],
+        count: usize,
         numbers: &[u64],
     ) {
-        self.begin(kind, name, help);
-        let mut rows = numbers.chunks(words(B::VALUES).count().max(1));
-        for a in words(A::VALUES) {
+        self.begin();
+        let mut rows = numbers.chunks(count.max(1));
+        for value in words(values) {
             let row = rows.next().unwrap_or_default();
-            self.series(&["{", A::NAME, "=\"", a, "\","], (B::NAME, B::VALUES), row);
+            let head = [b"{", name.as_bytes(), b"=\"", value, b"\","];
+            self.series(&head, columns, row);
         }
     }
 
-    fn series(&mut self, head: &[&str], (label, values): (&str, &'static str), numbers: &[u64]) {
+    #[inline(never)]
+    fn series(&mut self, head: &[&[u8]], [name, values]: [&'static str; 2], numbers: &[u64]) {
         for (value, number) in words(values).zip(numbers) {
             self.sample(head);
-            self.put(&[label, "=\"", value, "\"} "]);
+            self.put(&[name.as_bytes(), b"=\"", value, b"\"} "]);
             self.end(*number);
         }
     }
 
-    fn histogram(&mut self, name: &'static str, help: &str, durations: &Histogram) {
-        self.begin(Kind::Histogram, name, help);
+    #[inline(never)]
+    fn histogram(&mut self, durations: &Histogram) {
+        self.begin();
         let mut below: u64 = 0;
         for (bucket, count) in BUCKETS.iter().zip(durations.counts()) {
             below = below.wrapping_add(*count);
-            self.sample(&["_bucket{le=\"", bucket.le, "\"} "]);
+            self.sample(&[b"_bucket{le=\"", bucket.le.as_bytes(), b"\"} "]);
             self.end(below);
         }
-        self.sample(&["_bucket{le=\"+Inf\"} "]);
+        self.sample(&[b"_bucket{le=\"+Inf\"} "]);
         self.end(durations.count());
-        self.sample(&["_sum "]);
+        self.sample(&[b"_sum "]);
         self.out.put_seconds(durations.sum().as_nanos());
-        self.put(&["\n", name, "_count "]);
+        self.put(&[b"\n"]);
+        self.sample(&[b"_count "]);
         self.end(durations.count());
     }
 
+    /// Always 1: what it tells are its labels.
     fn build(&mut self) {
-        let help = "Always 1; version, target and revision of the running binary.";
-        self.begin(Kind::Info, "tcpparser_build", help);
-        self.sample(&["{"]);
+        self.begin();
+        self.sample(&[b"{"]);
         for (label, value) in [
             ("version=\"", env!("CARGO_PKG_VERSION")),
             ("\",target=\"", env!("TCPPARSER_TARGET")),
             ("\",revision=\"", env!("TCPPARSER_REVISION")),
         ] {
-            self.put(&[label]);
+            self.put(&[label.as_bytes()]);
             put_escaped(self.out, value);
         }
-        self.put(&["\"} 1\n"]);
+        self.put(&[b"\"} 1\n"]);
     }
 
-    /// The lines that describe the family. In OpenMetrics they name it without
-    /// the suffix (section "MetricFamily"), in the text format with it.
+    /// The lines that describe the next family. In OpenMetrics they name it
+    /// without the suffix (section "MetricFamily"), in the text format with it.
     #[inline(never)]
-    fn begin(&mut self, kind: Kind, name: &'static str, help: &str) {
+    fn begin(&mut self) {
+        let (family, rest) = split_once(self.families, b'\n');
+        let (name, help) = split_once(family, b' ');
+        let Some((kind, name)) = name.split_first() else {
+            return;
+        };
+        self.families = rest;
         let is_text = self.format == Format::Text;
-        let (suffix, word) = match kind {
-            Kind::Counter => ("_total", "counter"),
-            Kind::Gauge => ("", "gauge"),
-            Kind::Histogram => ("", "histogram"),
-            Kind::Info => ("_info", if is_text { "gauge" } else { "info" }),
+        let (suffix, word): (&[u8], &[u8]) = match kind {
+            b'c' => (b"_total", b"counter"),
+            b'g' => (b"", b"gauge"),
+            b'h' => (b"", b"histogram"),
+            // The text format has no such type.
+            _ if is_text => (b"_info", b"gauge"),
+            _ => (b"_info", b"info"),
         };
         (self.name, self.suffix) = (name, suffix);
-        let suffix = if is_text { suffix } else { "" };
-        self.put(&["# HELP ", name, suffix, " ", help, "\n"]);
-        self.put(&["# TYPE ", name, suffix, " ", word, "\n"]);
-        let units = ["seconds", "bytes"];
+        let suffix: &[u8] = if is_text { suffix } else { b"" };
+        self.put(&[b"# HELP ", name, suffix, b" ", help, b"\n"]);
+        self.put(&[b"# TYPE ", name, suffix, b" ", word, b"\n"]);
+        let units: [&[u8]; 2] = [b"seconds", b"bytes"];
         let unit = units.into_iter().find(|unit| name.ends_with(unit));
         if let Some(unit) = unit.filter(|_| !is_text) {
-            self.put(&["# UNIT ", name, " ", unit, "\n"]);
+            self.put(&[b"# UNIT ", name, b" ", unit, b"\n"]);
         }
     }
 
     /// Begins a sample: its name, then `rest`.
-    fn sample(&mut self, rest: &[&str]) {
+    #[inline(never)]
+    fn sample(&mut self, rest: &[&[u8]]) {
         self.put(&[self.name, self.suffix]);
         self.put(rest);
     }
 
-    fn number(&mut self, number: u64) {
-        self.sample(&[" "]);
-        self.end(number);
-    }
-
-    fn seconds(&mut self, nanoseconds: u64) {
-        self.sample(&[" "]);
-        self.out.put_seconds(nanoseconds);
-        self.put(&["\n"]);
-    }
-
     #[inline(never)]
-    fn put(&mut self, parts: &[&str]) {
+    fn put(&mut self, parts: &[&[u8]]) {
         for part in parts {
-            self.out.put(part.as_bytes());
+            self.out.put(part);
         }
     }
 
+    #[inline(never)]
     fn end(&mut self, number: u64) {
         self.out.put_decimal(number);
         self.out.put_byte(b'\n');
@@ -522,7 +417,6 @@ mod tests {
                 max_virtual_bytes: None,
                 resident_bytes: 65_536,
             },
-            start_unix_nanoseconds: 1_635_801_113_250_000_000,
         }
     }
 
@@ -540,6 +434,7 @@ mod tests {
             .blocks_refused
             .count(Refusal::Protected(Protection::Gateway));
         metrics.firewall_up = true;
+        metrics.start_unix_nanoseconds = 1_635_801_113_250_000_000;
         metrics
     }
 

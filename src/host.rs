@@ -515,10 +515,15 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
     /// its local address, the likely one (RFC 6724 section 5, rule 8).
     pub fn own_near(&self, source: Network) -> Option<IpAddr> {
         let peer = Place::of(source);
-        let own = self.own.view().sorted.iter().map(|fact| fact.place());
-        let own = own.filter(|own| own.1 == 128 && own.is_ipv4() == peer.is_ipv4());
-        own.max_by_key(|own| (own.0 ^ peer.0).leading_zeros())
-            .map(Place::address)
+        let mut nearest = None;
+        let mut most = 0;
+        for own in self.own.view().sorted.iter().map(|fact| fact.place()) {
+            let common = (own.0 ^ peer.0).leading_zeros();
+            if own.1 == 128 && own.is_ipv4() == peer.is_ipv4() && common >= most {
+                (nearest, most) = (Some(own), common);
+            }
+        }
+        nearest.map(Place::address)
     }
 
     /// Whether `network` shares addresses with one of the host's own on-link

@@ -4,7 +4,7 @@
 //! A `Server` holds one `Exchange` for each client. Its caller, each turn:
 //!
 //! ```text
-//! accept      -> server.accept                     close who gave way
+//! accept      -> server.accept                     close the evicted one
 //! readable    -> exchange.room, recv, exchange.received or end_of_input
 //! then        -> exchange.next_request, exchange.respond     until `None`
 //! writable    -> exchange.to_send, send, exchange.sent
@@ -28,7 +28,7 @@ use crate::limits::{
     HTTP_EXCHANGE_DEADLINE, HTTP_HEADER_DEADLINE, HTTP_KEEP_ALIVE, HTTP_LINGER, HTTP_LINGER_BYTES,
     HTTP_REQUEST, HTTP_RESPONSE,
 };
-use crate::text::{Text, TextView, eq_ignore_case, parse_decimal, trim};
+use crate::text::{Text, TextView, eq_ignore_case, parse_decimal, split, trim};
 use crate::time::Instant;
 
 /// Bytes kept free before a body for its head.
@@ -65,7 +65,7 @@ macro_rules! statuses {
 statuses! {
     /// The answer is the resource.
     Ok = "200" "OK",
-    /// Not HTTP, or framed so that nobody can tell where it ends.
+    /// Not HTTP, or framed so that its end cannot be known.
     BadRequest = "400" "Bad Request",
     /// Not for this client.
     Forbidden = "403" "Forbidden",
@@ -220,7 +220,7 @@ impl Head {
 
     /// RFC 9112 section 3: method, target and version with one blank between.
     fn take_request_line(&mut self, line: &[u8]) -> Result<(), Status> {
-        let mut words = line.split(|byte| *byte == b' ');
+        let mut words = split(line, b' ');
         let (Some(method), Some(target), Some(version), None) =
             (words.next(), words.next(), words.next(), words.next())
         else {
@@ -280,9 +280,9 @@ impl Head {
     }
 
     /// RFC 9112 section 6.3: repetitions of one valid number are that number,
-    /// anything else is an error nobody can recover from.
+    /// anything else is an unrecoverable error.
     fn take_content_length(&mut self, value: &[u8]) -> Result<(), Status> {
-        for number in value.split(|byte| *byte == b',') {
+        for number in split(value, b',') {
             let number = parse_decimal(trim(number)).ok_or(Status::BadRequest)?;
             if self.content_length.is_some_and(|other| other != number) {
                 return Err(Status::BadRequest);
@@ -293,7 +293,7 @@ impl Head {
     }
 
     fn take_transfer_encoding(&mut self, value: &[u8]) {
-        for coding in value.split(|byte| *byte == b',').map(trim) {
+        for coding in split(value, b',').map(trim) {
             let is_chunked = eq_ignore_case(coding, b"chunked");
             self.transfer_coding = match (self.transfer_coding, is_chunked) {
                 (TransferCoding::Absent | TransferCoding::Endless, true) => TransferCoding::Chunked,
@@ -304,14 +304,14 @@ impl Head {
     }
 
     fn take_connection(&mut self, value: &[u8]) {
-        for option in value.split(|byte| *byte == b',').map(trim) {
+        for option in split(value, b',').map(trim) {
             self.close |= eq_ignore_case(option, b"close");
             self.keep_alive |= eq_ignore_case(option, b"keep-alive");
         }
     }
 
     fn take_accept(&mut self, value: &[u8]) {
-        for range in value.split(|byte| *byte == b',') {
+        for range in split(value, b',') {
             let (format, quality) = parse_media_range(range);
             let best = match format {
                 Some(ContentType::OpenMetrics) => &mut self.openmetrics_quality,
@@ -448,7 +448,7 @@ fn resource_of(path: &[u8]) -> Resource {
 /// The format one element of Accept names (RFC 9110 section 12.5.1) and its
 /// quality. A wildcard names no format, another version is another format.
 fn parse_media_range(range: &[u8]) -> (Option<ContentType>, u32) {
-    let mut parts = range.split(|byte| *byte == b';').map(trim);
+    let mut parts = split(range, b';').map(trim);
     let name = parts.next().unwrap_or_default();
     let (format, wanted_version): (_, &[u8]) =
         if eq_ignore_case(name, b"application/openmetrics-text") {
@@ -766,23 +766,17 @@ impl Exchange {
 
     /// Answers with an error and a line of text that names it.
     pub fn refuse(&mut self, status: Status) {
-        self.respond(status, ContentType::Plain, |body| {
-            body.put(status.code().as_bytes());
-            body.put_byte(b' ');
-            body.put(status.reason().as_bytes());
-            body.put_byte(b'\n');
-        });
+        let (code, reason) = (status.code().as_bytes(), status.reason().as_bytes());
+        self.respond(status, ContentType::Plain, &[code, b" ", reason, b"\n"]);
     }
 
     /// Answers with a body of at most `BODY_ROOM` bytes; a longer one becomes
     /// status 500 rather than a part that looks whole.
-    pub fn respond(
-        &mut self,
-        status: Status,
-        content_type: ContentType,
-        write: impl FnOnce(&mut TextView),
-    ) {
-        write(self.begin_body());
+    pub fn respond(&mut self, status: Status, content_type: ContentType, body: &[&[u8]]) {
+        self.begin_body();
+        for part in body {
+            self.response.put(part);
+        }
         if self.response.is_truncated() {
             self.begin_body();
             self.respond_whole(Status::InternalError, ContentType::Plain);
@@ -951,9 +945,10 @@ impl Exchange {
         core::mem::take(&mut self.shutdown_due)
     }
 
-    /// When the client's patience with us, or ours with it, ends.
+    /// When the exchange, as far as it has come, times out.
+    #[inline(never)]
     fn deadline(&self) -> Instant {
-        let patience = match self.state {
+        let timeout = match self.state {
             State::Free => return Instant::NEVER,
             State::Finished => return Instant::BOOT,
             State::Receiving => HTTP_HEADER_DEADLINE,
@@ -961,7 +956,7 @@ impl Exchange {
             State::Idle => HTTP_KEEP_ALIVE,
             State::Lingering => HTTP_LINGER,
         };
-        self.since.after(patience)
+        self.since.after(timeout)
     }
 
     /// The deadline passed: a request that had begun is answered with 408, all
@@ -1043,31 +1038,43 @@ impl<const CLIENTS: usize> Server<CLIENTS> {
     }
 
     /// Takes a new client in. Where all places are taken the one that waited
-    /// longest, unfinished or idle, gives way: close it.
+    /// longest, unfinished or idle, is evicted: close it.
     pub fn accept(
         &mut self,
         descriptor: Descriptor,
         peer: IpAddr,
         now: Instant,
     ) -> Option<Descriptor> {
-        // The first free place is taken, so that few pages are ever touched.
-        let used = self.exchanges.iter().take(self.used);
-        let has_gap = used.clone().any(|e| e.state == State::Free);
-        if !has_gap && self.used < CLIENTS {
-            self.used += 1;
-        }
-        let places = self.exchanges.iter_mut().take(self.used);
-        let place = places.min_by_key(|exchange| match exchange.state {
-            State::Free => (0, Instant::BOOT),
-            State::Finished => (1, Instant::BOOT),
-            _ => (2, exchange.since),
-        })?;
-        let gave_way = (place.state != State::Free).then_some(place.descriptor);
+        let place = self.place();
+        self.used = self.used.max(place + 1);
+        let place = self.exchanges.get_mut(place)?;
+        let evicted = (place.state != State::Free).then_some(place.descriptor);
         place.open(descriptor, peer, now);
-        gave_way
+        evicted
     }
 
-    /// The client that waited longest, unfinished or idle, gives way: close it.
+    /// The place for a new client: the first free one, so that few pages are ever
+    /// touched, else that of a client that is finished or waited longest.
+    fn place(&self) -> usize {
+        let (mut place, mut oldest) = (0, Instant::NEVER);
+        for (at, exchange) in self.exchanges.iter().take(self.used).enumerate() {
+            let since = match exchange.state {
+                State::Free => return at,
+                State::Finished => Instant::BOOT,
+                _ => exchange.since,
+            };
+            if since < oldest {
+                (place, oldest) = (at, since);
+            }
+        }
+        if self.used < CLIENTS {
+            self.used
+        } else {
+            place
+        }
+    }
+
+    /// Evicts the client that waited longest, unfinished or idle: close it.
     pub fn evict(&mut self) -> Option<Descriptor> {
         let oldest = self.exchanges().min_by_key(|exchange| exchange.since)?;
         oldest.state = State::Free;
@@ -1084,6 +1091,11 @@ impl<const CLIENTS: usize> Server<CLIENTS> {
         used.filter(|exchange| exchange.state != State::Free)
     }
 
+    /// What poll(2) shall wait for.
+    pub fn interests(&self) -> impl Iterator<Item = Interest> {
+        self.open().map(Exchange::interest)
+    }
+
     /// All clients, in an order that only `accept` and `next_to_close` change.
     pub fn exchanges(&mut self) -> impl Iterator<Item = &mut Exchange> {
         let used = self.exchanges.iter_mut().take(self.used);
@@ -1097,8 +1109,11 @@ impl<const CLIENTS: usize> Server<CLIENTS> {
 
     /// When `next_to_close` has something to do; `NEVER` without clients.
     pub fn deadline(&self) -> Instant {
-        let deadlines = self.open().map(Exchange::deadline);
-        deadlines.min().unwrap_or(Instant::NEVER)
+        let mut deadline = Instant::NEVER;
+        for exchange in self.open() {
+            deadline = deadline.min(exchange.deadline());
+        }
+        deadline
     }
 
     /// The next client that is finished or out of time: close it. Its place is
@@ -1157,15 +1172,13 @@ mod tests {
     fn answer(exchange: &mut Exchange, request: Request, list: &FakeList) {
         match request {
             Request::Metrics { openmetrics: false } => {
-                exchange.respond(Status::Ok, ContentType::Prometheus, |b| b.put(b"text 1\n"));
+                exchange.respond(Status::Ok, ContentType::Prometheus, &[b"text 1\n"]);
             }
             Request::Metrics { openmetrics: true } => {
-                exchange.respond(Status::Ok, ContentType::OpenMetrics, |b| b.put(b"# EOF\n"));
+                exchange.respond(Status::Ok, ContentType::OpenMetrics, &[b"# EOF\n"]);
             }
             Request::Healthz => {
-                exchange.respond(Status::ServiceUnavailable, ContentType::Plain, |b| {
-                    b.put(b"ill\n")
-                });
+                exchange.respond(Status::ServiceUnavailable, ContentType::Plain, &[b"ill\n"]);
             }
             Request::Blocked { cursor } => exchange.respond_part(|body| {
                 let end = (cursor + list.a_part).min(list.entries);
@@ -1885,9 +1898,8 @@ mod tests {
             exchange.room()[..request.len()].copy_from_slice(request);
             exchange.received(request.len(), START);
             assert!(exchange.next_request(WALL).is_some());
-            exchange.respond(Status::Ok, ContentType::Plain, |body| {
-                (0..length).for_each(|_| body.put_byte(b'x'));
-            });
+            let body = vec![b'x'; length];
+            exchange.respond(Status::Ok, ContentType::Plain, &[&body]);
             assert_eq!(codes(exchange.to_send(), &[]), [expected]);
             let all = exchange.to_send().len();
             exchange.sent(all, START);

@@ -1,6 +1,8 @@
 //! Values of metrics' labels: the type that a stage uses for a notion is the
 //! one that tells its label.
 
+use crate::text::split;
+
 /// The values of one label: all of them are exposed, from zero on.
 pub trait Label: Copy {
     /// The label's name.
@@ -17,8 +19,8 @@ pub trait Label: Copy {
 }
 
 /// The words of a text with one blank between.
-pub fn words(text: &'static str) -> impl Iterator<Item = &'static str> {
-    text.split_ascii_whitespace()
+pub fn words(text: &'static str) -> impl Iterator<Item = &'static [u8]> {
+    split(text.as_bytes(), b' ').filter(|word| !word.is_empty())
 }
 
 /// Tells the label of an enum whose first variants, numbered from `$first` on,

@@ -21,8 +21,9 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
-mod label;
 mod text;
+
+mod label;
 mod time;
 
 mod address;
@@ -53,7 +54,6 @@ mod report;
 mod waiting;
 
 pub mod daemon;
-
 mod tools;
 
 #[allow(unsafe_code)]

@@ -52,7 +52,7 @@ limit! {
 }
 limit! {
     /// Sources watched at once. A larger botnet makes the least suspicious
-    /// give way; those close to the threshold stay.
+    /// be evicted; those close to the threshold stay.
     SOURCES: usize = 8_192
 }
 limit! {
@@ -84,7 +84,7 @@ limit! {
     LISTENER_AGE: Duration = 10_000
 }
 limit! {
-    /// HTTP clients at once; the oldest unfinished one gives way.
+    /// HTTP clients at once; the oldest unfinished one is evicted.
     HTTP_CLIENTS: usize = 64
 }
 limit! {
@@ -330,7 +330,7 @@ limit! {
 }
 limit! {
     /// How long --healthcheck may take: the daemon answers within milliseconds,
-    /// and whoever asks kills a check after some seconds (Docker: 30).
+    /// and supervisors kill a check after some seconds (Docker: 30).
     HEALTHCHECK_DEADLINE: Duration = 3_000
 }
 limit! {

@@ -20,7 +20,7 @@ use crate::kernel::{
 };
 use crate::limits;
 use crate::table::HashKey;
-use crate::text::{Text, parse_decimal, trim};
+use crate::text::{Text, parse_decimal, split, split_once, trim};
 use crate::time::{Calendar, Duration, Instant};
 
 /// Interests one `poll` looks at; those behind are left unmet. The HTTP
@@ -293,9 +293,7 @@ impl Kernel for Linux {
         let page = u64::from(auxiliary(libc::AT_PAGESZ));
         let mut buffer = [0; 128];
         let text = read_file(c"/proc/self/statm", &mut buffer);
-        let mut pages = text
-            .split(|byte| *byte == b' ')
-            .map(|number| parse_decimal(number).unwrap_or(0));
+        let mut pages = split(text, b' ').map(|number| parse_decimal(number).unwrap_or(0));
         ProcessStatus {
             cpu_time: self.cpu_time(),
             open_descriptors: count_descriptors(),
@@ -391,6 +389,7 @@ impl Kernel for Linux {
         rewind(descriptor.0)
     }
 
+    #[inline(never)]
     fn close(&mut self, descriptor: Descriptor) {
         close(descriptor.0);
     }
@@ -475,6 +474,7 @@ impl Kernel for Linux {
         receive(socket.0, buffer)
     }
 
+    #[inline(never)]
     fn send(&mut self, socket: Descriptor, bytes: &[u8]) -> Result<usize, Errno> {
         send(socket.0, bytes, 0)
     }
@@ -606,7 +606,7 @@ fn warm_up_time_zone() {
     if environment_entry(b"TZ").is_none() {
         let mut buffer = [0; 128];
         let text = read_file(c"/etc/TZ", &mut buffer);
-        let line = text.split(|byte| *byte == b'\n').next().unwrap_or(&[]);
+        let (line, _) = split_once(text, b'\n');
         add_time_zone(trim(line));
     }
     local_time(0);
@@ -1025,11 +1025,13 @@ fn set_environment(entries: &'static [AtomicPtr<c_char>; VARIABLES + 1]) {
 
 // --- system calls -----------------------------------------------------------
 
+#[inline(never)]
 fn errno() -> Errno {
     // SAFETY: the C library keeps one valid errno for each thread.
     Errno(unsafe { *libc::__errno_location() })
 }
 
+#[inline(never)]
 fn check(result: c_int) -> Result<c_int, Errno> {
     if result < 0 { Err(errno()) } else { Ok(result) }
 }
@@ -1059,6 +1061,7 @@ fn rewind(descriptor: c_int) -> Result<(), Errno> {
     if position < 0 { Err(errno()) } else { Ok(()) }
 }
 
+#[inline(never)]
 fn close(descriptor: c_int) {
     // SAFETY: no memory is passed, and no C stream stands on our descriptors.
     unsafe { libc::close(descriptor) };
@@ -1332,6 +1335,7 @@ fn receive(socket: c_int, buffer: &mut [u8]) -> Result<usize, Errno> {
     check_length(unsafe { libc::recv(socket, bytes, length, libc::MSG_DONTWAIT) })
 }
 
+#[inline(never)]
 fn send(socket: c_int, bytes: &[u8], flags: c_int) -> Result<usize, Errno> {
     let flags = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // SAFETY: the kernel reads at most the slice's length from it.

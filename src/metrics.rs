@@ -328,6 +328,8 @@ pub struct Metrics {
     pub last_reading_unix_nanoseconds: u64,
     /// `--interval`.
     pub interval: Duration,
+    /// Wall clock at the start of the process, in nanoseconds since 1970.
+    pub start_unix_nanoseconds: u64,
     /// Valid rows read.
     pub rows: Labelled<RowsFile, 2>,
     /// Lines that were no row.
@@ -386,7 +388,7 @@ pub struct Metrics {
     pub sockets_destroyed: u64,
     /// Now: entries of each table.
     pub table_entries: Labelled<Table, 4>,
-    /// Entries that gave way in a full table, or found no place in it.
+    /// Entries evicted from a full table, or those that found no place in it.
     pub table_evictions: Labelled<Table, 4>,
     /// Lines that a blocked or broken stdout cost.
     pub output_lines_dropped: u64,
@@ -394,7 +396,7 @@ pub struct Metrics {
     pub http_clients: u64,
     /// HTTP clients accepted.
     pub http_clients_accepted: u64,
-    /// HTTP clients that gave way to a newer one.
+    /// HTTP clients evicted for a newer one.
     pub http_clients_evicted: u64,
     /// Answers given, by status code.
     pub http_requests: Labelled<Status, { Status::ALL.len() }>,
@@ -409,6 +411,7 @@ impl Metrics {
             reading_duration: Histogram::new(),
             last_reading_unix_nanoseconds: 0,
             interval: Duration::ZERO,
+            start_unix_nanoseconds: 0,
             rows: Labelled::new(),
             malformed_rows: 0,
             connections: Grid::new(),
@@ -517,6 +520,7 @@ mod tests {
                 .chars()
                 .map(|letter| letter.to_ascii_lowercase())
                 .collect();
+            let expected = std::str::from_utf8(expected).unwrap();
             assert_eq!(name, expected.replace('_', ""));
             assert_eq!(value(state), expected);
         }
@@ -527,7 +531,8 @@ mod tests {
 
     fn value<L: Label>(label: L) -> &'static str {
         assert_eq!(words(L::VALUES).count(), L::COUNT);
-        words(L::VALUES).nth(label.index()).unwrap()
+        let word = words(L::VALUES).nth(label.index()).unwrap();
+        std::str::from_utf8(word).unwrap()
     }
 
     #[test]

@@ -283,6 +283,7 @@ pub fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
 
 /// An address in network byte order: 4 bytes of IPv4 or 16 of IPv6.
 /// IPv4-mapped IPv6 is folded.
+#[inline(never)]
 pub fn address_of(bytes: &[u8]) -> Result<IpAddr, Malformed> {
     match bytes.len() {
         4 => bytes

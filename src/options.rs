@@ -9,7 +9,7 @@ use heapless::Vec;
 use crate::address::{Endpoint, Network};
 use crate::kernel::{PATH_MAX_LENGTH, Path};
 use crate::limits;
-use crate::text::{Text, TextView, eq_ignore_case, parse_decimal, trim};
+use crate::text::{Text, TextView, eq_ignore_case, parse_decimal, split, split_once, trim};
 use crate::time::Duration;
 
 /// Which option a row of the table is about.
@@ -78,7 +78,16 @@ impl Id {
         Self::Help,
         Self::Version,
     ];
+
+    const fn bit(self) -> u32 {
+        1 << self as u32
+    }
 }
+
+/// Options that switch to a mode, of which each excludes the others.
+const MODES: u32 = Id::Once.bit() | Id::List.bit() | Id::Unblock.bit() | Id::Healthcheck.bit();
+/// Options that ask for a text about the program, whatever else is said.
+const TEXTS: u32 = Id::Help.bit() | Id::Version.bit();
 
 /// One option.
 #[derive(Clone, Copy, Debug)]
@@ -126,7 +135,7 @@ impl Row {
 
     /// Whether it says what to do instead of how.
     const fn is_action(&self) -> bool {
-        matches!(self.id, Id::Help | Id::Version) || mode(self.id).is_some()
+        self.id.bit() & (TEXTS | MODES) != 0
     }
 }
 
@@ -156,16 +165,27 @@ version|V||||name, version, target and revision";
 
 /// Every option, in the order of `--help`.
 pub fn rows() -> impl Iterator<Item = Row> {
-    Id::ALL.into_iter().map(row_of)
+    Id::ALL.iter().copied().map(row_of)
+}
+
+/// The option whose row is meant.
+#[inline(never)]
+fn find_row(is_meant: &dyn Fn(&Row) -> bool) -> Option<Row> {
+    rows().find(is_meant)
 }
 
 /// The row of one option.
 #[inline(never)]
 fn row_of(id: Id) -> Row {
-    let mut lines = TABLE.split(|byte| *byte == b'\n');
-    let line = lines.nth(id as usize).unwrap_or_default();
-    let mut fields = line.split(|byte| *byte == b'|');
-    let mut next = || fields.next().unwrap_or_default();
+    let (mut line, mut rest) = split_once(TABLE, b'\n');
+    for _ in 0..id as usize {
+        (line, rest) = split_once(rest, b'\n');
+    }
+    let mut next = || {
+        let (field, rest) = split_once(line, b'|');
+        line = rest;
+        field
+    };
     Row {
         id,
         name: next(),
@@ -207,17 +227,6 @@ pub enum Show {
     Scans,
 }
 
-impl Show {
-    fn parse(text: &[u8]) -> Option<Self> {
-        match text {
-            b"all" => Some(Self::All),
-            b"new" => Some(Self::New),
-            b"scans" => Some(Self::Scans),
-            _ => None,
-        }
-    }
-}
-
 /// Which firewall is asked to block (--firewall).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirewallChoice {
@@ -234,16 +243,14 @@ pub enum FirewallChoice {
 }
 
 impl FirewallChoice {
-    fn parse(text: &[u8]) -> Option<Self> {
-        match text {
-            b"auto" => Some(Self::Auto),
-            b"iptables" => Some(Self::Iptables),
-            b"ipset" => Some(Self::Ipset),
-            b"nft" => Some(Self::Nft),
-            b"none" => Some(Self::None),
-            _ => None,
-        }
-    }
+    /// In the order of `TABLE`.
+    const ALL: [Self; 5] = [
+        Self::Auto,
+        Self::Iptables,
+        Self::Ipset,
+        Self::Nft,
+        Self::None,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -366,11 +373,11 @@ impl Options {
     /// # Errors
     /// The first thing that is not allowed; the process should print its line
     /// and exit 2.
-    pub fn parse_into<'a, 'e>(
+    pub fn parse_into<'a: 'e, 'e>(
         &mut self,
         arguments: impl Iterator<Item = &'a [u8]>,
         environment: impl Fn(&[u8]) -> Option<&'e [u8]>,
-    ) -> Result<(), UsageError> {
+    ) -> Result<(), UsageError<'e>> {
         self.set_defaults();
         let mut given = Given::new();
         self.read_arguments(arguments, &mut given)?;
@@ -394,9 +401,11 @@ impl Options {
         self.dry_run = false;
         self.exec_root.clear();
         self.require_silent = false;
-        for row in rows().filter(|row| !row.default.is_empty()) {
-            // A unit test holds that the table's defaults are allowed.
-            let _ = self.take(&row, row.default, Origin::Argument, &mut Given::new());
+        for row in rows() {
+            if !row.default.is_empty() {
+                // A unit test holds that the table's defaults are allowed.
+                let _ = self.take(&row, row.default, Origin::Argument, &mut Given::new());
+            }
         }
     }
 
@@ -404,13 +413,13 @@ impl Options {
         &mut self,
         mut arguments: impl Iterator<Item = &'a [u8]>,
         given: &mut Given,
-    ) -> Result<(), UsageError> {
+    ) -> Result<(), UsageError<'a>> {
         while let Some(argument) = arguments.next() {
             match argument {
-                b"-" | b"--" => return Err(UsageError::Unknown(Quote::new(argument))),
+                b"-" | b"--" => return Err(UsageError::Unknown(argument)),
                 [b'-', b'-', ..] => self.read_long(argument, &mut arguments, given)?,
                 [b'-', ..] => self.read_short(argument, &mut arguments, given)?,
-                _ => return Err(UsageError::Unknown(Quote::new(argument))),
+                _ => return Err(UsageError::Unknown(argument)),
             }
         }
         Ok(())
@@ -422,15 +431,16 @@ impl Options {
         argument: &'a [u8],
         arguments: &mut impl Iterator<Item = &'a [u8]>,
         given: &mut Given,
-    ) -> Result<(), UsageError> {
-        let mut parts = argument.splitn(2, |byte| *byte == b'=');
-        let name = parts.next().and_then(|name| name.strip_prefix(b"--"));
-        let row = rows().find(|row| Some(row.name) == name);
-        let row = row.ok_or_else(|| UsageError::Unknown(Quote::new(argument)))?;
-        let value = match parts.next() {
-            Some(value) => value,
-            None if row.is_flag() => b"on",
-            None => arguments.next().ok_or(UsageError::NoValue(row.id))?,
+    ) -> Result<(), UsageError<'a>> {
+        let (name, value) = split_once(argument, b'=');
+        let name = name.strip_prefix(b"--").unwrap_or_default();
+        let row = find_row(&|row| row.name == name).ok_or(UsageError::Unknown(argument))?;
+        let value = if argument.contains(&b'=') {
+            value
+        } else if row.is_flag() {
+            b"on"
+        } else {
+            arguments.next().ok_or(UsageError::NoValue(row.id))?
         };
         self.take(&row, value, Origin::Argument, given)
     }
@@ -441,11 +451,11 @@ impl Options {
         argument: &'a [u8],
         arguments: &mut impl Iterator<Item = &'a [u8]>,
         given: &mut Given,
-    ) -> Result<(), UsageError> {
+    ) -> Result<(), UsageError<'a>> {
         let mut letters = argument.get(1..).unwrap_or_default();
         while let [letter, rest @ ..] = letters {
-            let row = rows().find(|row| row.short == Some(*letter));
-            let row = row.ok_or_else(|| UsageError::Unknown(Quote::new(argument)))?;
+            let row = find_row(&|row| row.short == Some(*letter));
+            let row = row.ok_or(UsageError::Unknown(argument))?;
             if row.is_flag() {
                 self.take(&row, b"on", Origin::Argument, given)?;
                 letters = rest;
@@ -461,11 +471,11 @@ impl Options {
         Ok(())
     }
 
-    fn read_environment<'e>(
+    fn read_environment<'a>(
         &mut self,
-        environment: impl Fn(&[u8]) -> Option<&'e [u8]>,
+        environment: impl Fn(&[u8]) -> Option<&'a [u8]>,
         given: &mut Given,
-    ) -> Result<(), UsageError> {
+    ) -> Result<(), UsageError<'a>> {
         let arguments = *given;
         for row in rows() {
             let is_decided = arguments.is_seen(row.id) && row.id != Id::Allow;
@@ -481,23 +491,24 @@ impl Options {
     }
 
     /// Takes a value, or each part of a list.
-    fn take(
+    #[inline(never)]
+    fn take<'a>(
         &mut self,
         row: &Row,
-        value: &[u8],
+        value: &'a [u8],
         origin: Origin,
         given: &mut Given,
-    ) -> Result<(), UsageError> {
+    ) -> Result<(), UsageError<'a>> {
         if row.id == Id::BlockTime {
             self.block_times.clear();
         }
         for part in value.split(|byte| row.is_list() && *byte == b',') {
             let part = if row.is_list() { trim(part) } else { part };
             if self.list_length(row.id) >= list_capacity(row.id) {
-                return Err(UsageError::TooMany(row.id, origin, Quote::new(part)));
+                return Err(UsageError::TooMany(row.id, origin, part));
             }
             let Some(is_on) = self.set(row, part, given) else {
-                return Err(UsageError::NotAllowed(row.id, origin, Quote::new(part)));
+                return Err(UsageError::NotAllowed(row.id, origin, part));
             };
             given.note(row.id, is_on);
         }
@@ -516,17 +527,19 @@ impl Options {
     /// option is now in force.
     fn set(&mut self, row: &Row, value: &[u8], given: &mut Given) -> Option<bool> {
         match row.id {
-            Id::Interval => self.interval = between(value, row.range, Duration::parse)?,
-            Id::Window => self.window = between(value, row.range, Duration::parse)?,
+            Id::Interval => self.interval = duration_between(value, row.range)?,
+            Id::Window => self.window = duration_between(value, row.range)?,
             Id::Ports => self.ports = between(value, row.range, parse_decimal)? as u8,
-            Id::Show => self.show = Show::parse(value)?,
+            Id::Show => {
+                self.show = choose(value, row.range, &[Show::All, Show::New, Show::Scans])?;
+            }
             Id::Allow => self.allow.push(Network::parse(value)?).ok()?,
             Id::BlockTime => self.block_times.push(parse_block_time(value)?).ok()?,
-            Id::Firewall => self.firewall = FirewallChoice::parse(value)?,
+            Id::Firewall => self.firewall = choose(value, row.range, &FirewallChoice::ALL)?,
             Id::DryRun => return store_flag(&mut self.dry_run, value),
             Id::Listen => self.listen = parse_listen(value)?,
-            Id::Proc => self.proc_directory = parse_directory(value)?,
-            Id::ExecRoot => self.exec_root = parse_directory(value)?,
+            Id::Proc => store_directory(&mut self.proc_directory, value)?,
+            Id::ExecRoot => store_directory(&mut self.exec_root, value)?,
             Id::RequireSilent => return store_flag(&mut self.require_silent, value),
             Id::MaxBlocksPerMinute => {
                 self.max_blocks_per_minute = between(value, row.range, parse_decimal)? as u32;
@@ -560,56 +573,48 @@ impl Given {
     }
 
     const fn note(&mut self, id: Id, is_on: bool) {
-        let bit = 1 << id as u32;
-        self.seen |= bit;
-        self.on = if is_on { self.on | bit } else { self.on & !bit };
+        self.seen |= id.bit();
+        self.on &= !id.bit();
+        if is_on {
+            self.on |= id.bit();
+        }
     }
 
     const fn is_seen(&self, id: Id) -> bool {
-        self.seen & 1 << id as u32 != 0
+        self.seen & id.bit() != 0
     }
 
     const fn is_on(&self, id: Id) -> bool {
-        self.on & 1 << id as u32 != 0
+        self.on & id.bit() != 0
     }
 
     /// Whether it was said what to do.
-    fn acts(&self) -> bool {
-        rows().any(|row| row.is_action() && self.is_on(row.id))
+    const fn acts(&self) -> bool {
+        self.on & (TEXTS | MODES) != 0
     }
 
     const fn asks_for_text(&self) -> bool {
-        self.is_on(Id::Help) || self.is_on(Id::Version)
+        self.on & TEXTS != 0
     }
 
     /// What to do; two modes at once are refused.
-    fn action(&self) -> Result<Action, UsageError> {
+    fn action(&self) -> Result<Action, UsageError<'static>> {
         if self.is_on(Id::Help) {
             return Ok(Action::Help);
         }
         if self.is_on(Id::Version) {
             return Ok(Action::Version);
         }
-        let mut modes = rows().filter(|row| self.is_on(row.id) && mode(row.id).is_some());
+        let is_mode = |id: &Id| self.on & MODES & id.bit() != 0;
+        let mut modes = Id::ALL.iter().copied().filter(is_mode);
         match (modes.next(), modes.next()) {
-            (Some(one), Some(other)) => Err(UsageError::NotTogether(one.id, other.id)),
-            (Some(row), None) => Ok(match mode(row.id) {
-                Some(Action::Unblock(_)) => Action::Unblock(self.target),
-                mode => mode.unwrap_or(Action::Run),
-            }),
-            (None, _) => Ok(Action::Run),
+            (Some(one), Some(other)) => Err(UsageError::NotTogether(one, other)),
+            (Some(Id::Once), None) => Ok(Action::Once),
+            (Some(Id::List), None) => Ok(Action::List),
+            (Some(Id::Unblock), None) => Ok(Action::Unblock(self.target)),
+            (Some(Id::Healthcheck), None) => Ok(Action::Healthcheck),
+            _ => Ok(Action::Run),
         }
-    }
-}
-
-/// The mode an option switches to, if it is one that excludes the others.
-const fn mode(id: Id) -> Option<Action> {
-    match id {
-        Id::Once => Some(Action::Once),
-        Id::List => Some(Action::List),
-        Id::Unblock => Some(Action::Unblock(Target::All)),
-        Id::Healthcheck => Some(Action::Healthcheck),
-        _ => None,
     }
 }
 
@@ -623,27 +628,29 @@ const fn list_capacity(id: Id) -> usize {
 }
 
 /// The value of `text` if it lies in `range` (`low..high`, both included).
-fn between<T: PartialOrd>(
-    text: &[u8],
-    range: &[u8],
-    parse: impl Fn(&[u8]) -> Option<T>,
-) -> Option<T> {
-    let dots = range.windows(2).position(|pair| pair == b"..")?;
-    let (low, high) = range.split_at_checked(dots)?;
+#[inline(never)]
+fn between(text: &[u8], range: &[u8], parse: fn(&[u8]) -> Option<u64>) -> Option<u64> {
+    let (low, high) = split_once(range, b'.');
     let value = parse(text)?;
-    let is_inside = parse(low)? <= value && value <= parse(high.strip_prefix(b"..")?)?;
+    let is_inside = parse(low)? <= value && value <= parse(high.strip_prefix(b".")?)?;
     is_inside.then_some(value)
 }
 
+fn duration_between(text: &[u8], range: &[u8]) -> Option<Duration> {
+    let parse = |text: &[u8]| Duration::parse(text).map(Duration::as_nanos);
+    between(text, range, parse).map(Duration::from_nanos)
+}
+
+/// What of `choices` has the place of `text` in `words`, between slashes.
+fn choose<T: Copy>(text: &[u8], words: &[u8], choices: &[T]) -> Option<T> {
+    let place = split(words, b'/').position(|word| word == text)?;
+    choices.get(place).copied()
+}
+
 fn parse_flag(text: &[u8]) -> Option<bool> {
-    let is_one_of = |words: [&[u8]; 4]| words.iter().any(|word| eq_ignore_case(text, word));
-    if is_one_of([b"1", b"true", b"yes", b"on"]) {
-        Some(true)
-    } else if is_one_of([b"0", b"false", b"no", b"off"]) {
-        Some(false)
-    } else {
-        None
-    }
+    let mut words = split(b"1/true/yes/on/0/false/no/off", b'/');
+    let place = words.position(|word| eq_ignore_case(text, word))?;
+    Some(place < 4)
 }
 
 fn store_flag(flag: &mut bool, text: &[u8]) -> Option<bool> {
@@ -656,7 +663,7 @@ fn parse_block_time(text: &[u8]) -> Option<Option<Duration>> {
     if text == b"forever" {
         return Some(None);
     }
-    between(text, BLOCK_TIME_RANGE, Duration::parse).map(Some)
+    duration_between(text, BLOCK_TIME_RANGE).map(Some)
 }
 
 /// `none`, an endpoint, or `:PORT` for any address.
@@ -669,26 +676,31 @@ fn parse_listen(text: &[u8]) -> Option<Option<Endpoint>> {
         },
         _ => Endpoint::parse(text)?,
     };
-    // With port 0 the kernel would choose one that nobody knows.
+    // With port 0 the kernel would choose an unknown one.
     (endpoint.port != 0).then_some(Some(endpoint))
 }
 
-fn parse_directory(text: &[u8]) -> Option<Path> {
+fn store_directory(directory: &mut Path, text: &[u8]) -> Option<()> {
     let fits = !text.is_empty() && text.len() <= DIRECTORY_MAX_LENGTH;
-    (fits && !text.contains(&0)).then(|| Text::from_bytes(text))
+    if !fits || text.contains(&0) {
+        return None;
+    }
+    directory.clear();
+    directory.put(text);
+    Some(())
 }
 
 /// What is wrong with the command line or the environment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum UsageError {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UsageError<'a> {
     /// Neither an option nor anything else that is expected.
-    Unknown(Quote),
+    Unknown(&'a [u8]),
     /// The last argument is an option that takes a value.
     NoValue(Id),
     /// The value is not allowed.
-    NotAllowed(Id, Origin, Quote),
+    NotAllowed(Id, Origin, &'a [u8]),
     /// The list was full before this value.
-    TooMany(Id, Origin, Quote),
+    TooMany(Id, Origin, &'a [u8]),
     /// Two options that say what to do.
     NotTogether(Id, Id),
     /// Understood, but a later version brings this value.
@@ -707,38 +719,35 @@ pub enum Origin {
 /// Longest line of a usage error, in bytes with its newline.
 pub const USAGE_LINE: usize = 200;
 
-/// The start of something refused, fit for a terminal: printable ASCII with
-/// `?` for every other byte.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Quote {
-    text: Text<40>,
+/// Bytes of something refused that are quoted.
+const QUOTE: usize = 40;
+
+/// Appends the start of something refused, fit for a terminal: printable ASCII
+/// with `?` for every other byte.
+fn put_quote(out: &mut TextView, value: &[u8]) {
+    out.put_byte(b'\'');
+    for byte in value.iter().take(QUOTE) {
+        let is_plain = (b' '..=b'~').contains(byte);
+        out.put_byte(if is_plain { *byte } else { b'?' });
+    }
+    out.put_byte(b'\'');
 }
 
-impl Quote {
-    fn new(value: &[u8]) -> Self {
-        let mut text = Text::new();
-        for byte in value.iter().take(text.room()) {
-            let is_plain = (b' '..=b'~').contains(byte);
-            text.put_byte(if is_plain { *byte } else { b'?' });
-        }
-        Self { text }
+impl UsageError<'_> {
+    /// One line of at most `USAGE_LINE` printable bytes and its newline, for
+    /// standard error. The exit status that goes with it is 2.
+    #[inline(never)]
+    pub fn line(&self) -> Text<USAGE_LINE> {
+        let mut line = Text::new();
+        self.write(&mut line);
+        line
     }
 
     fn write(&self, out: &mut TextView) {
-        out.put_byte(b'\'');
-        out.put(self.text.as_bytes());
-        out.put_byte(b'\'');
-    }
-}
-
-impl UsageError {
-    /// Appends one line of at most `USAGE_LINE` printable bytes and its
-    /// newline, for standard error. The exit status that goes with it is 2.
-    pub fn write(&self, out: &mut TextView) {
         out.put(b"tcpparser: ");
         match self {
             Self::Unknown(argument) => {
-                argument.write(out);
+                put_quote(out, argument);
                 out.put(b" is not an option: see --help");
             }
             Self::NoValue(id) => {
@@ -749,14 +758,14 @@ impl UsageError {
             Self::NotAllowed(id, origin, value) => {
                 put_name(out, *id, *origin);
                 out.put(b": ");
-                value.write(out);
+                put_quote(out, value);
                 out.put(b" is not allowed: ");
                 put_allowed(out, *id);
             }
             Self::TooMany(id, origin, value) => {
                 put_name(out, *id, *origin);
                 out.put(b": ");
-                value.write(out);
+                put_quote(out, value);
                 out.put(b" is one too many: at most ");
                 out.put_decimal(list_capacity(*id) as u64);
             }
@@ -896,7 +905,10 @@ mod tests {
 
     type Variables<'a> = &'a [(&'a str, &'a [u8])];
 
-    fn parse_bytes(arguments: &[&[u8]], variables: Variables) -> Result<Options, UsageError> {
+    fn parse_bytes<'a>(
+        arguments: &[&'a [u8]],
+        variables: &[(&str, &'a [u8])],
+    ) -> Result<Options, UsageError<'a>> {
         let variables: HashMap<&str, &[u8]> = variables.iter().copied().collect();
         // What stood there before must not shine through.
         let mut options = Options::new();
@@ -910,7 +922,7 @@ mod tests {
         Ok(options)
     }
 
-    fn parse(arguments: &[&str]) -> Result<Options, UsageError> {
+    fn parse<'a>(arguments: &[&'a str]) -> Result<Options, UsageError<'a>> {
         let arguments: List<&[u8]> = arguments.iter().map(|a| a.as_bytes()).collect();
         parse_bytes(&arguments, &[])
     }
@@ -1101,7 +1113,8 @@ mod tests {
         ];
         for (name, good, bad) in cases {
             for value in good {
-                let result = parse(&[&format!("{name}={value}")]);
+                let argument = format!("{name}={value}");
+                let result = parse(&[&argument]);
                 if let Err(error) = result {
                     let line = line(&error);
                     assert!(line.ends_with("not built in yet"), "{name}={value}: {line}");
@@ -1119,7 +1132,8 @@ mod tests {
     #[test]
     fn every_number_of_ports() {
         for ports in 0..=300u64 {
-            let result = parse(&["-p", &ports.to_string()]);
+            let text = ports.to_string();
+            let result = parse(&["-p", &text]);
             assert_eq!(result.is_ok(), (1..=63).contains(&ports));
             if let Ok(options) = result {
                 assert_eq!(u64::from(options.ports), ports);

@@ -76,6 +76,7 @@ impl TextView {
     }
 
     /// Appends one byte.
+    #[inline(never)]
     pub fn put_byte(&mut self, byte: u8) {
         match self.bytes.get_mut(self.length) {
             Some(free) => {
@@ -87,6 +88,7 @@ impl TextView {
     }
 
     /// Appends `number` in decimal.
+    #[inline(never)]
     pub fn put_decimal(&mut self, number: u64) {
         self.put_decimal_padded(number, 1);
     }
@@ -176,6 +178,7 @@ impl TextView {
     }
 
     /// The bytes appended so far.
+    #[inline(never)]
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or_default()
     }
@@ -222,6 +225,44 @@ pub fn eq_ignore_case(one: &[u8], other: &[u8]) -> bool {
     one.eq_ignore_ascii_case(other)
 }
 
+/// What stands between such bytes, one after the other, as `split` of core has
+/// it, whose code is copied to each place that calls it.
+pub fn split(bytes: &[u8], byte: u8) -> Split<'_> {
+    Split {
+        rest: Some(bytes),
+        byte,
+    }
+}
+
+/// See `split`.
+#[derive(Clone)]
+pub struct Split<'a> {
+    /// `None` behind the last part.
+    rest: Option<&'a [u8]>,
+    byte: u8,
+}
+
+impl<'a> Iterator for Split<'a> {
+    type Item = &'a [u8];
+
+    #[inline(never)]
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let rest = self.rest?;
+        let length = rest.iter().take_while(|one| **one != self.byte).count();
+        self.rest = rest.get(length + 1..);
+        rest.get(..length)
+    }
+}
+
+/// What stands before the first such byte, and what behind it: nothing where
+/// there is none.
+#[inline(never)]
+pub fn split_once(bytes: &[u8], byte: u8) -> (&[u8], &[u8]) {
+    let at = bytes.iter().take_while(|one| **one != byte).count();
+    let (before, rest) = bytes.split_at_checked(at).unwrap_or_default();
+    (before, rest.get(1..).unwrap_or_default())
+}
+
 /// The value of decimal `digits` (at least one, no sign), or `None`.
 #[inline(never)]
 pub fn parse_decimal(digits: &[u8]) -> Option<u64> {
@@ -240,6 +281,7 @@ pub fn parse_decimal(digits: &[u8]) -> Option<u64> {
 }
 
 /// `bytes` without blanks (space, tab, carriage return) at either end.
+#[inline(never)]
 pub fn trim(bytes: &[u8]) -> &[u8] {
     let mut rest = bytes;
     while let [b' ' | b'\t' | b'\r', tail @ ..] = rest {

@@ -1,5 +1,7 @@
 //! Instants, durations and calendar time. Time is an argument everywhere; only
 //! `kernel.rs` implementations read clocks.
+//!
+//! What saturates or divides is called: a copy at each place costs more.
 
 use crate::text::{TextView, parse_decimal};
 
@@ -43,11 +45,13 @@ impl Duration {
     }
 
     /// Whole seconds, rounded up.
+    #[inline(never)]
     pub const fn as_secs_rounded_up(self) -> u64 {
         self.nanoseconds.div_ceil(1_000_000_000)
     }
 
     /// The sum, at most what fits.
+    #[inline(never)]
     pub const fn saturating_add(self, other: Self) -> Self {
         Self {
             nanoseconds: self.nanoseconds.saturating_add(other.nanoseconds),
@@ -62,6 +66,7 @@ impl Duration {
     }
 
     /// `factor` times as long, at most what fits.
+    #[inline(never)]
     pub const fn saturating_mul(self, factor: u64) -> Self {
         Self {
             nanoseconds: self.nanoseconds.saturating_mul(factor),
@@ -131,6 +136,7 @@ impl Instant {
     }
 
     /// A point in whole seconds since boot.
+    #[inline(never)]
     pub const fn from_secs(seconds: u64) -> Self {
         Self {
             nanoseconds: seconds.saturating_mul(1_000_000_000),
@@ -148,6 +154,7 @@ impl Instant {
     }
 
     /// Whole seconds since boot, rounded up: ends of blocks never come early.
+    #[inline(never)]
     pub const fn as_secs_rounded_up(self) -> u64 {
         self.nanoseconds.div_ceil(1_000_000_000)
     }
@@ -163,6 +170,7 @@ impl Instant {
     }
 
     /// The point `length` later.
+    #[inline(never)]
     pub const fn after(self, length: Duration) -> Self {
         Self {
             nanoseconds: self.nanoseconds.saturating_add(length.as_nanos()),

@@ -20,7 +20,7 @@ use crate::time::{Duration, Instant};
 
 use super::destroyer::Destroyer;
 use super::output::{Output, local_time, log_error};
-use super::starting::read_small;
+use super::procfs::{has_legacy_table, read_small};
 use super::{Detector, Firewall};
 
 /// Reads of a child's output a turn: one that never stops writing must not
@@ -389,15 +389,16 @@ impl Commands {
         true
     }
 
-    /// Why blocks that are wanted cannot be had: what it is about, and words.
-    pub fn trouble(&self, host: &Host) -> Option<(&'static [u8], &'static [u8])> {
+    /// Why blocks that are wanted cannot be had: a subject and the rest of a
+    /// line.
+    pub fn trouble(&self, host: &Host) -> Option<[&'static [u8]; 2]> {
         if !self.firewall.is_enabled() {
             return None;
         }
         match self.firewall.unusable() {
-            Some(unusable) => Some((unusable.name(), b" cannot be used\n")),
+            Some(unusable) => Some([unusable.name(), b" cannot be used\n"]),
             None if host.knowledge() == Knowledge::Lacking => {
-                Some((b"own addresses and gateways", b" are not fully known\n"))
+                Some([b"own addresses and gateways", b" are not fully known\n"])
             }
             None => None,
         }
@@ -440,22 +441,6 @@ fn boot_id(kernel: &mut impl Kernel) -> Option<u32> {
     let mut buffer = [0; 64];
     let bytes = read_small(kernel, b"/proc/sys/kernel/random/boot_id", &mut buffer);
     bytes.get(..8).and_then(|digits| parse_hex(trim(digits)))
-}
-
-/// Whether the kernel holds the legacy filter table here. The legacy tool would
-/// load and make it where it is only asked for it (iptable_filter.c).
-#[inline(never)]
-fn has_legacy_table(kernel: &mut impl Kernel, is_ipv6: bool) -> bool {
-    let path: &[u8] = if is_ipv6 {
-        b"/proc/self/net/ip6_tables_names"
-    } else {
-        b"/proc/self/net/ip_tables_names"
-    };
-    let mut buffer = [0; 128];
-    let bytes = read_small(kernel, path, &mut buffer);
-    bytes
-        .split(|byte| *byte == b'\n')
-        .any(|name| name == b"filter")
 }
 
 /// Why no block is to follow.

@@ -4,13 +4,12 @@
 //! itself tells; a row does not, so the kernel is asked for it.
 
 use crate::address::Endpoint;
-use crate::kernel::{Descriptor, Errno, Kernel, Netlink, Path};
+use crate::kernel::{Descriptor, Errno, Kernel, Netlink};
 use crate::limits::HANDSHAKES_ASKED;
 use crate::proc_net_tcp::Socket;
 use crate::sock_diag::{Handshake, lookup_answer, lookup_request};
-use crate::text::{parse_decimal, trim};
 
-use super::starting::read_small;
+use super::procfs::read_setting;
 
 /// TFO_SERVER_WO_COOKIE of net/tcp.h (ip-sysctl.rst on tcp_fastopen).
 const WITHOUT_COOKIE: u64 = 0x200;
@@ -51,16 +50,8 @@ impl Handshakes {
     /// Reads net.ipv4.tcp_fastopen, which decides where sockets tell nothing;
     /// where it cannot be read the last value stays.
     pub(super) fn read_setting(&mut self, kernel: &mut impl Kernel, proc_directory: &[u8]) {
-        let value = [proc_directory, b"/proc"]
-            .into_iter()
-            .find_map(|directory| {
-                let mut path = Path::from_bytes(directory);
-                path.put(b"/sys/net/ipv4/tcp_fastopen");
-                let mut buffer = [0; 32];
-                let text = read_small(kernel, path.as_bytes(), &mut buffer);
-                let end = text.iter().position(|byte| *byte == b'\n');
-                parse_decimal(trim(text.get(..end.unwrap_or(text.len()))?))
-            });
+        let name = b"/sys/net/ipv4/tcp_fastopen";
+        let [value, _] = read_setting(kernel, proc_directory, name);
         if let Some(value) = value {
             self.is_forgeable = value & WITHOUT_COOKIE != 0;
         }

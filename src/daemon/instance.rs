@@ -1,7 +1,7 @@
 //! One blocking daemon a network namespace: an abstract unix socket is held and
 //! listened on.
 //!
-//! Abstract names are free for all users, so whoever holds this one proves
+//! Abstract names are free for all users, so that one is held proves
 //! nothing. The user that SO_PEERCRED names does: only root, who could stop us
 //! anyway, and our own user can end a start.
 
@@ -91,7 +91,7 @@ impl InstanceLock {
     }
 
     /// Turns away those who connected: they saw whose socket it is, and would
-    /// fill its queue. It is not polled, so that nobody wakes us by connecting.
+    /// fill its queue. It is not polled, so that connects do not wake us.
     pub(super) fn drain(&mut self, kernel: &mut impl Kernel) {
         let now = kernel.boottime();
         let Some(socket) = self.socket.filter(|_| now >= self.next_drain) else {

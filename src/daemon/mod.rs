@@ -8,51 +8,53 @@ mod destroyer;
 mod diag;
 mod facts;
 mod handshakes;
-mod healthcheck;
 mod instance;
 mod intake;
 mod kept_file;
 mod list;
 pub(crate) mod output;
+pub(crate) mod procfs;
 mod reader;
-mod serving;
-pub(crate) mod starting;
+mod resources;
+mod start;
 mod supervisor;
 mod watcher;
+mod web;
 
 use heapless::Vec;
 
+use crate::address::Family;
 #[cfg(test)]
 use crate::address::Network;
-use crate::address::{Endpoint, Family};
 use crate::connections;
 use crate::coverage::{Look, TcpCounters};
 use crate::detector::{self, Scan};
-use crate::exposition::Format;
-use crate::firewall;
-use crate::host::{Host, Knowledge};
-use crate::http::{BODY_ROOM, Server};
+use crate::firewall::{self, Task};
+use crate::host::Host;
 use crate::kernel::{Accepted, Descriptor, Interest, Kernel, Signal};
 use crate::limits::{
-    BLOCKS, CONNECTIONS, EXIT_GRACE, FAST_READING, HTTP_CLIENTS, LISTENERS, OUTPUT_PATIENCE,
-    SOURCES, index_size,
+    BLOCKS, CONNECTIONS, EXIT_GRACE, FAST_READING, HTTP_CLIENTS, LISTENERS, ONE_SHOT_PATIENCE,
+    OUTPUT_PATIENCE, SOURCES, index_size,
 };
-use crate::metrics::{EvidenceSource, Metrics, RowsFile, Table, Trigger};
+use crate::metrics::{EvidenceSource, Metrics, RowsFile, Trigger};
 use crate::netlink::RECEIVE_BUFFER;
-use crate::options::{Action, Options};
+use crate::options::{Action, Options, write_help, write_version};
 use crate::proc_net_tcp::{Row, TcpState};
 use crate::report;
-use crate::text::Text;
 use crate::time::{Calendar, Duration, Instant};
+use crate::tools::{blocks, healthcheck};
 use commands::{Commands, Ended, Start};
 use counters::{Counters, EarlyReadings};
 use facts::HostFacts;
-use instance::InstanceLock;
+use instance::{InstanceLock, is_name_held};
 use intake::{Context, Intake};
 use output::{Output, local_time, log_error};
+use procfs::{has_ipv6, local_port_range};
 use reader::{Outcome, Reader};
+use resources::Resources;
 use supervisor::Supervisor;
 use watcher::Watcher;
+use web::Web;
 
 /// What shall happen after a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +98,7 @@ pub struct Daemon {
     early: EarlyReadings,
     commands: Commands,
     metrics: Metrics,
-    server: Server<HTTP_CLIENTS>,
+    web: Web,
     output: Output,
 
     supervisor: Supervisor,
@@ -104,27 +106,6 @@ pub struct Daemon {
 
     netlink_buffer: [u8; RECEIVE_BUFFER],
 
-    /// Where HTTP is served; port 0 for nowhere. No `Option`, whose `None` is
-    /// not all zero bytes.
-    listen_address: Endpoint,
-    listener: Option<Descriptor>,
-    next_listen: Instant,
-    next_accept: Instant,
-    /// Clients to accept in one turn: an accept that finds nobody costs as much
-    /// as one that does, so more than one are tried only where turns before
-    /// left some waiting.
-    accept_burst: usize,
-    /// Given up for a moment where no other descriptor is left.
-    reserve: Option<Descriptor>,
-    /// Clients that RLIMIT_NOFILE leaves room for.
-    clients_max: u64,
-    /// The metrics as they were written last, until when they are fresh, and
-    /// in which format: scrapers that ask at once share them.
-    exposed: Text<BODY_ROOM>,
-    exposed_until: Instant,
-    exposed_format: Format,
-
-    started: u64,
     is_terminating: bool,
 
     intake: Intake,
@@ -144,24 +125,120 @@ impl Daemon {
             intake: Intake::new(),
             commands: Commands::new(),
             metrics: Metrics::new(),
-            server: Server::new(),
+            web: Web::new(),
             output: Output::new(),
             supervisor: Supervisor::new(),
             instance: InstanceLock::new(),
             netlink_buffer: [0; RECEIVE_BUFFER],
-            listen_address: Endpoint::BLANK,
-            listener: None,
-            next_listen: Instant::BOOT,
-            next_accept: Instant::BOOT,
-            accept_burst: 0,
-            reserve: None,
-            clients_max: 0,
-            exposed: Text::new(),
-            exposed_until: Instant::BOOT,
-            exposed_format: Format::Text,
-            started: 0,
             is_terminating: false,
         }
+    }
+
+    /// Reads the command line (without the program's name) and the environment,
+    /// and does what they ask for: a daemon is opened for its turns.
+    pub fn start<'a>(
+        &mut self,
+        kernel: &mut impl Kernel,
+        arguments: impl Iterator<Item = &'a [u8]>,
+    ) -> Flow {
+        let parsed = self
+            .options
+            .parse_into(arguments, |name| kernel.environment(name));
+        if let Some(line) = parsed.err().map(|error| error.line()) {
+            kernel.write_error(line.as_bytes());
+            return start::USAGE;
+        }
+        self.metrics.start_unix_nanoseconds = kernel.realtime();
+        self.commands.invocation.root = self.options.exec_root.clone();
+        match self.options.action {
+            Action::Help => start::print(kernel, &mut self.output, write_help),
+            Action::Version => start::print(kernel, &mut self.output, write_version),
+            Action::Once => self.once(kernel),
+            Action::Run => self.run(kernel),
+            Action::List => self.run_blocks(kernel, Task::List),
+            Action::Unblock(target) => {
+                let keeps_chain = is_name_held(kernel);
+                let task = Task::Unblock {
+                    target,
+                    keeps_chain,
+                };
+                self.run_blocks(kernel, task)
+            }
+            Action::Healthcheck => {
+                let (address, buffer) = (self.options.listen, &mut self.commands.buffer);
+                Flow::Exit(healthcheck::run(kernel, address, buffer))
+            }
+        }
+    }
+
+    fn run_blocks(&mut self, kernel: &mut impl Kernel, task: Task) -> Flow {
+        let (commands, output) = (&mut self.commands, &mut self.output);
+        blocks::run(kernel, commands, output, &self.options, &self.host, task)
+    }
+
+    /// One reading and every scan that is visible in it.
+    #[inline(never)]
+    fn once(&mut self, kernel: &mut impl Kernel) -> Flow {
+        // Looking only: whatever else is asked for, nothing is blocked.
+        self.options.dry_run = true;
+        self.output
+            .set_wait_budget(ONE_SHOT_PATIENCE, ONE_SHOT_PATIENCE);
+        self.prepare(kernel);
+        start::print_start(kernel, &mut self.output);
+        self.facts
+            .start(kernel, &mut self.host, &mut self.netlink_buffer);
+        let namespace = self.reader.namespace(kernel);
+        self.watcher.set_namespace(namespace);
+        self.intake
+            .handshakes
+            .read_setting(kernel, self.options.proc_directory.as_bytes());
+        let could_read = self.read(kernel, Trigger::Scheduled);
+        while let Some(scan) = self.intake.detector.next_scan() {
+            let calendar = local_time(kernel);
+            self.output
+                .line(kernel, report::scan(calendar, &scan).as_bytes());
+        }
+        self.output.finish(kernel);
+        Flow::Exit(u8::from(!could_read))
+    }
+
+    #[inline(never)]
+    fn run(&mut self, kernel: &mut impl Kernel) -> Flow {
+        self.prepare(kernel);
+        let may_block = start::may_block(kernel, &self.options, &mut self.instance);
+        let Some(may_block) = may_block else {
+            return Flow::Exit(1);
+        };
+        if let Some(address) = self.options.listen {
+            self.web.start(kernel, address);
+        }
+        self.facts
+            .start(kernel, &mut self.host, &mut self.netlink_buffer);
+        if may_block {
+            self.commands.enable(kernel, &self.options, Task::Guard);
+            if has_ipv6(kernel, self.options.proc_directory.as_bytes()) {
+                self.commands.firewall.set_ipv6();
+            }
+        }
+        self.counters.start(self.options.proc_directory.as_bytes());
+        self.early.start();
+        self.supervisor.start(kernel);
+        start::print_start(kernel, &mut self.output);
+        self.reader.start(kernel.boottime());
+        Flow::Continue
+    }
+
+    /// Secrets, paths, limits: what every kind of reading needs.
+    fn prepare(&mut self, kernel: &mut impl Kernel) {
+        let options = &self.options;
+        let proc_directory = options.proc_directory.as_bytes();
+        self.reader.configure(proc_directory);
+        self.intake
+            .configure(kernel.hash_key(), kernel.hash_key(), options);
+        self.metrics.interval = options.interval;
+        start::protect(kernel, &mut self.host, options);
+        let range = local_port_range(kernel, proc_directory);
+        self.intake.connections.set_local_port_range(range);
     }
 
     /// Waits for the next deadline or event and handles it.
@@ -204,7 +281,7 @@ impl Daemon {
         interests
     }
 
-    fn interests(&mut self, kernel: &mut impl Kernel, now: Instant) -> Interests {
+    fn interests(&self, kernel: &mut impl Kernel, now: Instant) -> Interests {
         let mut interests = Interests::new();
         let mut add = |interest| {
             let _ = interests.push(interest);
@@ -222,12 +299,7 @@ impl Daemon {
         for pipe in self.commands.pipes() {
             add(Interest::read(pipe));
         }
-        if let Some(listener) = self.listener.filter(|_| self.next_accept == Instant::BOOT) {
-            add(Interest::read(listener));
-        }
-        for exchange in self.server.exchanges() {
-            add(exchange.interest());
-        }
+        self.web.interests().for_each(add);
         interests
     }
 
@@ -244,17 +316,10 @@ impl Daemon {
         if self.commands.is_destroying() {
             return now;
         }
-        let mut deadline = reading
+        reading
             .min(self.commands.firewall.deadline())
             .min(self.facts.deadline())
-            .min(self.server.deadline());
-        if self.listen_address.port != 0 && self.listener.is_none() {
-            deadline = deadline.min(self.next_listen);
-        }
-        if self.next_accept != Instant::BOOT {
-            deadline = deadline.min(self.next_accept);
-        }
-        deadline
+            .min(self.web.deadline())
     }
 
     fn take_signals(&mut self, kernel: &mut impl Kernel) {
@@ -296,17 +361,8 @@ impl Daemon {
         while self.commands.firewall.is_enabled()
             && let Some(words) = self.facts.next_notice(&self.host)
         {
-            self.complain(kernel, &[words]);
+            log_error(kernel, &[words]);
         }
-    }
-
-    /// Says one diagnostic on standard error.
-    fn complain(&self, kernel: &mut impl Kernel, words: &[&[u8]]) {
-        log_error(kernel, words);
-    }
-
-    fn calendar(&self, kernel: &mut impl Kernel) -> Calendar {
-        local_time(kernel)
     }
 
     /// Reports each new scan and wants its source blocked.
@@ -452,12 +508,6 @@ impl Daemon {
             .min(self.supervisor.deadline())
     }
 
-    /// Where our own listener listens.
-    #[inline(never)]
-    fn own_listener(&self) -> Option<Endpoint> {
-        self.listener.map(|_| self.listen_address)
-    }
-
     /// The scheduled reading, or an early one where something hints at
     /// connections that were not seen.
     fn read_when_due(&mut self, kernel: &mut impl Kernel) {
@@ -493,7 +543,7 @@ impl Daemon {
         if let Some(began) = good {
             self.retry_waiting(true, began);
         }
-        self.tell_reading(kernel, good.is_some());
+        self.supervisor.reading_done(kernel, good.is_some());
     }
 
     fn account_reading(&mut self, kernel: &mut impl Kernel, trigger: Trigger, cost: Duration) {
@@ -510,7 +560,7 @@ impl Daemon {
     /// Takes in the destroy events that arrived.
     fn take_events(&mut self, kernel: &mut impl Kernel) {
         let start = kernel.boottime();
-        let context = Context::new(&self.host, &self.watcher, self.own_listener(), start);
+        let context = Context::new(&self.host, &self.watcher, self.web.own_listener(), start);
         let (intake, early) = (&mut self.intake, &mut self.early);
         let (firewall, metrics) = (&mut self.commands.firewall, &mut self.metrics);
         let buffer = &mut self.netlink_buffer;
@@ -567,10 +617,10 @@ impl Daemon {
     /// One reading; whether tcp could be read.
     fn read(&mut self, kernel: &mut impl Kernel, trigger: Trigger) -> bool {
         let now = kernel.boottime();
-        let calendar = self.calendar(kernel);
+        let calendar = local_time(kernel);
         if self.options.action == Action::Run {
             self.output
-                .set_patience(OUTPUT_PATIENCE.saturating_mul(10), OUTPUT_PATIENCE);
+                .set_wait_budget(OUTPUT_PATIENCE.saturating_mul(10), OUTPUT_PATIENCE);
         }
         self.metrics.connections.clear();
         let counters = self.settle_counters(kernel);
@@ -623,7 +673,7 @@ impl Daemon {
         calendar: Calendar,
         now: Instant,
     ) -> [Outcome; 2] {
-        let context = Context::new(&self.host, &self.watcher, self.own_listener(), now);
+        let context = Context::new(&self.host, &self.watcher, self.web.own_listener(), now);
         let (intake, early) = (&mut self.intake, &mut self.early);
         let (firewall, metrics) = (&mut self.commands.firewall, &mut self.metrics);
         let (reader, output) = (&mut self.reader, &mut self.output);
@@ -666,7 +716,7 @@ impl Daemon {
     }
 
     fn end_list(&mut self, kernel: &mut impl Kernel, has_rows: bool) {
-        let calendar = self.calendar(kernel);
+        let calendar = local_time(kernel);
         let (list, output) = (&mut self.intake.list, &mut self.output);
         let (firewall, host) = (&self.commands.firewall, &self.host);
         list.end(kernel, output, calendar, |entry| {
@@ -682,7 +732,7 @@ impl Daemon {
 
     /// Looks again at what waits for its port.
     fn retry_waiting(&mut self, is_after_reading: bool, now: Instant) {
-        let context = Context::new(&self.host, &self.watcher, self.own_listener(), now);
+        let context = Context::new(&self.host, &self.watcher, self.web.own_listener(), now);
         let (firewall, metrics) = (&self.commands.firewall, &mut self.metrics);
         let window = self.options.window;
         let reading =
@@ -693,7 +743,7 @@ impl Daemon {
 
     /// A client of our own port was accepted.
     fn see_client(&mut self, accepted: &Accepted, now: Instant) {
-        let context = Context::new(&self.host, &self.watcher, self.own_listener(), now);
+        let context = Context::new(&self.host, &self.watcher, self.web.own_listener(), now);
         let (firewall, metrics) = (&mut self.commands.firewall, &mut self.metrics);
         self.intake.client(accepted, &context, firewall, metrics);
     }
@@ -704,62 +754,53 @@ impl Daemon {
         }
     }
 
-    /// Copies what the stages know into the gauges.
-    fn update_gauges(&mut self) {
-        let tables = [
-            (
-                Table::Connections,
-                self.intake.connections.remembered().0,
-                self.intake.connections.evictions(),
-            ),
-            (
-                Table::Sources,
-                self.intake.detector.sources().0,
-                self.intake.detector.evictions(),
-            ),
-            (
-                Table::Blocks,
-                self.commands.firewall.entries().0,
-                self.commands.firewall.evictions(),
-            ),
-            (
-                Table::Listeners,
-                self.intake.connections.listeners.entries(),
-                self.intake.connections.listeners.evictions(),
-            ),
-        ];
-        for (table, entries, evictions) in tables {
-            self.metrics.table_entries.set(table, entries as u64);
-            self.metrics.table_evictions.set(table, evictions);
+    // What is answered.
+
+    fn serve(&mut self, kernel: &mut impl Kernel, found: &[Interest]) {
+        self.web.listen_when_due(kernel);
+        let resources = Resources {
+            options: &self.options,
+            host: &self.host,
+            reader: &self.reader,
+            watcher: &self.watcher,
+            intake: &self.intake,
+            commands: &self.commands,
+            lines_dropped: self.output.dropped(),
+        };
+        self.web
+            .service_clients(kernel, found, &mut self.metrics, &resources);
+        if self.web.may_accept(found) {
+            self.accept_clients(kernel);
         }
-        let has_events = u64::from(self.watcher.is_up());
-        self.metrics
-            .evidence_source_up
-            .set(EvidenceSource::DestroyEvents, has_events);
-        self.metrics.blocked_sources = self.commands.firewall.standing() as u64;
-        self.metrics.blocks_adopted = self.commands.firewall.adopted();
-        self.metrics.blocks_pending = self.commands.firewall.pending() as u64;
-        self.metrics.blocking_enabled = self.commands.firewall.is_enabled();
-        self.metrics.firewall_up = self.commands.firewall.is_up();
-        self.metrics.firewall_jump_first = self.commands.firewall.is_jump_first();
-        self.metrics.firewall_repairs = self.commands.firewall.repairs();
-        self.metrics.host_facts_known =
-            !self.host.is_incomplete() && self.host.knowledge() != Knowledge::Lacking;
-        self.metrics.output_lines_dropped = self.output.dropped();
-        self.metrics.http_clients = self.server.len() as u64;
+        self.web.close_clients(kernel);
+    }
+
+    /// Accepts all of a burst of clients that wait, however few came lately.
+    fn accept_waiting(&mut self, kernel: &mut impl Kernel) {
+        self.web.expect_burst();
+        self.accept_clients(kernel);
+    }
+
+    fn accept_clients(&mut self, kernel: &mut impl Kernel) {
+        let clients = self.web.accept(kernel, &mut self.metrics);
+        for client in &clients {
+            let now = kernel.boottime();
+            self.see_client(client, now);
+        }
     }
 
     /// The last turn: what stands is said, the firewall gets what is left of our
     /// last second.
     fn end(&mut self, kernel: &mut impl Kernel) -> Flow {
-        self.tell_end(kernel);
+        self.supervisor.stopping(kernel);
         self.end_commands(kernel);
         let standing = self.commands.firewall.standing();
         if standing > 0 {
             let line = report::exit(standing, self.options.exec_root.as_bytes());
             self.output.line(kernel, line.as_bytes());
         }
-        self.output.set_patience(OUTPUT_PATIENCE, OUTPUT_PATIENCE);
+        self.output
+            .set_wait_budget(OUTPUT_PATIENCE, OUTPUT_PATIENCE);
         self.output.finish(kernel);
         Flow::Exit(0)
     }

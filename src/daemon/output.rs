@@ -1,37 +1,20 @@
-//! Standard output: whole lines, few writes, and never time for a reader that
-//! does not keep up.
+//! What the daemon writes. Standard output: whole lines, few writes, and never
+//! more time than was granted to a reader that does not keep up. Standard
+//! error: one diagnostic a line.
 
 use crate::kernel::{Errno, Interest, Kernel};
 use crate::limits::OUTPUT_BUFFER;
 use crate::text::Text;
 use crate::time::{Calendar, Duration};
 
-/// Writes one diagnostic to standard error.
-#[inline(never)]
-pub fn log_error(kernel: &mut impl Kernel, words: &[&[u8]]) {
-    let mut line: Text<512> = Text::new();
-    line.put(b"tcpparser: ");
-    for word in words {
-        line.put(word);
-    }
-    line.put(b"\n");
-    kernel.write_error(line.as_bytes());
-}
-
-/// The time that lines begin with.
-#[inline(never)]
-pub fn local_time(kernel: &mut impl Kernel) -> Calendar {
-    let seconds = kernel.realtime() / 1_000_000_000;
-    kernel.calendar(seconds)
-}
-
 /// Lines on their way to standard output.
 pub struct Output {
     buffer: Text<OUTPUT_BUFFER>,
     dropped: u64,
     /// What a slow reader may still cost in total.
-    patience: Duration,
-    /// What a reader that takes nothing at all may cost: then patience ends.
+    wait_budget: Duration,
+    /// What a reader that takes nothing at all may cost: then nothing is left
+    /// of the budget.
     longest_wait: Duration,
 }
 
@@ -41,7 +24,7 @@ impl Output {
         Self {
             buffer: Text::new(),
             dropped: 0,
-            patience: Duration::ZERO,
+            wait_budget: Duration::ZERO,
             longest_wait: Duration::ZERO,
         }
     }
@@ -56,10 +39,10 @@ impl Output {
         !self.buffer.is_empty()
     }
 
-    /// Grants a slow reader `patience` in total from now on, and one that takes
-    /// nothing at most `longest_wait` of it.
-    pub fn set_patience(&mut self, patience: Duration, longest_wait: Duration) {
-        self.patience = patience;
+    /// Grants a slow reader `wait_budget` in total from now on, and one that
+    /// takes nothing at most `longest_wait` of it.
+    pub fn set_wait_budget(&mut self, wait_budget: Duration, longest_wait: Duration) {
+        self.wait_budget = wait_budget;
         self.longest_wait = longest_wait;
     }
 
@@ -101,7 +84,8 @@ impl Output {
         }
     }
 
-    /// Writes everything, as long as patience lasts: before the process ends.
+    /// Writes everything, as long as the wait budget lasts: before the process
+    /// ends.
     pub fn finish(&mut self, kernel: &mut impl Kernel) {
         self.flush(kernel);
         while self.is_waiting() && self.wait(kernel) {
@@ -109,26 +93,53 @@ impl Output {
         }
     }
 
-    /// Waits a little for room; false when patience is at its end.
+    /// Waits a little for room; false when the budget is spent.
     fn wait(&mut self, kernel: &mut impl Kernel) -> bool {
-        if self.patience == Duration::ZERO {
+        if self.wait_budget == Duration::ZERO {
             return false;
         }
         let before = kernel.boottime();
         let mut interests = [Interest::write(kernel.output_descriptor())];
-        let found = kernel.poll(&mut interests, Some(self.patience.min(self.longest_wait)));
+        let found = kernel.poll(
+            &mut interests,
+            Some(self.wait_budget.min(self.longest_wait)),
+        );
         let waited = kernel.boottime().since(before);
-        self.patience = self.patience.saturating_sub(waited);
+        self.wait_budget = self.wait_budget.saturating_sub(waited);
         let [interest] = interests;
         if found.is_ok() && !interest.is_writable {
-            self.patience = Duration::ZERO;
+            self.wait_budget = Duration::ZERO;
         }
-        self.patience != Duration::ZERO
+        self.wait_budget != Duration::ZERO
     }
 }
 
-/// What an errno means, in words.
-pub(super) fn error_words(error: Errno) -> Text<48> {
+/// Says one diagnostic on standard error.
+#[inline(never)]
+pub fn log_error(kernel: &mut impl Kernel, words: &[&[u8]]) {
+    let mut line: Text<512> = Text::new();
+    line.put(b"tcpparser: ");
+    for word in words {
+        line.put(word);
+    }
+    line.put(b"\n");
+    kernel.write_error(line.as_bytes());
+}
+
+/// The wall clock, to be printed only.
+pub fn unix_seconds(kernel: &mut impl Kernel) -> u64 {
+    kernel.realtime() / 1_000_000_000
+}
+
+/// The time that lines begin with.
+#[inline(never)]
+pub fn local_time(kernel: &mut impl Kernel) -> Calendar {
+    let seconds = unix_seconds(kernel);
+    kernel.calendar(seconds)
+}
+
+/// An errno in words, for a diagnostic.
+pub fn error_words(error: Errno) -> Text<48> {
     let mut text = Text::new();
     let words: &[u8] = match error {
         Errno::ENOENT => b"no such file",

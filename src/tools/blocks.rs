@@ -4,8 +4,8 @@
 
 use crate::daemon::Flow;
 use crate::daemon::commands::Commands;
-use crate::daemon::output::{Output, log_error};
-use crate::daemon::starting::has_ipv6;
+use crate::daemon::output::{Output, log_error, unix_seconds};
+use crate::daemon::procfs::has_ipv6;
 use crate::firewall::comment::Facts;
 use crate::firewall::iptables::Tool;
 use crate::firewall::{Explanation, Failure, Task, Unusable};
@@ -50,7 +50,7 @@ pub fn run(
     host: &Host,
     task: Task,
 ) -> Flow {
-    output.set_patience(ONE_SHOT_PATIENCE, ONE_SHOT_PATIENCE);
+    output.set_wait_budget(ONE_SHOT_PATIENCE, ONE_SHOT_PATIENCE);
     commands.enable(kernel, options, task);
     let mut failures = Failures {
         tools: [None; 2],
@@ -65,7 +65,7 @@ pub fn run(
             count += print_blocks(kernel, commands, output, count == 0);
         }
         // One family after the other, IPv6 only where the kernel has it.
-        if commands.firewall.has_ipv6() || !has_ipv6(kernel, options) {
+        if commands.firewall.has_ipv6() || !has_ipv6(kernel, options.proc_directory.as_bytes()) {
             break;
         }
         commands.firewall.set_ipv6();
@@ -86,7 +86,7 @@ fn print_blocks(
     output: &mut Output,
     has_head: bool,
 ) -> u64 {
-    let (now, unix_seconds) = (kernel.boottime(), kernel.realtime() / 1_000_000_000);
+    let (now, unix_seconds) = (kernel.boottime(), unix_seconds(kernel));
     let (rules, flavour, boot_id) = commands.firewall.take_listing();
     if has_head && !rules.is_empty() {
         output.line(kernel, report::LIST_HEAD);

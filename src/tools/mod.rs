@@ -1,3 +1,4 @@
-//! Commands that end at once.
+//! Commands that run once and end, beside a daemon or without one.
 
 pub mod blocks;
+pub mod healthcheck;

@@ -1,8 +1,10 @@
-//! --healthcheck: asks the running daemon how it is, for whoever restarts what
-//! is not well. Needs no rights.
+//! --healthcheck: asks the running daemon how it is, so that a supervisor can
+//! restart one that is not well. Needs no rights.
 
 use core::net::{IpAddr, Ipv4Addr};
 
+use crate::address::Endpoint;
+use crate::daemon::output::{error_words, log_error};
 use crate::firewall::EXPLANATION_MAX;
 use crate::kernel::{Descriptor, Errno, Interest, Kernel};
 use crate::limits::HEALTHCHECK_DEADLINE;
@@ -10,51 +12,44 @@ use crate::report;
 use crate::text::Text;
 use crate::time::{Duration, Instant};
 
-use super::output::error_words;
-use super::{Daemon, Flow};
-
 /// Another program that has the port may well answer 200 to everything.
 const WELL_START: &[u8] = b"HTTP/1.1 200 ";
 const WELL_END: &[u8] = b"\r\n\r\nok\n";
 
 const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
-impl Daemon {
-    /// Exit 0 where the daemon says that it is well, else one line and exit 1.
-    #[inline(never)]
-    pub(super) fn healthcheck(&mut self, kernel: &mut impl Kernel) -> Flow {
-        let Some(mut address) = self.options.listen else {
-            self.complain(kernel, &[b"--listen none leaves nobody to ask"]);
-            return Flow::Exit(1);
-        };
-        // [::] takes IPv4 as well, and is 0.0.0.0 where the kernel lacks IPv6.
-        if address.address.is_unspecified() {
-            address.address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        }
-        let deadline = kernel.boottime().after(HEALTHCHECK_DEADLINE);
-        let buffer = &mut self.commands.buffer;
-        let result = kernel.connect(address).and_then(|socket| {
-            let result = exchange(kernel, socket, buffer, deadline);
-            kernel.close(socket);
-            result
-        });
-        let mut why: Text<EXPLANATION_MAX> = Text::new();
-        match result {
-            Ok(count) => {
-                let answer = buffer.get(..count).unwrap_or_default();
-                if answer.starts_with(WELL_START) && answer.ends_with(WELL_END) {
-                    return Flow::Exit(0);
-                }
-                put_reason(&mut why, answer);
-            }
-            Err(error) => {
-                why.put(error_words(error).as_bytes());
-            }
-        }
-        let who = report::endpoint_words(b"", address, b": ");
-        self.complain(kernel, &[who.as_bytes(), why.as_bytes()]);
-        Flow::Exit(1)
+/// Exit status 0 where the daemon says that it is well, else one line and 1.
+#[inline(never)]
+pub fn run(kernel: &mut impl Kernel, address: Option<Endpoint>, buffer: &mut [u8]) -> u8 {
+    let Some(mut address) = address else {
+        log_error(kernel, &[b"--listen none leaves nobody to ask"]);
+        return 1;
+    };
+    // [::] takes IPv4 as well, and is 0.0.0.0 where the kernel lacks IPv6.
+    if address.address.is_unspecified() {
+        address.address = IpAddr::V4(Ipv4Addr::LOCALHOST);
     }
+    let mut why: Text<EXPLANATION_MAX> = Text::new();
+    match ask(kernel, address, buffer) {
+        Ok(answer) if answer.starts_with(WELL_START) && answer.ends_with(WELL_END) => return 0,
+        Ok(answer) => put_reason(&mut why, answer),
+        Err(error) => why.put(error_words(error).as_bytes()),
+    }
+    let place = report::endpoint_words(b"", address, b": ");
+    log_error(kernel, &[place.as_bytes(), why.as_bytes()]);
+    1
+}
+
+fn ask<'a>(
+    kernel: &mut impl Kernel,
+    address: Endpoint,
+    buffer: &'a mut [u8],
+) -> Result<&'a [u8], Errno> {
+    let deadline = kernel.boottime().after(HEALTHCHECK_DEADLINE);
+    let socket = kernel.connect(address)?;
+    let result = exchange(kernel, socket, buffer, deadline);
+    kernel.close(socket);
+    result.map(|count| buffer.get(..count).unwrap_or_default())
 }
 
 /// The status and the body of an answer: `503 the firewall cannot be used`.

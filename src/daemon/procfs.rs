@@ -1,0 +1,87 @@
+//! Small files of procfs that are read whole: settings of the kernel, and what
+//! it has.
+
+use crate::kernel::{Kernel, Path, RowsFile};
+use crate::listeners::PortRange;
+use crate::text::{parse_decimal, split, split_once, trim};
+
+use super::kept_file::fill;
+
+/// The first bytes of a file; empty where it can't be read.
+#[inline(never)]
+pub(super) fn read_small<'a>(
+    kernel: &mut impl Kernel,
+    path: &[u8],
+    buffer: &'a mut [u8],
+) -> &'a [u8] {
+    let Ok(RowsFile::Regular(file) | RowsFile::Procfs(file)) =
+        kernel.open_rows(&Path::from_bytes(path))
+    else {
+        return &[];
+    };
+    let (filled, _) = fill(kernel, file, buffer);
+    kernel.close(file);
+    buffer.get(..filled).unwrap_or_default()
+}
+
+/// The first two numbers of a file below `sys`. A process's folder of procfs
+/// has no `sys`: ours is the best guess there.
+#[inline(never)]
+pub(super) fn read_setting(
+    kernel: &mut impl Kernel,
+    proc_directory: &[u8],
+    name: &[u8],
+) -> [Option<u64>; 2] {
+    // Blanks stand between (kernel/sysctl.c, proc_dointvec).
+    for directory in [proc_directory, b"/proc"] {
+        let mut path = Path::from_bytes(directory);
+        path.put(name);
+        let mut buffer = [0; 64];
+        let text = read_small(kernel, path.as_bytes(), &mut buffer);
+        let line = trim(split_once(text, b'\n').0);
+        let length = line.iter().take_while(|byte| **byte > b' ').count();
+        let (first, second) = line.split_at_checked(length).unwrap_or_default();
+        if let Some(first) = parse_decimal(first) {
+            return [Some(first), parse_decimal(trim(second))];
+        }
+    }
+    [None; 2]
+}
+
+/// net.ipv4.ip_local_port_range, which IPv6 uses as well
+/// (Documentation/networking/ip-sysctl.rst); its default where it can't be read.
+pub(super) fn local_port_range(kernel: &mut impl Kernel, proc_directory: &[u8]) -> PortRange {
+    let name = b"/sys/net/ipv4/ip_local_port_range";
+    let numbers = read_setting(kernel, proc_directory, name);
+    match numbers.map(|number| u16::try_from(number?).ok()) {
+        [Some(low), Some(high)] => PortRange { low, high },
+        _ => PortRange {
+            low: 32_768,
+            high: 60_999,
+        },
+    }
+}
+
+/// Whether there is a tcp6, and so IPv6 in the kernel.
+pub(crate) fn has_ipv6(kernel: &mut impl Kernel, proc_directory: &[u8]) -> bool {
+    let mut path = Path::from_bytes(proc_directory);
+    path.put(b"/net/tcp6");
+    let file = kernel.open(&path);
+    if let Ok(file) = file {
+        kernel.close(file);
+    }
+    file.is_ok()
+}
+
+/// Whether the kernel holds the legacy filter table here. The legacy tool would
+/// load and make it where it is only asked for it (iptable_filter.c).
+pub(super) fn has_legacy_table(kernel: &mut impl Kernel, is_ipv6: bool) -> bool {
+    let path: &[u8] = if is_ipv6 {
+        b"/proc/self/net/ip6_tables_names"
+    } else {
+        b"/proc/self/net/ip_tables_names"
+    };
+    let mut buffer = [0; 128];
+    let bytes = read_small(kernel, path, &mut buffer);
+    split(bytes, b'\n').any(|name| name == b"filter")
+}

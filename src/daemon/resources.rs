@@ -1,0 +1,99 @@
+//! What the resources of HTTP say of the other parts: /metrics, /healthz,
+//! /blocked.
+
+use core::net::IpAddr;
+
+use crate::address::{Network, is_loopback};
+use crate::host::{Host, Knowledge};
+use crate::metrics::{EvidenceSource, Metrics, Table};
+use crate::options::Options;
+use crate::report;
+use crate::text::TextView;
+use crate::time::Instant;
+
+use super::commands::Commands;
+use super::intake::Intake;
+use super::reader::Reader;
+use super::watcher::Watcher;
+
+/// The longest line of `/blocked`: an IPv6 address with its length.
+const CIDR_LINE: usize = 48;
+
+/// The parts as they are in this turn.
+#[derive(Clone, Copy)]
+pub(super) struct Resources<'a> {
+    pub(super) options: &'a Options,
+    pub(super) host: &'a Host,
+    pub(super) reader: &'a Reader,
+    pub(super) watcher: &'a Watcher,
+    pub(super) intake: &'a Intake,
+    pub(super) commands: &'a Commands,
+    pub(super) lines_dropped: u64,
+}
+
+impl Resources<'_> {
+    /// Copies what the parts know into the gauges.
+    pub(super) fn update_gauges(&self, metrics: &mut Metrics) {
+        self.update_tables(metrics);
+        let has_events = u64::from(self.watcher.is_up());
+        metrics
+            .evidence_source_up
+            .set(EvidenceSource::DestroyEvents, has_events);
+        let firewall = &self.commands.firewall;
+        metrics.blocked_sources = firewall.standing() as u64;
+        metrics.blocks_adopted = firewall.adopted();
+        metrics.blocks_pending = firewall.pending() as u64;
+        metrics.blocking_enabled = firewall.is_enabled();
+        metrics.firewall_up = firewall.is_up();
+        metrics.firewall_jump_first = firewall.is_jump_first();
+        metrics.firewall_repairs = firewall.repairs();
+        metrics.host_facts_known =
+            !self.host.is_incomplete() && self.host.knowledge() != Knowledge::Lacking;
+        metrics.output_lines_dropped = self.lines_dropped;
+    }
+
+    fn update_tables(&self, metrics: &mut Metrics) {
+        let (connections, detector) = (&self.intake.connections, &self.intake.detector);
+        let firewall = &self.commands.firewall;
+        let listeners = &connections.listeners;
+        let (remembered, sources) = (connections.remembered().0, detector.sources().0);
+        for (table, entries, evictions) in [
+            (Table::Connections, remembered, connections.evictions()),
+            (Table::Sources, sources, detector.evictions()),
+            (Table::Blocks, firewall.entries().0, firewall.evictions()),
+            (Table::Listeners, listeners.entries(), listeners.evictions()),
+        ] {
+            metrics.table_entries.set(table, entries as u64);
+            metrics.table_evictions.set(table, evictions);
+        }
+    }
+
+    /// What keeps the daemon from being well: a subject and the rest of a line.
+    pub(super) fn trouble(&self, now: Instant) -> Option<[&'static [u8]; 2]> {
+        if !self.reader.is_fresh(self.options.interval, now) {
+            return Some([b"the last good reading", b" is too old\n"]);
+        }
+        self.commands.trouble(self.host)
+    }
+
+    /// Whether a client may see the list of blocked sources: neighbours only.
+    pub(super) fn may_list(&self, peer: IpAddr) -> bool {
+        let network = Network::single(peer);
+        let mut allowed = self.options.allow.iter();
+        is_loopback(peer)
+            || self.host.is_on_link(network)
+            || allowed.any(|one| one.overlaps(network))
+    }
+
+    /// Lists blocked sources from `cursor` on; where the next part begins.
+    pub(super) fn list_blocked(&self, mut cursor: u32, body: &mut TextView) -> Option<u32> {
+        while let Some((at, source)) = self.commands.firewall.standing_from(cursor) {
+            if body.room() < CIDR_LINE {
+                return Some(cursor);
+            }
+            report::cidr_line(body, source);
+            cursor = at + 1;
+        }
+        None
+    }
+}

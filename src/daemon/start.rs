@@ -1,0 +1,93 @@
+//! From the command line to the first turn: what a start says and sets.
+
+use crate::host::Host;
+use crate::kernel::{CAP_NET_ADMIN, Kernel};
+use crate::limits::ONE_SHOT_PATIENCE;
+use crate::options::{FirewallChoice, Options};
+use crate::report;
+use crate::text::{Text, TextView, split};
+
+use super::Flow;
+use super::instance::{InstanceLock, Obstacle};
+use super::output::{Output, log_error};
+
+/// A bad command line, as usual (BSD sysexits call it EX_USAGE, shells 2).
+pub(super) const USAGE: Flow = Flow::Exit(2);
+
+/// Prints a text and ends.
+#[inline(never)]
+pub(super) fn print(
+    kernel: &mut impl Kernel,
+    output: &mut Output,
+    write: fn(&mut TextView),
+) -> Flow {
+    let mut text: Text<2_400> = Text::new();
+    write(&mut text);
+    output.set_wait_budget(ONE_SHOT_PATIENCE, ONE_SHOT_PATIENCE);
+    print_lines(kernel, output, text.as_bytes());
+    output.finish(kernel);
+    Flow::Exit(0)
+}
+
+/// The first lines of a daemon.
+pub(super) fn print_start(kernel: &mut impl Kernel, output: &mut Output) {
+    print_lines(kernel, output, report::START);
+    output.flush(kernel);
+}
+
+/// Prints the lines of a text whose last one is ended as well.
+fn print_lines(kernel: &mut impl Kernel, output: &mut Output, text: &[u8]) {
+    let text = text.strip_suffix(b"\n").unwrap_or(text);
+    for line in split(text, b'\n') {
+        output.line(kernel, line);
+    }
+}
+
+/// What is never to be blocked: --allow, and the peer of an SSH session.
+pub(super) fn protect(kernel: &mut impl Kernel, host: &mut Host, options: &Options) {
+    for network in &options.allow {
+        host.allow(*network);
+    }
+    if let Some(value) = kernel.environment(b"SSH_CONNECTION") {
+        host.set_ssh_connection(value);
+    }
+}
+
+/// Whether this daemon is one that blocks; `None` where it should and can't.
+pub(super) fn may_block(
+    kernel: &mut impl Kernel,
+    options: &Options,
+    instance: &mut InstanceLock,
+) -> Option<bool> {
+    if options.dry_run || options.firewall == FirewallChoice::None {
+        return Some(false);
+    }
+    if kernel.capabilities() & CAP_NET_ADMIN == 0 {
+        let words =
+            b"blocking needs CAP_NET_ADMIN: start it with sudo, or only watch with --dry-run";
+        log_error(kernel, &[words]);
+        return None;
+    }
+    is_only_instance(kernel, instance).then_some(true)
+}
+
+/// Whether no other daemon of ours blocks here.
+fn is_only_instance(kernel: &mut impl Kernel, instance: &mut InstanceLock) -> bool {
+    match instance.acquire(kernel) {
+        Ok(()) => true,
+        Err(Obstacle::Instance) => {
+            let words =
+                b"another tcpparser blocks in this network namespace; only watch with --dry-run";
+            log_error(kernel, &[words]);
+            false
+        }
+        Err(obstacle) => {
+            let (words, why) = (
+                b"blocking without the socket @tcpparser: ",
+                obstacle.words(),
+            );
+            log_error(kernel, &[words, why.as_bytes()]);
+            true
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! The HTTP side: accept, receive, answer, send, close.
+
+use heapless::Vec;
+
+use crate::address::{Endpoint, UNSPECIFIED};
+use crate::exposition::{self, Format, Snapshot};
+use crate::http::{BODY_ROOM, ContentType, Exchange, Request, Server, Status};
+use crate::kernel::{Accepted, Descriptor, Errno, Interest, Kernel, Path};
+use crate::limits::{HTTP_ACCEPTS, HTTP_CLIENTS, HTTP_FRESH, START_RETRY};
+use crate::metrics::Metrics;
+use crate::report;
+use crate::text::{Text, TextView};
+use crate::time::Instant;
+
+use super::is_any_ready;
+use super::output::{error_words, log_error, unix_seconds};
+use super::resources::Resources;
+
+/// Steps of receiving, answering and sending that one client gets a turn:
+/// pipelined requests must not hold up a reading.
+const STEPS: usize = 16;
+
+/// Descriptors that clients leave to what is opened after the listener: rows,
+/// netlink sockets, and the pipes of a firewall command.
+const SPARE_DESCRIPTORS: u64 = 20;
+
+/// The listener and its clients; all bytes zero when new.
+#[repr(C)]
+pub(super) struct Web {
+    /// Where HTTP is served; port 0 for nowhere. No `Option`, whose `None` is
+    /// not all zero bytes.
+    address: Endpoint,
+    listener: Option<Descriptor>,
+    next_listen: Instant,
+    /// When accept(2) is tried again after it failed; BOOT where it did not.
+    next_accept: Instant,
+    /// Clients to accept in one turn: an accept that finds none costs as much
+    /// as one that does, so more than one are tried only where turns before
+    /// left some waiting.
+    accept_burst: usize,
+    /// Closed for a moment where no other descriptor is left.
+    spare_descriptor: Option<Descriptor>,
+    /// Clients that RLIMIT_NOFILE leaves room for.
+    clients_max: u64,
+    server: Server<HTTP_CLIENTS>,
+    page: Page,
+}
+
+/// The metrics as they were written last: scrapers that ask at once share them.
+#[repr(C)]
+struct Page {
+    fresh_until: Instant,
+    format: Format,
+    text: Text<BODY_ROOM>,
+}
+
+impl Web {
+    pub(super) const fn new() -> Self {
+        Self {
+            address: Endpoint::BLANK,
+            listener: None,
+            next_listen: Instant::BOOT,
+            next_accept: Instant::BOOT,
+            accept_burst: 0,
+            spare_descriptor: None,
+            clients_max: 0,
+            server: Server::new(),
+            page: Page {
+                fresh_until: Instant::BOOT,
+                format: Format::Text,
+                text: Text::new(),
+            },
+        }
+    }
+
+    /// Binds the listener at start; what fails is tried again, since a port that
+    /// another program took first must not keep us from blocking. Without IPv6
+    /// in the kernel [::] means 0.0.0.0.
+    pub(super) fn start(&mut self, kernel: &mut impl Kernel, address: Endpoint) {
+        self.address = address;
+        let mut result = self.listen(kernel);
+        if result == Err(Errno::EAFNOSUPPORT) && address.address.is_unspecified() {
+            self.address.address = UNSPECIFIED;
+            result = self.listen(kernel);
+        }
+        let status = kernel.process_status();
+        let taken = status.open_descriptors.saturating_add(SPARE_DESCRIPTORS);
+        let limit = status.max_descriptors.unwrap_or(u64::MAX);
+        self.clients_max = limit.saturating_sub(taken).max(1);
+        if let Err(error) = result {
+            let place = report::endpoint_words(b"cannot listen on ", self.address, b": ");
+            let why = error_words(error);
+            let words = [place.as_bytes(), why.as_bytes(), b"; it is tried again"];
+            log_error(kernel, &words);
+        }
+    }
+
+    /// An address that is not there yet, or in use, may come later.
+    pub(super) fn listen_when_due(&mut self, kernel: &mut impl Kernel) {
+        let now = kernel.boottime();
+        if !self.is_listener_missing() || now < self.next_listen {
+            return;
+        }
+        self.next_listen = now.after(START_RETRY);
+        if self.listen(kernel).is_ok() {
+            let words = report::endpoint_words(b"listening on ", self.address, b" now");
+            log_error(kernel, &[words.as_bytes()]);
+        }
+    }
+
+    fn listen(&mut self, kernel: &mut impl Kernel) -> Result<(), Errno> {
+        self.listener = Some(kernel.listen(self.address)?);
+        self.keep_spare_descriptor(kernel);
+        Ok(())
+    }
+
+    fn is_listener_missing(&self) -> bool {
+        self.address.port != 0 && self.listener.is_none()
+    }
+
+    /// Where our own listener listens.
+    #[inline(never)]
+    pub(super) fn own_listener(&self) -> Option<Endpoint> {
+        self.listener.map(|_| self.address)
+    }
+
+    pub(super) fn interests(&self) -> impl Iterator<Item = Interest> {
+        let listener = self.listener.filter(|_| self.next_accept == Instant::BOOT);
+        let listener = listener.into_iter().map(Interest::read);
+        listener.chain(self.server.interests())
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        let mut deadline = self.server.deadline();
+        if self.is_listener_missing() {
+            deadline = deadline.min(self.next_listen);
+        }
+        if self.next_accept != Instant::BOOT {
+            deadline = deadline.min(self.next_accept);
+        }
+        deadline
+    }
+
+    /// Whether accept(2) is worth a try after this poll(2).
+    pub(super) fn may_accept(&self, found: &[Interest]) -> bool {
+        let is_found = is_any_ready(found, self.listener);
+        is_found || self.next_accept != Instant::BOOT
+    }
+
+    /// The next `accept` takes a whole burst, however few came lately.
+    pub(super) fn expect_burst(&mut self) {
+        self.accept_burst = HTTP_ACCEPTS;
+    }
+
+    /// Accepts the clients that wait, at most `accept_burst` of them.
+    pub(super) fn accept(
+        &mut self,
+        kernel: &mut impl Kernel,
+        metrics: &mut Metrics,
+    ) -> Vec<Accepted, HTTP_ACCEPTS> {
+        let mut clients = Vec::new();
+        let now = kernel.boottime();
+        let Some(listener) = self.listener.filter(|_| now >= self.next_accept) else {
+            return clients;
+        };
+        self.next_accept = Instant::BOOT;
+        self.keep_spare_descriptor(kernel);
+        let burst = self.accept_burst.clamp(1, HTTP_ACCEPTS);
+        self.accept_burst = 2 * burst;
+        for _ in 0..burst {
+            match kernel.accept(listener) {
+                Ok(accepted) => {
+                    self.accept_client(kernel, metrics, &accepted);
+                    let _ = clients.push(accepted);
+                }
+                Err(Errno::EAGAIN) => {
+                    self.accept_burst = 1;
+                    break;
+                }
+                // The client gave up meanwhile (accept(2)).
+                Err(Errno::EINTR | Errno::ECONNABORTED | Errno::EPROTO) => {}
+                Err(Errno::EMFILE | Errno::ENFILE) if self.make_room(kernel, metrics, listener) => {
+                }
+                Err(_) => {
+                    // The listener stays ready: without a pause we would spin.
+                    self.next_accept = now.after(START_RETRY);
+                    break;
+                }
+            }
+        }
+        clients
+    }
+
+    fn accept_client(
+        &mut self,
+        kernel: &mut impl Kernel,
+        metrics: &mut Metrics,
+        accepted: &Accepted,
+    ) {
+        metrics.http_clients_accepted += 1;
+        if self.server.len() as u64 >= self.clients_max {
+            self.evict(kernel, metrics);
+        }
+        let now = kernel.boottime();
+        let (client, peer) = (accepted.descriptor, accepted.remote.address);
+        let evicted = self.server.accept(client, peer, now);
+        close_evicted(kernel, metrics, evicted);
+    }
+
+    /// Closes the oldest client; whether there was one.
+    fn evict(&mut self, kernel: &mut impl Kernel, metrics: &mut Metrics) -> bool {
+        let evicted = self.server.evict();
+        close_evicted(kernel, metrics, evicted);
+        evicted.is_some()
+    }
+
+    /// No descriptor is left for a client that waits: the oldest one is closed.
+    /// Where there is none, the spare descriptor makes room to turn the waiting
+    /// one away rather than let it run into its own timeout.
+    fn make_room(
+        &mut self,
+        kernel: &mut impl Kernel,
+        metrics: &mut Metrics,
+        listener: Descriptor,
+    ) -> bool {
+        if self.evict(kernel, metrics) {
+            return true;
+        }
+        let Some(spare) = self.spare_descriptor.take() else {
+            return false;
+        };
+        kernel.close(spare);
+        if let Ok(accepted) = kernel.accept(listener) {
+            metrics.http_clients_accepted += 1;
+            close_evicted(kernel, metrics, Some(accepted.descriptor));
+        }
+        self.keep_spare_descriptor(kernel);
+        self.spare_descriptor.is_some()
+    }
+
+    fn keep_spare_descriptor(&mut self, kernel: &mut impl Kernel) {
+        if self.spare_descriptor.is_none() {
+            self.spare_descriptor = kernel.open(&Path::from_bytes(b"/dev/null")).ok();
+        }
+    }
+
+    /// Does what the clients' sockets are ready for.
+    pub(super) fn service_clients(
+        &mut self,
+        kernel: &mut impl Kernel,
+        found: &[Interest],
+        metrics: &mut Metrics,
+        resources: &Resources,
+    ) {
+        metrics.http_clients = self.server.len() as u64;
+        for interest in found.iter().filter(|interest| interest.is_met()) {
+            if let Some(exchange) = self.server.find(interest.descriptor) {
+                service_client(kernel, exchange, &mut self.page, metrics, resources);
+            }
+        }
+    }
+
+    /// Closes the clients that are finished or out of time.
+    pub(super) fn close_clients(&mut self, kernel: &mut impl Kernel) {
+        let (now, unix_seconds) = (kernel.boottime(), unix_seconds(kernel));
+        while let Some(client) = self.server.next_to_close(now, unix_seconds) {
+            kernel.close(client);
+        }
+    }
+}
+
+impl Page {
+    /// Writes all metrics down, unless they were a moment ago.
+    fn update(
+        &mut self,
+        kernel: &mut impl Kernel,
+        format: Format,
+        metrics: &mut Metrics,
+        resources: &Resources,
+    ) {
+        let now = kernel.boottime();
+        if self.format == format && now < self.fresh_until {
+            return;
+        }
+        resources.update_gauges(metrics);
+        let process = kernel.process_status();
+        self.text.clear();
+        exposition::write(&Snapshot { metrics, process }, format, &mut self.text);
+        self.format = format;
+        self.fresh_until = now.after(HTTP_FRESH);
+    }
+}
+
+fn close_evicted(kernel: &mut impl Kernel, metrics: &mut Metrics, evicted: Option<Descriptor>) {
+    if let Some(client) = evicted {
+        metrics.http_clients_evicted += 1;
+        kernel.close(client);
+    }
+}
+
+fn service_client(
+    kernel: &mut impl Kernel,
+    exchange: &mut Exchange,
+    page: &mut Page,
+    metrics: &mut Metrics,
+    resources: &Resources,
+) {
+    for _ in 0..STEPS {
+        let now = kernel.boottime();
+        let received = receive(kernel, exchange, now);
+        let answered = answer(kernel, exchange, page, metrics, resources);
+        let sent = send(kernel, exchange, now);
+        if exchange.take_shutdown() {
+            shutdown(kernel, exchange, now);
+        }
+        if exchange.is_finished() || !(received || answered || sent) {
+            return;
+        }
+    }
+}
+
+/// Receives what is there; whether there was anything.
+fn receive(kernel: &mut impl Kernel, exchange: &mut Exchange, now: Instant) -> bool {
+    let client = exchange.descriptor();
+    if !exchange.interest().readable {
+        return false;
+    }
+    match kernel.receive(client, exchange.room()) {
+        Ok(0) => exchange.end_of_input(),
+        Ok(count) => exchange.received(count, now),
+        Err(Errno::EINTR) => {}
+        Err(Errno::EAGAIN) => return false,
+        Err(_) => exchange.fail(),
+    }
+    true
+}
+
+/// Sends what the client takes; whether it took anything.
+fn send(kernel: &mut impl Kernel, exchange: &mut Exchange, now: Instant) -> bool {
+    if exchange.to_send().is_empty() {
+        // The last part of a list can be nothing at all.
+        exchange.sent(0, now);
+        return false;
+    }
+    let (client, bytes) = (exchange.descriptor(), exchange.to_send());
+    let result = if exchange.is_last_answer() {
+        kernel.send_last(client, bytes)
+    } else {
+        kernel.send(client, bytes)
+    };
+    match result {
+        Ok(count) => {
+            exchange.sent(count, now);
+            return count > 0;
+        }
+        Err(Errno::EINTR) => {}
+        Err(Errno::EAGAIN) => return false,
+        Err(_) => exchange.fail(),
+    }
+    true
+}
+
+fn shutdown(kernel: &mut impl Kernel, exchange: &mut Exchange, now: Instant) {
+    kernel.shutdown_sending(exchange.descriptor());
+    if kernel.has_unsent(exchange.descriptor()) {
+        exchange.linger(now);
+    }
+}
+
+/// Answers the client's next request; whether it has one.
+fn answer(
+    kernel: &mut impl Kernel,
+    exchange: &mut Exchange,
+    page: &mut Page,
+    metrics: &mut Metrics,
+    resources: &Resources,
+) -> bool {
+    count_status(exchange, metrics);
+    let Some(request) = exchange.next_request(unix_seconds(kernel)) else {
+        return false;
+    };
+    match request {
+        Request::Metrics { openmetrics } => {
+            let (format, content_type) = if openmetrics {
+                (Format::OpenMetrics, ContentType::OpenMetrics)
+            } else {
+                (Format::Text, ContentType::Prometheus)
+            };
+            page.update(kernel, format, metrics, resources);
+            answer_metrics(exchange, &page.text, content_type);
+        }
+        Request::Healthz => answer_health(exchange, resources.trouble(kernel.boottime())),
+        Request::Blocked { cursor } => answer_blocked(exchange, cursor, resources),
+        Request::Error(_) => {}
+    }
+    count_status(exchange, metrics);
+    true
+}
+
+fn count_status(exchange: &mut Exchange, metrics: &mut Metrics) {
+    if let Some(status) = exchange.take_status() {
+        metrics.http_requests.count(status);
+    }
+}
+
+fn answer_metrics(exchange: &mut Exchange, page: &TextView, content_type: ContentType) {
+    if page.is_truncated() {
+        exchange.refuse(Status::InternalError);
+    } else {
+        exchange.respond(Status::Ok, content_type, &[page.as_bytes()]);
+    }
+}
+
+fn answer_health(exchange: &mut Exchange, trouble: Option<[&[u8]; 2]>) {
+    match trouble {
+        None => exchange.respond(Status::Ok, ContentType::Plain, &[b"ok\n"]),
+        Some(words) => {
+            exchange.respond(Status::ServiceUnavailable, ContentType::Plain, &words);
+        }
+    }
+}
+
+fn answer_blocked(exchange: &mut Exchange, cursor: u32, resources: &Resources) {
+    if cursor == 0 && !resources.may_list(exchange.peer()) {
+        return exchange.refuse(Status::Forbidden);
+    }
+    exchange.respond_part(|body| resources.list_blocked(cursor, body));
+}
