@@ -16,7 +16,9 @@ pub(super) struct Counters {
     snmp: KeptFile,
     next_look: Instant,
     coverage: Coverage,
-    /// Until when events belong to the last scheduled reading.
+    /// When the last interval ended that was held against the kernel's count.
+    interval_ended: Instant,
+    /// Until when events belong to the last such reading.
     late_until: Option<Instant>,
 }
 
@@ -26,6 +28,7 @@ impl Counters {
             snmp: KeptFile::new(),
             next_look: Instant::BOOT,
             coverage: Coverage::new(),
+            interval_ended: Instant::BOOT,
             late_until: None,
         }
     }
@@ -133,8 +136,13 @@ impl Counters {
     }
 
     /// After a scheduled one: how many connections were missed for good since
-    /// the one before.
+    /// the last interval ended. On a busy host the kernel's worker sends its
+    /// events late, so a short interval is not held against its count.
     pub(super) fn end_interval(&mut self, before: TcpCounters, seen: u64, now: Instant) -> u64 {
+        if now.since(self.interval_ended) < COUNTERS_PERIOD {
+            return 0;
+        }
+        self.interval_ended = now;
         self.late_until = Some(now.after(EVENTS_LATENESS));
         self.coverage.end_interval(before.passive_opens, seen)
     }
