@@ -412,7 +412,7 @@ def test_figures_are_told(_t):
 
 
 # What --help and a debug build's panic say needs no row.
-NO_MESSAGES = ("Usage: ", "DUR: ", "Each option is also", "panic at ")
+NO_MESSAGES = ("interval|i|", "Usage: ", "DUR: ", "Each option is also", "panic at ")
 
 
 def texts_of_the_source():
