@@ -254,7 +254,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     fn connection(&mut self, socket: &Socket, is_own: &dyn Fn() -> bool, now: Instant) -> Sighting {
         let fingerprint = self.fingerprint(socket.local, socket.remote);
         let Some(slot) = self.find(fingerprint) else {
-            let way = self.way(socket.local, is_own, now);
+            let way = self.way(socket.local, is_own, None);
             return Sighting::Opened(self.remember(fingerprint, way, socket.inode, now));
         };
         let reading = self.reading;
@@ -272,12 +272,12 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
             memory.inode = socket.inode;
         }
         if !renewed && matches!(memory.port, Port::New | Port::Foreign) {
-            memory.port = self.listeners.port(socket.local, is_own, now);
+            memory.port = self.listeners.port(socket.local, is_own, None);
         }
         let connection = memory.connection(slot);
         self.remembered.touch(slot, PRESENT);
         if renewed {
-            let way = self.way(socket.local, is_own, now);
+            let way = self.way(socket.local, is_own, None);
             Sighting::Opened(self.renew(slot, way, now))
         } else {
             Sighting::Standing(connection)
@@ -328,7 +328,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         is_own: &dyn Fn() -> bool,
         now: Instant,
     ) -> Ending {
-        let way = self.way(local, is_own, now);
+        let way = self.way(local, is_own, Some(now));
         if way.direction == Direction::Outbound {
             return Ending::Unknown;
         }
@@ -346,7 +346,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     ) -> Ending {
         let fingerprint = self.fingerprint(local, remote);
         let Some(slot) = self.remembered.find(&fingerprint) else {
-            let way = self.way(local, is_own, now);
+            let way = self.way(local, is_own, Some(now));
             if way.direction == Direction::Outbound {
                 return Ending::Unknown;
             }
@@ -361,7 +361,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         if memory.destroyed {
             // The same 4-tuple served another connection meanwhile.
             memory.inode = 0;
-            let way = self.way(local, is_own, now);
+            let way = self.way(local, is_own, Some(now));
             let connection = self.renew(slot, way, now);
             self.set_destroyed(Some(slot));
             return Ending::Unseen(connection);
@@ -485,12 +485,12 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         }
     }
 
-    /// Inbound iff somebody listens on the local port, or lately did: timers
-    /// and port numbers prove nothing. Where nobody did it is a guess, for the
+    /// Inbound iff somebody listens on the local port: timers and port numbers
+    /// prove nothing. Where nobody did it is a guess, for the
     /// list and the count of what was seen alone: outgoing connections are
     /// given ports of one range.
-    fn way(&self, local: Endpoint, is_own: &dyn Fn() -> bool, now: Instant) -> Way {
-        let port = self.listeners.port(local, is_own, now);
+    fn way(&self, local: Endpoint, is_own: &dyn Fn() -> bool, seen: Option<Instant>) -> Way {
+        let port = self.listeners.port(local, is_own, seen);
         let is_outbound = port == Port::Unknown && self.listeners.is_ephemeral(local.port);
         let direction = if is_outbound {
             Direction::Outbound
@@ -570,7 +570,7 @@ mod tests {
     }
 
     fn small() -> std::boxed::Box<Small> {
-        let mut connections = std::boxed::Box::new(Small::new());
+        let mut connections = crate::testing::boxed(Small::new);
         connections.set_local_port_range(PortRange {
             low: 32_768,
             high: 60_999,

@@ -68,8 +68,7 @@ limit! {
     BLOCKS: usize = 16_384
 }
 limit! {
-    /// Listeners of one address, those that are no services yet, and services
-    /// gone less than ten minutes ago. The others are bits.
+    /// Listeners of one address. The others have a place each.
     LISTENERS: usize = 1_024
 }
 limit! {
@@ -78,10 +77,10 @@ limit! {
     SERVICE_AGE: Duration = 1_000
 }
 limit! {
-    /// A listener this old is a service without any connection: longer than an
-    /// FTP server waits for a client that takes its time, and no longer than
-    /// two readings take by default.
-    LISTENER_AGE: Duration = 10_000
+    /// A listener this old is a service without any connection, and remembered:
+    /// longer than an FTP server waits for a client that asked for a port
+    /// (vsftpd 1 minute, ProFTPD 5, Pure-FTPd 15).
+    LISTENER_AGE: Duration = 1_200_000
 }
 limit! {
     /// HTTP clients at once; the oldest unfinished one gives way.
@@ -224,8 +223,8 @@ limit! {
     HANDSHAKES_ASKED: usize = 256
 }
 limit! {
-    /// How often net.ipv4.tcp_fastopen is looked at, and destroy events that
-    /// do not arrive are tried again.
+    /// How often net.ipv4.tcp_fastopen and ip_local_port_range are looked at, and
+    /// destroy events that do not arrive are tried again.
     EVENTS_RETRY: Duration = 60_000
 }
 limit! {

@@ -57,11 +57,13 @@ impl Admission {
         match port {
             // The list of own addresses is looked at again by itself.
             Port::Service | Port::Foreign => None,
-            Port::New => Some(now.after(SERVICE_AGE)),
-            // Of several services that just started one reading shows all.
-            Port::Unknown if waiter.is_counted => Some(now.after(FAST_READING)),
             // Outgoing connections end all day long; none is to be lost.
-            Port::Unknown => (self.waiting.len() >= WAITING / 2).then_some(now),
+            Port::Unknown if !waiter.is_counted => {
+                (self.waiting.len() >= WAITING / 2).then_some(now)
+            }
+            // Soon, so that another socket can hardly have taken over the port.
+            // Of several services that just started one reading shows all.
+            Port::Unknown | Port::New => Some(now.after(FAST_READING)),
         }
     }
 
@@ -134,7 +136,7 @@ impl Daemon {
         if now.since(waiter.first_seen.max(waiter.since)) >= window {
             return None;
         }
-        let port = self.port_of(&waiter, is_after_reading, now);
+        let port = self.port_of(&waiter, is_after_reading);
         if port == Port::Unknown {
             return (!is_after_reading).then_some(waiter);
         }
@@ -151,14 +153,15 @@ impl Daemon {
 
     /// What is known of its port now. After a reading a listener that outlived
     /// the connection is a service; else another reading follows.
-    fn port_of(&mut self, waiter: &Waiter, is_after_reading: bool, now: Instant) -> Port {
+    fn port_of(&mut self, waiter: &Waiter, is_after_reading: bool) -> Port {
         let (watch, host, local) = (&self.watch, &self.host, waiter.local);
         let listeners = &mut self.connections.listeners;
-        let port = listeners.port(local, &|| watch.is_local(host, local.address), now);
+        let seen = Some(waiter.first_seen.max(waiter.since));
+        let port = listeners.port(local, &|| watch.is_local(host, local.address), seen);
         if port != Port::New || !is_after_reading {
             return port;
         }
-        match listeners.outlives(local, waiter.since) {
+        match listeners.outlives(local, waiter.first_seen, waiter.since) {
             Ok(()) => Port::Service,
             Err(due) => {
                 self.watch.hasten(due);

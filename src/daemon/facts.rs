@@ -494,12 +494,9 @@ mod tests {
 
     impl Bench {
         fn new(seed: u64) -> Self {
-            // In a debug build it stands on the stack first.
-            let build = || Box::new(Host::new());
-            let thread = std::thread::Builder::new().stack_size(64 << 20);
             Self {
                 kernel: FakeKernel::new(seed),
-                host: thread.spawn(build).unwrap().join().unwrap(),
+                host: crate::testing::boxed(Host::new),
                 facts: HostFacts::new(),
                 buffer: std::vec![0; 8_192],
             }

@@ -152,8 +152,7 @@ impl Daemon {
         if let Some(value) = kernel.environment("SSH_CONNECTION") {
             self.host.set_ssh_connection(value);
         }
-        let range = self.local_port_range(kernel);
-        self.connections.set_local_port_range(range);
+        self.read_local_port_range(kernel);
     }
 
     fn print_start(&mut self, kernel: &mut impl Kernel) {
@@ -197,7 +196,11 @@ impl Daemon {
     /// net.ipv4.ip_local_port_range, which IPv6 uses as well
     /// (Documentation/networking/ip-sysctl.rst). A process's folder of procfs
     /// has no `sys`: ours is the best guess there, the default the last.
-    fn local_port_range(&mut self, kernel: &mut impl Kernel) -> PortRange {
+    pub(super) fn read_local_port_range(&mut self, kernel: &mut impl Kernel) {
+        let mut range = PortRange {
+            low: 32_768,
+            high: 60_999,
+        };
         for directory in [self.options.proc_directory.as_bytes(), b"/proc"] {
             let mut path = Path::from_bytes(directory);
             path.put(b"/sys/net/ipv4/ip_local_port_range");
@@ -209,13 +212,11 @@ impl Daemon {
                     parse_decimal(trim(word)).and_then(|number| u16::try_from(number).ok())
                 });
             if let (Some(low), Some(high)) = (numbers.next(), numbers.next()) {
-                return PortRange { low, high };
+                range = PortRange { low, high };
+                break;
             }
         }
-        PortRange {
-            low: 32_768,
-            high: 60_999,
-        }
+        self.connections.set_local_port_range(range);
     }
 }
 

@@ -448,6 +448,7 @@ impl Daemon {
         self.watch.next_check = now.after(EVENTS_RETRY);
         self.handshakes
             .read_setting(kernel, self.options.proc_directory.as_bytes());
+        self.read_local_port_range(kernel);
         self.check_namespace(kernel);
         if !self.watch.is_wanted || self.watch.is_up {
             return;
