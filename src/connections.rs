@@ -699,29 +699,31 @@ mod tests {
             assert_eq!(direction(seen), Some(Direction::Inbound));
             let mut rows: std::vec::Vec<_> = third.map(listener).into_iter().collect();
             rows.push(row("10.9.9.9:5000", 5));
-            let later = read(&mut connections, at(12), &rows);
+            let later = read(&mut connections, at(1_202), &rows);
             let seen = *later.last().unwrap();
             assert!(!is_opened(seen));
             assert_eq!(port(seen), Some(expected));
             assert_eq!(direction(seen), Some(Direction::Inbound));
             // A service that starts there later is another listener.
             let rows = [listener("0.0.0.0:80"), row("10.9.9.9:5000", 5)];
-            read(&mut connections, at(22), &rows);
-            let seen = read(&mut connections, at(32), &rows)[1];
+            read(&mut connections, at(1_203), &rows);
+            let seen = read(&mut connections, at(2_500), &rows)[1];
             assert_eq!(port(seen), Some(expected));
         }
     }
 
+    /// Nobody listens, so it went out from here; what listens there again is a
+    /// service at once where one stood for long.
     #[test]
     fn a_gone_listener_is_remembered_ten_minutes_outside_the_ephemeral_range() {
         let minutes = MEMORY.as_nanos() / 1_000_000_000;
         for (number, after, expected) in [
             (80, 10, Port::Service),
             (80, minutes - 1, Port::Service),
-            (80, minutes, Port::Unknown),
+            (80, minutes, Port::New),
             (32_767, 10, Port::Service),
-            (32_768, 10, Port::Unknown),
-            (60_999, 10, Port::Unknown),
+            (32_768, 10, Port::New),
+            (60_999, 10, Port::New),
             (61_000, 10, Port::Service),
         ] {
             for address in ["10.0.0.1", "0.0.0.0", "[::]"] {
@@ -729,10 +731,16 @@ mod tests {
                 let listening = std::format!("{address}:{number}");
                 let local = std::format!("10.0.0.1:{number}");
                 read(&mut connections, at(1), &[listener(&listening)]);
-                let rows = [socket(&local, "10.9.9.9:5000", TcpState::Established, 5)];
-                read(&mut connections, at(2), &[]);
-                let seen = read(&mut connections, at(1 + after), &rows);
-                assert_eq!(port(seen[0]), Some(expected), "{listening} after {after} s");
+                read(&mut connections, at(2_000), &[listener(&listening)]);
+                let mut rows = std::vec![socket(&local, "10.9.9.9:5000", TcpState::Established, 5)];
+                let seen = read(&mut connections, at(2_001), &[]);
+                assert!(seen.is_empty());
+                let seen = read(&mut connections, at(2_002), &rows);
+                assert_eq!(port(seen[0]), Some(Port::Unknown), "{listening}");
+                let other = socket(&local, "10.9.9.9:5001", TcpState::Established, 6);
+                rows = std::vec![listener(&listening), other];
+                let seen = read(&mut connections, at(2_000 + after), &rows);
+                assert_eq!(port(seen[1]), Some(expected), "{listening} after {after} s");
             }
         }
     }

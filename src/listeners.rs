@@ -85,6 +85,10 @@ impl Blank for Listener {
 impl Listener {
     /// A reading shows one of its sockets; the one before was at `last_reading`.
     fn stand(&mut self, inode: u32, reading: u32, last_reading: Instant, now: Instant) {
+        if self.last_seen < last_reading {
+            // Whatever stood here went meanwhile.
+            self.sockets = Self::BLANK.sockets;
+        }
         (self.reading, self.last_seen) = (reading, now);
         let mut sockets = self.sockets.iter_mut();
         if let Some(socket) = sockets.find(|socket| socket.inode == inode) {
@@ -567,7 +571,7 @@ mod tests {
         for address in ["0.0.0.0:80", "10.0.0.1:80"] {
             let mut listeners = small();
             let asked = local("10.0.0.1:80");
-            let mut outlives =
+            let outlives =
                 |listeners: &mut Small, second| listeners.outlives(asked, at(second), at(second));
             read(&mut listeners, 1, &[]);
             assert_eq!(outlives(&mut listeners, 1), Err(Instant::NEVER));
