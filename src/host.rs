@@ -11,7 +11,10 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use heapless::{Vec, VecView};
 
 use crate::address::{Network, fold_mapped, is_loopback, parse_address};
-use crate::limits::{ALLOWED, BROADCASTS, GATEWAYS, NAMESERVERS, ON_LINK_PREFIXES, OWN_ADDRESSES};
+use crate::limits::{
+    ALLOWED, BROADCASTS, GATEWAYS, LINK_LOCAL_GATEWAYS, NAMESERVERS, ON_LINK_PREFIXES,
+    OWN_ADDRESSES,
+};
 use crate::netlink::{
     AddressMessage, HostMessage, RT_SCOPE_LINK, RT_TABLE_LOCAL, Route, RouteKind, Section,
 };
@@ -124,6 +127,10 @@ const SHARED: [Network; 3] = [
     v6(0x0064_ff9b_0001 << 80, 48),
     v6(0x2001_0000 << 96, 32),
 ];
+
+/// Where routers that announce themselves have their address (RFC 4861 section
+/// 6.1.2): whoever is on a link can be thousands of them.
+const LINK_LOCAL: Network = v6(0xfe80 << 112, 10);
 
 /// Where a fact is listed: a bit for each `Section`, and this one.
 const RESOLVER_FILES: u8 = 1 << Section::ALL.len();
@@ -380,6 +387,9 @@ pub struct Host<const OWN: usize = OWN_ADDRESSES, const LINKS: usize = ON_LINK_P
     nameservers: Facts<Vec<Fact, NAMESERVERS>>,
     broadcasts: Facts<Vec<Fact, BROADCASTS>>,
     gateways: Facts<Vec<Fact, GATEWAYS>>,
+    link_local_gateways: Facts<Vec<Fact, LINK_LOCAL_GATEWAYS>>,
+    /// The sections with local networks that make nothing ours, as one fact.
+    diversions: Facts<Vec<Fact, 1>>,
     own: Facts<Vec<Fact, OWN>>,
     on_link: Facts<Vec<Fact, LINKS>>,
 }
@@ -400,6 +410,8 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
             nameservers: Facts::new(),
             broadcasts: Facts::new(),
             gateways: Facts::new(),
+            link_local_gateways: Facts::new(),
+            diversions: Facts::new(),
             own: Facts::new(),
             on_link: Facts::new(),
         }
@@ -424,10 +436,12 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
         }
     }
 
-    fn kernel_facts(&mut self) -> [&mut Facts; 4] {
+    fn kernel_facts(&mut self) -> [&mut Facts; 6] {
         [
             &mut self.own,
             &mut self.gateways,
+            &mut self.link_local_gateways,
+            &mut self.diversions,
             &mut self.on_link,
             &mut self.broadcasts,
         ]
@@ -439,8 +453,12 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
             HostMessage::Address(address) => self.take_address(address),
             HostMessage::Route(route) => self.take_route(route),
             HostMessage::Gateway(section, gateway) => {
-                let gateway = Network::single(gateway);
-                self.has_grown |= self.gateways.view_mut().insert(gateway, section.bit());
+                let gateways = if LINK_LOCAL.contains(gateway) {
+                    self.link_local_gateways.view_mut()
+                } else {
+                    self.gateways.view_mut()
+                };
+                self.has_grown |= gateways.insert(Network::single(gateway), section.bit());
             }
             HostMessage::Removed(_) | HostMessage::LinkDown | HostMessage::Interrupted => {}
         }
@@ -572,9 +590,12 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
     }
 
     /// Why `network` must not be blocked, if any address in it is protected;
-    /// `HostUnknown` for everything while not all is known.
+    /// `HostUnknown` for everything while not all is known, and for what is
+    /// link-local while it may be a gateway that did not fit.
     pub fn protected(&self, network: Network) -> Option<Protection> {
-        let is_unknown = self.knowledge != Knowledge::Whole;
+        let has_lost = self.link_local_gateways.lost != 0;
+        let is_unknown =
+            self.knowledge != Knowledge::Whole || (has_lost && LINK_LOCAL.overlaps(network));
         let unknown = is_unknown.then_some(Protection::HostUnknown);
         self.known_protection(fold_network(network)).or(unknown)
     }
@@ -586,8 +607,8 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
         self.known != all || self.lost() != 0
     }
 
-    /// The sections with protected addresses that did not fit; one more bit is
-    /// for the resolver's files.
+    /// The sections with protected addresses that did not fit, but for link-local
+    /// gateways; one more bit is for the resolver's files.
     pub fn lost(&self) -> u8 {
         self.own.lost | self.gateways.lost | self.nameservers.lost
     }
@@ -596,6 +617,11 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
     /// did not fit are taken for sources from elsewhere.
     pub fn fits_links(&self) -> bool {
         self.on_link.lost == 0
+    }
+
+    /// Whether packets to addresses that are not ours may be taken here.
+    pub fn diverts(&self) -> bool {
+        !self.diversions.sorted.is_empty()
     }
 
     fn take_address(&mut self, message: AddressMessage) {
@@ -618,11 +644,17 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
             RouteKind::Unicast if is_direct(route) => {
                 self.add_on_link(destination, SLAAC_PREFIX, origin);
             }
-            // Outside the table `local` a local network is a trick to divert
-            // packets (`ip route add local default dev lo table 100` for
-            // TPROXY), not a statement of what is ours.
-            RouteKind::Local if destination.is_single() || route.table == RT_TABLE_LOCAL => {
+            // Outside the table `local`, and of every address, a local network is
+            // a trick to divert packets (`ip route add local default dev lo table
+            // 100` for TPROXY), not a statement of what is ours.
+            RouteKind::Local
+                if destination.is_single()
+                    || (route.table == RT_TABLE_LOCAL && destination.prefix_length() > 0) =>
+            {
                 self.add_own(destination, origin);
+            }
+            RouteKind::Local if !is_loopback(destination.address()) => {
+                self.diversions.view_mut().insert(v6(0, 0), origin);
             }
             RouteKind::Broadcast if destination.is_single() => {
                 self.add_broadcast(destination, origin);
@@ -669,7 +701,9 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
         let mut peers = self.ssh_peer.iter().map(|peer| Network::single(*peer));
         if self.own.view().overlaps(network) {
             Some(Protection::OwnAddress)
-        } else if self.gateways.view().overlaps(network) {
+        } else if self.gateways.view().overlaps(network)
+            || self.link_local_gateways.view().overlaps(network)
+        {
             Some(Protection::Gateway)
         } else if self.nameservers.view().overlaps(network) {
             Some(Protection::Nameserver)
@@ -1126,6 +1160,27 @@ mod tests {
     }
 
     #[test]
+    fn what_diverts_traffic() {
+        for (routes, expected) in [
+            (&[][..], false),
+            (&[local("127.0.0.0/8", 255), local("::1", 255)], false),
+            // A VRF has them in a table of its own; AnyIP, and IPVS.
+            (&[local("127.0.0.0/8", 10), local("192.0.2.1", 10)], false),
+            (&[local("192.0.2.0/24", 255)], false),
+            (&[direct("0.0.0.0/0"), via("::/0", "2001:db8::1")], false),
+            (&[local("0.0.0.0/0", 100)], true),
+            (&[local("::/0", 100)], true),
+            (&[local("0.0.0.0/1", 100), local("128.0.0.0/1", 100)], true),
+            (&[local("::/0", 255)], true),
+        ] {
+            let mut host = host(&[], routes, "");
+            assert_eq!(host.diverts(), expected, "{routes:?}");
+            refresh(&mut host, &[], &[]);
+            assert!(!host.diverts(), "gone: {routes:?}");
+        }
+    }
+
+    #[test]
     fn the_own_address_near_a_peer() {
         let own = ["192.0.2.10", "10.77.0.1", "10.78.0.1", "2001:db8:1:2::10"];
         let addresses: List<_> = own
@@ -1325,6 +1380,39 @@ mod tests {
         assert!(!host.is_incomplete());
         refresh(&mut host, &[], &gateways(limits::GATEWAYS + 1));
         assert!(host.is_incomplete());
+    }
+
+    /// Whoever is on a link announces as many routers as he likes.
+    #[test]
+    fn link_local_gateways_that_do_not_fit_protect_what_is_link_local() {
+        let mut host = Box::new(SmallHost::new());
+        let routes = |count: usize| {
+            let routes = (1..=count).map(|number| via("::/0", &format!("fe80::{number:x}")));
+            [via("0.0.0.0/0", "192.0.2.1")]
+                .into_iter()
+                .chain(routes)
+                .collect::<List<_>>()
+                .concat()
+        };
+        let gateway = Some(Protection::Gateway);
+        refresh(&mut host, &[], &routes(limits::LINK_LOCAL_GATEWAYS));
+        assert_eq!(host.protected(net("fe80::1")), gateway);
+        assert_eq!(host.protected(net("fe80::ffff")), None);
+        refresh(&mut host, &[], &routes(limits::LINK_LOCAL_GATEWAYS + 1));
+        assert_eq!((host.is_incomplete(), host.lost()), (false, 0));
+        for (source, expected) in [
+            ("fe80::1", gateway),
+            ("192.0.2.1", gateway),
+            ("fe80::ffff", Some(Protection::HostUnknown)),
+            ("febf::/64", Some(Protection::HostUnknown)),
+            ("198.51.100.7", None),
+            ("2001:db8::/64", None),
+            ("fec0::1", None),
+        ] {
+            assert_eq!(host.protected(net(source)), expected, "{source}");
+        }
+        refresh(&mut host, &[], &routes(1));
+        assert_eq!(host.protected(net("fe80::ffff")), None);
     }
 
     /// Those beyond are taken for sources from elsewhere: no block gets less.

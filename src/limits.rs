@@ -132,6 +132,11 @@ limit! {
     GATEWAYS: usize = 4_096
 }
 limit! {
+    /// Gateways in fe80::/10: a router has one neighbour or a few on each of its
+    /// links. More are forged by somebody on a link.
+    LINK_LOCAL_GATEWAYS: usize = 1_024
+}
+limit! {
     /// Nameservers: three in resolv.conf, some more in dnsmasq's files.
     NAMESERVERS: usize = 256
 }
@@ -360,7 +365,8 @@ const _: () = assert!(
     "--ports N allows 63 and the set is printed whole"
 );
 const _: () = assert!(SOURCES >= 2 && CONNECTIONS >= 2 && BLOCKS >= 2 && LISTENERS >= 2);
-const _: () = assert!(OWN_ADDRESSES >= 1 && GATEWAYS >= 1 && FACTS_PER_TURN >= 1);
+const _: () =
+    assert!(OWN_ADDRESSES >= 1 && GATEWAYS >= 1 && LINK_LOCAL_GATEWAYS >= 1 && FACTS_PER_TURN >= 1);
 const _: () = assert!(HTTP_CLIENTS >= 1 && HTTP_REQUEST >= 512);
 const _: () = assert!(COUNTERS_LOOKS >= 1 && COUNTERS_LOOKS <= 100);
 const _: () = {

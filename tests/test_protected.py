@@ -4,6 +4,7 @@ ordinary scanner is blocked as well."""
 
 import os
 import re
+import socket
 import statistics
 import subprocess
 import threading
@@ -11,7 +12,7 @@ import time
 
 import harness
 from harness import Lan, alone, cases, check, equal, must, need, wait_for
-from traffic import deaf, has_events, touch
+from traffic import deaf, end, has_events, touch
 
 PORTS = (22, 25, 80, 443)
 UNKNOWN = "own addresses and gateways are not fully known"
@@ -141,6 +142,45 @@ def test_more_own_addresses_than_fit(t, when):
     if when == "from the start":
         scene.is_blocked(Lan.friend_v4)
     equal(len(guard.error_output()), 1, f"lines {guard.error_output()}")
+
+
+@cases("later", "from the start")
+def test_thousands_of_link_local_gateways(t, when):
+    """Whoever is on a link has them added by router advertisements
+    (net.ipv6.conf.*.accept_ra is 1): no link-local source is blocked then, every
+    other is. Real advertisements would fill the neighbour table, which all
+    network namespaces share."""
+    ports = (1022, 1025, 1080, 1443)
+    routes = [f"route add ::/0 via fe80::1:{number:x} dev lan0 proto ra metric {number}"
+              for number in range(1, 4_301)]
+
+    def prepare(host):
+        host.ip("address add fe80::77/64 dev lan0 nodad")
+        host.listen(*ports, address="::")
+        if when == "from the start":
+            batch(host, routes)
+
+    scene = Scene(t, prepare=prepare)
+    if when == "later":
+        batch(scene.host, routes)
+    scene.is_blocked()
+    scene.peer.ip(*(f"address add {source}/64 dev lan0 nodad" for source in ("fe80::66", "fe80::1:1")))
+    with scene.peer.entered():
+        link = socket.if_nametoindex("lan0")
+    for source, why in (("fe80::66", "own addresses and gateways not fully known"),
+                        ("fe80::1:1", "(gateway|own addresses)")):
+        for port in ports:
+            connection = scene.peer.socket("::")
+            connection.settimeout(5)
+            connection.bind((source, 0, 0, link))
+            connection.connect(("fe80::77", port, 0, link))
+            end(connection, "rst")
+        scene.guard.wait_line(f": +Not blocked: +{source} +{why}")
+    scene.host.ip(f"route add 198.51.100.0/24 via {Lan.peer_v4}")
+    scene.is_not_blocked("gateway")
+    check(scene.known(), "all is known")
+    equal(scene.guard.error_output(), [], "words")
+    equal(scene.health(), (200, "ok"), "health")
 
 
 # --------------------------------------------------------------- nameservers

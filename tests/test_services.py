@@ -255,7 +255,7 @@ class Proxied:
     """A router with services, whose clients' connections to elsewhere a proxy
     takes."""
 
-    def __init__(self, t, name, interval="300ms"):
+    def __init__(self, t, name, interval="300ms", serves=True):
         self.scene = Scene(t, family=name, interval=interval, ports=PORTS).hears()
         scene, self.is_v6 = self.scene, name == "v6"
         self.ip = "ip6" if self.is_v6 else "ip"
@@ -271,13 +271,15 @@ class Proxied:
                       f"{option}route add local {net} dev lo table 100"):
             scene.host.must("ip", *words.split())
         scene.peer.must("ip", *f"{option}route add default via {scene.family.host}".split())
-        listener = scene.host.socket("::" if self.is_v6 else "0.0.0.0")
+        listener = self.listener = scene.host.socket("::" if self.is_v6 else "0.0.0.0")
         level, kind = ((socket.IPPROTO_IPV6, IPV6_TRANSPARENT) if self.is_v6
                        else (socket.IPPROTO_IP, IP_TRANSPARENT))
         listener.setsockopt(level, kind, 1)
         listener.bind(("::" if self.is_v6 else "0.0.0.0", 7892))
         listener.listen(64)
-        scene.host.service.add(listener)
+        listener.settimeout(5)
+        if serves:
+            scene.host.service.add(listener)
 
     def elsewhere(self, number):
         return f"2001:db8:5::{number}" if self.is_v6 else f"198.51.100.{number}"
@@ -306,6 +308,32 @@ def test_a_proxy_takes_what_was_meant_for_others(t, family, how):
         peer_name = "[%s]:%d" % peer_end if proxied.is_v6 else "%s:%d" % peer_end
         scene.guard.wait_line(connection_pattern(peer_name, "->", local))
     control(scene)
+
+
+@cases(*((family, how) for family in ("v4", "v6") for how in ("aborts", "ends")))
+def test_a_proxy_whose_upstream_is_away(t, family, how):
+    """What it aborts, or leaves in its queue, no longer names an address."""
+    proxied = Proxied(t, family, interval="10s", serves=False)
+    scene, held = proxied.scene, []
+    for number, port in enumerate(PORTS, 1):
+        held.append(scene.peer.connect(proxied.elsewhere(number), port))
+        if how == "aborts":
+            end(proxied.listener.accept()[0], "rst")
+    proxied.listener.close()
+    equal(len(held), 4, "connections")
+    # The kernel tells of the control's connections after those.
+    control(scene)
+    spared(scene, scene.family.peer)
+
+
+@cases("v4", "v6")
+def test_aborted_scans_beside_local_networks(t, family):
+    """They are evidence where a local network is the host's own (AnyIP, IPVS)."""
+    scene = Scene(t, family=family, interval="10s", kind="abort").hears()
+    network = "2001:db8:9::/64" if scene.family.is_v6 else "192.0.2.0/24"
+    scene.host.ip(f"route add local {network} dev lo")
+    scene.touch(*PORTS)
+    scene.wait_blocked()
 
 
 @cases("v4", "v6")

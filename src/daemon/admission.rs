@@ -12,9 +12,9 @@ use super::{Daemon, Detector, Firewall};
 
 /// What waits for its port; all bytes zero when new.
 pub(super) struct Admission {
-    /// Until when sockets that lost their local address are no evidence: a
-    /// proxy serves connections to addresses that are not the host's. BOOT for
-    /// no such time.
+    /// Until when sockets that lost their local address (tcp_disconnect of
+    /// net/ipv4/tcp.c) are no evidence: a proxy serves connections to addresses
+    /// that are not the host's. BOOT for no such time.
     foreign_until: Instant,
     waiting: Waiting<WAITING>,
 }
@@ -31,6 +31,11 @@ impl Admission {
         self.waiting.note_data(source, port, data);
     }
 
+    /// A proxy takes connections to other addresses, or may.
+    pub(super) fn note_diversion(&mut self, now: Instant) {
+        self.foreign_until = now.after(MEMORY);
+    }
+
     /// Takes in a connection that was completed. When a reading is wanted to
     /// find out about its port.
     fn admit(
@@ -42,7 +47,7 @@ impl Admission {
         now: Instant,
     ) -> Option<Instant> {
         if port == Port::Foreign {
-            self.foreign_until = now.after(MEMORY);
+            self.note_diversion(now);
         }
         if waiter.is_counted && !self.may_count(waiter, firewall, now) {
             return None;

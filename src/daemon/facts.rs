@@ -99,9 +99,10 @@ pub(super) struct HostFacts {
     /// Something may be missing in it, or in the events beside it.
     is_unclean: bool,
     has_lost: bool,
-    unclean_dumps: u8,
 
-    /// When the last dump of each section began, and what it listed.
+    /// Of each section: how many dumps in a row were unclean, when the last one
+    /// that counts began, and what it listed.
+    unclean_dumps: [u8; Section::ALL.len()],
     dumped: [Instant; Section::ALL.len()],
     sizes: [usize; Section::ALL.len()],
     /// No dump of what is stale before this, none at all before that.
@@ -135,7 +136,7 @@ impl HostFacts {
             listed: 0,
             is_unclean: false,
             has_lost: false,
-            unclean_dumps: 0,
+            unclean_dumps: [0; Section::ALL.len()],
             dumped: [Instant::BOOT; Section::ALL.len()],
             sizes: [0; Section::ALL.len()],
             next_dump: Instant::BOOT,
@@ -333,18 +334,19 @@ impl HostFacts {
         let mut sections = Section::ALL
             .into_iter()
             .zip(&mut self.dumped)
-            .zip(&mut self.sizes);
-        let found = sections.find(|((section, _), _)| section.bit() == asked);
-        let Some(((section, dumped), size)) = found else {
+            .zip(&mut self.sizes)
+            .zip(&mut self.unclean_dumps);
+        let found = sections.find(|(((section, _), _), _)| section.bit() == asked);
+        let Some((((section, dumped), size), unclean)) = found else {
             return;
         };
-        self.unclean_dumps += u8::from(self.is_unclean);
-        if self.is_unclean && self.unclean_dumps < UNCLEAN_DUMPS {
+        *unclean += u8::from(self.is_unclean);
+        if self.is_unclean && *unclean < UNCLEAN_DUMPS {
             self.needed |= asked & !self.whole;
             self.stale |= asked;
         } else {
             (*dumped, *size) = (self.began, self.listed);
-            self.unclean_dumps = 0;
+            *unclean = 0;
             self.has_failed = false;
             self.whole |= if self.has_lost { 0 } else { asked };
             // There may be room now for what did not fit.
@@ -576,6 +578,22 @@ mod tests {
         // The kernel lists them by some order of its own.
         host.addresses.sort();
         host.gateways.sort();
+    }
+
+    /// Those of the other sections say nothing of what is missing in one.
+    #[test]
+    fn unclean_dumps_of_one_section_are_taken_together() {
+        let mut bench = Bench::new(1);
+        let (facts, now) = (&mut bench.facts, bench.kernel.now);
+        for round in 1..=UNCLEAN_DUMPS {
+            for section in Section::ALL {
+                facts.begin(&mut bench.host, section, now);
+                facts.is_unclean = true;
+                facts.finish(&mut bench.host, now);
+                let counts = facts.whole & section.bit() != 0;
+                assert_eq!(counts, round == UNCLEAN_DUMPS, "{section:?} {round}");
+            }
+        }
     }
 
     /// The host changes during dumps and events, some of which are lost, late or

@@ -326,6 +326,9 @@ impl Daemon {
                 .take(kernel, &mut self.host, &mut self.netlink_buffer);
         }
         self.apply_facts(kernel);
+        if self.host.diverts() {
+            self.admission.note_diversion(now);
+        }
     }
 
     /// Before a block.

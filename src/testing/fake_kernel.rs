@@ -440,6 +440,7 @@ impl FakeKernel {
                 (parse("fe80::5"), 64),
             ],
             gateways: vec![parse("203.0.113.1"), parse("fe80::1")],
+            diverted: Vec::new(),
             nameservers: vec![parse("10.0.0.53")],
         };
         let mut open = BTreeMap::new();
