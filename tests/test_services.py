@@ -114,18 +114,42 @@ def test_ftp_clients_are_no_scanners(t, kind):
     settings, interval, seconds, delay = FTP[kind]
     scene = Scene(t, interval=interval).hears()
     with ftp_server(t, scene, *settings) as server:
-        def is_up():
-            check(server.poll() is None, "vsftpd ended")
-            with contextlib.suppress(OSError):
-                end(scene.peer.connect(scene.family.host, 21), "fin")
-                return True
-        wait_for(is_up, "vsftpd")
+        wait_for(lambda: is_up(scene, server), "vsftpd")
         count = download(scene, seconds, delay)
         check(count > (10 if delay else 100), f"{count} files")
         scene.guard.wait_readings(2 if interval != "10s" else 1)
         spared(scene, scene.family.peer)
         if settings:
             equal(scene.guard.metric(MISSED), 0, MISSED)
+        control(scene)
+
+
+def is_up(scene, server):
+    check(server.poll() is None, "vsftpd ended")
+    with contextlib.suppress(OSError):
+        end(scene.peer.connect(scene.family.host, 21), "fin")
+        return True
+
+
+@cases(21100, 40000)
+@idle
+def test_ftp_ports_that_nobody_connects_to(t, lowest):
+    """Listened on until the client gives up, and by the next one again."""
+    scene = Scene(t, interval="500ms").hears()
+    settings = (f"pasv_min_port={lowest}", f"pasv_max_port={lowest + 10}")
+    with ftp_server(t, scene, *settings) as server, contextlib.ExitStack() as waiting:
+        wait_for(lambda: is_up(scene, server), "vsftpd")
+        with scene.peer.entered():
+            for _ in range(8):
+                client = waiting.enter_context(contextlib.closing(ftplib.FTP()))
+                client.connect(scene.family.host, 21, timeout=20)
+                client.login()
+                client.makepasv()
+        time.sleep(12)
+        waiting.close()
+        scene.guard.wait_readings(2)
+        count = download(scene, 6)
+        check(count > 100, f"{count} files")
         control(scene)
 
 
@@ -154,6 +178,38 @@ def test_new_services_whose_scan_is_held(t, how):
         scene.wait_blocked()
     finally:
         scan.close()
+
+
+@cases("127.0.0.1", "10.77.0.1")
+def test_new_services_beside_a_full_table(t, address):
+    """Any user can listen so often; that keeps no service of all addresses out."""
+    scene = Scene(t, ports=(), interval="500ms").hears()
+    with many(scene, address, 1500):
+        scene.guard.wait_readings(2)
+        serve(scene.host, *PORTS)
+        scene.touch(*PORTS)
+        scene.wait_blocked()
+        control(scene)
+
+
+@cases("10s", "1h")
+def test_ports_of_services_that_stopped_serve_outgoing_connections(t, interval):
+    """The last reading shows listeners where connections go out from by now."""
+    scene = Scene(t, ports=range(40001, 40031))
+    scene.guard.kill()
+    scene.host.must("sysctl", "-qw", "net.ipv4.ip_local_port_range=40001 40060")
+    scene.guard = t.guard(scene.host, "--show", "scans", interval=interval,
+                          env=scene.firewall.env).ready()
+    scene.hears()
+    scene.peer.listen(8080)
+    for listener in scene.listeners:
+        scene.host.service.remove(listener)
+    for _ in range(200):
+        end(scene.host.connect(scene.family.peer, 8080), "rst")
+    time.sleep(2)
+    spared(scene, scene.family.peer)
+    scene.host.listen(*PORTS)
+    control(scene)
 
 
 def test_a_listener_that_goes_is_no_service(t):
