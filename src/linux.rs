@@ -378,6 +378,25 @@ impl Kernel for Linux {
         })
     }
 
+    fn open_of_root(&mut self, path: &Path) -> Result<Descriptor, Errno> {
+        let mut split = path.as_bytes().rsplitn(2, |byte| *byte == b'/');
+        let name = Terminated::new(split.next().unwrap_or_default())?;
+        let folder = Terminated::new(split.next().unwrap_or_default())?;
+        let flags = READ_ONLY | libc::O_NOFOLLOW;
+        let folder = open(&folder, flags | libc::O_DIRECTORY)?;
+        let file = open_at(folder.0, &name, flags)?;
+        let (above, status) = (file_status(folder.0)?, file_status(file.0)?);
+        let is_open = above.st_mode & OTHERS_WRITE != 0 && above.st_mode & libc::S_ISVTX == 0;
+        let is_regular = status.st_mode & (libc::S_IFMT | OTHERS_WRITE) == libc::S_IFREG;
+        // In a sticky folder anybody may make a second link to a file of root's
+        // (proc_sys_fs(5), protected_hardlinks).
+        let is_of_root = above.st_uid | status.st_uid == 0 && status.st_nlink == 1;
+        if is_open || !is_regular || !is_of_root {
+            return Err(Errno(libc::EPERM));
+        }
+        Ok(file.release())
+    }
+
     fn open(&mut self, path: &Path) -> Result<Descriptor, Errno> {
         open(&Terminated::new(path.as_bytes())?, READ_ONLY).map(Owned::release)
     }
@@ -566,6 +585,8 @@ impl Kernel for Linux {
 /// Flags for anything that is read: neither a FIFO without writer nor a
 /// terminal may hold us or become ours.
 const READ_ONLY: c_int = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
+/// The modes that let the group or others write.
+const OTHERS_WRITE: libc::mode_t = libc::S_IWGRP | libc::S_IWOTH;
 
 // --- start-up ---------------------------------------------------------------
 
@@ -1043,8 +1064,13 @@ fn check_length(result: isize) -> Result<usize, Errno> {
 }
 
 fn open(path: &CStr, flags: c_int) -> Result<Owned, Errno> {
-    // SAFETY: the path ends with NUL; no O_CREAT, so no third argument is read.
-    check(unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC) }).map(Owned)
+    open_at(libc::AT_FDCWD, path, flags)
+}
+
+fn open_at(folder: c_int, path: &CStr, flags: c_int) -> Result<Owned, Errno> {
+    let flags = flags | libc::O_CLOEXEC;
+    // SAFETY: the path ends with NUL; no O_CREAT, so no fourth argument is read.
+    check(unsafe { libc::openat(folder, path.as_ptr(), flags) }).map(Owned)
 }
 
 fn read(descriptor: c_int, buffer: &mut [u8]) -> Result<usize, Errno> {
@@ -1747,6 +1773,62 @@ mod tests {
         let result = open(path);
         fs::remove_file(&fifo).unwrap();
         assert_eq!(result, Err(Errno::EINVAL));
+    }
+
+    /// A file that another user may have put there, or may change, is refused.
+    #[test]
+    fn what_is_not_of_root_alone_is_refused() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+        let above = scratch("of-root");
+        let folder = above.join("folder");
+        fs::create_dir_all(&folder).unwrap();
+        if fs::metadata(&above).unwrap().uid() != 0 {
+            return fs::remove_dir_all(&above).unwrap();
+        }
+        let file = folder.join("file");
+        let set_mode = |path: &std::path::Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let mut kernel = kernel();
+        let mut opens = |path: &std::path::Path| {
+            let result =
+                kernel.open_of_root(&Path::from_bytes(path.as_os_str().as_encoded_bytes()));
+            result.map(|file| kernel.close(file)).is_ok()
+        };
+        fs::write(&file, "").unwrap();
+        for (of_folder, of_file, expected) in [
+            (0o755, 0o644, true),
+            (0o1777, 0o600, true),
+            (0o777, 0o644, false),
+            (0o775, 0o644, false),
+            (0o755, 0o664, false),
+            (0o755, 0o646, false),
+        ] {
+            set_mode(&folder, of_folder);
+            set_mode(&file, of_file);
+            assert_eq!(opens(&file), expected, "{of_folder:o} {of_file:o}");
+        }
+        set_mode(&file, 0o644);
+        set_mode(&folder, 0o1777);
+        for other in [&file, &folder] {
+            chown(other, Some(65_534), None).unwrap();
+            assert!(!opens(&file), "{}", other.display());
+            chown(other, Some(0), None).unwrap();
+        }
+        let (link, way) = (folder.join("link"), above.join("way"));
+        symlink(&file, &link).unwrap();
+        symlink(&folder, &way).unwrap();
+        assert!(!opens(&link) && !opens(&way.join("file")) && !opens(&folder.join("none")));
+        assert!(opens(&file));
+        fs::hard_link(&file, folder.join("second")).unwrap();
+        assert!(!opens(&file));
+        let fifo = folder.join("fifo");
+        assert_eq!(
+            run(&["mkfifo", fifo.to_str().unwrap()], b"").0,
+            Exit::Status(0)
+        );
+        assert!(!opens(&fifo) && !opens(&folder));
+        fs::remove_dir_all(&above).unwrap();
     }
 
     #[test]
