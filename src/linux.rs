@@ -379,13 +379,15 @@ impl Kernel for Linux {
     }
 
     fn open_of_root(&mut self, path: &Path) -> Result<Descriptor, Errno> {
-        let mut split = path.as_bytes().rsplitn(2, |byte| *byte == b'/');
-        let name = Terminated::new(split.next().unwrap_or_default())?;
-        let folder = Terminated::new(split.next().unwrap_or_default())?;
+        let path = path.as_bytes();
+        // A slash behind it would have a link followed all the same.
+        let end = path.iter().rposition(|byte| *byte == b'/');
+        let folder = path.get(..end.unwrap_or(0)).unwrap_or_default();
         let flags = READ_ONLY | libc::O_NOFOLLOW;
-        let folder = open(&folder, flags | libc::O_DIRECTORY)?;
-        let file = open_at(folder.0, &name, flags)?;
-        let (above, status) = (file_status(folder.0)?, file_status(file.0)?);
+        // Nobody but root moves root's folder out of a sticky one.
+        let above = file_status(open(&Terminated::new(folder)?, flags)?.0)?;
+        let file = open(&Terminated::new(path)?, flags)?;
+        let status = file_status(file.0)?;
         let is_open = above.st_mode & OTHERS_WRITE != 0 && above.st_mode & libc::S_ISVTX == 0;
         let is_regular = status.st_mode & (libc::S_IFMT | OTHERS_WRITE) == libc::S_IFREG;
         // In a sticky folder anybody may make a second link to a file of root's
@@ -1064,13 +1066,8 @@ fn check_length(result: isize) -> Result<usize, Errno> {
 }
 
 fn open(path: &CStr, flags: c_int) -> Result<Owned, Errno> {
-    open_at(libc::AT_FDCWD, path, flags)
-}
-
-fn open_at(folder: c_int, path: &CStr, flags: c_int) -> Result<Owned, Errno> {
-    let flags = flags | libc::O_CLOEXEC;
-    // SAFETY: the path ends with NUL; no O_CREAT, so no fourth argument is read.
-    check(unsafe { libc::openat(folder, path.as_ptr(), flags) }).map(Owned)
+    // SAFETY: the path ends with NUL; no O_CREAT, so no third argument is read.
+    check(unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC) }).map(Owned)
 }
 
 fn read(descriptor: c_int, buffer: &mut [u8]) -> Result<usize, Errno> {

@@ -32,10 +32,10 @@ const UNCLEAN_DUMPS: u8 = 3;
 /// and less than a second.
 const START_SLICES: usize = 200;
 
-/// The resolver's file, which can name a stub on this host.
-const RESOLV_CONF: &[u8] = b"/etc/resolv.conf";
-/// Where upstream nameservers are named then.
-const UPSTREAM_FILES: [&[u8]; 22] = [
+/// The resolver's file, which can name a stub on this host, and where upstream
+/// nameservers are named then.
+const RESOLVER_FILES: [&[u8]; 23] = [
+    b"/etc/resolv.conf",
     b"/run/systemd/resolve/resolv.conf",
     b"/run/NetworkManager/no-stub-resolv.conf",
     b"/run/NetworkManager/resolv.conf",
@@ -62,8 +62,6 @@ const UPSTREAM_FILES: [&[u8]; 22] = [
     b"/etc/dnsmasq.d/01-pihole.conf",
     b"/etc/pihole/dnsmasq.conf",
 ];
-/// Where anybody may write, and be the first to: OpenWrt's /var is a link to /tmp.
-const WRITABLE: [&[u8]; 2] = [b"/tmp/", b"/var/etc/"];
 /// Reads of one of them; the rest of a longer one is left out.
 const RESOLVER_READS: usize = 32;
 
@@ -429,11 +427,11 @@ impl HostFacts {
         self.resolver_read = kernel.boottime();
         self.has_missed_resolver = false;
         host.begin_resolver();
-        self.read_resolver_file(kernel, host, buffer, RESOLV_CONF, 0);
-        if host.needs_upstreams() {
-            for (path, number) in UPSTREAM_FILES.into_iter().zip(1..) {
-                self.read_resolver_file(kernel, host, buffer, path, number);
+        for (path, number) in RESOLVER_FILES.iter().zip(0..) {
+            if number == 1 && !host.needs_upstreams() {
+                break;
             }
+            self.read_resolver_file(kernel, host, buffer, path, number);
         }
         host.finish_resolver();
     }
@@ -490,9 +488,10 @@ fn becomes(was: &mut bool, is: bool) -> bool {
 }
 
 fn open_resolver_file(kernel: &mut impl Kernel, path: &[u8]) -> Result<Descriptor, Errno> {
-    let is_writable = WRITABLE.iter().any(|folder| path.starts_with(folder));
+    // Anybody may write to /tmp; OpenWrt's /var is a link to it.
+    let is_shared = matches!(path.get(..5), Some(b"/tmp/" | b"/var/"));
     let path = Path::from_bytes(path);
-    if is_writable {
+    if is_shared {
         return kernel.open_of_root(&path);
     }
     let (RowsFile::Regular(file) | RowsFile::Procfs(file)) = kernel.open_rows(&path)?;
