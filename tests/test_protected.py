@@ -4,6 +4,7 @@ ordinary scanner is blocked as well."""
 
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import threading
@@ -212,6 +213,26 @@ def test_more_nameservers_than_fit(t, kind):
     check(len(said) == 1 and "more nameservers than fit" in said[0], f"lines {said}")
     equal(scene.health(), (200, "ok"), "health")
     check(scene.known(), "no fact is missing")
+
+
+@cases(6, 7)
+def test_no_descriptor_for_the_resolvers_file(t, limit):
+    """That is no file without nameservers. Later there are descriptors."""
+    need("prlimit")
+    lan = t.lan()
+    firewall = t.firewall(lan.host)
+    lan.host.listen(*PORTS)
+    before = (*with_files(t, FILES["resolv.conf"]), shutil.which("prlimit"), f"--nofile={limit}:999")
+    guard = t.guard(lan.host, "--listen", "none", before=before, env=firewall.env)
+    wait_for(lambda: "too many open files" in " ".join(guard.error_output()), "words about it")
+    must("prlimit", "--pid", str(guard.pid), "--nofile=999:999")
+    held = [lan.peer.connect(Lan.host_v4, port, source)
+            for source in (Lan.friend_v4, Lan.peer_v4) for port in PORTS]
+    guard.wait_line(rf": +Blocked: +{Lan.friend_v4} ", 60)
+    guard.wait_line(rf": +Not blocked: +{Lan.peer_v4} nameserver", 60)
+    equal(len(held), 8, "connections held")
+    said = guard.error_output()
+    check(not any("no nameserver" in line for line in said), f"lines {said}")
 
 
 AUTO = "resolv.conf.d/resolv.conf.auto"
