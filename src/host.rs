@@ -366,8 +366,66 @@ pub enum Knowledge {
     Lacking,
 }
 
-/// Longest line of a resolver's file that is looked at, in bytes.
-const RESOLVER_LINE: usize = 128;
+/// A line of a resolver's file (resolv.conf(5), dnsmasq(8)), of any length: the
+/// part of it that came last and may matter.
+struct ResolverLine {
+    part: LinePart,
+    /// Longer than any address with its port.
+    word: Text<64>,
+}
+
+#[derive(Clone, Copy)]
+enum LinePart {
+    /// The name of an option.
+    Name,
+    /// The network before the address of dnsmasq's `rev-server`.
+    Network,
+    /// An address, or a domain between slashes before it.
+    Address,
+    /// Nothing more of the line counts.
+    Rest,
+}
+
+impl ResolverLine {
+    const fn new() -> Self {
+        Self {
+            part: LinePart::Name,
+            word: Text::new(),
+        }
+    }
+
+    fn put(&mut self, byte: u8) {
+        let is_blank = matches!(byte, b' ' | b'\t' | b'\r');
+        match self.part {
+            LinePart::Name if byte == b'=' => self.begin_value(match self.word.as_bytes() {
+                b"server" | b"local" => LinePart::Address,
+                b"rev-server" => LinePart::Network,
+                _ => LinePart::Rest,
+            }),
+            LinePart::Name if is_blank && self.word.as_bytes() == b"nameserver" => {
+                self.begin_value(LinePart::Address);
+            }
+            LinePart::Network if byte == b',' => self.part = LinePart::Address,
+            LinePart::Address if byte == b'/' => self.word.clear(),
+            LinePart::Address if is_blank && !self.word.is_empty() => self.part = LinePart::Rest,
+            LinePart::Name | LinePart::Address if !is_blank => self.word.put_byte(byte),
+            _ => {}
+        }
+    }
+
+    fn begin_value(&mut self, part: LinePart) {
+        self.word.clear();
+        self.part = part;
+    }
+
+    /// The nameserver that the line names; a new line begins.
+    fn end(&mut self) -> Option<IpAddr> {
+        let address = first_address(self.word.as_bytes());
+        let is_value = !matches!(self.part, LinePart::Name);
+        self.begin_value(LinePart::Name);
+        address.filter(|_| is_value)
+    }
+}
 
 /// What this host is, as far as it is known. All zero bytes when new.
 pub struct Host<const OWN: usize = OWN_ADDRESSES, const LINKS: usize = ON_LINK_PREFIXES> {
@@ -381,7 +439,7 @@ pub struct Host<const OWN: usize = OWN_ADDRESSES, const LINKS: usize = ON_LINK_P
     named: u32,
     naming: u32,
     names_stub: bool,
-    resolver_line: Text<RESOLVER_LINE>,
+    resolver_line: ResolverLine,
     ssh_peer: Vec<IpAddr, 1>,
     allowed: Vec<Network, ALLOWED>,
     nameservers: Facts<Vec<Fact, NAMESERVERS>>,
@@ -404,7 +462,7 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
             named: 0,
             naming: 0,
             names_stub: false,
-            resolver_line: Text::new(),
+            resolver_line: ResolverLine::new(),
             ssh_peer: Vec::new(),
             allowed: Vec::new(),
             nameservers: Facts::new(),
@@ -485,17 +543,15 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
     pub fn begin_resolver(&mut self) {
         self.nameservers.view_mut().begin(RESOLVER_FILES);
         (self.naming, self.names_stub) = (0, false);
-        self.resolver_line.clear();
     }
 
-    /// Takes a part, of any size, of a resolver's file (resolv.conf(5),
-    /// dnsmasq(8)), one of 32.
+    /// Takes a part, of any size, of a resolver's file, one of 32.
     pub fn feed_resolver(&mut self, file: u8, bytes: &[u8]) {
         for byte in bytes {
             if *byte == b'\n' {
                 self.end_resolver_file(file);
             } else {
-                self.resolver_line.put_byte(*byte);
+                self.resolver_line.put(*byte);
             }
         }
     }
@@ -503,10 +559,7 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
     /// The file ends, and its last line, which may lack a newline. A nameserver
     /// at an address of our own is a stub of others.
     pub fn end_resolver_file(&mut self, file: u8) {
-        let nameserver = parse_nameserver(self.resolver_line.as_bytes())
-            .filter(|_| !self.resolver_line.is_truncated());
-        self.resolver_line.clear();
-        match nameserver {
+        match self.resolver_line.end() {
             Some(address) if self.is_own(address) => self.names_stub = true,
             Some(address) => {
                 self.naming |= 1 << (file & 31);
@@ -608,9 +661,15 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
     }
 
     /// The sections with protected addresses that did not fit, but for link-local
-    /// gateways; one more bit is for the resolver's files.
+    /// gateways.
     pub fn lost(&self) -> u8 {
-        self.own.lost | self.gateways.lost | self.nameservers.lost
+        self.own.lost | self.gateways.lost
+    }
+
+    /// Whether there is room for all nameservers. Those that did not fit are
+    /// like anybody.
+    pub fn fits_nameservers(&self) -> bool {
+        self.nameservers.lost == 0
     }
 
     /// Whether there is room for all prefixes on links. Sources in those that
@@ -733,20 +792,6 @@ fn fold_network(network: Network) -> Network {
             IpAddr::V6(_) => network,
         },
         _ => network,
-    }
-}
-
-/// `nameserver`, blanks, an address; or dnsmasq's `server=`, which may name
-/// domains between slashes before it.
-fn parse_nameserver(line: &[u8]) -> Option<IpAddr> {
-    let line = trim(line);
-    if let Some(server) = line.strip_prefix(b"server=") {
-        return first_address(server.rsplit(|byte| *byte == b'/').next()?);
-    }
-    let rest = line.strip_prefix(b"nameserver")?;
-    match rest.first() {
-        Some(b' ' | b'\t') => first_address(rest),
-        _ => None,
     }
 }
 
@@ -1227,8 +1272,55 @@ mod tests {
                 assert_eq!(nameservers(&host), expected, "{text:?}");
             }
         }
-        let line = format!("nameserver 192.0.2.1{}\n", " ".repeat(RESOLVER_LINE));
-        assert!(nameservers(&host(&[], &[], &line)).is_empty());
+        let (domains, words) = ("a.example/".repeat(300), "a, b/c ".repeat(300));
+        for line in [
+            format!("nameserver 192.0.2.1{}# {words}", " ".repeat(999)),
+            format!("server=/{domains}192.0.2.1\n"),
+            format!("local = /{domains}192.0.2.1 # {words}"),
+        ] {
+            assert_eq!(nameservers(&host(&[], &[], &line)), ["192.0.2.1"], "{line}");
+        }
+    }
+
+    #[test]
+    fn every_option_of_dnsmasq_that_names_a_server() {
+        for (line, expected) in [
+            ("server=192.0.2.1", Some("192.0.2.1")),
+            ("  server =\t192.0.2.1 # router\r", Some("192.0.2.1")),
+            ("server=192.0.2.1#5353@eth0", Some("192.0.2.1")),
+            ("server=192.0.2.1@192.0.2.9#55", Some("192.0.2.1")),
+            (
+                "server=/a.example/b.example/2001:db8::1#53",
+                Some("2001:db8::1"),
+            ),
+            ("local=/a.example/192.0.2.1", Some("192.0.2.1")),
+            ("rev-server=10.0.0.0/8,192.0.2.1#53", Some("192.0.2.1")),
+            ("rev-server = 10.0.0.3, 192.0.2.1", Some("192.0.2.1")),
+            ("rev-server=192.0.2.1", None),
+            ("server=/a.example/", None),
+            ("server=/a.example/#", None),
+            ("local=/a.example/", None),
+            ("#server=192.0.2.1", None),
+            ("# server = 192.0.2.1", None),
+            ("no-server=192.0.2.1", None),
+            ("address=/a.example/192.0.2.1", None),
+            ("192.0.2.1", None),
+        ] {
+            let found = nameservers(&host(&[], &[], line));
+            assert_eq!(found, List::from_iter(expected), "{line}");
+        }
+    }
+
+    /// They are not what must be known before anybody is blocked.
+    #[test]
+    fn nameservers_that_do_not_fit_are_like_anybody() {
+        let line = |n: usize| format!("nameserver 203.0.{}.{}\n", n / 250, n % 250 + 1);
+        let fits = |count: usize| {
+            let host = host(&[], &[], &(0..count).map(line).collect::<String>());
+            (host.fits_nameservers(), host.lost())
+        };
+        assert_eq!(fits(limits::NAMESERVERS), (true, 0));
+        assert_eq!(fits(limits::NAMESERVERS + 1), (false, 0));
     }
 
     /// A stub is no nameserver, be it at an address of our own.

@@ -1042,6 +1042,10 @@ impl Kernel for FakeKernel {
         })
     }
 
+    fn open_of_root(&mut self, path: &Path) -> Result<Descriptor, Errno> {
+        self.open(path)
+    }
+
     fn open(&mut self, path: &Path) -> Result<Descriptor, Errno> {
         let path = String::from_utf8(path.as_bytes().to_vec()).unwrap();
         if self.faults.no_descriptors {
