@@ -255,7 +255,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     fn connection(&mut self, socket: &Socket, is_own: &dyn Fn() -> bool, now: Instant) -> Sighting {
         let fingerprint = self.fingerprint(socket.local, socket.remote);
         let Some(slot) = self.find(fingerprint) else {
-            let way = self.way(socket.local, is_own, now);
+            let way = self.way(socket.local, is_own, None);
             return Sighting::Opened(self.remember(fingerprint, way, socket.inode, now));
         };
         let reading = self.reading;
@@ -273,12 +273,12 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
             memory.inode = socket.inode;
         }
         if !renewed && matches!(memory.port, Port::New | Port::Foreign) {
-            memory.port = self.listeners.port(socket.local, is_own, now);
+            memory.port = self.listeners.port(socket.local, is_own, None);
         }
         let connection = memory.connection(slot);
         self.remembered.touch(slot, PRESENT);
         if renewed {
-            let way = self.way(socket.local, is_own, now);
+            let way = self.way(socket.local, is_own, None);
             Sighting::Opened(self.renew(slot, way, now))
         } else {
             Sighting::Standing(connection)
@@ -329,7 +329,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         is_own: &dyn Fn() -> bool,
         now: Instant,
     ) -> Ending {
-        let way = self.way(local, is_own, now);
+        let way = self.way(local, is_own, Some(now));
         if way.direction == Direction::Outbound {
             return Ending::Unknown;
         }
@@ -347,7 +347,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     ) -> Ending {
         let fingerprint = self.fingerprint(local, remote);
         let Some(slot) = self.remembered.find(&fingerprint) else {
-            let way = self.way(local, is_own, now);
+            let way = self.way(local, is_own, Some(now));
             if way.direction == Direction::Outbound {
                 return Ending::Unknown;
             }
@@ -362,7 +362,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         if memory.destroyed {
             // The same 4-tuple served another connection meanwhile.
             memory.inode = 0;
-            let way = self.way(local, is_own, now);
+            let way = self.way(local, is_own, Some(now));
             let connection = self.renew(slot, way, now);
             self.set_destroyed(Some(slot));
             return Ending::Unseen(connection);
@@ -486,12 +486,12 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         }
     }
 
-    /// Inbound iff somebody listens on the local port, or lately did: timers
-    /// and port numbers prove nothing. Where nobody did it is a guess, for the
+    /// Inbound iff somebody listens on the local port: timers and port numbers
+    /// prove nothing. Where nobody did it is a guess, for the
     /// list and the count of what was seen alone: outgoing connections are
     /// given ports of one range.
-    fn way(&self, local: Endpoint, is_own: &dyn Fn() -> bool, now: Instant) -> Way {
-        let port = self.listeners.port(local, is_own, now);
+    fn way(&self, local: Endpoint, is_own: &dyn Fn() -> bool, seen: Option<Instant>) -> Way {
+        let port = self.listeners.port(local, is_own, seen);
         let is_outbound = port == Port::Unknown && self.listeners.is_ephemeral(local.port);
         let direction = if is_outbound {
             Direction::Outbound
@@ -563,7 +563,7 @@ mod tests {
     }
 
     fn small() -> std::boxed::Box<Small> {
-        let mut connections = std::boxed::Box::new(Small::new());
+        let mut connections = crate::testing::boxed(Small::new);
         connections.set_local_port_range(PortRange {
             low: 32_768,
             high: 60_999,
@@ -692,29 +692,31 @@ mod tests {
             assert_eq!(direction(seen), Some(Direction::Inbound));
             let mut rows: std::vec::Vec<_> = third.map(listener).into_iter().collect();
             rows.push(row("10.9.9.9:5000", 5));
-            let later = read(&mut connections, at(12), &rows);
+            let later = read(&mut connections, at(1_202), &rows);
             let seen = *later.last().unwrap();
             assert!(!is_opened(seen));
             assert_eq!(port(seen), Some(expected));
             assert_eq!(direction(seen), Some(Direction::Inbound));
             // A service that starts there later is another listener.
             let rows = [listener("0.0.0.0:80"), row("10.9.9.9:5000", 5)];
-            read(&mut connections, at(22), &rows);
-            let seen = read(&mut connections, at(32), &rows)[1];
+            read(&mut connections, at(1_203), &rows);
+            let seen = read(&mut connections, at(2_500), &rows)[1];
             assert_eq!(port(seen), Some(expected));
         }
     }
 
+    /// Nobody listens, so it went out from here; what listens there again is a
+    /// service at once where one stood for long.
     #[test]
     fn a_gone_listener_is_remembered_ten_minutes_outside_the_ephemeral_range() {
         let minutes = MEMORY.as_nanos() / 1_000_000_000;
         for (number, after, expected) in [
             (80, 10, Port::Service),
             (80, minutes - 1, Port::Service),
-            (80, minutes, Port::Unknown),
+            (80, minutes, Port::New),
             (32_767, 10, Port::Service),
-            (32_768, 10, Port::Unknown),
-            (60_999, 10, Port::Unknown),
+            (32_768, 10, Port::New),
+            (60_999, 10, Port::New),
             (61_000, 10, Port::Service),
         ] {
             for address in ["10.0.0.1", "0.0.0.0", "[::]"] {
@@ -722,10 +724,16 @@ mod tests {
                 let listening = std::format!("{address}:{number}");
                 let local = std::format!("10.0.0.1:{number}");
                 read(&mut connections, at(1), &[listener(&listening)]);
-                let rows = [socket(&local, "10.9.9.9:5000", TcpState::Established, 5)];
-                read(&mut connections, at(2), &[]);
-                let seen = read(&mut connections, at(1 + after), &rows);
-                assert_eq!(port(seen[0]), Some(expected), "{listening} after {after} s");
+                read(&mut connections, at(2_000), &[listener(&listening)]);
+                let mut rows = std::vec![socket(&local, "10.9.9.9:5000", TcpState::Established, 5)];
+                let seen = read(&mut connections, at(2_001), &[]);
+                assert!(seen.is_empty());
+                let seen = read(&mut connections, at(2_002), &rows);
+                assert_eq!(port(seen[0]), Some(Port::Unknown), "{listening}");
+                let other = socket(&local, "10.9.9.9:5001", TcpState::Established, 6);
+                rows = std::vec![listener(&listening), other];
+                let seen = read(&mut connections, at(2_000 + after), &rows);
+                assert_eq!(port(seen[1]), Some(expected), "{listening} after {after} s");
             }
         }
     }

@@ -11,7 +11,10 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use heapless::{Vec, VecView};
 
 use crate::address::{Network, fold_mapped, is_loopback, parse_address};
-use crate::limits::{ALLOWED, BROADCASTS, GATEWAYS, NAMESERVERS, ON_LINK_PREFIXES, OWN_ADDRESSES};
+use crate::limits::{
+    ALLOWED, BROADCASTS, GATEWAYS, LINK_LOCAL_GATEWAYS, NAMESERVERS, ON_LINK_PREFIXES,
+    OWN_ADDRESSES,
+};
 use crate::netlink::{
     AddressMessage, HostMessage, RT_SCOPE_LINK, RT_TABLE_LOCAL, Route, RouteKind, Section,
 };
@@ -92,6 +95,10 @@ const SHARED: [Network; 3] = [
     v6(0x0064_ff9b_0001 << 80, 48),
     v6(0x2001_0000 << 96, 32),
 ];
+
+/// Where routers that announce themselves have their address (RFC 4861 section
+/// 6.1.2): whoever is on a link can be thousands of them.
+const LINK_LOCAL: Network = v6(0xfe80 << 112, 10);
 
 /// Where a fact is listed: a bit for each `Section`, and this one.
 const RESOLVER_FILES: u8 = 1 << Section::ALL.len();
@@ -327,8 +334,66 @@ pub enum Knowledge {
     Lacking,
 }
 
-/// Longest line of a resolver's file that is looked at, in bytes.
-const RESOLVER_LINE: usize = 128;
+/// A line of a resolver's file (resolv.conf(5), dnsmasq(8)), of any length: the
+/// part of it that came last and may matter.
+struct ResolverLine {
+    part: LinePart,
+    /// Longer than any address with its port.
+    word: Text<64>,
+}
+
+#[derive(Clone, Copy)]
+enum LinePart {
+    /// The name of an option.
+    Name,
+    /// The network before the address of dnsmasq's `rev-server`.
+    Network,
+    /// An address, or a domain between slashes before it.
+    Address,
+    /// Nothing more of the line counts.
+    Rest,
+}
+
+impl ResolverLine {
+    const fn new() -> Self {
+        Self {
+            part: LinePart::Name,
+            word: Text::new(),
+        }
+    }
+
+    fn put(&mut self, byte: u8) {
+        let is_blank = matches!(byte, b' ' | b'\t' | b'\r');
+        match self.part {
+            LinePart::Name if byte == b'=' => self.begin_value(match self.word.as_bytes() {
+                b"server" | b"local" => LinePart::Address,
+                b"rev-server" => LinePart::Network,
+                _ => LinePart::Rest,
+            }),
+            LinePart::Name if is_blank && self.word.as_bytes() == b"nameserver" => {
+                self.begin_value(LinePart::Address);
+            }
+            LinePart::Network if byte == b',' => self.part = LinePart::Address,
+            LinePart::Address if byte == b'/' => self.word.clear(),
+            LinePart::Address if is_blank && !self.word.is_empty() => self.part = LinePart::Rest,
+            LinePart::Name | LinePart::Address if !is_blank => self.word.put_byte(byte),
+            _ => {}
+        }
+    }
+
+    fn begin_value(&mut self, part: LinePart) {
+        self.word.clear();
+        self.part = part;
+    }
+
+    /// The nameserver that the line names; a new line begins.
+    fn end(&mut self) -> Option<IpAddr> {
+        let address = first_address(self.word.as_bytes());
+        let is_value = !matches!(self.part, LinePart::Name);
+        self.begin_value(LinePart::Name);
+        address.filter(|_| is_value)
+    }
+}
 
 /// What this host is, as far as it is known. All zero bytes when new.
 pub struct Host<const OWN: usize = OWN_ADDRESSES, const LINKS: usize = ON_LINK_PREFIXES> {
@@ -342,12 +407,15 @@ pub struct Host<const OWN: usize = OWN_ADDRESSES, const LINKS: usize = ON_LINK_P
     named: u32,
     naming: u32,
     names_stub: bool,
-    resolver_line: Text<RESOLVER_LINE>,
+    resolver_line: ResolverLine,
     ssh_peer: Vec<IpAddr, 1>,
     allowed: Vec<Network, ALLOWED>,
     nameservers: Facts<Vec<Fact, NAMESERVERS>>,
     broadcasts: Facts<Vec<Fact, BROADCASTS>>,
     gateways: Facts<Vec<Fact, GATEWAYS>>,
+    link_local_gateways: Facts<Vec<Fact, LINK_LOCAL_GATEWAYS>>,
+    /// The sections with local networks that make nothing ours, as one fact.
+    diversions: Facts<Vec<Fact, 1>>,
     own: Facts<Vec<Fact, OWN>>,
     on_link: Facts<Vec<Fact, LINKS>>,
 }
@@ -362,12 +430,14 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
             named: 0,
             naming: 0,
             names_stub: false,
-            resolver_line: Text::new(),
+            resolver_line: ResolverLine::new(),
             ssh_peer: Vec::new(),
             allowed: Vec::new(),
             nameservers: Facts::new(),
             broadcasts: Facts::new(),
             gateways: Facts::new(),
+            link_local_gateways: Facts::new(),
+            diversions: Facts::new(),
             own: Facts::new(),
             on_link: Facts::new(),
         }
@@ -392,10 +462,12 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
         }
     }
 
-    fn kernel_facts(&mut self) -> [&mut Facts; 4] {
+    fn kernel_facts(&mut self) -> [&mut Facts; 6] {
         [
             &mut self.own,
             &mut self.gateways,
+            &mut self.link_local_gateways,
+            &mut self.diversions,
             &mut self.on_link,
             &mut self.broadcasts,
         ]
@@ -407,8 +479,12 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
             HostMessage::Address(address) => self.take_address(address),
             HostMessage::Route(route) => self.take_route(route),
             HostMessage::Gateway(section, gateway) => {
-                let gateway = Network::single(gateway);
-                self.has_grown |= self.gateways.view_mut().insert(gateway, section.bit());
+                let gateways = if LINK_LOCAL.contains(gateway) {
+                    self.link_local_gateways.view_mut()
+                } else {
+                    self.gateways.view_mut()
+                };
+                self.has_grown |= gateways.insert(Network::single(gateway), section.bit());
             }
             HostMessage::Removed(_) | HostMessage::LinkDown | HostMessage::Interrupted => {}
         }
@@ -435,17 +511,15 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
     pub fn begin_resolver(&mut self) {
         self.nameservers.view_mut().begin(RESOLVER_FILES);
         (self.naming, self.names_stub) = (0, false);
-        self.resolver_line.clear();
     }
 
-    /// Takes a part, of any size, of a resolver's file (resolv.conf(5),
-    /// dnsmasq(8)), one of 32.
+    /// Takes a part, of any size, of a resolver's file, one of 32.
     pub fn feed_resolver(&mut self, file: u8, bytes: &[u8]) {
         for byte in bytes {
             if *byte == b'\n' {
                 self.end_resolver_file(file);
             } else {
-                self.resolver_line.put_byte(*byte);
+                self.resolver_line.put(*byte);
             }
         }
     }
@@ -453,10 +527,7 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
     /// The file ends, and its last line, which may lack a newline. A nameserver
     /// at an address of our own is a stub of others.
     pub fn end_resolver_file(&mut self, file: u8) {
-        let nameserver = parse_nameserver(self.resolver_line.as_bytes())
-            .filter(|_| !self.resolver_line.is_truncated());
-        self.resolver_line.clear();
-        match nameserver {
+        match self.resolver_line.end() {
             Some(address) if self.is_own(address) => self.names_stub = true,
             Some(address) => {
                 self.naming |= 1 << (file & 31);
@@ -545,9 +616,12 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
     }
 
     /// Why `network` must not be blocked, if any address in it is protected;
-    /// `HostUnknown` for everything while not all is known.
+    /// `HostUnknown` for everything while not all is known, and for what is
+    /// link-local while it may be a gateway that did not fit.
     pub fn protected(&self, network: Network) -> Option<Protection> {
-        let is_unknown = self.knowledge != Knowledge::Whole;
+        let has_lost = self.link_local_gateways.lost != 0;
+        let is_unknown =
+            self.knowledge != Knowledge::Whole || (has_lost && LINK_LOCAL.overlaps(network));
         let unknown = is_unknown.then_some(Protection::HostUnknown);
         self.known_protection(fold_network(network)).or(unknown)
     }
@@ -559,16 +633,27 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
         self.known != all || self.lost() != 0
     }
 
-    /// The sections with protected addresses that did not fit; one more bit is
-    /// for the resolver's files.
+    /// The sections with protected addresses that did not fit, but for link-local
+    /// gateways.
     pub fn lost(&self) -> u8 {
-        self.own.lost | self.gateways.lost | self.nameservers.lost
+        self.own.lost | self.gateways.lost
+    }
+
+    /// Whether there is room for all nameservers. Those that did not fit are
+    /// like anybody.
+    pub fn fits_nameservers(&self) -> bool {
+        self.nameservers.lost == 0
     }
 
     /// Whether there is room for all prefixes on links. Sources in those that
     /// did not fit are taken for sources from elsewhere.
     pub fn fits_links(&self) -> bool {
         self.on_link.lost == 0
+    }
+
+    /// Whether packets to addresses that are not ours may be taken here.
+    pub fn diverts(&self) -> bool {
+        !self.diversions.sorted.is_empty()
     }
 
     fn take_address(&mut self, message: AddressMessage) {
@@ -591,11 +676,17 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
             RouteKind::Unicast if is_direct(route) => {
                 self.add_on_link(destination, SLAAC_PREFIX, origin);
             }
-            // Outside the table `local` a local network is a trick to divert
-            // packets (`ip route add local default dev lo table 100` for
-            // TPROXY), not a statement of what is ours.
-            RouteKind::Local if destination.is_single() || route.table == RT_TABLE_LOCAL => {
+            // Outside the table `local`, and of every address, a local network is
+            // a trick to divert packets (`ip route add local default dev lo table
+            // 100` for TPROXY), not a statement of what is ours.
+            RouteKind::Local
+                if destination.is_single()
+                    || (route.table == RT_TABLE_LOCAL && destination.prefix_length() > 0) =>
+            {
                 self.add_own(destination, origin);
+            }
+            RouteKind::Local if !is_loopback(destination.address()) => {
+                self.diversions.view_mut().insert(v6(0, 0), origin);
             }
             RouteKind::Broadcast if destination.is_single() => {
                 self.add_broadcast(destination, origin);
@@ -642,7 +733,9 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
         let mut peers = self.ssh_peer.iter().map(|peer| Network::single(*peer));
         if self.own.view().overlaps(network) {
             Some(Protection::OwnAddress)
-        } else if self.gateways.view().overlaps(network) {
+        } else if self.gateways.view().overlaps(network)
+            || self.link_local_gateways.view().overlaps(network)
+        {
             Some(Protection::Gateway)
         } else if self.nameservers.view().overlaps(network) {
             Some(Protection::Nameserver)
@@ -666,20 +759,6 @@ fn fold_network(network: Network) -> Network {
             IpAddr::V6(_) => network,
         },
         _ => network,
-    }
-}
-
-/// `nameserver`, blanks, an address; or dnsmasq's `server=`, which may name
-/// domains between slashes before it.
-fn parse_nameserver(line: &[u8]) -> Option<IpAddr> {
-    let line = trim(line);
-    if let Some(server) = line.strip_prefix(b"server=") {
-        return first_address(server.rsplit(|byte| *byte == b'/').next()?);
-    }
-    let rest = line.strip_prefix(b"nameserver")?;
-    match rest.first() {
-        Some(b' ' | b'\t') => first_address(rest),
-        _ => None,
     }
 }
 
@@ -1093,6 +1172,27 @@ mod tests {
     }
 
     #[test]
+    fn what_diverts_traffic() {
+        for (routes, expected) in [
+            (&[][..], false),
+            (&[local("127.0.0.0/8", 255), local("::1", 255)], false),
+            // A VRF has them in a table of its own; AnyIP, and IPVS.
+            (&[local("127.0.0.0/8", 10), local("192.0.2.1", 10)], false),
+            (&[local("192.0.2.0/24", 255)], false),
+            (&[direct("0.0.0.0/0"), via("::/0", "2001:db8::1")], false),
+            (&[local("0.0.0.0/0", 100)], true),
+            (&[local("::/0", 100)], true),
+            (&[local("0.0.0.0/1", 100), local("128.0.0.0/1", 100)], true),
+            (&[local("::/0", 255)], true),
+        ] {
+            let mut host = host(&[], routes, "");
+            assert_eq!(host.diverts(), expected, "{routes:?}");
+            refresh(&mut host, &[], &[]);
+            assert!(!host.diverts(), "gone: {routes:?}");
+        }
+    }
+
+    #[test]
     fn the_own_address_near_a_peer() {
         let own = ["192.0.2.10", "10.77.0.1", "10.78.0.1", "2001:db8:1:2::10"];
         let addresses: List<_> = own
@@ -1139,8 +1239,55 @@ mod tests {
                 assert_eq!(nameservers(&host), expected, "{text:?}");
             }
         }
-        let line = format!("nameserver 192.0.2.1{}\n", " ".repeat(RESOLVER_LINE));
-        assert!(nameservers(&host(&[], &[], &line)).is_empty());
+        let (domains, words) = ("a.example/".repeat(300), "a, b/c ".repeat(300));
+        for line in [
+            format!("nameserver 192.0.2.1{}# {words}", " ".repeat(999)),
+            format!("server=/{domains}192.0.2.1\n"),
+            format!("local = /{domains}192.0.2.1 # {words}"),
+        ] {
+            assert_eq!(nameservers(&host(&[], &[], &line)), ["192.0.2.1"], "{line}");
+        }
+    }
+
+    #[test]
+    fn every_option_of_dnsmasq_that_names_a_server() {
+        for (line, expected) in [
+            ("server=192.0.2.1", Some("192.0.2.1")),
+            ("  server =\t192.0.2.1 # router\r", Some("192.0.2.1")),
+            ("server=192.0.2.1#5353@eth0", Some("192.0.2.1")),
+            ("server=192.0.2.1@192.0.2.9#55", Some("192.0.2.1")),
+            (
+                "server=/a.example/b.example/2001:db8::1#53",
+                Some("2001:db8::1"),
+            ),
+            ("local=/a.example/192.0.2.1", Some("192.0.2.1")),
+            ("rev-server=10.0.0.0/8,192.0.2.1#53", Some("192.0.2.1")),
+            ("rev-server = 10.0.0.3, 192.0.2.1", Some("192.0.2.1")),
+            ("rev-server=192.0.2.1", None),
+            ("server=/a.example/", None),
+            ("server=/a.example/#", None),
+            ("local=/a.example/", None),
+            ("#server=192.0.2.1", None),
+            ("# server = 192.0.2.1", None),
+            ("no-server=192.0.2.1", None),
+            ("address=/a.example/192.0.2.1", None),
+            ("192.0.2.1", None),
+        ] {
+            let found = nameservers(&host(&[], &[], line));
+            assert_eq!(found, List::from_iter(expected), "{line}");
+        }
+    }
+
+    /// They are not what must be known before anybody is blocked.
+    #[test]
+    fn nameservers_that_do_not_fit_are_like_anybody() {
+        let line = |n: usize| format!("nameserver 203.0.{}.{}\n", n / 250, n % 250 + 1);
+        let fits = |count: usize| {
+            let host = host(&[], &[], &(0..count).map(line).collect::<String>());
+            (host.fits_nameservers(), host.lost())
+        };
+        assert_eq!(fits(limits::NAMESERVERS), (true, 0));
+        assert_eq!(fits(limits::NAMESERVERS + 1), (false, 0));
     }
 
     /// A stub is no nameserver, be it at an address of our own.
@@ -1292,6 +1439,39 @@ mod tests {
         assert!(!host.is_incomplete());
         refresh(&mut host, &[], &gateways(limits::GATEWAYS + 1));
         assert!(host.is_incomplete());
+    }
+
+    /// Whoever is on a link announces as many routers as he likes.
+    #[test]
+    fn link_local_gateways_that_do_not_fit_protect_what_is_link_local() {
+        let mut host = Box::new(SmallHost::new());
+        let routes = |count: usize| {
+            let routes = (1..=count).map(|number| via("::/0", &format!("fe80::{number:x}")));
+            [via("0.0.0.0/0", "192.0.2.1")]
+                .into_iter()
+                .chain(routes)
+                .collect::<List<_>>()
+                .concat()
+        };
+        let gateway = Some(Protection::Gateway);
+        refresh(&mut host, &[], &routes(limits::LINK_LOCAL_GATEWAYS));
+        assert_eq!(host.protected(net("fe80::1")), gateway);
+        assert_eq!(host.protected(net("fe80::ffff")), None);
+        refresh(&mut host, &[], &routes(limits::LINK_LOCAL_GATEWAYS + 1));
+        assert_eq!((host.is_incomplete(), host.lost()), (false, 0));
+        for (source, expected) in [
+            ("fe80::1", gateway),
+            ("192.0.2.1", gateway),
+            ("fe80::ffff", Some(Protection::HostUnknown)),
+            ("febf::/64", Some(Protection::HostUnknown)),
+            ("198.51.100.7", None),
+            ("2001:db8::/64", None),
+            ("fec0::1", None),
+        ] {
+            assert_eq!(host.protected(net(source)), expected, "{source}");
+        }
+        refresh(&mut host, &[], &routes(1));
+        assert_eq!(host.protected(net("fe80::ffff")), None);
     }
 
     /// Those beyond are taken for sources from elsewhere: no block gets less.

@@ -270,6 +270,9 @@ pub trait Kernel {
     /// Opens a file of rows without blocking and refuses (EINVAL) what is
     /// neither on procfs nor a regular file: a FIFO, a device, a directory.
     fn open_rows(&mut self, path: &Path) -> Result<RowsFile, Errno>;
+    /// Opens a file below a folder where others may write, and refuses (EPERM)
+    /// what anybody but root may have put there or may change.
+    fn open_of_root(&mut self, path: &Path) -> Result<Descriptor, Errno>;
     /// Opens any small file for reading, without blocking.
     fn open(&mut self, path: &Path) -> Result<Descriptor, Errno>;
     /// read(2).

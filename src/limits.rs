@@ -68,8 +68,7 @@ limit! {
     BLOCKS: usize = 16_384
 }
 limit! {
-    /// Listeners of one address, those that are no services yet, and services
-    /// gone less than ten minutes ago. The others are bits.
+    /// Listeners of one address. The others have a place each.
     LISTENERS: usize = 1_024
 }
 limit! {
@@ -78,10 +77,10 @@ limit! {
     SERVICE_AGE: Duration = 1_000
 }
 limit! {
-    /// A listener this old is a service without any connection: longer than an
-    /// FTP server waits for a client that takes its time, and no longer than
-    /// two readings take by default.
-    LISTENER_AGE: Duration = 10_000
+    /// A listener this old is a service without any connection, and remembered:
+    /// longer than an FTP server waits for a client that asked for a port
+    /// (vsftpd 1 minute, ProFTPD 5, Pure-FTPd 15).
+    LISTENER_AGE: Duration = 1_200_000
 }
 limit! {
     /// HTTP clients at once; the oldest unfinished one is evicted.
@@ -125,6 +124,11 @@ limit! {
     /// Gateways. A full routing table has a million routes through as many
     /// neighbours as an exchange point has members, a thousand or two.
     GATEWAYS: usize = 4_096
+}
+limit! {
+    /// Gateways in fe80::/10: a router has one neighbour or a few on each of its
+    /// links. More are forged by somebody on a link.
+    LINK_LOCAL_GATEWAYS: usize = 1_024
 }
 limit! {
     /// Nameservers: three in resolv.conf, some more in dnsmasq's files.
@@ -218,8 +222,8 @@ limit! {
     HANDSHAKES_ASKED: usize = 256
 }
 limit! {
-    /// How often net.ipv4.tcp_fastopen is looked at, and destroy events that
-    /// do not arrive are tried again.
+    /// How often net.ipv4.tcp_fastopen and ip_local_port_range are looked at, and
+    /// destroy events that do not arrive are tried again.
     EVENTS_RETRY: Duration = 60_000
 }
 limit! {
@@ -355,7 +359,8 @@ const _: () = assert!(
     "--ports N allows 63 and the set is printed whole"
 );
 const _: () = assert!(SOURCES >= 2 && CONNECTIONS >= 2 && BLOCKS >= 2 && LISTENERS >= 2);
-const _: () = assert!(OWN_ADDRESSES >= 1 && GATEWAYS >= 1 && FACTS_PER_TURN >= 1);
+const _: () =
+    assert!(OWN_ADDRESSES >= 1 && GATEWAYS >= 1 && LINK_LOCAL_GATEWAYS >= 1 && FACTS_PER_TURN >= 1);
 const _: () = assert!(HTTP_CLIENTS >= 1 && HTTP_REQUEST >= 512);
 const _: () = assert!(COUNTERS_LOOKS >= 1 && COUNTERS_LOOKS <= 100);
 const _: () = {

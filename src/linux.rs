@@ -372,6 +372,15 @@ impl Kernel for Linux {
         })
     }
 
+    fn open_of_root(&mut self, path: &Path) -> Result<Descriptor, Errno> {
+        let path = path.as_bytes();
+        // A slash behind it would have a link followed all the same.
+        let end = path.iter().rposition(|byte| *byte == b'/');
+        // Nobody but root moves root's folder out of a sticky one.
+        open_of_root(path.get(..end.unwrap_or(0)).unwrap_or_default())?;
+        open_of_root(path).map(Owned::release)
+    }
+
     fn open(&mut self, path: &Path) -> Result<Descriptor, Errno> {
         open(&Terminated::new(path.as_bytes())?, READ_ONLY).map(Owned::release)
     }
@@ -1043,6 +1052,27 @@ fn check_length(result: isize) -> Result<usize, Errno> {
 fn open(path: &CStr, flags: c_int) -> Result<Owned, Errno> {
     // SAFETY: the path ends with NUL; no O_CREAT, so no third argument is read.
     check(unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC) }).map(Owned)
+}
+
+/// Opens a folder or a file that nobody but root can have put there, and nobody
+/// but root changes. In a sticky folder others can but link to files of root's
+/// (proc_sys_fs(5), protected_hardlinks).
+#[inline(never)]
+fn open_of_root(path: &[u8]) -> Result<Owned, Errno> {
+    let file = open(&Terminated::new(path)?, READ_ONLY | libc::O_NOFOLLOW)?;
+    let status = file_status(file.0)?;
+    let is_closed = status.st_mode & (libc::S_IWGRP | libc::S_IWOTH) == 0;
+    let is_safe = match status.st_mode & libc::S_IFMT {
+        libc::S_IFDIR => is_closed || status.st_mode & libc::S_ISVTX != 0,
+        libc::S_IFREG => is_closed && status.st_nlink == 1,
+        _ => false,
+    };
+    let refusal = Err(Errno(libc::EPERM));
+    if is_safe && status.st_uid == 0 {
+        Ok(file)
+    } else {
+        refusal
+    }
 }
 
 fn read(descriptor: c_int, buffer: &mut [u8]) -> Result<usize, Errno> {
@@ -1738,6 +1768,62 @@ mod tests {
         assert_eq!(result, Err(Errno::EINVAL));
     }
 
+    /// A file that another user may have put there, or may change, is refused.
+    #[test]
+    fn what_is_not_of_root_alone_is_refused() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+        let above = scratch("of-root");
+        let folder = above.join("folder");
+        fs::create_dir_all(&folder).unwrap();
+        if fs::metadata(&above).unwrap().uid() != 0 {
+            return fs::remove_dir_all(&above).unwrap();
+        }
+        let file = folder.join("file");
+        let set_mode = |path: &std::path::Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let mut kernel = kernel();
+        let mut opens = |path: &std::path::Path| {
+            let result =
+                kernel.open_of_root(&Path::from_bytes(path.as_os_str().as_encoded_bytes()));
+            result.map(|file| kernel.close(file)).is_ok()
+        };
+        fs::write(&file, "").unwrap();
+        for (of_folder, of_file, expected) in [
+            (0o755, 0o644, true),
+            (0o1777, 0o600, true),
+            (0o777, 0o644, false),
+            (0o775, 0o644, false),
+            (0o755, 0o664, false),
+            (0o755, 0o646, false),
+        ] {
+            set_mode(&folder, of_folder);
+            set_mode(&file, of_file);
+            assert_eq!(opens(&file), expected, "{of_folder:o} {of_file:o}");
+        }
+        set_mode(&file, 0o644);
+        set_mode(&folder, 0o1777);
+        for other in [&file, &folder] {
+            chown(other, Some(65_534), None).unwrap();
+            assert!(!opens(&file), "{}", other.display());
+            chown(other, Some(0), None).unwrap();
+        }
+        let (link, way) = (folder.join("link"), above.join("way"));
+        symlink(&file, &link).unwrap();
+        symlink(&folder, &way).unwrap();
+        assert!(!opens(&link) && !opens(&way.join("file")) && !opens(&folder.join("none")));
+        assert!(opens(&file));
+        fs::hard_link(&file, folder.join("second")).unwrap();
+        assert!(!opens(&file));
+        let fifo = folder.join("fifo");
+        assert_eq!(
+            run(&["mkfifo", fifo.to_str().unwrap()], b"").0,
+            Exit::Status(0)
+        );
+        assert!(!opens(&fifo));
+        fs::remove_dir_all(&above).unwrap();
+    }
+
     #[test]
     fn procfs_is_read_again_after_rewinding() {
         let mut kernel = kernel();
@@ -2075,7 +2161,14 @@ mod tests {
         kernel.poll(&mut interests, None).unwrap();
         assert!(interests[0].is_readable);
         drop(reader);
-        kernel.poll(&mut interests[1..], None).unwrap();
+        // A child that another test forks just then holds it until its exec.
+        for _ in 0..5_000 {
+            kernel.poll(&mut interests[1..], None).unwrap();
+            if interests[1].is_readable {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
         assert_eq!(found(&interests[1..2]), [(true, true)]);
         let mut many = [Interest::write(Descriptor(writer.0)); INTERESTS + 1];
         kernel.poll(&mut many, None).unwrap();

@@ -1,13 +1,13 @@
 //! Who listens: which local ports are services, and which may be gone in a
 //! moment.
 //!
-//! Ports that are listened on at every address stand in two bit maps, however
-//! many there are. The table holds what needs an address, an inode or a time:
-//! listeners of one address, those that are new, and services that went.
+//! Ports that are listened on at every address have a place each, however many
+//! there are: bits, and what is known of those that are new or went. The table
+//! holds listeners of one address.
 
 use core::net::IpAddr;
 
-use crate::address::{Endpoint, UNSPECIFIED};
+use crate::address::Endpoint;
 use crate::limits::{LISTENER_AGE, MEMORY, SERVICE_AGE};
 use crate::table::{Blank, Full, HashKey, Key, Slot, Table};
 use crate::time::Instant;
@@ -51,17 +51,21 @@ struct Shown {
     /// The number of the reading that showed it last.
     reading: u32,
     first_seen: Instant,
+    /// The last reading that did not show it.
+    absent_at: Instant,
 }
 
-/// What the table knows of one endpoint.
+/// What is known of one endpoint.
 #[derive(Clone, Copy)]
 struct Listener {
     /// Several sockets may share it (SO_REUSEPORT, IPv4 beside IPv6); of more
     /// than two those that were there first are known.
     sockets: [Shown; 2],
-    /// The number of the reading that showed any of them last.
+    /// The number of the reading that showed any of them last; 0 for none.
     reading: u32,
     last_seen: Instant,
+    /// When one that is old stood last; BOOT for never.
+    last_old: Instant,
 }
 
 impl Blank for Listener {
@@ -70,15 +74,21 @@ impl Blank for Listener {
             inode: 0,
             reading: 0,
             first_seen: Instant::BOOT,
+            absent_at: Instant::BOOT,
         }; 2],
         reading: 0,
         last_seen: Instant::BOOT,
+        last_old: Instant::BOOT,
     };
 }
 
 impl Listener {
-    /// A reading shows one of its sockets.
-    fn stand(&mut self, inode: u32, reading: u32, now: Instant) {
+    /// A reading shows one of its sockets; the one before was at `last_reading`.
+    fn stand(&mut self, inode: u32, reading: u32, last_reading: Instant, now: Instant) {
+        if self.last_seen < last_reading {
+            // Whatever stood here went meanwhile.
+            self.sockets = Self::BLANK.sockets;
+        }
         (self.reading, self.last_seen) = (reading, now);
         let mut sockets = self.sockets.iter_mut();
         if let Some(socket) = sockets.find(|socket| socket.inode == inode) {
@@ -92,21 +102,31 @@ impl Listener {
                 inode,
                 reading,
                 first_seen: now,
+                absent_at: last_reading,
             };
         }
     }
 
-    /// Since when one of the sockets stands that the last reading showed.
-    fn stands_since(&self) -> Instant {
+    /// Since when one of the sockets stands that the last reading showed and
+    /// that can have accepted a connection seen first at `connected`: the
+    /// reading that did not show it was before that.
+    fn stands_since(&self, connected: Instant) -> Option<Instant> {
         let standing = self.sockets.iter();
-        let standing = standing.filter(|socket| socket.reading == self.reading);
-        let first_seen = standing.map(|socket| socket.first_seen).min();
-        first_seen.unwrap_or(self.last_seen)
+        let standing = standing.filter(|socket| {
+            self.reading != 0 && socket.reading == self.reading && socket.absent_at < connected
+        });
+        standing.map(|socket| socket.first_seen).min()
     }
 
     /// Whether readings showed one of its sockets for long.
     fn is_old(&self) -> bool {
-        self.last_seen.since(self.stands_since()) >= LISTENER_AGE
+        let since = self.stands_since(Instant::NEVER);
+        since.is_some_and(|since| self.last_seen.since(since) >= LISTENER_AGE)
+    }
+
+    /// Whether one that was old stood here less than ten minutes ago.
+    fn is_remembered(&self, now: Instant) -> bool {
+        self.last_old != Instant::BOOT && now.since(self.last_old) < MEMORY
     }
 }
 
@@ -147,11 +167,13 @@ pub struct Listeners<const N: usize, const I: usize> {
     reading: u32,
     /// When the last whole reading was; BOOT before the first.
     last_reading: Instant,
+    first_reading: Instant,
     evictions: u64,
-    refused: u64,
     has_unknown: bool,
     table: Table<Endpoint, Listener, N, I, 3>,
     wildcard: [Ports; 65_536 / 32],
+    /// Of each port, while it is new, and once it went.
+    wildcard_listeners: [Listener; 65_536],
 }
 
 impl<const N: usize, const I: usize> Listeners<N, I> {
@@ -161,14 +183,15 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
             local_port_range: PortRange { low: 0, high: 0 },
             reading: 0,
             last_reading: Instant::BOOT,
+            first_reading: Instant::BOOT,
             evictions: 0,
-            refused: 0,
             has_unknown: false,
             table: Table::new(),
             wildcard: [Ports {
                 listening: 0,
                 services: 0,
             }; 65_536 / 32],
+            wildcard_listeners: [Listener::BLANK; 65_536],
         }
     }
 
@@ -202,48 +225,61 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
 
     /// Takes in one LISTEN row.
     pub fn listen(&mut self, local: Endpoint, inode: u32, now: Instant) {
-        let local = of_any_family(local);
-        if let Some(ports) = self.wildcard_mut(local) {
-            ports.listening |= bit(local.port);
-            if ports.services & bit(local.port) != 0 {
-                return;
-            }
+        if local.address.is_unspecified() {
+            return self.listen_everywhere(local.port, inode, now);
         }
+        let (reading, last_reading) = (self.reading, self.last_reading);
         let Some(slot) = self.table.find(&local) else {
             return self.appear(local, inode, now);
         };
-        let (class, reading) = (self.table.class(slot), self.reading);
+        let class = self.table.class(slot);
         let Some(listener) = self.table.value_mut(slot) else {
             return;
         };
-        if class == Some(GONE) && now.since(listener.last_seen) >= MEMORY {
-            self.table.remove(slot);
-            return self.appear(local, inode, now);
+        listener.stand(inode, reading, last_reading, now);
+        let is_service =
+            class == Some(STANDING) || listener.is_old() || listener.is_remembered(now);
+        let class = if is_service { STANDING } else { NEW };
+        self.table.touch(slot, class);
+    }
+
+    /// At every address. What stood before anybody looked is a service, and so
+    /// is what takes over from one that was old.
+    fn listen_everywhere(&mut self, port: u16, inode: u32, now: Instant) {
+        let (reading, last_reading) = (self.reading, self.last_reading);
+        let Some((ports, listener)) = self.wildcard_mut(port) else {
+            return;
+        };
+        ports.listening |= bit(port);
+        if ports.services & bit(port) != 0 {
+            return;
         }
-        listener.stand(inode, reading, now);
-        if class != Some(NEW) || listener.is_old() {
-            self.promote(slot, local);
-        } else {
-            self.table.touch(slot, NEW);
+        if last_reading == Instant::BOOT {
+            ports.services |= bit(port);
+            return;
+        }
+        listener.stand(inode, reading, last_reading, now);
+        if listener.is_old() || listener.is_remembered(now) {
+            ports.services |= bit(port);
         }
     }
 
-    /// A listener that the table does not know. What stood before anybody
-    /// looked is a service, and so is what takes over from a service.
+    /// A listener of one address that the table does not know.
     fn appear(&mut self, local: Endpoint, inode: u32, now: Instant) {
         let was_service = self.is_wildcard_service(local.port, now);
         let is_service = self.last_reading == Instant::BOOT || was_service;
-        if is_service && let Some(ports) = self.wildcard_mut(local) {
-            ports.services |= bit(local.port);
-            return;
-        }
         let mut listener = Listener::BLANK;
-        listener.stand(inode, self.reading, now);
+        listener.stand(inode, self.reading, self.last_reading, now);
         let class = if is_service { STANDING } else { NEW };
-        if self.add(local, listener, class) == Err(Full) {
-            self.refused += 1;
-            self.has_unknown |= local.address != UNSPECIFIED;
-        }
+        self.has_unknown |= self.add(local, listener, class) == Err(Full);
+    }
+
+    /// Whether a service stands or stood at every address of the port.
+    fn is_wildcard_service(&self, port: u16, now: Instant) -> bool {
+        let ports = self.wildcard.get(usize::from(port) / 32);
+        let listener = self.wildcard_listeners.get(usize::from(port));
+        ports.is_some_and(|ports| ports.services & bit(port) != 0)
+            || listener.is_some_and(|listener| listener.is_remembered(now))
     }
 
     /// Only what is gone gives way.
@@ -252,20 +288,10 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
         if result.is_ok() {
             return result;
         }
-        let oldest = self.table.oldest(GONE).ok_or(Full)?;
         self.evictions += 1;
+        let oldest = self.table.oldest(GONE).ok_or(Full)?;
         self.table.remove(oldest);
         self.table.insert(local, listener, class)
-    }
-
-    /// The listener is a service from now on.
-    fn promote(&mut self, slot: Slot, local: Endpoint) {
-        if let Some(ports) = self.wildcard_mut(local) {
-            ports.services |= bit(local.port);
-            self.table.remove(slot);
-        } else {
-            self.table.touch(slot, STANDING);
-        }
     }
 
     /// Ends a reading that saw every row: who was not seen is gone.
@@ -274,21 +300,37 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
             self.table.remove(slot);
         }
         while let Some((slot, local)) = self.oldest_unseen(STANDING) {
-            if self.is_ephemeral(local.port) {
-                self.table.remove(slot);
-            } else {
-                self.table.touch(slot, GONE);
-            }
+            self.go(slot, local, now);
         }
         self.forget_wildcards();
         while let Some(slot) = self.table.oldest(GONE) {
             let gone = self.table.value(slot);
-            if gone.is_none_or(|listener| now.since(listener.last_seen) < MEMORY) {
+            if gone.is_some_and(|listener| listener.is_remembered(now)) {
                 break;
             }
             self.table.remove(slot);
         }
+        if self.first_reading == Instant::BOOT {
+            self.first_reading = now;
+        }
         self.last_reading = now;
+    }
+
+    /// A service of one address went. A port that outgoing connections are
+    /// given may serve one next.
+    fn go(&mut self, slot: Slot, local: Endpoint, now: Instant) {
+        let is_ephemeral = self.is_ephemeral(local.port);
+        let is_remembered = self.table.value_mut(slot).is_some_and(|listener| {
+            if listener.is_old() {
+                listener.last_old = listener.last_seen;
+            }
+            listener.is_remembered(now) && !is_ephemeral
+        });
+        if is_remembered {
+            self.table.touch(slot, GONE);
+        } else {
+            self.table.remove(slot);
+        }
     }
 
     fn oldest_unseen(&self, class: usize) -> Option<(Slot, Endpoint)> {
@@ -314,31 +356,34 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
         }
     }
 
-    /// A service went that every reading but this one showed.
+    /// A service went that every reading but this one showed. What stood at
+    /// the first one has no entry.
     fn forget_wildcard(&mut self, port: u16) {
-        if self.is_ephemeral(port) {
+        let (first_reading, last_reading) = (self.first_reading, self.last_reading);
+        let is_ephemeral = self.is_ephemeral(port);
+        let Some((_, listener)) = self.wildcard_mut(port) else {
             return;
+        };
+        let since = listener.stands_since(Instant::NEVER);
+        let since = since.unwrap_or(first_reading);
+        if !is_ephemeral && last_reading.since(since) >= LISTENER_AGE {
+            listener.last_old = last_reading;
         }
-        let local = Endpoint {
-            address: UNSPECIFIED,
-            port,
-        };
-        let listener = Listener {
-            last_seen: self.last_reading,
-            ..Listener::BLANK
-        };
-        self.evictions += u64::from(self.add(local, listener, GONE) == Err(Full));
     }
 
-    /// What is known of a local port. Whether the address is the host's own is
+    /// What is known of a local port: by the reading that goes on, or of a
+    /// connection seen at `seen`. Whether the address is the host's own is
     /// asked only where it matters. Only a listener of every address leaves
     /// sockets without one when they are aborted (net/ipv4/tcp.c,
     /// tcp_disconnect).
-    pub fn port(&self, local: Endpoint, is_own: &dyn Fn() -> bool, now: Instant) -> Port {
-        let local = of_any_family(local);
-        let is_any = local.address == UNSPECIFIED;
-        let bound = self.in_table(&local, now);
-        match (bound, self.wildcard(local.port, now)) {
+    pub fn port(&self, local: Endpoint, is_own: &dyn Fn() -> bool, seen: Option<Instant>) -> Port {
+        let is_any = local.address.is_unspecified();
+        let bound = if is_any {
+            Port::Unknown
+        } else {
+            self.in_table(&local, seen)
+        };
+        match (bound, self.wildcard(local.port, seen)) {
             (Port::Service, _) | (_, Port::Unknown) => bound,
             (_, wildcard) if is_any || is_own() => wildcard,
             (Port::Unknown, _) => Port::Foreign,
@@ -346,59 +391,56 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
         }
     }
 
-    /// A connection was made at `since`. A listener that outlived it, as the
-    /// last reading shows, is a service from now on; else when a reading may
-    /// show that.
-    pub fn outlives(&mut self, local: Endpoint, since: Instant) -> Result<(), Instant> {
-        let any = Endpoint {
-            address: UNSPECIFIED,
-            port: local.port,
-        };
-        let local = of_any_family(local);
-        let places = [local, any].map(|local| Some((self.table.find(&local)?, local)));
-        let Some((slot, local)) = places.into_iter().flatten().next() else {
+    /// A connection was seen first at `connected` and waits since then or
+    /// later. A listener that can have accepted it and outlived it, as the last
+    /// reading shows, is a service from now on; else when a reading may show
+    /// that.
+    pub fn outlives(
+        &mut self,
+        local: Endpoint,
+        connected: Instant,
+        since: Instant,
+    ) -> Result<(), Instant> {
+        let slot = self.table.find(&local);
+        let slot = slot.filter(|slot| self.table.class(*slot) == Some(NEW));
+        let in_table = slot.and_then(|slot| self.table.value(slot));
+        let everywhere = self.wildcard_listeners.get(usize::from(local.port));
+        let Some(listener) = in_table.or(everywhere) else {
             return Err(Instant::NEVER);
         };
-        let Some(listener) = self.table.value(slot) else {
+        let Some(stands_since) = listener.stands_since(connected) else {
             return Err(Instant::NEVER);
         };
-        let due = listener.stands_since().max(since).after(SERVICE_AGE);
+        let due = stands_since.max(since).after(SERVICE_AGE);
         if listener.last_seen < due {
             return Err(due);
         }
         if listener.reading != self.reading {
             return Err(listener.last_seen.after(SERVICE_AGE));
         }
-        self.promote(slot, local);
+        if let Some(slot) = slot {
+            self.table.touch(slot, STANDING);
+        } else if let Some((ports, _)) = self.wildcard_mut(local.port) {
+            ports.services |= bit(local.port);
+        }
         Ok(())
     }
 
-    fn wildcard(&self, port: u16, now: Instant) -> Port {
-        let ports = self.wildcard.get(usize::from(port) / 32);
-        if self.is_wildcard_service(port, now) {
-            Port::Service
-        } else if ports.is_some_and(|ports| ports.listening & bit(port) != 0) {
+    fn wildcard(&self, port: u16, seen: Option<Instant>) -> Port {
+        let Some(ports) = self.wildcard.get(usize::from(port) / 32) else {
+            return Port::Unknown;
+        };
+        let stands = ports.listening & bit(port) != 0;
+        if ports.services & bit(port) != 0 {
+            self.service(port, stands, seen)
+        } else if stands {
             Port::New
         } else {
             Port::Unknown
         }
     }
 
-    fn is_wildcard_service(&self, port: u16, now: Instant) -> bool {
-        let any = Endpoint {
-            address: UNSPECIFIED,
-            port,
-        };
-        let Some(ports) = self.wildcard.get(usize::from(port) / 32) else {
-            return false;
-        };
-        if ports.services & bit(port) == 0 {
-            return self.in_table(&any, now) == Port::Service;
-        }
-        ports.listening & bit(port) != 0 || self.is_remembered(port, self.last_reading, now)
-    }
-
-    fn in_table(&self, local: &Endpoint, now: Instant) -> Port {
+    fn in_table(&self, local: &Endpoint, seen: Option<Instant>) -> Port {
         let entry = self.table.find(local).and_then(|slot| {
             let listener = self.table.value(slot)?;
             Some((self.table.class(slot)?, listener))
@@ -409,25 +451,31 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
         let stands = listener.reading == self.reading;
         match class {
             NEW if stands => Port::New,
-            STANDING if stands => Port::Service,
-            STANDING | GONE if self.is_remembered(local.port, listener.last_seen, now) => {
-                Port::Service
-            }
+            STANDING => self.service(local.port, stands, seen),
             _ => Port::Unknown,
         }
     }
 
-    /// A port that outgoing connections are given may serve one next.
-    fn is_remembered(&self, port: u16, last_seen: Instant, now: Instant) -> bool {
-        !self.is_ephemeral(port) && now.since(last_seen) < MEMORY
+    /// A service that the last whole reading showed. Where outgoing connections
+    /// are given its port it may have gone since then, and serve one by now:
+    /// only a reading of the same time or later tells.
+    fn service(&self, port: u16, stands: bool, seen: Option<Instant>) -> Port {
+        if !self.is_ephemeral(port) {
+            return Port::Service;
+        }
+        match seen {
+            None if stands => Port::Service,
+            None => Port::Unknown,
+            Some(seen) if seen <= self.last_reading => Port::Service,
+            Some(_) => Port::New,
+        }
     }
 
-    /// The port's place in the maps, where `local` is any address.
-    fn wildcard_mut(&mut self, local: Endpoint) -> Option<&mut Ports> {
-        if local.address != UNSPECIFIED {
-            return None;
-        }
-        self.wildcard.get_mut(usize::from(local.port) / 32)
+    /// The port's places in the maps.
+    fn wildcard_mut(&mut self, port: u16) -> Option<(&mut Ports, &mut Listener)> {
+        let port = usize::from(port);
+        let ports = self.wildcard.get_mut(port / 32)?;
+        Some((ports, self.wildcard_listeners.get_mut(port)?))
     }
 
     /// Entries of the table.
@@ -437,11 +485,11 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
 
     /// How often an entry of the full table was evicted or refused so far.
     pub fn evictions(&self) -> u64 {
-        self.evictions + self.refused
+        self.evictions
     }
 
     /// Whether a listener of one address ever was refused: nobody knows that it
-    /// listens. One of all addresses only becomes a service later.
+    /// listens.
     pub fn has_unknown(&self) -> bool {
         self.has_unknown
     }
@@ -449,17 +497,6 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
 
 const fn bit(port: u16) -> u32 {
     1 << (port % 32)
-}
-
-/// `::` takes IPv4 as well, unless its socket says otherwise, which rows do
-/// not show (ipv6(7), IPV6_V6ONLY).
-fn of_any_family(local: Endpoint) -> Endpoint {
-    let address = if local.address.is_unspecified() {
-        UNSPECIFIED
-    } else {
-        local.address
-    };
-    Endpoint { address, ..local }
 }
 
 #[cfg(test)]
@@ -477,7 +514,7 @@ mod tests {
     }
 
     fn small() -> std::boxed::Box<Small> {
-        let mut listeners = std::boxed::Box::new(Small::new());
+        let mut listeners = crate::testing::boxed(Small::new);
         listeners.set_local_port_range(PortRange {
             low: 32_768,
             high: 60_999,
@@ -494,8 +531,9 @@ mod tests {
         listeners.end_reading(at(second));
     }
 
+    /// What is known of a connection seen in that second.
     fn port(listeners: &Small, text: &str, second: u64) -> Port {
-        listeners.port(local(text), &|| true, at(second))
+        listeners.port(local(text), &|| true, Some(at(second)))
     }
 
     #[test]
@@ -511,7 +549,7 @@ mod tests {
             assert_eq!(port(&listeners, asked, 1), Port::Service, "{address}");
             let mut listeners = small();
             read(&mut listeners, 1, &[]);
-            for (second, expected) in [(2, Port::New), (11, Port::New), (12, Port::Service)] {
+            for (second, expected) in [(2, Port::New), (1_201, Port::New), (1_202, Port::Service)] {
                 read(&mut listeners, second, &[(address, 7)]);
                 assert_eq!(
                     port(&listeners, asked, second),
@@ -527,17 +565,39 @@ mod tests {
         for address in ["0.0.0.0:80", "10.0.0.1:80"] {
             let mut listeners = small();
             let asked = local("10.0.0.1:80");
+            let outlives =
+                |listeners: &mut Small, second| listeners.outlives(asked, at(second), at(second));
             read(&mut listeners, 1, &[]);
-            assert_eq!(listeners.outlives(asked, at(1)), Err(Instant::NEVER));
+            assert_eq!(outlives(&mut listeners, 1), Err(Instant::NEVER));
             read(&mut listeners, 5, &[(address, 7)]);
             // The connection came before the reading, or after it.
-            assert_eq!(listeners.outlives(asked, at(4)), Err(at(6)));
-            assert_eq!(listeners.outlives(asked, at(8)), Err(at(9)));
+            assert_eq!(outlives(&mut listeners, 4), Err(at(6)));
+            assert_eq!(outlives(&mut listeners, 8), Err(at(9)));
             read(&mut listeners, 6, &[(address, 7)]);
-            assert_eq!(listeners.outlives(asked, at(8)), Err(at(9)));
+            assert_eq!(outlives(&mut listeners, 8), Err(at(9)));
             assert_eq!(port(&listeners, "10.0.0.1:80", 6), Port::New);
-            assert_eq!(listeners.outlives(asked, at(4)), Ok(()));
+            assert_eq!(outlives(&mut listeners, 4), Ok(()));
             assert_eq!(port(&listeners, "10.0.0.1:80", 6), Port::Service);
+        }
+    }
+
+    /// A reading saw the connection and not yet this socket, so another one
+    /// accepted it.
+    #[test]
+    fn one_that_came_after_a_connection_proves_nothing_of_it() {
+        for address in ["0.0.0.0:21100", "10.0.0.1:21100"] {
+            let mut listeners = small();
+            let asked = local("10.0.0.1:21100");
+            read(&mut listeners, 1, &[]);
+            read(&mut listeners, 3, &[(address, 7)]);
+            for second in [5, 7, 9] {
+                read(&mut listeners, second, &[(address, 8)]);
+                for connected in [2, 3] {
+                    let result = listeners.outlives(asked, at(connected), at(connected));
+                    assert_eq!(result, Err(Instant::NEVER), "{address} at {second}");
+                }
+            }
+            assert_eq!(listeners.outlives(asked, at(4), at(4)), Ok(()));
         }
     }
 
@@ -550,7 +610,8 @@ mod tests {
         for second in 2..60 {
             read(&mut listeners, second, &[("10.0.0.1:21100", second as u32)]);
             assert_eq!(port(&listeners, "10.0.0.1:21100", second), Port::New);
-            assert!(listeners.outlives(asked, at(second - 1)).is_err());
+            let connected = at(second - 1);
+            assert!(listeners.outlives(asked, connected, connected).is_err());
         }
         read(&mut listeners, 60, &[]);
         assert_eq!(port(&listeners, "10.0.0.1:21100", 60), Port::Unknown);
@@ -562,20 +623,20 @@ mod tests {
         for order in [[1, 2, 3], [3, 2, 1], [2, 3, 1]] {
             let mut listeners = small();
             read(&mut listeners, 1, &[]);
-            for second in [2, 7, 12] {
+            for second in [2, 700, 1_202] {
                 let rows = order.map(|inode| ("0.0.0.0:80", inode));
                 read(&mut listeners, second, &rows);
             }
-            assert_eq!(port(&listeners, "10.0.0.1:80", 12), Port::Service);
+            assert_eq!(port(&listeners, "10.0.0.1:80", 1_202), Port::Service);
             // One of them goes: it has been there for as long as the other.
             let mut listeners = small();
             read(&mut listeners, 1, &[]);
             read(&mut listeners, 2, &[("0.0.0.0:80", 1), ("0.0.0.0:80", 2)]);
             read(&mut listeners, 5, &[("0.0.0.0:80", 2)]);
-            read(&mut listeners, 11, &[("0.0.0.0:80", 2)]);
-            assert_eq!(port(&listeners, "10.0.0.1:80", 11), Port::New);
-            read(&mut listeners, 12, &[("0.0.0.0:80", 2)]);
-            assert_eq!(port(&listeners, "10.0.0.1:80", 12), Port::Service);
+            read(&mut listeners, 1_201, &[("0.0.0.0:80", 2)]);
+            assert_eq!(port(&listeners, "10.0.0.1:80", 1_201), Port::New);
+            read(&mut listeners, 1_202, &[("0.0.0.0:80", 2)]);
+            assert_eq!(port(&listeners, "10.0.0.1:80", 1_202), Port::Service);
         }
     }
 
@@ -587,29 +648,51 @@ mod tests {
             ("0.0.0.0:80", "10.0.0.1:80"),
             ("10.0.0.1:80", "10.0.0.1:80"),
         ] {
-            let mut listeners = small();
-            read(&mut listeners, 1, &[(before, 7)]);
-            read(&mut listeners, 100, &[]);
-            read(&mut listeners, 500, &[(after, 8)]);
-            assert_eq!(
-                port(&listeners, "10.0.0.1:80", 2_000),
-                Port::Service,
-                "{after}"
-            );
-            let mut listeners = small();
-            read(&mut listeners, 1, &[(before, 7)]);
-            read(&mut listeners, 100, &[]);
-            read(&mut listeners, 601, &[(after, 8)]);
-            assert_eq!(port(&listeners, "10.0.0.1:80", 601), Port::New, "{after}");
+            // How long it stood, when it comes again, and what it is then.
+            for (stood, comes, expected) in [
+                (1_201, 1_700, Port::Service),
+                (1_201, 1_801, Port::New),
+                (1_200, 1_700, Port::New),
+            ] {
+                let mut listeners = small();
+                read(&mut listeners, 1, &[(before, 7)]);
+                read(&mut listeners, stood, &[(before, 7)]);
+                read(&mut listeners, 1_600, &[]);
+                // Nobody listens: such a connection went out from here.
+                let gone = port(&listeners, "10.0.0.1:80", 1_600);
+                assert_eq!(gone, Port::Unknown, "{before}");
+                read(&mut listeners, comes, &[(after, 8)]);
+                assert_eq!(port(&listeners, "10.0.0.1:80", comes), expected, "{after}");
+            }
         }
         // Not where outgoing connections are given the port.
         for address in ["0.0.0.0:40000", "10.0.0.1:40000"] {
             let mut listeners = small();
             read(&mut listeners, 1, &[(address, 7)]);
-            read(&mut listeners, 2, &[]);
-            assert_eq!(port(&listeners, "10.0.0.1:40000", 2), Port::Unknown);
-            read(&mut listeners, 3, &[(address, 8)]);
-            assert_eq!(port(&listeners, "10.0.0.1:40000", 3), Port::New);
+            read(&mut listeners, 1_500, &[(address, 7)]);
+            read(&mut listeners, 1_501, &[]);
+            assert_eq!(port(&listeners, "10.0.0.1:40000", 1_501), Port::Unknown);
+            read(&mut listeners, 1_502, &[(address, 8)]);
+            assert_eq!(port(&listeners, "10.0.0.1:40000", 1_502), Port::New);
+        }
+    }
+
+    /// It may have stopped since the last reading.
+    #[test]
+    fn where_connections_go_out_from_only_a_later_reading_shows_a_service() {
+        for address in ["0.0.0.0:40000", "10.0.0.1:40000"] {
+            let mut listeners = small();
+            read(&mut listeners, 1, &[(address, 7)]);
+            assert_eq!(port(&listeners, "10.0.0.1:40000", 2), Port::New);
+            let row = |listeners: &Small| listeners.port(local("10.0.0.1:40000"), &|| true, None);
+            listeners.begin_reading();
+            assert_eq!(row(&listeners), Port::Unknown, "not shown");
+            listeners.listen(local(address), 7, at(3));
+            assert_eq!(row(&listeners), Port::Service);
+            listeners.end_reading(at(3));
+            assert_eq!(port(&listeners, "10.0.0.1:40000", 2), Port::Service);
+            read(&mut listeners, 4, &[]);
+            assert_eq!(port(&listeners, "10.0.0.1:40000", 3), Port::Unknown);
         }
     }
 
@@ -622,7 +705,7 @@ mod tests {
             2,
             &[("0.0.0.0:80", 7), ("192.0.2.1:22", 8), ("[::]:81", 9)],
         );
-        let foreign = |text: &str| listeners.port(local(text), &|| false, at(2));
+        let foreign = |text: &str| listeners.port(local(text), &|| false, Some(at(2)));
         assert_eq!(foreign("192.0.2.1:80"), Port::Foreign);
         assert_eq!(foreign("192.0.2.1:81"), Port::Foreign);
         // ip_nonlocal_bind
@@ -675,8 +758,8 @@ mod tests {
             listeners.begin_reading();
             for number in 1..=u16::MAX {
                 let local = Endpoint {
-                    address: UNSPECIFIED,
                     port: number,
+                    ..Endpoint::BLANK
                 };
                 listeners.listen(local, number.into(), at(second));
             }
@@ -687,13 +770,33 @@ mod tests {
             assert_eq!(port(&listeners, &text, 2), Port::Service);
         }
         assert_eq!((listeners.entries(), listeners.evictions()), (0, 0));
-        // All go at once: as many are remembered as fit, and none in the range.
-        read(&mut listeners, 3, &[]);
-        assert_eq!(listeners.entries(), 4);
-        assert_eq!(port(&listeners, "10.0.0.1:65535", 3), Port::Service);
-        assert_eq!(port(&listeners, "10.0.0.1:40000", 3), Port::Unknown);
-        assert!(listeners.evictions() > 30_000);
+        // All go at once, and are remembered, but for those in the range.
+        read(&mut listeners, 1_500, &[]);
+        let rows = [("0.0.0.0:65535", 1), ("0.0.0.0:40000", 2)];
+        read(&mut listeners, 1_501, &rows);
+        assert_eq!(port(&listeners, "10.0.0.1:65535", 1_501), Port::New);
+        assert_eq!((listeners.entries(), listeners.evictions()), (0, 0));
         assert!(!listeners.has_unknown());
+    }
+
+    /// However full the table is of listeners of one address.
+    #[test]
+    fn wildcard_listeners_are_new_beside_a_full_table() {
+        let mut listeners = small();
+        let addresses: std::vec::Vec<_> = (1..=6)
+            .map(|number| std::format!("127.0.0.{number}:80"))
+            .collect();
+        let mut rows: std::vec::Vec<_> = addresses
+            .iter()
+            .map(|address| (address.as_str(), 7))
+            .collect();
+        read(&mut listeners, 1, &rows);
+        rows.push(("0.0.0.0:22", 8));
+        read(&mut listeners, 2, &rows);
+        assert_eq!(port(&listeners, "10.0.0.1:22", 2), Port::New);
+        read(&mut listeners, 4, &rows);
+        let asked = local("10.0.0.1:22");
+        assert_eq!(listeners.outlives(asked, at(3), at(3)), Ok(()));
     }
 
     #[test]

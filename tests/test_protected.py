@@ -4,6 +4,8 @@ ordinary scanner is blocked as well."""
 
 import os
 import re
+import shutil
+import socket
 import statistics
 import subprocess
 import threading
@@ -11,7 +13,7 @@ import time
 
 import harness
 from harness import Lan, alone, cases, check, equal, must, need, wait_for
-from traffic import deaf, has_events, touch
+from traffic import deaf, end, has_events, touch
 
 PORTS = (22, 25, 80, 443)
 UNKNOWN = "own addresses and gateways are not fully known"
@@ -143,6 +145,45 @@ def test_more_own_addresses_than_fit(t, when):
     equal(len(guard.error_output()), 1, f"lines {guard.error_output()}")
 
 
+@cases("later", "from the start")
+def test_thousands_of_link_local_gateways(t, when):
+    """Whoever is on a link has them added by router advertisements
+    (net.ipv6.conf.*.accept_ra is 1): no link-local source is blocked then, every
+    other is. Real advertisements would fill the neighbour table, which all
+    network namespaces share."""
+    ports = (1022, 1025, 1080, 1443)
+    routes = [f"route add ::/0 via fe80::1:{number:x} dev lan0 proto ra metric {number}"
+              for number in range(1, 4_301)]
+
+    def prepare(host):
+        host.ip("address add fe80::77/64 dev lan0 nodad")
+        host.listen(*ports, address="::")
+        if when == "from the start":
+            batch(host, routes)
+
+    scene = Scene(t, prepare=prepare)
+    if when == "later":
+        batch(scene.host, routes)
+    scene.is_blocked()
+    scene.peer.ip(*(f"address add {source}/64 dev lan0 nodad" for source in ("fe80::66", "fe80::1:1")))
+    with scene.peer.entered():
+        link = socket.if_nametoindex("lan0")
+    for source, why in (("fe80::66", "own addresses and gateways not fully known"),
+                        ("fe80::1:1", "(gateway|own addresses)")):
+        for port in ports:
+            connection = scene.peer.socket("::")
+            connection.settimeout(5)
+            connection.bind((source, 0, 0, link))
+            connection.connect(("fe80::77", port, 0, link))
+            end(connection, "rst")
+        scene.guard.wait_line(f": +Not blocked: +{source} +{why}")
+    scene.host.ip(f"route add 198.51.100.0/24 via {Lan.peer_v4}")
+    scene.is_not_blocked("gateway")
+    check(scene.known(), "all is known")
+    equal(scene.guard.error_output(), [], "words")
+    equal(scene.health(), (200, "ok"), "health")
+
+
 # --------------------------------------------------------------- nameservers
 
 
@@ -168,6 +209,100 @@ def test_nameservers_behind_a_stub(t, kind):
     scene.is_not_blocked("nameserver")
     scene.is_blocked()
     equal(scene.guard.error_output(), [], "words")
+
+
+RESOLVED = FILES["systemd-resolved"]
+DOMAINS = "/".join(f"department-{n}.corp.example" for n in range(20))
+LINES = {
+    "a comment": f"nameserver 10.77.0.2   # {'a, b/c ' * 40}\nnameserver 10.77.0.9\n",
+    "domains": f"server=10.77.0.9\nserver=/{DOMAINS}/10.77.0.2#53\n",
+    "local": "local=/corp/10.77.0.2\nserver=10.77.0.9\n",
+    "rev-server": "rev-server=10.0.0.0/8,10.77.0.2\nserver=10.77.0.9\n",
+    "blanks": "server = 10.77.0.2@lan0\n",
+}
+
+
+@cases(*LINES)
+def test_nameservers_on_lines_of_any_shape(t, kind):
+    files = {"/etc/resolv.conf": STUB, "/etc/dnsmasq.conf": LINES[kind]}
+    if kind == "a comment":
+        files = {"/etc/resolv.conf": LINES[kind]}
+    scene = Scene(t, files=files)
+    scene.is_not_blocked("nameserver")
+    scene.is_blocked()
+    equal(scene.guard.error_output(), [], "words")
+
+
+def many_nameservers(line):
+    return "".join(line.format(f"203.0.113.{n}" if n < 250 else f"198.51.100.{n - 249}")
+                   for n in range(1, 300))
+
+
+@cases("resolv.conf", "dnsmasq")
+def test_more_nameservers_than_fit(t, kind):
+    """Said once; scanners are blocked, and those that fit are not."""
+    files = {"/etc/resolv.conf": "nameserver 10.77.0.2\n" + many_nameservers("nameserver {}\n")}
+    if kind == "dnsmasq":
+        files = {"/etc/resolv.conf": STUB,
+                 "/etc/dnsmasq.conf": "server=10.77.0.2\n" + many_nameservers("server={}\n")}
+    scene = Scene(t, files=files)
+    scene.is_blocked()
+    scene.is_not_blocked("nameserver")
+    scene.guard.wait_readings(2)
+    said = scene.guard.error_output()
+    check(len(said) == 1 and "more nameservers than fit" in said[0], f"lines {said}")
+    equal(scene.health(), (200, "ok"), "health")
+    check(scene.known(), "no fact is missing")
+
+
+@cases(6, 7)
+def test_no_descriptor_for_the_resolvers_file(t, limit):
+    """That is no file without nameservers. Later there are descriptors."""
+    need("prlimit")
+    lan = t.lan()
+    firewall = t.firewall(lan.host)
+    lan.host.listen(*PORTS)
+    few = (shutil.which("prlimit"), f"--nofile={limit}:999")
+    before = (*with_files(t, FILES["resolv.conf"]), *few)
+    guard = t.guard(lan.host, "--listen", "none", before=before, env=firewall.env)
+    wait_for(lambda: "too many open files" in " ".join(guard.error_output()), "words about it")
+    must("prlimit", "--pid", str(guard.pid), "--nofile=999:999")
+    held = [lan.peer.connect(Lan.host_v4, port, source)
+            for source in (Lan.friend_v4, Lan.peer_v4) for port in PORTS]
+    guard.wait_line(rf": +Blocked: +{Lan.friend_v4} ", 60)
+    guard.wait_line(rf": +Not blocked: +{Lan.peer_v4} nameserver", 60)
+    equal(len(held), 8, "connections held")
+    said = guard.error_output()
+    check(not any("no nameserver" in line for line in said), f"lines {said}")
+
+
+AUTO = "resolv.conf.d/resolv.conf.auto"
+BY_OTHERS = {
+    "hundreds": "cat > resolv.conf.auto",
+    "the scanner": "echo nameserver 10.77.0.3 > resolv.conf.ppp",
+    "a folder": f"mkdir resolv.conf.d; echo nameserver 10.77.0.3 > {AUTO}",
+    "a link": f"mkdir resolv.conf.d; ln -s /etc/secret {AUTO}",
+    "a link to a folder": "ln -s /etc/secrets resolv.conf.d",
+    "a pipe": "mkfifo resolv.dnsmasq",
+}
+
+
+@cases(*BY_OTHERS)
+def test_what_other_users_write_decides_nothing(t, what):
+    need("nsenter", "setpriv")
+    secret = f"nameserver {Lan.friend_v4}\n"
+    scene = Scene(t, files={**RESOLVED, "/etc/secret": secret, f"/etc/secrets/{AUTO[14:]}": secret})
+    os.chmod(scene.path("/tmp"), 0o1777)
+    os.chown(scene.path("/run/systemd/resolve/resolv.conf"), 65_533, 65_533)
+    must("nsenter", "-m", "-t", str(scene.guard.pid), "setpriv", "--reuid=65534", "--regid=65534",
+         "--clear-groups", "sh", "-c", f"cd /tmp; {BY_OTHERS[what]}",
+         input=many_nameservers("nameserver {}\n"))
+    scene.guard.wait_readings(2)
+    scene.is_blocked(Lan.friend_v4)
+    # The file of systemd-resolved is believed: the folder above is root's.
+    scene.is_not_blocked("nameserver")
+    equal(scene.guard.error_output(), [], "words")
+    equal(scene.health(), (200, "ok"), "health")
 
 
 @cases("a stub", "no file")

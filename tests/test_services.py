@@ -114,18 +114,42 @@ def test_ftp_clients_are_no_scanners(t, kind):
     settings, interval, seconds, delay = FTP[kind]
     scene = Scene(t, interval=interval).hears()
     with ftp_server(t, scene, *settings) as server:
-        def is_up():
-            check(server.poll() is None, "vsftpd ended")
-            with contextlib.suppress(OSError):
-                end(scene.peer.connect(scene.family.host, 21), "fin")
-                return True
-        wait_for(is_up, "vsftpd")
+        wait_for(lambda: is_up(scene, server), "vsftpd")
         count = download(scene, seconds, delay)
         check(count > (10 if delay else 100), f"{count} files")
         scene.guard.wait_readings(2 if interval != "10s" else 1)
         spared(scene, scene.family.peer)
         if settings:
             equal(scene.guard.metric(MISSED), 0, MISSED)
+        control(scene)
+
+
+def is_up(scene, server):
+    check(server.poll() is None, "vsftpd ended")
+    with contextlib.suppress(OSError):
+        end(scene.peer.connect(scene.family.host, 21), "fin")
+        return True
+
+
+@cases(21100, 40000)
+@idle
+def test_ftp_ports_that_nobody_connects_to(t, lowest):
+    """Listened on until the client gives up, and by the next one again."""
+    scene = Scene(t, interval="500ms").hears()
+    settings = (f"pasv_min_port={lowest}", f"pasv_max_port={lowest + 10}")
+    with ftp_server(t, scene, *settings) as server, contextlib.ExitStack() as waiting:
+        wait_for(lambda: is_up(scene, server), "vsftpd")
+        with scene.peer.entered():
+            for _ in range(8):
+                client = waiting.enter_context(contextlib.closing(ftplib.FTP()))
+                client.connect(scene.family.host, 21, timeout=20)
+                client.login()
+                client.makepasv()
+        time.sleep(12)
+        waiting.close()
+        scene.guard.wait_readings(2)
+        count = download(scene, 6)
+        check(count > 100, f"{count} files")
         control(scene)
 
 
@@ -154,6 +178,38 @@ def test_new_services_whose_scan_is_held(t, how):
         scene.wait_blocked()
     finally:
         scan.close()
+
+
+@cases("127.0.0.1", "10.77.0.1")
+def test_new_services_beside_a_full_table(t, address):
+    """Any user can listen so often; that keeps no service of all addresses out."""
+    scene = Scene(t, ports=(), interval="500ms").hears()
+    with many(scene, address, 1500):
+        scene.guard.wait_readings(2)
+        serve(scene.host, *PORTS)
+        scene.touch(*PORTS)
+        scene.wait_blocked()
+        control(scene)
+
+
+@cases("10s", "1h")
+def test_ports_of_services_that_stopped_serve_outgoing_connections(t, interval):
+    """The last reading shows listeners where connections go out from by now."""
+    scene = Scene(t, ports=range(40001, 40031))
+    scene.guard.kill()
+    scene.host.must("sysctl", "-qw", "net.ipv4.ip_local_port_range=40001 40060")
+    scene.guard = t.guard(scene.host, "--show", "scans", interval=interval,
+                          env=scene.firewall.env).ready()
+    scene.hears()
+    scene.peer.listen(8080)
+    for listener in scene.listeners:
+        scene.host.service.remove(listener)
+    for _ in range(200):
+        end(scene.host.connect(scene.family.peer, 8080), "rst")
+    time.sleep(2)
+    spared(scene, scene.family.peer)
+    scene.host.listen(*PORTS)
+    control(scene)
 
 
 def test_a_listener_that_goes_is_no_service(t):
@@ -210,14 +266,12 @@ def test_four_thousand_listeners(t, how):
             scan.close()
 
 
-@idle
-def test_more_new_listeners_than_fit(t):
-    """Those that found no place are services a little later."""
+def test_more_new_listeners_than_the_table_has_places(t):
+    """Those of every address need none."""
     scene = Scene(t, interval="1s").hears()
     with many(scene, "wildcard", 1500):
-        ports = (11496, 11497, 11498, 11499)
-        until(lambda: scene.guard.matching("Port scan detected") or scene.touch(*ports) == 0, 60, 1)
-        scene.guard.wait_line("Port scan detected", 1)
+        scene.touch(11496, 11497, 11498, 11499)
+        scene.wait_blocked()
         equal(scene.guard.error_output(), [], "words")
 
 
@@ -255,7 +309,7 @@ class Proxied:
     """A router with services, whose clients' connections to elsewhere a proxy
     takes."""
 
-    def __init__(self, t, name, interval="300ms"):
+    def __init__(self, t, name, interval="300ms", serves=True):
         self.scene = Scene(t, family=name, interval=interval, ports=PORTS).hears()
         scene, self.is_v6 = self.scene, name == "v6"
         self.ip = "ip6" if self.is_v6 else "ip"
@@ -271,13 +325,15 @@ class Proxied:
                       f"{option}route add local {net} dev lo table 100"):
             scene.host.must("ip", *words.split())
         scene.peer.must("ip", *f"{option}route add default via {scene.family.host}".split())
-        listener = scene.host.socket("::" if self.is_v6 else "0.0.0.0")
+        listener = self.listener = scene.host.socket("::" if self.is_v6 else "0.0.0.0")
         level, kind = ((socket.IPPROTO_IPV6, IPV6_TRANSPARENT) if self.is_v6
                        else (socket.IPPROTO_IP, IP_TRANSPARENT))
         listener.setsockopt(level, kind, 1)
         listener.bind(("::" if self.is_v6 else "0.0.0.0", 7892))
         listener.listen(64)
-        scene.host.service.add(listener)
+        listener.settimeout(5)
+        if serves:
+            scene.host.service.add(listener)
 
     def elsewhere(self, number):
         return f"2001:db8:5::{number}" if self.is_v6 else f"198.51.100.{number}"
@@ -306,6 +362,32 @@ def test_a_proxy_takes_what_was_meant_for_others(t, family, how):
         peer_name = "[%s]:%d" % peer_end if proxied.is_v6 else "%s:%d" % peer_end
         scene.guard.wait_line(connection_pattern(peer_name, "->", local))
     control(scene)
+
+
+@cases(*((family, how) for family in ("v4", "v6") for how in ("aborts", "ends")))
+def test_a_proxy_whose_upstream_is_away(t, family, how):
+    """What it aborts, or leaves in its queue, no longer names an address."""
+    proxied = Proxied(t, family, interval="10s", serves=False)
+    scene, held = proxied.scene, []
+    for number, port in enumerate(PORTS, 1):
+        held.append(scene.peer.connect(proxied.elsewhere(number), port))
+        if how == "aborts":
+            end(proxied.listener.accept()[0], "rst")
+    proxied.listener.close()
+    equal(len(held), 4, "connections")
+    # The kernel tells of the control's connections after those.
+    control(scene)
+    spared(scene, scene.family.peer)
+
+
+@cases("v4", "v6")
+def test_aborted_scans_beside_local_networks(t, family):
+    """They are evidence where a local network is the host's own (AnyIP, IPVS)."""
+    scene = Scene(t, family=family, interval="10s", kind="abort").hears()
+    network = "2001:db8:9::/64" if scene.family.is_v6 else "192.0.2.0/24"
+    scene.host.ip(f"route add local {network} dev lo")
+    scene.touch(*PORTS)
+    scene.wait_blocked()
 
 
 @cases("v4", "v6")

@@ -1,7 +1,7 @@
 //! What counts as evidence, whatever showed it: a table of cases.
 
 use crate::detector::Evidence;
-use crate::limits::{FAST_READING, MEMORY, SERVICE_AGE, WAITING};
+use crate::limits::{FAST_READING, MEMORY, WAITING};
 use crate::listeners::Port;
 use crate::time::{Duration, Instant};
 use crate::waiting::{Waiter, Waiting};
@@ -42,9 +42,9 @@ impl Case<'_> {
             (Port::Service, _) => Verdict::Counts,
             // The list of own addresses is kept current by itself.
             (Port::Foreign, _) => Verdict::Waits,
-            (Port::New, _) => Verdict::WaitsFor(SERVICE_AGE),
+            // Soon, so that another socket can hardly have taken over the port.
             // Of several services that just started one reading shows all.
-            (Port::Unknown, true) => Verdict::WaitsFor(FAST_READING),
+            (Port::New, _) | (Port::Unknown, true) => Verdict::WaitsFor(FAST_READING),
             // Outgoing connections end all day long; none is to be lost.
             (Port::Unknown, false) => Verdict::WaitsForMany,
         }
@@ -67,8 +67,9 @@ impl Case<'_> {
 /// What waits for its port; all bytes zero when new.
 pub(super) struct Admission {
     pub(super) waiting: Waiting<WAITING>,
-    /// Until when a proxy may serve connections to addresses that are not the
-    /// host's.
+    /// Until when sockets that lost their local address (tcp_disconnect of
+    /// net/ipv4/tcp.c) are no evidence: a proxy may serve connections to
+    /// addresses that are not the host's.
     foreign_until: Option<Instant>,
 }
 
@@ -78,6 +79,11 @@ impl Admission {
             waiting: Waiting::new(),
             foreign_until: None,
         }
+    }
+
+    /// A proxy takes connections to other addresses, or may.
+    pub(super) fn note_diversion(&mut self, now: Instant) {
+        self.foreign_until = Some(now.after(MEMORY));
     }
 
     /// Takes in a connection that was completed. When a reading is wanted to
@@ -92,7 +98,7 @@ impl Admission {
         now: Instant,
     ) -> Option<Instant> {
         if port == Port::Foreign {
-            self.foreign_until = Some(now.after(MEMORY));
+            self.note_diversion(now);
         }
         let case = Case {
             waiter,
@@ -144,7 +150,7 @@ mod tests {
         use Verdict::{Counts, Waits, WaitsFor, WaitsForMany};
         for (port, counted, uncounted) in [
             (Port::Service, Counts, Counts),
-            (Port::New, WaitsFor(SERVICE_AGE), WaitsFor(SERVICE_AGE)),
+            (Port::New, WaitsFor(FAST_READING), WaitsFor(FAST_READING)),
             (Port::Foreign, Waits, Waits),
             (Port::Unknown, WaitsFor(FAST_READING), WaitsForMany),
         ] {

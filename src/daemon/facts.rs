@@ -32,10 +32,10 @@ const UNCLEAN_DUMPS: u8 = 3;
 /// and less than a second.
 const START_SLICES: usize = 200;
 
-/// The resolver's file, which can name a stub on this host.
-const RESOLV_CONF: &[u8] = b"/etc/resolv.conf";
-/// Where upstream nameservers are named then.
-const UPSTREAM_FILES: [&[u8]; 22] = [
+/// The resolver's file, which can name a stub on this host, and where upstream
+/// nameservers are named then.
+const RESOLVER_FILES: [&[u8]; 23] = [
+    b"/etc/resolv.conf",
     b"/run/systemd/resolve/resolv.conf",
     b"/run/NetworkManager/no-stub-resolv.conf",
     b"/run/NetworkManager/resolv.conf",
@@ -69,6 +69,7 @@ const UNKNOWN: &[u8] =
     b"own addresses and gateways are not fully known; nothing is blocked until they are";
 const LINKS_UNKNOWN: &[u8] =
     b"more networks on links than fit; sources in the others are blocked like those from elsewhere";
+const NAMESERVERS_UNKNOWN: &[u8] = b"more nameservers than fit; protect the others with --allow";
 const NO_NAMESERVER: &[u8] =
     b"no nameserver is known but this host itself; protect its upstream nameservers with --allow";
 
@@ -99,9 +100,10 @@ pub(super) struct HostFacts {
     /// Something may be missing in it, or in the events beside it.
     is_unclean: bool,
     has_lost: bool,
-    unclean_dumps: u8,
 
-    /// When the last dump of each section began, and what it listed.
+    /// Of each section: how many dumps in a row were unclean, when the last one
+    /// that counts began, and what it listed.
+    unclean_dumps: [u8; Section::ALL.len()],
     dumped: [Instant; Section::ALL.len()],
     sizes: [usize; Section::ALL.len()],
     /// No dump of what is stale before this, none at all before that.
@@ -114,7 +116,10 @@ pub(super) struct HostFacts {
     resolver_read: Instant,
     has_said_unknown: bool,
     has_said_links: bool,
+    has_said_nameservers: bool,
     has_checked_resolver: bool,
+    /// There was no descriptor for one of the resolver's files.
+    has_missed_resolver: bool,
 }
 
 impl HostFacts {
@@ -135,7 +140,7 @@ impl HostFacts {
             listed: 0,
             is_unclean: false,
             has_lost: false,
-            unclean_dumps: 0,
+            unclean_dumps: [0; Section::ALL.len()],
             dumped: [Instant::BOOT; Section::ALL.len()],
             sizes: [0; Section::ALL.len()],
             next_dump: Instant::BOOT,
@@ -145,7 +150,9 @@ impl HostFacts {
             resolver_read: Instant::BOOT,
             has_said_unknown: false,
             has_said_links: false,
+            has_said_nameservers: false,
             has_checked_resolver: false,
+            has_missed_resolver: false,
         }
     }
 
@@ -334,18 +341,19 @@ impl HostFacts {
         let mut sections = Section::ALL
             .into_iter()
             .zip(&mut self.dumped)
-            .zip(&mut self.sizes);
-        let found = sections.find(|((section, _), _)| section.bit() == asked);
-        let Some(((section, dumped), size)) = found else {
+            .zip(&mut self.sizes)
+            .zip(&mut self.unclean_dumps);
+        let found = sections.find(|(((section, _), _), _)| section.bit() == asked);
+        let Some((((section, dumped), size), unclean)) = found else {
             return;
         };
-        self.unclean_dumps += u8::from(self.is_unclean);
-        if self.is_unclean && self.unclean_dumps < UNCLEAN_DUMPS {
+        *unclean += u8::from(self.is_unclean);
+        if self.is_unclean && *unclean < UNCLEAN_DUMPS {
             self.needed |= asked & !self.whole;
             self.stale |= asked;
         } else {
             (*dumped, *size) = (self.began, self.listed);
-            self.unclean_dumps = 0;
+            *unclean = 0;
             self.has_failed = false;
             self.whole |= if self.has_lost { 0 } else { asked };
             // There may be room now for what did not fit.
@@ -420,14 +428,40 @@ impl HostFacts {
 
     fn read_resolver(&mut self, kernel: &mut impl Kernel, host: &mut Host, buffer: &mut [u8]) {
         self.resolver_read = kernel.boottime();
+        self.has_missed_resolver = false;
         host.begin_resolver();
-        read_resolver_file(kernel, host, buffer, RESOLV_CONF, 0);
-        if host.needs_upstreams() {
-            for (path, number) in UPSTREAM_FILES.into_iter().zip(1..) {
-                read_resolver_file(kernel, host, buffer, path, number);
+        for (path, number) in RESOLVER_FILES.iter().zip(0..) {
+            if number == 1 && !host.needs_upstreams() {
+                break;
             }
+            self.read_resolver_file(kernel, host, buffer, path, number);
         }
         host.finish_resolver();
+    }
+
+    fn read_resolver_file(
+        &mut self,
+        kernel: &mut impl Kernel,
+        host: &mut Host,
+        buffer: &mut [u8],
+        path: &[u8],
+        number: u8,
+    ) {
+        let file = open_resolver_file(kernel, path);
+        self.has_missed_resolver |= matches!(file, Err(Errno::EMFILE | Errno::ENFILE));
+        let Ok(file) = file else {
+            return;
+        };
+        for _ in 0..RESOLVER_READS {
+            match kernel.read(file, buffer) {
+                Ok(0) => break,
+                Ok(count) => host.feed_resolver(number, buffer.get(..count).unwrap_or_default()),
+                Err(Errno::EINTR) => {}
+                Err(_) => break,
+            }
+        }
+        host.end_resolver_file(number);
+        kernel.close(file);
     }
 
     /// The next diagnostic where blocks are wanted: once each time it becomes so.
@@ -439,9 +473,13 @@ impl HostFacts {
         if becomes(&mut self.has_said_links, !host.fits_links()) {
             return Some(LINKS_UNKNOWN);
         }
+        if becomes(&mut self.has_said_nameservers, !host.fits_nameservers()) {
+            return Some(NAMESERVERS_UNKNOWN);
+        }
         // Only at the start; a stub at an address of our own is none before
         // that is known to be ours.
-        let may_check = !self.has_checked_resolver && !host.is_incomplete();
+        let is_known = !self.has_missed_resolver && !host.is_incomplete();
+        let may_check = !self.has_checked_resolver && is_known;
         self.has_checked_resolver |= may_check;
         (may_check && host.lacks_nameserver()).then_some(NO_NAMESERVER)
     }
@@ -452,27 +490,15 @@ fn becomes(was: &mut bool, is: bool) -> bool {
     !core::mem::replace(was, is) && is
 }
 
-fn read_resolver_file(
-    kernel: &mut impl Kernel,
-    host: &mut Host,
-    buffer: &mut [u8],
-    path: &[u8],
-    number: u8,
-) {
-    let opened = kernel.open_rows(&Path::from_bytes(path));
-    let Ok(RowsFile::Regular(file) | RowsFile::Procfs(file)) = opened else {
-        return;
-    };
-    for _ in 0..RESOLVER_READS {
-        match kernel.read(file, buffer) {
-            Ok(0) => break,
-            Ok(count) => host.feed_resolver(number, buffer.get(..count).unwrap_or_default()),
-            Err(Errno::EINTR) => {}
-            Err(_) => break,
-        }
+fn open_resolver_file(kernel: &mut impl Kernel, path: &[u8]) -> Result<Descriptor, Errno> {
+    // Anybody may write to /tmp; OpenWrt's /var is a link to it.
+    let is_shared = matches!(path.get(..5), Some(b"/tmp/" | b"/var/"));
+    let path = Path::from_bytes(path);
+    if is_shared {
+        return kernel.open_of_root(&path);
     }
-    host.end_resolver_file(number);
-    kernel.close(file);
+    let (RowsFile::Regular(file) | RowsFile::Procfs(file)) = kernel.open_rows(&path)?;
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -495,12 +521,9 @@ mod tests {
 
     impl Bench {
         fn new(seed: u64) -> Self {
-            // In a debug build it stands on the stack first.
-            let build = || Box::new(Host::new());
-            let thread = std::thread::Builder::new().stack_size(64 << 20);
             Self {
                 kernel: FakeKernel::new(seed),
-                host: thread.spawn(build).unwrap().join().unwrap(),
+                host: crate::testing::boxed(Host::new),
                 facts: HostFacts::new(),
                 buffer: std::vec![0; 8_192],
             }
@@ -580,6 +603,42 @@ mod tests {
         // The kernel lists them by some order of its own.
         host.addresses.sort();
         host.gateways.sort();
+    }
+
+    /// Those of the other sections say nothing of what is missing in one.
+    #[test]
+    fn unclean_dumps_of_one_section_are_taken_together() {
+        let mut bench = Bench::new(1);
+        let (facts, now) = (&mut bench.facts, bench.kernel.now);
+        for round in 1..=UNCLEAN_DUMPS {
+            for section in Section::ALL {
+                facts.begin(&mut bench.host, section, now);
+                facts.is_unclean = true;
+                facts.finish(&mut bench.host, now);
+                let counts = facts.whole & section.bit() != 0;
+                assert_eq!(counts, round == UNCLEAN_DUMPS, "{section:?} {round}");
+            }
+        }
+    }
+
+    /// Without a descriptor for the files nothing is said of them until there is.
+    #[test]
+    fn files_that_could_not_be_opened_say_nothing() {
+        for (nameserver, expected) in [("10.0.0.53", None), ("127.0.0.1", Some(NO_NAMESERVER))] {
+            let mut bench = Bench::new(1);
+            bench.kernel.host.nameservers = std::vec![nameserver.parse().unwrap()];
+            bench.start();
+            bench.kernel.faults.no_descriptors = true;
+            bench.advance(6_000);
+            bench.renew();
+            assert_eq!(bench.host.knowledge(), Knowledge::Whole);
+            assert_eq!(bench.facts.next_notice(&bench.host), None);
+            bench.kernel.faults.no_descriptors = false;
+            bench.advance(6_000);
+            bench.renew();
+            assert_eq!(bench.facts.next_notice(&bench.host), expected);
+            assert_eq!(bench.facts.next_notice(&bench.host), None);
+        }
     }
 
     /// The host changes during dumps and events, some of which are lost, late or

@@ -98,7 +98,7 @@ impl Shown {
 pub(super) struct Intake {
     has_logged_unknown: bool,
     pub(super) handshakes: Handshakes,
-    admission: Admission,
+    pub(super) admission: Admission,
     pub(super) list: List,
     pub(super) detector: Detector,
     pub(super) connections: Connections,
@@ -413,9 +413,9 @@ impl Intake {
         firewall: &Firewall,
         metrics: &mut Metrics,
     ) -> Retried {
-        let (local, now) = (waiter.local, context.now);
+        let (local, seen) = (waiter.local, waiter.first_seen.max(waiter.since));
         let listeners = &mut self.connections.listeners;
-        let port = listeners.port(local, &|| context.is_local(local.address), now);
+        let port = listeners.port(local, &|| context.is_local(local.address), Some(seen));
         let mut retried = match port {
             Port::Unknown if is_after_reading => return Retried::Done,
             Port::Unknown => return Retried::Unknown,
@@ -425,7 +425,7 @@ impl Intake {
         if port == Port::New && is_after_reading {
             // A listener that outlived the connection is a service; else
             // another reading follows.
-            let outlives = listeners.outlives(local, waiter.since);
+            let outlives = listeners.outlives(local, waiter.first_seen, waiter.since);
             retried = outlives.map_or_else(Retried::CountedUntil, |()| Retried::Done);
         }
         if !waiter.is_counted {

@@ -344,6 +344,9 @@ impl Daemon {
                 .take(kernel, &mut self.host, &mut self.netlink_buffer);
         }
         self.apply_facts(kernel);
+        if self.host.diverts() {
+            self.intake.admission.note_diversion(now);
+        }
     }
 
     /// Before a block.
@@ -581,14 +584,16 @@ impl Daemon {
             .after_events(intake.inbound_seen(), self.watcher.is_drained(), now);
     }
 
-    /// Proves that events arrive, reads tcp_fastopen and finds out what --proc
-    /// is.
+    /// Proves that events arrive, reads the settings again and finds out what
+    /// --proc is.
     fn check_events(&mut self, kernel: &mut impl Kernel, now: Instant) {
         self.watcher.check_test(kernel, now);
         if self.watcher.is_check_due(now) {
             self.intake
                 .handshakes
                 .read_setting(kernel, self.options.proc_directory.as_bytes());
+            let range = local_port_range(kernel, self.options.proc_directory.as_bytes());
+            self.intake.connections.set_local_port_range(range);
             let namespace = self.reader.namespace(kernel);
             self.watcher.check(kernel, namespace, now);
         }

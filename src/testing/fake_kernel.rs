@@ -437,6 +437,7 @@ impl FakeKernel {
                 (parse("fe80::5"), 64),
             ],
             gateways: vec![parse("203.0.113.1"), parse("fe80::1")],
+            diverted: Vec::new(),
             nameservers: vec![parse("10.0.0.53")],
         };
         let mut open = BTreeMap::new();
@@ -1030,6 +1031,10 @@ impl Kernel for FakeKernel {
         } else {
             RowsFile::Regular(descriptor)
         })
+    }
+
+    fn open_of_root(&mut self, path: &Path) -> Result<Descriptor, Errno> {
+        self.open(path)
     }
 
     fn open(&mut self, path: &Path) -> Result<Descriptor, Errno> {

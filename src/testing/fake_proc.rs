@@ -109,6 +109,8 @@ pub struct FakeHost {
     pub addresses: Vec<(IpAddr, u8)>,
     /// Gateways of default routes.
     pub gateways: Vec<IpAddr>,
+    /// Local networks of the table that a policy rule for TPROXY names.
+    pub diverted: Vec<(IpAddr, u8)>,
     pub nameservers: Vec<IpAddr>,
 }
 
@@ -126,6 +128,7 @@ const RTM_GETROUTE: u16 = 26;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const RTA_DST: u16 = 1;
+const RTN_LOCAL: u8 = 2;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 
@@ -325,6 +328,14 @@ impl FakeHost {
             let to = attribute(RTA_DST, &octets(network(*address, *length)));
             let direct = route_head(*address, *length, 254, scope);
             messages.push([&direct[..], &to, &interface()].concat());
+        }
+        for (address, length) in &self.diverted {
+            if address.is_ipv6() == is_ipv6 {
+                let to = attribute(RTA_DST, &octets(network(*address, *length)));
+                let mut local = route_head(*address, *length, 100, 254);
+                local[7] = RTN_LOCAL;
+                messages.push([&local[..], &to, &interface()].concat());
+            }
         }
         messages
     }

@@ -10,3 +10,10 @@ mod simulator;
 mod stories;
 mod tidy;
 mod twin;
+
+/// In a debug build a value stands on the stack first.
+pub fn boxed<T: Send + 'static>(build: fn() -> T) -> std::boxed::Box<T> {
+    let thread = std::thread::Builder::new().stack_size(64 << 20);
+    let built = thread.spawn(move || std::boxed::Box::new(build()));
+    built.unwrap().join().unwrap()
+}

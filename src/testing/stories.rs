@@ -1749,6 +1749,42 @@ fn an_address_that_is_not_ours_has_no_services() {
     );
 }
 
+/// What a proxy aborts no longer names the address it was meant for: while
+/// packets may be diverted, and ten minutes after, it is no evidence.
+#[test]
+fn what_is_aborted_beside_a_proxy_is_no_evidence() {
+    for networks in [&["0.0.0.0"][..], &["::"], &["0.0.0.0", "::"]] {
+        let mut run = started(&["--interval=1m"]);
+        run.checks.twin = false;
+        let networks = networks.iter().map(|one| (one.parse().unwrap(), 0));
+        run.kernel.host.diverted = networks.collect();
+        run.run_for(2);
+        let abort = |run: &mut Run, last: u8| {
+            for port in [22, 25, 80, 443] {
+                run.kernel.destroy(([0; 4], port), ([10, 0, 0, last], 0));
+            }
+            run.run_for(2);
+        };
+        abort(&mut run, 7);
+        run.run_for(700);
+        abort(&mut run, 8);
+        run.kernel.host.diverted.clear();
+        run.run_for(590);
+        abort(&mut run, 9);
+        assert!(run.lines_with("Port scan detected").is_empty());
+        // What names its address is.
+        run.end_connections(OWN_OCTETS, 50_000, &[22, 25, 80, 443]);
+        run.run_for(2);
+        assert_eq!(run.lines_with("Blocked: 198.51.100.7").len(), 1);
+        run.run_for(20);
+        abort(&mut run, 10);
+        assert_eq!(
+            run.lines_with("Port scan detected: 10.0.0"),
+            ["Port scan detected: 10.0.0.10 -> 10.0.0.1 on ports 22,25,80,443"]
+        );
+    }
+}
+
 #[test]
 fn aborted_connections_name_an_own_address() {
     let mut run = started(&["--interval=1m"]);

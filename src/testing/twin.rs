@@ -12,7 +12,7 @@ const MEMORY: Duration = Duration::from_secs(600);
 /// What a listener outlives a connection by that is a service.
 const SERVICE_AGE: Duration = Duration::from_secs(1);
 /// How old one is that is a service without a connection.
-const LISTENER_AGE: Duration = Duration::from_secs(10);
+const LISTENER_AGE: Duration = Duration::from_secs(1_200);
 
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
@@ -61,6 +61,15 @@ struct Watched {
     is_reported: bool,
 }
 
+/// Since when and until when readings showed a listener, and the last one
+/// before that.
+#[derive(Clone, Copy)]
+struct Stands {
+    first: Instant,
+    last: Instant,
+    absent: Option<Instant>,
+}
+
 pub struct Twin {
     pub ports: usize,
     pub window: Duration,
@@ -70,10 +79,12 @@ pub struct Twin {
     known: HashMap<FourTuple, Known>,
     /// The time of the last reading; `None` before the first.
     last_reading: Option<Instant>,
-    /// Sockets that listen, and since when they stood in each reading.
-    listeners: HashMap<(Listening, u64), (Instant, Instant)>,
-    /// Services, and when they stood last.
-    services: HashMap<Listening, Instant>,
+    /// Sockets that listen.
+    listeners: HashMap<(Listening, u64), Stands>,
+    /// Services, and when they stood first and last.
+    services: HashMap<Listening, (Instant, Instant)>,
+    /// Where one stood for long, and when last.
+    old: HashMap<Listening, Instant>,
     waiting: Vec<Waiter>,
     pub interval: Duration,
     pub next_scheduled: Instant,
@@ -103,6 +114,7 @@ impl Twin {
             last_reading: None,
             listeners: HashMap::new(),
             services: HashMap::new(),
+            old: HashMap::new(),
             waiting: Vec::new(),
             interval: Duration::from_secs(10),
             next_scheduled: Instant::BOOT,
@@ -173,9 +185,13 @@ impl Twin {
         self.known
             .retain(|_, known| now.since(known.last_seen) < MEMORY);
         self.last_reading = Some(now);
-        self.listeners.retain(|_, (_, last)| *last == now);
-        self.services.retain(|(_, port), last| {
-            *last == now || (!is_ephemeral(*port) && now.since(*last) < MEMORY)
+        self.listeners.retain(|_, stands| stands.last == now);
+        let old = &mut self.old;
+        self.services.retain(|local, (first, last)| {
+            if *last != now && !is_ephemeral(local.1) && last.since(*first) >= LISTENER_AGE {
+                old.insert(*local, *last);
+            }
+            *last == now
         });
         self.try_again(now);
         if !self.is_scheduled(now) {
@@ -270,32 +286,39 @@ impl Twin {
             (address, port)
         };
         let last_reading = self.last_reading;
-        let stands = self.listeners.entry((local, inode)).or_insert((now, now));
-        stands.1 = now;
-        let age = now.since(stands.0);
-        let stood_before = |local| {
-            let last: Option<&Instant> = self.services.get(&local);
-            last.is_some_and(|last| Some(*last) == last_reading || *last == now)
+        let stands = self.listeners.entry((local, inode)).or_insert(Stands {
+            first: now,
+            last: now,
+            absent: last_reading,
+        });
+        stands.last = now;
+        let (first, age) = (stands.first, now.since(stands.first));
+        let was_old = |local| {
+            self.old
+                .get(&local)
+                .is_some_and(|at| now.since(*at) < MEMORY)
         };
         if last_reading.is_none()
-            || stood_before(local)
-            || self.is_service(local, now)
-            || self.is_service(any, now)
+            || [local, any]
+                .iter()
+                .any(|local| self.services.contains_key(local))
+            || [local, any].into_iter().any(was_old)
             || age >= LISTENER_AGE
         {
-            self.services.insert(local, now);
+            self.services.entry(local).or_insert((first, now)).1 = now;
         }
     }
 
+    /// Where connections go out from, only while readings show it.
     fn is_service(&self, local: Listening, now: Instant) -> bool {
-        self.services.get(&local).is_some_and(|last| {
-            *last == now || (!is_ephemeral(local.1) && now.since(*last) < MEMORY)
-        })
+        let mut last = self.services.get(&local).map(|(_, last)| *last);
+        last.take_if(|last| *last != now && is_ephemeral(local.1));
+        last.is_some()
     }
 
     fn stands(&self, local: Listening, now: Instant) -> bool {
         let mut listeners = self.listeners.iter();
-        listeners.any(|((other, _), (_, last))| *other == local && *last == now)
+        listeners.any(|((other, _), stands)| *other == local && stands.last == now)
     }
 
     fn port(&self, local: Listening, now: Instant) -> Port {
@@ -366,12 +389,17 @@ impl Twin {
         let any = (ANY, waiter.local.1);
         let is_bound = self.stands(waiter.local, now);
         let local = if is_bound { waiter.local } else { any };
-        let is_old = self.listeners.iter().any(|((other, _), (first, last))| {
-            let since = waiter.since.max(*first);
-            *other == local && *last == now && now.since(since) >= SERVICE_AGE
+        let first = self.listeners.iter().filter_map(|((other, _), stands)| {
+            let is_candidate = *other == local
+                && stands.last == now
+                && stands
+                    .absent
+                    .is_none_or(|absent| absent < waiter.first_seen);
+            is_candidate.then_some(stands.first)
         });
-        if is_old {
-            self.services.insert(local, now);
+        let Some(first) = first.min() else { return };
+        if now.since(waiter.since.max(first)) >= SERVICE_AGE {
+            self.services.insert(local, (first, now));
         }
     }
 
