@@ -1,5 +1,6 @@
-//! The daemon: owns every table and ties the stages together. The only place
-//! that knows everybody, logs, and decides about EINTR and EAGAIN.
+//! The daemon: its parts own the tables, and a turn of its loop hands each
+//! stage's result to the next. The only folder that counts, logs, and decides
+//! about EINTR and EAGAIN.
 
 mod admission;
 pub(crate) mod commands;
