@@ -223,6 +223,14 @@ class Namespace:
         except OSError:
             return False
 
+    def listens_at(self, address, port):
+        """Whether a connection comes about, whatever it serves."""
+        try:
+            self.connect(address, port, seconds=1).close()
+            return True
+        except OSError:
+            return False
+
     def destroy(self):
         if self.name not in Namespace.living:
             return

@@ -208,10 +208,10 @@ def test_slow_head_is_told_so(t):
 
 def test_healthz_tells_of_the_firewall(t):
     host = t.lan().host
-    guard = t.guard(host, env=broken_firewall(t, "exit 3\n"))
-    wait_for(lambda: host.connects(HOME, PORT) or guard.process.poll() is None, "a listener")
-    wait_for(lambda: ask(host, get("/healthz")).status == 503, "503")
-    check(b"firewall" in ask(host, get("/healthz")).body, "it does not say why")
+    t.guard(host, env=broken_firewall(t, "exit 3\n"))
+    wait_for(lambda: host.listens_at(HOME, PORT), "a listener")
+    wait_for(lambda: b"firewall" in ask(host, get("/healthz")).body, "the reason")
+    equal(ask(host, get("/healthz")).status, 503, "status")
 
 
 def test_healthz_tells_of_readings(t):

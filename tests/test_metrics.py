@@ -127,14 +127,14 @@ def test_listen_option(t):
     guard.wait_line("No TCP peer")
     wait_for(lambda: lan.peer.run("curl", "-sSf", "--max-time", "5", "-o", "/dev/null",
                                   "http://10.77.0.1:8080/").returncode == 0, "an answer on 8080")
-    check(not lan.host.connects("127.0.0.1", 8080), "it listens on loopback too")
+    check(not lan.host.listens_at("127.0.0.1", 8080), "it listens on loopback too")
 
 
 def test_listen_none(t):
     lan = t.lan()
     guard = t.guard(lan.host, "--listen", "none")
     guard.wait_line("No TCP peer")
-    check(not lan.host.connects("127.0.0.1", 3021), "it listens")
+    check(not lan.host.listens_at("127.0.0.1", 3021), "it listens")
 
 
 def test_promtool_is_silent(t):

@@ -214,8 +214,8 @@ class Attack:
         serve(host, *TEN, kind=service_for(kind))
         self.guard = case.guard(host, "--show", "scans", env=self.firewall.env,
                                 interval=interval, before=before).ready()
-        # Whether destroy events arrive is known within a second.
-        wait_for(lambda: has_events(self.guard) or self.guard.error_output(), "the self-test", 5)
+        # Whether destroy events arrive is known when the self-test is over, 5 s at most.
+        wait_for(lambda: has_events(self.guard) or self.guard.error_output(), "the self-test", 10)
         self.watch = Stopwatch(host)
         time.sleep(delay)
         scan = start_scan(kind, self.lan)

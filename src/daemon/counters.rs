@@ -196,7 +196,8 @@ impl EarlyReadings {
         let earned = now.since(self.saved_at).as_nanos() / EARLY_READING_SHARE as u64;
         let savings = self.savings.saturating_add(Duration::from_nanos(earned));
         self.savings = savings.min(EARLY_READING_SAVINGS);
-        self.saved_at = now;
+        // A debt is paid until then, however often this is asked.
+        self.saved_at = self.saved_at.max(now);
         let is_due = self.savings != Duration::ZERO;
         if !is_due {
             self.requested = Some(now.after(COUNTERS_PERIOD));
@@ -256,6 +257,8 @@ mod tests {
         early.pay(EARLY_READING_SAVINGS.saturating_mul(2), at(100));
         let paid = EARLY_READING_SAVINGS.saturating_mul(EARLY_READING_SHARE as u64);
         let paid = at(100).after(paid);
+        early.request(at(101));
+        assert!(!early.is_due(at(101)), "there is a debt");
         early.request(at(101));
         assert!(!early.is_due(paid), "nothing was earned yet");
         assert_eq!(early.deadline(), paid.after(COUNTERS_PERIOD));

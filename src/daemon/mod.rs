@@ -615,7 +615,7 @@ impl Daemon {
         if look == Some(Look::Unseen) {
             self.early.request(now);
         }
-        if look.is_some() && self.watcher.lacks_events() {
+        if self.watcher.lacks_events() {
             self.early.request(now.after(FAST_READING));
         }
     }

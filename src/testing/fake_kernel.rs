@@ -79,6 +79,8 @@ pub struct Faults {
     pub notify: Option<Errno>,
     /// The kernel tells this much later that it destroyed a socket of ours.
     pub late_events: Duration,
+    /// No lookup finds a socket: the kernel was built without tcp_diag.
+    pub lacks_tcp_diag: bool,
     /// The address to listen on cannot be had.
     pub listen: Option<Errno>,
     /// What befalls each child.
@@ -1479,7 +1481,7 @@ impl FakeKernel {
             (address, port)
         };
         let ends = (end(24, 28), end(26, 44));
-        let mut sockets = self.sockets.iter();
+        let mut sockets = self.sockets.iter().filter(|_| !self.faults.lacks_tcp_diag);
         let socket = sockets.find(|socket| (socket.local, socket.remote) == ends);
         let sequence = &request[8..12];
         Some(match socket {

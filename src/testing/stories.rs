@@ -1463,6 +1463,43 @@ fn a_late_event_of_the_self_test_proves_as_much() {
     }
 }
 
+/// The self-test is over when it failed, though a late event still counts.
+#[test]
+fn readings_come_fast_where_events_never_do() {
+    for passive_opens in [0, 1_000] {
+        let mut run = host();
+        // 0: no counters are to be had either.
+        run.kernel.passive_opens = passive_opens;
+        run.kernel.faults.late_events = Duration::from_secs(3_600);
+        assert_eq!(run.start(&["--interval=1h"]), Flow::Continue);
+        let early = |run: &mut Run| {
+            let count = run.metric("tcpparser_early_readings_total");
+            count.parse::<u64>().unwrap()
+        };
+        run.run_for(4);
+        assert_eq!(early(&mut run), 0, "while the test goes on");
+        run.run_for(2);
+        let before = early(&mut run);
+        run.run_for(10);
+        let made = early(&mut run) - before;
+        assert!((90..=110).contains(&made), "{made} in 10 s");
+    }
+}
+
+/// Without tcp_diag no socket is found: that is no sign that one is gone.
+#[test]
+fn closing_rows_are_evidence_where_the_kernel_lacks_tcp_diag() {
+    let mut run = host();
+    run.kernel.faults.late_events = Duration::from_secs(3_600);
+    run.kernel.faults.lacks_tcp_diag = true;
+    assert_eq!(run.start(&[]), Flow::Continue);
+    run.run_for(10);
+    run.kernel.scan_closing(SCANNER, TcpState::LastAck);
+    run.run_for(2);
+    assert_eq!(run.kernel.lookups, 4);
+    assert_eq!(run.kernel.tables[0].blocks().len(), 1);
+}
+
 #[test]
 fn events_within_the_host_may_wait_for_a_millisecond() {
     let mut run = started(&[]);
