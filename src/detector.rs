@@ -543,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn agrees_with_a_naive_twin() {
+    fn agrees_with_a_naive_oracle() {
         let mut detector = detector::<64, 128>();
         let mut naive = Naive::default();
         let mut state: u64 = 42;

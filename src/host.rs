@@ -1507,14 +1507,14 @@ mod tests {
 
     /// Lists searched from end to end do the same, slowly.
     #[derive(Default)]
-    struct Twin {
+    struct Oracle {
         own: List<Network>,
         broadcast: List<Network>,
         gateways: List<Network>,
         on_link: List<Network>,
     }
 
-    impl Twin {
+    impl Oracle {
         fn protects(&self, network: Network) -> bool {
             let lists = [&self.own, &self.broadcast, &self.gateways];
             ALWAYS.iter().any(|(held, _)| held.overlaps(network))
@@ -1577,14 +1577,14 @@ mod tests {
         }
     }
 
-    fn random_address(dice: &mut Dice, twin: &mut Twin) -> List<u8> {
+    fn random_address(dice: &mut Dice, oracle: &mut Oracle) -> List<u8> {
         let (local, prefix) = (dice.address(), dice.network());
         let broadcast = (dice.roll(2) == 0).then(|| dice.address());
-        twin.own.push(Network::single(local));
-        twin.broadcast.extend(broadcast.map(Network::single));
+        oracle.own.push(Network::single(local));
+        oracle.broadcast.extend(broadcast.map(Network::single));
         let shortest = if prefix.is_ipv6() { 32 } else { 8 };
         if prefix.prefix_length() >= shortest && !prefix.is_single() {
-            twin.on_link.push(prefix);
+            oracle.on_link.push(prefix);
         }
         address(
             prefix.address(),
@@ -1594,7 +1594,7 @@ mod tests {
         )
     }
 
-    fn random_route(dice: &mut Dice, twin: &mut Twin) -> List<u8> {
+    fn random_route(dice: &mut Dice, oracle: &mut Oracle) -> List<u8> {
         let route = TestRoute {
             destination: dice.network(),
             kind: 1 + dice.roll(3) as u8,
@@ -1603,53 +1603,53 @@ mod tests {
             gateway: (dice.roll(3) == 0).then(|| dice.address()),
         };
         let (destination, length) = (route.destination, route.destination.prefix_length());
-        twin.gateways.extend(route.gateway.map(Network::single));
+        oracle.gateways.extend(route.gateway.map(Network::single));
         match route.kind {
             1 if route.gateway.is_none() && destination.is_ipv6() && length >= 64 => {
-                twin.on_link.push(destination);
+                oracle.on_link.push(destination);
             }
             1 if route.gateway.is_none()
                 && route.scope == 253
                 && !destination.is_ipv6()
                 && length >= 8 =>
             {
-                twin.on_link.push(destination);
+                oracle.on_link.push(destination);
             }
             2 if destination.is_single() || (route.table == 255 && length > 0) => {
-                twin.own.push(destination);
+                oracle.own.push(destination);
             }
-            3 if destination.is_single() => twin.broadcast.push(destination),
+            3 if destination.is_single() => oracle.broadcast.push(destination),
             _ => {}
         }
         route.bytes()
     }
 
     #[test]
-    fn agrees_with_a_naive_twin() {
+    fn agrees_with_a_naive_oracle() {
         let mut dice = Dice(0x2545_f491_4f6c_dd1d);
         let mut host = Box::new(SmallHost::new());
         let mut seen = [0; 4];
         for _ in 0..300 {
-            let mut twin = Twin::default();
+            let mut oracle = Oracle::default();
             let (mut addresses, mut routes) = (List::new(), List::new());
             for _ in 0..dice.roll(12) {
-                addresses.extend(random_address(&mut dice, &mut twin));
-                routes.extend(random_route(&mut dice, &mut twin));
+                addresses.extend(random_address(&mut dice, &mut oracle));
+                routes.extend(random_route(&mut dice, &mut oracle));
             }
             refresh(&mut host, &addresses, &routes);
             for _ in 0..300 {
                 let (address, network) = (dice.address(), dice.network());
-                let is_own = twin.own.iter().any(|held| held.contains(address));
-                let is_on_link = twin.on_link.iter().any(|held| held.overlaps(network));
+                let is_own = oracle.own.iter().any(|held| held.contains(address));
+                let is_on_link = oracle.on_link.iter().any(|held| held.overlaps(network));
                 assert_eq!(host.is_own(address), is_own, "{address}");
                 assert_eq!(host.is_on_link(network), is_on_link, "{network:?}");
                 assert_eq!(
                     host.source_of(address),
-                    twin.source_of(address),
+                    oracle.source_of(address),
                     "{address}"
                 );
                 let is_protected = host.protected(network).is_some();
-                assert_eq!(is_protected, twin.protects(network), "{network:?}");
+                assert_eq!(is_protected, oracle.protects(network), "{network:?}");
                 seen[0] += u32::from(is_own);
                 seen[1] += u32::from(is_on_link);
                 seen[2] += u32::from(is_protected);

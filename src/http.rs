@@ -2232,7 +2232,7 @@ mod tests {
         input
     }
 
-    /// The methods of the answered requests, by a twin that knows nothing of
+    /// The methods of the answered requests, by an oracle that knows nothing of
     /// splits: needed to tell where answers end.
     fn heads_of(input: &[u8]) -> Vec<bool> {
         let mut server = server::<1>();

@@ -629,8 +629,8 @@ def test_held_lock_is_waited_for(t, seconds, failures):
     check(not scene.reaches(seconds=0.3), "it is blocked")
 
 
-# What befalls iptables-restore, the words that say it, the reason counted.
-MISHAPS = {
+# What iptables-restore does, the words that say it, the reason counted.
+FAULTS = {
     "exit 1": ("echo nope >&2; exit 1", "exited with 1: nope;", "refused"),
     "exit 2": ("echo nope >&2; exit 2", "exited with 2: nope;", "refused"),
     "exit 3": ("echo nope >&2; exit 3", "exited with 3: nope;", "refused"),
@@ -644,9 +644,9 @@ MISHAPS = {
 }
 
 
-@cases(*MISHAPS)
-def test_failing_restore_is_told_and_tried_again(t, mishap):
-    script, words, reason = MISHAPS[mishap]
+@cases(*FAULTS)
+def test_failing_restore_is_told_and_tried_again(t, fault):
+    script, words, reason = FAULTS[fault]
     scene = Scene(t)
     flag = os.path.join(t.tmp, "fails")
     env = wrapped_firewall(t, scene.firewall,
@@ -705,7 +705,7 @@ def test_hanging_listing_is_ended_and_tried_again(t):
     check(not scene.reaches(seconds=0.3), "it is blocked")
 
 
-# What befalls each tool, what stands on stderr.
+# What each tool does, what stands on stderr.
 UNUSABLE = {
     "missing": (None, "could not be started"),
     "not executable": ("#!/bin/sh\n", "could not be started"),
@@ -718,15 +718,15 @@ UNUSABLE = {
 
 
 @cases(*UNUSABLE)
-def test_unusable_iptables_is_told_and_tried_again(t, mishap):
-    text, words = UNUSABLE[mishap]
+def test_unusable_iptables_is_told_and_tried_again(t, fault):
+    text, words = UNUSABLE[fault]
     scene = Scene(t)
     folder = t.folder("path-unusable")
     for name in os.listdir(scene.firewall.folder) if text else ():
         path = os.path.join(folder, name)
         with open(path, "w") as file:
             file.write(text)
-        os.chmod(path, 0o644 if mishap == "not executable" else 0o755)
+        os.chmod(path, 0o644 if fault == "not executable" else 0o755)
     guard = t.guard(scene.host, env={**scene.firewall.env, "PATH": folder}).ready()
     with OnTime(guard):
         scene.scan()

@@ -223,7 +223,7 @@ class Scene:
 
 
 def is_blocked_until_told(scene):
-    """The whole story: a scan is blocked, shown, and undone."""
+    """The whole scenario: a scan is blocked, shown, and undone."""
     guard = scene.guard
     equal(guard.errors, [], "complaints")
     check(scene.reaches(seconds=5), "the services answer")

@@ -159,7 +159,7 @@ def test_exposition_is_well_formed(t):
             check(f"tcpparser_new_connections_total{label} 0\n" in text, f"no {label}")
 
 
-def test_counters_tell_the_story(t):
+def test_counters_match_the_scenario(t):
     lan = t.lan()
     firewall = t.firewall(lan.host)
     lan.host.listen(*PORTS, address="::")
@@ -171,14 +171,14 @@ def test_counters_tell_the_story(t):
     guard.wait_line("Blocked: ")
     guard.wait_readings(2)
     found = guard.scrape()
-    story = {
+    expected = {
         "tcpparser_port_scans_total": 1, "tcpparser_blocks_total": 1,
         "tcpparser_blocked_sources": 1,
         'tcpparser_new_connections_total{direction="in",family="4"}': 4,
         'tcpparser_new_connections_total{direction="in",family="6"}': 2,
         'tcpparser_new_connections_total{direction="out",family="4"}': 1,
         'tcpparser_new_connections_total{direction="out",family="6"}': 0}
-    equal({name: found.get(name) for name in story}, story, "samples")
+    equal({name: found.get(name) for name in expected}, expected, "samples")
     equal(faults(body_of(guard)), [], "faults")
     equal(len(held), 7, "connections held")
 

@@ -83,8 +83,8 @@ pub struct Faults {
     pub lacks_tcp_diag: bool,
     /// The address to listen on cannot be had.
     pub listen: Option<Errno>,
-    /// What befalls each child.
-    pub mishap: Mishap,
+    /// The fault of each child.
+    pub child: ChildFault,
     /// A batch line that holds this is refused.
     pub refused: Option<String>,
 }
@@ -134,9 +134,9 @@ impl Tools {
     }
 }
 
-/// What befalls a child.
+/// How a child fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mishap {
+pub enum ChildFault {
     #[default]
     None,
     /// It cannot be started at all.
@@ -304,7 +304,7 @@ impl Command {
 struct Running {
     process: i32,
     command: Command,
-    mishap: Mishap,
+    fault: ChildFault,
     /// When it does its work; `None` once it did, or where it never will.
     work_at: Option<Instant>,
     exit_at: Instant,
@@ -396,8 +396,8 @@ pub struct FakeKernel {
     pub tools: Tools,
     /// SOCK_DESTROY works; how many sockets it took so far.
     pub destroyed: Option<usize>,
-    /// What befalls the next children, before `faults.mishap` does.
-    pub mishaps: VecDeque<Mishap>,
+    /// The faults of the next children, before `faults.child` counts.
+    pub child_faults: VecDeque<ChildFault>,
     /// When somebody else last touched the tables.
     pub interfered: Instant,
     pub commands: Vec<Command>,
@@ -474,7 +474,7 @@ impl FakeKernel {
             other_tables: [FilterTable::new(), FilterTable::new()],
             tools: Tools::default(),
             destroyed: None,
-            mishaps: VecDeque::new(),
+            child_faults: VecDeque::new(),
             interfered: Instant::BOOT,
             commands: Vec::new(),
             readings: Vec::new(),
@@ -768,11 +768,11 @@ impl FakeKernel {
         let table = &mut tables[usize::from(is_ipv6)];
         if child.command.is_listing() {
             let mut listing = table.listing().into_bytes();
-            match child.mishap {
-                Mishap::Garbage => {
+            match child.fault {
+                ChildFault::Garbage => {
                     listing = (0..5_000).map(|_| self.random.next() as u8).collect();
                 }
-                Mishap::Huge => {
+                ChildFault::Huge => {
                     let rule =
                         "-A DOCKER -d 172.17.0.2/32 ! -i docker0 -o docker0 -p tcp -j ACCEPT\n";
                     let foreign = format!("-N DOCKER\n{}", rule.repeat(3_000));
@@ -791,7 +791,7 @@ impl FakeKernel {
         }
     }
 
-    fn start_child(&mut self, command: Command, mishap: Mishap) -> Running {
+    fn start_child(&mut self, command: Command, fault: ChildFault) -> Running {
         self.process_count += 1;
         let soon = self
             .now
@@ -799,7 +799,7 @@ impl FakeKernel {
         let mut child = Running {
             process: self.process_count,
             command,
-            mishap,
+            fault,
             work_at: Some(soon),
             exit_at: soon,
             exit: Exit::Status(0),
@@ -813,9 +813,9 @@ impl FakeKernel {
             child.exit = Exit::Status(127);
             return child;
         }
-        match mishap {
-            Mishap::None | Mishap::NoSpawn(_) | Mishap::Garbage | Mishap::Huge => {}
-            Mishap::Exit(status) => {
+        match fault {
+            ChildFault::None | ChildFault::NoSpawn(_) | ChildFault::Garbage | ChildFault::Huge => {}
+            ChildFault::Exit(status) => {
                 child.work_at = None;
                 child.exit = Exit::Status(status);
                 child
@@ -823,18 +823,18 @@ impl FakeKernel {
                     .waiting
                     .extend(b"Permission denied (you must be root)\n");
             }
-            Mishap::LockHeld => {
+            ChildFault::LockHeld => {
                 child.work_at = None;
                 child.exit_at = self.now.after(Duration::from_secs(5));
                 child.exit = Exit::Status(4);
                 let words = b"Another app is currently holding the xtables lock.\n";
                 child.errors.waiting.extend(words);
             }
-            Mishap::Killed { worked } => {
+            ChildFault::Killed { worked } => {
                 child.work_at = child.work_at.filter(|_| worked);
                 child.exit = Exit::Signal(9);
             }
-            Mishap::Hangs {
+            ChildFault::Hangs {
                 closes_output,
                 worked,
                 ..
@@ -843,7 +843,7 @@ impl FakeKernel {
                 child.exit_at = Instant::NEVER;
                 (child.output.is_closed, child.errors.is_closed) = (closes_output, closes_output);
             }
-            Mishap::Flood => {
+            ChildFault::Flood => {
                 child.work_at = None;
                 child.exit = Exit::Status(2);
                 child
@@ -1383,8 +1383,8 @@ impl Kernel for FakeKernel {
         self.check_batch(&command);
         self.commands.push(command.clone());
         self.progress += 1;
-        let mishap = self.mishaps.pop_front().unwrap_or(self.faults.mishap);
-        if let Mishap::NoSpawn(error) = mishap {
+        let fault = self.child_faults.pop_front().unwrap_or(self.faults.child);
+        if let ChildFault::NoSpawn(error) = fault {
             return Err(error);
         }
         if self.faults.no_descriptors {
@@ -1392,7 +1392,7 @@ impl Kernel for FakeKernel {
         }
         let output = self.new_descriptor(Open::ChildOutput)?;
         let errors = self.new_descriptor(Open::ChildErrors)?;
-        let child = self.start_child(command, mishap);
+        let child = self.start_child(command, fault);
         let process = child.process;
         self.child = Some(child);
         Ok(Child {
@@ -1419,8 +1419,8 @@ impl Kernel for FakeKernel {
         };
         assert_eq!(child.process, process);
         let ignores = matches!(
-            child.mishap,
-            Mishap::Hangs {
+            child.fault,
+            ChildFault::Hangs {
                 ignores_sigterm: true,
                 ..
             }

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use super::fake_kernel::{FakeKernel, Mishap, Random, Stdout, Tools};
+use super::fake_kernel::{ChildFault, FakeKernel, Random, Stdout, Tools};
 use super::fake_proc::FakeSocket;
 use super::run::Run;
 use crate::address::Network;
@@ -99,7 +99,8 @@ fn simulate(seed: u64) -> u64 {
     let mut random = Random::new(seed ^ 0x7763_7061_7273_6572);
     let trouble = Trouble::new(&mut random);
     let mut run = Run::new(seed);
-    run.checks.twin = !trouble.hidden && !trouble.output && !trouble.restarts && !trouble.operator;
+    run.checks.oracle =
+        !trouble.hidden && !trouble.output && !trouble.restarts && !trouble.operator;
     run.checks.output = !trouble.output && !trouble.restarts;
     run.checks.own_rules = !trouble.operator && !trouble.restarts;
     let start = run.kernel.now;
@@ -114,7 +115,7 @@ fn simulate(seed: u64) -> u64 {
     world.people(&mut run.kernel);
     world.forger(&mut run.kernel);
     world.clients(&mut run.kernel);
-    world.mishaps(&mut run.kernel);
+    world.faults(&mut run.kernel);
     if number("TCPPARSER_SEED").is_some() {
         eprintln!("{:?} {:?}", world.trouble, world.arguments);
     }
@@ -176,7 +177,7 @@ impl World {
         ];
         if self.random.hits(300) {
             self.arguments.extend(["--window", "30s", "--ports", "2"]);
-            (run.twin.window, run.twin.ports) = (Duration::from_secs(30), 2);
+            (run.oracle.window, run.oracle.ports) = (Duration::from_secs(30), 2);
         }
         run.kernel.tools = Tools {
             has_preferred: true,
@@ -419,9 +420,9 @@ impl World {
         }
     }
 
-    // Mishaps.
+    // Faults.
 
-    fn mishaps(&mut self, kernel: &mut FakeKernel) {
+    fn faults(&mut self, kernel: &mut FakeKernel) {
         if self.trouble.interrupts {
             kernel.faults.interrupts = self.random.pick(&[5, 50, 200]);
             kernel.faults.short = true;
@@ -435,17 +436,17 @@ impl World {
         }
         if self.trouble.firewall {
             for _ in 0..1 + self.random.below(5) {
-                self.firewall_mishap(kernel);
+                self.firewall_fault(kernel);
             }
         }
         if self.trouble.hidden {
             for _ in 0..1 + self.random.below(4) {
-                self.hidden_mishap(kernel);
+                self.hidden_fault(kernel);
             }
         }
         if self.trouble.operator {
             for _ in 0..1 + self.random.below(6) {
-                self.operator_mishap(kernel);
+                self.operator_change(kernel);
             }
         }
         if self.trouble.output {
@@ -457,14 +458,14 @@ impl World {
         }
         if self.trouble.clocks {
             for _ in 0..1 + self.random.below(4) {
-                self.clock_mishap(kernel);
+                self.clock_jump(kernel);
             }
         }
     }
 
     /// For up to a minute each child fails in some way, or those that would
     /// change something of one kind.
-    fn firewall_mishap(&mut self, kernel: &mut FakeKernel) {
+    fn firewall_fault(&mut self, kernel: &mut FakeKernel) {
         if self.random.hits(250) {
             let refused = self
                 .random
@@ -477,35 +478,35 @@ impl World {
             kernel.at(after, |kernel| kernel.faults.refused = None);
             return;
         }
-        let hang = |ignores_sigterm, closes_output, worked| Mishap::Hangs {
+        let hang = |ignores_sigterm, closes_output, worked| ChildFault::Hangs {
             ignores_sigterm,
             closes_output,
             worked,
         };
-        let mishap = self.random.pick(&[
-            Mishap::NoSpawn(Errno::EMFILE),
-            Mishap::Exit(1),
-            Mishap::Exit(2),
-            Mishap::Exit(3),
-            Mishap::Exit(4),
-            Mishap::Exit(127),
-            Mishap::LockHeld,
-            Mishap::Killed { worked: false },
-            Mishap::Killed { worked: true },
+        let fault = self.random.pick(&[
+            ChildFault::NoSpawn(Errno::EMFILE),
+            ChildFault::Exit(1),
+            ChildFault::Exit(2),
+            ChildFault::Exit(3),
+            ChildFault::Exit(4),
+            ChildFault::Exit(127),
+            ChildFault::LockHeld,
+            ChildFault::Killed { worked: false },
+            ChildFault::Killed { worked: true },
             hang(false, false, false),
             hang(false, true, true),
             hang(true, false, true),
             hang(true, true, false),
-            Mishap::Huge,
-            Mishap::Flood,
+            ChildFault::Huge,
+            ChildFault::Flood,
         ]);
         let at = self.some_moment();
-        kernel.at(at, move |kernel| kernel.faults.mishap = mishap);
+        kernel.at(at, move |kernel| kernel.faults.child = fault);
         let after = at.after(self.some_time(50));
-        kernel.at(after, |kernel| kernel.faults.mishap = Mishap::None);
+        kernel.at(after, |kernel| kernel.faults.child = ChildFault::None);
     }
 
-    fn hidden_mishap(&mut self, kernel: &mut FakeKernel) {
+    fn hidden_fault(&mut self, kernel: &mut FakeKernel) {
         let at = self.some_moment();
         let after = at.after(self.some_time(90));
         match self.random.below(4) {
@@ -539,7 +540,7 @@ impl World {
         });
     }
 
-    fn operator_mishap(&mut self, kernel: &mut FakeKernel) {
+    fn operator_change(&mut self, kernel: &mut FakeKernel) {
         let at = self.some_moment();
         let side = self.random.below(2) as usize;
         let choice = self.random.below(9);
@@ -577,7 +578,7 @@ impl World {
         });
     }
 
-    fn clock_mishap(&mut self, kernel: &mut FakeKernel) {
+    fn clock_jump(&mut self, kernel: &mut FakeKernel) {
         let at = self.some_moment();
         let seconds = self.random.below(200);
         let backwards = self.random.hits(500);
@@ -637,6 +638,6 @@ impl FakeKernel {
     fn calm(&mut self) {
         self.forget_events();
         self.faults = Default::default();
-        self.mishaps.clear();
+        self.child_faults.clear();
     }
 }

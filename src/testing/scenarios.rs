@@ -1,8 +1,8 @@
-//! Short stories of the whole daemon, each to be read from top to bottom.
+//! Short scenarios of the whole daemon, each to be read from top to bottom.
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::fake_kernel::{FakeKernel, Mishap, Random, Service, Stdout};
+use super::fake_kernel::{ChildFault, FakeKernel, Random, Service, Stdout};
 use super::fake_proc::FakeSocket;
 use super::run::Run;
 use crate::address::Network;
@@ -226,7 +226,7 @@ fn a_restart_adopts_blocks_with_their_ends() {
     run.kernel.scan(SCANNER);
     run.run_for(10);
     let before = run.kernel.tables[0].clone();
-    run.checks.twin = false;
+    run.checks.oracle = false;
     assert_eq!(run.restart(&[]), Flow::Continue);
     run.run_for(500);
     assert_eq!(run.kernel.tables[0], before, "the block goes on");
@@ -282,7 +282,7 @@ fn blocks_of_another_boot_get_the_first_length_from_now() {
 #[test]
 fn a_missing_iptables_is_said_once_and_tried_again() {
     let mut run = host();
-    run.kernel.faults.mishap = Mishap::Exit(127);
+    run.kernel.faults.child = ChildFault::Exit(127);
     assert_eq!(run.start(&[]), Flow::Continue);
     run.run_for(5);
     let complaints = run.complaints();
@@ -307,7 +307,7 @@ fn a_missing_iptables_is_said_once_and_tried_again() {
     // Three names of each are tried.
     let tries = run.kernel.commands.len() / 3;
     assert!(tries < 40, "{tries} tries: no back-off");
-    run.kernel.faults.mishap = Mishap::None;
+    run.kernel.faults.child = ChildFault::None;
     run.run_for(61);
     assert_eq!(run.lines_with("Blocked: 198.51.100.7").len(), 1);
     run.check_quiet();
@@ -331,7 +331,7 @@ fn every_command_runs_in_the_root_that_was_asked_for() {
     }
     for command in ["--list", "--unblock=all"] {
         let mut run = host();
-        run.kernel.faults.mishap = Mishap::Exit(126);
+        run.kernel.faults.child = ChildFault::Exit(126);
         assert_eq!(run.start(&[command, "--exec-root=/host"]), Flow::Exit(1));
         assert!(run.kernel.commands.iter().all(|one| one.root == "/host"));
         assert!(run.complaints().contains("Permission denied"));
@@ -425,13 +425,13 @@ fn blocks_end_and_grow_longer() {
 #[test]
 fn protected_between_verdict_and_command() {
     let mut run = started(&[]);
-    run.kernel.faults.mishap = Mishap::LockHeld;
+    run.kernel.faults.child = ChildFault::LockHeld;
     run.kernel.scan(NEIGHBOUR);
     run.run_for(12);
     // It answers names from now on.
     run.kernel.host.nameservers.push(NEIGHBOUR.parse().unwrap());
     run.run_for(10);
-    run.kernel.faults.mishap = Mishap::None;
+    run.kernel.faults.child = ChildFault::None;
     run.run_for(60);
     assert_eq!(
         run.lines_with("locked: 10.0.0.9"),
@@ -466,7 +466,7 @@ const UNKNOWN: &str = "tcpparser: own addresses and gateways are not fully known
 fn an_unknown_host_blocks_nobody_and_says_so() {
     let mut run = host();
     run.kernel.faults.netlink = Some(Errno::EACCES);
-    run.checks.twin = false;
+    run.checks.oracle = false;
     assert_eq!(run.start(&["--window=5s", "--interval=1s"]), Flow::Continue);
     run.run_for(3);
     assert_eq!(run.complaints(), UNKNOWN);
@@ -523,7 +523,7 @@ fn a_host_that_becomes_unknown_is_said_each_time() {
 fn a_block_waits_for_the_first_dump() {
     let mut run = host();
     run.kernel.faults.dump_pause = Duration::from_millis(100);
-    run.checks.twin = false;
+    run.checks.oracle = false;
     assert_eq!(run.start(&[]), Flow::Continue);
     run.kernel.scan(SCANNER);
     run.kernel.scan("203.0.113.1");
@@ -549,7 +549,7 @@ fn a_block_waits_for_a_dump_no_longer_than_the_window() {
     let many = (1..=60).map(|low| (IpAddr::V4([10, 1, 1, low].into()), 32));
     run.kernel.host.addresses.extend(many);
     run.kernel.faults.dump_pause = Duration::from_millis(500);
-    run.checks.twin = false;
+    run.checks.oracle = false;
     assert_eq!(run.start(&["--window=5s"]), Flow::Continue);
     run.kernel.scan(SCANNER);
     run.run_for(4);
@@ -570,7 +570,7 @@ fn a_block_waits_for_a_dump_no_longer_than_the_window() {
 #[test]
 fn what_came_to_be_protected_since_the_reading_is_not_blocked() {
     let mut run = started(&["--interval=1h", "--allow=192.0.2.9"]);
-    run.checks.twin = false;
+    run.checks.oracle = false;
     let (gateway, own, nameserver) = ("198.51.100.1", "198.51.100.2", "198.51.100.3");
     run.kernel.host.gateways.push(gateway.parse().unwrap());
     run.kernel.host.addresses.push((own.parse().unwrap(), 24));
@@ -604,7 +604,7 @@ fn what_came_to_be_protected_since_the_reading_is_not_blocked() {
 fn a_kernel_that_tells_nothing_is_asked_before_a_block() {
     let mut run = host();
     run.kernel.faults.no_route_events = true;
-    run.checks.twin = false;
+    run.checks.oracle = false;
     assert_eq!(run.start(&["--interval=1h"]), Flow::Continue);
     run.run_for(2);
     run.kernel.host.gateways.push(SCANNER.parse().unwrap());
@@ -674,7 +674,7 @@ fn those_that_a_stub_asks_are_protected() {
     }
 }
 
-/// Who must never be in a batch, on the host of the next story.
+/// Who must never be in a batch, on the host of the next scenario.
 const PROTECTED: [&str; 14] = [
     "127.0.0.0/8",
     "224.0.0.0/4",
@@ -719,7 +719,7 @@ fn no_verdict_brings_a_protected_address_to_a_child() {
     // `look` holds every batch of every turn against these.
     run.kernel.protected = PROTECTED.map(network).to_vec();
     run.checks = super::run::Checks {
-        twin: false,
+        oracle: false,
         output: false,
         own_rules: false,
     };
@@ -772,7 +772,7 @@ fn neighbours_behind_a_translator_are_told_apart() {
 fn rules_against_protected_hosts_go_at_the_start() {
     for boot in ["0badcafe", "feedbeef"] {
         let mut run = host();
-        (run.checks.twin, run.checks.own_rules) = (false, false);
+        (run.checks.oracle, run.checks.own_rules) = (false, false);
         run.checks.output = false;
         let rules = ["203.0.113.1", "10.0.0.53", SCANNER].map(|source| {
             format!(
@@ -799,7 +799,7 @@ fn rules_against_protected_hosts_go_at_the_start() {
 #[test]
 fn more_blocks_than_a_minute_may_have_are_held_back() {
     let mut run = started(&["--max-blocks-per-minute=2", "--window=2m"]);
-    run.checks.twin = false;
+    run.checks.oracle = false;
     let peers: Vec<_> = (1..=7).map(|n| format!("198.51.100.{n}")).collect();
     for peer in &peers {
         run.kernel.scan(peer);
@@ -944,7 +944,7 @@ fn connections_to_the_name_are_closed_at_leisure() {
 fn lifting_blocks_never_stands_in_the_way_of_a_start() {
     let mut run = host();
     let descriptors = run.kernel.descriptors();
-    run.checks.twin = false;
+    run.checks.oracle = false;
     assert_eq!(run.start(&["--unblock", "all"]), Flow::Exit(1));
     assert_eq!(run.kernel.descriptors(), descriptors, "the name is free");
 }
@@ -985,7 +985,7 @@ fn the_list_in_three_modes() {
         ("scans", vec![], vec![]),
     ] {
         let mut run = host();
-        run.checks.twin = false;
+        run.checks.oracle = false;
         assert_eq!(run.start(&["--show", show]), Flow::Continue);
         assert_eq!(run.lines(), ["tcpparser starting...", ""]);
         run.run_for(5);
@@ -1001,7 +1001,7 @@ fn the_list_in_three_modes() {
 fn one_reading_and_out() {
     let mut run = host();
     run.kernel.scan(SCANNER);
-    run.checks.twin = false;
+    run.checks.oracle = false;
     assert_eq!(run.start(&["--once"]), Flow::Exit(0));
     let lines = run.lines();
     assert_eq!(lines.len(), 7, "{lines:?}");
@@ -1189,7 +1189,7 @@ fn readings_come_often_enough_for_the_watchdog() {
         ("0", "1h", 1, 0),
     ] {
         let mut run = supervised(microseconds);
-        run.checks.twin = false;
+        run.checks.oracle = false;
         assert_eq!(run.start(&["--interval", interval]), Flow::Continue);
         run.run_for(60);
         let fed = &run.kernel.told[1..];
@@ -1305,7 +1305,7 @@ fn a_silent_client_is_closed_in_time() {
 fn a_slow_stdout_costs_lines_not_time() {
     let mut run = started(&[]);
     run.checks = super::run::Checks {
-        twin: false,
+        oracle: false,
         output: false,
         own_rules: true,
     };
@@ -1339,7 +1339,7 @@ fn a_slow_stdout_costs_lines_not_time() {
 fn a_broken_stdout_stops_nothing() {
     let mut run = started(&[]);
     run.checks = super::run::Checks {
-        twin: false,
+        oracle: false,
         output: false,
         own_rules: true,
     };
@@ -1356,7 +1356,7 @@ fn an_exit_waits_for_nobody() {
         [(false, false), (true, false), (false, true), (true, true)]
     {
         let mut run = started(&[]);
-        run.kernel.faults.mishap = Mishap::Hangs {
+        run.kernel.faults.child = ChildFault::Hangs {
             ignores_sigterm,
             closes_output,
             worked: false,
@@ -1372,12 +1372,12 @@ fn an_exit_waits_for_nobody() {
 fn a_hanging_child_is_ended() {
     for ignores_sigterm in [false, true] {
         let mut run = started(&[]);
-        let hang = Mishap::Hangs {
+        let hang = ChildFault::Hangs {
             ignores_sigterm,
             closes_output: false,
             worked: true,
         };
-        run.kernel.mishaps.push_back(hang);
+        run.kernel.child_faults.push_back(hang);
         run.kernel.scan(SCANNER);
         run.run_for(60);
         let lines = run.lines_with("lock");
@@ -1395,16 +1395,16 @@ fn a_hanging_child_is_ended() {
 
 #[test]
 fn listings_of_any_kind_are_survived() {
-    for mishap in [Mishap::Garbage, Mishap::Huge, Mishap::Flood] {
+    for fault in [ChildFault::Garbage, ChildFault::Huge, ChildFault::Flood] {
         let mut run = started(&[]);
         run.kernel.scan(SCANNER);
         run.run_for(10);
-        run.kernel.mishaps.extend([mishap, mishap]);
+        run.kernel.child_faults.extend([fault, fault]);
         run.kernel.interfered = run.kernel.now;
         run.run_for(300);
-        assert_eq!(run.kernel.tables[0].blocks().len(), 1, "{mishap:?}");
+        assert_eq!(run.kernel.tables[0].blocks().len(), 1, "{fault:?}");
         let jumps = ["-j TCPPARSER"];
-        assert_eq!(run.kernel.tables[0].rules("INPUT"), jumps, "{mishap:?}");
+        assert_eq!(run.kernel.tables[0].rules("INPUT"), jumps, "{fault:?}");
         for byte in run.complaints().bytes() {
             assert!(
                 byte == b'\n' || (b' '..=b'~').contains(&byte),
@@ -1605,7 +1605,7 @@ fn connections_seen_before_they_close_are_not_asked_for() {
 fn what_cannot_be_asked_for_is_forgeable_by_the_setting_alone() {
     for (tcp_fastopen, blocks) in [(3, 1), (0x203, 0)] {
         let mut run = started(&[]);
-        run.checks.twin = false;
+        run.checks.oracle = false;
         run.kernel.tcp_fastopen = tcp_fastopen;
         run.kernel.faults.netlink = Some(Errno::EACCES);
         run.run_for(70);
@@ -1620,7 +1620,7 @@ fn what_cannot_be_asked_for_is_forgeable_by_the_setting_alone() {
 #[test]
 fn questions_are_bounded() {
     let mut run = started(&["--interval=1h"]);
-    run.checks.twin = false;
+    run.checks.oracle = false;
     for number in 0..HANDSHAKES_ASKED as u16 {
         let from = 10_000 + number;
         run.kernel.open_connection("192.0.2.77", from, 22);
@@ -1662,7 +1662,7 @@ fn our_own_clients_bring_no_early_readings() {
         }
     }
     assert_eq!(run.metric("tcpparser_early_readings_total"), "0");
-    run.checks.twin = false;
+    run.checks.oracle = false;
     // What is held besides them is found all the same.
     run.kernel.passive_opens += 5;
     run.kernel.connect("127.0.0.1", b"");
@@ -1726,7 +1726,7 @@ fn services_that_just_started_are_seen_within_two_seconds() {
     ] {
         for interval in ["10s", "1h"] {
             let mut run = started(&["--interval", interval]);
-            run.checks.twin = false;
+            run.checks.oracle = false;
             for port in ports {
                 run.kernel.listen_on("0.0.0.0", port);
             }
@@ -1742,7 +1742,7 @@ fn services_that_just_started_are_seen_within_two_seconds() {
 #[test]
 fn the_data_ports_of_ftp_are_no_services() {
     let mut run = started(&["--interval=1s", "--show=scans"]);
-    run.checks.twin = false;
+    run.checks.oracle = false;
     run.kernel.passive_opens = 1_000;
     run.run_for(2);
     for number in 0..60 {
@@ -1765,7 +1765,7 @@ fn the_data_ports_of_ftp_are_no_services() {
 #[test]
 fn an_address_that_is_not_ours_has_no_services() {
     let mut run = started(&["--interval=10s"]);
-    run.checks.twin = false;
+    run.checks.oracle = false;
     let moving = [203, 0, 113, 99];
     run.end_connections(moving, 50_000, &[22, 25, 80, 443]);
     run.run_for(20);
@@ -1792,7 +1792,7 @@ fn an_address_that_is_not_ours_has_no_services() {
 fn what_is_aborted_beside_a_proxy_is_no_evidence() {
     for networks in [&["0.0.0.0"][..], &["::"], &["0.0.0.0", "::"]] {
         let mut run = started(&["--interval=1m"]);
-        run.checks.twin = false;
+        run.checks.oracle = false;
         let networks = networks.iter().map(|one| (one.parse().unwrap(), 0));
         run.kernel.host.diverted = networks.collect();
         run.run_for(2);
@@ -1841,7 +1841,7 @@ fn aborted_connections_name_an_own_address() {
 fn outgoing_connections_push_no_scan_out() {
     for peers in [1, 250] {
         let mut run = started(&["--interval=10s"]);
-        run.checks.twin = false;
+        run.checks.oracle = false;
         let ports = [40_001, 40_002, 40_003, 40_004];
         for port in ports {
             run.kernel.listen_on("0.0.0.0", port);
@@ -1875,7 +1875,7 @@ fn what_waits_while_we_are_stopped_is_not_missed() {
         let arguments = ["--show=scans", "--interval", interval];
         assert_eq!(run.start(&arguments), Flow::Continue);
         run.run_for(2);
-        run.checks.twin = false;
+        run.checks.oracle = false;
         run.kernel.passive_opens += 4_000;
         let interval = Duration::parse(interval.as_bytes()).unwrap();
         run.run_until(run.kernel.now.after(interval));
@@ -1917,7 +1917,7 @@ fn a_table_of_blocks_that_is_full_refuses() {
         "--show=scans",
         "--max-blocks-per-minute=100000",
     ]);
-    run.checks.twin = false;
+    run.checks.oracle = false;
     // Half by half: more sources at once than the detector watches.
     let half = (crate::limits::BLOCKS / 2) as u32;
     let peer = |number: u32| IpAddr::V4((0xc612_0000 + number).into()).to_string();

@@ -1,10 +1,10 @@
-//! Stories of where blocks stand and what others do there: two flavours, jumps
+//! Scenarios of where blocks stand and what others do there: two flavours, jumps
 //! that are pushed down, rules of earlier versions, the end of the process.
 
-use super::fake_kernel::{Command, FakeKernel, Mishap, Tools};
+use super::fake_kernel::{ChildFault, Command, FakeKernel, Tools};
 use super::filter_table::FilterTable;
 use super::run::Run;
-use super::stories::{NEIGHBOUR, SCANNER, host, started};
+use super::scenarios::{NEIGHBOUR, SCANNER, host, started};
 use crate::daemon::Flow;
 use crate::kernel::Claim;
 use crate::limits::{DESTROYS_PER_TURN, DOOMED, MOVE_MEMORY, VERIFY_PERIOD};
@@ -305,27 +305,27 @@ fn who_lifts_blocks_and_stops_us_finds_nothing_left() {
 /// Whatever the last look meets, the end comes within the second.
 #[test]
 fn the_last_look_is_no_reason_to_stay() {
-    let hangs = Mishap::Hangs {
+    let hangs = ChildFault::Hangs {
         ignores_sigterm: true,
         closes_output: false,
         worked: false,
     };
-    for mishap in [
+    for fault in [
         hangs,
-        Mishap::LockHeld,
-        Mishap::Exit(4),
-        Mishap::Garbage,
-        Mishap::Huge,
+        ChildFault::LockHeld,
+        ChildFault::Exit(4),
+        ChildFault::Garbage,
+        ChildFault::Huge,
     ] {
         let mut run = started(&[]);
         run.kernel.scan(SCANNER);
         run.run_for(10);
         run.lines();
-        run.kernel.faults.mishap = mishap;
+        run.kernel.faults.child = fault;
         run.terminate();
-        if mishap != Mishap::Garbage {
+        if fault != ChildFault::Garbage {
             let words = "1 block stands; to lift all: tcpparser --unblock all";
-            assert_eq!(run.lines(), [words], "{mishap:?}");
+            assert_eq!(run.lines(), [words], "{fault:?}");
         }
         assert_eq!(run.kernel.tables[0].blocks().len(), 1);
     }
@@ -379,7 +379,7 @@ fn a_block_of_the_other_flavour_is_found_and_ended_there() {
             let mut run = host();
             run.kernel.tools = both(is_legacy);
             feed(&mut run.kernel.other_tables[side], &[rule(source, "", 700)]);
-            (run.checks.twin, run.checks.own_rules) = (false, false);
+            (run.checks.oracle, run.checks.own_rules) = (false, false);
             assert_eq!(run.start(&[]), Flow::Continue);
             run.run_for(2);
             assert_eq!(run.metric("tcpparser_blocked_sources"), "1");
@@ -423,7 +423,7 @@ fn a_source_in_both_flavours_stands_once_and_for_the_longer_time() {
         ] {
             let mut run = host();
             run.kernel.tools = both(is_legacy);
-            (run.checks.twin, run.checks.own_rules) = (false, false);
+            (run.checks.oracle, run.checks.own_rules) = (false, false);
             feed(
                 &mut run.kernel.tables[0],
                 &[rule("198.51.100.7/32", "", here)],
@@ -490,13 +490,13 @@ fn another_flavour_that_cannot_be_listed_is_no_trouble() {
         let mut run = host();
         run.kernel.tools = both(is_legacy);
         for _ in 0..4 {
-            run.kernel.mishaps.push_back(Mishap::None);
+            run.kernel.child_faults.push_back(ChildFault::None);
         }
         assert_eq!(run.start(&[]), Flow::Continue);
         while run.kernel.commands.len() < 4 {
             run.turn();
         }
-        run.kernel.faults.mishap = Mishap::Exit(4);
+        run.kernel.faults.child = ChildFault::Exit(4);
         run.run_for(30);
         let said = run.complaints();
         assert_eq!(
@@ -507,7 +507,7 @@ fn another_flavour_that_cannot_be_listed_is_no_trouble() {
         assert!(run.get("/healthz").ends_with("\r\n\r\nok\n"));
         run.run_for(600);
         let looks = run.kernel.commands.len();
-        run.kernel.faults.mishap = Mishap::None;
+        run.kernel.faults.child = ChildFault::None;
         run.run_for(600);
         assert_eq!(run.kernel.commands.len(), looks, "given up");
         run.kernel.scan(SCANNER);
@@ -632,10 +632,12 @@ fn a_batch_that_fails_is_made_anew_and_not_for_ever() {
     for failures in 0..4 {
         let mut run = host();
         feed(&mut run.kernel.tables[0], &rules);
-        let faults = [Mishap::None, Mishap::None];
-        run.kernel.mishaps.extend(faults);
+        let faults = [ChildFault::None, ChildFault::None];
+        run.kernel.child_faults.extend(faults);
         for _ in 0..failures {
-            run.kernel.mishaps.extend([Mishap::Exit(1), Mishap::None]);
+            run.kernel
+                .child_faults
+                .extend([ChildFault::Exit(1), ChildFault::None]);
         }
         if failures < 3 {
             let output = run.one_shot(&["--unblock", "all"]);
@@ -656,7 +658,7 @@ fn a_batch_that_fails_is_made_anew_and_not_for_ever() {
 fn a_listing_that_hangs_is_ended() {
     for ignores_sigterm in [false, true] {
         let mut run = host();
-        run.kernel.faults.mishap = Mishap::Hangs {
+        run.kernel.faults.child = ChildFault::Hangs {
             ignores_sigterm,
             closes_output: false,
             worked: false,
@@ -674,7 +676,7 @@ fn a_listing_that_hangs_is_ended() {
 fn thousands_of_sockets_are_destroyed_some_in_a_turn() {
     let mut run = started(&[]);
     run.kernel.destroyed = Some(0);
-    run.checks.twin = false;
+    run.checks.oracle = false;
     let count = 2 * DOOMED + DESTROYS_PER_TURN + 7;
     for from in 0..count as u16 {
         let port = [22, 25, 80, 445][usize::from(from % 4)];
