@@ -159,7 +159,7 @@ impl Watched {
             *free = newer;
             self.count += 1;
         } else if let Some(oldest) = self.touched.iter_mut().min_by_key(|touched| touched.seen) {
-            // More ports than can decide anything: the oldest gives way.
+            // More ports than can decide anything: the oldest is evicted.
             *oldest = newer;
         }
     }
@@ -200,7 +200,7 @@ impl Watched {
 }
 
 /// Classes of the table: a source with k ports that decide nothing yet stands
-/// in class k, so that the least suspicious gives way first.
+/// in class k, so that the least suspicious is evicted first.
 const CROSSED: usize = PORTS_PER_SOURCE + 2;
 /// Reported and not blocked: silent until it was quiet for one window.
 const REPORTED: usize = PORTS_PER_SOURCE + 1;
@@ -215,7 +215,7 @@ pub struct Detector<const N: usize, const I: usize> {
 }
 
 impl<const N: usize, const I: usize> Detector<N, I> {
-    /// Nobody under watch; all bytes zero.
+    /// No source is watched; all bytes zero.
     pub const fn new() -> Self {
         Self {
             threshold: 0,
@@ -352,7 +352,7 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         (self.sources.len(), N)
     }
 
-    /// Sources that gave way to newer ones so far.
+    /// Sources evicted for newer ones so far.
     pub fn evictions(&self) -> u64 {
         self.evictions
     }

@@ -97,7 +97,7 @@ const SHARED: [Network; 3] = [
 ];
 
 /// Where routers that announce themselves have their address (RFC 4861 section
-/// 6.1.2): whoever is on a link can be thousands of them.
+/// 6.1.2): one host on a link can be thousands of them.
 const LINK_LOCAL: Network = v6(0xfe80 << 112, 10);
 
 /// Where a fact is listed: a bit for each `Section`, and this one.
@@ -640,7 +640,7 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
     }
 
     /// Whether there is room for all nameservers. Those that did not fit are
-    /// like anybody.
+    /// not protected.
     pub fn fits_nameservers(&self) -> bool {
         self.nameservers.lost == 0
     }
@@ -1278,9 +1278,9 @@ mod tests {
         }
     }
 
-    /// They are not what must be known before anybody is blocked.
+    /// They are not what must be known before a source is blocked.
     #[test]
-    fn nameservers_that_do_not_fit_are_like_anybody() {
+    fn nameservers_that_do_not_fit_are_not_protected() {
         let line = |n: usize| format!("nameserver 203.0.{}.{}\n", n / 250, n % 250 + 1);
         let fits = |count: usize| {
             let host = host(&[], &[], &(0..count).map(line).collect::<String>());
@@ -1343,7 +1343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_counts_at_once_and_goes_with_a_whole_dump() {
+    fn what_is_reported_counts_at_once_and_goes_with_a_whole_dump() {
         let mut host = Box::new(SmallHost::new());
         assert!(host.is_incomplete());
         assert_eq!(
@@ -1356,7 +1356,7 @@ mod tests {
         assert!(!host.is_incomplete() && host.take_growth() && !host.take_growth());
         assert_eq!(host.protected(net("8.8.8.8")), None);
 
-        // Told by an event, and once more: no news.
+        // Reported by an event, and once more: no news.
         let other = address(ip("198.51.100.10"), 24, None, None);
         feed(&mut host, &other);
         assert!(host.is_own(ip("198.51.100.10")) && host.take_growth());
@@ -1364,7 +1364,7 @@ mod tests {
         assert!(!host.take_growth());
 
         // A dump that is not whole takes nothing away, one that is does, and
-        // keeps what was told meanwhile.
+        // keeps what was reported meanwhile.
         host.begin(Section::Addresses);
         assert_eq!(host.finish(Section::Addresses, false), 0);
         assert!(host.is_own(ip("192.0.2.10")) && host.is_own(ip("198.51.100.10")));
@@ -1377,7 +1377,7 @@ mod tests {
     /// An address that is also a local route, and a gateway of a route and of an
     /// object, stay as long as one of the two is there.
     #[test]
-    fn each_section_tells_for_itself() {
+    fn each_section_is_counted_alone() {
         let mut host = Box::new(SmallHost::new());
         let own = address(ip("192.0.2.10"), 32, None, None);
         let routes = [local("192.0.2.10", 255), via("0.0.0.0/0", "192.0.2.1")].concat();
@@ -1441,7 +1441,7 @@ mod tests {
         assert!(host.is_incomplete());
     }
 
-    /// Whoever is on a link announces as many routers as he likes.
+    /// One host on a link can announce any number of routers.
     #[test]
     fn link_local_gateways_that_do_not_fit_protect_what_is_link_local() {
         let mut host = Box::new(SmallHost::new());

@@ -17,7 +17,7 @@ pub trait Blank: Copy {
     const BLANK: Self;
 }
 
-/// A secret 128-bit key: without it nobody can aim at collisions.
+/// A secret 128-bit key: without it no peer can aim at collisions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HashKey {
     /// The first half.

@@ -218,8 +218,8 @@ def test_process_metrics_are_true(t):
     found = guard.scrape()
     with open(f"/proc/{guard.pid}/status") as status:
         resident = int(re.search(r"VmRSS:\s+(\d+)", status.read())[1]) * 1024
-    told = found["process_resident_memory_bytes"]
-    check(0.5 * resident <= told <= 1.5 * resident, f"{told} told, {resident} found")
+    reported = found["process_resident_memory_bytes"]
+    check(0.5 * resident <= reported <= 1.5 * resident, f"{reported} reported, {resident} found")
     check(abs(found["process_start_time_seconds"] - time.time()) < 60, "start time")
     check(found["process_open_fds"] >= 3, "open descriptors")
 

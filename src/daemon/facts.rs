@@ -491,7 +491,7 @@ fn becomes(was: &mut bool, is: bool) -> bool {
 }
 
 fn open_resolver_file(kernel: &mut impl Kernel, path: &[u8]) -> Result<Descriptor, Errno> {
-    // Anybody may write to /tmp; OpenWrt's /var is a link to it.
+    // Every user may write to /tmp; OpenWrt's /var is a link to it.
     let is_shared = matches!(path.get(..5), Some(b"/tmp/" | b"/var/"));
     let path = Path::from_bytes(path);
     if is_shared {
@@ -661,7 +661,7 @@ mod tests {
             bench.start();
             for _ in 0..200 {
                 for _ in 0..random.below(3) {
-                    let farewells = [Farewell::Told, Farewell::Replaced, Farewell::WithLink];
+                    let farewells = [Farewell::Notified, Farewell::Replaced, Farewell::WithLink];
                     bench.kernel.faults.farewell = Some(random.pick(&farewells));
                     change(&mut bench.kernel, &mut random);
                 }

@@ -91,7 +91,7 @@ impl Reader {
         if now < self.next {
             return is_early_due().then_some(Trigger::Early);
         }
-        // Keep the beat; after a long suspend start a new one.
+        // Keep the phase; after a long suspend start a new one.
         let next = self.next.after(interval);
         let late = now.after(interval);
         self.next = if next > now { next } else { late };

@@ -98,7 +98,10 @@ impl Supervisor {
             && !core::mem::replace(&mut self.has_said_unreachable, true)
         {
             let why = error_words(error);
-            log_error(kernel, &[b"NOTIFY_SOCKET cannot be told: ", why.as_bytes()]);
+            log_error(
+                kernel,
+                &[b"NOTIFY_SOCKET cannot be notified: ", why.as_bytes()],
+            );
         }
         result.is_ok()
     }

@@ -1,5 +1,6 @@
-//! Scenarios of where blocks stand and what others do there: two flavours, jumps
-//! that are pushed down, rules of earlier versions, the end of the process.
+//! Scenarios of where blocks stand and what others do there: two flavours,
+//! jumps that are pushed down, rules of earlier versions, the end of the
+//! process.
 
 use super::fake_kernel::{ChildFault, Command, FakeKernel, Tools};
 use super::filter_table::FilterTable;
@@ -99,10 +100,10 @@ fn a_rule_of_the_older_shape_is_renewed() {
         ["Unblocked: 2001:db8:1::9 its time is over"]
     );
     run.check_quiet();
-    assert_eq!(run.complaints(), "");
+    assert_eq!(run.error_output(), "");
 }
 
-/// Lifted by an operator: an old saved ruleset brings nobody back.
+/// Lifted by an operator: an old saved ruleset restores no block.
 #[test]
 fn a_lifted_rule_stays_lifted_in_its_older_shape() {
     let old = rule("2001:db8:1::9/128", TO_HOST, 9_000);
@@ -161,7 +162,7 @@ fn two_deploys_do_not_open_the_host_for_good() {
             assert_eq!(is_first, !is_second);
         }
         assert_eq!(run.metric("tcpparser_firewall_jump_first"), "0");
-        let said = run.complaints();
+        let said = run.error_output();
         assert_eq!(said.lines().count(), hooks.len(), "{said}");
         for hook in hooks {
             let line = format!(
@@ -173,12 +174,12 @@ fn two_deploys_do_not_open_the_host_for_good() {
         run.run_for(MOVE_MEMORY.as_secs_rounded_up());
         assert_eq!(run.metric("tcpparser_firewall_jump_first"), "1");
         assert!(hooks.iter().all(|hook| run.kernel.is_jump_first(hook)));
-        assert_eq!(run.complaints(), "");
+        assert_eq!(run.error_output(), "");
         run.check_quiet();
     }
 }
 
-/// Who insists on the first place is tried ever less often, and has his say.
+/// A manager that keeps the first place is tried ever less often, and keeps it.
 #[test]
 fn a_stubborn_manager_is_not_fought() {
     let mut run = started(&["--block-time", "7d"]);
@@ -190,7 +191,7 @@ fn a_stubborn_manager_is_not_fought() {
         }
         run.run_for(minutes(1));
     }
-    let said = run.complaints();
+    let said = run.error_output();
     for wait in ["10m", "20m", "40m", "80m", "160m"] {
         let words = format!("stays behind for {wait}: ");
         assert_eq!(
@@ -213,7 +214,7 @@ fn the_tool_that_is_missing_is_named() {
     assert_eq!(run.start(&[]), Flow::Continue);
     run.run_for(3);
     run.lines();
-    let said = run.complaints();
+    let said = run.error_output();
     assert_eq!(
         said,
         "tcpparser: ip6tables could not be started; it is tried again\n"
@@ -257,7 +258,7 @@ fn without_any_tool_it_is_the_firewall() {
 
 // The end.
 
-/// Lifted by somebody a moment before SIGTERM; a child may be running.
+/// Lifted by an operator a moment before SIGTERM; a child may be running.
 #[test]
 fn who_lifts_blocks_and_stops_us_finds_nothing_left() {
     for left in [0, 1] {
@@ -331,7 +332,7 @@ fn the_last_look_is_no_reason_to_stay() {
     }
 }
 
-/// A start that blocked nobody leaves without a look.
+/// A start that blocked no source ends without a listing.
 #[test]
 fn a_quiet_daemon_ends_as_it_came() {
     let mut run = started(&[]);
@@ -404,7 +405,7 @@ fn a_block_of_the_other_flavour_is_found_and_ended_there() {
             assert_eq!(run.kernel.tables[side].blocks().len(), 1);
             assert_eq!(run.kernel.other_tables[side], FilterTable::new());
             run.check_quiet();
-            assert_eq!(run.complaints(), "");
+            assert_eq!(run.error_output(), "");
         }
     }
 }
@@ -477,7 +478,7 @@ fn what_is_not_there_is_not_looked_into() {
         let named =
             named.filter(|one| one.words.contains("-nft ") || one.words.contains("-legacy "));
         assert_eq!(named.count(), looks, "{tools:?}: {:?}", run.kernel.commands);
-        assert_eq!(run.complaints(), "");
+        assert_eq!(run.error_output(), "");
         assert!(run.get("/healthz").ends_with("\r\n\r\nok\n"));
     }
 }
@@ -498,7 +499,7 @@ fn another_flavour_that_cannot_be_listed_is_no_trouble() {
         }
         run.kernel.faults.child = ChildFault::Exit(4);
         run.run_for(30);
-        let said = run.complaints();
+        let said = run.error_output();
         assert_eq!(
             said.lines().count(),
             if is_legacy { 0 } else { 2 },
@@ -538,7 +539,7 @@ fn a_flavour_that_is_alone_here_is_used() {
             "iptables-nft-restore"
         };
         assert!(command.starts_with(name), "{command}");
-        assert_eq!(run.complaints(), "");
+        assert_eq!(run.error_output(), "");
         run.check_quiet();
     }
 }
@@ -606,7 +607,7 @@ fn only_what_is_meant_is_lifted() {
     let output = run.one_shot(&["--unblock", "192.0.2.7"]);
     assert_eq!(output, "1 block removed\n");
     assert_eq!(run.kernel.tables[0].blocks(), [&*rules[1]]);
-    // A rule of somebody else keeps the chain.
+    // A rule of another program keeps the chain.
     let mut run = host();
     feed(&mut run.kernel.tables[0], &rules);
     let foreign = "-s 192.0.2.9/32 -j ACCEPT";
@@ -647,7 +648,7 @@ fn a_batch_that_fails_is_made_anew_and_not_for_ever() {
         } else {
             assert_eq!(run.start(&["--unblock", "all"]), Flow::Exit(1));
             assert_eq!(restores(&run), 3);
-            let said = run.complaints();
+            let said = run.error_output();
             let words = "tcpparser: iptables cannot be changed: ";
             assert!(said.starts_with(words), "{said}");
         }
@@ -664,7 +665,7 @@ fn a_listing_that_hangs_is_ended() {
             worked: false,
         };
         assert_eq!(run.start(&["--list"]), Flow::Exit(1));
-        let said = run.complaints();
+        let said = run.error_output();
         let words = "tcpparser: the firewall cannot be listed: ";
         assert!(said.starts_with(words), "{said}");
     }
@@ -716,7 +717,7 @@ impl Run {
         let (daemon, kernel) = self.daemon();
         let arguments = arguments.iter().map(|word| word.as_bytes());
         assert_eq!(daemon.start(kernel, arguments), Flow::Exit(0));
-        assert_eq!(self.complaints(), "");
+        assert_eq!(self.error_output(), "");
         String::from_utf8(std::mem::take(&mut self.kernel.output)).unwrap()
     }
 }

@@ -16,7 +16,7 @@ const LISTENER_AGE: Duration = Duration::from_secs(1_200);
 
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
-/// A scan, as its line tells it.
+/// A scan, as its line reports it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ReportedScan {
     pub source: String,

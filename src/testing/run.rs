@@ -61,12 +61,12 @@ pub fn read_line(line: &str) -> Option<Line> {
             }))
         }
         "Blocked" => {
-            let (_, told) = rest.strip_prefix("for ")?.split_once(", data sent: ")?;
-            let (data, undo) = told.split_once(", undo: ")?;
-            let is_told = matches!(data, "unknown" | "no" | "yes");
+            let (_, block) = rest.strip_prefix("for ")?.split_once(", data sent: ")?;
+            let (data, undo) = block.split_once(", undo: ")?;
+            let is_known = matches!(data, "unknown" | "no" | "yes");
             let undo = undo.trim_end_matches(" --exec-root /host");
             let is_undone = undo.strip_prefix("tcpparser --unblock ") == Some(who);
-            (is_told && is_undone).then_some(Line::Blocked { source })
+            (is_known && is_undone).then_some(Line::Blocked { source })
         }
         "Not blocked" => Some(Line::NotBlocked { source }),
         "Unblocked"
@@ -138,7 +138,7 @@ pub struct Run {
     lines_seen: usize,
     commands_seen: usize,
     readings_seen: usize,
-    told: Vec<String>,
+    pending: Vec<String>,
     idle_turns: u32,
     second: u64,
     turns_this_second: u32,
@@ -178,7 +178,7 @@ impl Run {
             lines_seen: 0,
             commands_seen: 0,
             readings_seen: 0,
-            told: Vec::new(),
+            pending: Vec::new(),
             idle_turns: 0,
             second: 0,
             turns_this_second: 0,
@@ -271,7 +271,7 @@ impl Run {
 
     /// Lines since the last call, without times.
     pub fn lines(&mut self) -> Vec<String> {
-        let lines = std::mem::take(&mut self.told).into_iter();
+        let lines = std::mem::take(&mut self.pending).into_iter();
         lines
             .map(|line| match line.split_at_checked(21) {
                 Some((time, rest)) if time.ends_with(": ") => {
@@ -295,8 +295,8 @@ impl Run {
         lines
     }
 
-    /// What standard error was told since the last call.
-    pub fn complaints(&mut self) -> String {
+    /// What went to standard error since the last call.
+    pub fn error_output(&mut self) -> String {
         String::from_utf8(std::mem::take(&mut self.kernel.errors)).unwrap()
     }
 
@@ -317,8 +317,8 @@ impl Run {
             .take_while(|command| command.at > minute_ago)
             .take(201);
         assert!(lately.count() <= 200, "too many commands a minute");
-        let complaints = kernel.errors.iter().filter(|byte| **byte == b'\n');
-        assert!(complaints.count() <= 100, "a flood of complaints");
+        let errors = kernel.errors.iter().filter(|byte| **byte == b'\n');
+        assert!(errors.count() <= 100, "a flood of errors");
         let second = kernel.now.as_secs();
         if second != self.second {
             (self.second, self.turns_this_second) = (second, 0);
@@ -328,7 +328,7 @@ impl Run {
         assert!(!is_busy, "too many turns a second");
     }
 
-    /// What happened lately, for whoever has to find out why.
+    /// What happened lately, to find out why.
     fn trace(&self) -> String {
         let kernel = &self.kernel;
         let tail = |bytes: &[u8]| {
@@ -394,7 +394,7 @@ impl Run {
             assert!(line.len() <= LINE_MAX, "{line}");
             let known = read_line(line);
             lines.push(known.unwrap_or_else(|| panic!("unknown shape: {line}")));
-            self.told.push(line.to_owned());
+            self.pending.push(line.to_owned());
         }
         lines
     }
@@ -458,7 +458,7 @@ impl Run {
                 if self.checks.output {
                     assert!(
                         self.wanted.remove(&source),
-                        "nobody wanted {source} blocked"
+                        "{source} was not to be blocked"
                     );
                     let before = self.standing.insert(source, (is_ipv6, rule));
                     assert_eq!(before, None, "blocked twice");
@@ -535,7 +535,7 @@ impl Run {
                 "{}",
                 table.listing()
             );
-            // A second jump, somebody's doing, harms nobody while there is one.
+            // A second jump by another program does no harm while there is one.
             let is_hooked = hooks.iter().all(|jumps| (*jumps > 0) == (count > 0));
             assert!(is_hooked, "{}", table.listing());
         }

@@ -1,5 +1,5 @@
 //! A little world from a seed: peers that come, stay, vanish and scan, an
-//! operator who meddles, a kernel and a firewall that fail. The daemon lives
+//! operator's changes, a kernel and a firewall that fail. The daemon lives
 //! many minutes in it, and `Run` looks at every turn.
 //!
 //! `TCPPARSER_SEED=n` runs one seed, `TCPPARSER_SEEDS=n` another number of them.
@@ -62,7 +62,7 @@ struct Trouble {
     firewall: bool,
     /// Files that cannot be read for a while, no descriptors.
     hidden: bool,
-    /// Somebody else changes the filter tables.
+    /// Other programs change the filter tables.
     operator: bool,
     /// Standard output is slow, full or closed.
     output: bool,
@@ -143,9 +143,9 @@ impl World {
             assert!(client.is_done, "a client was forgotten");
         }
         run.terminate();
-        let told = String::from_utf8_lossy(&run.kernel.output);
+        let output = String::from_utf8_lossy(&run.kernel.output);
         assert!(
-            !told.contains(FORGED),
+            !output.contains(FORGED),
             "a forged connection proved something"
         );
         run.blocks
@@ -161,7 +161,7 @@ impl World {
         self.start.after(Duration::from_millis(milliseconds))
     }
 
-    /// Options, listeners, who is protected.
+    /// Options, listeners, what is protected.
     fn furnish(&mut self, run: &mut Run) {
         let interval = self.random.pick(&["1s", "5s", "10s", "10s", "37s"]);
         let times = self
@@ -283,7 +283,7 @@ impl World {
     }
 
     /// Connections by forged SYNs, whose services closed them. Where sockets
-    /// cannot be asked for now and then, the setting tells.
+    /// cannot be asked for now and then, the setting decides.
     fn forger(&mut self, kernel: &mut FakeKernel) {
         // The rest of the world stays as it is.
         let others = self.random.clone();
@@ -529,7 +529,7 @@ impl World {
         }
     }
 
-    /// A gateway that nobody connects from comes and goes.
+    /// A gateway without connections comes and goes.
     fn change_of_host(&mut self, kernel: &mut FakeKernel) {
         let gateway = IpAddr::V4(Ipv4Addr::new(192, 0, 2, self.random.below(250) as u8));
         let at = self.some_moment();
@@ -590,7 +590,7 @@ impl World {
                 kernel.realtime_at_boot.saturating_add(jump)
             };
         });
-        // A suspend: CLOCK_BOOTTIME runs on, nobody notices.
+        // A suspend: CLOCK_BOOTTIME runs on, unnoticed.
         let at = self.some_moment();
         kernel.at(at, move |kernel| {
             kernel.now = kernel.now.after(Duration::from_secs(seconds));
@@ -634,7 +634,7 @@ impl FakeKernel {
         std::mem::swap(&mut self.tables, &mut self.other_tables);
     }
 
-    /// Whatever went wrong goes wrong no more, and nobody comes any more.
+    /// No fault and no event is left to come.
     fn calm(&mut self) {
         self.forget_events();
         self.faults = Default::default();
