@@ -871,7 +871,7 @@ mod tests {
     use std::vec::Vec as List;
 
     /// A row whose bytes are text.
-    struct Told {
+    struct TextRow {
         row: Row,
         name: &'static str,
         argument: &'static str,
@@ -881,7 +881,7 @@ mod tests {
         environment: String,
     }
 
-    impl std::ops::Deref for Told {
+    impl std::ops::Deref for TextRow {
         type Target = Row;
 
         fn deref(&self) -> &Row {
@@ -889,9 +889,9 @@ mod tests {
         }
     }
 
-    static TABLE: LazyLock<List<Told>> = LazyLock::new(|| {
+    static TABLE: LazyLock<List<TextRow>> = LazyLock::new(|| {
         let text = |bytes| std::str::from_utf8(bytes).unwrap();
-        let texts = rows().map(|row| Told {
+        let texts = rows().map(|row| TextRow {
             row,
             name: text(row.name),
             argument: text(row.argument),
@@ -1431,7 +1431,7 @@ mod tests {
             let dashed = [b"--", value.as_slice()].concat();
             line(&parse_bytes(&[&dashed], &[]).unwrap_err());
             // Any byte but NUL is fine in a directory's name.
-            let refusing = |row: &&Told| !matches!(row.id, Id::Proc | Id::ExecRoot);
+            let refusing = |row: &&TextRow| !matches!(row.id, Id::Proc | Id::ExecRoot);
             for row in TABLE.iter().filter(refusing) {
                 let argument = [b"--", row.name.as_bytes(), b"=", value].concat();
                 line(&parse_bytes(&[&argument], &[]).unwrap_err());
@@ -1660,7 +1660,7 @@ mod tests {
             dist("tcpparser.uci"),
             dist("tcpparser.procd"),
         );
-        let is_setting = |row: &&Told| !row.is_action();
+        let is_setting = |row: &&TextRow| !row.is_action();
         for row in TABLE.iter().filter(is_setting) {
             let in_shell = |line: &str| {
                 let rest = line.strip_prefix(&format!("#{}=", row.environment))?;
