@@ -5,7 +5,7 @@
 use crate::address::Endpoint;
 use crate::table::HashKey;
 use crate::text::Text;
-use crate::time::{Calendar, Duration, Instant};
+use crate::time::{Calendar, Duration};
 
 /// The error number of a failed system call, errno(3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,13 +104,60 @@ impl Interest {
     }
 }
 
-/// What kind of file `Kernel::open_rows` found.
+/// Clocks of clock_gettime(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RowsFile {
-    /// A file of procfs: kept open and rewound for each reading.
-    Procfs(Descriptor),
-    /// A regular file elsewhere, a fixture: opened anew for each reading.
-    Regular(Descriptor),
+pub enum Clock {
+    /// Since boot, CLOCK_BOOTTIME: what is decided by.
+    Boottime,
+    /// Since 1970, CLOCK_REALTIME: to be printed only.
+    Realtime,
+    /// User and system time of this process, CLOCK_PROCESS_CPUTIME_ID.
+    ProcessCpu,
+}
+
+/// A symbolic link at the end of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// It is followed.
+    Follow,
+    /// It is refused, O_NOFOLLOW.
+    Refuse,
+}
+
+/// An open file, by fstat(2) and fstatfs(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct File {
+    /// Read without blocking.
+    pub descriptor: Descriptor,
+    /// Type and rights, inode(7).
+    pub mode: u32,
+    /// Its user.
+    pub owner: u32,
+    /// No other hard link leads to it.
+    pub is_linked_once: bool,
+    /// Its number on its file system.
+    pub inode: u64,
+    /// That is procfs.
+    pub is_procfs: bool,
+}
+
+/// Standard streams that are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Output,
+    /// Standard error.
+    Error,
+}
+
+/// What follows the bytes of a `send`, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum More {
+    /// Nothing: they leave at once.
+    No,
+    /// The end, by `shutdown_sending`: MSG_MORE (send(2)) lets them and the FIN
+    /// be one segment.
+    Fin,
 }
 
 /// Signals the daemon reacts to.
@@ -237,61 +284,48 @@ pub struct Accepted {
     pub remote: Endpoint,
 }
 
+/// What the system hands over once, to the start.
+#[derive(Clone, Copy)]
+pub struct StartUp<'a> {
+    /// Becomes readable when a signal arrived, signalfd(2).
+    pub signals: Descriptor,
+    /// To poll for room on standard output.
+    pub output: Descriptor,
+    /// The effective capability set, capget(2).
+    pub capabilities: u64,
+    /// A secret: getrandom(2) with GRND_NONBLOCK, else the AT_RANDOM bytes of
+    /// getauxval(3).
+    pub hash_key: HashKey,
+    /// The value of an environment variable, getenv(3).
+    pub environment: &'a dyn Fn(&[u8]) -> Option<&'a [u8]>,
+}
+
 /// The operating system. Each verb is one system call or a fixed handful; none
 /// waits except `poll`, none retries, none decides.
 pub trait Kernel {
-    /// CLOCK_BOOTTIME.
-    fn boottime(&mut self) -> Instant;
-    /// CLOCK_REALTIME in nanoseconds since 1970, to be printed only.
-    fn realtime(&mut self) -> u64;
+    /// What a clock shows, since its start.
+    fn clock(&mut self, clock: Clock) -> Duration;
     /// Local calendar time of `unix_seconds`, localtime_r(3).
     fn calendar(&mut self, unix_seconds: u64) -> Calendar;
-    /// User and system time this process used so far, getrusage(2).
-    fn cpu_time(&mut self) -> Duration;
     /// What the process_* metrics show; reads /proc/self.
     fn process_status(&mut self) -> ProcessStatus;
-    /// The effective capability set, capget(2).
-    fn capabilities(&mut self) -> u64;
-    /// A secret for keyed hashes: getrandom(2) with GRND_NONBLOCK, else the
-    /// AT_RANDOM bytes of getauxval(3). Never waits.
-    fn hash_key(&mut self) -> HashKey;
-    /// The value of an environment variable, getenv(3).
-    fn environment(&self, name: &[u8]) -> Option<&[u8]>;
 
     /// Waits until an interest is met, a signal arrives or `timeout` passed
     /// (`None`: for ever); fills in what was found.
     fn poll(&mut self, interests: &mut [Interest], timeout: Option<Duration>) -> Result<(), Errno>;
-    /// The next signal that arrived, if any. Its descriptor is
-    /// `signal_descriptor`.
+    /// The next signal that arrived, if any.
     fn next_signal(&mut self) -> Option<Signal>;
-    /// Becomes readable when a signal arrived, signalfd(2).
-    fn signal_descriptor(&mut self) -> Descriptor;
 
-    /// Opens a file of rows without blocking and refuses (EINVAL) what is
-    /// neither on procfs nor a regular file: a FIFO, a device, a directory.
-    fn open_rows(&mut self, path: &Path) -> Result<RowsFile, Errno>;
-    /// Opens a file below a folder where others may write, and refuses (EPERM)
-    /// what any user but root may have put there or may change.
-    fn open_of_root(&mut self, path: &Path) -> Result<Descriptor, Errno>;
-    /// Opens any small file for reading, without blocking.
-    fn open(&mut self, path: &Path) -> Result<Descriptor, Errno>;
+    /// Opens a file for reading, without blocking.
+    fn open(&mut self, path: &Path, link: Link) -> Result<File, Errno>;
     /// read(2).
     fn read(&mut self, descriptor: Descriptor, buffer: &mut [u8]) -> Result<usize, Errno>;
-    /// The inode number of a file; procfs gives each network namespace's files
-    /// numbers of their own (fs/proc/generic.c, proc_alloc_inum).
-    fn inode(&mut self, path: &Path) -> Result<u64, Errno>;
     /// lseek(2) to the start.
     fn rewind(&mut self, descriptor: Descriptor) -> Result<(), Errno>;
     /// close(2).
     fn close(&mut self, descriptor: Descriptor);
-
-    /// Writes to standard output without ever blocking; EAGAIN where it is
-    /// full.
-    fn write_output(&mut self, bytes: &[u8]) -> Result<usize, Errno>;
-    /// The descriptor to poll for room on standard output.
-    fn output_descriptor(&mut self) -> Descriptor;
-    /// Writes one diagnostic to standard error without ever blocking.
-    fn write_error(&mut self, bytes: &[u8]);
+    /// Writes without ever blocking; EAGAIN where the stream is full.
+    fn write(&mut self, stream: Stream, bytes: &[u8]) -> Result<usize, Errno>;
 
     /// Binds a stream socket to `name` in the abstract namespace of unix(7), one
     /// per network namespace, and listens there; else returns which user does.
@@ -309,19 +343,13 @@ pub trait Kernel {
     /// recv(2), MSG_DONTWAIT.
     fn receive(&mut self, socket: Descriptor, buffer: &mut [u8]) -> Result<usize, Errno>;
     /// send(2), MSG_DONTWAIT and MSG_NOSIGNAL.
-    fn send(&mut self, socket: Descriptor, bytes: &[u8]) -> Result<usize, Errno>;
-    /// The same for bytes with which an answer ends and behind which the caller
-    /// shuts down: MSG_MORE (send(2)) lets them and the FIN be one segment.
-    fn send_last(&mut self, socket: Descriptor, bytes: &[u8]) -> Result<usize, Errno>;
-    /// shutdown(2) of the sending side.
-    fn shutdown_sending(&mut self, socket: Descriptor);
-    /// Whether a TCP socket holds bytes that its peer has no room for yet
-    /// (SIOCOUTQNSD of linux/sockios.h, net/ipv4/tcp.c).
-    fn has_unsent(&mut self, socket: Descriptor) -> bool;
+    fn send(&mut self, socket: Descriptor, bytes: &[u8], more: More) -> Result<usize, Errno>;
+    /// shutdown(2) of a TCP socket's sending side; whether it holds bytes that
+    /// its peer has no room for yet (SIOCOUTQNSD of linux/sockios.h).
+    fn shutdown_sending(&mut self, socket: Descriptor) -> bool;
 
     /// A bound, non-blocking netlink socket.
     fn netlink(&mut self, kind: Netlink) -> Result<Descriptor, Errno>;
-
     /// Lets a connect(2) to a bound loopback socket that does not listen be
     /// refused: the destruction of its socket is the event that shows whether
     /// destroy events arrive. Returns the connecting socket's port.

@@ -15,13 +15,13 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use crate::address::{Endpoint, fold_mapped};
 use crate::kernel::{
-    Accepted, Child, Claim, Descriptor, Errno, Exit, Interest, Invocation, Kernel, Netlink, Path,
-    ProcessStatus, RowsFile, Signal,
+    Accepted, Child, Claim, Clock, Descriptor, Errno, Exit, File, Interest, Invocation, Kernel,
+    Link, More, Netlink, Path, ProcessStatus, Signal, StartUp, Stream,
 };
 use crate::limits;
 use crate::table::HashKey;
 use crate::text::{Text, parse_decimal, split, split_once, trim};
-use crate::time::{Calendar, Duration, Instant};
+use crate::time::{Calendar, Duration};
 
 /// Interests one `poll` looks at; those behind are left unmet. The HTTP
 /// clients and some room for listeners, netlink, signals, child and output.
@@ -248,18 +248,26 @@ impl Linux {
     /// Prepares the process: descriptors 0 to 2 are open, SIGPIPE is ignored,
     /// SIGTERM, SIGINT and SIGCHLD arrive through a descriptor, the time zone
     /// is known, and output does not block.
-    pub fn start() -> Self {
+    pub fn start() -> (Self, StartUp<'static>) {
         fill_standard_descriptors();
         let signals = take_signals();
         warm_up_time_zone();
-        Self {
+        let kernel = Self {
             signals,
             output: Channel::open(libc::STDOUT_FILENO),
             errors: Channel::open(libc::STDERR_FILENO),
             is_init: process_id() == 1,
             child: 0,
             ended: None,
-        }
+        };
+        let start_up = StartUp {
+            signals,
+            output: Descriptor(libc::STDOUT_FILENO),
+            capabilities: effective_capabilities(),
+            hash_key: hash_key(),
+            environment: &environment,
+        };
+        (kernel, start_up)
     }
 
     /// Collects whatever ended; no other code waits for orphans.
@@ -273,20 +281,17 @@ impl Linux {
 }
 
 impl Kernel for Linux {
-    fn boottime(&mut self) -> Instant {
-        Instant::from_nanos(clock(libc::CLOCK_BOOTTIME))
-    }
-
-    fn realtime(&mut self) -> u64 {
-        clock(libc::CLOCK_REALTIME)
+    #[inline(never)]
+    fn clock(&mut self, clock: Clock) -> Duration {
+        read_clock(match clock {
+            Clock::Boottime => libc::CLOCK_BOOTTIME,
+            Clock::Realtime => libc::CLOCK_REALTIME,
+            Clock::ProcessCpu => libc::CLOCK_PROCESS_CPUTIME_ID,
+        })
     }
 
     fn calendar(&mut self, unix_seconds: u64) -> Calendar {
         local_time(unix_seconds)
-    }
-
-    fn cpu_time(&mut self) -> Duration {
-        Duration::from_nanos(clock(libc::CLOCK_PROCESS_CPUTIME_ID))
     }
 
     fn process_status(&mut self) -> ProcessStatus {
@@ -295,30 +300,13 @@ impl Kernel for Linux {
         let text = read_file(c"/proc/self/statm", &mut buffer);
         let mut pages = split(text, b' ').map(|number| parse_decimal(number).unwrap_or(0));
         ProcessStatus {
-            cpu_time: self.cpu_time(),
+            cpu_time: self.clock(Clock::ProcessCpu),
             open_descriptors: count_descriptors(),
             max_descriptors: resource_limit(libc::RLIMIT_NOFILE as c_int),
             virtual_bytes: pages.next().unwrap_or(0).saturating_mul(page),
             max_virtual_bytes: resource_limit(libc::RLIMIT_AS as c_int),
             resident_bytes: pages.next().unwrap_or(0).saturating_mul(page),
         }
-    }
-
-    fn capabilities(&mut self) -> u64 {
-        effective_capabilities()
-    }
-
-    fn hash_key(&mut self) -> HashKey {
-        let bytes = random_bytes().unwrap_or_else(start_up_random_bytes);
-        let key = u128::from_ne_bytes(bytes);
-        HashKey {
-            k0: key as u64,
-            k1: (key >> 64) as u64,
-        }
-    }
-
-    fn environment(&self, name: &[u8]) -> Option<&[u8]> {
-        environment_entry(name).and_then(|entry| entry.to_bytes().get(name.len() + 1..))
     }
 
     fn poll(&mut self, interests: &mut [Interest], timeout: Option<Duration>) -> Result<(), Errno> {
@@ -354,44 +342,26 @@ impl Kernel for Linux {
         }
     }
 
-    fn signal_descriptor(&mut self) -> Descriptor {
-        self.signals
-    }
-
-    fn open_rows(&mut self, path: &Path) -> Result<RowsFile, Errno> {
-        let file = open(&Terminated::new(path.as_bytes())?, READ_ONLY)?;
-        if file_type(file.0)? != libc::S_IFREG {
-            return Err(Errno::EINVAL);
-        }
-        let is_procfs = file_system(file.0)? == libc::PROC_SUPER_MAGIC as u64;
-        let descriptor = file.release();
-        Ok(if is_procfs {
-            RowsFile::Procfs(descriptor)
-        } else {
-            RowsFile::Regular(descriptor)
+    #[inline(never)]
+    fn open(&mut self, path: &Path, link: Link) -> Result<File, Errno> {
+        let flags = match link {
+            Link::Follow => READ_ONLY,
+            Link::Refuse => READ_ONLY | libc::O_NOFOLLOW,
+        };
+        let file = open(&Terminated::new(path.as_bytes())?, flags)?;
+        let status = file_status(file.0)?;
+        Ok(File {
+            is_procfs: file_system(file.0)? == libc::PROC_SUPER_MAGIC as u64,
+            descriptor: file.release(),
+            mode: status.st_mode,
+            owner: status.st_uid,
+            is_linked_once: status.st_nlink == 1,
+            inode: status.st_ino,
         })
-    }
-
-    fn open_of_root(&mut self, path: &Path) -> Result<Descriptor, Errno> {
-        let path = path.as_bytes();
-        // A slash behind it would have a link followed all the same.
-        let end = path.iter().rposition(|byte| *byte == b'/');
-        // No user but root moves root's folder out of a sticky one.
-        open_of_root(path.get(..end.unwrap_or(0)).unwrap_or_default())?;
-        open_of_root(path).map(Owned::release)
-    }
-
-    fn open(&mut self, path: &Path) -> Result<Descriptor, Errno> {
-        open(&Terminated::new(path.as_bytes())?, READ_ONLY).map(Owned::release)
     }
 
     fn read(&mut self, descriptor: Descriptor, buffer: &mut [u8]) -> Result<usize, Errno> {
         read(descriptor.0, buffer)
-    }
-
-    fn inode(&mut self, path: &Path) -> Result<u64, Errno> {
-        let file = open(&Terminated::new(path.as_bytes())?, READ_ONLY)?;
-        inode(file.0)
     }
 
     fn rewind(&mut self, descriptor: Descriptor) -> Result<(), Errno> {
@@ -403,17 +373,11 @@ impl Kernel for Linux {
         close(descriptor.0);
     }
 
-    fn write_output(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
-        self.output.write(bytes)
-    }
-
-    fn output_descriptor(&mut self) -> Descriptor {
-        Descriptor(self.output.descriptor)
-    }
-
-    fn write_error(&mut self, bytes: &[u8]) {
-        // Nowhere is left to say that this failed.
-        let _ = self.errors.write(bytes);
+    fn write(&mut self, stream: Stream, bytes: &[u8]) -> Result<usize, Errno> {
+        match stream {
+            Stream::Output => self.output.write(bytes),
+            Stream::Error => self.errors.write(bytes),
+        }
     }
 
     fn claim(&mut self, name: &str) -> Result<Claim, Errno> {
@@ -483,20 +447,16 @@ impl Kernel for Linux {
         receive(socket.0, buffer)
     }
 
-    #[inline(never)]
-    fn send(&mut self, socket: Descriptor, bytes: &[u8]) -> Result<usize, Errno> {
-        send(socket.0, bytes, 0)
+    fn send(&mut self, socket: Descriptor, bytes: &[u8], more: More) -> Result<usize, Errno> {
+        let flags = match more {
+            More::No => 0,
+            More::Fin => libc::MSG_MORE,
+        };
+        send(socket.0, bytes, flags)
     }
 
-    fn send_last(&mut self, socket: Descriptor, bytes: &[u8]) -> Result<usize, Errno> {
-        send(socket.0, bytes, libc::MSG_MORE)
-    }
-
-    fn shutdown_sending(&mut self, socket: Descriptor) {
+    fn shutdown_sending(&mut self, socket: Descriptor) -> bool {
         shutdown_sending(socket.0);
-    }
-
-    fn has_unsent(&mut self, socket: Descriptor) -> bool {
         unsent(socket.0).is_ok_and(|bytes| bytes > 0)
     }
 
@@ -619,6 +579,16 @@ fn warm_up_time_zone() {
         add_time_zone(trim(line));
     }
     local_time(0);
+}
+
+/// Never waits.
+fn hash_key() -> HashKey {
+    let bytes = random_bytes().unwrap_or_else(start_up_random_bytes);
+    let key = u128::from_ne_bytes(bytes);
+    HashKey {
+        k0: key as u64,
+        k1: (key >> 64) as u64,
+    }
 }
 
 /// The environment with TZ before it; see `add_time_zone`.
@@ -1026,6 +996,11 @@ fn environment_entry(name: &[u8]) -> Option<&'static CStr> {
     })
 }
 
+/// The value of an environment variable.
+fn environment(name: &[u8]) -> Option<&'static [u8]> {
+    environment_entry(name).and_then(|entry| entry.to_bytes().get(name.len() + 1..))
+}
+
 fn set_environment(entries: &'static [AtomicPtr<c_char>; VARIABLES + 1]) {
     // SAFETY: an AtomicPtr has the layout of a pointer, the array ends with
     // NULL and lives as long as the process, and no other thread reads environ.
@@ -1052,27 +1027,6 @@ fn check_length(result: isize) -> Result<usize, Errno> {
 fn open(path: &CStr, flags: c_int) -> Result<Owned, Errno> {
     // SAFETY: the path ends with NUL; no O_CREAT, so no third argument is read.
     check(unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC) }).map(Owned)
-}
-
-/// Opens a folder or a file that no user but root can have put there, and none
-/// but root changes. In a sticky folder others can but link to files of root's
-/// (proc_sys_fs(5), protected_hardlinks).
-#[inline(never)]
-fn open_of_root(path: &[u8]) -> Result<Owned, Errno> {
-    let file = open(&Terminated::new(path)?, READ_ONLY | libc::O_NOFOLLOW)?;
-    let status = file_status(file.0)?;
-    let is_closed = status.st_mode & (libc::S_IWGRP | libc::S_IWOTH) == 0;
-    let is_safe = match status.st_mode & libc::S_IFMT {
-        libc::S_IFDIR => is_closed || status.st_mode & libc::S_ISVTX != 0,
-        libc::S_IFREG => is_closed && status.st_nlink == 1,
-        _ => false,
-    };
-    let refusal = Err(Errno(libc::EPERM));
-    if is_safe && status.st_uid == 0 {
-        Ok(file)
-    } else {
-        refusal
-    }
 }
 
 fn read(descriptor: c_int, buffer: &mut [u8]) -> Result<usize, Errno> {
@@ -1119,10 +1073,6 @@ fn file_type(descriptor: c_int) -> Result<libc::mode_t, Errno> {
     Ok(file_status(descriptor)?.st_mode & libc::S_IFMT)
 }
 
-fn inode(descriptor: c_int) -> Result<u64, Errno> {
-    Ok(file_status(descriptor)?.st_ino)
-}
-
 fn file_status(descriptor: c_int) -> Result<libc::stat, Errno> {
     let mut status = MaybeUninit::<libc::stat>::zeroed();
     // SAFETY: fstat(2) fills a struct of the type the C library declares (that
@@ -1148,18 +1098,15 @@ fn directory_entries(folder: c_int, buffer: &mut DirectoryBuffer) -> Result<usiz
     check_length(result as isize)
 }
 
-#[inline(never)]
-fn clock(id: libc::clockid_t) -> u64 {
+fn read_clock(id: libc::clockid_t) -> Duration {
     let mut time = MaybeUninit::<libc::timespec>::zeroed();
     // SAFETY: clock_gettime(2) fills the struct; zeroes are valid where it fails.
     let time = unsafe {
         libc::clock_gettime(id, time.as_mut_ptr());
         time.assume_init()
     };
-    let nanoseconds = time.tv_nsec as u64;
-    Duration::from_secs(time.tv_sec as u64)
-        .as_nanos()
-        .saturating_add(nanoseconds)
+    let nanoseconds = Duration::from_nanos(time.tv_nsec as u64);
+    Duration::from_secs(time.tv_sec as u64).saturating_add(nanoseconds)
 }
 
 fn local_time(unix_seconds: u64) -> Calendar {
@@ -1496,6 +1443,7 @@ pub fn abort_at(panic: &PanicInfo) -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::daemon::files::{open_of_root, open_regular};
     use crate::kernel::ARGUMENTS;
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
@@ -1719,7 +1667,7 @@ mod tests {
         let said = |status, words: &str, root| {
             (Exit::Status(status), format!("{words} --exec-root {root}"))
         };
-        if kernel().capabilities() & CAP_SYS_CHROOT == 0 {
+        if effective_capabilities() & CAP_SYS_CHROOT == 0 {
             let expected = said(126, "CAP_SYS_CHROOT is missing for", root);
             assert_eq!(failed(root, &["cat"]), expected);
         } else {
@@ -1747,14 +1695,12 @@ mod tests {
     fn rows_come_from_procfs_and_regular_files_only() {
         let mut kernel = kernel();
         let mut open = |path: &str| {
-            let result = kernel.open_rows(&Path::from_bytes(path.as_bytes()));
-            if let Ok(RowsFile::Procfs(file) | RowsFile::Regular(file)) = result {
-                kernel.close(file);
-            }
-            result
+            let file = open_regular(&mut kernel, &Path::from_bytes(path.as_bytes()))?;
+            kernel.close(file.descriptor);
+            Ok(file.is_procfs)
         };
-        assert!(matches!(open("/proc/net/tcp"), Ok(RowsFile::Procfs(_))));
-        assert!(matches!(open("/etc/passwd"), Ok(RowsFile::Regular(_))));
+        assert_eq!(open("/proc/net/tcp"), Ok(true));
+        assert_eq!(open("/etc/passwd"), Ok(false));
         assert_eq!(open("/dev/zero"), Err(Errno::EINVAL));
         assert_eq!(open("/"), Err(Errno::EINVAL));
         assert_eq!(open("/proc"), Err(Errno::EINVAL));
@@ -1784,9 +1730,9 @@ mod tests {
         };
         let mut kernel = kernel();
         let mut opens = |path: &std::path::Path| {
-            let result =
-                kernel.open_of_root(&Path::from_bytes(path.as_os_str().as_encoded_bytes()));
-            result.map(|file| kernel.close(file)).is_ok()
+            let path = Path::from_bytes(path.as_os_str().as_encoded_bytes());
+            let file = open_of_root(&mut kernel, &path);
+            file.map(|file| kernel.close(file.descriptor)).is_ok()
         };
         fs::write(&file, "").unwrap();
         for (of_folder, of_file, expected) in [
@@ -1828,9 +1774,9 @@ mod tests {
     fn procfs_is_read_again_after_rewinding() {
         let mut kernel = kernel();
         let path = Path::from_bytes(b"/proc/net/tcp");
-        let Ok(RowsFile::Procfs(file)) = kernel.open_rows(&path) else {
-            panic!("not on procfs");
-        };
+        let file = kernel.open(&path, Link::Follow).unwrap();
+        assert!(file.is_procfs && file.inode != 0);
+        let file = file.descriptor;
         let mut buffer = [0; 4096];
         for _ in 0..2 {
             assert!(kernel.read(file, &mut buffer).unwrap() > 0);
@@ -1859,12 +1805,15 @@ mod tests {
         let mut kernel = kernel();
         let uptime = fs::read_to_string("/proc/uptime").unwrap();
         let seconds = uptime.split('.').next().unwrap().parse::<u64>().unwrap();
-        assert!((seconds..seconds + 60).contains(&kernel.boottime().as_secs()));
+        let start = Duration::from_secs(seconds);
+        let minute = |start: Duration| start..start.saturating_add(Duration::from_secs(60));
+        assert!(minute(start).contains(&kernel.clock(Clock::Boottime)));
         let now = std::time::SystemTime::now();
         let now = now.duration_since(std::time::UNIX_EPOCH).unwrap();
-        let now = now.as_nanos() as u64;
-        assert!((now..now + 60_000_000_000).contains(&kernel.realtime()));
-        assert!(kernel.cpu_time() > Duration::ZERO);
+        let now = Duration::from_nanos(now.as_nanos() as u64);
+        assert!(minute(now).contains(&kernel.clock(Clock::Realtime)));
+        let used = kernel.clock(Clock::ProcessCpu);
+        assert!(used > Duration::ZERO && kernel.process_status().cpu_time >= used);
     }
 
     #[test]
@@ -1882,12 +1831,12 @@ mod tests {
                 .unwrap()
         };
         let expected = u64::from_str_radix(value("CapEff:").trim(), 16).unwrap();
-        assert_eq!(kernel.capabilities(), expected);
-        assert_ne!(kernel.hash_key(), kernel.hash_key());
+        assert_eq!(effective_capabilities(), expected);
+        assert_ne!(hash_key(), hash_key());
         assert_ne!(start_up_random_bytes(), [0; 16]);
         let path = env::var("PATH").unwrap();
-        assert_eq!(kernel.environment(b"PATH"), Some(path.as_bytes()));
-        assert_eq!(kernel.environment(b"PAT"), None);
+        assert_eq!(environment(b"PATH"), Some(path.as_bytes()));
+        assert_eq!(environment(b"PAT"), None);
     }
 
     #[test]
@@ -2009,8 +1958,8 @@ mod tests {
             assert_eq!(accepted.remote, end(client.local_addr().unwrap().port()));
             let mut buffer = [0; 8];
             assert_eq!(kernel.receive(socket, &mut buffer), Err(Errno::EAGAIN));
-            assert_eq!(kernel.send(socket, b"hello"), Ok(5));
-            kernel.shutdown_sending(socket);
+            assert_eq!(kernel.send(socket, b"hello", More::No), Ok(5));
+            assert!(!kernel.shutdown_sending(socket));
             let mut text = String::new();
             std::io::Read::read_to_string(&mut client, &mut text).unwrap();
             assert_eq!(text, "hello");
@@ -2021,8 +1970,8 @@ mod tests {
             let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
             let socket = kernel.accept(listener).unwrap().descriptor;
             std::io::Write::write_all(&mut client, b"unread").unwrap();
-            assert_eq!(kernel.send_last(socket, b"hello"), Ok(5));
-            kernel.shutdown_sending(socket);
+            assert_eq!(kernel.send(socket, b"hello", More::Fin), Ok(5));
+            assert!(!kernel.shutdown_sending(socket));
             kernel.close(socket);
             let mut bytes = [0; 5];
             std::io::Read::read_exact(&mut client, &mut bytes).unwrap();
@@ -2093,7 +2042,7 @@ mod tests {
             ..Endpoint::parse(format!("{address}:1").as_bytes()).unwrap()
         };
         let client = kernel.connect(to("127.0.0.1")).unwrap();
-        assert_eq!(kernel.send(client, b"hello"), Ok(5));
+        assert_eq!(kernel.send(client, b"hello", More::No), Ok(5));
         let mut buffer = [0; 5];
         let (mut accepted, peer) = server.accept().unwrap();
         std::io::Read::read_exact(&mut accepted, &mut buffer).unwrap();
@@ -2102,7 +2051,7 @@ mod tests {
         kernel.close(client);
         drop(server);
         let refused = kernel.connect(to("127.0.0.1")).and_then(|client| {
-            let result = kernel.send(client, b"x");
+            let result = kernel.send(client, b"x", More::No);
             kernel.close(client);
             result
         });
@@ -2122,7 +2071,7 @@ mod tests {
         request[6..8].copy_from_slice(&0x301_u16.to_ne_bytes());
         let mut buffer = [0; 8192];
         assert_eq!(kernel.receive(socket, &mut buffer), Err(Errno::EAGAIN));
-        assert_eq!(kernel.send(socket, &request), Ok(20));
+        assert_eq!(kernel.send(socket, &request, More::No), Ok(20));
         let mut interests = [Interest::read(socket)];
         kernel
             .poll(&mut interests, Some(Duration::from_secs(10)))

@@ -26,8 +26,8 @@ mod entry {
         let Some(daemon) = DAEMON.take() else {
             return 1;
         };
-        let mut kernel = Linux::start();
-        let mut flow = daemon.start(&mut kernel, arguments.after_name());
+        let (mut kernel, start_up) = Linux::start();
+        let mut flow = daemon.start(&mut kernel, &start_up, arguments.after_name());
         loop {
             match flow {
                 Flow::Continue => flow = daemon.turn(&mut kernel),

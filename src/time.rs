@@ -144,6 +144,7 @@ impl Instant {
     }
 
     /// Nanoseconds since boot.
+    #[cfg(test)]
     pub const fn as_nanos(self) -> u64 {
         self.nanoseconds
     }
@@ -178,6 +179,7 @@ impl Instant {
     }
 
     /// The point `length` earlier, boot at the earliest.
+    #[cfg(test)]
     pub const fn before(self, length: Duration) -> Self {
         Self {
             nanoseconds: self.nanoseconds.saturating_sub(length.as_nanos()),

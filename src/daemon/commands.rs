@@ -15,11 +15,13 @@ use crate::limits::OUTPUT_BUFFER;
 use crate::metrics::{BlockFailure, CommandExit, Metrics};
 use crate::options::{FirewallChoice, Options};
 use crate::report;
+use crate::table::HashKey;
 use crate::text::{Text, trim};
 use crate::time::{Duration, Instant};
 
+use super::clock::{self, Moment};
 use super::destroyer::Destroyer;
-use super::output::{Output, local_time, log_error};
+use super::output::{Output, log_error};
 use super::procfs::{has_legacy_table, read_small};
 use super::{Detector, Firewall};
 
@@ -51,6 +53,8 @@ pub struct Ended {
 pub struct Commands {
     pub firewall: Firewall,
     pub invocation: Invocation,
+    /// Where signals show, and so the end of a child.
+    pub signals: Descriptor,
     child: Option<Child>,
     child_started: Instant,
     /// The child closed its standard output, its standard error: always ready
@@ -68,6 +72,7 @@ impl Commands {
         Self {
             firewall: Firewall::new(),
             invocation: Invocation::new(),
+            signals: Descriptor(0),
             child: None,
             child_started: Instant::BOOT,
             child_has_closed: [false; 2],
@@ -92,7 +97,14 @@ impl Commands {
     }
 
     /// From now on commands are made, for `task`.
-    pub fn enable(&mut self, kernel: &mut impl Kernel, options: &Options, task: Task) {
+    pub fn enable(
+        &mut self,
+        kernel: &mut impl Kernel,
+        hash_key: HashKey,
+        options: &Options,
+        task: Task,
+        now: Instant,
+    ) {
         let policy = Policy {
             boot_id: boot_id(kernel).unwrap_or(0),
             lengths: &options.block_times,
@@ -103,22 +115,21 @@ impl Commands {
                 has_legacy_table(kernel, true),
             ],
         };
-        let (key, now) = (kernel.hash_key(), kernel.boottime());
-        self.firewall.enable(key, &policy, task, now);
+        self.firewall.enable(hash_key, &policy, task, now);
     }
 
     /// Runs the next command to its end, if one is due.
     pub fn run(&mut self, kernel: &mut impl Kernel, host: &Host) -> Option<Ended> {
-        match self.start(kernel, host) {
+        let now = clock::now(kernel);
+        match self.start(kernel, host, now) {
             Start::NotDue => None,
             Start::Running => self.wait(kernel, Instant::NEVER),
-            Start::Failed => Some(self.not_started(kernel)),
+            Start::Failed => Some(self.not_started(now)),
         }
     }
 
     /// Starts the next command, if one is due.
-    pub fn start(&mut self, kernel: &mut impl Kernel, host: &Host) -> Start {
-        let now = kernel.boottime();
+    pub fn start(&mut self, kernel: &mut impl Kernel, host: &Host, now: Instant) -> Start {
         if !self.is_idle() || !self.firewall.command(&mut self.invocation, host, now) {
             return Start::NotDue;
         }
@@ -133,38 +144,37 @@ impl Commands {
     }
 
     /// The command could not be started.
-    pub fn not_started(&mut self, kernel: &mut impl Kernel) -> Ended {
-        self.ended(kernel, None)
+    pub fn not_started(&mut self, now: Instant) -> Ended {
+        self.ended(None, now)
     }
 
     /// Reads what the child wrote, stops it past its deadline, and takes its
     /// exit status.
     #[inline(never)]
-    pub fn watch(&mut self, kernel: &mut impl Kernel) -> Option<Ended> {
+    pub fn watch(&mut self, kernel: &mut impl Kernel, now: Instant) -> Option<Ended> {
         let child = self.child?;
         // Asked before reading: what is read afterwards is all there is.
         let exit = kernel.reap(child.process);
-        self.read(kernel, child, exit.is_some());
+        self.read(kernel, child, exit.is_some(), now);
         if exit.is_some() {
             kernel.close(child.output);
             kernel.close(child.errors);
             self.child = None;
-            return Some(self.ended(kernel, exit));
+            return Some(self.ended(exit, now));
         }
-        if let Some(step) = self.firewall.overdue(kernel.boottime()) {
+        if let Some(step) = self.firewall.overdue(now) {
             kernel.kill_group(child.process, step == Overdue::Force);
         }
         None
     }
 
-    fn read(&mut self, kernel: &mut impl Kernel, child: Child, has_ended: bool) {
+    fn read(&mut self, kernel: &mut impl Kernel, child: Child, has_ended: bool, now: Instant) {
         // An ended child left at most two full pipes (pipe(7): 1 MiB at most).
         let reads = if has_ended {
             8 * CHILD_READS
         } else {
             CHILD_READS
         };
-        let now = kernel.boottime();
         let pipes = [child.output, child.errors].into_iter();
         for (descriptor, has_closed) in pipes.zip(&mut self.child_has_closed) {
             for _ in 0..reads {
@@ -189,8 +199,7 @@ impl Commands {
     }
 
     #[inline(never)]
-    fn ended(&mut self, kernel: &mut impl Kernel, exit: Option<Exit>) -> Ended {
-        let now = kernel.boottime();
+    fn ended(&mut self, exit: Option<Exit>, now: Instant) -> Ended {
         Ended {
             exit,
             failure: self.firewall.finished(exit, now),
@@ -201,8 +210,8 @@ impl Commands {
     /// Waits for the running child, at most until `deadline`; then it is
     /// killed. Signals that come meanwhile are of no account.
     pub fn wait(&mut self, kernel: &mut impl Kernel, deadline: Instant) -> Option<Ended> {
+        let mut now = clock::now(kernel);
         while let Some(child) = self.child {
-            let now = kernel.boottime();
             if now >= deadline {
                 kernel.kill_group(child.process, true);
                 // A killed child is gone at once, unless the disk holds it;
@@ -212,8 +221,7 @@ impl Commands {
                 break;
             }
             let wake = deadline.min(self.firewall.deadline());
-            let signals = kernel.signal_descriptor();
-            let mut interests = [Interest::read(signals); 3];
+            let mut interests = [Interest::read(self.signals); 3];
             let mut count = 1;
             for (interest, pipe) in interests.iter_mut().skip(1).zip(self.pipes()) {
                 *interest = Interest::read(pipe);
@@ -225,7 +233,8 @@ impl Commands {
             // Before looking at the child: the signal of one that ends after
             // that look has to end the next wait.
             while kernel.next_signal().is_some() {}
-            if let Some(ended) = self.watch(kernel) {
+            now = clock::now(kernel);
+            if let Some(ended) = self.watch(kernel, now) {
                 return Some(ended);
             }
         }
@@ -241,6 +250,7 @@ impl Commands {
         ended: &Ended,
         metrics: &mut Metrics,
         output: &mut Output,
+        moment: Moment,
     ) {
         metrics.firewall_command_duration.observe(ended.duration);
         let failure = ended.failure.as_ref();
@@ -262,16 +272,22 @@ impl Commands {
             log_error(kernel, &[b"the match ", failure.leaves_out, words]);
         }
         if failure.is_first {
-            self.report_failure(kernel, failure, output);
+            self.report_failure(kernel, failure, output, moment);
         }
     }
 
-    fn report_failure(&mut self, kernel: &mut impl Kernel, failure: &Failure, output: &mut Output) {
+    fn report_failure(
+        &mut self,
+        kernel: &mut impl Kernel,
+        failure: &Failure,
+        output: &mut Output,
+        moment: Moment,
+    ) {
         let words = report::failure(failure);
         match failure.source {
             Some(_) if !failure.is_addition => {}
             Some(source) => {
-                let line = report::block_failed(local_time(kernel), source, words.as_bytes());
+                let line = report::block_failed(moment.calendar(kernel), source, words.as_bytes());
                 output.line(kernel, line.as_bytes());
             }
             None => log_error(kernel, &[words.as_bytes()]),
@@ -305,9 +321,10 @@ impl Commands {
         metrics: &mut Metrics,
         output: &mut Output,
         destroys: bool,
+        moment: Moment,
     ) {
         while let Some(notice) = &self.firewall.next_notice() {
-            let calendar = local_time(kernel);
+            let calendar = moment.calendar(kernel);
             let line = match *notice {
                 Notice::Blocked {
                     ref rule,
@@ -323,7 +340,7 @@ impl Commands {
                 }
                 Notice::Refused { source, refusal } => {
                     if let Refusal::Protected(_) = refusal {
-                        detector.silence(source, kernel.boottime());
+                        detector.silence(source, moment.now);
                     }
                     metrics.blocks_refused.count(refusal);
                     report::not_blocked(calendar, source, refusal.words())
@@ -350,31 +367,34 @@ impl Commands {
 
     // Verdicts.
 
-    /// What follows a scan that was reported: a block, or why there is none.
-    /// Whether it is wanted blocked.
+    /// Wants a scan's source blocked, or says why not.
     pub fn decide(
         &mut self,
-        kernel: &mut impl Kernel,
         scan: &Scan,
         options: &Options,
         host: &Host,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        refusal(scan, options, host).map_or(Ok(()), Err)?;
+        let result = self.firewall.block(scan, now);
+        result.map_err(|_| Refusal::TableFull)
+    }
+
+    /// Says and counts what does not follow at once.
+    pub fn report_verdict(
+        &self,
+        kernel: &mut impl Kernel,
+        scan: &Scan,
+        verdict: Result<(), Refusal>,
         metrics: &mut Metrics,
         output: &mut Output,
-    ) -> bool {
-        let calendar = local_time(kernel);
-        let mut refusal = refusal(scan, options, host);
-        if refusal.is_none() {
-            if !self.firewall.is_enabled() {
-                return false;
-            }
-            let result = self.firewall.block(scan, kernel.boottime());
-            refusal = result.is_err().then_some(Refusal::TableFull);
-        }
-        if let Some(refusal) = refusal {
+        moment: Moment,
+    ) {
+        let calendar = moment.calendar(kernel);
+        if let Err(refusal) = verdict {
             metrics.blocks_refused.count(refusal);
             let line = report::not_blocked(calendar, scan.source, refusal.words());
-            output.line(kernel, line.as_bytes());
-            return false;
+            return output.line(kernel, line.as_bytes());
         }
         let is_ipv6 = scan.source.is_ipv6();
         if self.firewall.is_failing(is_ipv6) {
@@ -386,7 +406,6 @@ impl Commands {
             let line = report::block_failed(calendar, scan.source, why.as_bytes());
             output.line(kernel, line.as_bytes());
         }
-        true
     }
 
     /// Why blocks that are wanted cannot be had: a subject and the rest of a

@@ -6,7 +6,7 @@ use core::net::IpAddr;
 use heapless::{Deque, Vec};
 
 use crate::address::{Family, Network};
-use crate::kernel::{Descriptor, Errno, Kernel, Netlink};
+use crate::kernel::{Descriptor, Errno, Kernel, More, Netlink};
 use crate::limits::{DESTROYS_PER_TURN, DOOMED};
 use crate::netlink::{Failure, Progress};
 use crate::sock_diag::{DiagSocket, destroy_answer, destroy_request, dump_request};
@@ -147,7 +147,7 @@ impl Destroyer {
         sequence: u32,
     ) -> Result<(), Errno> {
         let request = destroy_request(socket, sequence);
-        let sent = kernel.send(netlink, &request);
+        let sent = kernel.send(netlink, &request, More::No);
         let count = sent.and_then(|_| kernel.receive(netlink, buffer));
         let answer = buffer.get(..count.unwrap_or(0)).unwrap_or_default();
         match destroy_answer(answer, sequence) {

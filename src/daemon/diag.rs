@@ -2,7 +2,7 @@
 
 use crate::address::Family;
 use crate::detector::{Data, Scan};
-use crate::kernel::{Errno, Kernel, Netlink};
+use crate::kernel::{Errno, Kernel, More, Netlink};
 use crate::netlink::Progress;
 use crate::sock_diag::{DiagSocket, dump_request, walk_sockets};
 
@@ -28,7 +28,7 @@ pub(super) fn diag_search(
         return;
     };
     let mut progress = Progress::More;
-    if kernel.send(socket, request).is_err() {
+    if kernel.send(socket, request, More::No).is_err() {
         progress = Progress::Done;
     }
     while progress == Progress::More && wants_more {

@@ -8,13 +8,14 @@
 //! share of the processor.
 
 use crate::host::{Host, Knowledge};
-use crate::kernel::{Descriptor, Errno, Kernel, Netlink, Path, RowsFile};
+use crate::kernel::{Descriptor, Errno, File, Kernel, More, Netlink, Path};
 use crate::limits::{
-    EARLY_READING_SHARE, FACTS_AGE, FACTS_PER_TURN, FACTS_REST, FACTS_RETRY, FACTS_ROUTES,
-    FACTS_SETTLE, FACTS_SLICE,
+    EARLY_READING_SHARE, FACTS_AGE, FACTS_REST, FACTS_RETRY, FACTS_ROUTES, FACTS_SETTLE,
 };
 use crate::netlink::{HostMessage, Progress, Section, host_request, walk_host};
 use crate::time::{Duration, Instant};
+
+use super::files::{open_of_root, open_regular};
 
 /// A bit for each section.
 const ALL: u8 = (1 << Section::ALL.len()) - 1;
@@ -30,7 +31,7 @@ const COUNTED: u8 = ALL & !Section::Ipv4Routes.bit();
 const UNCLEAN_DUMPS: u8 = 3;
 /// Slices taken in one go before the first turn: more than a full table takes,
 /// and less than a second.
-const START_SLICES: usize = 200;
+pub(super) const START_SLICES: usize = 200;
 
 /// The resolver's file, which can name a stub on this host, and where upstream
 /// nameservers are named then.
@@ -112,6 +113,8 @@ pub(super) struct HostFacts {
     /// Events may wait until then; BOOT for no rest.
     rest_until: Instant,
     last_taken: Instant,
+    /// This slice brought messages.
+    has_taken: bool,
 
     resolver_read: Instant,
     has_said_unknown: bool,
@@ -147,6 +150,7 @@ impl HostFacts {
             retry: Instant::BOOT,
             rest_until: Instant::BOOT,
             last_taken: Instant::BOOT,
+            has_taken: false,
             resolver_read: Instant::BOOT,
             has_said_unknown: false,
             has_said_links: false,
@@ -156,17 +160,14 @@ impl HostFacts {
         }
     }
 
-    /// Asks for everything; what a very large routing table leaves to be done
-    /// comes in the first turns.
-    pub(super) fn start(&mut self, kernel: &mut impl Kernel, host: &mut Host, buffer: &mut [u8]) {
+    /// Asks for everything.
+    pub(super) fn start(&mut self) {
         self.needed = ALL;
-        for _ in 0..START_SLICES {
-            self.take(kernel, host, buffer);
-            if self.needed | self.asked == 0 || self.has_failed {
-                break;
-            }
-        }
-        self.read_resolver(kernel, host, buffer);
+    }
+
+    /// Whether nothing is asked for, or not to be had now.
+    pub(super) fn is_idle(&self) -> bool {
+        self.needed | self.asked == 0 || self.has_failed
     }
 
     /// The socket, where its events are waited for.
@@ -189,58 +190,54 @@ impl HostFacts {
         }
     }
 
-    /// Takes in messages and requests the dumps that are due: at most a slice.
-    pub(super) fn take(&mut self, kernel: &mut impl Kernel, host: &mut Host, buffer: &mut [u8]) {
-        let now = kernel.boottime();
-        let before = kernel.cpu_time();
-        let is_soon = now.since(self.last_taken) < FACTS_REST;
-        if self.take_slice(kernel, host, buffer, now) {
-            self.rest_until = if is_soon {
-                now.after(FACTS_REST)
-            } else {
-                Instant::BOOT
-            };
-            self.last_taken = now;
-        } else {
-            self.rest_until = Instant::BOOT;
-        }
-        if self.asked != 0 && now >= self.deadline {
-            self.fail(kernel, now);
-        }
-        let cost = kernel.cpu_time().saturating_sub(before);
-        self.cost = self.cost.saturating_add(cost);
-        self.update_knowledge(host, now);
-    }
-
-    /// Whether there was any message.
-    fn take_slice(
+    /// Requests the dump that is due and takes in a message; whether there may
+    /// be more.
+    pub(super) fn take(
         &mut self,
         kernel: &mut impl Kernel,
         host: &mut Host,
         buffer: &mut [u8],
         now: Instant,
     ) -> bool {
-        let mut has_taken = false;
-        for _ in 0..FACTS_PER_TURN {
-            self.ask(kernel, host, now);
-            let has_time = kernel.boottime().since(now) < FACTS_SLICE;
-            let Some(socket) = self.socket.filter(|_| has_time) else {
-                break;
-            };
-            match kernel.receive(socket, buffer) {
-                Ok(count) => {
-                    has_taken = true;
-                    let bytes = buffer.get(..count).unwrap_or_default();
-                    self.take_datagram(kernel, host, bytes, now);
-                }
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) if self.is_congested => self.is_congested = false,
-                Err(Errno::EAGAIN) => break,
-                Err(Errno::ENOBUFS) => self.note_overrun(now),
-                Err(_) => self.fail(kernel, now),
+        self.ask(kernel, host, now);
+        let Some(socket) = self.socket else {
+            return false;
+        };
+        match kernel.receive(socket, buffer) {
+            Ok(count) => {
+                self.has_taken = true;
+                let bytes = buffer.get(..count).unwrap_or_default();
+                self.take_datagram(kernel, host, bytes, now);
             }
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) if self.is_congested => self.is_congested = false,
+            Err(Errno::EAGAIN) => return false,
+            Err(Errno::ENOBUFS) => self.note_overrun(now),
+            Err(_) => self.fail(kernel, now),
         }
-        has_taken
+        true
+    }
+
+    /// Ends a slice that began at `now` and took so much of the processor.
+    pub(super) fn end_slice(
+        &mut self,
+        kernel: &mut impl Kernel,
+        host: &mut Host,
+        cost: Duration,
+        now: Instant,
+    ) {
+        self.rest_until = Instant::BOOT;
+        if core::mem::take(&mut self.has_taken) {
+            if now.since(self.last_taken) < FACTS_REST {
+                self.rest_until = now.after(FACTS_REST);
+            }
+            self.last_taken = now;
+        }
+        if self.asked != 0 && now >= self.deadline {
+            self.fail(kernel, now);
+        }
+        self.cost = self.cost.saturating_add(cost);
+        self.update_knowledge(host, now);
     }
 
     /// Requests a dump of the next section that is due.
@@ -262,7 +259,7 @@ impl HostFacts {
         let request = request.get(..length).unwrap_or_default();
         match self
             .open(kernel)
-            .and_then(|socket| kernel.send(socket, request))
+            .and_then(|socket| kernel.send(socket, request, More::No))
         {
             Ok(_) => self.begin(host, section, now),
             Err(Errno::EINTR) => {}
@@ -402,10 +399,15 @@ impl HostFacts {
     }
 
     /// Before a block: what nothing keeps current is asked for when it is old.
-    pub(super) fn renew(&mut self, kernel: &mut impl Kernel, host: &mut Host, buffer: &mut [u8]) {
-        let now = kernel.boottime();
+    pub(super) fn renew(
+        &mut self,
+        kernel: &mut impl Kernel,
+        host: &mut Host,
+        buffer: &mut [u8],
+        now: Instant,
+    ) {
         if now.since(self.resolver_read) > FACTS_AGE {
-            self.read_resolver(kernel, host, buffer);
+            self.read_resolver(kernel, host, buffer, now);
         }
         if !self.is_current(now) && self.needed | self.asked == 0 {
             self.needed = if self.is_subscribed {
@@ -414,20 +416,24 @@ impl HostFacts {
                 ALL
             };
         }
-        self.take(kernel, host, buffer);
     }
 
-    /// With each scheduled reading.
-    pub(super) fn refresh(&mut self, kernel: &mut impl Kernel, host: &mut Host, buffer: &mut [u8]) {
-        self.read_resolver(kernel, host, buffer);
+    /// With each scheduled reading; whether there is something to ask for.
+    pub(super) fn refresh(&mut self) -> bool {
         if !self.is_subscribed {
             self.stale = ALL;
-            self.take(kernel, host, buffer);
         }
+        !self.is_subscribed
     }
 
-    fn read_resolver(&mut self, kernel: &mut impl Kernel, host: &mut Host, buffer: &mut [u8]) {
-        self.resolver_read = kernel.boottime();
+    pub(super) fn read_resolver(
+        &mut self,
+        kernel: &mut impl Kernel,
+        host: &mut Host,
+        buffer: &mut [u8],
+        now: Instant,
+    ) {
+        self.resolver_read = now;
         self.has_missed_resolver = false;
         host.begin_resolver();
         for (path, number) in RESOLVER_FILES.iter().zip(0..) {
@@ -453,7 +459,7 @@ impl HostFacts {
             return;
         };
         for _ in 0..RESOLVER_READS {
-            match kernel.read(file, buffer) {
+            match kernel.read(file.descriptor, buffer) {
                 Ok(0) => break,
                 Ok(count) => host.feed_resolver(number, buffer.get(..count).unwrap_or_default()),
                 Err(Errno::EINTR) => {}
@@ -461,7 +467,7 @@ impl HostFacts {
             }
         }
         host.end_resolver_file(number);
-        kernel.close(file);
+        kernel.close(file.descriptor);
     }
 
     /// The next diagnostic where blocks are wanted: once each time it becomes so.
@@ -490,15 +496,15 @@ fn becomes(was: &mut bool, is: bool) -> bool {
     !core::mem::replace(was, is) && is
 }
 
-fn open_resolver_file(kernel: &mut impl Kernel, path: &[u8]) -> Result<Descriptor, Errno> {
+fn open_resolver_file(kernel: &mut impl Kernel, path: &[u8]) -> Result<File, Errno> {
     // Every user may write to /tmp; OpenWrt's /var is a link to it.
     let is_shared = matches!(path.get(..5), Some(b"/tmp/" | b"/var/"));
     let path = Path::from_bytes(path);
     if is_shared {
-        return kernel.open_of_root(&path);
+        open_of_root(kernel, &path)
+    } else {
+        open_regular(kernel, &path)
     }
-    let (RowsFile::Regular(file) | RowsFile::Procfs(file)) = kernel.open_rows(&path)?;
-    Ok(file)
 }
 
 #[cfg(test)]
@@ -506,6 +512,7 @@ mod tests {
     use super::*;
     use crate::address::Network;
     use crate::host::Protection;
+    use crate::limits::FACTS_PER_TURN;
     use crate::testing::fake_kernel::{FakeKernel, Faults, Random};
     use crate::testing::fake_proc::Farewell;
     use std::boxed::Box;
@@ -530,18 +537,34 @@ mod tests {
         }
 
         fn start(&mut self) {
+            self.facts.start();
+            for _ in 0..START_SLICES {
+                self.take();
+                if self.facts.is_idle() {
+                    break;
+                }
+            }
+            let now = self.kernel.now;
+            let (kernel, host) = (&mut self.kernel, &mut self.host);
             self.facts
-                .start(&mut self.kernel, &mut self.host, &mut self.buffer);
+                .read_resolver(kernel, host, &mut self.buffer, now);
         }
 
         fn take(&mut self) {
-            self.facts
-                .take(&mut self.kernel, &mut self.host, &mut self.buffer);
+            let (facts, now) = (&mut self.facts, self.kernel.now);
+            let (kernel, host) = (&mut self.kernel, &mut self.host);
+            let messages = 0..FACTS_PER_TURN;
+            messages
+                .take_while(|_| facts.take(kernel, host, &mut self.buffer, now))
+                .for_each(drop);
+            facts.end_slice(kernel, host, Duration::ZERO, now);
         }
 
         fn renew(&mut self) {
-            self.facts
-                .renew(&mut self.kernel, &mut self.host, &mut self.buffer);
+            let now = self.kernel.now;
+            let (kernel, host) = (&mut self.kernel, &mut self.host);
+            self.facts.renew(kernel, host, &mut self.buffer, now);
+            self.take();
         }
 
         fn advance(&mut self, milliseconds: u64) {

@@ -4,7 +4,7 @@
 //! itself shows it; a row does not, so the kernel is asked for it.
 
 use crate::address::Endpoint;
-use crate::kernel::{Descriptor, Errno, Kernel, Netlink};
+use crate::kernel::{Descriptor, Errno, Kernel, More, Netlink};
 use crate::limits::HANDSHAKES_ASKED;
 use crate::proc_net_tcp::Socket;
 use crate::sock_diag::{Handshake, lookup_answer, lookup_request};
@@ -136,7 +136,7 @@ impl Handshakes {
         self.socket = Some(socket);
         self.sequence = self.sequence.wrapping_add(1);
         let request = lookup_request(local, remote, self.sequence);
-        uninterrupted(|| kernel.send(socket, &request))?;
+        uninterrupted(|| kernel.send(socket, &request, More::No))?;
         // The kernel answers while it takes the request.
         let mut buffer = [0; ANSWER];
         let count = uninterrupted(|| kernel.receive(socket, &mut buffer))?;

@@ -92,8 +92,7 @@ impl InstanceLock {
 
     /// Turns away those who connected: they saw whose socket it is, and would
     /// fill its queue. It is not polled, so that connects do not wake us.
-    pub(super) fn drain(&mut self, kernel: &mut impl Kernel) {
-        let now = kernel.boottime();
+    pub(super) fn drain(&mut self, kernel: &mut impl Kernel, now: Instant) {
         let Some(socket) = self.socket.filter(|_| now >= self.next_drain) else {
             return;
         };

@@ -51,16 +51,6 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// The same at another time.
-    pub(super) fn at(self, now: Instant) -> Self {
-        Self {
-            now,
-            host: self.host,
-            is_own_namespace: self.is_own_namespace,
-            own_listener: self.own_listener,
-        }
-    }
-
     /// Whether a local address is one where listeners of every address accept;
     /// those of another network namespace are not known.
     fn is_local(&self, address: IpAddr) -> bool {
@@ -116,11 +106,11 @@ impl Intake {
         }
     }
 
-    /// Takes the secrets and what the options say.
-    pub(super) fn configure(&mut self, connections: HashKey, detector: HashKey, options: &Options) {
-        self.connections.set_hash_key(connections);
+    /// Takes the secret and what the options say.
+    pub(super) fn configure(&mut self, hash_key: HashKey, options: &Options) {
+        self.connections.set_hash_key(hash_key);
         self.detector
-            .configure(detector, options.ports, options.window);
+            .configure(hash_key, options.ports, options.window);
         self.list.configure(options.show);
     }
 

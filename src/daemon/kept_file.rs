@@ -1,7 +1,9 @@
 //! A file that is read again and again: on procfs it stays open and is rewound
 //! for each pass, elsewhere, a fixture, it is opened anew.
 
-use crate::kernel::{Descriptor, Errno, Kernel, Path, RowsFile};
+use crate::kernel::{Descriptor, Errno, Kernel, Path};
+
+use super::files::open_regular;
 
 /// All bytes zero when new.
 pub(super) struct KeptFile {
@@ -33,12 +35,9 @@ impl KeptFile {
             kernel.rewind(descriptor)?;
             return Ok(descriptor);
         }
-        let (descriptor, is_on_procfs) = match kernel.open_rows(&self.path)? {
-            RowsFile::Procfs(descriptor) => (descriptor, true),
-            RowsFile::Regular(descriptor) => (descriptor, false),
-        };
-        (self.open, self.is_on_procfs) = (Some(descriptor), is_on_procfs);
-        Ok(descriptor)
+        let file = open_regular(kernel, &self.path)?;
+        (self.open, self.is_on_procfs) = (Some(file.descriptor), file.is_procfs);
+        Ok(file.descriptor)
     }
 
     /// Ends a pass; after one that failed the next opens the file anew.

@@ -25,7 +25,7 @@ pub(super) struct List {
     show: Show,
     /// Lines of the list that is being printed.
     length: u64,
-    /// When the last one was printed.
+    /// When the reading of the last one began.
     printed: Instant,
     /// Connections that were over before a scheduled reading: they join the
     /// next list.
@@ -92,6 +92,7 @@ impl List {
         kernel: &mut impl Kernel,
         output: &mut Output,
         calendar: Calendar,
+        now: Instant,
         is_blocked: impl Fn(&Entry) -> bool,
     ) {
         for entry in self.extras.iter().filter(|entry| !is_blocked(entry)) {
@@ -103,7 +104,7 @@ impl List {
         self.length += self.extras.len() as u64 + self.more_extras;
         self.extras.clear();
         self.more_extras = 0;
-        self.printed = kernel.boottime();
+        self.printed = now;
     }
 
     /// Whether the last list says that there is no connection. Without news it

@@ -3,11 +3,13 @@
 //! about EINTR and EAGAIN.
 
 mod admission;
+pub(crate) mod clock;
 pub(crate) mod commands;
 mod counters;
 mod destroyer;
 mod diag;
 mod facts;
+pub(crate) mod files;
 mod handshakes;
 mod instance;
 mod intake;
@@ -32,10 +34,10 @@ use crate::coverage::{Look, TcpCounters};
 use crate::detector::{self, Scan};
 use crate::firewall::{self, Task};
 use crate::host::Host;
-use crate::kernel::{Accepted, Descriptor, Interest, Kernel, Signal};
+use crate::kernel::{Accepted, Descriptor, Interest, Kernel, Signal, StartUp};
 use crate::limits::{
-    BLOCKS, CONNECTIONS, EXIT_GRACE, FAST_READING, HTTP_CLIENTS, LISTENERS, ONE_SHOT_WAIT_BUDGET,
-    OUTPUT_WAIT_BUDGET, SOURCES, index_size,
+    BLOCKS, CONNECTIONS, EXIT_GRACE, FACTS_PER_TURN, FACTS_SLICE, FAST_READING, HTTP_CLIENTS,
+    LISTENERS, ONE_SHOT_WAIT_BUDGET, OUTPUT_WAIT_BUDGET, SOURCES, index_size,
 };
 use crate::metrics::{EvidenceSource, Metrics, RowsFile, Trigger};
 use crate::netlink::RECEIVE_BUFFER;
@@ -44,12 +46,13 @@ use crate::proc_net_tcp::{Row, TcpState};
 use crate::report;
 use crate::time::{Calendar, Duration, Instant};
 use crate::tools::{blocks, healthcheck};
+use clock::Moment;
 use commands::{Commands, Ended, Start};
 use counters::{Counters, EarlyReadings};
-use facts::HostFacts;
+use facts::{HostFacts, START_SLICES};
 use instance::{InstanceLock, is_name_held};
 use intake::{Context, Intake};
-use output::{Output, local_time, log_error};
+use output::{Output, log_error, write_error};
 use procfs::{has_ipv6, local_port_range};
 use reader::{Outcome, Reader};
 use resources::Resources;
@@ -140,30 +143,31 @@ impl Daemon {
     pub fn start<'a>(
         &mut self,
         kernel: &mut impl Kernel,
+        start_up: &StartUp<'a>,
         arguments: impl Iterator<Item = &'a [u8]>,
     ) -> Flow {
-        let parsed = self
-            .options
-            .parse_into(arguments, |name| kernel.environment(name));
+        let parsed = self.options.parse_into(arguments, start_up.environment);
         if let Some(line) = parsed.err().map(|error| error.line()) {
-            kernel.write_error(line.as_bytes());
+            write_error(kernel, line.as_bytes());
             return start::USAGE;
         }
-        self.metrics.start_unix_nanoseconds = kernel.realtime();
+        self.metrics.start_unix_nanoseconds = Moment::read(kernel).unix_nanoseconds;
+        self.commands.signals = start_up.signals;
+        self.output.open(start_up.output);
         self.commands.invocation.root = self.options.exec_root.clone();
         match self.options.action {
             Action::Help => start::print(kernel, &mut self.output, write_help),
             Action::Version => start::print(kernel, &mut self.output, write_version),
-            Action::Once => self.once(kernel),
-            Action::Run => self.run(kernel),
-            Action::List => self.run_blocks(kernel, Task::List),
+            Action::Once => self.once(kernel, start_up),
+            Action::Run => self.run(kernel, start_up),
+            Action::List => self.run_blocks(kernel, start_up, Task::List),
             Action::Unblock(target) => {
                 let keeps_chain = is_name_held(kernel);
                 let task = Task::Unblock {
                     target,
                     keeps_chain,
                 };
-                self.run_blocks(kernel, task)
+                self.run_blocks(kernel, start_up, task)
             }
             Action::Healthcheck => {
                 let (address, buffer) = (self.options.listen, &mut self.commands.buffer);
@@ -172,22 +176,24 @@ impl Daemon {
         }
     }
 
-    fn run_blocks(&mut self, kernel: &mut impl Kernel, task: Task) -> Flow {
-        let (commands, output) = (&mut self.commands, &mut self.output);
-        blocks::run(kernel, commands, output, &self.options, &self.host, task)
+    fn run_blocks(&mut self, kernel: &mut impl Kernel, start_up: &StartUp, task: Task) -> Flow {
+        let moment = Moment::read(kernel);
+        let (commands, options) = (&mut self.commands, &self.options);
+        commands.enable(kernel, start_up.hash_key, options, task, moment.now);
+        let (output, host) = (&mut self.output, &self.host);
+        blocks::run(kernel, commands, output, options, host, task, moment)
     }
 
     /// One reading and every scan that is visible in it.
     #[inline(never)]
-    fn once(&mut self, kernel: &mut impl Kernel) -> Flow {
+    fn once(&mut self, kernel: &mut impl Kernel, start_up: &StartUp) -> Flow {
         // Looking only: whatever else is asked for, nothing is blocked.
         self.options.dry_run = true;
         self.output
             .set_wait_budget(ONE_SHOT_WAIT_BUDGET, ONE_SHOT_WAIT_BUDGET);
-        self.prepare(kernel);
+        self.prepare(kernel, start_up);
         start::print_start(kernel, &mut self.output);
-        self.facts
-            .start(kernel, &mut self.host, &mut self.netlink_buffer);
+        self.start_facts(kernel);
         let namespace = self.reader.namespace(kernel);
         self.watcher.set_namespace(namespace);
         self.intake
@@ -195,7 +201,7 @@ impl Daemon {
             .read_setting(kernel, self.options.proc_directory.as_bytes());
         let could_read = self.read(kernel, Trigger::Scheduled);
         while let Some(scan) = self.intake.detector.next_scan() {
-            let calendar = local_time(kernel);
+            let calendar = Moment::read(kernel).calendar(kernel);
             self.output
                 .line(kernel, report::scan(calendar, &scan).as_bytes());
         }
@@ -204,40 +210,40 @@ impl Daemon {
     }
 
     #[inline(never)]
-    fn run(&mut self, kernel: &mut impl Kernel) -> Flow {
-        self.prepare(kernel);
-        let may_block = start::may_block(kernel, &self.options, &mut self.instance);
+    fn run(&mut self, kernel: &mut impl Kernel, start_up: &StartUp) -> Flow {
+        self.prepare(kernel, start_up);
+        let may_block = start::may_block(kernel, start_up, &self.options, &mut self.instance);
         let Some(may_block) = may_block else {
             return Flow::Exit(1);
         };
         if let Some(address) = self.options.listen {
             self.web.start(kernel, address);
         }
-        self.facts
-            .start(kernel, &mut self.host, &mut self.netlink_buffer);
+        self.start_facts(kernel);
+        let now = clock::now(kernel);
         if may_block {
-            self.commands.enable(kernel, &self.options, Task::Guard);
+            let (commands, options) = (&mut self.commands, &self.options);
+            commands.enable(kernel, start_up.hash_key, options, Task::Guard, now);
             if has_ipv6(kernel, self.options.proc_directory.as_bytes()) {
                 self.commands.firewall.set_ipv6();
             }
         }
         self.counters.start(self.options.proc_directory.as_bytes());
         self.early.start();
-        self.supervisor.start(kernel);
+        self.supervisor.start(start_up);
         start::print_start(kernel, &mut self.output);
-        self.reader.start(kernel.boottime());
+        self.reader.start(now);
         Flow::Continue
     }
 
     /// Secrets, paths, limits: what every kind of reading needs.
-    fn prepare(&mut self, kernel: &mut impl Kernel) {
+    fn prepare(&mut self, kernel: &mut impl Kernel, start_up: &StartUp) {
         let options = &self.options;
         let proc_directory = options.proc_directory.as_bytes();
         self.reader.configure(proc_directory);
-        self.intake
-            .configure(kernel.hash_key(), kernel.hash_key(), options);
+        self.intake.configure(start_up.hash_key, options);
         self.metrics.interval = options.interval;
-        start::protect(kernel, &mut self.host, options);
+        start::protect(start_up, &mut self.host, options);
         let range = local_port_range(kernel, proc_directory);
         self.intake.connections.set_local_port_range(range);
     }
@@ -245,19 +251,22 @@ impl Daemon {
     /// Waits for the next deadline or event and handles it.
     pub fn turn(&mut self, kernel: &mut impl Kernel) -> Flow {
         let found = self.wait(kernel);
-        if is_ready(&found, kernel.signal_descriptor()) {
+        let moment = Moment::read(kernel);
+        if is_ready(&found, self.commands.signals) {
             self.take_signals(kernel);
         }
-        self.watch_command(kernel);
-        self.update_facts(kernel, &found);
+        self.watch_command(kernel, moment);
+        self.update_facts(kernel, &found, moment.now);
         if is_any_ready(&found, self.watcher.socket()) {
-            self.take_events(kernel);
+            self.take_events(kernel, moment.now);
         }
-        self.read_when_due(kernel);
-        self.report_scans(kernel);
-        self.run_commands(kernel);
-        self.serve(kernel, &found);
-        self.instance.drain(kernel);
+        self.read_when_due(kernel, moment.now);
+        // What follows comes after the reading.
+        let moment = Moment::read(kernel);
+        self.report_scans(kernel, moment);
+        self.run_commands(kernel, moment);
+        self.serve(kernel, &found, moment);
+        self.instance.drain(kernel, moment.now);
         self.output.flush(kernel);
         if self.is_terminating {
             self.end(kernel)
@@ -269,8 +278,8 @@ impl Daemon {
     /// Poll interest is computed from state each turn; the sleep is the nearest
     /// deadline of any stage.
     fn wait(&mut self, kernel: &mut impl Kernel) -> Interests {
-        let now = kernel.boottime();
-        let mut interests = self.interests(kernel, now);
+        let now = clock::now(kernel);
+        let mut interests = self.interests(now);
         let deadline = self.deadline(now);
         let timeout = (deadline != Instant::NEVER).then(|| now.until(deadline));
         if kernel.poll(&mut interests, timeout).is_err() {
@@ -282,14 +291,14 @@ impl Daemon {
         interests
     }
 
-    fn interests(&self, kernel: &mut impl Kernel, now: Instant) -> Interests {
+    fn interests(&self, now: Instant) -> Interests {
         let mut interests = Interests::new();
         let mut add = |interest| {
             let _ = interests.push(interest);
         };
-        add(Interest::read(kernel.signal_descriptor()));
-        if self.output.is_waiting() {
-            add(Interest::write(kernel.output_descriptor()));
+        add(Interest::read(self.commands.signals));
+        if let Some(interest) = self.output.interest() {
+            add(interest);
         }
         if let Some(socket) = self.watcher.events(now) {
             add(Interest::read(socket));
@@ -334,15 +343,13 @@ impl Daemon {
     }
 
     /// Takes in messages about the host.
-    fn update_facts(&mut self, kernel: &mut impl Kernel, found: &[Interest]) {
-        let now = kernel.boottime();
+    fn update_facts(&mut self, kernel: &mut impl Kernel, found: &[Interest], now: Instant) {
         let has_messages = self
             .facts
             .events(now)
             .is_some_and(|socket| is_ready(found, socket));
         if has_messages || now >= self.facts.deadline() {
-            self.facts
-                .take(kernel, &mut self.host, &mut self.netlink_buffer);
+            self.take_facts(kernel);
         }
         self.apply_facts(kernel);
         if self.host.diverts() {
@@ -351,10 +358,44 @@ impl Daemon {
     }
 
     /// Before a block.
-    fn renew_facts(&mut self, kernel: &mut impl Kernel) {
-        self.facts
-            .renew(kernel, &mut self.host, &mut self.netlink_buffer);
+    fn renew_facts(&mut self, kernel: &mut impl Kernel, now: Instant) {
+        let (host, buffer) = (&mut self.host, &mut self.netlink_buffer);
+        self.facts.renew(kernel, host, buffer, now);
+        self.take_facts(kernel);
         self.apply_facts(kernel);
+    }
+
+    /// What a very large routing table leaves to be done comes in the first
+    /// turns.
+    fn start_facts(&mut self, kernel: &mut impl Kernel) {
+        self.facts.start();
+        for _ in 0..START_SLICES {
+            self.take_facts(kernel);
+            if self.facts.is_idle() {
+                break;
+            }
+        }
+        let now = clock::now(kernel);
+        self.read_resolver(kernel, now);
+    }
+
+    fn read_resolver(&mut self, kernel: &mut impl Kernel, now: Instant) {
+        let (host, buffer) = (&mut self.host, &mut self.netlink_buffer);
+        self.facts.read_resolver(kernel, host, buffer, now);
+    }
+
+    /// Takes in messages about the host, and requests them: at most a slice.
+    fn take_facts(&mut self, kernel: &mut impl Kernel) {
+        let (now, cpu_before) = (clock::now(kernel), clock::cpu_time(kernel));
+        let (host, buffer) = (&mut self.host, &mut self.netlink_buffer);
+        for _ in 0..FACTS_PER_TURN {
+            let is_done = !self.facts.take(kernel, host, buffer, now);
+            if is_done || clock::now(kernel).since(now) >= FACTS_SLICE {
+                break;
+            }
+        }
+        let cost = clock::cpu_time(kernel).saturating_sub(cpu_before);
+        self.facts.end_slice(kernel, host, cost, now);
     }
 
     /// Blocks of what came to be protected end at once.
@@ -370,13 +411,13 @@ impl Daemon {
     }
 
     /// Reports each new scan and wants its source blocked.
-    fn report_scans(&mut self, kernel: &mut impl Kernel) {
+    fn report_scans(&mut self, kernel: &mut impl Kernel, moment: Moment) {
         // Which sources are blocked already is known only after the first listing.
-        if !self.commands.firewall.is_settled(kernel.boottime()) {
+        if !self.commands.firewall.is_settled(moment.now) {
             return;
         }
         if self.intake.detector.has_scan() && self.commands.firewall.is_enabled() {
-            self.renew_facts(kernel);
+            self.renew_facts(kernel, moment.now);
         }
         let mut looks = 0;
         // Where data decides, the rest of a flood comes next turn.
@@ -392,43 +433,41 @@ impl Daemon {
                 looks += 1;
                 self.look_for_data(kernel, &mut scan);
             }
-            self.report_scan(kernel, scan);
+            self.report_scan(kernel, scan, moment);
         }
     }
 
-    fn report_scan(&mut self, kernel: &mut impl Kernel, mut scan: Scan) {
+    fn report_scan(&mut self, kernel: &mut impl Kernel, mut scan: Scan, moment: Moment) {
         if scan.local.is_unspecified() {
             scan.local = self.host.own_near(scan.source).unwrap_or(scan.local);
         }
         self.metrics.port_scans += 1;
-        let line = report::scan(local_time(kernel), &scan);
+        let line = report::scan(moment.calendar(kernel), &scan);
         self.output.line(kernel, line.as_bytes());
-        let is_wanted = self.commands.decide(
-            kernel,
-            &scan,
-            &self.options,
-            &self.host,
-            &mut self.metrics,
-            &mut self.output,
-        );
-        if is_wanted {
+        let (options, host) = (&self.options, &self.host);
+        let verdict = self.commands.decide(&scan, options, host, moment.now);
+        let (metrics, output) = (&mut self.metrics, &mut self.output);
+        self.commands
+            .report_verdict(kernel, &scan, verdict, metrics, output, moment);
+        if verdict.is_ok() {
             self.intake.detector.forget(scan.source);
         }
     }
 
     /// Starts the next firewall command, if one is due.
-    fn run_commands(&mut self, kernel: &mut impl Kernel) {
+    fn run_commands(&mut self, kernel: &mut impl Kernel, moment: Moment) {
         // First, since the next command may move on what is to be said.
-        self.report_notices(kernel);
+        self.report_notices(kernel, moment);
         if self.commands.is_idle() && self.commands.firewall.pending() > 0 {
-            self.renew_facts(kernel);
+            self.renew_facts(kernel, moment.now);
         }
-        let start = self.commands.start(kernel, &self.host);
+        let now = clock::now(kernel);
+        let start = self.commands.start(kernel, &self.host, now);
         if start == Start::Failed {
-            let ended = self.commands.not_started(kernel);
-            self.command_ended(kernel, &ended);
+            let ended = self.commands.not_started(now);
+            self.command_ended(kernel, &ended, moment);
         }
-        self.report_notices(kernel);
+        self.report_notices(kernel, moment);
         if start == Start::NotDue {
             let buffer = &mut self.netlink_buffer;
             self.commands
@@ -436,26 +475,28 @@ impl Daemon {
         }
     }
 
-    fn watch_command(&mut self, kernel: &mut impl Kernel) {
-        if let Some(ended) = self.commands.watch(kernel) {
-            self.command_ended(kernel, &ended);
+    fn watch_command(&mut self, kernel: &mut impl Kernel, moment: Moment) {
+        if let Some(ended) = self.commands.watch(kernel, moment.now) {
+            self.command_ended(kernel, &ended, moment);
         }
     }
 
-    fn command_ended(&mut self, kernel: &mut impl Kernel, ended: &Ended) {
-        self.renew_facts(kernel);
+    fn command_ended(&mut self, kernel: &mut impl Kernel, ended: &Ended, moment: Moment) {
+        self.renew_facts(kernel, moment.now);
         self.commands.firewall.release_protected(&self.host);
         let (metrics, output) = (&mut self.metrics, &mut self.output);
-        self.commands.report_end(kernel, ended, metrics, output);
+        self.commands
+            .report_end(kernel, ended, metrics, output, moment);
     }
 
-    fn report_notices(&mut self, kernel: &mut impl Kernel) {
+    fn report_notices(&mut self, kernel: &mut impl Kernel, moment: Moment) {
         self.commands.report_notices(
             kernel,
             &mut self.intake.detector,
             &mut self.metrics,
             &mut self.output,
             self.watcher.is_own_namespace(),
+            moment,
         );
     }
 
@@ -463,23 +504,26 @@ impl Daemon {
     /// blocks that an operator has lifted meanwhile are missed, and a chain that
     /// became empty goes.
     fn end_commands(&mut self, kernel: &mut impl Kernel) {
-        let deadline = kernel.boottime().after(EXIT_GRACE);
-        self.await_command(kernel, deadline);
-        self.commands.firewall.begin_end(kernel.boottime());
-        while kernel.boottime() < deadline {
-            self.run_commands(kernel);
+        let deadline = clock::now(kernel).after(EXIT_GRACE);
+        let mut moment = self.await_command(kernel, deadline);
+        self.commands.firewall.begin_end(moment.now);
+        while moment.now < deadline {
+            self.run_commands(kernel, moment);
             if self.commands.is_idle() {
                 break;
             }
-            self.await_command(kernel, deadline);
+            moment = self.await_command(kernel, deadline);
         }
-        self.report_notices(kernel);
+        self.report_notices(kernel, moment);
     }
 
-    fn await_command(&mut self, kernel: &mut impl Kernel, deadline: Instant) {
-        if let Some(ended) = self.commands.wait(kernel, deadline) {
-            self.command_ended(kernel, &ended);
+    fn await_command(&mut self, kernel: &mut impl Kernel, deadline: Instant) -> Moment {
+        let ended = self.commands.wait(kernel, deadline);
+        let moment = Moment::read(kernel);
+        if let Some(ended) = ended {
+            self.command_ended(kernel, &ended, moment);
         }
+        moment
     }
 
     /// A verdict out of nowhere, past every check but the last.
@@ -514,13 +558,12 @@ impl Daemon {
 
     /// The scheduled reading, or an early one where something hints at
     /// connections that were not seen.
-    fn read_when_due(&mut self, kernel: &mut impl Kernel) {
-        let now = kernel.boottime();
+    fn read_when_due(&mut self, kernel: &mut impl Kernel, now: Instant) {
         if now < self.reading_deadline() {
             return;
         }
         // Before what was seen is held against the kernel's count.
-        self.take_events(kernel);
+        self.take_events(kernel, now);
         self.check_events(kernel, now);
         self.check_counters(kernel, now);
         if !self.commands.firewall.is_settled(now) {
@@ -535,23 +578,25 @@ impl Daemon {
             return;
         };
         if trigger == Trigger::Scheduled {
-            self.facts
-                .refresh(kernel, &mut self.host, &mut self.netlink_buffer);
+            self.read_resolver(kernel, now);
+            if self.facts.refresh() {
+                self.take_facts(kernel);
+            }
             self.commands.firewall.release_protected(&self.host);
         }
-        let cpu_before = kernel.cpu_time();
+        let cpu_before = clock::cpu_time(kernel);
         self.read(kernel, trigger);
-        let cost = kernel.cpu_time().saturating_sub(cpu_before);
-        self.account_reading(kernel, trigger, cost);
+        let cost = clock::cpu_time(kernel).saturating_sub(cpu_before);
+        let ended = clock::now(kernel);
+        self.account_reading(trigger, cost, ended);
         let good = self.reader.last_good().filter(|began| *began >= now);
         if let Some(began) = good {
             self.retry_waiting(true, began);
         }
-        self.supervisor.reading_done(kernel, good.is_some());
+        self.supervisor.reading_done(kernel, good.is_some(), ended);
     }
 
-    fn account_reading(&mut self, kernel: &mut impl Kernel, trigger: Trigger, cost: Duration) {
-        let now = kernel.boottime();
+    fn account_reading(&mut self, trigger: Trigger, cost: Duration, now: Instant) {
         self.early.clear();
         if self.watcher.lacks_events() {
             self.early.request(now.after(FAST_READING));
@@ -562,14 +607,12 @@ impl Daemon {
     }
 
     /// Takes in the destroy events that arrived.
-    fn take_events(&mut self, kernel: &mut impl Kernel) {
-        let start = kernel.boottime();
-        let context = Context::new(&self.host, &self.watcher, self.web.own_listener(), start);
+    fn take_events(&mut self, kernel: &mut impl Kernel, now: Instant) {
+        let context = Context::new(&self.host, &self.watcher, self.web.own_listener(), now);
         let (intake, early) = (&mut self.intake, &mut self.early);
         let (firewall, metrics) = (&mut self.commands.firewall, &mut self.metrics);
         let buffer = &mut self.netlink_buffer;
-        let taken = self.watcher.take(kernel, buffer, |event, kernel| {
-            let context = context.at(kernel.boottime());
+        let taken = self.watcher.take(kernel, buffer, now, |event| {
             early.request_at(intake.event(event, &context, firewall, metrics));
             context.host.is_own(event.remote.address)
         });
@@ -577,7 +620,6 @@ impl Daemon {
         metrics.destroy_events += taken.events;
         metrics.malformed_events += taken.malformed;
         metrics.destroy_event_overflows += taken.overflows;
-        let now = kernel.boottime();
         if taken.overflows > 0 {
             early.request(now);
         }
@@ -607,7 +649,7 @@ impl Daemon {
             return;
         }
         // The kernel counted the clients that wait at our own port.
-        self.accept_waiting(kernel);
+        self.accept_waiting(kernel, now);
         self.retry_waiting(false, now);
         let seen = self.intake.inbound_seen();
         let (buffer, metrics) = (&mut self.netlink_buffer, &mut self.metrics);
@@ -622,8 +664,8 @@ impl Daemon {
 
     /// One reading; whether tcp could be read.
     fn read(&mut self, kernel: &mut impl Kernel, trigger: Trigger) -> bool {
-        let now = kernel.boottime();
-        let calendar = local_time(kernel);
+        let moment = Moment::read(kernel);
+        let (now, calendar) = (moment.now, moment.calendar(kernel));
         if self.options.action == Action::Run {
             self.output
                 .set_wait_budget(OUTPUT_WAIT_BUDGET.saturating_mul(10), OUTPUT_WAIT_BUDGET);
@@ -644,7 +686,7 @@ impl Daemon {
             self.intake.end_reading(kernel, now);
             self.count_missed(kernel, counters, trigger);
             self.reader.note_good(now);
-            self.metrics.last_reading_unix_nanoseconds = kernel.realtime();
+            self.metrics.last_reading_unix_nanoseconds = Moment::read(kernel).unix_nanoseconds;
         } else {
             self.metrics.readings_failed += 1;
         }
@@ -654,11 +696,11 @@ impl Daemon {
         self.metrics.readings.count(trigger);
         self.intake.detector.expire(now);
         if trigger == Trigger::Scheduled {
-            self.end_list(kernel, tcp == Outcome::Whole);
+            self.end_list(kernel, tcp == Outcome::Whole, moment);
         }
         self.metrics
             .reading_duration
-            .observe(kernel.boottime().since(now));
+            .observe(clock::now(kernel).since(now));
         tcp == Outcome::Whole
     }
 
@@ -713,7 +755,7 @@ impl Daemon {
         if !self.counters.is_started() {
             return self.counters.start_coverage(kernel, buffer, metrics, seen);
         }
-        let now = kernel.boottime();
+        let now = clock::now(kernel);
         self.counters.after_reading(before, seen, now);
         // However long our turn did not come: nothing that waits is missed.
         if trigger == Trigger::Scheduled && self.watcher.is_drained() {
@@ -721,11 +763,11 @@ impl Daemon {
         }
     }
 
-    fn end_list(&mut self, kernel: &mut impl Kernel, has_rows: bool) {
-        let calendar = local_time(kernel);
+    fn end_list(&mut self, kernel: &mut impl Kernel, has_rows: bool, began: Moment) {
+        let calendar = began.calendar(kernel);
         let (list, output) = (&mut self.intake.list, &mut self.output);
         let (firewall, host) = (&self.commands.firewall, &self.host);
-        list.end(kernel, output, calendar, |entry| {
+        list.end(kernel, output, calendar, began.now, |entry| {
             firewall.is_blocked(host.source_of(entry.remote.address))
         });
         let standing = &self.metrics.connections;
@@ -762,8 +804,8 @@ impl Daemon {
 
     // What is answered.
 
-    fn serve(&mut self, kernel: &mut impl Kernel, found: &[Interest]) {
-        self.web.listen_when_due(kernel);
+    fn serve(&mut self, kernel: &mut impl Kernel, found: &[Interest], moment: Moment) {
+        self.web.listen_when_due(kernel, moment.now);
         let resources = Resources {
             options: &self.options,
             host: &self.host,
@@ -774,23 +816,22 @@ impl Daemon {
             lines_dropped: self.output.dropped(),
         };
         self.web
-            .service_clients(kernel, found, &mut self.metrics, &resources);
+            .service_clients(kernel, found, &mut self.metrics, &resources, moment);
         if self.web.may_accept(found) {
-            self.accept_clients(kernel);
+            self.accept_clients(kernel, moment.now);
         }
-        self.web.close_clients(kernel);
+        self.web.close_clients(kernel, moment);
     }
 
     /// Accepts all of a burst of clients that wait, however few came lately.
-    fn accept_waiting(&mut self, kernel: &mut impl Kernel) {
+    fn accept_waiting(&mut self, kernel: &mut impl Kernel, now: Instant) {
         self.web.expect_burst();
-        self.accept_clients(kernel);
+        self.accept_clients(kernel, now);
     }
 
-    fn accept_clients(&mut self, kernel: &mut impl Kernel) {
-        let clients = self.web.accept(kernel, &mut self.metrics);
+    fn accept_clients(&mut self, kernel: &mut impl Kernel, now: Instant) {
+        let clients = self.web.accept(kernel, &mut self.metrics, now);
         for client in &clients {
-            let now = kernel.boottime();
             self.see_client(client, now);
         }
     }

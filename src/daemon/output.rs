@@ -2,13 +2,17 @@
 //! more time than was granted to a reader that does not keep up. Standard
 //! error: one diagnostic a line.
 
-use crate::kernel::{Errno, Interest, Kernel};
+use crate::kernel::{Descriptor, Errno, Interest, Kernel, Stream};
 use crate::limits::OUTPUT_BUFFER;
 use crate::text::Text;
-use crate::time::{Calendar, Duration};
+use crate::time::Duration;
+
+use super::clock::now;
 
 /// Lines on their way to standard output.
 pub struct Output {
+    /// Where standard output is polled.
+    descriptor: Descriptor,
     buffer: Text<OUTPUT_BUFFER>,
     dropped: u64,
     /// What a slow reader may still cost in total.
@@ -22,6 +26,7 @@ impl Output {
     /// Nothing to write; all bytes zero.
     pub const fn new() -> Self {
         Self {
+            descriptor: Descriptor(0),
             buffer: Text::new(),
             dropped: 0,
             wait_budget: Duration::ZERO,
@@ -34,9 +39,14 @@ impl Output {
         self.dropped
     }
 
-    /// Whether bytes wait for room.
-    pub fn is_waiting(&self) -> bool {
-        !self.buffer.is_empty()
+    /// Where room for it is polled.
+    pub fn open(&mut self, descriptor: Descriptor) {
+        self.descriptor = descriptor;
+    }
+
+    /// Where bytes wait for room.
+    pub fn interest(&self) -> Option<Interest> {
+        (!self.buffer.is_empty()).then(|| Interest::write(self.descriptor))
     }
 
     /// Grants a slow reader `wait_budget` in total from now on, and one that
@@ -66,7 +76,7 @@ impl Output {
     /// the lines are lost.
     pub fn flush(&mut self, kernel: &mut impl Kernel) {
         while !self.buffer.is_empty() {
-            match kernel.write_output(self.buffer.as_bytes()) {
+            match kernel.write(Stream::Output, self.buffer.as_bytes()) {
                 Ok(0) | Err(Errno::EAGAIN) => return,
                 Ok(count) => self.buffer.consume(count),
                 Err(Errno::EINTR) => {}
@@ -88,7 +98,7 @@ impl Output {
     /// ends.
     pub fn finish(&mut self, kernel: &mut impl Kernel) {
         self.flush(kernel);
-        while self.is_waiting() && self.wait(kernel) {
+        while !self.buffer.is_empty() && self.wait(kernel) {
             self.flush(kernel);
         }
     }
@@ -98,13 +108,13 @@ impl Output {
         if self.wait_budget == Duration::ZERO {
             return false;
         }
-        let before = kernel.boottime();
-        let mut interests = [Interest::write(kernel.output_descriptor())];
+        let before = now(kernel);
+        let mut interests = [Interest::write(self.descriptor)];
         let found = kernel.poll(
             &mut interests,
             Some(self.wait_budget.min(self.longest_wait)),
         );
-        let waited = kernel.boottime().since(before);
+        let waited = now(kernel).since(before);
         self.wait_budget = self.wait_budget.saturating_sub(waited);
         let [interest] = interests;
         if found.is_ok() && !interest.is_writable {
@@ -123,19 +133,12 @@ pub fn log_error(kernel: &mut impl Kernel, words: &[&[u8]]) {
         line.put(word);
     }
     line.put(b"\n");
-    kernel.write_error(line.as_bytes());
+    write_error(kernel, line.as_bytes());
 }
 
-/// The wall clock, to be printed only.
-pub fn unix_seconds(kernel: &mut impl Kernel) -> u64 {
-    kernel.realtime() / 1_000_000_000
-}
-
-/// The time that lines begin with.
-#[inline(never)]
-pub fn local_time(kernel: &mut impl Kernel) -> Calendar {
-    let seconds = unix_seconds(kernel);
-    kernel.calendar(seconds)
+/// Nowhere is left to log that this failed.
+pub fn write_error(kernel: &mut impl Kernel, line: &[u8]) {
+    let _ = kernel.write(Stream::Error, line);
 }
 
 /// An errno in words, for a diagnostic.

@@ -1,10 +1,11 @@
 //! Small files of procfs that are read whole: settings of the kernel, and what
 //! it has.
 
-use crate::kernel::{Kernel, Path, RowsFile};
+use crate::kernel::{Kernel, Link, Path};
 use crate::listeners::PortRange;
 use crate::text::{parse_decimal, split, split_once, trim};
 
+use super::files::open_regular;
 use super::kept_file::fill;
 
 /// The first bytes of a file; empty where it can't be read.
@@ -14,13 +15,11 @@ pub(super) fn read_small<'a>(
     path: &[u8],
     buffer: &'a mut [u8],
 ) -> &'a [u8] {
-    let Ok(RowsFile::Regular(file) | RowsFile::Procfs(file)) =
-        kernel.open_rows(&Path::from_bytes(path))
-    else {
+    let Ok(file) = open_regular(kernel, &Path::from_bytes(path)) else {
         return &[];
     };
-    let (filled, _) = fill(kernel, file, buffer);
-    kernel.close(file);
+    let (filled, _) = fill(kernel, file.descriptor, buffer);
+    kernel.close(file.descriptor);
     buffer.get(..filled).unwrap_or_default()
 }
 
@@ -66,11 +65,8 @@ pub(super) fn local_port_range(kernel: &mut impl Kernel, proc_directory: &[u8]) 
 pub(crate) fn has_ipv6(kernel: &mut impl Kernel, proc_directory: &[u8]) -> bool {
     let mut path = Path::from_bytes(proc_directory);
     path.put(b"/net/tcp6");
-    let file = kernel.open(&path);
-    if let Ok(file) = file {
-        kernel.close(file);
-    }
-    file.is_ok()
+    let file = kernel.open(&path, Link::Follow);
+    file.map(|file| kernel.close(file.descriptor)).is_ok()
 }
 
 /// Whether the kernel holds the legacy filter table here. The legacy tool would

@@ -1,6 +1,6 @@
 //! Readings: one pass over tcp and tcp6.
 
-use crate::kernel::{Descriptor, Errno, Kernel, Path};
+use crate::kernel::{Descriptor, Errno, Kernel, Link, Path};
 use crate::metrics::{RowsFile, Trigger};
 use crate::proc_net_tcp::{Row, RowReader};
 use crate::text::Text;
@@ -113,9 +113,11 @@ impl Reader {
             .is_some_and(|began| now.since(began) <= interval.saturating_mul(3))
     }
 
+    /// procfs gives each network namespace's files inode numbers of their own
+    /// (fs/proc/generic.c, proc_alloc_inum).
     pub(super) fn namespace(&self, kernel: &mut impl Kernel) -> Namespace {
-        let ours = kernel.inode(&Path::from_bytes(b"/proc/self/net/tcp"));
-        let read = kernel.inode(&self.tcp.file.path);
+        let ours = inode(kernel, &Path::from_bytes(b"/proc/self/net/tcp"));
+        let read = inode(kernel, &self.tcp.file.path);
         if ours.is_err() || ours == read {
             Namespace::Own
         } else if read.is_ok() {
@@ -176,6 +178,12 @@ impl RowsSource {
         };
         log_error(kernel, &[b"cannot read ", path, b": ", why.as_bytes()]);
     }
+}
+
+fn inode(kernel: &mut impl Kernel, path: &Path) -> Result<u64, Errno> {
+    let file = kernel.open(path, Link::Follow)?;
+    kernel.close(file.descriptor);
+    Ok(file.inode)
 }
 
 fn read_rows<K: Kernel>(

@@ -1,7 +1,7 @@
 //! From the command line to the first turn: what a start says and sets.
 
 use crate::host::Host;
-use crate::kernel::{CAP_NET_ADMIN, Kernel};
+use crate::kernel::{CAP_NET_ADMIN, Kernel, StartUp};
 use crate::limits::ONE_SHOT_WAIT_BUDGET;
 use crate::options::{FirewallChoice, Options};
 use crate::report;
@@ -44,11 +44,11 @@ fn print_lines(kernel: &mut impl Kernel, output: &mut Output, text: &[u8]) {
 }
 
 /// What is never to be blocked: --allow, and the peer of an SSH session.
-pub(super) fn protect(kernel: &mut impl Kernel, host: &mut Host, options: &Options) {
+pub(super) fn protect(start_up: &StartUp, host: &mut Host, options: &Options) {
     for network in &options.allow {
         host.allow(*network);
     }
-    if let Some(value) = kernel.environment(b"SSH_CONNECTION") {
+    if let Some(value) = (start_up.environment)(b"SSH_CONNECTION") {
         host.set_ssh_connection(value);
     }
 }
@@ -56,13 +56,14 @@ pub(super) fn protect(kernel: &mut impl Kernel, host: &mut Host, options: &Optio
 /// Whether this daemon is one that blocks; `None` where it should and can't.
 pub(super) fn may_block(
     kernel: &mut impl Kernel,
+    start_up: &StartUp,
     options: &Options,
     instance: &mut InstanceLock,
 ) -> Option<bool> {
     if options.dry_run || options.firewall == FirewallChoice::None {
         return Some(false);
     }
-    if kernel.capabilities() & CAP_NET_ADMIN == 0 {
+    if start_up.capabilities & CAP_NET_ADMIN == 0 {
         let words =
             b"blocking needs CAP_NET_ADMIN: start it with sudo, or only watch with --dry-run";
         log_error(kernel, &[words]);

@@ -6,7 +6,7 @@
 //! its metrics away meanwhile. WATCHDOG=1 follows good readings only, and where
 //! they would be too rare for the watchdog, more are made.
 
-use crate::kernel::{Errno, Kernel, Path};
+use crate::kernel::{Errno, Kernel, Path, StartUp};
 use crate::limits::{FAST_READING, START_RETRY};
 use crate::text::parse_decimal;
 use crate::time::{Duration, Instant};
@@ -49,12 +49,12 @@ impl Supervisor {
     /// Reads the environment. WATCHDOG_USEC is when the manager gives up on us,
     /// half of it when sd_watchdog_enabled(3) says to notify. Where WATCHDOG_PID
     /// names another process, notifications are ignored.
-    pub(super) fn start(&mut self, kernel: &mut impl Kernel) {
-        let Some(socket) = kernel.environment(b"NOTIFY_SOCKET") else {
+    pub(super) fn start(&mut self, start_up: &StartUp) {
+        let Some(socket) = (start_up.environment)(b"NOTIFY_SOCKET") else {
             return;
         };
         self.socket.put(socket);
-        let timeout = kernel.environment(b"WATCHDOG_USEC").and_then(parse_decimal);
+        let timeout = (start_up.environment)(b"WATCHDOG_USEC").and_then(parse_decimal);
         if let Some(microseconds @ 1..) = timeout {
             let half = Duration::from_nanos(microseconds.saturating_mul(500));
             self.watchdog_interval = half.max(FAST_READING);
@@ -62,7 +62,7 @@ impl Supervisor {
     }
 
     /// A reading was made.
-    pub(super) fn reading_done(&mut self, kernel: &mut impl Kernel, is_good: bool) {
+    pub(super) fn reading_done(&mut self, kernel: &mut impl Kernel, is_good: bool, now: Instant) {
         if !self.has_said_ready {
             self.has_said_ready = self.notify(kernel, b"READY=1");
         }
@@ -75,7 +75,7 @@ impl Supervisor {
         self.next_reading = if interval == Duration::ZERO {
             Instant::BOOT
         } else {
-            kernel.boottime().after(interval)
+            now.after(interval)
         };
         if is_good {
             self.notify(kernel, b"WATCHDOG=1");

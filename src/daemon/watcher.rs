@@ -107,11 +107,12 @@ impl Watcher {
     /// Takes in the events that arrived, at most `EVENTS_PER_TURN`, and hands
     /// all but the test's to `visit`, which says whether one is of a connection
     /// within the host. `None` without a socket.
-    pub(super) fn take<K: Kernel>(
+    pub(super) fn take(
         &mut self,
-        kernel: &mut K,
+        kernel: &mut impl Kernel,
         buffer: &mut [u8],
-        mut visit: impl FnMut(&DiagSocket, &mut K) -> bool,
+        now: Instant,
+        mut visit: impl FnMut(&DiagSocket) -> bool,
     ) -> Option<Taken> {
         let socket = self.socket?;
         let mut taken = Taken::default();
@@ -123,7 +124,7 @@ impl Watcher {
                     let bytes = buffer.get(..count).unwrap_or_default();
                     let malformed = walk_events(bytes, |event| {
                         taken.events += 1;
-                        let is_own = self.ends_test(&event) || visit(&event, kernel);
+                        let is_own = self.ends_test(&event) || visit(&event);
                         has_own |= is_own;
                         has_foreign |= !is_own;
                     });
@@ -139,7 +140,7 @@ impl Watcher {
             }
         }
         let may_rest = has_own && !has_foreign;
-        self.rest_until = may_rest.then(|| kernel.boottime().after(EVENTS_REST));
+        self.rest_until = may_rest.then(|| now.after(EVENTS_REST));
         Some(taken)
     }
 

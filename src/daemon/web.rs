@@ -5,15 +5,16 @@ use heapless::Vec;
 use crate::address::{Endpoint, UNSPECIFIED};
 use crate::exposition::{self, Format, Snapshot};
 use crate::http::{BODY_ROOM, ContentType, Exchange, Request, Server, Status};
-use crate::kernel::{Accepted, Descriptor, Errno, Interest, Kernel, Path};
+use crate::kernel::{Accepted, Descriptor, Errno, Interest, Kernel, Link, More, Path};
 use crate::limits::{HTTP_ACCEPTS, HTTP_CLIENTS, HTTP_FRESH, START_RETRY};
 use crate::metrics::Metrics;
 use crate::report;
 use crate::text::{Text, TextView};
 use crate::time::Instant;
 
+use super::clock::Moment;
 use super::is_any_ready;
-use super::output::{error_words, log_error, unix_seconds};
+use super::output::{error_words, log_error};
 use super::resources::Resources;
 
 /// Steps of receiving, answering and sending that one client gets a turn:
@@ -96,8 +97,7 @@ impl Web {
     }
 
     /// An address that is not there yet, or in use, may come later.
-    pub(super) fn listen_when_due(&mut self, kernel: &mut impl Kernel) {
-        let now = kernel.boottime();
+    pub(super) fn listen_when_due(&mut self, kernel: &mut impl Kernel, now: Instant) {
         if !self.is_listener_missing() || now < self.next_listen {
             return;
         }
@@ -157,9 +157,9 @@ impl Web {
         &mut self,
         kernel: &mut impl Kernel,
         metrics: &mut Metrics,
+        now: Instant,
     ) -> Vec<Accepted, HTTP_ACCEPTS> {
         let mut clients = Vec::new();
-        let now = kernel.boottime();
         let Some(listener) = self.listener.filter(|_| now >= self.next_accept) else {
             return clients;
         };
@@ -170,7 +170,7 @@ impl Web {
         for _ in 0..burst {
             match kernel.accept(listener) {
                 Ok(accepted) => {
-                    self.accept_client(kernel, metrics, &accepted);
+                    self.accept_client(kernel, metrics, &accepted, now);
                     let _ = clients.push(accepted);
                 }
                 Err(Errno::EAGAIN) => {
@@ -196,12 +196,12 @@ impl Web {
         kernel: &mut impl Kernel,
         metrics: &mut Metrics,
         accepted: &Accepted,
+        now: Instant,
     ) {
         metrics.http_clients_accepted += 1;
         if self.server.len() as u64 >= self.clients_max {
             self.evict(kernel, metrics);
         }
-        let now = kernel.boottime();
         let (client, peer) = (accepted.descriptor, accepted.remote.address);
         let evicted = self.server.accept(client, peer, now);
         close_evicted(kernel, metrics, evicted);
@@ -240,7 +240,8 @@ impl Web {
 
     fn keep_spare_descriptor(&mut self, kernel: &mut impl Kernel) {
         if self.spare_descriptor.is_none() {
-            self.spare_descriptor = kernel.open(&Path::from_bytes(b"/dev/null")).ok();
+            let file = kernel.open(&Path::from_bytes(b"/dev/null"), Link::Follow);
+            self.spare_descriptor = file.ok().map(|file| file.descriptor);
         }
     }
 
@@ -251,19 +252,20 @@ impl Web {
         found: &[Interest],
         metrics: &mut Metrics,
         resources: &Resources,
+        moment: Moment,
     ) {
         metrics.http_clients = self.server.len() as u64;
         for interest in found.iter().filter(|interest| interest.is_met()) {
             if let Some(exchange) = self.server.find(interest.descriptor) {
-                service_client(kernel, exchange, &mut self.page, metrics, resources);
+                service_client(kernel, exchange, &mut self.page, metrics, resources, moment);
             }
         }
     }
 
     /// Closes the clients that are finished or out of time.
-    pub(super) fn close_clients(&mut self, kernel: &mut impl Kernel) {
-        let (now, unix_seconds) = (kernel.boottime(), unix_seconds(kernel));
-        while let Some(client) = self.server.next_to_close(now, unix_seconds) {
+    pub(super) fn close_clients(&mut self, kernel: &mut impl Kernel, moment: Moment) {
+        let unix_seconds = moment.unix_seconds();
+        while let Some(client) = self.server.next_to_close(moment.now, unix_seconds) {
             kernel.close(client);
         }
     }
@@ -277,8 +279,8 @@ impl Page {
         format: Format,
         metrics: &mut Metrics,
         resources: &Resources,
+        now: Instant,
     ) {
-        let now = kernel.boottime();
         if self.format == format && now < self.fresh_until {
             return;
         }
@@ -304,11 +306,12 @@ fn service_client(
     page: &mut Page,
     metrics: &mut Metrics,
     resources: &Resources,
+    moment: Moment,
 ) {
+    let now = moment.now;
     for _ in 0..STEPS {
-        let now = kernel.boottime();
         let received = receive(kernel, exchange, now);
-        let answered = answer(kernel, exchange, page, metrics, resources);
+        let answered = answer(kernel, exchange, page, metrics, resources, moment);
         let sent = send(kernel, exchange, now);
         if exchange.take_shutdown() {
             shutdown(kernel, exchange, now);
@@ -343,12 +346,12 @@ fn send(kernel: &mut impl Kernel, exchange: &mut Exchange, now: Instant) -> bool
         return false;
     }
     let (client, bytes) = (exchange.descriptor(), exchange.to_send());
-    let result = if exchange.is_last_answer() {
-        kernel.send_last(client, bytes)
+    let more = if exchange.is_last_answer() {
+        More::Fin
     } else {
-        kernel.send(client, bytes)
+        More::No
     };
-    match result {
+    match kernel.send(client, bytes, more) {
         Ok(count) => {
             exchange.sent(count, now);
             return count > 0;
@@ -361,8 +364,7 @@ fn send(kernel: &mut impl Kernel, exchange: &mut Exchange, now: Instant) -> bool
 }
 
 fn shutdown(kernel: &mut impl Kernel, exchange: &mut Exchange, now: Instant) {
-    kernel.shutdown_sending(exchange.descriptor());
-    if kernel.has_unsent(exchange.descriptor()) {
+    if kernel.shutdown_sending(exchange.descriptor()) {
         exchange.linger(now);
     }
 }
@@ -374,9 +376,10 @@ fn answer(
     page: &mut Page,
     metrics: &mut Metrics,
     resources: &Resources,
+    moment: Moment,
 ) -> bool {
     count_status(exchange, metrics);
-    let Some(request) = exchange.next_request(unix_seconds(kernel)) else {
+    let Some(request) = exchange.next_request(moment.unix_seconds()) else {
         return false;
     };
     match request {
@@ -386,10 +389,10 @@ fn answer(
             } else {
                 (Format::Text, ContentType::Prometheus)
             };
-            page.update(kernel, format, metrics, resources);
+            page.update(kernel, format, metrics, resources, moment.now);
             answer_metrics(exchange, &page.text, content_type);
         }
-        Request::Healthz => answer_health(exchange, resources.trouble(kernel.boottime())),
+        Request::Healthz => answer_health(exchange, resources.trouble(moment.now)),
         Request::Blocked { cursor } => answer_blocked(exchange, cursor, resources),
         Request::Error(_) => {}
     }

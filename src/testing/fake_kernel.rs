@@ -10,8 +10,8 @@ use super::fake_proc::{
 use super::filter_table::FilterTable;
 use crate::address::{Endpoint, Network};
 use crate::kernel::{
-    Accepted, CAP_NET_ADMIN, Child, Claim, Descriptor, Errno, Exit, Interest, Invocation, Kernel,
-    Netlink, Path, ProcessStatus, RowsFile, Signal,
+    Accepted, CAP_NET_ADMIN, Child, Claim, Clock, Descriptor, Errno, Exit, File, Interest,
+    Invocation, Kernel, Link, More, Netlink, Path, ProcessStatus, Signal, StartUp, Stream,
 };
 use crate::proc_net_tcp::TcpState;
 use crate::table::HashKey;
@@ -427,6 +427,7 @@ pub struct FakeKernel {
 }
 
 const STDOUT: i32 = 1;
+const SIGNALS: i32 = 3;
 
 impl FakeKernel {
     /// A quiet host with three addresses, ten minutes after its boot.
@@ -447,7 +448,7 @@ impl FakeKernel {
         for number in 0..3 {
             open.insert(number, Open::Standard);
         }
-        open.insert(3, Open::Signals);
+        open.insert(SIGNALS, Open::Signals);
         Self {
             now: Instant::from_secs(600),
             realtime_at_boot: 1_635_800_000_000_000_000,
@@ -497,10 +498,27 @@ impl FakeKernel {
         }
     }
 
+    /// What a new process is handed, with this environment.
+    pub fn start_up<'a>(
+        &mut self,
+        environment: &'a dyn Fn(&[u8]) -> Option<&'a [u8]>,
+    ) -> StartUp<'a> {
+        StartUp {
+            signals: Descriptor(SIGNALS),
+            output: Descriptor(STDOUT),
+            capabilities: self.capabilities,
+            hash_key: HashKey {
+                k0: self.random.next(),
+                k1: self.random.next(),
+            },
+            environment,
+        }
+    }
+
     /// What a new process finds: the old one's descriptors are closed, its
     /// child runs on without it and ends when it will.
     pub fn restart(&mut self) {
-        self.open.retain(|number, _| *number <= 3);
+        self.open.retain(|number, _| *number <= SIGNALS);
         self.child = None;
         self.signals.clear();
         for client in &mut self.clients {
@@ -607,13 +625,7 @@ impl FakeKernel {
                 if let Some(error) = self.faults.tcp {
                     return Err(error);
                 }
-                let text = self.rows(false);
-                self.readings.push(Reading {
-                    at: self.now,
-                    tcp: text.clone(),
-                    tcp6: String::new(),
-                });
-                Ok(text.into_bytes())
+                Ok(self.rows(false).into_bytes())
             }
             "/proc/net/tcp6" => {
                 if let Some(error) = self.faults.tcp6 {
@@ -622,11 +634,7 @@ impl FakeKernel {
                 if !self.has_tcp6 {
                     return Err(Errno::ENOENT);
                 }
-                let text = self.rows(true);
-                if let Some(reading) = self.readings.last_mut() {
-                    reading.tcp6 = text.clone();
-                }
-                Ok(text.into_bytes())
+                Ok(self.rows(true).into_bytes())
             }
             "/proc/net/snmp" if self.passive_opens > 0 => {
                 let opens = self.passive_opens;
@@ -651,8 +659,32 @@ impl FakeKernel {
                 let lines = servers.map(|server| format!("nameserver {server}\n"));
                 Ok(lines.collect::<String>().into_bytes())
             }
+            _ if self.is_folder(path) => Ok(Vec::new()),
             _ => Err(Errno::ENOENT),
         }
+    }
+
+    /// The first read of a file of rows.
+    fn note_reading(&mut self, path: &str, text: &[u8]) {
+        let text = String::from_utf8(text.to_vec()).unwrap();
+        match (path, self.readings.last_mut()) {
+            ("/proc/net/tcp", _) => self.readings.push(Reading {
+                at: self.now,
+                tcp: text,
+                tcp6: String::new(),
+            }),
+            ("/proc/net/tcp6", Some(reading)) => reading.tcp6 = text,
+            _ => {}
+        }
+    }
+
+    /// Whether there is a file in it.
+    fn is_folder(&self, path: &str) -> bool {
+        let mut files = self.files.keys();
+        files.any(|file| {
+            file.rsplit_once('/')
+                .is_some_and(|(folder, _)| folder == path)
+        })
     }
 
     // What happens by itself.
@@ -954,12 +986,13 @@ impl FakeKernel {
 }
 
 impl Kernel for FakeKernel {
-    fn boottime(&mut self) -> Instant {
-        self.now
-    }
-
-    fn realtime(&mut self) -> u64 {
-        self.realtime_at_boot.saturating_add(self.now.as_nanos())
+    fn clock(&mut self, clock: Clock) -> Duration {
+        let since_boot = self.now.as_nanos();
+        Duration::from_nanos(match clock {
+            Clock::Boottime => since_boot,
+            Clock::Realtime => self.realtime_at_boot.saturating_add(since_boot),
+            Clock::ProcessCpu => 0,
+        })
     }
 
     /// UTC, and no month but one: nothing depends on it.
@@ -974,28 +1007,8 @@ impl Kernel for FakeKernel {
         }
     }
 
-    fn cpu_time(&mut self) -> Duration {
-        Duration::ZERO
-    }
-
     fn process_status(&mut self) -> ProcessStatus {
         ProcessStatus::default()
-    }
-
-    fn capabilities(&mut self) -> u64 {
-        self.capabilities
-    }
-
-    fn hash_key(&mut self) -> HashKey {
-        HashKey {
-            k0: self.random.next(),
-            k1: self.random.next(),
-        }
-    }
-
-    fn environment(&self, name: &[u8]) -> Option<&[u8]> {
-        let name = std::str::from_utf8(name).unwrap();
-        self.environment.get(name).map(Vec::as_slice)
     }
 
     fn poll(&mut self, interests: &mut [Interest], timeout: Option<Duration>) -> Result<(), Errno> {
@@ -1022,34 +1035,28 @@ impl Kernel for FakeKernel {
         Some(signal)
     }
 
-    fn signal_descriptor(&mut self) -> Descriptor {
-        Descriptor(3)
-    }
-
-    fn open_rows(&mut self, path: &Path) -> Result<RowsFile, Errno> {
-        let descriptor = self.open(path)?;
-        let is_procfs = path.as_bytes().starts_with(b"/proc");
-        Ok(if is_procfs {
-            RowsFile::Procfs(descriptor)
-        } else {
-            RowsFile::Regular(descriptor)
-        })
-    }
-
-    fn open_of_root(&mut self, path: &Path) -> Result<Descriptor, Errno> {
-        self.open(path)
-    }
-
-    fn open(&mut self, path: &Path) -> Result<Descriptor, Errno> {
+    fn open(&mut self, path: &Path, _: Link) -> Result<File, Errno> {
         let path = String::from_utf8(path.as_bytes().to_vec()).unwrap();
         if self.faults.no_descriptors {
             return Err(Errno::EMFILE);
         }
         let text = self.text(&path)?;
-        self.new_descriptor(Open::File {
-            path,
-            text,
-            offset: 0,
+        let is_folder = self.is_folder(&path);
+        Ok(File {
+            is_procfs: path.starts_with("/proc"),
+            mode: if is_folder {
+                libc::S_IFDIR
+            } else {
+                libc::S_IFREG
+            },
+            owner: 0,
+            is_linked_once: true,
+            inode: 1,
+            descriptor: self.new_descriptor(Open::File {
+                path,
+                text,
+                offset: 0,
+            })?,
         })
     }
 
@@ -1063,6 +1070,15 @@ impl Kernel for FakeKernel {
         }
         let is_short = self.faults.short;
         let portion = self.portion(buffer.len().min(4_096));
+        if let Some(Open::File {
+            path,
+            text,
+            offset: 0,
+        }) = self.open.get(&descriptor.0)
+        {
+            let (path, text) = (path.clone(), text.clone());
+            self.note_reading(&path, &text);
+        }
         let Some(Open::File { text, offset, .. }) = self.open.get_mut(&descriptor.0) else {
             panic!("a read from something else");
         };
@@ -1077,10 +1093,6 @@ impl Kernel for FakeKernel {
         *offset += count;
         self.progress += u64::from(count > 0);
         Ok(count)
-    }
-
-    fn inode(&mut self, _: &Path) -> Result<u64, Errno> {
-        Ok(1)
     }
 
     fn refused_connect(&mut self) -> Result<u16, Errno> {
@@ -1122,7 +1134,11 @@ impl Kernel for FakeKernel {
         self.progress += 1;
     }
 
-    fn write_output(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
+    fn write(&mut self, stream: Stream, bytes: &[u8]) -> Result<usize, Errno> {
+        if stream == Stream::Error {
+            self.errors.extend(bytes);
+            return Ok(bytes.len());
+        }
         self.interrupt()?;
         let room = match self.stdout {
             Stdout::Open => bytes.len(),
@@ -1140,14 +1156,6 @@ impl Kernel for FakeKernel {
         self.output.extend(&bytes[..count]);
         self.progress += 1;
         Ok(count)
-    }
-
-    fn output_descriptor(&mut self) -> Descriptor {
-        Descriptor(STDOUT)
-    }
-
-    fn write_error(&mut self, bytes: &[u8]) {
-        self.errors.extend(bytes);
     }
 
     fn claim(&mut self, _: &str) -> Result<Claim, Errno> {
@@ -1267,7 +1275,7 @@ impl Kernel for FakeKernel {
         }
     }
 
-    fn send(&mut self, socket: Descriptor, bytes: &[u8]) -> Result<usize, Errno> {
+    fn send(&mut self, socket: Descriptor, bytes: &[u8], more: More) -> Result<usize, Errno> {
         self.interrupt()?;
         self.report_host();
         let portion = self.portion(bytes.len());
@@ -1288,7 +1296,7 @@ impl Kernel for FakeKernel {
             Some(Open::Client(client)) => {
                 let client = &mut self.clients[*client];
                 client.answer.extend(&bytes[..portion]);
-                client.is_corked = false;
+                client.is_corked = more == More::Fin && portion == bytes.len();
                 self.progress += 1;
                 Ok(portion)
             }
@@ -1314,24 +1322,13 @@ impl Kernel for FakeKernel {
         }
     }
 
-    fn send_last(&mut self, socket: Descriptor, bytes: &[u8]) -> Result<usize, Errno> {
-        let count = self.send(socket, bytes)?;
-        if let Some(Open::Client(client)) = self.open.get(&socket.0) {
-            self.clients[*client].is_corked = count == bytes.len();
-        }
-        Ok(count)
-    }
-
     /// The client saw the end and closes as well.
-    fn shutdown_sending(&mut self, socket: Descriptor) {
+    fn shutdown_sending(&mut self, socket: Descriptor) -> bool {
         if let Some(Open::Client(client)) = self.open.get(&socket.0) {
             let client = &mut self.clients[*client];
             (client.is_closed, client.is_corked) = (true, false);
         }
         self.progress += 1;
-    }
-
-    fn has_unsent(&mut self, _: Descriptor) -> bool {
         self.faults.short && self.random.hits(500)
     }
 

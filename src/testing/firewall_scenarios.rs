@@ -716,7 +716,8 @@ impl Run {
     fn one_shot(&mut self, arguments: &[&str]) -> String {
         let (daemon, kernel) = self.daemon();
         let arguments = arguments.iter().map(|word| word.as_bytes());
-        assert_eq!(daemon.start(kernel, arguments), Flow::Exit(0));
+        let start_up = kernel.start_up(&|_| None);
+        assert_eq!(daemon.start(kernel, &start_up, arguments), Flow::Exit(0));
         assert_eq!(self.error_output(), "");
         String::from_utf8(std::mem::take(&mut self.kernel.output)).unwrap()
     }

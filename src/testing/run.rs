@@ -199,7 +199,14 @@ impl Run {
             self.oracle.interval = interval;
         }
         let (daemon, kernel) = self.daemon();
-        let flow = daemon.start(kernel, arguments.iter().map(|word| word.as_bytes()));
+        let variables = kernel.environment.clone();
+        let variable = |name: &[u8]| {
+            let name = std::str::from_utf8(name).unwrap();
+            variables.get(name).map(Vec::as_slice)
+        };
+        let start_up = kernel.start_up(&variable);
+        let arguments = arguments.iter().map(|word| word.as_bytes());
+        let flow = daemon.start(kernel, &start_up, arguments);
         self.look();
         flow
     }

@@ -230,6 +230,47 @@ fn main_stays_small() {
     assert!(count < 60, "main.rs has {count} lines");
 }
 
+/// A narrow door can be faked whole.
+#[test]
+fn the_kernel_has_few_verbs() {
+    const VERBS: usize = 26;
+    let sources = sources();
+    let kernel = sources.iter().find(|source| source.name == "kernel.rs");
+    let (_, verbs) = kernel
+        .unwrap()
+        .text
+        .split_once("\npub trait Kernel {")
+        .unwrap();
+    let verbs = verbs.split("\n}").next().unwrap();
+    let count = verbs.matches("\n    fn ").count();
+    assert!((10..=VERBS).contains(&count), "{count} verbs");
+}
+
+/// Parts are handed the time; but for the loop only what waits reads a clock.
+#[test]
+fn clocks_are_read_where_waiting_is_done() {
+    let mut broken = Vec::new();
+    for source in sources() {
+        let is_part = ["daemon", "tools"].contains(&source.module());
+        let waits = source.product().any(|(_, line)| line.contains(".poll("));
+        if !is_part || waits || source.name == "daemon/clock.rs" {
+            continue;
+        }
+        for (number, line) in source.product() {
+            let reads = [
+                ".clock(",
+                "cpu_time(kernel)",
+                "Moment::read(",
+                "now(kernel)",
+            ];
+            if reads.iter().any(|read| line.contains(read)) {
+                broken.push(format!("{}:{number} {}", source.name, line.trim()));
+            }
+        }
+    }
+    assert_none(broken);
+}
+
 /// Comments speak of the kernel, not of how the program came about.
 #[test]
 fn comments_have_no_history() {

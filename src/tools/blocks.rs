@@ -3,8 +3,9 @@
 //! kernel's rules.
 
 use crate::daemon::Flow;
+use crate::daemon::clock::Moment;
 use crate::daemon::commands::Commands;
-use crate::daemon::output::{Output, log_error, unix_seconds};
+use crate::daemon::output::{Output, log_error};
 use crate::daemon::procfs::has_ipv6;
 use crate::firewall::comment::Facts;
 use crate::firewall::iptables::Tool;
@@ -49,9 +50,9 @@ pub fn run(
     options: &Options,
     host: &Host,
     task: Task,
+    moment: Moment,
 ) -> Flow {
     output.set_wait_budget(ONE_SHOT_WAIT_BUDGET, ONE_SHOT_WAIT_BUDGET);
-    commands.enable(kernel, options, task);
     let mut failures = Failures {
         tools: [None; 2],
         explanation: Text::new(),
@@ -62,7 +63,7 @@ pub fn run(
             if let Some(failure) = &ended.failure {
                 failures.add(failure);
             }
-            count += print_blocks(kernel, commands, output, count == 0);
+            count += print_blocks(kernel, commands, output, count == 0, moment);
         }
         // One family after the other, IPv6 only where the kernel has it.
         if commands.firewall.has_ipv6() || !has_ipv6(kernel, options.proc_directory.as_bytes()) {
@@ -85,8 +86,9 @@ fn print_blocks(
     commands: &mut Commands,
     output: &mut Output,
     has_head: bool,
+    moment: Moment,
 ) -> u64 {
-    let (now, unix_seconds) = (kernel.boottime(), unix_seconds(kernel));
+    let (now, unix_seconds) = (moment.now, moment.unix_seconds());
     let (rules, flavour, boot_id) = commands.firewall.take_listing();
     if has_head && !rules.is_empty() {
         output.line(kernel, report::LIST_HEAD);

@@ -4,9 +4,10 @@
 use core::net::{IpAddr, Ipv4Addr};
 
 use crate::address::Endpoint;
+use crate::daemon::clock::now;
 use crate::daemon::output::{error_words, log_error};
 use crate::firewall::EXPLANATION_MAX;
-use crate::kernel::{Descriptor, Errno, Interest, Kernel};
+use crate::kernel::{Descriptor, Errno, Interest, Kernel, More};
 use crate::limits::HEALTHCHECK_DEADLINE;
 use crate::report;
 use crate::text::Text;
@@ -45,7 +46,7 @@ fn ask<'a>(
     address: Endpoint,
     buffer: &'a mut [u8],
 ) -> Result<&'a [u8], Errno> {
-    let deadline = kernel.boottime().after(HEALTHCHECK_DEADLINE);
+    let deadline = now(kernel).after(HEALTHCHECK_DEADLINE);
     let socket = kernel.connect(address)?;
     let result = exchange(kernel, socket, buffer, deadline);
     kernel.close(socket);
@@ -77,7 +78,7 @@ fn exchange(
         let room = buffer.get_mut(filled..).unwrap_or_default();
         let is_sending = !request.is_empty();
         let result = if is_sending {
-            kernel.send(socket, request)
+            kernel.send(socket, request, More::No)
         } else {
             kernel.receive(socket, room)
         };
@@ -88,7 +89,7 @@ fn exchange(
             Ok(count) => filled += count,
             Err(Errno::EINTR) => {}
             Err(Errno::EAGAIN) => {
-                let left = kernel.boottime().until(deadline);
+                let left = now(kernel).until(deadline);
                 if left == Duration::ZERO {
                     return Err(Errno::ETIMEDOUT);
                 }
