@@ -3,7 +3,7 @@
 
 use heapless::Vec;
 
-use crate::address::Network;
+use crate::address::{Family, Network};
 use crate::host::{Host, Knowledge, Protection};
 use crate::kernel::{Exit, Invocation};
 use crate::limits::{CHILD_DEADLINE, CHILD_GRACE, FACTS_WAIT, RETRY_FIRST};
@@ -61,7 +61,7 @@ pub(super) struct Running {
 impl Running {
     pub(super) const NONE: Self = Self {
         job: Job::None,
-        place: Place::preferred(false),
+        place: Place::preferred(Family::V4),
         started: Instant::BOOT,
         asked: None,
     };
@@ -181,7 +181,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         if !table.retry.is_over(now) {
             return None;
         }
-        let tool = table.tool(place.is_ipv6);
+        let tool = table.tool(place.family);
         if !table.is_found && self.task != Task::End {
             tool.version(invocation);
             self.lines.clear();
@@ -250,7 +250,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let table = self.table(place);
         let (has_chain, one_by_one) = (table.chain.exists(), table.one_by_one);
         let may_keep_house = table.housekeeping.is_over(now);
-        let mut batch = Batch::new(invocation, table.tool(place.is_ipv6));
+        let mut batch = Batch::new(invocation, table.tool(place.family));
         if !has_chain {
             batch.make_chain();
         }
@@ -400,7 +400,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     fn remove_chain(&mut self, invocation: &mut Invocation, place: Place) {
         let table = self.table(place);
-        let mut batch = Batch::new(invocation, table.tool(place.is_ipv6));
+        let mut batch = Batch::new(invocation, table.tool(place.family));
         for (hook, jump) in Hook::ALL.into_iter().zip(&table.jumps) {
             for _ in 0..jump.count.min(JUMPS) {
                 batch.remove_jump(hook);
@@ -525,12 +525,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
         table.is_found = true;
         let flavour = self.flavour;
-        let [has_legacy, has_legacy_ipv6] = self.has_legacy;
-        let has_legacy = if place.is_ipv6 {
-            has_legacy_ipv6
-        } else {
-            has_legacy
-        };
+        let has_legacy = *self.has_legacy.get(place.family);
         let other = self.table_mut(place.beside());
         other.program = flavour.other();
         other.is_found = flavour == Flavour::Legacy || has_legacy;
@@ -640,7 +635,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let Running { job, place, .. } = running;
         let mut failure = Failure {
             reason,
-            tool: self.table(place).tool(place.is_ipv6),
+            tool: self.table(place).tool(place.family),
             source: None,
             is_listing: job == Job::List,
             is_addition: false,

@@ -1,5 +1,6 @@
 //! What is known of one filter table, and when it may be asked again.
 
+use crate::address::Family;
 use crate::limits::{RETRY_FIRST, RETRY_LONGEST, VERIFY_PERIOD};
 use crate::time::{Duration, Instant};
 
@@ -133,9 +134,9 @@ impl FilterTable {
         one_by_one: false,
     };
 
-    pub(super) fn tool(&self, is_ipv6: bool) -> Tool {
+    pub(super) fn tool(&self, family: Family) -> Tool {
         Tool {
-            is_ipv6,
+            family,
             program: self.program,
             waits: !self.lacks.wait,
         }
