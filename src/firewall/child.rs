@@ -12,7 +12,7 @@ use crate::time::Instant;
 
 use super::comment::Comment;
 use super::explanation::Explanation;
-use super::filter_table::{Chain, Lacks};
+use super::filter_table::{Chain, Lacks, State};
 use super::iptables::{Batch, Flavour, Hook, Program, Rule, Scope, Tool};
 use super::jump::Jump;
 use super::place::Place;
@@ -182,15 +182,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             return None;
         }
         let tool = table.tool(place.family);
-        if !table.is_found && self.task != Task::End {
+        if table.state == State::Unfound && self.task != Task::End {
             tool.version(invocation);
             self.lines.clear();
             self.flavour = Flavour::Legacy;
             return Some(Job::Version);
         }
         let may_keep_house = table.housekeeping.is_over(now);
-        let is_due = !table.is_known && self.task != Task::End
-            || table.had_chain && now >= table.next_listing;
+        let is_due = table.state != State::Listed && self.task != Task::End
+            || table.chain != Chain::Never && now >= table.next_listing;
         if is_due {
             tool.list(invocation);
             self.lines.clear();
@@ -219,7 +219,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Whether our chain is there, empty and of no use any more.
     pub(super) fn may_remove_chain(&self, place: Place) -> bool {
         let table = self.table(place);
-        table.is_known
+        table.state == State::Listed
             && table.chain == Chain::Ours
             && !self.has_stale_rules(place)
             && !self.has_blocks(place)
@@ -523,12 +523,14 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             }
             _ => {}
         }
-        table.is_found = true;
+        table.state = State::Unlisted;
         let flavour = self.flavour;
         let has_legacy = *self.has_legacy.get(place.family);
         let other = self.table_mut(place.beside());
         other.program = flavour.other();
-        other.is_found = flavour == Flavour::Legacy || has_legacy;
+        if flavour == Flavour::Legacy || has_legacy {
+            other.state = State::Unlisted;
+        }
         None
     }
 
@@ -547,7 +549,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             }
             Job::RemoveChain => {
                 table.housekeeping.succeed();
-                table.chain = Chain::Absent;
+                table.chain = Chain::Gone;
                 table.jumps.iter_mut().for_each(Jump::was_removed);
             }
             Job::Change {
@@ -558,8 +560,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 table.changed(blocks, puts_jumps, now);
                 if housekeeping > 0 {
                     table.housekeeping.succeed();
-                    // What is left of the stale rules shows up again.
-                    table.is_known = !has_more_stale && !table.one_by_one;
+                    if has_more_stale || table.one_by_one {
+                        // What is left of the stale rules shows up again.
+                        table.doubt();
+                    }
                     self.removed += u64::from(housekeeping);
                     self.stale.get_mut(place).clear();
                 }
@@ -646,8 +650,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         self.settle(running, Some(&mut failure), now);
         let is_single_pass = self.task.is_single_pass();
         let table = self.table_mut(place);
-        // The kernel's state is uncertain now: look before the next change.
-        table.is_known = false;
+        table.doubt();
         if table.learns_to_lack_wait(&failure, is_single_pass) {
             return failure;
         }

@@ -42,7 +42,7 @@ use crate::text::Text;
 use crate::time::{Duration, Instant};
 use child::{Job, Running, StaleRules};
 use comment::{Comment, Facts};
-use filter_table::{Backoff, FilterTable};
+use filter_table::{Backoff, Chain, FilterTable, State};
 use iptables::{Flavour, Hook, Lines, Program, Rule, Scope, Tool};
 use place::{PerPlace, Place};
 
@@ -223,14 +223,22 @@ impl Blank for Block {
     };
 }
 
+/// What a listing has shown of one chain that jumps to ours.
+#[derive(Clone, Copy)]
+struct ShownHook {
+    rules: u32,
+    /// Its position from 1; 0 for none.
+    first_jump: u32,
+    jumps: u32,
+}
+
 /// What a listing has shown so far.
 #[derive(Clone, Copy)]
 struct Shown {
     has_chain: bool,
     has_foreign_rules: bool,
-    /// Rules of INPUT and FORWARD, the position of our first jump there, and how
-    /// many there are.
-    hooks: [(u32, u32, u32); 2],
+    /// Of INPUT and FORWARD.
+    hooks: [ShownHook; 2],
     /// A rule that we took away.
     came_back: bool,
 }
@@ -239,7 +247,11 @@ impl Shown {
     const NOTHING: Self = Self {
         has_chain: false,
         has_foreign_rules: false,
-        hooks: [(0, 0, 0); 2],
+        hooks: [ShownHook {
+            rules: 0,
+            first_jump: 0,
+            jumps: 0,
+        }; 2],
         came_back: false,
     };
 }
@@ -927,9 +939,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let mut deadline = self.next_end;
         for place in self.places() {
             let table = self.table(place);
-            if !table.is_known {
+            if table.state != State::Listed {
                 deadline = deadline.min(table.retry.until);
-            } else if table.had_chain {
+            } else if table.chain != Chain::Never {
                 deadline = deadline.min(table.next_listing.max(table.retry.until));
             }
             if self.has_stale_rules(place) || self.lacks_jump(place) || self.may_remove_chain(place)
@@ -973,7 +985,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     fn is_present(&self, place: Place) -> bool {
         let has_family = self.has_ipv6 || place.family == Family::V4;
         let preferred = self.table(Place::preferred(place.family));
-        let is_beside = self.table(place).is_found && preferred.is_settled();
+        let is_beside = self.table(place).state != State::Unfound && preferred.is_settled();
         has_family && (!place.is_other || is_beside)
     }
 
