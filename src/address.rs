@@ -18,6 +18,9 @@ pub enum Family {
 label!(Family, "family", 0, ["4", "6"]);
 
 impl Family {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
     /// That of an address.
     pub const fn of(address: IpAddr) -> Self {
         if address.is_ipv6() {
@@ -33,6 +36,65 @@ impl Family {
             Self::V4 => libc::AF_INET as u8,
             Self::V6 => libc::AF_INET6 as u8,
         }
+    }
+
+    /// The family with this number.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| one.number() == number)
+    }
+
+    /// Bits of an address: the longest prefix.
+    pub const fn bits(self) -> u8 {
+        match self {
+            Self::V4 => 32,
+            Self::V6 => 128,
+        }
+    }
+}
+
+/// One value for each family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PerFamily<T> {
+    /// That of IPv4.
+    pub v4: T,
+    /// That of IPv6.
+    pub v6: T,
+}
+
+impl<T> PerFamily<T> {
+    /// IPv4's and IPv6's.
+    pub const fn new(v4: T, v6: T) -> Self {
+        Self { v4, v6 }
+    }
+
+    /// What `value` says for each, IPv4 first.
+    pub fn from_fn(mut value: impl FnMut(Family) -> T) -> Self {
+        let [v4, v6] = Family::ALL.map(&mut value);
+        Self { v4, v6 }
+    }
+
+    /// That of one family.
+    pub const fn get(&self, family: Family) -> &T {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+
+    /// That of one family, to be changed.
+    pub const fn get_mut(&mut self, family: Family) -> &mut T {
+        match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        }
+    }
+
+    /// Each family with its own, IPv4 first.
+    #[cfg(test)]
+    pub fn iter(&self) -> impl Iterator<Item = (Family, &T)> {
+        Family::ALL
+            .into_iter()
+            .map(|family| (family, self.get(family)))
     }
 }
 
@@ -63,10 +125,13 @@ impl Network {
         prefix_length: 0,
     };
 
-    /// All of IPv4.
-    pub const ANY_IPV4: Self = Self::new(UNSPECIFIED, 0);
-    /// All of IPv6.
-    pub const ANY_IPV6: Self = Self::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
+    /// All of a family.
+    pub const fn any(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::new(UNSPECIFIED, 0),
+            Family::V6 => Self::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
+        }
+    }
 
     /// The block of `prefix_length` bits around `address`; longer prefixes
     /// than the family has are cut to a single address.
@@ -102,13 +167,9 @@ impl Network {
 
     /// The block that holds just `address`.
     pub const fn single(address: IpAddr) -> Self {
-        let prefix_length = match address {
-            IpAddr::V4(_) => 32,
-            IpAddr::V6(_) => 128,
-        };
         Self {
             address,
-            prefix_length,
+            prefix_length: Family::of(address).bits(),
         }
     }
 
@@ -122,6 +183,11 @@ impl Network {
         self.prefix_length
     }
 
+    /// That of its addresses.
+    pub const fn family(self) -> Family {
+        Family::of(self.address)
+    }
+
     /// Whether the block is one of IPv6 addresses.
     pub const fn is_ipv6(self) -> bool {
         matches!(self.address, IpAddr::V6(_))
@@ -129,7 +195,7 @@ impl Network {
 
     /// Whether the block holds just one address.
     pub const fn is_single(self) -> bool {
-        self.prefix_length == if self.is_ipv6() { 128 } else { 32 }
+        self.prefix_length == self.family().bits()
     }
 
     /// Whether `address` lies in the block.
@@ -165,8 +231,7 @@ impl Network {
         let length = length.get(1..).filter(|digits| digits.len() <= 3)?;
         let length = parse_decimal(length)?;
         let address = parse_address(address)?;
-        let longest = if address.is_ipv6() { 128 } else { 32 };
-        if length > longest {
+        if length > u64::from(Family::of(address).bits()) {
             return None;
         }
         Some(Self::new(address, length as u8))
@@ -490,6 +555,22 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn each_family_has_its_own() {
+        assert_eq!(Family::ALL.map(Family::number), [2, 10]);
+        for (family, address) in [(Family::V4, "192.0.2.1"), (Family::V6, "2001:db8::1")] {
+            assert_eq!(Family::of(address.parse().unwrap()), family);
+            assert_eq!(Family::from_number(family.number()), Some(family));
+            let mut both = PerFamily::from_fn(|one| one == family);
+            assert!(*both.get(family));
+            let found = both.iter().find(|(_, value)| **value);
+            assert_eq!(found, Some((family, &true)));
+            *both.get_mut(family) = false;
+            assert_eq!(both, PerFamily::new(false, false));
+        }
+        assert_eq!(Family::from_number(0), None);
     }
 
     #[test]

@@ -39,6 +39,16 @@ labels! {
     }
 }
 
+impl RowsFile {
+    /// The one that shows a family's sockets.
+    pub const fn of(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::Tcp,
+            Family::V6 => Self::Tcp6,
+        }
+    }
+}
+
 labels! {
     /// Why a reading was made.
     Trigger "trigger" {

@@ -6,7 +6,7 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::address::{Network, fold_mapped};
+use crate::address::{Family, Network, fold_mapped};
 use crate::kernel::Errno;
 
 // linux/netlink.h
@@ -97,11 +97,10 @@ impl Section {
         1 << self as u8
     }
 
-    fn of_routes(family: u8) -> Self {
-        if i32::from(family) == libc::AF_INET {
-            Self::Ipv4Routes
-        } else {
-            Self::Ipv6Routes
+    const fn of_routes(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::Ipv4Routes,
+            Family::V6 => Self::Ipv6Routes,
         }
     }
 }
@@ -385,7 +384,7 @@ fn parse_address(payload: &[u8]) -> Result<Option<AddressMessage>, Malformed> {
     // struct ifaddrmsg
     let (fixed, attributes) = payload.split_first_chunk::<8>().ok_or(Malformed)?;
     let [family, prefix_length, flags, scope, ..] = *fixed;
-    if !is_internet(family) {
+    if Family::from_number(family).is_none() {
         return Ok(None);
     }
     let (mut address, mut local, mut broadcast) = (None, None, None);
@@ -413,10 +412,6 @@ fn parse_address(payload: &[u8]) -> Result<Option<AddressMessage>, Malformed> {
         flags,
         interface: u32_at(fixed, 4).ok_or(Malformed)?,
     }))
-}
-
-fn is_internet(family: u8) -> bool {
-    i32::from(family) == libc::AF_INET || i32::from(family) == libc::AF_INET6
 }
 
 /// What the kernel does with packets to a route's destination.
@@ -452,11 +447,7 @@ pub struct Route {
 impl Route {
     /// What lists it.
     pub const fn section(&self) -> Section {
-        if self.destination.is_ipv6() {
-            Section::Ipv6Routes
-        } else {
-            Section::Ipv4Routes
-        }
+        Section::of_routes(self.destination.family())
     }
 }
 
@@ -549,10 +540,9 @@ fn parse_host(message: &Message, each: &mut impl FnMut(HostMessage)) -> Result<(
 }
 
 fn route_section(payload: &[u8]) -> Result<Section, Malformed> {
-    payload
-        .first()
-        .map(|family| Section::of_routes(*family))
-        .ok_or(Malformed)
+    let family = Family::from_number(*payload.first().ok_or(Malformed)?);
+    // No other family's routes were subscribed to.
+    Ok(Section::of_routes(family.unwrap_or(Family::V6)))
 }
 
 /// struct ifinfomsg has IFF_* at 8.
@@ -567,12 +557,13 @@ fn parse_route(payload: &[u8], each: &mut impl FnMut(HostMessage)) -> Result<(),
     let [family, prefix_length, _, _, table, _, scope, kind, ..] = *fixed;
     let flags = u32_at(fixed, 8).ok_or(Malformed)?;
     // A cloned route is a cache entry for one destination.
-    if !is_internet(family) || flags & RTM_F_CLONED != 0 {
+    let family = Family::from_number(family).filter(|_| flags & RTM_F_CLONED == 0);
+    let Some(family) = family else {
         return Ok(());
-    }
+    };
     let section = Section::of_routes(family);
     let mut route = Route {
-        destination: default_route(family),
+        destination: Network::any(family),
         kind: route_kind(kind),
         scope,
         table: u32::from(table),
@@ -598,14 +589,6 @@ fn parse_route(payload: &[u8], each: &mut impl FnMut(HostMessage)) -> Result<(),
     }
     each(HostMessage::Route(route));
     Ok(())
-}
-
-fn default_route(family: u8) -> Network {
-    if i32::from(family) == libc::AF_INET {
-        Network::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)
-    } else {
-        Network::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0)
-    }
 }
 
 fn route_kind(kind: u8) -> RouteKind {

@@ -287,6 +287,7 @@ pub fn cidr_line(out: &mut TextView, source: Network) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::Family;
     use crate::detector::Ports;
     use crate::firewall::comment::Comment;
     use crate::firewall::iptables::Scope;
@@ -410,7 +411,7 @@ mod tests {
         );
         let failed = Failure {
             reason: FailureReason::Status(4),
-            tool: Tool::preferred(false),
+            tool: Tool::preferred(Family::V4),
             source: None,
             is_listing: false,
             is_addition: true,

@@ -149,11 +149,8 @@ fn parse_socket(payload: &[u8]) -> Result<DiagSocket, Malformed> {
 }
 
 fn endpoint(fixed: &[u8; FIXED], port: usize, address: usize) -> Result<Endpoint, Malformed> {
-    let length = match i32::from(fixed[0]) {
-        libc::AF_INET => 4,
-        libc::AF_INET6 => 16,
-        _ => return Err(Malformed),
-    };
+    let family = Family::from_number(fixed[0]).ok_or(Malformed)?;
+    let length = usize::from(family.bits() / 8);
     let part = |offset: usize, length: usize| {
         let (_, rest) = fixed.split_at_checked(offset)?;
         rest.get(..length)
@@ -298,7 +295,7 @@ fn peer_filter(peers: Network) -> Request {
     let address = peers.address();
     let octets = octets(address);
     let family = Family::of(address);
-    let address = octets.get(..if family == Family::V6 { 16 } else { 4 });
+    let address = octets.get(..usize::from(family.bits() / 8));
     let address = address.unwrap_or(&[]);
     let length = 4 + 8 + address.len();
     let mut filter = Request::new();

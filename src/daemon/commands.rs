@@ -3,6 +3,7 @@
 
 use core::mem;
 
+use crate::address::PerFamily;
 use crate::detector::{Data, Scan};
 use crate::firewall::comment::parse_hex;
 use crate::firewall::explanation::{is_forbidden, is_locked_out, lacks_capability, lacks_tables};
@@ -110,10 +111,7 @@ impl Commands {
             lengths: &options.block_times,
             max_per_minute: options.max_blocks_per_minute,
             window: options.window,
-            has_legacy: [
-                has_legacy_table(kernel, false),
-                has_legacy_table(kernel, true),
-            ],
+            has_legacy: PerFamily::from_fn(|family| has_legacy_table(kernel, family)),
         };
         self.firewall.enable(hash_key, &policy, task, now);
     }
@@ -396,11 +394,11 @@ impl Commands {
             let line = report::not_blocked(calendar, scan.source, refusal.words());
             return output.line(kernel, line.as_bytes());
         }
-        let is_ipv6 = scan.source.is_ipv6();
-        if self.firewall.is_failing(is_ipv6) {
+        let family = scan.source.family();
+        if self.firewall.is_failing(family) {
             let unusable = self.firewall.unusable();
             let mut why: Text<80> =
-                Text::from_bytes(unusable.unwrap_or(Unusable::Family { is_ipv6 }).name());
+                Text::from_bytes(unusable.unwrap_or(Unusable::Family(family)).name());
             why.put(b" cannot be used yet; it is tried again");
             metrics.block_failures.count(BlockFailure::Other);
             let line = report::block_failed(calendar, scan.source, why.as_bytes());

@@ -50,8 +50,8 @@ impl Destroyer {
             // One look at all sockets serves any number of sources.
             self.searches.clear();
             self.found = 0;
-            self.add(Network::ANY_IPV6);
-            return self.add(Network::ANY_IPV4);
+            self.add(Network::any(Family::V6));
+            return self.add(Network::any(Family::V4));
         }
         let _ = self.searches.push_back((Family::V6, source));
         if !source.is_ipv6() {

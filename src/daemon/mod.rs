@@ -26,9 +26,9 @@ mod web;
 
 use heapless::Vec;
 
-use crate::address::Family;
 #[cfg(test)]
 use crate::address::Network;
+use crate::address::{Family, PerFamily};
 use crate::connections;
 use crate::coverage::{Look, TcpCounters};
 use crate::detector::{self, Scan};
@@ -676,12 +676,13 @@ impl Daemon {
             self.watcher.is_own_namespace(),
             self.watcher.expects_events(),
         );
-        let [tcp, tcp6] = self.read_rows(kernel, trigger, calendar, now);
+        let outcomes = self.read_rows(kernel, trigger, calendar, now);
         self.intake.handshakes.end_reading(kernel);
-        if tcp6 == Outcome::Whole {
+        if outcomes.v6 == Outcome::Whole {
             self.commands.firewall.set_ipv6();
         }
-        let is_whole = tcp == Outcome::Whole && tcp6 != Outcome::Failed;
+        let is_v4_whole = outcomes.v4 == Outcome::Whole;
+        let is_whole = is_v4_whole && outcomes.v6 != Outcome::Failed;
         if is_whole {
             self.intake.end_reading(kernel, now);
             self.count_missed(kernel, counters, trigger);
@@ -696,12 +697,12 @@ impl Daemon {
         self.metrics.readings.count(trigger);
         self.intake.detector.expire(now);
         if trigger == Trigger::Scheduled {
-            self.end_list(kernel, tcp == Outcome::Whole, moment);
+            self.end_list(kernel, is_v4_whole, moment);
         }
         self.metrics
             .reading_duration
             .observe(clock::now(kernel).since(now));
-        tcp == Outcome::Whole
+        is_v4_whole
     }
 
     /// The counters that the rows are held against.
@@ -720,19 +721,19 @@ impl Daemon {
         trigger: Trigger,
         calendar: Calendar,
         now: Instant,
-    ) -> [Outcome; 2] {
+    ) -> PerFamily<Outcome> {
         let context = Context::new(&self.host, &self.watcher, self.web.own_listener(), now);
         let (intake, early) = (&mut self.intake, &mut self.early);
         let (firewall, metrics) = (&mut self.commands.firewall, &mut self.metrics);
         let (reader, output) = (&mut self.reader, &mut self.output);
         let lists = trigger == Trigger::Scheduled;
-        [RowsFile::Tcp, RowsFile::Tcp6].map(|file| {
-            reader.read(kernel, file, |kernel, row| {
+        PerFamily::from_fn(|family| {
+            reader.read(kernel, family, |kernel, row| {
                 let Row::Socket(socket) = row else {
                     metrics.malformed_rows += 1;
                     return;
                 };
-                metrics.rows.count(file);
+                metrics.rows.count(RowsFile::of(family));
                 let shown = intake.row(kernel, &socket, lists, &context, firewall, metrics);
                 if let Some(entry) = shown.entry {
                     intake.list.print(kernel, output, calendar, &entry);

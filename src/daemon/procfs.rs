@@ -1,6 +1,7 @@
 //! Small files of procfs that are read whole: settings of the kernel, and what
 //! it has.
 
+use crate::address::Family;
 use crate::kernel::{Kernel, Link, Path};
 use crate::listeners::PortRange;
 use crate::text::{parse_decimal, split, split_once, trim};
@@ -71,11 +72,10 @@ pub(crate) fn has_ipv6(kernel: &mut impl Kernel, proc_directory: &[u8]) -> bool 
 
 /// Whether the kernel holds the legacy filter table here. The legacy tool would
 /// load and make it where it is only asked for it (iptable_filter.c).
-pub(super) fn has_legacy_table(kernel: &mut impl Kernel, is_ipv6: bool) -> bool {
-    let path: &[u8] = if is_ipv6 {
-        b"/proc/self/net/ip6_tables_names"
-    } else {
-        b"/proc/self/net/ip_tables_names"
+pub(super) fn has_legacy_table(kernel: &mut impl Kernel, family: Family) -> bool {
+    let path: &[u8] = match family {
+        Family::V4 => b"/proc/self/net/ip_tables_names",
+        Family::V6 => b"/proc/self/net/ip6_tables_names",
     };
     let mut buffer = [0; 128];
     let bytes = read_small(kernel, path, &mut buffer);

@@ -1,7 +1,8 @@
 //! Readings: one pass over tcp and tcp6.
 
+use crate::address::{Family, PerFamily};
 use crate::kernel::{Descriptor, Errno, Kernel, Link, Path};
-use crate::metrics::{RowsFile, Trigger};
+use crate::metrics::Trigger;
 use crate::proc_net_tcp::{Row, RowReader};
 use crate::text::Text;
 use crate::time::{Duration, Instant};
@@ -44,8 +45,7 @@ pub(super) enum Namespace {
 
 /// The files and when they are read; all bytes zero when new.
 pub(super) struct Reader {
-    tcp: RowsSource,
-    tcp6: RowsSource,
+    sources: PerFamily<RowsSource>,
     rows: RowReader,
     /// The next scheduled reading.
     next: Instant,
@@ -56,8 +56,7 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) const fn new() -> Self {
         Self {
-            tcp: RowsSource::new(),
-            tcp6: RowsSource::new(),
+            sources: PerFamily::new(RowsSource::new(), RowsSource::new()),
             rows: RowReader::new(),
             next: Instant::BOOT,
             last_good: None,
@@ -66,8 +65,9 @@ impl Reader {
 
     /// Names the files.
     pub(super) fn configure(&mut self, proc_directory: &[u8]) {
-        self.tcp.file.set_path(proc_directory, b"/net/tcp");
-        self.tcp6.file.set_path(proc_directory, b"/net/tcp6");
+        let PerFamily { v4, v6 } = &mut self.sources;
+        v4.file.set_path(proc_directory, b"/net/tcp");
+        v6.file.set_path(proc_directory, b"/net/tcp6");
     }
 
     /// The first scheduled reading is due.
@@ -117,7 +117,7 @@ impl Reader {
     /// (fs/proc/generic.c, proc_alloc_inum).
     pub(super) fn namespace(&self, kernel: &mut impl Kernel) -> Namespace {
         let ours = inode(kernel, &Path::from_bytes(b"/proc/self/net/tcp"));
-        let read = inode(kernel, &self.tcp.file.path);
+        let read = inode(kernel, &self.sources.v4.file.path);
         if ours.is_err() || ours == read {
             Namespace::Own
         } else if read.is_ok() {
@@ -127,18 +127,15 @@ impl Reader {
         }
     }
 
-    /// Reads one of the files and hands each row to `visit`.
+    /// Reads the file of one family and hands each row to `visit`.
     #[inline(never)]
     pub(super) fn read<K: Kernel>(
         &mut self,
         kernel: &mut K,
-        file: RowsFile,
+        family: Family,
         visit: impl FnMut(&mut K, Row),
     ) -> Outcome {
-        let source = match file {
-            RowsFile::Tcp => &mut self.tcp,
-            RowsFile::Tcp6 => &mut self.tcp6,
-        };
+        let source = self.sources.get_mut(family);
         let rows = &mut self.rows;
         let opened = source.file.begin(kernel);
         let result = opened.and_then(|opened| read_rows(kernel, opened, rows, visit));
@@ -149,7 +146,7 @@ impl Reader {
                 Outcome::Whole
             }
             // A kernel without IPv6 has no tcp6.
-            Err(Errno::ENOENT) if file == RowsFile::Tcp6 => Outcome::Absent,
+            Err(Errno::ENOENT) if family == Family::V6 => Outcome::Absent,
             Err(error) => {
                 source.unreadable(kernel, error);
                 Outcome::Failed

@@ -3,7 +3,7 @@
 
 use heapless::Vec;
 
-use crate::address::Network;
+use crate::address::{Family, Network};
 use crate::host::{Host, Knowledge, Protection};
 use crate::kernel::{Exit, Invocation};
 use crate::limits::{CHILD_DEADLINE, CHILD_GRACE, FACTS_WAIT, RETRY_FIRST};
@@ -12,7 +12,7 @@ use crate::time::Instant;
 
 use super::comment::Comment;
 use super::explanation::Explanation;
-use super::filter_table::{Chain, Lacks};
+use super::filter_table::{Chain, Lacks, State};
 use super::iptables::{Batch, Flavour, Hook, Program, Rule, Scope, Tool};
 use super::jump::Jump;
 use super::place::Place;
@@ -61,7 +61,7 @@ pub(super) struct Running {
 impl Running {
     pub(super) const NONE: Self = Self {
         job: Job::None,
-        place: Place::preferred(false),
+        place: Place::preferred(Family::V4),
         started: Instant::BOOT,
         asked: None,
     };
@@ -181,16 +181,16 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         if !table.retry.is_over(now) {
             return None;
         }
-        let tool = table.tool(place.is_ipv6);
-        if !table.is_found && self.task != Task::End {
+        let tool = table.tool(place.family);
+        if table.state == State::Unfound && self.task != Task::End {
             tool.version(invocation);
             self.lines.clear();
             self.flavour = Flavour::Legacy;
             return Some(Job::Version);
         }
         let may_keep_house = table.housekeeping.is_over(now);
-        let is_due = !table.is_known && self.task != Task::End
-            || table.had_chain && now >= table.next_listing;
+        let is_due = table.state != State::Listed && self.task != Task::End
+            || table.chain != Chain::Never && now >= table.next_listing;
         if is_due {
             tool.list(invocation);
             self.lines.clear();
@@ -219,7 +219,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Whether our chain is there, empty and of no use any more.
     pub(super) fn may_remove_chain(&self, place: Place) -> bool {
         let table = self.table(place);
-        table.is_known
+        table.state == State::Listed
             && table.chain == Chain::Ours
             && !self.has_stale_rules(place)
             && !self.has_blocks(place)
@@ -250,7 +250,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let table = self.table(place);
         let (has_chain, one_by_one) = (table.chain.exists(), table.one_by_one);
         let may_keep_house = table.housekeeping.is_over(now);
-        let mut batch = Batch::new(invocation, table.tool(place.is_ipv6));
+        let mut batch = Batch::new(invocation, table.tool(place.family));
         if !has_chain {
             batch.make_chain();
         }
@@ -400,7 +400,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     fn remove_chain(&mut self, invocation: &mut Invocation, place: Place) {
         let table = self.table(place);
-        let mut batch = Batch::new(invocation, table.tool(place.is_ipv6));
+        let mut batch = Batch::new(invocation, table.tool(place.family));
         for (hook, jump) in Hook::ALL.into_iter().zip(&table.jumps) {
             for _ in 0..jump.count.min(JUMPS) {
                 batch.remove_jump(hook);
@@ -524,17 +524,14 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             }
             _ => {}
         }
-        table.is_found = true;
+        table.state = State::Unlisted;
         let flavour = self.flavour;
-        let [has_legacy, has_legacy_ipv6] = self.has_legacy;
-        let has_legacy = if place.is_ipv6 {
-            has_legacy_ipv6
-        } else {
-            has_legacy
-        };
+        let has_legacy = *self.has_legacy.get(place.family);
         let other = self.table_mut(place.beside());
         other.program = flavour.other();
-        other.is_found = flavour == Flavour::Legacy || has_legacy;
+        if flavour == Flavour::Legacy || has_legacy {
+            other.state = State::Unlisted;
+        }
         None
     }
 
@@ -553,7 +550,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             }
             Job::RemoveChain => {
                 table.housekeeping.succeed();
-                table.chain = Chain::Absent;
+                table.chain = Chain::Gone;
                 table.jumps.iter_mut().for_each(Jump::was_removed);
             }
             Job::Change {
@@ -564,8 +561,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 table.changed(blocks, puts_jumps, now);
                 if housekeeping > 0 {
                     table.housekeeping.succeed();
-                    // What is left of the stale rules shows up again.
-                    table.is_known = !has_more_stale && !table.one_by_one;
+                    if has_more_stale || table.one_by_one {
+                        // What is left of the stale rules shows up again.
+                        table.doubt();
+                    }
                     self.removed += u64::from(housekeeping);
                     self.stale.get_mut(place).clear();
                 }
@@ -641,7 +640,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let Running { job, place, .. } = running;
         let mut failure = Failure {
             reason,
-            tool: self.table(place).tool(place.is_ipv6),
+            tool: self.table(place).tool(place.family),
             source: None,
             is_listing: job == Job::List,
             is_addition: false,
@@ -652,8 +651,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         self.settle(running, Some(&mut failure), now);
         let is_single_pass = self.task.is_single_pass();
         let table = self.table_mut(place);
-        // The kernel's state is uncertain now: look before the next change.
-        table.is_known = false;
+        table.doubt();
         if table.learns_to_lack_wait(&failure, is_single_pass) {
             return failure;
         }

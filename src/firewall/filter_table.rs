@@ -1,5 +1,6 @@
 //! What is known of one filter table, and when it may be asked again.
 
+use crate::address::Family;
 use crate::limits::{RETRY_FIRST, RETRY_LONGEST, VERIFY_PERIOD};
 use crate::time::{Duration, Instant};
 
@@ -56,11 +57,25 @@ impl Backoff {
     }
 }
 
+/// How far a filter table is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// `program` is what is tried next for a preferred table; the other
+    /// flavour's is left alone. First, so that it is all zero bytes.
+    Unfound,
+    /// `program` reaches it. No listing succeeded yet, or not since the last
+    /// failure: it is listed before the next change.
+    Unlisted,
+    Listed,
+}
+
 /// Our chain in one filter table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Chain {
-    /// First, so that it is all zero bytes.
-    Absent,
+    /// There was none so far. First, so that it is all zero bytes.
+    Never,
+    /// It is not there any more: a reload may bring it back.
+    Gone,
     Ours,
     /// With rules in it that are not ours.
     Shared,
@@ -68,7 +83,7 @@ pub(super) enum Chain {
 
 impl Chain {
     pub(super) fn exists(self) -> bool {
-        self != Self::Absent
+        matches!(self, Self::Ours | Self::Shared)
     }
 }
 
@@ -85,15 +100,9 @@ pub(super) struct Lacks {
 /// What we know of one filter table.
 #[derive(Clone, Copy)]
 pub(super) struct FilterTable {
-    /// What reaches it. Until that `is_found`, for a preferred table what is
-    /// tried next; the other flavour's is left alone.
     pub(super) program: Program,
-    pub(super) is_found: bool,
-    /// A listing succeeded since the last failure.
-    pub(super) is_known: bool,
+    pub(super) state: State,
     pub(super) chain: Chain,
-    /// There was a chain of ours: a reload may bring it back.
-    pub(super) had_chain: bool,
     /// Those in INPUT and FORWARD.
     pub(super) jumps: [Jump; 2],
     pub(super) next_listing: Instant,
@@ -115,10 +124,8 @@ impl FilterTable {
     /// All bytes zero.
     pub(super) const UNKNOWN: Self = Self {
         program: Program::Preferred,
-        is_found: false,
-        is_known: false,
-        chain: Chain::Absent,
-        had_chain: false,
+        state: State::Unfound,
+        chain: Chain::Never,
         jumps: [Jump::NONE; 2],
         next_listing: Instant::BOOT,
         last_listing: Instant::BOOT,
@@ -133,9 +140,9 @@ impl FilterTable {
         one_by_one: false,
     };
 
-    pub(super) fn tool(&self, is_ipv6: bool) -> Tool {
+    pub(super) fn tool(&self, family: Family) -> Tool {
         Tool {
-            is_ipv6,
+            family,
             program: self.program,
             waits: !self.lacks.wait,
         }
@@ -149,8 +156,15 @@ impl FilterTable {
     /// Whether its listing was understood and it took our last block. The other
     /// flavour's is no loss where it never held anything of ours.
     pub(super) fn works(&self, place: Place) -> bool {
-        let is_understood = self.is_known || !self.retry.is_failing();
-        is_understood && !self.has_refused || place.is_other && !self.had_chain
+        let is_understood = self.state == State::Listed || !self.retry.is_failing();
+        is_understood && !self.has_refused || place.is_other && self.chain == Chain::Never
+    }
+
+    /// What the kernel has is uncertain now: look before the next change.
+    pub(super) fn doubt(&mut self) {
+        if self.state == State::Listed {
+            self.state = State::Unlisted;
+        }
     }
 
     /// The other flavour's table, where nothing of ours was seen so far, cannot
@@ -159,14 +173,15 @@ impl FilterTable {
     pub(super) fn looked_in_vain(&mut self, reason: FailureReason) -> bool {
         let is_legacy = self.program == Program::Legacy;
         let is_worth_it = is_legacy && reason != FailureReason::Missing;
-        self.is_found = is_worth_it && self.retry.wait < RETRY_LONGEST;
+        if !is_worth_it || self.retry.wait >= RETRY_LONGEST {
+            self.state = State::Unfound;
+        }
         is_worth_it
     }
 
     /// A batch with so many changes of blocks is in the kernel.
     pub(super) fn changed(&mut self, blocks: u32, puts_jumps: bool, now: Instant) {
         self.has_refused &= blocks == 0;
-        self.had_chain = true;
         if !self.chain.exists() {
             self.chain = Chain::Ours;
             self.next_listing = now.after(VERIFY_PERIOD);
@@ -233,7 +248,7 @@ impl FilterTable {
 
     fn failed_listing(&mut self, place: Place, reason: FailureReason, now: Instant) -> bool {
         let is_first = self.retry.fail(now);
-        let is_other = place.is_other && !self.had_chain;
+        let is_other = place.is_other && self.chain == Chain::Never;
         (!is_other || self.looked_in_vain(reason)) && is_first
     }
 

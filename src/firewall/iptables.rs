@@ -1,7 +1,7 @@
 //! The input of iptables and its output: restore batches, listings and
 //! the undo command. Both flavours (legacy and nft) speak the same language.
 
-use crate::address::Network;
+use crate::address::{Family, Network};
 use crate::firewall::comment::Comment;
 use crate::kernel::Invocation;
 use crate::table::Blank;
@@ -138,8 +138,8 @@ impl Program {
 /// The tool that reaches one filter table: one family's in one flavour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tool {
-    /// Whether it is one of the ip6tables.
-    pub is_ipv6: bool,
+    /// Whose tables it reaches.
+    pub family: Family,
     /// Under which name.
     pub program: Program,
     /// Versions older than 1.4.20 (restore: 1.6.2) know no `-w`.
@@ -149,9 +149,9 @@ pub struct Tool {
 impl Tool {
     /// `iptables` or `ip6tables`, of whatever flavour and age.
     #[cfg(test)]
-    pub const fn preferred(is_ipv6: bool) -> Self {
+    pub const fn preferred(family: Family) -> Self {
         Self {
-            is_ipv6,
+            family,
             program: Program::Preferred,
             waits: true,
         }
@@ -159,7 +159,7 @@ impl Tool {
 
     /// `iptables`, `ip6tables-legacy` …
     pub fn write_name(self, out: &mut TextView) {
-        out.put(family_name(self.is_ipv6));
+        out.put(family_name(self.family));
         out.put(match self.program {
             Program::Preferred => b"",
             Program::Nft => b"-nft",
@@ -199,8 +199,11 @@ impl Tool {
 }
 
 /// The family's tool.
-pub fn family_name(is_ipv6: bool) -> &'static [u8] {
-    if is_ipv6 { b"ip6tables" } else { b"iptables" }
+pub fn family_name(family: Family) -> &'static [u8] {
+    match family {
+        Family::V4 => b"iptables",
+        Family::V6 => b"ip6tables",
+    }
 }
 
 /// The longest line of a batch.
@@ -435,7 +438,7 @@ mod tests {
     #[test]
     fn a_batch_to_the_letter() {
         let mut invocation = Invocation::new();
-        let mut batch = Batch::new(&mut invocation, Tool::preferred(false));
+        let mut batch = Batch::new(&mut invocation, Tool::preferred(Family::V4));
         batch.make_chain();
         batch.add_jump(Hook::Input);
         batch.add_jump(Hook::Forward);
@@ -506,12 +509,12 @@ mod tests {
     #[test]
     fn tools_of_both_flavours() {
         let mut names = std::vec::Vec::new();
-        for is_ipv6 in [false, true] {
+        for family in Family::ALL {
             let mut command = Some(Program::Preferred);
             while let Some(one) = command {
                 let tool = Tool {
                     program: one,
-                    ..Tool::preferred(is_ipv6)
+                    ..Tool::preferred(family)
                 };
                 let mut invocation = Invocation::new();
                 Batch::new(&mut invocation, tool).commit();

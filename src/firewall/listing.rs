@@ -8,7 +8,7 @@ use crate::text::Text;
 use crate::time::Instant;
 
 use super::comment::Facts;
-use super::filter_table::Chain;
+use super::filter_table::{Chain, State};
 use super::iptables::{Listed, Rule};
 use super::place::Place;
 use super::{ABOVE_MAX, Block, EndReason, Firewall, Stage, Task};
@@ -30,17 +30,17 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         match self.lines.listed() {
             Listed::Chain => self.shown.has_chain = true,
             Listed::HookRule(hook, is_jump) => {
-                let (Some((rules, position, count)), Some(above)) = (
+                let (Some(shown), Some(above)) = (
                     self.shown.hooks.get_mut(hook as usize),
                     self.above.get_mut(hook as usize),
                 ) else {
                     return;
                 };
-                *rules += 1;
-                *count += u32::from(is_jump);
-                if is_jump && *position == 0 {
-                    *position = *rules;
-                } else if *position == 0 && *rules <= 3 {
+                shown.rules += 1;
+                shown.jumps += u32::from(is_jump);
+                if is_jump && shown.first_jump == 0 {
+                    shown.first_jump = shown.rules;
+                } else if shown.first_jump == 0 && shown.rules <= 3 {
                     note_above(above, self.lines.line());
                 }
             }
@@ -181,19 +181,19 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let shown = self.shown;
         let has_blocks = self.has_blocks(place);
         let table = self.table_mut(place);
-        let is_jump_lost = shown.hooks.iter().any(|(_, position, _)| *position == 0);
+        let is_jump_lost = shown.hooks.iter().any(|hook| hook.first_jump == 0);
         let is_reload =
             table.chain.exists() && (!shown.has_chain || is_jump_lost) || shown.came_back;
         (table.next_listing, table.last_listing) = (now.after(VERIFY_PERIOD), now);
-        table.is_known = true;
-        table.had_chain |= shown.has_chain;
+        table.state = State::Listed;
         table.chain = match (shown.has_chain, shown.has_foreign_rules) {
-            (false, _) => Chain::Absent,
+            (false, _) if table.chain == Chain::Never => Chain::Never,
+            (false, _) => Chain::Gone,
             (true, false) => Chain::Ours,
             (true, true) => Chain::Shared,
         };
-        for (jump, (_, position, count)) in table.jumps.iter_mut().zip(shown.hooks) {
-            jump.seen(position, count, has_blocks, now);
+        for (jump, hook) in table.jumps.iter_mut().zip(shown.hooks) {
+            jump.seen(hook.first_jump, hook.jumps, has_blocks, now);
         }
         if is_reload && has_blocks {
             self.repairs += 1;

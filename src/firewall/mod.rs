@@ -31,7 +31,7 @@ pub use explanation::{EXPLANATION_MAX, Explanation};
 
 use heapless::Vec;
 
-use crate::address::Network;
+use crate::address::{Family, Network, PerFamily};
 use crate::detector::{Data, Scan};
 use crate::host::{Host, Protection};
 use crate::label::{Label, label};
@@ -42,7 +42,7 @@ use crate::text::Text;
 use crate::time::{Duration, Instant};
 use child::{Job, Running, StaleRules};
 use comment::{Comment, Facts};
-use filter_table::{Backoff, FilterTable};
+use filter_table::{Backoff, Chain, FilterTable, State};
 use iptables::{Flavour, Hook, Lines, Program, Rule, Scope, Tool};
 use place::{PerPlace, Place};
 
@@ -210,7 +210,7 @@ impl Blank for Block {
         since_seconds: 0,
         strikes: 0,
         data: Data::Unknown,
-        place: Place::preferred(false),
+        place: Place::preferred(Family::V4),
         scope: Scope::Everything,
         end_reason: EndReason::Expired,
         refusal: Refusal::Protected(Protection::Loopback),
@@ -223,14 +223,22 @@ impl Blank for Block {
     };
 }
 
+/// What a listing has shown of one chain that jumps to ours.
+#[derive(Clone, Copy)]
+struct ShownHook {
+    rules: u32,
+    /// Its position from 1; 0 for none.
+    first_jump: u32,
+    jumps: u32,
+}
+
 /// What a listing has shown so far.
 #[derive(Clone, Copy)]
 struct Shown {
     has_chain: bool,
     has_foreign_rules: bool,
-    /// Rules of INPUT and FORWARD, the position of our first jump there, and how
-    /// many there are.
-    hooks: [(u32, u32, u32); 2],
+    /// Of INPUT and FORWARD.
+    hooks: [ShownHook; 2],
     /// A rule that we took away.
     came_back: bool,
 }
@@ -239,7 +247,11 @@ impl Shown {
     const NOTHING: Self = Self {
         has_chain: false,
         has_foreign_rules: false,
-        hooks: [(0, 0, 0); 2],
+        hooks: [ShownHook {
+            rules: 0,
+            first_jump: 0,
+            jumps: 0,
+        }; 2],
         came_back: false,
     };
 }
@@ -308,9 +320,9 @@ pub struct Policy<'a> {
     pub max_per_minute: u32,
     /// How long evidence counts: a block held back for longer is dropped.
     pub window: Duration,
-    /// Whether the kernel holds legacy filter tables, for IPv4 and IPv6: only
-    /// then is the legacy tool asked, which would make them.
-    pub has_legacy: [bool; 2],
+    /// Whether the kernel holds the legacy filter table: only then is the legacy
+    /// tool asked, which would make it.
+    pub has_legacy: PerFamily<bool>,
 }
 
 /// What commands are for.
@@ -354,10 +366,7 @@ impl Task {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unusable {
     /// One family's.
-    Family {
-        /// IPv6's.
-        is_ipv6: bool,
-    },
+    Family(Family),
     /// Both.
     All,
 }
@@ -366,7 +375,7 @@ impl Unusable {
     /// `ip6tables`, or all there is.
     pub fn name(self) -> &'static [u8] {
         match self {
-            Self::Family { is_ipv6 } => iptables::family_name(is_ipv6),
+            Self::Family(family) => iptables::family_name(family),
             Self::All => b"the firewall",
         }
     }
@@ -386,7 +395,7 @@ pub struct Firewall<const N: usize, const I: usize> {
     is_enabled: bool,
     has_ipv6: bool,
     blocks: Table<Network, Block, N, I, 11>,
-    has_legacy: [bool; 2],
+    has_legacy: PerFamily<bool>,
     tables: PerPlace<FilterTable>,
     running: Running,
     lines: Lines,
@@ -426,7 +435,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             is_enabled: false,
             has_ipv6: false,
             blocks: Table::new(),
-            has_legacy: [false; 2],
+            has_legacy: PerFamily::new(false, false),
             tables: PerPlace::new([FilterTable::UNKNOWN; 4]),
             running: Running::NONE,
             lines: Lines::new(),
@@ -489,14 +498,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// The families whose blocks cannot be had.
     pub fn unusable(&self) -> Option<Unusable> {
-        let fails = |is_ipv6| {
+        let fails = |family| {
             let mut places = self.places();
-            places.any(|place| place.is_ipv6 == is_ipv6 && !self.table(place).works(place))
+            places.any(|place| place.family == family && !self.table(place).works(place))
         };
-        match (fails(false), fails(true)) {
+        match (fails(Family::V4), fails(Family::V6)) {
             (false, false) => None,
             (true, true) => Some(Unusable::All),
-            (_, is_ipv6) => Some(Unusable::Family { is_ipv6 }),
+            (true, false) => Some(Unusable::Family(Family::V4)),
+            (false, true) => Some(Unusable::Family(Family::V6)),
         }
     }
 
@@ -542,7 +552,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// flavour that is, and the boot they are to be of.
     pub fn take_listing(&mut self) -> (&mut Vec<Rule, N>, Flavour, u32) {
         let place = self.running.place;
-        let flavour = match self.table(Place::other(place.is_ipv6)).program {
+        let flavour = match self.table(Place::other(place.family)).program {
             Program::Legacy if place.is_other => Flavour::Legacy,
             Program::Legacy => Flavour::Nft,
             Program::Preferred | Program::Nft if place.is_other => Flavour::Nft,
@@ -873,7 +883,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     fn next_jump_notice(&mut self) -> Option<Notice> {
         for place in Place::all() {
             let table = self.tables.get_mut(place);
-            let tool = table.tool(place.is_ipv6);
+            let tool = table.tool(place.family);
             let hooks = table.jumps.iter_mut().zip(&self.above).zip(Hook::ALL);
             for ((jump, above), hook) in hooks {
                 if let Some(wait) = jump.take_report() {
@@ -929,9 +939,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let mut deadline = self.next_end;
         for place in self.places() {
             let table = self.table(place);
-            if !table.is_known {
+            if table.state != State::Listed {
                 deadline = deadline.min(table.retry.until);
-            } else if table.had_chain {
+            } else if table.chain != Chain::Never {
                 deadline = deadline.min(table.next_listing.max(table.retry.until));
             }
             if self.has_stale_rules(place) || self.lacks_jump(place) || self.may_remove_chain(place)
@@ -973,16 +983,16 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Each family's preferred table is; after that was listed, the other
     /// flavour's is where there may be rules of ours in it.
     fn is_present(&self, place: Place) -> bool {
-        let has_family = self.has_ipv6 || !place.is_ipv6;
-        let preferred = self.table(Place::preferred(place.is_ipv6));
-        let is_beside = self.table(place).is_found && preferred.is_settled();
+        let has_family = self.has_ipv6 || place.family == Family::V4;
+        let preferred = self.table(Place::preferred(place.family));
+        let is_beside = self.table(place).state != State::Unfound && preferred.is_settled();
         has_family && (!place.is_other || is_beside)
     }
 
     /// Where new blocks of a family go: to the preferred flavour, unless only
     /// the other one has a chain of ours already.
-    fn active(&self, is_ipv6: bool) -> Place {
-        let preferred = Place::preferred(is_ipv6);
+    fn active(&self, family: Family) -> Place {
+        let preferred = Place::preferred(family);
         let other = preferred.beside();
         if self.table(other).chain.exists() && !self.table(preferred).chain.exists() {
             other
@@ -996,7 +1006,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let place = self.blocks.value(slot).map(|block| block.place);
         let source = self.blocks.key(slot);
         match (self.stage(slot), source) {
-            (Stage::Wanted, Some(source)) => self.active(source.is_ipv6()),
+            (Stage::Wanted, Some(source)) => self.active(source.family()),
             _ => place.unwrap_or(Block::BLANK.place),
         }
     }
@@ -1010,8 +1020,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// Whether blocking a source of this family has to wait for the firewall.
-    pub fn is_failing(&self, is_ipv6: bool) -> bool {
-        let table = self.table(self.active(is_ipv6));
+    pub fn is_failing(&self, family: Family) -> bool {
+        let table = self.table(self.active(family));
         table.retry.is_failing() || table.has_refused
     }
 

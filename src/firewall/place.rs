@@ -1,11 +1,13 @@
 //! Where blocks can stand: in the filter table of either family, in either
 //! flavour of iptables.
 
+use crate::address::Family;
+
 /// One filter table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// That of ip6tables.
-    pub is_ipv6: bool,
+    /// That of `iptables` or that of `ip6tables`.
+    pub family: Family,
     /// Not that of the host's `iptables`, but of the flavour beside it. Blocks
     /// found there stay until they end; new ones come to it only while its
     /// chain is the only one.
@@ -25,27 +27,31 @@ impl Place {
     /// the preferred tables come first, of each flavour that of IPv4.
     pub const fn at(index: usize) -> Self {
         Self {
-            is_ipv6: index & 1 != 0,
+            family: if index & 1 == 0 {
+                Family::V4
+            } else {
+                Family::V6
+            },
             is_other: index & 2 != 0,
         }
     }
 
     /// The table of `iptables` or `ip6tables`, whatever its flavour.
-    pub const fn preferred(is_ipv6: bool) -> Self {
+    pub const fn preferred(family: Family) -> Self {
         Self {
-            is_ipv6,
+            family,
             is_other: false,
         }
     }
 
     /// The table of the other flavour.
-    pub const fn other(is_ipv6: bool) -> Self {
-        Self::preferred(is_ipv6).beside()
+    pub const fn other(family: Family) -> Self {
+        Self::preferred(family).beside()
     }
 
     /// Its number.
     const fn index(self) -> usize {
-        self.is_ipv6 as usize + 2 * self.is_other as usize
+        self.family as usize + 2 * self.is_other as usize
     }
 
     /// The same family's table of the other flavour.

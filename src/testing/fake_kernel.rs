@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 
 use super::fake_proc::{
-    self, Dump, FakeHost, FakeSocket, Farewell, NLMSG_DONE, NLMSG_ERROR, message, octets,
+    self, Dump, FakeHost, FakeSocket, Farewell, NLMSG_DONE, NLMSG_ERROR, asked_family, message,
+    octets,
 };
 use super::filter_table::FilterTable;
-use crate::address::{Endpoint, Network};
+use crate::address::{Endpoint, Family, Network, PerFamily};
 use crate::kernel::{
     Accepted, CAP_NET_ADMIN, Child, Claim, Clock, Descriptor, Errno, Exit, File, Interest,
     Invocation, Kernel, Link, More, Netlink, Path, ProcessStatus, Signal, StartUp, Stream,
@@ -60,9 +61,8 @@ pub struct Faults {
     pub churn: bool,
     /// EMFILE wherever a descriptor would be made.
     pub no_descriptors: bool,
-    /// Opening or reading tcp fails.
-    pub tcp: Option<Errno>,
-    pub tcp6: Option<Errno>,
+    /// Opening or reading tcp, or tcp6, fails.
+    pub rows: PerFamily<Option<Errno>>,
     /// Dumps of routes fail.
     pub netlink: Option<Errno>,
     /// The kernel reports no changes of the host.
@@ -350,8 +350,7 @@ pub struct Client {
 /// One reading of tcp and tcp6 as the daemon was given them.
 pub struct Reading {
     pub at: Instant,
-    pub tcp: String,
-    pub tcp6: String,
+    pub rows: PerFamily<String>,
 }
 
 pub struct FakeKernel {
@@ -388,11 +387,10 @@ pub struct FakeKernel {
     pub stdout: Stdout,
     pub output: Vec<u8>,
     pub errors: Vec<u8>,
-    /// The filter tables of IPv4 and IPv6, as `iptables` and `ip6tables` show
-    /// them.
-    pub tables: [FilterTable; 2],
+    /// The filter tables, as `iptables` and `ip6tables` show them.
+    pub tables: PerFamily<FilterTable>,
     /// Those of the other flavour.
-    pub other_tables: [FilterTable; 2],
+    pub other_tables: PerFamily<FilterTable>,
     /// Which iptables are installed.
     pub tools: Tools,
     /// SOCK_DESTROY works; how many sockets it took so far.
@@ -472,8 +470,8 @@ impl FakeKernel {
             stdout: Stdout::Open,
             output: Vec::new(),
             errors: Vec::new(),
-            tables: [FilterTable::new(), FilterTable::new()],
-            other_tables: [FilterTable::new(), FilterTable::new()],
+            tables: PerFamily::from_fn(|_| FilterTable::new()),
+            other_tables: PerFamily::from_fn(|_| FilterTable::new()),
             tools: Tools::default(),
             destroyed: None,
             child_faults: VecDeque::new(),
@@ -604,8 +602,8 @@ impl FakeKernel {
         }
     }
 
-    fn rows(&mut self, is_tcp6: bool) -> String {
-        let text = fake_proc::rows(&self.sockets, is_tcp6);
+    fn rows(&mut self, family: Family) -> String {
+        let text = fake_proc::rows(&self.sockets, family);
         if !self.faults.churn {
             return text;
         }
@@ -622,19 +620,19 @@ impl FakeKernel {
     fn text(&mut self, path: &str) -> Result<Vec<u8>, Errno> {
         match path {
             "/proc/net/tcp" => {
-                if let Some(error) = self.faults.tcp {
+                if let Some(error) = self.faults.rows.v4 {
                     return Err(error);
                 }
-                Ok(self.rows(false).into_bytes())
+                Ok(self.rows(Family::V4).into_bytes())
             }
             "/proc/net/tcp6" => {
-                if let Some(error) = self.faults.tcp6 {
+                if let Some(error) = self.faults.rows.v6 {
                     return Err(error);
                 }
                 if !self.has_tcp6 {
                     return Err(Errno::ENOENT);
                 }
-                Ok(self.rows(true).into_bytes())
+                Ok(self.rows(Family::V6).into_bytes())
             }
             "/proc/net/snmp" if self.passive_opens > 0 => {
                 let opens = self.passive_opens;
@@ -670,10 +668,9 @@ impl FakeKernel {
         match (path, self.readings.last_mut()) {
             ("/proc/net/tcp", _) => self.readings.push(Reading {
                 at: self.now,
-                tcp: text,
-                tcp6: String::new(),
+                rows: PerFamily::new(text, String::new()),
             }),
-            ("/proc/net/tcp6", Some(reading)) => reading.tcp6 = text,
+            ("/proc/net/tcp6", Some(reading)) => reading.rows.v6 = text,
             _ => {}
         }
     }
@@ -781,7 +778,11 @@ impl FakeKernel {
     }
 
     fn work(&mut self, child: &mut Running) {
-        let is_ipv6 = child.command.words.starts_with("ip6");
+        let family = if child.command.words.starts_with("ip6") {
+            Family::V6
+        } else {
+            Family::V4
+        };
         let is_preferred = self.tools.is_preferred(&child.command.words) == Some(true);
         let is_legacy = self.tools.is_legacy == is_preferred;
         if child.command.words.ends_with("-V") {
@@ -798,7 +799,7 @@ impl FakeKernel {
         } else {
             &mut self.other_tables
         };
-        let table = &mut tables[usize::from(is_ipv6)];
+        let table = tables.get_mut(family);
         if child.command.is_listing() {
             let mut listing = table.listing().into_bytes();
             match child.fault {
@@ -1561,7 +1562,6 @@ impl FakeKernel {
             let payload = [&error.to_ne_bytes()[..], &request[..16]].concat();
             return vec![message(NLMSG_ERROR, 0, sequence, &payload)];
         }
-        let is_ipv6 = i32::from(request[16]) == libc::AF_INET6;
         let address = if i32::from(request[80]) == libc::AF_INET6 {
             IpAddr::from(<[u8; 16]>::try_from(&request[88..104]).unwrap())
         } else {
@@ -1569,7 +1569,7 @@ impl FakeKernel {
         };
         let peers = Network::new(address, request[81]);
         let sockets = self.sockets.iter().filter(|socket| {
-            socket.is_in_tcp6() == is_ipv6
+            socket.family() == asked_family(request)
                 && socket.remote.1 != 0
                 && peers.overlaps(Network::single(socket.remote.0))
         });

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::address::Family;
 use crate::proc_net_tcp::TcpState;
 
 /// One socket of the host, as it stands in the kernel's tables.
@@ -19,8 +20,13 @@ pub struct FakeSocket {
 }
 
 impl FakeSocket {
-    pub fn is_in_tcp6(&self) -> bool {
-        self.is_dual_stack || self.local.0.is_ipv6()
+    /// Where it stands: in tcp or in tcp6.
+    pub fn family(&self) -> Family {
+        if self.is_dual_stack {
+            Family::V6
+        } else {
+            Family::of(self.local.0)
+        }
     }
 
     fn is_listener(&self) -> bool {
@@ -28,23 +34,23 @@ impl FakeSocket {
     }
 }
 
-/// The whole text of tcp (or tcp6): listeners first, as the kernel walks them.
-pub fn rows(sockets: &[FakeSocket], is_tcp6: bool) -> String {
-    let mut text = header(is_tcp6);
+/// The whole text of tcp or tcp6: listeners first, as the kernel walks them.
+pub fn rows(sockets: &[FakeSocket], family: Family) -> String {
+    let mut text = header(family);
     let listeners = sockets.iter().filter(|socket| socket.is_listener());
     let others = sockets.iter().filter(|socket| !socket.is_listener());
     let of_file = listeners
         .chain(others)
-        .filter(|socket| socket.is_in_tcp6() == is_tcp6);
+        .filter(|socket| socket.family() == family);
     for (slot, socket) in of_file.enumerate() {
-        text += &row(slot, socket, is_tcp6);
+        text += &row(slot, socket, family);
     }
     text
 }
 
 /// tcp4_seq_show pads to 149 columns (seq_setwidth); tcp6_seq_show does not.
-fn header(is_tcp6: bool) -> String {
-    if is_tcp6 {
+fn header(family: Family) -> String {
+    if family == Family::V6 {
         return "  sl  local_address                         remote_address                        \
                 st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
             .to_owned();
@@ -54,9 +60,9 @@ fn header(is_tcp6: bool) -> String {
     format!("{names:<149}\n")
 }
 
-fn row(slot: usize, socket: &FakeSocket, is_tcp6: bool) -> String {
-    let local = endpoint(socket.local, is_tcp6);
-    let remote = endpoint(socket.remote, is_tcp6);
+fn row(slot: usize, socket: &FakeSocket, family: Family) -> String {
+    let local = endpoint(socket.local, family);
+    let remote = endpoint(socket.remote, family);
     let state = socket.state as u8;
     let inode = socket.inode;
     let head = format!("{slot:4}: {local} {remote} {state:02X}");
@@ -79,21 +85,21 @@ fn row(slot: usize, socket: &FakeSocket, is_tcp6: bool) -> String {
              ffff88800f4c6a00 20 4 30 10 -1"
         ),
     };
-    if is_tcp6 {
+    if family == Family::V6 {
         row + "\n"
     } else {
         format!("{row:<149}\n")
     }
 }
 
-fn endpoint((address, port): (IpAddr, u16), is_tcp6: bool) -> String {
+fn endpoint((address, port): (IpAddr, u16), family: Family) -> String {
     let words = |octets: &[u8]| -> String {
         let words = octets.chunks(4);
         let words = words.map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
         words.map(|word| format!("{word:08X}")).collect()
     };
     let digits = match address {
-        IpAddr::V4(v4) if !is_tcp6 => words(&v4.octets()),
+        IpAddr::V4(v4) if family == Family::V4 => words(&v4.octets()),
         // A dual-stack listener stands there as ::.
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => words(&[0; 16]),
         IpAddr::V4(v4) => words(&v4.to_ipv6_mapped().octets()),
@@ -168,11 +174,10 @@ impl Dump {
     /// What `request` asks for, or the kernel's refusal.
     pub fn new(request: &[u8]) -> Result<Self, Vec<u8>> {
         let kind = u16::from_ne_bytes([request[4], request[5]]);
-        let is_ipv6 = i32::from(request[16]) == libc::AF_INET6;
         let sequence = request[8..12].to_vec();
         let list = match kind {
             RTM_GETADDR => List::Addresses,
-            RTM_GETROUTE if is_ipv6 => List::Ipv6Routes,
+            RTM_GETROUTE if asked_family(request) == Family::V6 => List::Ipv6Routes,
             RTM_GETROUTE => List::Ipv4Routes,
             // A kernel without nexthop objects.
             _ => {
@@ -286,9 +291,9 @@ impl FakeHost {
     fn messages(&self, list: List) -> Vec<Vec<u8>> {
         match list {
             List::Addresses => self.address_messages(),
-            List::Ipv6Routes => self.route_messages(true),
+            List::Ipv6Routes => self.route_messages(Family::V6),
             List::Ipv4Routes => {
-                let mut messages = self.route_messages(false);
+                let mut messages = self.route_messages(Family::V4);
                 messages.sort();
                 messages
             }
@@ -314,23 +319,24 @@ impl FakeHost {
         messages.collect()
     }
 
-    fn route_messages(&self, is_ipv6: bool) -> Vec<Vec<u8>> {
+    fn route_messages(&self, family: Family) -> Vec<Vec<u8>> {
         let mut messages = Vec::new();
-        for gateway in self.gateways.iter().filter(|one| one.is_ipv6() == is_ipv6) {
+        let is_of_family = |address: &IpAddr| Family::of(*address) == family;
+        for gateway in self.gateways.iter().filter(|one| is_of_family(one)) {
             let route = [attribute(RTA_GATEWAY, &octets(*gateway)), interface()].concat();
             messages.push([&route_head(*gateway, 0, 254, 0)[..], &route].concat());
         }
         for (address, length) in &self.addresses {
-            if address.is_ipv6() != is_ipv6 {
+            if !is_of_family(address) {
                 continue;
             }
-            let scope = if is_ipv6 { 0 } else { 253 };
+            let scope = if family == Family::V6 { 0 } else { 253 };
             let to = attribute(RTA_DST, &octets(network(*address, *length)));
             let direct = route_head(*address, *length, 254, scope);
             messages.push([&direct[..], &to, &interface()].concat());
         }
         for (address, length) in &self.diverted {
-            if address.is_ipv6() == is_ipv6 {
+            if is_of_family(address) {
                 let to = attribute(RTA_DST, &octets(network(*address, *length)));
                 let mut local = route_head(*address, *length, 100, 254);
                 local[7] = RTN_LOCAL;
@@ -364,6 +370,16 @@ fn route_head(address: IpAddr, length: u8, table: u8, scope: u8) -> [u8; 12] {
 
 fn interface() -> Vec<u8> {
     attribute(RTA_OIF, &2u32.to_ne_bytes())
+}
+
+/// Which family a dump of rtnetlink or sock_diag is asked for: the first byte
+/// behind the header. Any other than IPv6 is taken for IPv4.
+pub fn asked_family(request: &[u8]) -> Family {
+    if i32::from(request[16]) == libc::AF_INET6 {
+        Family::V6
+    } else {
+        Family::V4
+    }
 }
 
 fn family(address: IpAddr) -> u8 {
@@ -419,7 +435,7 @@ mod tests {
             inode: 46_153,
             is_dual_stack: false,
         }];
-        let text = rows(&sockets, false);
+        let text = rows(&sockets, Family::V4);
         let (header, row) = text.split_once('\n').unwrap();
         assert_eq!((header.len(), row.len()), (149, 150));
         if cfg!(target_endian = "little") {

@@ -6,6 +6,7 @@ use super::fake_kernel::{ChildFault, Command, FakeKernel, Tools};
 use super::filter_table::FilterTable;
 use super::run::Run;
 use super::scenarios::{NEIGHBOUR, SCANNER, host, started};
+use crate::address::{Family, PerFamily};
 use crate::daemon::Flow;
 use crate::kernel::Claim;
 use crate::limits::{DESTROYS_PER_TURN, DOOMED, MOVE_MEMORY, VERIFY_PERIOD};
@@ -42,7 +43,7 @@ fn an_ipv6_neighbour_keeps_what_the_router_needs_to_find_it() {
     run.kernel.scan(NEIGHBOUR_IPV6);
     run.kernel.scan(SCANNER_IPV6);
     run.run_for(10);
-    let [v4, v6] = &run.kernel.tables;
+    let PerFamily { v4, v6 } = &run.kernel.tables;
     assert!(v4.blocks()[0].starts_with("-s 10.0.0.9/32 -m addrtype --dst-type LOCAL -m comment"));
     let starts = v6
         .blocks()
@@ -72,10 +73,10 @@ fn a_rule_of_the_older_shape_is_renewed() {
     );
     let mut run = host();
     run.checks.own_rules = false;
-    feed(&mut run.kernel.tables[1], std::slice::from_ref(&old));
+    feed(&mut run.kernel.tables.v6, std::slice::from_ref(&old));
     assert_eq!(run.start(&[]), Flow::Continue);
     run.run_for(2);
-    assert_eq!(run.kernel.tables[1].blocks(), [&*new]);
+    assert_eq!(run.kernel.tables.v6.blocks(), [&*new]);
     assert!(run.lines_with("locked").is_empty());
     assert_eq!(run.metric("tcpparser_blocked_sources"), "1");
     // An old saved ruleset, in place of ours and beside it.
@@ -87,11 +88,11 @@ fn a_rule_of_the_older_shape_is_renewed() {
         &[&without_new, &with_old, &format!("-A TCPPARSER {new}")],
     ] {
         for command in commands {
-            run.kernel.tables[1].command(command).unwrap();
+            run.kernel.tables.v6.command(command).unwrap();
         }
         run.kernel.interfered = run.kernel.now;
         run.run_for(65);
-        assert_eq!(run.kernel.tables[1].blocks(), [&*new], "{commands:?}");
+        assert_eq!(run.kernel.tables.v6.blocks(), [&*new], "{commands:?}");
     }
     assert!(run.lines_with("locked").is_empty());
     run.run_for(150);
@@ -110,20 +111,20 @@ fn a_lifted_rule_stays_lifted_in_its_older_shape() {
     let other = rule("2001:db8:2::/64", "", 0);
     let mut run = host();
     run.checks.own_rules = false;
-    feed(&mut run.kernel.tables[1], &[old.clone(), other.clone()]);
+    feed(&mut run.kernel.tables.v6, &[old.clone(), other.clone()]);
     assert_eq!(run.start(&[]), Flow::Continue);
     run.run_for(2);
-    let table = &mut run.kernel.tables[1];
+    let table = &mut run.kernel.tables.v6;
     let mut rules = table.blocks().iter();
     let new = rules.find(|rule| rule.contains("1::9")).unwrap().clone();
     table.command(&format!("-D TCPPARSER {new}")).unwrap();
     run.run_for(65);
     assert_eq!(run.lines_with("removed by somebody").len(), 1);
-    let table = &mut run.kernel.tables[1];
+    let table = &mut run.kernel.tables.v6;
     table.command(&format!("-A TCPPARSER {old}")).unwrap();
     run.kernel.interfered = run.kernel.now;
     run.run_for(65);
-    assert_eq!(run.kernel.tables[1].blocks(), [&*other]);
+    assert_eq!(run.kernel.tables.v6.blocks(), [&*other]);
     assert!(run.lines_with("locked").is_empty());
     run.check_quiet();
 }
@@ -134,12 +135,12 @@ impl FakeKernel {
     /// Another firewall manager puts its own rule first.
     fn deploy(&mut self, hook: &str) {
         let rule = format!("-I {hook} 1 -j ACCEPT");
-        self.tables[0].command(&rule).unwrap();
+        self.tables.v4.command(&rule).unwrap();
         self.interfered = self.now;
     }
 
     fn is_jump_first(&self, hook: &str) -> bool {
-        self.tables[0].rules(hook)[0] == "-j TCPPARSER"
+        self.tables.v4.rules(hook)[0] == "-j TCPPARSER"
     }
 }
 
@@ -293,7 +294,7 @@ fn who_lifts_blocks_and_stops_us_finds_nothing_left() {
                 .iter()
                 .filter(|line| line.contains("removed by somebody"));
             assert_eq!(lifted.count(), 2 - left);
-            let [v4, v6] = &run.kernel.tables;
+            let PerFamily { v4, v6 } = &run.kernel.tables;
             assert_eq!(v4.has_chain("TCPPARSER"), left == 1, "{}", v4.listing());
             assert_eq!(v6.has_chain("TCPPARSER"), is_busy, "{}", v6.listing());
             if left == 0 {
@@ -328,7 +329,7 @@ fn the_last_look_is_no_reason_to_stay() {
             let words = "1 block stands; to lift all: tcpparser --unblock all";
             assert_eq!(run.lines(), [words], "{fault:?}");
         }
-        assert_eq!(run.kernel.tables[0].blocks().len(), 1);
+        assert_eq!(run.kernel.tables.v4.blocks().len(), 1);
     }
 }
 
@@ -349,12 +350,12 @@ fn what_is_held_back_leaves_nothing() {
     run.run_for(10);
     run.kernel.scan("198.51.100.8");
     run.run_for(10);
-    assert_eq!(run.kernel.tables[0].blocks().len(), 1);
+    assert_eq!(run.kernel.tables.v4.blocks().len(), 1);
     run.lines();
     run.kernel.delete_rule_of(SCANNER);
     run.terminate();
     assert!(run.lines_with("to lift all").is_empty());
-    assert_eq!(run.kernel.tables[0], FilterTable::new());
+    assert_eq!(run.kernel.tables.v4, FilterTable::new());
 }
 
 // Two flavours.
@@ -374,12 +375,17 @@ fn both(is_legacy: bool) -> Tools {
 #[test]
 fn a_block_of_the_other_flavour_is_found_and_ended_there() {
     for is_legacy in [false, true] {
-        for side in [0, 1] {
-            let source = ["198.51.100.7/32", "2001:db8:2::/64"][side];
-            let (again, other) = [(SCANNER, "198.51.100.8"), (SCANNER_IPV6, "2001:db8:3::8")][side];
+        for family in Family::ALL {
+            let (source, again, other) = match family {
+                Family::V4 => ("198.51.100.7/32", SCANNER, "198.51.100.8"),
+                Family::V6 => ("2001:db8:2::/64", SCANNER_IPV6, "2001:db8:3::8"),
+            };
             let mut run = host();
             run.kernel.tools = both(is_legacy);
-            feed(&mut run.kernel.other_tables[side], &[rule(source, "", 700)]);
+            feed(
+                run.kernel.other_tables.get_mut(family),
+                &[rule(source, "", 700)],
+            );
             (run.checks.oracle, run.checks.own_rules) = (false, false);
             assert_eq!(run.start(&[]), Flow::Continue);
             run.run_for(2);
@@ -390,8 +396,8 @@ fn a_block_of_the_other_flavour_is_found_and_ended_there() {
             run.run_for(20);
             let lines = run.lines_with("Block");
             assert_eq!(lines.len(), 1, "{lines:?}");
-            assert_eq!(run.kernel.other_tables[side].blocks().len(), 2);
-            assert_eq!(run.kernel.tables[side], FilterTable::new());
+            assert_eq!(run.kernel.other_tables.get(family).blocks().len(), 2);
+            assert_eq!(*run.kernel.tables.get(family), FilterTable::new());
             run.kernel.close_all_of(again);
             run.kernel.close_all_of(other);
             run.run_for(100);
@@ -399,11 +405,11 @@ fn a_block_of_the_other_flavour_is_found_and_ended_there() {
             run.check_quiet();
             // The last block there ends, and the next one goes to `iptables`.
             run.run_for(600);
-            assert_eq!(run.kernel.other_tables[side], FilterTable::new());
+            assert_eq!(*run.kernel.other_tables.get(family), FilterTable::new());
             run.kernel.scan_again(other);
             run.run_for(20);
-            assert_eq!(run.kernel.tables[side].blocks().len(), 1);
-            assert_eq!(run.kernel.other_tables[side], FilterTable::new());
+            assert_eq!(run.kernel.tables.get(family).blocks().len(), 1);
+            assert_eq!(*run.kernel.other_tables.get(family), FilterTable::new());
             run.check_quiet();
             assert_eq!(run.error_output(), "");
         }
@@ -426,20 +432,20 @@ fn a_source_in_both_flavours_stands_once_and_for_the_longer_time() {
             run.kernel.tools = both(is_legacy);
             (run.checks.oracle, run.checks.own_rules) = (false, false);
             feed(
-                &mut run.kernel.tables[0],
+                &mut run.kernel.tables.v4,
                 &[rule("198.51.100.7/32", "", here)],
             );
             feed(
-                &mut run.kernel.other_tables[0],
+                &mut run.kernel.other_tables.v4,
                 &[rule("198.51.100.7/32", "", there)],
             );
             assert_eq!(run.start(&[]), Flow::Continue);
             run.run_for(3);
             let is_there_longer = here != 0 && (there == 0 || there > here);
             let (long, short) = if is_there_longer {
-                (&run.kernel.other_tables[0], &run.kernel.tables[0])
+                (&run.kernel.other_tables.v4, &run.kernel.tables.v4)
             } else {
-                (&run.kernel.tables[0], &run.kernel.other_tables[0])
+                (&run.kernel.tables.v4, &run.kernel.other_tables.v4)
             };
             assert_eq!(long.blocks().len(), 1);
             assert_eq!(*short, FilterTable::new());
@@ -513,7 +519,7 @@ fn another_flavour_that_cannot_be_listed_is_no_trouble() {
         assert_eq!(run.kernel.commands.len(), looks, "given up");
         run.kernel.scan(SCANNER);
         run.run_for(10);
-        assert_eq!(run.kernel.tables[0].blocks().len(), 1);
+        assert_eq!(run.kernel.tables.v4.blocks().len(), 1);
     }
 }
 
@@ -531,7 +537,7 @@ fn a_flavour_that_is_alone_here_is_used() {
         run.run_for(2);
         run.kernel.scan(SCANNER);
         run.run_for(10);
-        assert_eq!(run.kernel.tables[0].blocks().len(), 1);
+        assert_eq!(run.kernel.tables.v4.blocks().len(), 1);
         let command = &run.kernel.commands.last().unwrap().words;
         let name = if is_legacy {
             "iptables-legacy-restore"
@@ -545,25 +551,26 @@ fn a_flavour_that_is_alone_here_is_used() {
 }
 
 /// One block in each flavour, of IPv4 or IPv6.
-fn blocked_in_both(is_legacy: bool, side: usize) -> (Run, [&'static str; 2]) {
+fn blocked_in_both(is_legacy: bool, family: Family) -> (Run, [&'static str; 2]) {
     let mut run = host();
     run.kernel.tools = both(is_legacy);
-    let sources = [
-        ["198.51.100.7/32", "198.51.100.8/32"],
-        ["2001:db8:2::/64", "2001:db8:3::/64"],
-    ][side];
+    let sources = match family {
+        Family::V4 => ["198.51.100.7/32", "198.51.100.8/32"],
+        Family::V6 => ["2001:db8:2::/64", "2001:db8:3::/64"],
+    };
     let kernel = &mut run.kernel;
     let tables = [&mut kernel.tables, &mut kernel.other_tables];
     for (tables, source) in tables.into_iter().zip(sources) {
-        feed(&mut tables[side], &[rule(source, "", 0)]);
+        feed(tables.get_mut(family), &[rule(source, "", 0)]);
     }
     (run, sources)
 }
 
 #[test]
 fn both_flavours_are_listed_and_lifted() {
-    for (is_legacy, side) in [(false, 0), (false, 1), (true, 0), (true, 1)] {
-        let (mut run, sources) = blocked_in_both(is_legacy, side);
+    let cases = [false, true].map(|is_legacy| Family::ALL.map(|family| (is_legacy, family)));
+    for (is_legacy, family) in cases.concat() {
+        let (mut run, sources) = blocked_in_both(is_legacy, family);
         let output = run.one_shot(&["--list"]);
         let flavours = if is_legacy {
             ["iptables-legacy", "iptables-nft"]
@@ -575,10 +582,10 @@ fn both_flavours_are_listed_and_lifted() {
             let line = output.lines().find(|line| line.starts_with(source));
             assert!(line.is_some_and(|line| line.ends_with(flavour)), "{output}");
         }
-        let (mut run, _) = blocked_in_both(is_legacy, side);
+        let (mut run, _) = blocked_in_both(is_legacy, family);
         assert_eq!(run.one_shot(&["--unblock", "all"]), "2 blocks removed\n");
         for tables in [&run.kernel.tables, &run.kernel.other_tables] {
-            assert_eq!(tables[side], FilterTable::new());
+            assert_eq!(*tables.get(family), FilterTable::new());
         }
     }
 }
@@ -591,39 +598,39 @@ fn restores(run: &Run) -> usize {
 #[test]
 fn more_rules_than_a_batch_takes_are_lifted_and_the_chain_with_its_jumps() {
     let mut run = host();
-    let table = &mut run.kernel.tables[0];
+    let table = &mut run.kernel.tables.v4;
     let rules = (1..=150).map(|last| rule(&format!("192.0.2.{last}/32"), "", 0));
     feed(table, &rules.collect::<Vec<_>>());
     table.command("-I FORWARD 1 -j TCPPARSER").unwrap();
     assert_eq!(run.one_shot(&["--unblock", "all"]), "150 blocks removed\n");
-    assert_eq!(run.kernel.tables[0], FilterTable::new());
+    assert_eq!(run.kernel.tables.v4, FilterTable::new());
 }
 
 #[test]
 fn only_what_is_meant_is_lifted() {
     let rules = ["192.0.2.7/32", "192.0.2.8/32"].map(|source| rule(source, "", 0));
     let mut run = host();
-    feed(&mut run.kernel.tables[0], &rules);
+    feed(&mut run.kernel.tables.v4, &rules);
     let output = run.one_shot(&["--unblock", "192.0.2.7"]);
     assert_eq!(output, "1 block removed\n");
-    assert_eq!(run.kernel.tables[0].blocks(), [&*rules[1]]);
+    assert_eq!(run.kernel.tables.v4.blocks(), [&*rules[1]]);
     // A rule of another program keeps the chain.
     let mut run = host();
-    feed(&mut run.kernel.tables[0], &rules);
+    feed(&mut run.kernel.tables.v4, &rules);
     let foreign = "-s 192.0.2.9/32 -j ACCEPT";
     let command = format!("-A TCPPARSER {foreign}");
-    run.kernel.tables[0].command(&command).unwrap();
+    run.kernel.tables.v4.command(&command).unwrap();
     let output = run.one_shot(&["--unblock", "all"]);
     assert_eq!(output, "2 blocks removed\n");
-    assert_eq!(run.kernel.tables[0].blocks(), [foreign]);
+    assert_eq!(run.kernel.tables.v4.blocks(), [foreign]);
     // So does a daemon that runs.
     let mut run = host();
     run.kernel.claims.push_back(Claim::Silent);
-    feed(&mut run.kernel.tables[0], &rules);
+    feed(&mut run.kernel.tables.v4, &rules);
     let output = run.one_shot(&["--unblock", "all"]);
     assert_eq!(output, "2 blocks removed\n");
-    assert!(run.kernel.tables[0].blocks().is_empty());
-    assert!(run.kernel.tables[0].has_chain("TCPPARSER"));
+    assert!(run.kernel.tables.v4.blocks().is_empty());
+    assert!(run.kernel.tables.v4.has_chain("TCPPARSER"));
 }
 
 /// A block that ends meanwhile vetoes the whole batch.
@@ -632,7 +639,7 @@ fn a_batch_that_fails_is_made_anew_and_not_for_ever() {
     let rules = ["192.0.2.7/32", "192.0.2.8/32"].map(|source| rule(source, "", 0));
     for failures in 0..4 {
         let mut run = host();
-        feed(&mut run.kernel.tables[0], &rules);
+        feed(&mut run.kernel.tables.v4, &rules);
         let faults = [ChildFault::None, ChildFault::None];
         run.kernel.child_faults.extend(faults);
         for _ in 0..failures {

@@ -174,12 +174,12 @@ impl Oracle {
         let now = reading.at;
         let mut list = Vec::new();
         let mut seen = BTreeSet::new();
-        let lines = [&reading.tcp, &reading.tcp6].map(|text| text.lines().skip(1));
+        let lines = reading.rows.iter().map(|(_, text)| text.lines().skip(1));
         let is_forged = |line: &str| {
             let words: Vec<&str> = line.split_ascii_whitespace().collect();
             forged.contains(&endpoint(words[2]).0) && matches!(words[3], "04" | "09" | "0B")
         };
-        for line in lines.into_iter().flatten().filter(|line| !is_forged(line)) {
+        for line in lines.flatten().filter(|line| !is_forged(line)) {
             self.row(line, now, &mut seen, &mut list);
         }
         self.known

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use super::fake_kernel::{FakeKernel, Reading};
 use super::oracle::{Opinion, Oracle, ReportedScan};
+use crate::address::{Family, PerFamily};
 use crate::daemon::{Daemon, Flow};
 use crate::kernel::Signal;
 use crate::report::LINE_MAX;
@@ -147,7 +148,7 @@ pub struct Run {
     /// Decided and neither blocked nor refused yet.
     pub wanted: HashSet<String>,
     /// Said to be blocked and not said to be unblocked: family and rule.
-    pub standing: HashMap<String, (bool, String)>,
+    pub standing: HashMap<String, (Family, String)>,
     pub blocks: u64,
 }
 
@@ -346,11 +347,8 @@ impl Run {
         let commands: String = commands
             .map(|one| format!("{:?} {}\n{}", one.at, one.words, one.input))
             .collect();
-        let tables = kernel
-            .tables
-            .each_ref()
-            .map(|table| table.listing())
-            .concat();
+        let tables = kernel.tables.iter();
+        let tables: String = tables.map(|(_, table)| table.listing()).collect();
         format!(
             " at {:?}\n{}\n{}\n{commands}\n{tables}",
             kernel.now,
@@ -450,13 +448,16 @@ impl Run {
             }
             Line::Blocked { source } => {
                 self.blocks += 1;
-                let is_ipv6 = source.contains(':');
-                let longest = if is_ipv6 { "/128" } else { "/32" };
+                let (family, longest) = if source.contains(':') {
+                    (Family::V6, "/128")
+                } else {
+                    (Family::V4, "/32")
+                };
                 let length = if source.contains('/') { "" } else { longest };
                 let start = format!("-s {source}{length} ");
                 let kernel = &self.kernel;
                 let tables = [&kernel.tables, &kernel.other_tables];
-                let rules = tables.map(|tables| tables[usize::from(is_ipv6)].blocks());
+                let rules = tables.map(|tables| tables.get(family).blocks());
                 let rules = rules.concat();
                 let calm = self.kernel.interfered.after(Duration::from_secs(15)) < self.kernel.now;
                 let rule = rules.iter().find(|rule| rule.starts_with(&start));
@@ -467,7 +468,7 @@ impl Run {
                         self.wanted.remove(&source),
                         "{source} was not to be blocked"
                     );
-                    let before = self.standing.insert(source, (is_ipv6, rule));
+                    let before = self.standing.insert(source, (family, rule));
                     assert_eq!(before, None, "blocked twice");
                 }
             }
@@ -515,22 +516,20 @@ impl Run {
     /// After a quiet time: the kernel holds exactly what was said.
     pub fn check_quiet(&self) {
         let tables = [&self.kernel.tables, &self.kernel.other_tables];
-        for is_ipv6 in [false, true] {
-            let mut rules = tables
-                .map(|tables| tables[usize::from(is_ipv6)].blocks())
-                .concat();
+        for family in Family::ALL {
+            let mut rules = tables.map(|tables| tables.get(family).blocks()).concat();
             rules.sort();
             let count = rules.len();
             rules.dedup();
             assert_eq!(rules.len(), count, "rules stand twice");
             if self.checks.output && self.checks.own_rules {
-                let said = self.standing.values().filter(|one| one.0 == is_ipv6);
+                let said = self.standing.values().filter(|one| one.0 == family);
                 let mut said: Vec<_> = said.map(|one| one.1.clone()).collect();
                 said.sort();
                 assert_eq!(rules, said);
             }
         }
-        for table in tables.into_iter().flatten() {
+        for (_, table) in tables.into_iter().flat_map(PerFamily::iter) {
             let count = table.blocks().len();
             let hooks = ["INPUT", "FORWARD"].map(|hook| {
                 let jumps = table.rules(hook).iter();

@@ -92,12 +92,12 @@ fn a_scanner_is_printed_and_blocked() {
         "Blocked: 198.51.100.7 for 10m, data sent: unknown, undo: tcpparser --unblock 198.51.100.7"
     );
     assert_eq!(
-        run.kernel.tables[0].blocks(),
+        run.kernel.tables.v4.blocks(),
         ["-s 198.51.100.7/32 -m comment --comment \
          \"tcpparser v1 b=0badcafe e=1210 s=1 t=610 d=? p=22,25,80,445\" -j DROP"]
     );
-    assert_eq!(run.kernel.tables[0].rules("INPUT"), ["-j TCPPARSER"]);
-    assert_eq!(run.kernel.tables[0].rules("FORWARD"), ["-j TCPPARSER"]);
+    assert_eq!(run.kernel.tables.v4.rules("INPUT"), ["-j TCPPARSER"]);
+    assert_eq!(run.kernel.tables.v4.rules("FORWARD"), ["-j TCPPARSER"]);
     run.check_quiet();
     run.terminate();
     assert_eq!(
@@ -122,7 +122,7 @@ fn a_neighbour_is_blocked_towards_the_host_only() {
     let mut run = started(&[]);
     run.kernel.scan(NEIGHBOUR);
     run.run_for(10);
-    let [rule] = run.kernel.tables[0].blocks() else {
+    let [rule] = run.kernel.tables.v4.blocks() else {
         panic!("one rule");
     };
     let expected = "-s 10.0.0.9/32 -m addrtype --dst-type LOCAL -m comment";
@@ -162,13 +162,15 @@ fn a_lost_jump_is_put_back() {
     run.run_for(10);
     run.lines();
     for lost in ["-F INPUT", "-F FORWARD"] {
-        run.kernel.tables[0].command(lost).unwrap();
-        run.kernel.tables[0]
+        run.kernel.tables.v4.command(lost).unwrap();
+        run.kernel
+            .tables
+            .v4
             .command("-A INPUT -p tcp -j ACCEPT")
             .unwrap();
         run.run_for(61);
-        assert_eq!(run.kernel.tables[0].rules("INPUT")[0], "-j TCPPARSER");
-        assert_eq!(run.kernel.tables[0].rules("FORWARD"), ["-j TCPPARSER"]);
+        assert_eq!(run.kernel.tables.v4.rules("INPUT")[0], "-j TCPPARSER");
+        assert_eq!(run.kernel.tables.v4.rules("FORWARD"), ["-j TCPPARSER"]);
     }
     assert!(run.lines_with("locked").is_empty(), "repaired in silence");
     assert_eq!(run.metric("tcpparser_firewall_repairs_total"), "2");
@@ -181,10 +183,10 @@ fn a_lost_chain_is_rebuilt_with_its_rules() {
     run.kernel.scan(NEIGHBOUR);
     run.run_for(10);
     run.lines();
-    let before = run.kernel.tables[0].blocks().to_vec();
-    run.kernel.tables[0] = super::filter_table::FilterTable::new();
+    let before = run.kernel.tables.v4.blocks().to_vec();
+    run.kernel.tables.v4 = super::filter_table::FilterTable::new();
     run.run_for(61);
-    assert_eq!(run.kernel.tables[0].blocks(), before);
+    assert_eq!(run.kernel.tables.v4.blocks(), before);
     assert!(run.lines_with("locked").is_empty(), "repaired in silence");
     assert_eq!(run.metric("tcpparser_firewall_repairs_total"), "1");
     run.check_quiet();
@@ -196,11 +198,11 @@ fn a_flushed_chain_is_an_operators_judgement() {
     run.kernel.scan(SCANNER);
     run.kernel.scan(NEIGHBOUR);
     run.run_for(10);
-    run.kernel.tables[0].command("-F TCPPARSER").unwrap();
+    run.kernel.tables.v4.command("-F TCPPARSER").unwrap();
     run.kernel.interfered = run.kernel.now;
     run.run_for(61);
     assert_eq!(run.lines_with("removed by somebody").len(), 2);
-    assert!(!run.kernel.tables[0].has_chain("TCPPARSER"));
+    assert!(!run.kernel.tables.v4.has_chain("TCPPARSER"));
     run.check_quiet();
 }
 
@@ -210,10 +212,10 @@ fn rules_of_others_in_our_chain_keep_it() {
     run.kernel.scan(SCANNER);
     run.run_for(10);
     let foreign = "-A TCPPARSER -s 192.0.2.0/24 -j DROP";
-    run.kernel.tables[0].command(foreign).unwrap();
+    run.kernel.tables.v4.command(foreign).unwrap();
     run.run_for(300);
     assert_eq!(
-        run.kernel.tables[0].blocks(),
+        run.kernel.tables.v4.blocks(),
         ["-s 192.0.2.0/24 -j DROP"],
         "not ours to touch"
     );
@@ -225,11 +227,11 @@ fn a_restart_adopts_blocks_with_their_ends() {
     let mut run = started(&[]);
     run.kernel.scan(SCANNER);
     run.run_for(10);
-    let before = run.kernel.tables[0].clone();
+    let before = run.kernel.tables.v4.clone();
     run.checks.oracle = false;
     assert_eq!(run.restart(&[]), Flow::Continue);
     run.run_for(500);
-    assert_eq!(run.kernel.tables[0], before, "the block goes on");
+    assert_eq!(run.kernel.tables.v4, before, "the block goes on");
     let lines = run.lines_with("198.51.100.7");
     assert_eq!(
         lines.len(),
@@ -254,7 +256,7 @@ fn what_ended_while_no_daemon_ran_goes_at_the_start() {
     run.kernel.close_all_of(SCANNER);
     assert_eq!(run.restart(&[]), Flow::Continue);
     run.run_for(1);
-    assert!(!run.kernel.tables[0].has_chain("TCPPARSER"));
+    assert!(!run.kernel.tables.v4.has_chain("TCPPARSER"));
 }
 
 #[test]
@@ -269,14 +271,14 @@ fn blocks_of_another_boot_get_the_first_length_from_now() {
     assert_eq!(run.restart(&["--block-time", "10m,1h"]), Flow::Continue);
     run.run_for(10);
     assert_eq!(
-        run.kernel.tables[0].blocks(),
+        run.kernel.tables.v4.blocks(),
         [
             "-s 198.51.100.7/32 -m comment --comment \"tcpparser v1 b=feedbeef e=651 s=1 t=50 d=? \
           p=22,25,80,445\" -j DROP"
         ]
     );
     run.run_for(600);
-    assert!(!run.kernel.tables[0].has_chain("TCPPARSER"));
+    assert!(!run.kernel.tables.v4.has_chain("TCPPARSER"));
 }
 
 #[test]
@@ -365,7 +367,9 @@ fn a_jump_that_stands_twice_does_not_keep_the_chain() {
     let mut run = started(&["--block-time", "90s"]);
     run.kernel.scan(SCANNER);
     run.run_for(10);
-    run.kernel.tables[0]
+    run.kernel
+        .tables
+        .v4
         .command("-A INPUT -j TCPPARSER")
         .unwrap();
     run.run_for(180);
@@ -401,7 +405,7 @@ fn a_thousand_scanners_need_few_children() {
     }
     let before = run.kernel.commands.len();
     run.run_for(11);
-    assert_eq!(run.kernel.tables[0].blocks().len(), 1_000);
+    assert_eq!(run.kernel.tables.v4.blocks().len(), 1_000);
     let children = run.kernel.commands.len() - before;
     assert!(children <= 12, "{children} children");
     run.check_quiet();
@@ -438,7 +442,7 @@ fn protected_between_verdict_and_command() {
         ["Not blocked: 10.0.0.9 nameserver"],
         "said once, while its connections stand"
     );
-    assert!(!run.kernel.tables[0].has_chain("TCPPARSER"));
+    assert!(!run.kernel.tables.v4.has_chain("TCPPARSER"));
 }
 
 #[test]
@@ -591,7 +595,7 @@ fn what_came_to_be_protected_since_the_reading_is_not_blocked() {
         ],
     );
     // In our own network by now: towards the host only.
-    assert!(run.kernel.tables[0].blocks()[0].contains("addrtype"));
+    assert!(run.kernel.tables.v4.blocks()[0].contains("addrtype"));
 
     // A standing block of what becomes protected ends at once.
     run.kernel.host.gateways.push(SCANNER.parse().unwrap());
@@ -750,7 +754,7 @@ fn no_verdict_brings_a_protected_address_to_a_child() {
         .kernel
         .tables
         .iter()
-        .map(|table| table.blocks().len())
+        .map(|(_, table)| table.blocks().len())
         .sum();
     assert!(standing > 300, "{standing}: the others are blocked");
     let refused = run.lines_with("Not blocked").len();
@@ -784,11 +788,11 @@ fn rules_against_protected_hosts_go_at_the_start() {
             "*filter\n-N TCPPARSER\n-I INPUT 1 -j TCPPARSER\n-I FORWARD 1 -j TCPPARSER\n{}COMMIT\n",
             rules.concat()
         );
-        run.kernel.tables[0].restore(&batch, None).unwrap();
+        run.kernel.tables.v4.restore(&batch, None).unwrap();
         assert_eq!(run.start(&[]), Flow::Continue);
         run.run_for(11);
-        let [rule] = run.kernel.tables[0].blocks() else {
-            panic!("{}", run.kernel.tables[0].listing());
+        let [rule] = run.kernel.tables.v4.blocks() else {
+            panic!("{}", run.kernel.tables.v4.listing());
         };
         assert!(rule.contains(SCANNER), "{rule}");
         let lifted = run.lines_with("it holds a protected address now");
@@ -824,7 +828,7 @@ fn more_blocks_than_a_minute_may_have_are_held_back() {
     // The window is over: what still scans is seen again.
     let dropped = "Not blocked: 198.51.100.7 held back by --max-blocks-per-minute";
     assert_eq!(said[2], dropped);
-    assert_eq!(run.kernel.tables[0].blocks().len(), 6);
+    assert_eq!(run.kernel.tables.v4.blocks().len(), 6);
     run.check_quiet();
 }
 
@@ -1011,7 +1015,7 @@ fn one_reading_and_out() {
     assert!(lines[6].starts_with("Port scan detected: 198.51.100.7"));
     assert!(run.kernel.commands.is_empty() && !run.kernel.is_listening());
     let mut run = host();
-    run.kernel.faults.tcp = Some(Errno::EACCES);
+    run.kernel.faults.rows.v4 = Some(Errno::EACCES);
     assert_eq!(run.start(&["--once"]), Flow::Exit(1));
 }
 
@@ -1019,7 +1023,7 @@ fn one_reading_and_out() {
 fn healthz_shows_when_readings_stop() {
     let mut run = started(&[]);
     assert!(run.get("/healthz").starts_with("HTTP/1.1 200 OK\r\n"));
-    run.kernel.faults.tcp = Some(Errno::EACCES);
+    run.kernel.faults.rows.v4 = Some(Errno::EACCES);
     run.run_for(29);
     assert!(run.get("/healthz").starts_with("HTTP/1.1 200 OK\r\n"));
     run.run_for(10);
@@ -1031,7 +1035,7 @@ fn healthz_shows_when_readings_stop() {
         run.error_output(),
         "tcpparser: cannot read /proc/net/tcp: permission denied\n"
     );
-    run.kernel.faults.tcp = None;
+    run.kernel.faults.rows.v4 = None;
     run.run_for(11);
     assert!(run.get("/healthz").starts_with("HTTP/1.1 200 OK\r\n"));
 }
@@ -1170,14 +1174,14 @@ fn an_init_system_learns_of_start_life_and_end() {
 #[test]
 fn a_start_without_rows_is_a_start_and_nothing_to_feed_a_watchdog() {
     let mut run = supervised("30000000");
-    run.kernel.faults.tcp = Some(Errno::ENOENT);
+    run.kernel.faults.rows.v4 = Some(Errno::ENOENT);
     assert_eq!(run.start(&[]), Flow::Continue);
     run.run_for(35);
     assert_eq!(notified(&mut run), [(0, "READY=1".to_owned())]);
-    run.kernel.faults.tcp = None;
+    run.kernel.faults.rows.v4 = None;
     run.run_for(10);
     assert_eq!(notified(&mut run), [(40, "WATCHDOG=1".to_owned())]);
-    run.kernel.faults.tcp6 = Some(Errno::EACCES);
+    run.kernel.faults.rows.v6 = Some(Errno::EACCES);
     run.run_for(20);
     assert_eq!(notified(&mut run), []);
 }
@@ -1329,7 +1333,7 @@ fn a_slow_stdout_costs_lines_not_time() {
     run.kernel.scan(SCANNER);
     run.run_for(11);
     assert_eq!(
-        run.kernel.tables[0].blocks().len(),
+        run.kernel.tables.v4.blocks().len(),
         1,
         "and detection goes on"
     );
@@ -1351,7 +1355,7 @@ fn a_broken_stdout_stops_nothing() {
     run.kernel.stdout = Stdout::Broken;
     run.kernel.scan(SCANNER);
     run.run_for(11);
-    assert_eq!(run.kernel.tables[0].blocks().len(), 1);
+    assert_eq!(run.kernel.tables.v4.blocks().len(), 1);
     run.terminate();
 }
 
@@ -1407,9 +1411,9 @@ fn listings_of_any_kind_are_survived() {
         run.kernel.child_faults.extend([fault, fault]);
         run.kernel.interfered = run.kernel.now;
         run.run_for(300);
-        assert_eq!(run.kernel.tables[0].blocks().len(), 1, "{fault:?}");
+        assert_eq!(run.kernel.tables.v4.blocks().len(), 1, "{fault:?}");
         let jumps = ["-j TCPPARSER"];
-        assert_eq!(run.kernel.tables[0].rules("INPUT"), jumps, "{fault:?}");
+        assert_eq!(run.kernel.tables.v4.rules("INPUT"), jumps, "{fault:?}");
         for byte in run.error_output().bytes() {
             assert!(
                 byte == b'\n' || (b' '..=b'~').contains(&byte),
@@ -1432,7 +1436,7 @@ fn a_client_of_a_dual_stack_listener_counts_as_ipv4() {
         scans,
         ["Port scan detected: 198.51.100.7 -> 203.0.113.5 on ports 22,25,80,445"]
     );
-    assert_eq!(run.kernel.tables[0].blocks().len(), 1);
+    assert_eq!(run.kernel.tables.v4.blocks().len(), 1);
 }
 
 #[test]
@@ -1502,7 +1506,7 @@ fn closing_rows_are_evidence_where_the_kernel_lacks_tcp_diag() {
     run.kernel.scan_closing(SCANNER, TcpState::LastAck);
     run.run_for(2);
     assert_eq!(run.kernel.lookups, 4);
-    assert_eq!(run.kernel.tables[0].blocks().len(), 1);
+    assert_eq!(run.kernel.tables.v4.blocks().len(), 1);
 }
 
 #[test]
@@ -1573,7 +1577,7 @@ fn forged_connections_are_no_evidence() {
     run.kernel.forged.clear();
     run.kernel.end_scan(SCANNER, 50_000);
     run.run_for(1);
-    assert_eq!(run.kernel.tables[0].blocks().len(), 1);
+    assert_eq!(run.kernel.tables.v4.blocks().len(), 1);
 }
 
 #[test]
@@ -1582,7 +1586,7 @@ fn connections_first_seen_while_they_close_are_evidence() {
         let mut run = started(&[]);
         run.kernel.scan_closing(SCANNER, state);
         run.run_for(11);
-        assert_eq!(run.kernel.tables[0].blocks().len(), 1, "{state:?}");
+        assert_eq!(run.kernel.tables.v4.blocks().len(), 1, "{state:?}");
     }
 }
 
@@ -1602,7 +1606,7 @@ fn connections_seen_before_they_close_are_not_asked_for() {
     assert_eq!(run.kernel.lookups, 0);
     run.kernel.open_connection(NEIGHBOUR, 50_003, 445);
     run.run_for(2);
-    assert_eq!(run.kernel.tables[0].blocks().len(), 1);
+    assert_eq!(run.kernel.tables.v4.blocks().len(), 1);
 }
 
 /// Where no socket can be asked for, the setting decides.
@@ -1617,7 +1621,7 @@ fn what_cannot_be_asked_for_is_forgeable_by_the_setting_alone() {
         run.kernel.scan_closing(SCANNER, TcpState::LastAck);
         run.run_for(11);
         assert_eq!(run.kernel.lookups, 0);
-        assert_eq!(run.kernel.tables[0].blocks().len(), blocks);
+        assert_eq!(run.kernel.tables.v4.blocks().len(), blocks);
     }
 }
 
@@ -1642,7 +1646,7 @@ fn questions_are_bounded() {
     run.kernel.close_all_of(SCANNER);
     run.kernel.end_scan(SCANNER, 50_000);
     run.run_for(1);
-    assert_eq!(run.kernel.tables[0].blocks().len(), 1);
+    assert_eq!(run.kernel.tables.v4.blocks().len(), 1);
 }
 
 /// The kernel counts a client before we accept it; under load there always is
@@ -1674,7 +1678,7 @@ fn our_own_clients_bring_no_early_readings() {
     run.kernel.scan(SCANNER);
     run.run_for(2);
     assert_eq!(run.metric("tcpparser_early_readings_total"), "1");
-    assert_eq!(run.kernel.tables[0].blocks().len(), 1);
+    assert_eq!(run.kernel.tables.v4.blocks().len(), 1);
 }
 
 impl Run {
@@ -1938,7 +1942,7 @@ fn a_table_of_blocks_that_is_full_refuses() {
         run.run_for(60);
     }
     assert_eq!(run.lines_with("Not blocked").len(), 5);
-    assert_eq!(run.kernel.tables[0].blocks().len(), crate::limits::BLOCKS);
+    assert_eq!(run.kernel.tables.v4.blocks().len(), crate::limits::BLOCKS);
 }
 
 impl Run {
@@ -2003,7 +2007,7 @@ impl FakeKernel {
     }
 
     pub fn delete_rule_of(&mut self, peer: &str) {
-        let table = &mut self.tables[0];
+        let table = &mut self.tables.v4;
         let mut rules = table.blocks().iter();
         let rule = rules.find(|rule| rule.contains(peer)).unwrap().clone();
         table.command(&format!("-D TCPPARSER {rule}")).unwrap();

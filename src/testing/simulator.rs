@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use super::fake_kernel::{ChildFault, FakeKernel, Random, Stdout, Tools};
 use super::fake_proc::FakeSocket;
 use super::run::Run;
-use crate::address::Network;
+use crate::address::{Family, Network};
 use crate::daemon::Flow;
 use crate::kernel::Errno;
 use crate::proc_net_tcp::TcpState;
@@ -511,12 +511,12 @@ impl World {
         let after = at.after(self.some_time(90));
         match self.random.below(4) {
             0 => {
-                kernel.at(at, |kernel| kernel.faults.tcp = Some(Errno::EACCES));
-                kernel.at(after, |kernel| kernel.faults.tcp = None);
+                kernel.at(at, |kernel| kernel.faults.rows.v4 = Some(Errno::EACCES));
+                kernel.at(after, |kernel| kernel.faults.rows.v4 = None);
             }
             1 => {
-                kernel.at(at, |kernel| kernel.faults.tcp6 = Some(Errno::EACCES));
-                kernel.at(after, |kernel| kernel.faults.tcp6 = None);
+                kernel.at(at, |kernel| kernel.faults.rows.v6 = Some(Errno::EACCES));
+                kernel.at(after, |kernel| kernel.faults.rows.v6 = None);
             }
             2 => {
                 kernel.at(at, |kernel| kernel.faults.netlink = Some(Errno::ENOBUFS));
@@ -542,11 +542,11 @@ impl World {
 
     fn operator_change(&mut self, kernel: &mut FakeKernel) {
         let at = self.some_moment();
-        let side = self.random.below(2) as usize;
+        let family = self.random.pick(&Family::ALL);
         let choice = self.random.below(9);
         kernel.at(at, move |kernel| {
             kernel.interfered = kernel.now;
-            let table = &mut kernel.tables[side];
+            let table = kernel.tables.get_mut(family);
             let first = table.blocks().first().cloned();
             let commands = match (choice, first) {
                 (0, Some(rule)) => vec![format!("-D TCPPARSER {rule}")],
@@ -565,8 +565,9 @@ impl World {
                     kernel.at(later, move |kernel| {
                         kernel.interfered = kernel.now;
                         // Without a chain of its own the daemon does not look.
-                        if kernel.tables[side].has_chain("TCPPARSER") {
-                            kernel.tables[side] = saved;
+                        let table = kernel.tables.get_mut(family);
+                        if table.has_chain("TCPPARSER") {
+                            *table = saved;
                         }
                     });
                     return;

@@ -2,6 +2,7 @@
 //! firewall's own commands over every table. What they know they read from the
 //! kernel's rules.
 
+use crate::address::PerFamily;
 use crate::daemon::Flow;
 use crate::daemon::clock::Moment;
 use crate::daemon::commands::Commands;
@@ -20,8 +21,8 @@ use crate::time::Instant;
 
 /// What of the firewall could not be listed or changed.
 struct Failures {
-    /// Of IPv4 and of IPv6, the first tool that failed.
-    tools: [Option<Tool>; 2],
+    /// The first tool that failed.
+    tools: PerFamily<Option<Tool>>,
     /// What the first of them that wrote anything wrote on its standard error.
     explanation: Explanation,
 }
@@ -34,8 +35,7 @@ impl Failures {
         if trim(self.explanation.as_bytes()).is_empty() {
             self.explanation = failure.explanation.clone();
         }
-        let [v4, v6] = &mut self.tools;
-        let failed = if failure.tool.is_ipv6 { v6 } else { v4 };
+        let failed = self.tools.get_mut(failure.tool.family);
         failed.get_or_insert(failure.tool);
     }
 }
@@ -54,7 +54,7 @@ pub fn run(
 ) -> Flow {
     output.set_wait_budget(ONE_SHOT_WAIT_BUDGET, ONE_SHOT_WAIT_BUDGET);
     let mut failures = Failures {
-        tools: [None; 2],
+        tools: PerFamily::new(None, None),
         explanation: Text::new(),
     };
     let mut count = 0;
@@ -129,18 +129,18 @@ fn end(
         Task::Unblock { .. } | Task::Guard | Task::End => (b"changed", b"no such block"),
     };
     let mut name: Text<24> = Text::new();
-    let tool = match failures.tools {
-        [None, None] => {
+    let tool = match (failures.tools.v4, failures.tools.v6) {
+        (None, None) => {
             if count == 0 {
                 log_error(kernel, &[nothing]);
             }
             return Flow::Exit(u8::from(count == 0));
         }
-        [Some(tool), Some(_)] => {
+        (Some(tool), Some(_)) => {
             name.put(Unusable::All.name());
             tool
         }
-        [Some(tool), None] | [None, Some(tool)] => {
+        (Some(tool), None) | (None, Some(tool)) => {
             tool.write_name(&mut name);
             tool
         }
