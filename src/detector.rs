@@ -96,7 +96,7 @@ impl Scan {
 /// One port of a source.
 #[derive(Clone, Copy)]
 struct Touched {
-    seen: Instant,
+    seen: Option<Instant>,
     port: u16,
     data: Data,
 }
@@ -105,7 +105,7 @@ struct Touched {
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Watched {
-    last_seen: Instant,
+    last_seen: Option<Instant>,
     local: IpAddr,
     count: u8,
     touched: [Touched; PORTS_PER_SOURCE],
@@ -113,11 +113,11 @@ struct Watched {
 
 impl Blank for Watched {
     const BLANK: Self = Self {
-        last_seen: Instant::BOOT,
+        last_seen: None,
         local: UNSPECIFIED,
         count: 0,
         touched: [Touched {
-            seen: Instant::BOOT,
+            seen: None,
             port: 0,
             data: Data::Unknown,
         }; PORTS_PER_SOURCE],
@@ -127,7 +127,7 @@ impl Blank for Watched {
 impl Watched {
     /// Nothing seen yet; what stands behind `count` stays as it is.
     fn clear(&mut self) {
-        self.last_seen = Instant::BOOT;
+        self.last_seen = None;
         self.local = UNSPECIFIED;
         self.count = 0;
     }
@@ -146,12 +146,12 @@ impl Watched {
         self.drop_old(now, window);
         let port = evidence.port;
         if let Some(known) = self.find(port) {
-            known.seen = now;
+            known.seen = Some(now);
             known.data = known.data.with(evidence.data);
             return;
         }
         let newer = Touched {
-            seen: now,
+            seen: Some(now),
             port,
             data: evidence.data,
         };
@@ -167,7 +167,7 @@ impl Watched {
     fn drop_old(&mut self, now: Instant, window: Duration) {
         let mut index = 0;
         while let Some(touched) = self.in_use().get(index) {
-            if now.since(touched.seen) < window {
+            if is_within(touched.seen, window, now) {
                 index += 1;
                 continue;
             }
@@ -197,6 +197,11 @@ impl Watched {
             }
         }
     }
+}
+
+/// Whether something was seen less than a window ago.
+fn is_within(seen: Option<Instant>, window: Duration, now: Instant) -> bool {
+    seen.is_some_and(|seen| now.since(seen) < window)
 }
 
 /// Classes of the table: a source with k ports that decide nothing yet stands
@@ -242,9 +247,9 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         let Some(watched) = self.sources.value_mut(slot) else {
             return;
         };
-        let was_quiet = now.since(watched.last_seen) >= self.window;
+        let was_quiet = !is_within(watched.last_seen, self.window, now);
         watched.note(evidence, now, self.window);
-        watched.last_seen = now;
+        watched.last_seen = Some(now);
         let class = match class {
             Some(CROSSED) => CROSSED,
             Some(REPORTED) if !was_quiet => REPORTED,
@@ -326,7 +331,7 @@ impl<const N: usize, const I: usize> Detector<N, I> {
             return;
         };
         if let Some(watched) = self.sources.value_mut(slot) {
-            watched.last_seen = now;
+            watched.last_seen = Some(now);
         }
         self.sources.touch(slot, REPORTED);
     }
@@ -335,11 +340,9 @@ impl<const N: usize, const I: usize> Detector<N, I> {
     pub fn expire(&mut self, now: Instant) {
         for class in 0..CLASSES {
             while let Some(slot) = self.sources.oldest(class) {
-                let last_seen = self
-                    .sources
-                    .value(slot)
-                    .map_or(Instant::BOOT, |watched| watched.last_seen);
-                if now.since(last_seen) < self.window {
+                let watched = self.sources.value(slot);
+                let last_seen = watched.and_then(|watched| watched.last_seen);
+                if is_within(last_seen, self.window, now) {
                     break;
                 }
                 self.sources.remove(slot);

@@ -16,7 +16,7 @@ use crate::metrics::{BlockFailure, CommandExit, Metrics};
 use crate::options::{FirewallChoice, Options};
 use crate::report;
 use crate::text::{Text, trim};
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, nearest};
 
 use super::destroyer::Destroyer;
 use super::output::{Output, local_time, log_error};
@@ -52,7 +52,7 @@ pub struct Commands {
     pub firewall: Firewall,
     pub invocation: Invocation,
     child: Option<Child>,
-    child_started: Instant,
+    child_started: Option<Instant>,
     /// The child closed its standard output, its standard error: always ready
     /// to poll, and nothing to wait for.
     child_has_closed: [bool; 2],
@@ -69,7 +69,7 @@ impl Commands {
             firewall: Firewall::new(),
             invocation: Invocation::new(),
             child: None,
-            child_started: Instant::BOOT,
+            child_started: None,
             child_has_closed: [false; 2],
             buffer: [0; OUTPUT_BUFFER],
             destroyer: Destroyer::new(),
@@ -111,7 +111,7 @@ impl Commands {
     pub fn run(&mut self, kernel: &mut impl Kernel, host: &Host) -> Option<Ended> {
         match self.start(kernel, host) {
             Start::NotDue => None,
-            Start::Running => self.wait(kernel, Instant::NEVER),
+            Start::Running => self.wait(kernel, None),
             Start::Failed => Some(self.not_started(kernel)),
         }
     }
@@ -122,7 +122,7 @@ impl Commands {
         if !self.is_idle() || !self.firewall.command(&mut self.invocation, host, now) {
             return Start::NotDue;
         }
-        self.child_started = now;
+        self.child_started = Some(now);
         match kernel.spawn(&self.invocation) {
             Ok(child) => {
                 (self.child, self.child_has_closed) = (Some(child), [false; 2]);
@@ -191,19 +191,20 @@ impl Commands {
     #[inline(never)]
     fn ended(&mut self, kernel: &mut impl Kernel, exit: Option<Exit>) -> Ended {
         let now = kernel.boottime();
+        let started = self.child_started;
         Ended {
             exit,
             failure: self.firewall.finished(exit, now),
-            duration: now.since(self.child_started),
+            duration: started.map_or(Duration::ZERO, |started| now.since(started)),
         }
     }
 
     /// Waits for the running child, at most until `deadline`; then it is
     /// killed. Signals that come meanwhile are of no account.
-    pub fn wait(&mut self, kernel: &mut impl Kernel, deadline: Instant) -> Option<Ended> {
+    pub fn wait(&mut self, kernel: &mut impl Kernel, deadline: Option<Instant>) -> Option<Ended> {
         while let Some(child) = self.child {
             let now = kernel.boottime();
-            if now >= deadline {
+            if now.reaches(deadline) {
                 kernel.kill_group(child.process, true);
                 // A killed child is gone at once, unless the disk holds it;
                 // then our parent reaps it.
@@ -211,7 +212,7 @@ impl Commands {
                 self.child = None;
                 break;
             }
-            let wake = deadline.min(self.firewall.deadline());
+            let wake = nearest(&[deadline, self.firewall.deadline(now)]);
             let signals = kernel.signal_descriptor();
             let mut interests = [Interest::read(signals); 3];
             let mut count = 1;
@@ -220,7 +221,7 @@ impl Commands {
                 count += 1;
             }
             let interests = interests.get_mut(..count).unwrap_or_default();
-            let timeout = (wake != Instant::NEVER).then(|| now.until(wake));
+            let timeout = wake.map(|wake| now.until(wake));
             let _ = kernel.poll(interests, timeout);
             // Before looking at the child: the signal of one that ends after
             // that look has to end the next wait.

@@ -14,7 +14,7 @@ use crate::limits::{
     FACTS_SETTLE, FACTS_SLICE,
 };
 use crate::netlink::{HostMessage, Progress, Section, host_request, walk_host};
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, nearest};
 
 /// A bit for each section.
 const ALL: u8 = (1 << Section::ALL.len()) - 1;
@@ -92,9 +92,9 @@ pub(super) struct HostFacts {
     /// The section that a dump lists; 0 for none.
     asked: u8,
     sequence: u32,
-    began: Instant,
+    began: Option<Instant>,
     /// The answer must go on by then.
-    deadline: Instant,
+    deadline: Option<Instant>,
     cost: Duration,
     listed: usize,
     /// Something may be missing in it, or in the events beside it.
@@ -104,16 +104,16 @@ pub(super) struct HostFacts {
     /// Of each section: how many dumps in a row were unclean, when the last one
     /// that counts began, and what it listed.
     unclean_dumps: [u8; Section::ALL.len()],
-    dumped: [Instant; Section::ALL.len()],
+    dumped: [Option<Instant>; Section::ALL.len()],
     sizes: [usize; Section::ALL.len()],
     /// No dump of what is stale before this, none at all before that.
-    next_dump: Instant,
-    retry: Instant,
-    /// Events may wait until then; BOOT for no rest.
-    rest_until: Instant,
-    last_taken: Instant,
+    next_dump: Option<Instant>,
+    retry: Option<Instant>,
+    /// Events may wait until then.
+    rest_until: Option<Instant>,
+    last_taken: Option<Instant>,
 
-    resolver_read: Instant,
+    resolver_read: Option<Instant>,
     has_said_unknown: bool,
     has_said_links: bool,
     has_said_nameservers: bool,
@@ -134,20 +134,20 @@ impl HostFacts {
             whole: 0,
             asked: 0,
             sequence: 0,
-            began: Instant::BOOT,
-            deadline: Instant::BOOT,
+            began: None,
+            deadline: None,
             cost: Duration::ZERO,
             listed: 0,
             is_unclean: false,
             has_lost: false,
             unclean_dumps: [0; Section::ALL.len()],
-            dumped: [Instant::BOOT; Section::ALL.len()],
+            dumped: [None; Section::ALL.len()],
             sizes: [0; Section::ALL.len()],
-            next_dump: Instant::BOOT,
-            retry: Instant::BOOT,
-            rest_until: Instant::BOOT,
-            last_taken: Instant::BOOT,
-            resolver_read: Instant::BOOT,
+            next_dump: None,
+            retry: None,
+            rest_until: None,
+            last_taken: None,
+            resolver_read: None,
             has_said_unknown: false,
             has_said_links: false,
             has_said_nameservers: false,
@@ -171,40 +171,32 @@ impl HostFacts {
 
     /// The socket, where its events are waited for.
     pub(super) fn events(&self, now: Instant) -> Option<Descriptor> {
-        self.socket.filter(|_| now >= self.rest_until)
+        self.socket.filter(|_| now.is_past(self.rest_until))
     }
 
     /// When something is to be done though nothing was received.
-    pub(super) fn deadline(&self) -> Instant {
+    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         let dump = match (self.asked, self.needed, self.stale) {
-            (0, 0, 0) => Instant::NEVER,
-            (0, 0, _) => self.next_dump.max(self.retry),
-            (0, ..) => self.retry,
+            (0, 0, 0) => None,
+            (0, 0, _) => self.next_dump.max(self.retry).or(Some(now)),
+            (0, ..) => self.retry.or(Some(now)),
             _ => self.deadline,
         };
-        if self.rest_until == Instant::BOOT {
-            dump
-        } else {
-            dump.min(self.rest_until)
-        }
+        nearest(&[dump, self.rest_until])
     }
 
     /// Takes in messages and requests the dumps that are due: at most a slice.
     pub(super) fn take(&mut self, kernel: &mut impl Kernel, host: &mut Host, buffer: &mut [u8]) {
         let now = kernel.boottime();
         let before = kernel.cpu_time();
-        let is_soon = now.since(self.last_taken) < FACTS_REST;
-        if self.take_slice(kernel, host, buffer, now) {
-            self.rest_until = if is_soon {
-                now.after(FACTS_REST)
-            } else {
-                Instant::BOOT
-            };
-            self.last_taken = now;
-        } else {
-            self.rest_until = Instant::BOOT;
+        let last_taken = self.last_taken;
+        let is_soon = last_taken.is_some_and(|taken| now.since(taken) < FACTS_REST);
+        let has_taken = self.take_slice(kernel, host, buffer, now);
+        self.rest_until = (has_taken && is_soon).then(|| now.after(FACTS_REST));
+        if has_taken {
+            self.last_taken = Some(now);
         }
-        if self.asked != 0 && now >= self.deadline {
+        if self.asked != 0 && now.reaches(self.deadline) {
             self.fail(kernel, now);
         }
         let cost = kernel.cpu_time().saturating_sub(before);
@@ -245,7 +237,7 @@ impl HostFacts {
 
     /// Requests a dump of the next section that is due.
     fn ask(&mut self, kernel: &mut impl Kernel, host: &mut Host, now: Instant) {
-        let due = if now >= self.next_dump {
+        let due = if now.is_past(self.next_dump) {
             self.needed | self.stale
         } else {
             self.needed
@@ -254,7 +246,7 @@ impl HostFacts {
         let Some(section) = sections.find(|section| due & section.bit() != 0) else {
             return;
         };
-        if self.asked != 0 || self.is_congested || now < self.retry {
+        if self.asked != 0 || self.is_congested || !now.is_past(self.retry) {
             return;
         }
         self.sequence = self.sequence.wrapping_add(1);
@@ -286,7 +278,7 @@ impl HostFacts {
         self.asked = section.bit();
         self.needed &= !self.asked;
         self.stale &= !self.asked;
-        (self.began, self.deadline) = (now, now.after(FACTS_RETRY));
+        (self.began, self.deadline) = (Some(now), Some(now.after(FACTS_RETRY)));
         (self.listed, self.cost) = (0, Duration::ZERO);
         (self.is_unclean, self.has_lost) = (false, false);
     }
@@ -313,7 +305,7 @@ impl HostFacts {
         self.is_unclean |= is_interrupted || gone & self.asked & COUNTED != 0;
         self.mark_stale(gone, now);
         match progress {
-            Progress::More => self.deadline = now.after(FACTS_RETRY),
+            Progress::More => self.deadline = Some(now.after(FACTS_RETRY)),
             Progress::Done if self.asked != 0 => self.finish(host, now),
             Progress::Done => {}
             Progress::Failed(_) => self.fail(kernel, now),
@@ -322,7 +314,7 @@ impl HostFacts {
 
     fn mark_stale(&mut self, sections: u8, now: Instant) {
         if sections & !self.stale != 0 {
-            self.next_dump = self.next_dump.max(now.after(FACTS_SETTLE));
+            self.next_dump = self.next_dump.max(Some(now.after(FACTS_SETTLE)));
             self.stale |= sections;
         }
     }
@@ -361,7 +353,8 @@ impl HostFacts {
             self.stale |= if self.is_unclean { asked } else { 0 };
         }
         let rest = self.cost.saturating_mul(EARLY_READING_SHARE as u64);
-        self.next_dump = self.next_dump.max(now.after(rest.max(FACTS_SETTLE)));
+        let rested = now.after(rest.max(FACTS_SETTLE));
+        self.next_dump = self.next_dump.max(Some(rested));
     }
 
     /// Starts anew a while later: what is left of a dump must not be taken for
@@ -372,16 +365,15 @@ impl HostFacts {
         }
         (self.asked, self.whole, self.needed) = (0, 0, ALL);
         (self.is_congested, self.has_failed) = (false, true);
-        self.retry = now.after(FACTS_RETRY);
+        self.retry = Some(now.after(FACTS_RETRY));
     }
 
     /// Whether nothing that was added more than a moment ago can be missing.
     fn is_current(&self, now: Instant) -> bool {
-        let is_fresh = |at: &Instant| now.since(*at) <= FACTS_AGE;
         let is_current = if self.is_subscribed {
             self.whole == ALL
         } else {
-            self.dumped.iter().all(is_fresh)
+            self.dumped.iter().all(|at| !is_old(*at, now))
         };
         let is_large = self.sizes.iter().sum::<usize>() > FACTS_ROUTES;
         is_current || (is_large && !self.has_failed)
@@ -404,7 +396,7 @@ impl HostFacts {
     /// Before a block: what nothing keeps current is asked for when it is old.
     pub(super) fn renew(&mut self, kernel: &mut impl Kernel, host: &mut Host, buffer: &mut [u8]) {
         let now = kernel.boottime();
-        if now.since(self.resolver_read) > FACTS_AGE {
+        if is_old(self.resolver_read, now) {
             self.read_resolver(kernel, host, buffer);
         }
         if !self.is_current(now) && self.needed | self.asked == 0 {
@@ -427,7 +419,7 @@ impl HostFacts {
     }
 
     fn read_resolver(&mut self, kernel: &mut impl Kernel, host: &mut Host, buffer: &mut [u8]) {
-        self.resolver_read = kernel.boottime();
+        self.resolver_read = Some(kernel.boottime());
         self.has_missed_resolver = false;
         host.begin_resolver();
         for (path, number) in RESOLVER_FILES.iter().zip(0..) {
@@ -483,6 +475,11 @@ impl HostFacts {
         self.has_checked_resolver |= may_check;
         (may_check && host.lacks_nameserver()).then_some(NO_NAMESERVER)
     }
+}
+
+/// Whether what nothing keeps current was not asked for lately.
+fn is_old(asked: Option<Instant>, now: Instant) -> bool {
+    asked.is_none_or(|asked| now.since(asked) > FACTS_AGE)
 }
 
 /// Whether it is so now and was not before.

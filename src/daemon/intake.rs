@@ -14,7 +14,7 @@ use crate::options::Options;
 use crate::proc_net_tcp::{Socket, TcpState};
 use crate::sock_diag::{DiagSocket, Handshake};
 use crate::table::HashKey;
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, nearest};
 use crate::waiting::Waiter;
 
 use super::admission::Admission;
@@ -397,7 +397,7 @@ impl Intake {
                 Retried::Counted => waiting.set_counted(index),
                 Retried::CountedUntil(due) => {
                     waiting.set_counted(index);
-                    reading = Some(reading.map_or(due, |reading: Instant| reading.min(due)));
+                    reading = nearest(&[reading, Some(due)]);
                 }
             }
         }
@@ -426,7 +426,11 @@ impl Intake {
             // A listener that outlived the connection is a service; else
             // another reading follows.
             let outlives = listeners.outlives(local, waiter.first_seen, waiter.since);
-            retried = outlives.map_or_else(Retried::CountedUntil, |()| Retried::Done);
+            retried = match outlives {
+                Ok(()) => Retried::Done,
+                Err(Some(due)) => Retried::CountedUntil(due),
+                Err(None) => Retried::Counted,
+            };
         }
         if !waiter.is_counted {
             self.count_waiter(waiter, context, firewall, metrics);

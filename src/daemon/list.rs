@@ -26,7 +26,7 @@ pub(super) struct List {
     /// Lines of the list that is being printed.
     length: u64,
     /// When the last one was printed.
-    printed: Instant,
+    printed: Option<Instant>,
     /// Connections that were over before a scheduled reading: they join the
     /// next list.
     extras: Vec<Entry, LIST_EXTRA>,
@@ -38,7 +38,7 @@ impl List {
         Self {
             show: Show::All,
             length: 0,
-            printed: Instant::BOOT,
+            printed: None,
             extras: Vec::new(),
             more_extras: 0,
         }
@@ -56,7 +56,7 @@ impl List {
     pub(super) fn shows(&self, connection: Connection) -> bool {
         match self.show {
             Show::All => true,
-            Show::New => connection.first_seen > self.printed,
+            Show::New => Some(connection.first_seen) > self.printed,
             Show::Scans => false,
         }
     }
@@ -103,7 +103,7 @@ impl List {
         self.length += self.extras.len() as u64 + self.more_extras;
         self.extras.clear();
         self.more_extras = 0;
-        self.printed = kernel.boottime();
+        self.printed = Some(kernel.boottime());
     }
 
     /// Whether the last list says that there is no connection. Without news it

@@ -42,7 +42,7 @@ use crate::netlink::RECEIVE_BUFFER;
 use crate::options::{Action, Options, write_help, write_version};
 use crate::proc_net_tcp::{Row, TcpState};
 use crate::report;
-use crate::time::{Calendar, Duration, Instant};
+use crate::time::{Calendar, Duration, Instant, nearest};
 use crate::tools::{blocks, healthcheck};
 use commands::{Commands, Ended, Start};
 use counters::{Counters, EarlyReadings};
@@ -272,7 +272,7 @@ impl Daemon {
         let now = kernel.boottime();
         let mut interests = self.interests(kernel, now);
         let deadline = self.deadline(now);
-        let timeout = (deadline != Instant::NEVER).then(|| now.until(deadline));
+        let timeout = deadline.map(|deadline| now.until(deadline));
         if kernel.poll(&mut interests, timeout).is_err() {
             // Interrupted, or short of memory: what is due is done anyway.
             for interest in &mut interests {
@@ -304,23 +304,25 @@ impl Daemon {
         interests
     }
 
-    fn deadline(&self, now: Instant) -> Instant {
+    fn deadline(&self, now: Instant) -> Option<Instant> {
         // The first reading waits for the first listing.
         let reading = if self.commands.firewall.is_settled(now) {
             if self.intake.detector.has_scan() {
-                return now;
+                return Some(now);
             }
             self.reading_deadline()
         } else {
             self.commands.firewall.settled_at()
         };
         if self.commands.is_destroying() {
-            return now;
+            return Some(now);
         }
-        reading
-            .min(self.commands.firewall.deadline())
-            .min(self.facts.deadline())
-            .min(self.web.deadline())
+        nearest(&[
+            reading,
+            self.commands.firewall.deadline(now),
+            self.facts.deadline(now),
+            self.web.deadline(),
+        ])
     }
 
     fn take_signals(&mut self, kernel: &mut impl Kernel) {
@@ -340,7 +342,7 @@ impl Daemon {
             .facts
             .events(now)
             .is_some_and(|socket| is_ready(found, socket));
-        if has_messages || now >= self.facts.deadline() {
+        if has_messages || now.reaches(self.facts.deadline(now)) {
             self.facts
                 .take(kernel, &mut self.host, &mut self.netlink_buffer);
         }
@@ -477,7 +479,7 @@ impl Daemon {
     }
 
     fn await_command(&mut self, kernel: &mut impl Kernel, deadline: Instant) {
-        if let Some(ended) = self.commands.wait(kernel, deadline) {
+        if let Some(ended) = self.commands.wait(kernel, Some(deadline)) {
             self.command_ended(kernel, &ended);
         }
     }
@@ -503,20 +505,21 @@ impl Daemon {
     // What is seen.
 
     /// When a reading, or a look at what may bring one, is due.
-    fn reading_deadline(&self) -> Instant {
-        self.reader
-            .deadline()
-            .min(self.watcher.deadline())
-            .min(self.counters.deadline())
-            .min(self.early.deadline())
-            .min(self.supervisor.deadline())
+    fn reading_deadline(&self) -> Option<Instant> {
+        nearest(&[
+            self.reader.deadline(),
+            self.watcher.deadline(),
+            self.counters.deadline(),
+            self.early.deadline(),
+            self.supervisor.deadline(),
+        ])
     }
 
     /// The scheduled reading, or an early one where something hints at
     /// connections that were not seen.
     fn read_when_due(&mut self, kernel: &mut impl Kernel) {
         let now = kernel.boottime();
-        if now < self.reading_deadline() {
+        if !now.reaches(self.reading_deadline()) {
             return;
         }
         // Before what was seen is held against the kernel's count.
@@ -527,7 +530,7 @@ impl Daemon {
             return;
         }
         let (early, supervisor) = (&mut self.early, &self.supervisor);
-        let is_early_due = || early.is_due(now) || now >= supervisor.deadline();
+        let is_early_due = || early.is_due(now) || now.reaches(supervisor.deadline());
         let trigger = self
             .reader
             .trigger(self.options.interval, is_early_due, now);
@@ -603,7 +606,7 @@ impl Daemon {
     /// Reads /proc/net/snmp when due; connections that stayed unseen request a
     /// reading.
     fn check_counters(&mut self, kernel: &mut impl Kernel, now: Instant) {
-        if now < self.counters.deadline() {
+        if !self.counters.is_due(now) {
             return;
         }
         // The kernel counted the clients that wait at our own port.

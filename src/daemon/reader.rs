@@ -48,7 +48,7 @@ pub(super) struct Reader {
     tcp6: RowsSource,
     rows: RowReader,
     /// The next scheduled reading.
-    next: Instant,
+    next: Option<Instant>,
     /// When the last reading began that saw every row.
     last_good: Option<Instant>,
 }
@@ -59,7 +59,7 @@ impl Reader {
             tcp: RowsSource::new(),
             tcp6: RowsSource::new(),
             rows: RowReader::new(),
-            next: Instant::BOOT,
+            next: None,
             last_good: None,
         }
     }
@@ -72,11 +72,11 @@ impl Reader {
 
     /// The first scheduled reading is due.
     pub(super) fn start(&mut self, now: Instant) {
-        self.next = now;
+        self.next = Some(now);
     }
 
     /// When the next scheduled reading is due.
-    pub(super) fn deadline(&self) -> Instant {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         self.next
     }
 
@@ -88,13 +88,13 @@ impl Reader {
         is_early_due: impl FnOnce() -> bool,
         now: Instant,
     ) -> Option<Trigger> {
-        if now < self.next {
+        let Some(due) = self.next.filter(|next| now >= *next) else {
             return is_early_due().then_some(Trigger::Early);
-        }
+        };
         // Keep the beat; after a long suspend start a new one.
-        let next = self.next.after(interval);
+        let next = due.after(interval);
         let late = now.after(interval);
-        self.next = if next > now { next } else { late };
+        self.next = Some(if next > now { next } else { late });
         Some(Trigger::Scheduled)
     }
 

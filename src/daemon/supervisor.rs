@@ -20,8 +20,7 @@ pub(super) struct Supervisor {
     socket: Path,
     /// Readings are at most this far apart; zero: any time.
     watchdog_interval: Duration,
-    /// BOOT for none.
-    next_reading: Instant,
+    next_reading: Option<Instant>,
     has_said_ready: bool,
     has_said_unreachable: bool,
 }
@@ -31,19 +30,15 @@ impl Supervisor {
         Self {
             socket: Path::new(),
             watchdog_interval: Duration::ZERO,
-            next_reading: Instant::BOOT,
+            next_reading: None,
             has_said_ready: false,
             has_said_unreachable: false,
         }
     }
 
     /// When a reading is wanted here.
-    pub(super) fn deadline(&self) -> Instant {
-        if self.next_reading == Instant::BOOT {
-            Instant::NEVER
-        } else {
-            self.next_reading
-        }
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.next_reading
     }
 
     /// Reads the environment. WATCHDOG_USEC is when the manager gives up on us,
@@ -72,11 +67,8 @@ impl Supervisor {
         } else {
             START_RETRY
         };
-        self.next_reading = if interval == Duration::ZERO {
-            Instant::BOOT
-        } else {
-            kernel.boottime().after(interval)
-        };
+        let is_wanted = interval != Duration::ZERO;
+        self.next_reading = is_wanted.then(|| kernel.boottime().after(interval));
         if is_good {
             self.notify(kernel, b"WATCHDOG=1");
         }

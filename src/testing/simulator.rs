@@ -544,7 +544,7 @@ impl World {
         let side = self.random.below(2) as usize;
         let choice = self.random.below(9);
         kernel.at(at, move |kernel| {
-            kernel.interfered = kernel.now;
+            kernel.interfered = Some(kernel.now);
             let table = &mut kernel.tables[side];
             let first = table.blocks().first().cloned();
             let commands = match (choice, first) {
@@ -562,7 +562,7 @@ impl World {
                     let saved = table.clone();
                     let later = kernel.now.after(Duration::from_secs(100));
                     kernel.at(later, move |kernel| {
-                        kernel.interfered = kernel.now;
+                        kernel.interfered = Some(kernel.now);
                         // Without a chain of its own the daemon does not look.
                         if kernel.tables[side].has_chain("TCPPARSER") {
                             kernel.tables[side] = saved;

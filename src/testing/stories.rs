@@ -197,7 +197,7 @@ fn a_flushed_chain_is_an_operators_judgement() {
     run.kernel.scan(NEIGHBOUR);
     run.run_for(10);
     run.kernel.tables[0].command("-F TCPPARSER").unwrap();
-    run.kernel.interfered = run.kernel.now;
+    run.kernel.interfered = Some(run.kernel.now);
     run.run_for(61);
     assert_eq!(run.lines_with("removed by somebody").len(), 2);
     assert!(!run.kernel.tables[0].has_chain("TCPPARSER"));
@@ -1400,7 +1400,7 @@ fn listings_of_any_kind_are_survived() {
         run.kernel.scan(SCANNER);
         run.run_for(10);
         run.kernel.mishaps.extend([mishap, mishap]);
-        run.kernel.interfered = run.kernel.now;
+        run.kernel.interfered = Some(run.kernel.now);
         run.run_for(300);
         assert_eq!(run.kernel.tables[0].blocks().len(), 1, "{mishap:?}");
         let jumps = ["-j TCPPARSER"];
@@ -2001,6 +2001,6 @@ impl FakeKernel {
         let mut rules = table.blocks().iter();
         let rule = rules.find(|rule| rule.contains(peer)).unwrap().clone();
         table.command(&format!("-D TCPPARSER {rule}")).unwrap();
-        self.interfered = self.now;
+        self.interfered = Some(self.now);
     }
 }
