@@ -1,8 +1,6 @@
 //! The commands that carry out blocks: one child at a time, from the moment it
 //! is due to the report of its end, and the sockets of sources blocked.
 
-use core::mem;
-
 use crate::detector::{Data, Scan};
 use crate::firewall::comment::parse_hex;
 use crate::firewall::explanation::{is_forbidden, is_locked_out, lacks_capability, lacks_tables};
@@ -19,6 +17,7 @@ use crate::text::{Text, trim};
 use crate::time::{Duration, Instant, nearest};
 
 use super::destroyer::Destroyer;
+use super::once::Once;
 use super::output::{Output, local_time, log_error};
 use super::procfs::{has_legacy_table, read_small};
 use super::{Detector, Firewall};
@@ -59,7 +58,7 @@ pub struct Commands {
     /// What was read last; of no meaning between calls.
     pub buffer: [u8; OUTPUT_BUFFER],
     destroyer: Destroyer,
-    has_named_way_out: bool,
+    way_out: Once,
 }
 
 impl Commands {
@@ -73,7 +72,7 @@ impl Commands {
             child_has_closed: [false; 2],
             buffer: [0; OUTPUT_BUFFER],
             destroyer: Destroyer::new(),
-            has_named_way_out: false,
+            way_out: Once::NEW,
         }
     }
 
@@ -283,7 +282,7 @@ impl Commands {
     /// Once, where legacy tools find no tables: those of the host may be of the
     /// other flavour.
     pub fn name_way_out(&mut self, kernel: &mut impl Kernel, explanation: &Explanation) {
-        if !lacks_tables(explanation) || mem::replace(&mut self.has_named_way_out, true) {
+        if !lacks_tables(explanation) || !self.way_out.say() {
             return;
         }
         let way_out: &[u8] = if self.invocation.root.is_empty() {

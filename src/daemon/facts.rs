@@ -16,6 +16,8 @@ use crate::limits::{
 use crate::netlink::{HostMessage, Progress, Section, host_request, walk_host};
 use crate::time::{Duration, Instant, nearest};
 
+use super::once::Once;
+
 /// A bit for each section.
 const ALL: u8 = (1 << Section::ALL.len()) - 1;
 /// What ends without a message when a link does.
@@ -114,10 +116,10 @@ pub(super) struct HostFacts {
     last_taken: Option<Instant>,
 
     resolver_read: Option<Instant>,
-    has_said_unknown: bool,
-    has_said_links: bool,
-    has_said_nameservers: bool,
-    has_checked_resolver: bool,
+    unknown: Once,
+    links_unknown: Once,
+    nameservers_unknown: Once,
+    no_nameserver: Once,
     /// There was no descriptor for one of the resolver's files.
     has_missed_resolver: bool,
 }
@@ -148,10 +150,10 @@ impl HostFacts {
             rest_until: None,
             last_taken: None,
             resolver_read: None,
-            has_said_unknown: false,
-            has_said_links: false,
-            has_said_nameservers: false,
-            has_checked_resolver: false,
+            unknown: Once::NEW,
+            links_unknown: Once::NEW,
+            nameservers_unknown: Once::NEW,
+            no_nameserver: Once::NEW,
             has_missed_resolver: false,
         }
     }
@@ -459,32 +461,26 @@ impl HostFacts {
     /// The next diagnostic where blocks are wanted: once each time it becomes so.
     pub(super) fn next_notice(&mut self, host: &Host) -> Option<&'static [u8]> {
         let is_unknown = host.knowledge() == Knowledge::Lacking;
-        if becomes(&mut self.has_said_unknown, is_unknown) {
+        if self.unknown.say_while(is_unknown) {
             return Some(UNKNOWN);
         }
-        if becomes(&mut self.has_said_links, !host.fits_links()) {
+        if self.links_unknown.say_while(!host.fits_links()) {
             return Some(LINKS_UNKNOWN);
         }
-        if becomes(&mut self.has_said_nameservers, !host.fits_nameservers()) {
+        if self.nameservers_unknown.say_while(!host.fits_nameservers()) {
             return Some(NAMESERVERS_UNKNOWN);
         }
         // Only at the start; a stub at an address of our own is none before
         // that is known to be ours.
         let is_known = !self.has_missed_resolver && !host.is_incomplete();
-        let may_check = !self.has_checked_resolver && is_known;
-        self.has_checked_resolver |= may_check;
-        (may_check && host.lacks_nameserver()).then_some(NO_NAMESERVER)
+        let is_first = is_known && self.no_nameserver.say();
+        (is_first && host.lacks_nameserver()).then_some(NO_NAMESERVER)
     }
 }
 
 /// Whether what nothing keeps current was not asked for lately.
 fn is_old(asked: Option<Instant>, now: Instant) -> bool {
     asked.is_none_or(|asked| now.since(asked) > FACTS_AGE)
-}
-
-/// Whether it is so now and was not before.
-fn becomes(was: &mut bool, is: bool) -> bool {
-    !core::mem::replace(was, is) && is
 }
 
 fn open_resolver_file(kernel: &mut impl Kernel, path: &[u8]) -> Result<Descriptor, Errno> {

@@ -21,6 +21,7 @@ use super::admission::Admission;
 use super::diag::data;
 use super::handshakes::Handshakes;
 use super::list::{Entry, List};
+use super::once::Once;
 use super::output::log_error;
 use super::watcher::Watcher;
 use super::{Connections, Detector, Firewall};
@@ -96,7 +97,7 @@ impl Shown {
 /// last field.
 #[repr(C)]
 pub(super) struct Intake {
-    has_logged_unknown: bool,
+    unknown: Once,
     pub(super) handshakes: Handshakes,
     pub(super) admission: Admission,
     pub(super) list: List,
@@ -112,7 +113,7 @@ impl Intake {
             admission: Admission::new(),
             detector: Detector::new(),
             list: List::new(),
-            has_logged_unknown: false,
+            unknown: Once::NEW,
         }
     }
 
@@ -137,7 +138,7 @@ impl Intake {
     pub(super) fn end_reading(&mut self, kernel: &mut impl Kernel, now: Instant) {
         self.connections.end_reading(now);
         let has_unknown = self.connections.listeners.has_unknown();
-        if has_unknown && !core::mem::replace(&mut self.has_logged_unknown, true) {
+        if self.unknown.say_while(has_unknown) {
             let words =
                 b"more listeners of one address than fit; connections to the rest are no evidence";
             log_error(kernel, &[words]);

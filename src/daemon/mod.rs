@@ -13,6 +13,7 @@ mod instance;
 mod intake;
 mod kept_file;
 mod list;
+mod once;
 pub(crate) mod output;
 pub(crate) mod procfs;
 mod reader;

@@ -7,19 +7,20 @@ use crate::text::Text;
 use crate::time::{Duration, Instant};
 
 use super::kept_file::KeptFile;
+use super::once::Once;
 use super::output::{error_words, log_error};
 
 /// A file of rows and whether it could be read.
 struct RowsSource {
     file: KeptFile,
-    has_logged_unreadable: bool,
+    unreadable: Once,
 }
 
 impl RowsSource {
     const fn new() -> Self {
         Self {
             file: KeptFile::new(),
-            has_logged_unreadable: false,
+            unreadable: Once::NEW,
         }
     }
 }
@@ -143,13 +144,13 @@ impl Reader {
         source.file.end(kernel, result.is_err());
         match result {
             Ok(()) => {
-                source.has_logged_unreadable = false;
+                source.unreadable.reset();
                 Outcome::Whole
             }
             // A kernel without IPv6 has no tcp6.
             Err(Errno::ENOENT) if file == RowsFile::Tcp6 => Outcome::Absent,
             Err(error) => {
-                source.unreadable(kernel, error);
+                source.log_unreadable(kernel, error);
                 Outcome::Failed
             }
         }
@@ -158,8 +159,8 @@ impl Reader {
 
 impl RowsSource {
     /// Said once, retried with each reading.
-    fn unreadable(&mut self, kernel: &mut impl Kernel, error: Errno) {
-        if core::mem::replace(&mut self.has_logged_unreadable, true) {
+    fn log_unreadable(&mut self, kernel: &mut impl Kernel, error: Errno) {
+        if !self.unreadable.say() {
             return;
         }
         let path = self.file.path.as_bytes();

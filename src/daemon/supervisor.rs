@@ -11,6 +11,7 @@ use crate::limits::{FAST_READING, START_RETRY};
 use crate::text::parse_decimal;
 use crate::time::{Duration, Instant};
 
+use super::once::Once;
 use super::output::{error_words, log_error};
 
 /// All bytes zero when new.
@@ -21,8 +22,8 @@ pub(super) struct Supervisor {
     /// Readings are at most this far apart; zero: any time.
     watchdog_interval: Duration,
     next_reading: Option<Instant>,
-    has_said_ready: bool,
-    has_said_unreachable: bool,
+    is_ready: bool,
+    unreachable: Once,
 }
 
 impl Supervisor {
@@ -31,8 +32,8 @@ impl Supervisor {
             socket: Path::new(),
             watchdog_interval: Duration::ZERO,
             next_reading: None,
-            has_said_ready: false,
-            has_said_unreachable: false,
+            is_ready: false,
+            unreachable: Once::NEW,
         }
     }
 
@@ -58,11 +59,11 @@ impl Supervisor {
 
     /// A reading was made.
     pub(super) fn reading_done(&mut self, kernel: &mut impl Kernel, is_good: bool) {
-        if !self.has_said_ready {
-            self.has_said_ready = self.notify(kernel, b"READY=1");
+        if !self.is_ready {
+            self.is_ready = self.notify(kernel, b"READY=1");
         }
         // What found no room is sent again before the start times out.
-        let interval = if self.has_said_ready {
+        let interval = if self.is_ready {
             self.watchdog_interval
         } else {
             START_RETRY
@@ -87,7 +88,7 @@ impl Supervisor {
         let result = kernel.notify(self.socket.as_bytes(), state);
         if let Err(error) = result
             && error != Errno::EAGAIN
-            && !core::mem::replace(&mut self.has_said_unreachable, true)
+            && self.unreachable.say()
         {
             let why = error_words(error);
             log_error(kernel, &[b"NOTIFY_SOCKET cannot be told: ", why.as_bytes()]);

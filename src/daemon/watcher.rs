@@ -7,6 +7,7 @@ use crate::limits::{EVENTS_PER_TURN, EVENTS_REST, EVENTS_RETRY, SELF_TEST_PATIEN
 use crate::sock_diag::{DiagSocket, walk_events};
 use crate::time::{Instant, nearest};
 
+use super::once::Once;
 use super::output::log_error;
 use super::reader::Namespace;
 
@@ -17,7 +18,7 @@ pub(super) struct Watcher {
     /// What netlink shows is of the network namespace that is read.
     is_own_namespace: bool,
     is_up: bool,
-    has_logged_down: bool,
+    down: Once,
     /// All events that the kernel had were taken in.
     is_drained: bool,
     /// `None` until the first reading, which has the first check.
@@ -52,7 +53,7 @@ impl Watcher {
             socket: None,
             is_own_namespace: false,
             is_up: false,
-            has_logged_down: false,
+            down: Once::NEW,
             is_drained: false,
             next_check: None,
             test: None,
@@ -154,7 +155,7 @@ impl Watcher {
             && now.reaches(test.deadline)
         {
             test.deadline = None;
-            self.down(kernel, b"the kernel sends none");
+            self.log_down(kernel, b"the kernel sends none");
         }
     }
 
@@ -168,7 +169,7 @@ impl Watcher {
         self.next_check = Some(now.after(EVENTS_RETRY));
         self.set_namespace(namespace);
         if namespace == Namespace::Other {
-            self.down(kernel, b"--proc is of another network namespace");
+            self.log_down(kernel, b"--proc is of another network namespace");
         }
         if !self.is_own_namespace || self.is_up {
             return;
@@ -181,7 +182,7 @@ impl Watcher {
                 let deadline = Some(now.after(SELF_TEST_PATIENCE));
                 self.test = Some(SelfTest { port, deadline });
             }
-            None => self.down(kernel, b"no socket for them, or no loopback to test them"),
+            None => self.log_down(kernel, b"no socket for them, or no loopback to test them"),
         }
     }
 
@@ -192,14 +193,14 @@ impl Watcher {
         if is_test {
             self.test = None;
             self.is_up = true;
-            self.has_logged_down = false;
+            self.down.reset();
         }
         is_test
     }
 
     #[inline(never)]
-    fn down(&mut self, kernel: &mut impl Kernel, why: &[u8]) {
-        if !core::mem::replace(&mut self.has_logged_down, true) {
+    fn log_down(&mut self, kernel: &mut impl Kernel, why: &[u8]) {
+        if self.down.say() {
             let words = b"; short connections are seen only where readings catch them";
             log_error(kernel, &[b"no destroy events: ", why, words]);
         }
