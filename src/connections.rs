@@ -207,7 +207,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         while let Some(slot) = self.remembered.oldest(VANISHED) {
             let memory = self.remembered.value(slot);
             let vanished = memory.and_then(|memory| memory.vanished);
-            if vanished.is_some_and(|vanished| now.since(vanished) < MEMORY) {
+            if now.is_within(MEMORY, vanished) {
                 break;
             }
             self.remembered.remove(slot);

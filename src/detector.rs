@@ -8,7 +8,7 @@ use heapless::Vec;
 use crate::address::{Network, UNSPECIFIED};
 use crate::limits::PORTS_PER_SOURCE;
 use crate::table::{Blank, HashKey, Slot, Table};
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, order};
 
 /// Proof that a source completed a handshake with a local port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,7 +158,11 @@ impl Watched {
         if let Some(free) = self.touched.get_mut(usize::from(self.count)) {
             *free = newer;
             self.count += 1;
-        } else if let Some(oldest) = self.touched.iter_mut().min_by_key(|touched| touched.seen) {
+        } else if let Some(oldest) = self
+            .touched
+            .iter_mut()
+            .min_by_key(|touched| order(touched.seen))
+        {
             // More ports than can decide anything: the oldest gives way.
             *oldest = newer;
         }
@@ -167,7 +171,7 @@ impl Watched {
     fn drop_old(&mut self, now: Instant, window: Duration) {
         let mut index = 0;
         while let Some(touched) = self.in_use().get(index) {
-            if is_within(touched.seen, window, now) {
+            if now.is_within(window, touched.seen) {
                 index += 1;
                 continue;
             }
@@ -197,11 +201,6 @@ impl Watched {
             }
         }
     }
-}
-
-/// Whether something was seen less than a window ago.
-fn is_within(seen: Option<Instant>, window: Duration, now: Instant) -> bool {
-    seen.is_some_and(|seen| now.since(seen) < window)
 }
 
 /// Classes of the table: a source with k ports that decide nothing yet stands
@@ -247,7 +246,7 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         let Some(watched) = self.sources.value_mut(slot) else {
             return;
         };
-        let was_quiet = !is_within(watched.last_seen, self.window, now);
+        let was_quiet = !now.is_within(self.window, watched.last_seen);
         watched.note(evidence, now, self.window);
         watched.last_seen = Some(now);
         let class = match class {
@@ -342,7 +341,7 @@ impl<const N: usize, const I: usize> Detector<N, I> {
             while let Some(slot) = self.sources.oldest(class) {
                 let watched = self.sources.value(slot);
                 let last_seen = watched.and_then(|watched| watched.last_seen);
-                if is_within(last_seen, self.window, now) {
+                if now.is_within(self.window, last_seen) {
                     break;
                 }
                 self.sources.remove(slot);

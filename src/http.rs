@@ -29,7 +29,7 @@ use crate::limits::{
     HTTP_REQUEST, HTTP_RESPONSE,
 };
 use crate::text::{Text, TextView, eq_ignore_case, parse_decimal, split, trim};
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, nearest, order};
 
 /// Bytes kept free before a body for its head.
 const HEAD_ROOM: usize = 384;
@@ -1063,14 +1063,16 @@ impl<const CLIENTS: usize> Server<CLIENTS> {
         }
         let oldest = used().enumerate().min_by_key(|(_, exchange)| {
             let is_open = exchange.state != State::Finished;
-            exchange.since.filter(|_| is_open)
+            order(exchange.since.filter(|_| is_open))
         });
         oldest.map_or(0, |(at, _)| at)
     }
 
     /// Evicts the client that waited longest, unfinished or idle: close it.
     pub fn evict(&mut self) -> Option<Descriptor> {
-        let oldest = self.exchanges().min_by_key(|exchange| exchange.since)?;
+        let oldest = self
+            .exchanges()
+            .min_by_key(|exchange| order(exchange.since))?;
         oldest.state = State::Free;
         Some(oldest.descriptor)
     }
@@ -1103,7 +1105,8 @@ impl<const CLIENTS: usize> Server<CLIENTS> {
 
     /// When `next_to_close` has something to do; `None` without clients.
     pub fn deadline(&self) -> Option<Instant> {
-        self.open().filter_map(Exchange::deadline).min()
+        let deadlines = self.open().map(Exchange::deadline);
+        deadlines.fold(None, nearest)
     }
 
     /// The next client that is finished or out of time: close it. Its place is

@@ -10,7 +10,7 @@ use core::net::IpAddr;
 use crate::address::Endpoint;
 use crate::limits::{LISTENER_AGE, MEMORY, SERVICE_AGE};
 use crate::table::{Blank, Full, HashKey, Key, Slot, Table};
-use crate::time::Instant;
+use crate::time::{Instant, order};
 
 /// What a local port is to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +85,7 @@ impl Blank for Listener {
 impl Listener {
     /// A reading shows one of its sockets; the one before was at `last_reading`.
     fn stand(&mut self, inode: u32, reading: u32, last_reading: Option<Instant>, now: Instant) {
-        if self.last_seen < last_reading {
+        if order(self.last_seen) < order(last_reading) {
             // Whatever stood here went meanwhile.
             self.sockets = Self::BLANK.sockets;
         }
@@ -113,7 +113,7 @@ impl Listener {
     fn stands_since(&self, connected: Option<Instant>) -> Option<Instant> {
         let standing = self.sockets.iter();
         let standing = standing.filter(|socket| {
-            let is_earlier = connected.is_none() || socket.absent_at < connected;
+            let is_earlier = connected.is_none_or(|at| order(socket.absent_at) < at.as_nanos());
             self.reading != 0 && socket.reading == self.reading && is_earlier
         });
         standing.filter_map(|socket| socket.first_seen).min()
@@ -127,8 +127,7 @@ impl Listener {
 
     /// Whether one that was old stood here less than ten minutes ago.
     fn is_remembered(&self, now: Instant) -> bool {
-        let last_old = self.last_old;
-        last_old.is_some_and(|last_old| now.since(last_old) < MEMORY)
+        now.is_within(MEMORY, self.last_old)
     }
 }
 
@@ -464,7 +463,7 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
         match seen {
             None if stands => Port::Service,
             None => Port::Unknown,
-            Some(_) if seen <= self.last_reading => Port::Service,
+            Some(seen) if seen.as_nanos() <= order(self.last_reading) => Port::Service,
             Some(_) => Port::New,
         }
     }

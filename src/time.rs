@@ -183,19 +183,48 @@ impl Instant {
 
     /// Whether that has come; what has no deadline never comes.
     pub fn reaches(self, deadline: Option<Self>) -> bool {
-        deadline.is_some_and(|deadline| self >= deadline)
+        ahead(Some(self)) >= ahead(deadline)
     }
 
     /// Whether a wait until then is over, or there is none.
     pub fn is_past(self, wait: Option<Self>) -> bool {
         wait.is_none_or(|wait| self >= wait)
     }
+
+    /// This, or that if it is later.
+    pub fn or_later(self, other: Option<Self>) -> Self {
+        match other {
+            Some(other) if other > self => other,
+            _ => self,
+        }
+    }
+
+    /// Whether less than `length` has passed since then; not where there is no
+    /// such moment.
+    #[inline(never)]
+    pub fn is_within(self, length: Duration, then: Option<Self>) -> bool {
+        then.is_some_and(|then| self.since(then) < length)
+    }
 }
 
-/// The nearest of some deadlines, if there is one.
-#[inline(never)]
-pub fn nearest(deadlines: &[Option<Instant>]) -> Option<Instant> {
-    deadlines.iter().copied().flatten().min()
+/// The nearer of two deadlines.
+pub fn nearest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    if ahead(one) <= ahead(other) {
+        one
+    } else {
+        other
+    }
+}
+
+/// How far ahead of boot that is; `None` lies ahead of all else. No branch: zero
+/// less one wraps around.
+fn ahead(deadline: Option<Instant>) -> u64 {
+    deadline.map_or(u64::MAX, |instant| instant.as_nanos().wrapping_sub(1))
+}
+
+/// The same of the past: `None` lies before all else.
+pub fn order(instant: Option<Instant>) -> u64 {
+    instant.map_or(0, Instant::as_nanos)
 }
 
 const _: () = assert!(size_of::<Option<Instant>>() == size_of::<u64>());
@@ -312,7 +341,16 @@ mod tests {
         assert!(!early.reaches(Some(late)) && !late.reaches(None));
         assert!(late.is_past(Some(late)) && late.is_past(None));
         assert!(!early.is_past(Some(late)));
-        assert_eq!(nearest(&[None, Some(late), Some(early)]), Some(early));
-        assert_eq!(nearest(&[None, None]), None);
+        assert_eq!(nearest(Some(late), Some(early)), Some(early));
+        assert_eq!(nearest(None, Some(late)), Some(late));
+        assert_eq!(nearest(Some(late), None), Some(late));
+        assert_eq!(nearest(None, None), None);
+        assert!(order(None) < order(Some(early)) && order(Some(early)) < order(Some(late)));
+        assert_eq!(early.or_later(None), early);
+        assert_eq!(early.or_later(Some(late)), late);
+        assert_eq!(late.or_later(Some(early)), late);
+        let [short, long] = [1, 2].map(Duration::from_secs);
+        assert!(late.is_within(long, Some(early)) && !late.is_within(short, Some(early)));
+        assert!(early.is_within(short, Some(late)) && !early.is_within(short, None));
     }
 }

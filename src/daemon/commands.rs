@@ -211,7 +211,7 @@ impl Commands {
                 self.child = None;
                 break;
             }
-            let wake = nearest(&[deadline, self.firewall.deadline(now)]);
+            let wake = nearest(deadline, self.firewall.deadline(now));
             let signals = kernel.signal_descriptor();
             let mut interests = [Interest::read(signals); 3];
             let mut count = 1;

@@ -145,8 +145,7 @@ impl Counters {
     /// the last interval ended. On a busy host the kernel's worker sends its
     /// events late, so a short interval is not held against its count.
     pub(super) fn end_interval(&mut self, before: TcpCounters, seen: u64, now: Instant) -> u64 {
-        let before_ended = self.interval_ended;
-        if before_ended.is_some_and(|ended| now.since(ended) < COUNTERS_PERIOD) {
+        if now.is_within(COUNTERS_PERIOD, self.interval_ended) {
             return 0;
         }
         self.interval_ended = Some(now);
@@ -180,7 +179,7 @@ impl EarlyReadings {
     /// Requests one at `when`, or before.
     #[inline(never)]
     pub(super) fn request(&mut self, when: Instant) {
-        self.requested = nearest(&[self.requested, Some(when)]);
+        self.requested = nearest(self.requested, Some(when));
     }
 
     /// The same, where one is wanted.
@@ -205,7 +204,7 @@ impl EarlyReadings {
         let savings = self.savings.saturating_add(Duration::from_nanos(earned));
         self.savings = savings.min(EARLY_READING_SAVINGS);
         // A debt is paid until then, however often this is asked.
-        self.saved_at = self.saved_at.max(Some(now));
+        self.saved_at = Some(now.or_later(self.saved_at));
         let is_due = self.savings != Duration::ZERO;
         if !is_due {
             self.requested = Some(now.after(COUNTERS_PERIOD));

@@ -180,19 +180,18 @@ impl HostFacts {
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         let dump = match (self.asked, self.needed, self.stale) {
             (0, 0, 0) => None,
-            (0, 0, _) => self.next_dump.max(self.retry).or(Some(now)),
-            (0, ..) => self.retry.or(Some(now)),
+            (0, 0, _) => Some(now.or_later(self.next_dump).or_later(self.retry)),
+            (0, ..) => Some(now.or_later(self.retry)),
             _ => self.deadline,
         };
-        nearest(&[dump, self.rest_until])
+        nearest(dump, self.rest_until)
     }
 
     /// Takes in messages and requests the dumps that are due: at most a slice.
     pub(super) fn take(&mut self, kernel: &mut impl Kernel, host: &mut Host, buffer: &mut [u8]) {
         let now = kernel.boottime();
         let before = kernel.cpu_time();
-        let last_taken = self.last_taken;
-        let is_soon = last_taken.is_some_and(|taken| now.since(taken) < FACTS_REST);
+        let is_soon = now.is_within(FACTS_REST, self.last_taken);
         let has_taken = self.take_slice(kernel, host, buffer, now);
         self.rest_until = (has_taken && is_soon).then(|| now.after(FACTS_REST));
         if has_taken {
@@ -316,7 +315,8 @@ impl HostFacts {
 
     fn mark_stale(&mut self, sections: u8, now: Instant) {
         if sections & !self.stale != 0 {
-            self.next_dump = self.next_dump.max(Some(now.after(FACTS_SETTLE)));
+            let settled = now.after(FACTS_SETTLE);
+            self.next_dump = Some(settled.or_later(self.next_dump));
             self.stale |= sections;
         }
     }
@@ -356,7 +356,7 @@ impl HostFacts {
         }
         let rest = self.cost.saturating_mul(EARLY_READING_SHARE as u64);
         let rested = now.after(rest.max(FACTS_SETTLE));
-        self.next_dump = self.next_dump.max(Some(rested));
+        self.next_dump = Some(rested.or_later(self.next_dump));
     }
 
     /// Starts anew a while later: what is left of a dump must not be taken for

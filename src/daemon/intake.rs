@@ -398,7 +398,7 @@ impl Intake {
                 Retried::Counted => waiting.set_counted(index),
                 Retried::CountedUntil(due) => {
                     waiting.set_counted(index);
-                    reading = nearest(&[reading, Some(due)]);
+                    reading = nearest(reading, Some(due));
                 }
             }
         }

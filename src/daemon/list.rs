@@ -8,7 +8,7 @@ use crate::kernel::Kernel;
 use crate::limits::LIST_EXTRA;
 use crate::options::Show;
 use crate::report;
-use crate::time::{Calendar, Instant};
+use crate::time::{Calendar, Instant, order};
 
 use super::output::Output;
 
@@ -56,7 +56,7 @@ impl List {
     pub(super) fn shows(&self, connection: Connection) -> bool {
         match self.show {
             Show::All => true,
-            Show::New => Some(connection.first_seen) > self.printed,
+            Show::New => connection.first_seen.as_nanos() > order(self.printed),
             Show::Scans => false,
         }
     }

@@ -318,12 +318,9 @@ impl Daemon {
         if self.commands.is_destroying() {
             return Some(now);
         }
-        nearest(&[
-            reading,
-            self.commands.firewall.deadline(now),
-            self.facts.deadline(now),
-            self.web.deadline(),
-        ])
+        let firewall = self.commands.firewall.deadline(now);
+        let rest = nearest(self.facts.deadline(now), self.web.deadline());
+        nearest(nearest(reading, firewall), rest)
     }
 
     fn take_signals(&mut self, kernel: &mut impl Kernel) {
@@ -507,13 +504,9 @@ impl Daemon {
 
     /// When a reading, or a look at what may bring one, is due.
     fn reading_deadline(&self) -> Option<Instant> {
-        nearest(&[
-            self.reader.deadline(),
-            self.watcher.deadline(),
-            self.counters.deadline(),
-            self.early.deadline(),
-            self.supervisor.deadline(),
-        ])
+        let look = nearest(self.watcher.deadline(), self.counters.deadline());
+        let early = nearest(self.early.deadline(), self.supervisor.deadline());
+        nearest(self.reader.deadline(), nearest(look, early))
     }
 
     /// The scheduled reading, or an early one where something hints at

@@ -62,7 +62,8 @@ impl Watcher {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        nearest(&[self.next_check, self.test_deadline(), self.rest_until])
+        let test = nearest(self.test_deadline(), self.rest_until);
+        nearest(self.next_check, test)
     }
 
     fn test_deadline(&self) -> Option<Instant> {

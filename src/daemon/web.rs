@@ -129,7 +129,8 @@ impl Web {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        nearest(&[self.server.deadline(), self.next_listen, self.next_accept])
+        let next = nearest(self.next_listen, self.next_accept);
+        nearest(next, self.server.deadline())
     }
 
     /// Whether accept(2) is worth a try after this poll(2).

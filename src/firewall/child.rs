@@ -414,7 +414,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Counts one more block of this minute, if there may be one.
     fn is_within_rate(&mut self, now: Instant) -> bool {
-        if self.minute.is_none_or(|minute| now.since(minute) >= MINUTE) {
+        if !now.is_within(MINUTE, self.minute) {
             (self.minute, self.minute_count) = (Some(now), 0);
         }
         let is_within = self.minute_count < self.max_per_minute;
@@ -424,8 +424,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Whether new blocks are held back for now.
     pub(super) fn is_rate_spent(&self, now: Instant) -> bool {
-        let is_going_on = self.minute.is_some_and(|minute| now.since(minute) < MINUTE);
-        is_going_on && self.minute_count >= self.max_per_minute
+        now.is_within(MINUTE, self.minute) && self.minute_count >= self.max_per_minute
     }
 
     pub(super) fn refuse(&mut self, slot: Slot, refusal: Refusal) {
@@ -603,7 +602,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             if from == Stage::Removing {
                 block.ended = Some(now);
             } else {
-                self.next_end = nearest(&[self.next_end, block.end]);
+                self.next_end = nearest(self.next_end, block.end);
             }
         }
     }

@@ -33,7 +33,7 @@ impl Backoff {
 
     /// When it is over, at the earliest `now`.
     pub(super) fn end(&self, now: Instant) -> Instant {
-        self.until.map_or(now, |until| until.max(now))
+        now.or_later(self.until)
     }
 
     pub(super) fn is_failing(&self) -> bool {

@@ -585,9 +585,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let place = self.place(slot);
         if confirmed.is_none_or(|confirmed| now.since(confirmed) > VERIFY_AFTER) {
             let table = self.table_mut(place);
-            let last = table.last_listing;
-            let soon = last.map_or(now, |last| last.after(VERIFY_GAP).max(now));
-            table.next_listing = nearest(&[table.next_listing, Some(soon)]);
+            let soon = now.or_later(table.last_listing.map(|last| last.after(VERIFY_GAP)));
+            table.next_listing = nearest(table.next_listing, Some(soon));
         }
     }
 
@@ -703,7 +702,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             *value = *block;
         }
         self.set_stage(slot, stage);
-        self.next_end = nearest(&[self.next_end, block.end]);
+        self.next_end = nearest(self.next_end, block.end);
         Ok(())
     }
 
@@ -748,7 +747,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     fn expire(&mut self, now: Instant) {
         while let Some(slot) = self.blocks.oldest(Stage::Ended as usize) {
             let ended = self.blocks.value(slot).and_then(|block| block.ended);
-            if ended.is_some_and(|ended| now.since(ended) < STRIKE_MEMORY) {
+            if now.is_within(STRIKE_MEMORY, ended) {
                 break;
             }
             self.blocks.remove(slot);
@@ -765,7 +764,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             while let Some(slot) = self.step(&mut walk) {
                 let end = self.blocks.value(slot).and_then(|block| block.end);
                 if !now.reaches(end) {
-                    self.next_end = nearest(&[self.next_end, end]);
+                    self.next_end = nearest(self.next_end, end);
                 } else if stage == Stage::Wanted {
                     self.end_block(slot, EndReason::NeverStood, now);
                 } else {
@@ -919,8 +918,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 || self.lacks_jump(place)
                 || self.may_remove_chain(place);
             let housekeeping = is_to_do.then(|| table.housekeeping.end(now));
-            let due = nearest(&[listing, housekeeping]);
-            deadline = nearest(&[deadline, due.map(|due| due.max(retry))]);
+            let due = nearest(listing, housekeeping);
+            deadline = nearest(deadline, due.map(|due| due.max(retry)));
         }
         for stage in [Stage::Expired, Stage::Lost, Stage::Wanted] {
             let mut walk = self.walk(stage, None);
@@ -936,10 +935,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 let mut due = block.retry.end(now).max(table.retry.end(now));
                 let is_held_back = self.minute_count >= self.max_per_minute;
                 if stage == Stage::Wanted && block.failures == 0 && is_held_back {
-                    let next_minute = self.minute.map(|minute| minute.after(MINUTE));
-                    due = next_minute.map_or(due, |next| due.max(next));
+                    due = due.or_later(self.minute.map(|minute| minute.after(MINUTE)));
                 }
-                deadline = nearest(&[deadline, Some(due)]);
+                deadline = nearest(deadline, Some(due));
             }
         }
         deadline

@@ -319,12 +319,9 @@ impl Running {
             return None;
         }
         let is_written = self.output.waiting.is_empty() && self.errors.waiting.is_empty();
-        nearest(&[
-            self.work_at,
-            self.exit_at.filter(|_| is_written),
-            self.output.next_event(),
-            self.errors.next_event(),
-        ])
+        let pipes = nearest(self.output.next_event(), self.errors.next_event());
+        let exit_at = self.exit_at.filter(|_| is_written);
+        nearest(nearest(self.work_at, exit_at), pipes)
     }
 }
 
@@ -654,7 +651,7 @@ impl FakeKernel {
     fn next_event(&self) -> Option<Instant> {
         let event = self.events.keys().next().map(|key| key.0);
         let child = self.child.as_ref().and_then(Running::next_event);
-        nearest(&[event, child])
+        nearest(event, child)
     }
 
     /// Tells of what became of the host since this was called last.
@@ -991,14 +988,14 @@ impl Kernel for FakeKernel {
             self.violations.push("an answer is held back".to_owned());
         }
         let deadline = timeout.map(|timeout| self.now.after(timeout));
-        let deadline = nearest(&[deadline, self.stop_at]);
+        let deadline = nearest(deadline, self.stop_at);
         self.interrupt()?;
         loop {
             self.happen();
             if self.fill(interests) || self.now.reaches(deadline) {
                 return Ok(());
             }
-            let next = nearest(&[self.next_event(), deadline]);
+            let next = nearest(self.next_event(), deadline);
             self.now = self.now.max(next.expect("a sleep that nothing ends"));
             self.progress += 1;
         }
