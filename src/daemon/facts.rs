@@ -103,11 +103,8 @@ pub(super) struct HostFacts {
     is_unclean: bool,
     has_lost: bool,
 
-    /// Of each section: how many dumps in a row were unclean, when the last one
-    /// that counts began, and what it listed.
-    unclean_dumps: [u8; Section::ALL.len()],
-    dumped: [Option<Instant>; Section::ALL.len()],
-    sizes: [usize; Section::ALL.len()],
+    /// Of each section.
+    dumps: [Dumps; Section::ALL.len()],
     /// No dump of what is stale before this, none at all before that.
     next_dump: Option<Instant>,
     retry: Option<Instant>,
@@ -122,6 +119,24 @@ pub(super) struct HostFacts {
     no_nameserver: Once,
     /// There was no descriptor for one of the resolver's files.
     has_missed_resolver: bool,
+}
+
+/// What came of the dumps of a section.
+#[derive(Clone, Copy)]
+struct Dumps {
+    /// So many in a row were unclean.
+    unclean: u8,
+    /// When the last one that counts began, and how much it listed.
+    began: Option<Instant>,
+    size: usize,
+}
+
+impl Dumps {
+    const NONE: Self = Self {
+        unclean: 0,
+        began: None,
+        size: 0,
+    };
 }
 
 impl HostFacts {
@@ -142,9 +157,7 @@ impl HostFacts {
             listed: 0,
             is_unclean: false,
             has_lost: false,
-            unclean_dumps: [0; Section::ALL.len()],
-            dumped: [None; Section::ALL.len()],
-            sizes: [0; Section::ALL.len()],
+            dumps: [Dumps::NONE; Section::ALL.len()],
             next_dump: None,
             retry: None,
             rest_until: None,
@@ -332,22 +345,21 @@ impl HostFacts {
     #[inline(never)]
     fn finish(&mut self, host: &mut Host, now: Instant) {
         let asked = core::mem::take(&mut self.asked);
-        let mut sections = Section::ALL
-            .into_iter()
-            .zip(&mut self.dumped)
-            .zip(&mut self.sizes)
-            .zip(&mut self.unclean_dumps);
-        let found = sections.find(|(((section, _), _), _)| section.bit() == asked);
-        let Some((((section, dumped), size), unclean)) = found else {
+        let mut sections = Section::ALL.into_iter().zip(&mut self.dumps);
+        let found = sections.find(|(section, _)| section.bit() == asked);
+        let Some((section, dumps)) = found else {
             return;
         };
-        *unclean += u8::from(self.is_unclean);
-        if self.is_unclean && *unclean < UNCLEAN_DUMPS {
+        dumps.unclean += u8::from(self.is_unclean);
+        if self.is_unclean && dumps.unclean < UNCLEAN_DUMPS {
             self.needed |= asked & !self.whole;
             self.stale |= asked;
         } else {
-            (*dumped, *size) = (self.began, self.listed);
-            *unclean = 0;
+            *dumps = Dumps {
+                unclean: 0,
+                began: self.began,
+                size: self.listed,
+            };
             self.has_failed = false;
             self.whole |= if self.has_lost { 0 } else { asked };
             // There may be room now for what did not fit.
@@ -375,9 +387,9 @@ impl HostFacts {
         let is_current = if self.is_subscribed {
             self.whole == ALL
         } else {
-            self.dumped.iter().all(|at| !is_old(*at, now))
+            self.dumps.iter().all(|dumps| !is_old(dumps.began, now))
         };
-        let is_large = self.sizes.iter().sum::<usize>() > FACTS_ROUTES;
+        let is_large = self.dumps.iter().map(|dumps| dumps.size).sum::<usize>() > FACTS_ROUTES;
         is_current || (is_large && !self.has_failed)
     }
 
