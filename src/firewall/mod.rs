@@ -33,7 +33,7 @@ use heapless::Vec;
 
 use crate::address::Network;
 use crate::detector::{Data, Scan};
-use crate::host::{Host, Protection};
+use crate::host::{Host, Protection, protection_labels};
 use crate::label::{Label, label};
 use crate::limits::STRIKE_MEMORY;
 use crate::options::Target;
@@ -159,18 +159,20 @@ impl Refusal {
 
 impl Label for Refusal {
     const NAME: &'static str = "reason";
-    const VALUES: &'static str = "loopback unspecified multicast broadcast link_local own gateway \
-        nameserver allowed ssh_peer host_unknown data_sent rate dry_run no_firewall table_full";
-    const COUNT: usize = 16;
+    const VALUES: &'static str = concat!(
+        protection_labels!(),
+        " data_sent rate dry_run no_firewall table_full"
+    );
+    const COUNT: usize = Protection::COUNT + 5;
 
     fn index(self) -> usize {
         match self {
             Self::Protected(protection) => protection as usize,
-            Self::DataSent(_) => 11,
-            Self::Rate => 12,
-            Self::DryRun => 13,
-            Self::NoFirewall => 14,
-            Self::TableFull => 15,
+            Self::DataSent(_) => Protection::COUNT,
+            Self::Rate => Protection::COUNT + 1,
+            Self::DryRun => Protection::COUNT + 2,
+            Self::NoFirewall => Protection::COUNT + 3,
+            Self::TableFull => Protection::COUNT + 4,
         }
     }
 }
