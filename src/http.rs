@@ -1056,16 +1056,22 @@ impl<const CLIENTS: usize> Server<CLIENTS> {
     /// The place for a new client: the first free one, so that few pages are ever
     /// touched, else that of a client that is finished or waited longest.
     fn place(&self) -> usize {
-        let used = || self.exchanges.iter().take(self.used);
-        let free = used().position(|exchange| exchange.state == State::Free);
-        if free.is_some() || self.used < CLIENTS {
-            return free.unwrap_or(self.used);
+        let (mut place, mut oldest) = (0, u64::MAX);
+        for (at, exchange) in self.exchanges.iter().take(self.used).enumerate() {
+            let since = match exchange.state {
+                State::Free => return at,
+                State::Finished => order(None),
+                _ => order(exchange.since),
+            };
+            if since < oldest {
+                (place, oldest) = (at, since);
+            }
         }
-        let oldest = used().enumerate().min_by_key(|(_, exchange)| {
-            let is_open = exchange.state != State::Finished;
-            order(exchange.since.filter(|_| is_open))
-        });
-        oldest.map_or(0, |(at, _)| at)
+        if self.used < CLIENTS {
+            self.used
+        } else {
+            place
+        }
     }
 
     /// Evicts the client that waited longest, unfinished or idle: close it.

@@ -273,6 +273,7 @@ impl Linux {
 }
 
 impl Kernel for Linux {
+    #[inline(never)]
     fn boottime(&mut self) -> Instant {
         Instant::from_nanos(clock(libc::CLOCK_BOOTTIME))
     }
