@@ -32,7 +32,7 @@ CARGO_BUILD = cargo build --release --target-dir $(OUT) --target
 have_musl_target = test -d "$$(rustc --print target-libdir --target $(TARGET))" || rustup target add $(TARGET)
 
 # The time of the commit, which `git archive` gives all files. Without a .git of
-# its own an unpacked tree may lie in somebody else's repository.
+# its own an unpacked tree may lie in another project's repository.
 at_commit = SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$({ [ -e .git ] && git log -1 --format=%ct 2>/dev/null; } || date -r Cargo.toml +%s)}"
 
 # What tests need, command:package.
@@ -89,7 +89,7 @@ build-quick:
 	@TCPPARSER_BUILD_VERIFY_PERIOD=1000 TCPPARSER_BUILD_MOVE_MEMORY=10000 $(MAKE) -s build OUT=$(OUT)/quick
 
 run: build ## build as you, run as root (ARGS='--dry-run …')
-	@command -v iptables >/dev/null || $(call apt,iptables) || echo 'iptables is missing: scans are seen, nobody is blocked' >&2
+	@command -v iptables >/dev/null || $(call apt,iptables) || echo 'iptables is missing: scans are seen, no source is blocked' >&2
 	@if [ "$$(id -u)" = 0 ] || ! command -v sudo >/dev/null; then exec $(BINARY) $(ARGS); \
 	else exec sudo SSH_CONNECTION="$$SSH_CONNECTION" $(BINARY) $(ARGS); fi
 

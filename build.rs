@@ -1,4 +1,4 @@
-//! Checks build-time overrides of src/limits.rs, tells the program its target
+//! Checks build-time overrides of src/limits.rs, passes the program its target
 //! and revision, and sets the link options of the binary.
 
 use std::{env, fs, process::Command};
@@ -88,7 +88,7 @@ fn check_overrides() {
 }
 
 /// The revision: from the environment, else from git, else unknown. Without a
-/// `.git` of its own an unpacked tree may lie in somebody else's repository.
+/// `.git` of its own an unpacked tree may lie in another project's repository.
 fn revision() -> String {
     println!("cargo:rerun-if-env-changed=TCPPARSER_REVISION");
     if let Ok(revision) = env::var("TCPPARSER_REVISION") {

@@ -14,7 +14,7 @@
 # `make install` and `make uninstall` call this. It also runs where BusyBox is
 # all there is, hence no install(1).
 set -eu
-# Everybody may read what is installed, and look into new folders.
+# All users may read what is installed, and look into new folders.
 umask 022
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -34,7 +34,7 @@ for argument in "$@"; do
         DESTDIR=*) DESTDIR=${argument#*=} ;;
         BINARY=*) BINARY=${argument#*=} ;;
         UNBLOCK=yes | UNBLOCK=no) UNBLOCK=${argument#*=} ;;
-        *) give_up "'$argument' is not known; the head of $0 tells what is" ;;
+        *) give_up "'$argument' is not known; the head of $0 lists what is" ;;
     esac
 done
 
@@ -157,7 +157,7 @@ take() {
     done
 }
 
-# take_settings SAMPLE FILE: what somebody changed is somebody's work.
+# take_settings SAMPLE FILE: what an administrator changed stays.
 take_settings() {
     if cmp -s "$here/$1" "$DESTDIR$2"; then
         take "$2"
@@ -233,7 +233,7 @@ install_all() {
         put 644 "$here/$sample" "$settings"
     fi
     is_live || return 0
-    has iptables || echo 'iptables is missing: scans are seen, nobody is blocked'
+    has iptables || echo 'iptables is missing: scans are seen, no source is blocked'
     start || give_up "the service did not start; settings: $settings, log: $log"
     echo "tcpparser runs, and does so after each boot ($INIT)"
     echo "settings: $settings, then: $again"
@@ -248,7 +248,7 @@ exec_root() {
 }
 
 # Lifts all blocks with what the service blocked with. None there is as good, and
-# so is a machine without iptables, where nobody can have been blocked.
+# so is a machine without iptables, where no source can have been blocked.
 unblock() {
     [ "$UNBLOCK" = yes ] && [ -x "$PROGRAM" ] && is_root || return 0
     root=$(exec_root)

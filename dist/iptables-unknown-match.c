@@ -1,7 +1,7 @@
 /* Linked into the static iptables (static-iptables.sh) with the linker's
  * --wrap=xtables_find_match. Its listing ends with an error at a match that
  * it was built without; with this it names the match and goes on, so that a
- * rule of somebody else does not keep tcpparser from reading its own. */
+ * rule of another program does not keep tcpparser from reading its own. */
 #include <stdio.h>
 #include <xtables.h>
 

@@ -40,10 +40,10 @@ pub enum Sighting {
 /// What is remembered of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connection {
-    /// Who opened it; decided once. A guess where nobody was known to listen.
+    /// Which end opened it; decided once. A guess where no listener was known.
     pub direction: Direction,
-    /// What its local port is; decided once the port is a service, or nobody
-    /// listens there any more.
+    /// What its local port is; decided once the port is a service, or has no
+    /// listener any more.
     pub port: Port,
     /// When it was seen for the first time.
     pub first_seen: Instant,
@@ -62,9 +62,9 @@ pub enum Ending {
     Unseen(Connection),
     /// It was seen before: this is its end, however late.
     Known(Connection),
-    /// A connection came in to such a port; which one, nobody can tell.
+    /// A connection came in to such a port; which one is unknown.
     Unnamed(Port),
-    /// Nobody is known to listen on its port, which is one that outgoing
+    /// No listener of its port is known, which is one that outgoing
     /// connections are given: one of ours to somewhere, or a reading has to
     /// show its listener first.
     Unknown,
@@ -294,10 +294,10 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     }
 
     /// Takes in a connection that a listener of ours accepted; `None` if it was
-    /// seen before. Where the 4-tuple served another one whose end nobody told
-    /// yet, this one is seen when it ends: each end is of one connection. So it
-    /// is where the table is full of present ones: unremembered, it would count
-    /// twice.
+    /// seen before. Where the 4-tuple served another one whose end was not
+    /// reported yet, this one is seen when it ends: each end is of one
+    /// connection. So it is where the table is full of present ones:
+    /// unremembered, it would count twice.
     pub fn accepted(
         &mut self,
         local: Endpoint,
@@ -318,9 +318,9 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         Some(self.renew(slot, ACCEPTED, now))
     }
 
-    /// Takes in a destroy event of a socket that was disconnected: no telling
-    /// whether its connection was seen before. Counting one twice hides less
-    /// than taking each of them for missed.
+    /// Takes in a destroy event of a socket that was disconnected: it does
+    /// not say whether its connection was seen before. Counting one twice hides
+    /// less than taking each of them for missed.
     pub fn disconnected(
         &mut self,
         local: Endpoint,
@@ -440,7 +440,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         };
         let mut slot = self.remembered.insert(fingerprint, memory, PRESENT);
         if slot == Err(Full) {
-            // Vanished ones give way; where all are present the row stays
+            // Vanished ones are evicted; where all are present the row stays
             // evidence without being remembered.
             self.evictions += 1;
             if let Some(oldest) = self.remembered.oldest(VANISHED) {
@@ -484,8 +484,8 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         }
     }
 
-    /// Inbound iff somebody listens on the local port: timers and port numbers
-    /// prove nothing. Where nobody did it is a guess, for the
+    /// Inbound iff a socket listens on the local port: timers and port numbers
+    /// prove nothing. Without a listener it is a guess, for the
     /// list and the count of what was seen alone: outgoing connections are
     /// given ports of one range.
     fn way(&self, local: Endpoint, is_own: &dyn Fn() -> bool, seen: Option<Instant>) -> Way {
@@ -504,7 +504,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         (self.remembered.len(), N)
     }
 
-    /// Connections that gave way to newer ones so far.
+    /// Connections evicted for newer ones so far.
     pub fn evictions(&self) -> u64 {
         self.evictions
     }
@@ -622,7 +622,7 @@ mod tests {
         }
     }
 
-    /// A row tells what was noted before it; another connection starts anew.
+    /// A row shows what was noted before it; another connection starts anew.
     #[test]
     fn what_proves_a_handshake_is_noted() {
         let mut connections = small();
@@ -645,7 +645,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_listens_the_port_tells_the_way() {
+    fn without_a_listener_the_port_decides_the_direction() {
         for (local, expected) in [
             ("10.0.0.1:80", Direction::Inbound),
             ("10.0.0.1:32767", Direction::Inbound),
@@ -703,7 +703,7 @@ mod tests {
         }
     }
 
-    /// Nobody listens, so it went out from here; what listens there again is a
+    /// Without a listener it went out from here; what listens there again is a
     /// service at once where one stood for long.
     #[test]
     fn a_gone_listener_is_remembered_ten_minutes_outside_the_ephemeral_range() {
@@ -816,7 +816,7 @@ mod tests {
         assert_eq!(connections.inbound_seen(), 2);
     }
 
-    /// Each end that is told is of one connection, whatever was seen first.
+    /// Each end that is reported is of one connection, whatever was seen first.
     #[test]
     fn what_a_listener_accepted_is_seen_once() {
         let mut connections = small();
@@ -825,7 +825,7 @@ mod tests {
             let connection = connections.accepted(peer.local, peer.remote, at(second));
             connection.map(|connection| connection.direction)
         };
-        // Nobody was seen to listen yet.
+        // No listener was seen yet.
         assert_eq!(accepted(&mut connections, 1), Some(Direction::Inbound));
         let rows = [listener("0.0.0.0:80"), peer];
         assert!(!is_opened(read(&mut connections, at(2), &rows)[1]));
@@ -833,7 +833,8 @@ mod tests {
             ended(&mut connections, "10.9.9.9:5000", at(3)),
             Ending::Known(_)
         ));
-        // Two with the same 4-tuple are accepted before either's end is told.
+        // Two with the same 4-tuple are accepted before either's end is
+        // reported.
         assert_eq!(accepted(&mut connections, 4), Some(Direction::Inbound));
         assert_eq!(accepted(&mut connections, 5), None);
         assert!(matches!(
@@ -890,10 +891,10 @@ mod tests {
     }
 
     #[test]
-    fn events_of_ports_nobody_listens_on() {
+    fn events_of_ports_without_a_listener() {
         let mut connections = small();
         read(&mut connections, at(1), &[listener("10.0.0.2:80")]);
-        // Nothing tells it from one that we opened.
+        // Nothing distinguishes it from one that we opened.
         let local = socket("10.0.0.1:40000", "10.9.9.9:443", TcpState::Established, 0);
         let outgoing = connections.ended(local.local, local.remote, &|| true, at(2));
         assert_eq!(outgoing, Ending::Unknown);
@@ -978,7 +979,7 @@ mod tests {
         let accepted = connections.accepted(ninth.local, ninth.remote, at(3));
         assert!(accepted.is_none());
         assert_eq!(connections.inbound_seen(), seen);
-        // The first vanishes and gives way.
+        // The first vanishes and is evicted.
         assert!(!is_opened(read(&mut connections, at(4), &first[1..])[0]));
         assert!(is_opened(read(&mut connections, at(5), &nine[1..])[7]));
         assert!(!is_opened(read(&mut connections, at(6), &nine[1..])[7]));

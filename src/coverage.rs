@@ -77,7 +77,7 @@ impl Coverage {
         self.is_started
     }
 
-    /// Starts here: what stands already was opened before anybody looked. What
+    /// Starts here: what stands already was opened before the first look. What
     /// opened during the first reading unseen comes to light later (`settle`).
     pub fn start(&mut self, passive_opens: u64, seen: u64) {
         self.is_started = true;
@@ -133,11 +133,11 @@ impl Coverage {
         missed
     }
 
-    /// Takes in what events told soon after the end of an interval. Of what was
-    /// closed right before a reading there is neither a row nor an event yet,
-    /// and under load there always is such a connection. What opened meanwhile
-    /// is taken for one of them, too: so what is called missed is a lower bound,
-    /// and the rest stays in the deficit of the next interval.
+    /// Takes in what events reported soon after the end of an interval. Of what
+    /// was closed right before a reading there is neither a row nor an event
+    /// yet, and under load there always is such a connection. What opened
+    /// meanwhile is taken for one of them, too: so what is called missed is a
+    /// lower bound, and the rest stays in the deficit of the next interval.
     pub fn after_events(&mut self, seen: u64) {
         let deficit = self.deficit(self.ended_passive_opens, seen);
         self.lowest = self.lowest.min(deficit);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reading_follows_only_what_nobody_saw() {
+    fn a_reading_follows_only_what_was_not_seen() {
         let mut coverage = Coverage::new();
         assert_eq!(coverage.look(5, 0), Look::AllSeen, "not started");
         coverage.start(100, 0);

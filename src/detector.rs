@@ -163,7 +163,7 @@ impl Watched {
             .iter_mut()
             .min_by_key(|touched| order(touched.seen))
         {
-            // More ports than can decide anything: the oldest gives way.
+            // More ports than can decide anything: the oldest is evicted.
             *oldest = newer;
         }
     }
@@ -204,7 +204,7 @@ impl Watched {
 }
 
 /// Classes of the table: a source with k ports that decide nothing yet stands
-/// in class k, so that the least suspicious gives way first.
+/// in class k, so that the least suspicious is evicted first.
 const CROSSED: usize = PORTS_PER_SOURCE + 2;
 /// Reported and not blocked: silent until it was quiet for one window.
 const REPORTED: usize = PORTS_PER_SOURCE + 1;
@@ -219,7 +219,7 @@ pub struct Detector<const N: usize, const I: usize> {
 }
 
 impl<const N: usize, const I: usize> Detector<N, I> {
-    /// Nobody under watch; all bytes zero.
+    /// No source is watched; all bytes zero.
     pub const fn new() -> Self {
         Self {
             threshold: 0,
@@ -354,7 +354,7 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         (self.sources.len(), N)
     }
 
-    /// Sources that gave way to newer ones so far.
+    /// Sources evicted for newer ones so far.
     pub fn evictions(&self) -> u64 {
         self.evictions
     }
@@ -545,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn agrees_with_a_naive_twin() {
+    fn agrees_with_a_naive_oracle() {
         let mut detector = detector::<64, 128>();
         let mut naive = Naive::default();
         let mut state: u64 = 42;

@@ -1,8 +1,8 @@
 //! Metrics as text: Prometheus text format 0.0.4 and OpenMetrics 1.0.0.
 //!
-//! Each family is one entry that tells its kind, its name (without `_total` and
+//! Each family is one entry with its kind, its name (without `_total` and
 //! `_info`), its numbers, and what it means. A name that ends with `_seconds` or `_bytes`
-//! tells its unit. What a family means is one line without quotes and
+//! says its unit. What a family means is one line without quotes and
 //! backslashes, so that neither format needs to escape any of it.
 
 use crate::address::Family;
@@ -27,7 +27,7 @@ pub enum Format {
     OpenMetrics,
 }
 
-/// All that is told at one moment.
+/// All that is exposed at one moment.
 #[derive(Clone, Copy)]
 pub struct Snapshot<'a> {
     /// What we counted.
@@ -36,7 +36,7 @@ pub struct Snapshot<'a> {
     pub process: ProcessStatus,
 }
 
-/// Appends all families, in the order in which they are told.
+/// Appends all families, in the order in which they are exposed.
 pub fn write(snapshot: &Snapshot, format: Format, out: &mut TextView) {
     let mut writer = Writer {
         out,
@@ -66,7 +66,7 @@ macro_rules! families {
     };
 }
 
-/// How a kind is told in that text.
+/// How a kind is named in that text.
 macro_rules! letter {
     (counter) => {
         "c"
@@ -174,7 +174,7 @@ fn write_tables(w: &mut Writer, m: &Metrics) {
         gauge "tcpparser_table_capacity" = labelled::<Table>(&TABLE_CAPACITIES),
             "Entries each fixed-size table can hold.";
         counter "tcpparser_table_evictions" = labelled::<Table>(m.table_evictions.values()),
-            "Entries that gave way in a full table, or found no place in it.";
+            "Entries evicted from a full table, or refused by one.";
         counter "tcpparser_output_lines_dropped" = number(m.output_lines_dropped),
             "Lines lost because standard output was blocked or broken.";
         gauge "tcpparser_http_clients" = number(m.http_clients),
@@ -182,7 +182,7 @@ fn write_tables(w: &mut Writer, m: &Metrics) {
         counter "tcpparser_http_clients_accepted" = number(m.http_clients_accepted),
             "HTTP clients accepted.";
         counter "tcpparser_http_clients_evicted" = number(m.http_clients_evicted),
-            "HTTP clients that gave way to a newer one.";
+            "HTTP clients evicted for a newer one.";
         counter "tcpparser_http_requests" = labelled::<Status>(m.http_requests.values()),
             "HTTP requests answered, by status code.";
     }
@@ -307,7 +307,7 @@ impl Writer<'_> {
         self.end(durations.count());
     }
 
-    /// Always 1: what it tells are its labels.
+    /// Always 1: what it shows are its labels.
     fn build(&mut self) {
         self.begin();
         self.sample(&[b"{"]);
@@ -458,8 +458,8 @@ mod tests {
             .unwrap_or_else(|| panic!("{sample} has no family"))
     }
 
-    /// What promtool does not find: series told twice, families split, families
-    /// without HELP, TYPE or samples, a missing last newline.
+    /// What promtool does not find: series written twice, families split,
+    /// families without HELP, TYPE or samples, a missing last newline.
     fn check(text: &str) {
         let (mut helps, mut types, mut series) =
             (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
@@ -485,7 +485,7 @@ mod tests {
                 _ => {
                     let (name, labels, _) = split_sample(line);
                     assert_eq!(family_of(name, &types), current, "split family");
-                    assert!(series.insert((name, labels)), "{line} is told twice");
+                    assert!(series.insert((name, labels)), "{line} is written twice");
                     with_samples.insert(current);
                 }
             }
@@ -507,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn both_formats_tell_the_same_samples() {
+    fn both_formats_have_the_same_samples() {
         let metrics = busy();
         let samples = |format| -> Vec<String> {
             written(&sample(&metrics), format)
@@ -562,26 +562,26 @@ mod tests {
     }
 
     /// README.md's table: name without labels -> type and meaning.
-    fn told_in_readme() -> BTreeMap<String, (String, String)> {
+    fn families_in_readme() -> BTreeMap<String, (String, String)> {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
         let readme = std::fs::read_to_string(path).unwrap();
         let rows = readme
             .lines()
             .filter_map(|line| line.strip_prefix("| `tcpparser_"));
-        let mut told = BTreeMap::new();
+        let mut documented = BTreeMap::new();
         for row in rows {
             let (name, rest) = row.split_once("` | ").unwrap();
             let (kind, meaning) = rest.split_once(" | ").unwrap();
             let name = "tcpparser_".to_string() + name.split('{').next().unwrap();
-            let before = told.insert(name, (kind.to_string(), meaning.to_string()));
-            assert_eq!(before, None, "told twice: {row}");
+            let before = documented.insert(name, (kind.to_string(), meaning.to_string()));
+            assert_eq!(before, None, "documented twice: {row}");
         }
-        told
+        documented
     }
 
     /// Every family and no other, with its type.
     #[test]
-    fn readme_tells_every_metric() {
+    fn readme_documents_every_metric() {
         let metrics = Metrics::new();
         let text = written(&sample(&metrics), Format::Text);
         let types = text
@@ -591,29 +591,29 @@ mod tests {
             .map(|line| line.split_once(' ').unwrap())
             .map(|(name, kind)| ("tcpparser_".to_string() + name, kind.to_string()))
             .collect();
-        let told = told_in_readme().into_iter();
-        let told: BTreeMap<_, _> = told.map(|(name, (kind, _))| (name, kind)).collect();
-        assert_eq!(told, families);
+        let documented = families_in_readme().into_iter();
+        let documented: BTreeMap<_, _> = documented.map(|(name, (kind, _))| (name, kind)).collect();
+        assert_eq!(documented, families);
     }
 
     /// The Python program's only metric has a successor.
     #[test]
     fn readme_says_what_new_connections_total_became() {
-        let told = told_in_readme();
-        let (kind, meaning) = &told["tcpparser_new_connections_total"];
+        let documented = families_in_readme();
+        let (kind, meaning) = &documented["tcpparser_new_connections_total"];
         assert_eq!(kind, "counter");
         assert!(meaning.contains(" `new_connections_total`"), "{meaning}");
     }
 
     /// Each label of a family stands behind its name.
     #[test]
-    fn readme_tells_every_label() {
+    fn readme_documents_every_label() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
         let readme = std::fs::read_to_string(path).unwrap();
         let metrics = Metrics::new();
         let text = written(&sample(&metrics), Format::Text);
         let samples = text.lines().filter_map(|line| line.split_once('{'));
-        let mut told = 0;
+        let mut documented = 0;
         for (name, rest) in samples.filter(|(name, _)| name.starts_with("tcpparser_")) {
             let labels: Vec<&str> = rest.split("=\"").map(last_word).collect();
             let labels = &labels[..labels.len() - 1];
@@ -622,9 +622,9 @@ mod tests {
             }
             let start = std::format!("| `{name}{{{}}}` | ", labels.join(","));
             assert!(readme.contains(&start), "README.md has no {start}");
-            told += 1;
+            documented += 1;
         }
-        assert!(told > 50, "{told} samples with labels");
+        assert!(documented > 50, "{documented} samples with labels");
     }
 
     fn last_word(text: &str) -> &str {

@@ -111,7 +111,7 @@ const SHARED: [Network; 3] = [
 ];
 
 /// Where routers that announce themselves have their address (RFC 4861 section
-/// 6.1.2): whoever is on a link can be thousands of them.
+/// 6.1.2): one host on a link can be thousands of them.
 const LINK_LOCAL: Network = v6(0xfe80 << 112, 10);
 
 /// Where a fact is listed: a bit for each `Section`, and this one.
@@ -654,7 +654,7 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
     }
 
     /// Whether there is room for all nameservers. Those that did not fit are
-    /// like anybody.
+    /// not protected.
     pub fn fits_nameservers(&self) -> bool {
         self.nameservers.lost == 0
     }
@@ -1292,9 +1292,9 @@ mod tests {
         }
     }
 
-    /// They are not what must be known before anybody is blocked.
+    /// They are not what must be known before a source is blocked.
     #[test]
-    fn nameservers_that_do_not_fit_are_like_anybody() {
+    fn nameservers_that_do_not_fit_are_not_protected() {
         let line = |n: usize| format!("nameserver 203.0.{}.{}\n", n / 250, n % 250 + 1);
         let fits = |count: usize| {
             let host = host(&[], &[], &(0..count).map(line).collect::<String>());
@@ -1357,7 +1357,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_counts_at_once_and_goes_with_a_whole_dump() {
+    fn what_is_reported_counts_at_once_and_goes_with_a_whole_dump() {
         let mut host = Box::new(SmallHost::new());
         assert!(host.is_incomplete());
         assert_eq!(
@@ -1370,7 +1370,7 @@ mod tests {
         assert!(!host.is_incomplete() && host.take_growth() && !host.take_growth());
         assert_eq!(host.protected(net("8.8.8.8")), None);
 
-        // Told by an event, and once more: no news.
+        // Reported by an event, and once more: no news.
         let other = address(ip("198.51.100.10"), 24, None, None);
         feed(&mut host, &other);
         assert!(host.is_own(ip("198.51.100.10")) && host.take_growth());
@@ -1378,7 +1378,7 @@ mod tests {
         assert!(!host.take_growth());
 
         // A dump that is not whole takes nothing away, one that is does, and
-        // keeps what was told meanwhile.
+        // keeps what was reported meanwhile.
         host.begin(Section::Addresses);
         assert_eq!(host.finish(Section::Addresses, false), 0);
         assert!(host.is_own(ip("192.0.2.10")) && host.is_own(ip("198.51.100.10")));
@@ -1391,7 +1391,7 @@ mod tests {
     /// An address that is also a local route, and a gateway of a route and of an
     /// object, stay as long as one of the two is there.
     #[test]
-    fn each_section_tells_for_itself() {
+    fn each_section_is_counted_alone() {
         let mut host = Box::new(SmallHost::new());
         let own = address(ip("192.0.2.10"), 32, None, None);
         let routes = [local("192.0.2.10", 255), via("0.0.0.0/0", "192.0.2.1")].concat();
@@ -1455,7 +1455,7 @@ mod tests {
         assert!(host.is_incomplete());
     }
 
-    /// Whoever is on a link announces as many routers as he likes.
+    /// One host on a link can announce any number of routers.
     #[test]
     fn link_local_gateways_that_do_not_fit_protect_what_is_link_local() {
         let mut host = Box::new(SmallHost::new());
@@ -1521,14 +1521,14 @@ mod tests {
 
     /// Lists searched from end to end do the same, slowly.
     #[derive(Default)]
-    struct Twin {
+    struct Oracle {
         own: List<Network>,
         broadcast: List<Network>,
         gateways: List<Network>,
         on_link: List<Network>,
     }
 
-    impl Twin {
+    impl Oracle {
         fn protects(&self, network: Network) -> bool {
             let lists = [&self.own, &self.broadcast, &self.gateways];
             ALWAYS.iter().any(|(held, _)| held.overlaps(network))
@@ -1591,14 +1591,14 @@ mod tests {
         }
     }
 
-    fn random_address(dice: &mut Dice, twin: &mut Twin) -> List<u8> {
+    fn random_address(dice: &mut Dice, oracle: &mut Oracle) -> List<u8> {
         let (local, prefix) = (dice.address(), dice.network());
         let broadcast = (dice.roll(2) == 0).then(|| dice.address());
-        twin.own.push(Network::single(local));
-        twin.broadcast.extend(broadcast.map(Network::single));
+        oracle.own.push(Network::single(local));
+        oracle.broadcast.extend(broadcast.map(Network::single));
         let shortest = if prefix.is_ipv6() { 32 } else { 8 };
         if prefix.prefix_length() >= shortest && !prefix.is_single() {
-            twin.on_link.push(prefix);
+            oracle.on_link.push(prefix);
         }
         address(
             prefix.address(),
@@ -1608,7 +1608,7 @@ mod tests {
         )
     }
 
-    fn random_route(dice: &mut Dice, twin: &mut Twin) -> List<u8> {
+    fn random_route(dice: &mut Dice, oracle: &mut Oracle) -> List<u8> {
         let route = TestRoute {
             destination: dice.network(),
             kind: 1 + dice.roll(3) as u8,
@@ -1617,53 +1617,53 @@ mod tests {
             gateway: (dice.roll(3) == 0).then(|| dice.address()),
         };
         let (destination, length) = (route.destination, route.destination.prefix_length());
-        twin.gateways.extend(route.gateway.map(Network::single));
+        oracle.gateways.extend(route.gateway.map(Network::single));
         match route.kind {
             1 if route.gateway.is_none() && destination.is_ipv6() && length >= 64 => {
-                twin.on_link.push(destination);
+                oracle.on_link.push(destination);
             }
             1 if route.gateway.is_none()
                 && route.scope == 253
                 && !destination.is_ipv6()
                 && length >= 8 =>
             {
-                twin.on_link.push(destination);
+                oracle.on_link.push(destination);
             }
             2 if destination.is_single() || (route.table == 255 && length > 0) => {
-                twin.own.push(destination);
+                oracle.own.push(destination);
             }
-            3 if destination.is_single() => twin.broadcast.push(destination),
+            3 if destination.is_single() => oracle.broadcast.push(destination),
             _ => {}
         }
         route.bytes()
     }
 
     #[test]
-    fn agrees_with_a_naive_twin() {
+    fn agrees_with_a_naive_oracle() {
         let mut dice = Dice(0x2545_f491_4f6c_dd1d);
         let mut host = Box::new(SmallHost::new());
         let mut seen = [0; 4];
         for _ in 0..300 {
-            let mut twin = Twin::default();
+            let mut oracle = Oracle::default();
             let (mut addresses, mut routes) = (List::new(), List::new());
             for _ in 0..dice.roll(12) {
-                addresses.extend(random_address(&mut dice, &mut twin));
-                routes.extend(random_route(&mut dice, &mut twin));
+                addresses.extend(random_address(&mut dice, &mut oracle));
+                routes.extend(random_route(&mut dice, &mut oracle));
             }
             refresh(&mut host, &addresses, &routes);
             for _ in 0..300 {
                 let (address, network) = (dice.address(), dice.network());
-                let is_own = twin.own.iter().any(|held| held.contains(address));
-                let is_on_link = twin.on_link.iter().any(|held| held.overlaps(network));
+                let is_own = oracle.own.iter().any(|held| held.contains(address));
+                let is_on_link = oracle.on_link.iter().any(|held| held.overlaps(network));
                 assert_eq!(host.is_own(address), is_own, "{address}");
                 assert_eq!(host.is_on_link(network), is_on_link, "{network:?}");
                 assert_eq!(
                     host.source_of(address),
-                    twin.source_of(address),
+                    oracle.source_of(address),
                     "{address}"
                 );
                 let is_protected = host.protected(network).is_some();
-                assert_eq!(is_protected, twin.protects(network), "{network:?}");
+                assert_eq!(is_protected, oracle.protects(network), "{network:?}");
                 seen[0] += u32::from(is_own);
                 seen[1] += u32::from(is_on_link);
                 seen[2] += u32::from(is_protected);

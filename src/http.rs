@@ -795,7 +795,7 @@ impl Exchange {
         let has_body = self.response.as_bytes().len() > HEAD_ROOM;
         self.next_part = next.filter(|_| has_body && !self.head.is_head);
         if self.response.is_truncated() {
-            // A cut list could not be told from a whole one.
+            // A cut list could not be distinguished from a whole one.
             return self.fail();
         }
         match (is_first, next) {
@@ -1116,8 +1116,8 @@ impl<const CLIENTS: usize> Server<CLIENTS> {
     }
 
     /// The next client that is finished or out of time: close it. Its place is
-    /// free already. Call until `None`; one that is to be told 408 first is
-    /// not among them and wants to be sent to.
+    /// free already. Call until `None`; one that is to be sent 408 first is
+    /// not among them and waits to be written to.
     pub fn next_to_close(&mut self, now: Instant, unix_seconds: u64) -> Option<Descriptor> {
         let late = |exchange: &&mut Exchange| now.reaches(exchange.deadline());
         let mut expired = self.exchanges().filter(late);
@@ -1651,7 +1651,7 @@ mod tests {
     }
 
     #[test]
-    fn the_head_of_an_answer_tells_what_the_client_needs() {
+    fn the_head_of_an_answer_has_what_the_client_needs() {
         let one = |request: &str| parse(&converse(&[request.as_bytes()]).0, &[]).remove(0);
         let ok = one("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
         let plain = "text/plain; charset=utf-8";
@@ -1952,7 +1952,7 @@ mod tests {
     }
 
     #[test]
-    fn who_says_nothing_is_told_nothing() {
+    fn who_sends_nothing_is_sent_nothing() {
         let mut server = server::<4>();
         server.accept(Descriptor(5), PEER, START);
         assert_eq!(server.next_to_close(at(4), WALL), None);
@@ -2231,8 +2231,8 @@ mod tests {
         input
     }
 
-    /// The methods of the answered requests, by a twin that knows nothing of
-    /// splits: needed to tell where answers end.
+    /// The methods of the answered requests, by an oracle without splits:
+    /// needed to find where answers end.
     fn heads_of(input: &[u8]) -> Vec<bool> {
         let mut server = server::<1>();
         server.accept(Descriptor(5), PEER, START);

@@ -1,5 +1,5 @@
 //! What the daemon asks of the operating system: syscall-shaped verbs without
-//! policy. `linux.rs` implements them for real, `testing/fake_kernel.rs` lies
+//! policy. `linux.rs` implements them for real, `testing/fake_kernel.rs` fails
 //! on purpose.
 
 use crate::address::Endpoint;
@@ -24,7 +24,7 @@ impl Errno {
     pub const EACCES: Self = Self(libc::EACCES);
     /// Address in use.
     pub const EADDRINUSE: Self = Self(libc::EADDRINUSE);
-    /// Nobody listens there.
+    /// No socket listens there.
     pub const ECONNREFUSED: Self = Self(libc::ECONNREFUSED);
     /// No answer in time.
     pub const ETIMEDOUT: Self = Self(libc::ETIMEDOUT);
@@ -178,7 +178,7 @@ pub struct Child {
 pub enum Netlink {
     /// NETLINK_ROUTE: addresses and routes are asked for.
     Route,
-    /// The same, joined to the groups that tell of changes of addresses, routes,
+    /// The same, joined to the groups that report changes of addresses, routes,
     /// nexthop objects and links.
     RouteEvents,
     /// NETLINK_SOCK_DIAG joined to the destroy groups of TCP and TCP over IPv6.
@@ -248,7 +248,7 @@ pub trait Kernel {
     fn calendar(&mut self, unix_seconds: u64) -> Calendar;
     /// User and system time this process used so far, getrusage(2).
     fn cpu_time(&mut self) -> Duration;
-    /// What the process_* metrics tell; reads /proc/self.
+    /// What the process_* metrics show; reads /proc/self.
     fn process_status(&mut self) -> ProcessStatus;
     /// The effective capability set, capget(2).
     fn capabilities(&mut self) -> u64;
@@ -271,7 +271,7 @@ pub trait Kernel {
     /// neither on procfs nor a regular file: a FIFO, a device, a directory.
     fn open_rows(&mut self, path: &Path) -> Result<RowsFile, Errno>;
     /// Opens a file below a folder where others may write, and refuses (EPERM)
-    /// what anybody but root may have put there or may change.
+    /// what any user but root may have put there or may change.
     fn open_of_root(&mut self, path: &Path) -> Result<Descriptor, Errno>;
     /// Opens any small file for reading, without blocking.
     fn open(&mut self, path: &Path) -> Result<Descriptor, Errno>;
@@ -294,7 +294,7 @@ pub trait Kernel {
     fn write_error(&mut self, bytes: &[u8]);
 
     /// Binds a stream socket to `name` in the abstract namespace of unix(7), one
-    /// per network namespace, and listens there; else tells who does.
+    /// per network namespace, and listens there; else returns which user does.
     fn claim(&mut self, name: &str) -> Result<Claim, Errno>;
     /// Sends a datagram to a socket of unix(7), a path or `@` and an abstract
     /// name; EAGAIN where it has no room.

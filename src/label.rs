@@ -1,5 +1,5 @@
 //! Values of metrics' labels: the type that a stage uses for a notion is the
-//! one that tells its label.
+//! one that has its label.
 
 use crate::text::split;
 
@@ -23,8 +23,8 @@ pub fn words(text: &'static str) -> impl Iterator<Item = &'static [u8]> {
     split(text.as_bytes(), b' ').filter(|word| !word.is_empty())
 }
 
-/// Tells the label of an enum whose first variants, numbered from `$first` on,
-/// are its values.
+/// Implements the label of an enum whose first variants, numbered from `$first`
+/// on, are its values.
 macro_rules! label {
     ($name:ident, $label:literal, $first:literal, [$($value:literal),+ $(,)?]) => {
         impl crate::label::Label for $name {

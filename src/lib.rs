@@ -45,7 +45,7 @@
 //! Web::accept              a descriptor becomes an Exchange of Server
 //! Web::service_clients     recv(2) into Exchange::received
 //! Exchange::next_request   bytes -> Request
-//! Resources, Page::update  what the parts tell; Snapshot -> exposition::write
+//! Resources, Page::update  what the parts count; Snapshot -> exposition::write
 //! Exchange::respond        Status, head, body; send(2) of Exchange::to_send
 //! Web::close_clients       the end, or its time is over
 //! ```

@@ -101,7 +101,7 @@ limit! {
     HTTP_LINGER_BYTES: usize = 65_536
 }
 limit! {
-    /// How long the metrics are told again as they were written: less than any
+    /// How long the metrics are sent again as they were written: less than any
     /// scraper can notice, and a hundred times a second they cost nothing.
     HTTP_FRESH: Duration = 10
 }
@@ -127,7 +127,7 @@ limit! {
 }
 limit! {
     /// Gateways in fe80::/10: a router has one neighbour or a few on each of its
-    /// links. More are forged by somebody on a link.
+    /// links. More are forged by a host on a link.
     LINK_LOCAL_GATEWAYS: usize = 1_024
 }
 limit! {
@@ -165,7 +165,7 @@ limit! {
 }
 limit! {
     /// Facts that nothing keeps current (nameservers, and all where the kernel
-    /// does not tell of changes) are asked for before a block when older.
+    /// does not report changes) are asked for before a block when older.
     FACTS_AGE: Duration = 5_000
 }
 limit! {
@@ -230,7 +230,7 @@ limit! {
     /// How long the self-test's event may take: 123 us were measured, but the
     /// kernel's worker (sock_diag_broadcast_destroy of net/core/sock_diag.c) waits
     /// for others where all network namespaces together close many thousands.
-    SELF_TEST_PATIENCE: Duration = 5_000
+    SELF_TEST_WAIT_BUDGET: Duration = 5_000
 }
 limit! {
     /// How long after a close its destroy event may still be on its way: 123 us
@@ -268,11 +268,11 @@ limit! {
 limit! {
     /// How long one reading may wait for a stdout that takes nothing; one that
     /// takes its lines slowly gets ten times that.
-    OUTPUT_PATIENCE: Duration = 10
+    OUTPUT_WAIT_BUDGET: Duration = 10
 }
 limit! {
     /// How long a command that prints and ends may wait for its reader.
-    ONE_SHOT_PATIENCE: Duration = 60_000
+    ONE_SHOT_WAIT_BUDGET: Duration = 60_000
 }
 limit! {
     /// How long a vanished 4-tuple and a vanished listener stay remembered:
@@ -297,7 +297,7 @@ limit! {
 }
 limit! {
     /// A jump of ours that was moved back to the first place and is pushed down
-    /// again within this stays there so long: whoever pushes it would do so at
+    /// again within this stays there so long: what pushes it would do so at
     /// once. Longer than the deploys of other firewall managers take.
     MOVE_MEMORY: Duration = 600_000
 }

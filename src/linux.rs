@@ -50,8 +50,8 @@ const RTNLGRP_NEXTHOP: c_int = 32;
 const MFD_NOEXEC_SEAL: u32 = 8;
 /// linux/capability.h: two 32-bit words a set.
 const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
-/// Signals go from 1 to 64 (signal(7)); mips has 128, of which nobody uses the
-/// upper half.
+/// Signals go from 1 to 64 (signal(7)); mips has 128, whose upper half is
+/// unused.
 const SIGNALS: c_int = 64;
 /// The highest descriptor closed by hand where close_range(2) is missing.
 const DESCRIPTORS_BY_HAND: c_int = 65_536;
@@ -62,12 +62,12 @@ pub struct Single<T> {
     value: UnsafeCell<T>,
 }
 
-// SAFETY: `take` gives the only reference to whoever comes first, so sharing
+// SAFETY: `take` gives the only reference to the first caller, so sharing
 // a `Single` is no more than sending its value.
 unsafe impl<T: Send> Sync for Single<T> {}
 
 impl<T> Single<T> {
-    /// A value nobody has taken yet.
+    /// A value not taken yet.
     pub const fn new(value: T) -> Self {
         Self {
             taken: AtomicBool::new(false),
@@ -217,7 +217,7 @@ impl core::ops::Deref for Terminated {
 struct Owned(c_int);
 
 impl Owned {
-    /// Hands the descriptor over to whoever closes it later.
+    /// Hands the descriptor over to the caller, to be closed later.
     fn release(self) -> Descriptor {
         let descriptor = Descriptor(self.0);
         mem::forget(self);
@@ -262,7 +262,7 @@ impl Linux {
         }
     }
 
-    /// Collects whatever ended; nobody else waits for orphans.
+    /// Collects whatever ended; no other code waits for orphans.
     fn collect_orphans(&mut self) {
         while let Ok(Some((process, exit))) = wait(-1) {
             if process == self.child {
@@ -377,7 +377,7 @@ impl Kernel for Linux {
         let path = path.as_bytes();
         // A slash behind it would have a link followed all the same.
         let end = path.iter().rposition(|byte| *byte == b'/');
-        // Nobody but root moves root's folder out of a sticky one.
+        // No user but root moves root's folder out of a sticky one.
         open_of_root(path.get(..end.unwrap_or(0)).unwrap_or_default())?;
         open_of_root(path).map(Owned::release)
     }
@@ -541,7 +541,7 @@ impl Kernel for Linux {
         match connect_to(source.0, address) {
             Err(Errno(libc::ECONNREFUSED | libc::EINPROGRESS)) => Ok(port),
             Err(error) => Err(error),
-            // Nobody listens: whoever answered is not the kernel's loopback.
+            // No socket listens: what answered is not the kernel's loopback.
             Ok(()) => Err(Errno::EINVAL),
         }
     }
@@ -558,7 +558,7 @@ impl Kernel for Linux {
         }
         match wait(process) {
             Ok(ended) => ended.map(|(_, exit)| exit),
-            // ECHILD: it is gone, and nobody knows how.
+            // ECHILD: it is gone, and how is lost.
             Err(_) => Some(Exit::Status(255)),
         }
     }
@@ -857,7 +857,7 @@ fn input_file(input: &[u8]) -> Result<Owned, Errno> {
     Ok(file)
 }
 
-/// Without MFD_NOEXEC_SEAL newer kernels complain or, as configured, refuse.
+/// Without MFD_NOEXEC_SEAL newer kernels warn or, as configured, refuse.
 fn memory_file() -> Result<Owned, Errno> {
     let flags = libc::MFD_CLOEXEC;
     memfd(flags | MFD_NOEXEC_SEAL).or_else(|_| memfd(flags))
@@ -1055,7 +1055,7 @@ fn open(path: &CStr, flags: c_int) -> Result<Owned, Errno> {
     check(unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC) }).map(Owned)
 }
 
-/// Opens a folder or a file that nobody but root can have put there, and nobody
+/// Opens a folder or a file that no user but root can have put there, and none
 /// but root changes. In a sticky folder others can but link to files of root's
 /// (proc_sys_fs(5), protected_hardlinks).
 #[inline(never)]
@@ -1103,7 +1103,7 @@ fn is_open(descriptor: c_int) -> bool {
     unsafe { libc::fcntl(descriptor, libc::F_GETFD) >= 0 }
 }
 
-/// Only for descriptions that nobody else shares.
+/// Only for descriptions that no other process shares.
 fn set_non_blocking(descriptor: c_int) -> Result<(), Errno> {
     // SAFETY: F_SETFL takes an int and no memory.
     check(unsafe { libc::fcntl(descriptor, libc::F_SETFL, libc::O_NONBLOCK) }).map(drop)
@@ -1230,7 +1230,7 @@ const NOTHING: libc::pollfd = libc::pollfd {
     revents: 0,
 };
 
-/// Set by poll(2) unasked. Reading or writing then tells what happened.
+/// Set by poll(2) unasked. Reading or writing then shows what happened.
 const BROKEN: i16 = libc::POLLHUP | libc::POLLERR | libc::POLLNVAL;
 
 fn request(interest: &Interest) -> libc::pollfd {
@@ -1565,7 +1565,7 @@ mod tests {
         let accepted = kernel.accept(socket).unwrap();
         kernel.close(accepted.descriptor);
         assert_eq!(kernel.accept(socket), Err(Errno::EAGAIN));
-        // Whom nobody accepts stays in the queue, closed or not.
+        // What is not accepted stays in the queue, closed or not.
         let full = (0..BACKLOG + 2).find(|_| kernel.claim(&name) != held);
         assert!(full.is_some_and(|count| count > 64), "{full:?}");
         assert_eq!(kernel.claim(&name), Ok(Claim::Silent));
@@ -1927,7 +1927,7 @@ mod tests {
     fn output_to_a_full_pipe_never_blocks_nor_changes_the_shared_description() {
         let (_reader, writer) = pipe().unwrap();
         let shared = fs::File::from(
-            // SAFETY: `writer` is open, and the duplicate is nobody else's.
+            // SAFETY: `writer` is open, and the duplicate is ours alone.
             unsafe { std::os::fd::BorrowedFd::borrow_raw(writer.0) }
                 .try_clone_to_owned()
                 .unwrap(),

@@ -15,12 +15,12 @@ use crate::time::{Instant, order};
 /// What a local port is to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Port {
-    /// Nobody is known to listen there.
+    /// No listener is known there.
     Unknown,
-    /// Somebody listens, perhaps for one connection only: passive FTP, RPC
+    /// A socket listens, perhaps for one connection only: passive FTP, RPC
     /// callbacks.
     New,
-    /// Somebody listens at every address, but this address is not known to be
+    /// A socket listens at every address, but this address is not known to be
     /// one of the host's: a proxy took the connection (TPROXY), or the address
     /// just moved here.
     Foreign,
@@ -178,7 +178,7 @@ pub struct Listeners<const N: usize, const I: usize> {
 }
 
 impl<const N: usize, const I: usize> Listeners<N, I> {
-    /// Nobody; all bytes zero.
+    /// No listeners; all bytes zero.
     pub const fn new() -> Self {
         Self {
             local_port_range: PortRange { low: 0, high: 0 },
@@ -244,7 +244,7 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
         self.table.touch(slot, class);
     }
 
-    /// At every address. What stood before anybody looked is a service, and so
+    /// At every address. What stood before the first look is a service, and so
     /// is what takes over from one that was old.
     fn listen_everywhere(&mut self, port: u16, inode: u32, now: Instant) {
         let (reading, last_reading) = (self.reading, self.last_reading);
@@ -283,7 +283,7 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
             || listener.is_some_and(|listener| listener.is_remembered(now))
     }
 
-    /// Only what is gone gives way.
+    /// Only what is gone is evicted.
     fn add(&mut self, local: Endpoint, listener: Listener, class: usize) -> Result<Slot, Full> {
         let result = self.table.insert(local, listener, class);
         if result.is_ok() {
@@ -455,7 +455,7 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
 
     /// A service that the last whole reading showed. Where outgoing connections
     /// are given its port it may have gone since then, and serve one by now:
-    /// only a reading of the same time or later tells.
+    /// only a reading of the same time or later shows it.
     fn service(&self, port: u16, stands: bool, seen: Option<Instant>) -> Port {
         if !self.is_ephemeral(port) {
             return Port::Service;
@@ -485,8 +485,8 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
         self.evictions
     }
 
-    /// Whether a listener of one address ever was refused: nobody knows that it
-    /// listens.
+    /// Whether a listener of one address ever was refused: it listens,
+    /// unknown to us.
     pub fn has_unknown(&self) -> bool {
         self.has_unknown
     }
@@ -655,7 +655,7 @@ mod tests {
                 read(&mut listeners, 1, &[(before, 7)]);
                 read(&mut listeners, stood, &[(before, 7)]);
                 read(&mut listeners, 1_600, &[]);
-                // Nobody listens: such a connection went out from here.
+                // No listener: such a connection went out from here.
                 let gone = port(&listeners, "10.0.0.1:80", 1_600);
                 assert_eq!(gone, Port::Unknown, "{before}");
                 read(&mut listeners, comes, &[(after, 8)]);

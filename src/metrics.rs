@@ -120,7 +120,7 @@ labels! {
         Status127 = "127",
         /// Any other exit status.
         Other = "other",
-        /// Ended by a signal of somebody else.
+        /// Ended by a signal of another process.
         Signal = "signal",
         /// Ended by us, past its deadline.
         Timeout = "timeout",
@@ -357,7 +357,7 @@ pub struct Metrics {
     pub port_scans: u64,
     /// Blocks the kernel has confirmed; adopted ones are not among them.
     pub blocks: u64,
-    /// Blocks found in the kernel at start or put back by somebody else.
+    /// Blocks found in the kernel at start or put back by another program.
     pub blocks_adopted: u64,
     /// Tries to block that failed.
     pub block_failures: Labelled<BlockFailure, 8>,

@@ -17,7 +17,7 @@ const NLM_F_REQUEST: u16 = 0x1;
 /// The kernel shall answer with an error message even where all went well.
 pub const NLM_F_ACK: u16 = 0x4;
 const NLM_F_DUMP_INTR: u16 = 0x10;
-/// Of an event: it replaces another object, whose end is not told.
+/// Of an event: it replaces another object, whose end is not reported.
 const NLM_F_REPLACE: u16 = 0x100;
 /// NLM_F_ROOT and NLM_F_MATCH: every object, not one.
 pub const NLM_F_DUMP: u16 = 0x300;
@@ -69,7 +69,7 @@ pub const HEADER: usize = 16;
 /// more; a shorter buffer would cut messages.
 pub const RECEIVE_BUFFER: usize = 8_192;
 
-/// What a dump lists, and events tell the changes of. Routes name gateways
+/// What a dump lists, and whose changes events report. Routes name gateways
 /// themselves or point to nexthop objects, which have them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Section {
@@ -460,7 +460,7 @@ impl Route {
     }
 }
 
-/// What the kernel tells of the host, asked or by itself.
+/// What the kernel reports of the host, asked or by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostMessage {
     /// An address is there.
@@ -469,7 +469,7 @@ pub enum HostMessage {
     Route(Route),
     /// A route or a nexthop object has this gateway.
     Gateway(Section, IpAddr),
-    /// Something of this section is no longer as it was told before.
+    /// Something of this section is no longer as it was reported before.
     Removed(Section),
     /// A link carries nothing any more. With it go IPv4 routes and nexthop
     /// objects without a message (net/ipv4/fib_trie.c, fib_table_flush;
@@ -482,7 +482,7 @@ pub enum HostMessage {
 }
 
 /// Hands what one receive returned to `each`: events, which carry the sequence
-/// number of the request that changed something, whoever made it, and parts of
+/// number of the request that changed something, ours or not, and parts of
 /// the answer to `host_request` with this `sequence`, whose progress is
 /// returned. NLMSG_DONE and NLMSG_ERROR are never events. A kernel
 /// without nexthop objects (before 5.3) refuses with EOPNOTSUPP: that is
@@ -803,8 +803,8 @@ mod tests {
         assert_eq!(routes(&of_another).1, Progress::More);
     }
 
-    /// Messages that nobody asked for have the sequence number of who made the
-    /// change, which may be ours.
+    /// Messages that were not asked for have the sequence number of the request
+    /// that made the change, which may be ours.
     #[test]
     fn events_are_no_answers() {
         let route = |kind, flags, family: i32, sequence| {
@@ -823,7 +823,7 @@ mod tests {
             assert_eq!(found, gone(Section::Ipv6Routes));
             let (found, _) = event(RTM_NEWROUTE, libc::AF_INET);
             assert!(matches!(found[..], [HostMessage::Route(_)]));
-            // What it replaces is not told.
+            // What it replaces is not reported.
             let replaced = route(RTM_NEWROUTE, NLM_F_REPLACE, libc::AF_INET, sequence);
             let found = routes(&replaced).0;
             assert_eq!(found[..1], gone(Section::Ipv4Routes));

@@ -871,7 +871,7 @@ mod tests {
     use std::vec::Vec as List;
 
     /// A row whose bytes are text.
-    struct Told {
+    struct TextRow {
         row: Row,
         name: &'static str,
         argument: &'static str,
@@ -881,7 +881,7 @@ mod tests {
         environment: String,
     }
 
-    impl std::ops::Deref for Told {
+    impl std::ops::Deref for TextRow {
         type Target = Row;
 
         fn deref(&self) -> &Row {
@@ -889,9 +889,9 @@ mod tests {
         }
     }
 
-    static TABLE: LazyLock<List<Told>> = LazyLock::new(|| {
+    static TABLE: LazyLock<List<TextRow>> = LazyLock::new(|| {
         let text = |bytes| std::str::from_utf8(bytes).unwrap();
-        let told = rows().map(|row| Told {
+        let texts = rows().map(|row| TextRow {
             row,
             name: text(row.name),
             argument: text(row.argument),
@@ -900,7 +900,7 @@ mod tests {
             help: text(row.help),
             environment: String::from_utf8(row.variable().as_bytes().to_vec()).unwrap(),
         });
-        told.collect()
+        texts.collect()
     });
 
     type Variables<'a> = &'a [(&'a str, &'a [u8])];
@@ -1431,7 +1431,7 @@ mod tests {
             let dashed = [b"--", value.as_slice()].concat();
             line(&parse_bytes(&[&dashed], &[]).unwrap_err());
             // Any byte but NUL is fine in a directory's name.
-            let refusing = |row: &&Told| !matches!(row.id, Id::Proc | Id::ExecRoot);
+            let refusing = |row: &&TextRow| !matches!(row.id, Id::Proc | Id::ExecRoot);
             for row in TABLE.iter().filter(refusing) {
                 let argument = [b"--", row.name.as_bytes(), b"=", value].concat();
                 line(&parse_bytes(&[&argument], &[]).unwrap_err());
@@ -1577,14 +1577,15 @@ mod tests {
         assert_eq!(words[2].split('-').count(), 4, "a target triple: {line}");
     }
 
-    /// dist/tcpparser.8 tells each option as the parser knows it, and no other.
+    /// dist/tcpparser.8 documents each option as the parser knows it, and no
+    /// other.
     #[test]
-    fn the_man_page_tells_every_option() {
+    fn the_man_page_documents_every_option() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/dist/tcpparser.8");
         let page = std::fs::read_to_string(path).unwrap();
         let (_, section) = page.split_once("\n.Sh OPTIONS\n").unwrap();
         let (section, _) = section.split_once("\n.Sh ").unwrap();
-        let mut told = section.split("\n.It Fl ").skip(1);
+        let mut items = section.split("\n.It Fl ").skip(1);
         for row in TABLE.iter() {
             let short = row.short.map(|letter| format!("{} , ", letter as char));
             let argument = match row.argument {
@@ -1592,7 +1593,7 @@ mod tests {
                 argument => format!(" Ar {argument}"),
             };
             let names = format!("{}-{}{argument}", short.unwrap_or_default(), row.name);
-            let (head, body) = told.next().expect(&names).split_once('\n').unwrap();
+            let (head, body) = items.next().expect(&names).split_once('\n').unwrap();
             assert_eq!(head, names);
             let allowed = match (row.range, row.default) {
                 ("", "") => String::new(),
@@ -1602,15 +1603,15 @@ mod tests {
             let line = body.lines().find(|line| line.starts_with("Allowed:"));
             assert_eq!(line.unwrap_or_default(), allowed, "{names}");
         }
-        assert_eq!(told.next(), None);
+        assert_eq!(items.next(), None);
     }
 
-    /// The table of README.md tells each option as the parser knows it.
+    /// The table of README.md documents each option as the parser knows it.
     #[test]
-    fn readme_tells_every_option() {
+    fn readme_documents_every_option() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
         let readme = std::fs::read_to_string(path).unwrap();
-        let told = |text: &str| {
+        let cell = |text: &str| {
             if text.is_empty() {
                 "-".to_string()
             } else {
@@ -1622,9 +1623,9 @@ mod tests {
             if let Some(letter) = row.short {
                 names = format!("`-{}`, {names}", letter as char);
             }
-            let start = format!("| {names} | {} | {} | ", told(row.default), told(row.range));
-            let is_told = readme.lines().any(|line| line.starts_with(&start));
-            assert!(is_told, "README.md has no line {start}");
+            let start = format!("| {names} | {} | {} | ", cell(row.default), cell(row.range));
+            let is_there = readme.lines().any(|line| line.starts_with(&start));
+            assert!(is_there, "README.md has no line {start}");
         }
     }
 
@@ -1653,13 +1654,13 @@ mod tests {
     /// The settings of dist/ name each option that is no action, with its range
     /// and default, and the script for procd hands each on as what it is.
     #[test]
-    fn settings_files_tell_every_option() {
+    fn settings_files_name_every_option() {
         let (settings, uci, script) = (
             dist("tcpparser.default"),
             dist("tcpparser.uci"),
             dist("tcpparser.procd"),
         );
-        let is_setting = |row: &&Told| !row.is_action();
+        let is_setting = |row: &&TextRow| !row.is_action();
         for row in TABLE.iter().filter(is_setting) {
             let in_shell = |line: &str| {
                 let rest = line.strip_prefix(&format!("#{}=", row.environment))?;
@@ -1696,7 +1697,7 @@ mod tests {
             let mut names = line.trim_end_matches('\'').split(' ');
             assert!(names.any(|other| other == name), "{name} in {kind}{line}");
         }
-        let told = settings.matches("\n#TCPPARSER_").count();
-        assert_eq!(told, TABLE.iter().filter(is_setting).count());
+        let count = settings.matches("\n#TCPPARSER_").count();
+        assert_eq!(count, TABLE.iter().filter(is_setting).count());
     }
 }

@@ -127,7 +127,7 @@ pub struct Socket {
     /// The state.
     pub state: TcpState,
     /// The inode of the socket's file, 0 where it has none or the row does not
-    /// tell. Numbers above 32 bits are folded, never to 0.
+    /// show it. Numbers above 32 bits are folded, never to 0.
     pub inode: u32,
 }
 

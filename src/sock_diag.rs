@@ -53,7 +53,7 @@ const DUMP_SEQUENCE: u32 = 1;
 /// What a socket shows of the handshake with its peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handshake {
-    /// Nothing that would tell.
+    /// Nothing that would prove it.
     Unknown,
     /// The peer acknowledged our SYN-ACK, so its address is not forged.
     Proven,
@@ -227,7 +227,7 @@ pub fn lookup_request(local: Endpoint, remote: Endpoint, sequence: u32) -> Reque
 }
 
 /// What the answer to that `lookup_request` says; ENOENT where the connection is
-/// gone. Then the kernel describes who listens on its port, if anybody does.
+/// gone. Then the kernel describes the listener of its port, if there is one.
 pub fn lookup_answer(
     bytes: &[u8],
     sequence: u32,
@@ -434,7 +434,7 @@ mod tests {
     }
 
     /// A destroy event each, from Linux 6.18: a service at 192.0.2.1 port 1004,
-    /// a peer at 192.0.2.9 or, where nobody answers, at 192.0.2.50.
+    /// a peer at 192.0.2.9 or, where no host answers, at 192.0.2.50.
     #[test]
     #[cfg(target_endian = "little")]
     fn real_handshakes() {
@@ -461,7 +461,7 @@ mod tests {
         }
     }
 
-    /// One of the three fields is enough. Before 4.6 nothing tells that there
+    /// One of the three fields is enough. Before 4.6 nothing shows that there
     /// was none; 104 bytes are those of Linux 2.6.
     #[test]
     #[cfg(target_endian = "little")]

@@ -17,7 +17,7 @@ pub trait Blank: Copy {
     const BLANK: Self;
 }
 
-/// A secret 128-bit key: without it nobody can aim at collisions.
+/// A secret 128-bit key: without it no peer can aim at collisions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HashKey {
     /// The first half.
@@ -562,9 +562,9 @@ mod tests {
 
     /// A Vec with linear search does the same, slowly.
     #[test]
-    fn agrees_with_a_naive_twin() {
+    fn agrees_with_a_naive_oracle() {
         let mut table = std::boxed::Box::new(Table::<u64, u64, 300, 1024, 3>::new());
-        let mut twin: [Vec<(u64, u64)>; 3] = [Vec::new(), Vec::new(), Vec::new()];
+        let mut oracle: [Vec<(u64, u64)>; 3] = [Vec::new(), Vec::new(), Vec::new()];
         let mut state: u64 = 88_172_645_463_325_252;
         for step in 0..200_000u64 {
             state ^= state << 13;
@@ -573,33 +573,33 @@ mod tests {
             // Few distinct low bits: long probe chains.
             let key = (state >> 8) % 500 * 64;
             let class = (state >> 40) as usize % 3;
-            let held = twin
+            let held = oracle
                 .iter()
                 .position(|list| list.iter().any(|(k, _)| *k == key));
             let found = table.find(&key);
             assert_eq!(found.is_some(), held.is_some());
             match (found, held) {
                 (None, _) => match table.insert(key, step, class) {
-                    Ok(_) => twin[class].push((key, step)),
-                    Err(Full) => assert_eq!(twin.iter().map(Vec::len).sum::<usize>(), 300),
+                    Ok(_) => oracle[class].push((key, step)),
+                    Err(Full) => assert_eq!(oracle.iter().map(Vec::len).sum::<usize>(), 300),
                 },
                 (Some(slot), Some(held)) => {
-                    let at = twin[held].iter().position(|(k, _)| *k == key).unwrap();
+                    let at = oracle[held].iter().position(|(k, _)| *k == key).unwrap();
                     assert_eq!(table.class(slot), Some(held));
-                    assert_eq!(table.value(slot), Some(&twin[held][at].1));
-                    let pair = twin[held].remove(at);
+                    assert_eq!(table.value(slot), Some(&oracle[held][at].1));
+                    let pair = oracle[held].remove(at);
                     if state & 1 == 0 {
                         table.remove(slot);
                         assert_eq!(table.find(&key), None);
                     } else {
                         table.touch(slot, class);
-                        twin[class].push(pair);
+                        oracle[class].push(pair);
                     }
                 }
                 _ => unreachable!(),
             }
             if step % 1_000 == 0 {
-                for (class, list) in twin.iter().enumerate() {
+                for (class, list) in oracle.iter().enumerate() {
                     let mut keys = Vec::new();
                     let mut next = table.oldest(class);
                     while let Some(slot) = next {

@@ -11,7 +11,7 @@ pub type Text<const N: usize> = Bounded<[u8; N]>;
 pub type TextView = Bounded<[u8]>;
 
 /// Text in bytes of its own. Appending never fails: a full text drops the rest
-/// and remembers that it did. What tells its length stands before the bytes, so
+/// and remembers that it did. Its length stands before the bytes, so
 /// that a long text of few bytes dirties one page.
 #[derive(Clone, Debug)]
 #[repr(C)]
@@ -155,8 +155,8 @@ impl TextView {
         self.put(bytes);
     }
 
-    /// Appends what somebody else wrote, as far as it is printable ASCII, with
-    /// one blank for whatever stands between.
+    /// Appends what another program wrote, as far as it is printable ASCII,
+    /// with one blank for whatever stands between.
     pub fn put_printable(&mut self, bytes: &[u8]) {
         for byte in bytes {
             if self.room() == 0 {

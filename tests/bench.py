@@ -20,7 +20,7 @@ import harness
 
 ROWS = (2_000, 20_000)
 HOLDERS = 4  # processes that hold connections: one may not open 40,000 files
-PORT = 8_000  # each holder has one port and one peer: nobody is a scanner
+PORT = 8_000  # each holder has one port and one peer: none is a scanner
 ROUNDS = 7  # alternations
 READINGS = 10  # of one daemon in one round
 INTERVAL = 0.1  # seconds between readings
@@ -61,7 +61,7 @@ class QuietService:
 
 def start_holder(lan, number, count):
     """A process that holds connections; its process id, once it has them."""
-    ready, tell = os.pipe()
+    ready, done = os.pipe()
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -69,14 +69,14 @@ def start_holder(lan, number, count):
             harness.LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             held = hold(lan, number, count)
-            os.write(tell, b"+")
+            os.write(done, b"+")
             while held:
                 signal.pause()
         except BaseException as error:
             print(f"holder {number}: {error}", file=sys.stderr, flush=True)
         finally:
             os._exit(status)
-    os.close(tell)
+    os.close(done)
     with os.fdopen(ready, "rb") as pipe:
         harness.check(pipe.read(1) == b"+" or not reap(pid), "a holder failed")
     return pid
@@ -202,10 +202,10 @@ def cat_paced_cost(host):
     without its start, which a cat of nothing has as well."""
     whole, start = [], []
     for _ in range(READINGS):
-        beat = time.monotonic() + INTERVAL
+        next_round = time.monotonic() + INTERVAL
         whole.append(cat_cost(host, FILES))
         start.append(cat_cost(host, ["/dev/null"]))
-        time.sleep(max(0, beat - time.monotonic()))
+        time.sleep(max(0, next_round - time.monotonic()))
     whole, start = statistics.mean(whole), statistics.mean(start)
     return whole, whole - start
 

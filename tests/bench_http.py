@@ -66,10 +66,10 @@ class Served:
 
     def rate(self, *headers):
         """Requests a second."""
-        told = self.namespace.must("wrk", "-t1", "-c8", f"-d{SECONDS}s", *headers,
+        output = self.namespace.must("wrk", "-t1", "-c8", f"-d{SECONDS}s", *headers,
                                    f"http://127.0.0.1:{PORT}/metrics", seconds=SECONDS + 20)
-        harness.check("Non-2xx" not in told, f"{self.name}: {told}")
-        return float(re.search(r"Requests/sec:\s+([\d.]+)", told)[1])
+        harness.check("Non-2xx" not in output, f"{self.name}: {output}")
+        return float(re.search(r"Requests/sec:\s+([\d.]+)", output)[1])
 
     def end(self):
         for process in self.processes:
@@ -79,7 +79,7 @@ class Served:
 
 
 def compare(title, ours, other, *headers):
-    """Alternates A B A B and tells the medians and their ratio."""
+    """Alternates A B A B and prints the medians and their ratio."""
     rates = {ours: [], other: []}
     for _ in range(ROUNDS):
         for server, values in rates.items():
@@ -121,7 +121,7 @@ def main(binary, folder):
         compare("Connection: close", ours, alone, "-H", "Connection: close")
         compare("Connection: close", ours, watched, "-H", "Connection: close")
     print("\nEach socket that ends is an event for the tcpparser of its host, and costs its owner\n"
-          "a little, whoever that is: \"watched\" is nginx on a host that has one.")
+          "a little: \"watched\" is nginx on a host that has one.")
 
 
 def end_early(number, _frame):

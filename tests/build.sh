@@ -39,7 +39,7 @@ check_refused() {
     fi
 }
 
-# typed LINE: a command of README.md, which tests/run.py is told of.
+# typed LINE: a command of README.md, noted for tests/run.py.
 typed() { sh -c "$1" && echo "$1" >>target/typed-in-build; }
 : >target/typed-in-build
 
@@ -61,7 +61,7 @@ variant() { make -s build OUT="target/$1" "$2"; }
 is_small() { [ "$(wc -c <"$1")" -le 160000 ]; }
 file_says() { file "$1" | tee "$log" | grep -q "$2"; }
 
-# Without git, as somebody does who checks a release: the program tells its
+# Without git, as in a check of a release: the program has its
 # revision, its file the time.
 same_files_elsewhere() (
     tar --exclude=./target --exclude=./.git -cf "$elsewhere/source.tar" . &&

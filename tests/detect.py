@@ -81,7 +81,7 @@ def say(what, function, binary):
 
 
 def long_ones(binary):
-    """The two that need more patience than `make test` has."""
+    """The two that need more time than `make test` has."""
     return all([
         say(f"{SECONDS_IDLE} s of loopback traffic, nothing missed",
             lambda case: test_evidence.loopback_traffic(case, SECONDS_IDLE), binary),

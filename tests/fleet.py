@@ -114,7 +114,7 @@ def fleet(case):
     return bridge, hosts, addresses, scanner, source
 
 
-def story(case):
+def scenario(case):
     harness.need("nmap", "prometheus")
     bridge, hosts, addresses, scanner, source = fleet(case)
     guards = []
@@ -157,7 +157,7 @@ def end_early(number, _frame):
 def main(binary):
     case = harness.Case(binary)
     try:
-        story(case)
+        scenario(case)
         return 0
     except harness.Skipped as reason:
         print(f"SKIPPED {reason}")

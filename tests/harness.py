@@ -718,7 +718,7 @@ class Ledger:
 
 
 class Runner:
-    """Runs tests, two at a time, and tells. A test that fails once has failed:
+    """Runs tests, two at a time, and reports. A test that fails once has failed:
     one that a busy machine can fail is to be mended."""
 
     def __init__(self, binary, ledger):
@@ -740,7 +740,7 @@ class Runner:
             case.close()
         with self.lock:
             self.ledger.add(case, verdict)
-        self.tell(name, verdict, details, time.monotonic() - started)
+        self.report(name, verdict, details, time.monotonic() - started)
 
     @staticmethod
     def explain(error):
@@ -750,7 +750,7 @@ class Runner:
         kind = "" if isinstance(error, Failure) else f"{type(error).__name__}: "
         return [kind + str(error)] + where
 
-    def tell(self, name, verdict, details, seconds):
+    def report(self, name, verdict, details, seconds):
         with self.lock:
             self.counts[verdict] += 1
             if verdict == "ok":

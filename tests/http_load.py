@@ -1,4 +1,4 @@
-"""Clients nobody wants, for a test: http_load.py ADDRESS PORT KIND COUNT
+"""Hostile clients, for a test: http_load.py ADDRESS PORT KIND COUNT
 
 idle     connect and say nothing
 slow     send a request byte by byte (slowloris)

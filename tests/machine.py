@@ -24,8 +24,8 @@ STANDS = "the machine stands"
 # Makes the root in $1 and becomes process 1; runs in mount, process, host name
 # and IPC namespaces that were just made. Then come the folders that must be seen
 # of the real machine, --, packages to unpack, --, and the command. Kernel
-# settings, modules and the clock are everybody's: they can be read, no more
-# (https://systemd.io/CONTAINER_INTERFACE), and nobody waits for the real disks.
+# settings, modules and the clock are the real machine's: they can be read, no more
+# (https://systemd.io/CONTAINER_INTERFACE), and nothing waits for the real disks.
 ENTER = r"""
 set -e
 base=$1

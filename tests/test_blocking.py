@@ -264,7 +264,7 @@ def test_own_ssh_session_is_never_blocked(t):
     not_blocked(guard, scene, "ssh")
 
 
-def test_refusing_firewall_is_told(t):
+def test_refusing_firewall_is_reported(t):
     scene = Scene(t)
     env = broken_firewall(t, "echo 'no way' >&2\nexit 4\n")
     guard = t.guard(scene.host, env=env).ready()
@@ -282,7 +282,7 @@ def test_refusing_firewall_is_told(t):
     check(len(guard.matching("Block failed")) <= 4, "a flood of failures")
 
 
-def test_missing_firewall_is_told(t):
+def test_missing_firewall_is_reported(t):
     scene = Scene(t)
     guard = t.guard(scene.host, env={"PATH": t.folder("path-empty"), "TZ": "UTC0"}).ready()
     scene.scan()

@@ -6,7 +6,7 @@ PORTS = (22, 25, 80, 443)
 
 
 def guarded(t, family, *arguments, ports=PORTS):
-    """A LAN whose host serves four ports and is watched, but blocks nobody."""
+    """A LAN whose host serves four ports and is watched, but blocks no source."""
     lan = t.lan()
     lan.host.listen(*ports, address=family.wildcard)
     return lan, t.guard(lan.host, "--dry-run", *arguments).ready()

@@ -144,7 +144,7 @@ def test_tarball_installs(t, init):
 
 
 @cases(*ARCHITECTURES)
-def test_tarball_tells_nothing_of_its_maker(t, architecture):
+def test_tarball_holds_nothing_of_its_maker(t, architecture):
     with tarfile.open(tarball(t, architecture)) as opened:
         members = opened.getmembers()
     names = [member.name for member in members]
@@ -166,17 +166,17 @@ def test_tarballs_have_their_sums(t):
 @cases(*ARCHITECTURES)
 def test_program_is_static_and_for_its_machine(t, architecture):
     need("file")
-    told = must("file", "-b", os.path.join(unpacked(t, architecture), "tcpparser"))
-    check(re.match(ARCHITECTURES[architecture][0], told), f"it is {told!r}")
-    check(re.search(r"\b(statically|static-pie) linked\b", told), f"it is {told!r}")
+    kind = must("file", "-b", os.path.join(unpacked(t, architecture), "tcpparser"))
+    check(re.match(ARCHITECTURES[architecture][0], kind), f"it is {kind!r}")
+    check(re.search(r"\b(statically|static-pie) linked\b", kind), f"it is {kind!r}")
 
 
 @cases(*ARCHITECTURES)
 def test_program_reads_rows(t, architecture):
     t.binary = os.path.join(unpacked(t, architecture), "tcpparser")
     before = foreign(t.binary, architecture)
-    told = must(*before, t.binary, "--version").split()
-    equal(told[:3], ["tcpparser", VERSION, f"{architecture}-unknown-linux-musl"], "version")
+    words = must(*before, t.binary, "--version").split()
+    equal(words[:3], ["tcpparser", VERSION, f"{architecture}-unknown-linux-musl"], "version")
     check_output(t, before)
 
 

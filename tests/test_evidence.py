@@ -21,7 +21,7 @@ EVENTS_UP = 'tcpparser_evidence_source_up{source="destroy_events"}'
 
 
 class Scene:
-    """A guarded host with services, and a peer; blocking unless told."""
+    """A guarded host with services, and a peer; blocking by default."""
 
     def __init__(self, t, *arguments, ports=PORTS, family="v4", kind="echo", **options):
         self.family, self.lan = Family(family), t.lan()
@@ -154,11 +154,11 @@ def test_what_only_events_show_is_missed_without_them(t):
 
 
 def test_events_that_are_not_to_be_had(t):
-    """Without NETLINK_SOCK_DIAG nothing tells whether data was sent."""
+    """Without NETLINK_SOCK_DIAG nothing shows whether data was sent."""
     scene = Scene(t, before=deaf("socket"), interval="10s")
     wait_for(scene.guard.error_output, "words about destroy events")
     held = ConnectScan(scene.peer, scene.family.host, PORTS, "fin", hold=15)
-    check(" d=? " in scene.wait_blocked(), "nobody knows whether data was sent")
+    check(" d=? " in scene.wait_blocked(), "whether data was sent is unknown")
     held.close()
     check(scene.guard.matching("data sent: unknown,"), "the Blocked line")
     said_once(scene, "no destroy events: no socket for them")
@@ -463,7 +463,7 @@ FORGED = [(kind, source) for kind in ("syn", "ack", "data") for source in ("sile
 
 @cases(*FORGED)
 def test_forged_segments_prove_nothing(t, kind, source):
-    """Neither from an address where nobody answers, nor from one whose owner
+    """Neither from an address where no host answers, nor from one whose owner
     resets what it did not ask for. Watched until the sockets are gone."""
     lan = t.lan()
     sysctl = ["net.ipv4.tcp_orphan_retries=1", "net.ipv4.tcp_synack_retries=1"]
@@ -609,7 +609,7 @@ def test_downloads_over_ports_that_listened_before(t):
 
 
 def test_restarted_listeners(t):
-    """Those that end with nobody connected, and those that come back."""
+    """Those that end with no client connected, and those that come back."""
     scene = heard(t)
     for restarts in range(3):
         equal(scene.touch(*PORTS[:3]), 3, "connections")

@@ -12,7 +12,7 @@ from harness import STAMP, canonical, cases, check, endpoint, equal
 
 HEADER = ("  sl  local_address rem_address   st tx_queue rx_queue tr tm->when "
           "retrnsmt   uid  timeout inode\n")
-NOBODY = "No TCP peer connection established yet"
+NO_PEER = "No TCP peer connection established yet"
 MEMORY_KIB = 48 * 1024
 # Rows recorded on other machines, all of this byte order, are an extra: where
 # they lie beside the clone each folder is a test, elsewhere there is none.
@@ -71,7 +71,7 @@ def address_of(hexadecimal):
 
 
 def is_ephemeral(port):
-    """Where nobody listens the arrow is a guess by the port."""
+    """Without a listener the arrow is a guess by the port."""
     with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
         low, high = map(int, file.read().split())
     return low <= port <= high
@@ -107,12 +107,12 @@ def listed_by(ended):
     equal(ended.lines[:2], ["tcpparser starting...", ""], "start lines")
     found = []
     for line in ended.lines[2:]:
-        if line != NOBODY and "Port scan detected:" not in line:
+        if line != NO_PEER and "Port scan detected:" not in line:
             match = LISTED.match(line)
             check(match, f"a strange line: {line!r}")
             found.append(match.groups())
     equal(len(found), len(set(found)), "a connection is listed twice: lines")
-    equal(NOBODY in ended.lines, not found, f"`{NOBODY}` with {len(found)} lines")
+    equal(NO_PEER in ended.lines, not found, f"`{NO_PEER}` with {len(found)} lines")
     return set(found)
 
 

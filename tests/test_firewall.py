@@ -466,7 +466,7 @@ def test_reload_is_put_right(t, flavour, family, how):
     is_rebuilt(scene, scene.guard, before, 0 if how == "push_jumps_down" else 1)
 
 
-def unblocked_by_somebody(scene, *addresses):
+def unblocked_from_outside(scene, *addresses):
     for address in addresses:
         scene.guard.wait_line(rf" Unblocked: +{re.escape(address)} its rule was removed by "
                               "somebody", PERIOD)
@@ -479,7 +479,7 @@ def unblocked_by_somebody(scene, *addresses):
 def test_one_entry_deleted_is_unblocked(t, flavour, family):
     scene = TamperedScene(t, flavour, family)
     scene.tamper("-D", "TCPPARSER", "1")
-    unblocked_by_somebody(scene, scene.family.peer)
+    unblocked_from_outside(scene, scene.family.peer)
     check(scene.reaches(seconds=5), "A is back")
     check(not scene.reaches(scene.family.friend, 0.3), "B stays blocked")
     equal(sorted(jumps(scene)), sorted(JUMPS), "jumps")
@@ -494,20 +494,20 @@ def test_all_entries_deleted_are_unblocked(t, flavour, family, how):
     else:
         scene.tamper("-D", "TCPPARSER", "1")
         scene.tamper("-D", "TCPPARSER", "1")
-    unblocked_by_somebody(scene, scene.family.peer, scene.family.friend)
+    unblocked_from_outside(scene, scene.family.peer, scene.family.friend)
     wait_for(lambda: is_untouched(scene), "no chain", PERIOD)
     check(scene.reaches(seconds=5) and scene.reaches(scene.family.friend, 5), "both are back")
     scene.guard.wait_readings(2)
-    equal(len(scene.guard.matching("Port scan")), 2, "old connections block nobody again")
+    equal(len(scene.guard.matching("Port scan")), 2, "old connections lead to no block")
 
 
 @cases(*FLAVOURS)
-def test_old_saved_rules_bring_nobody_back(t, flavour):
+def test_old_saved_rules_restore_no_block(t, flavour):
     """A was unblocked when rules were loaded that hold A and lack B."""
     scene = TamperedScene(t, flavour, "v4")
     equal(scene.firewall.product(scene.host, "--unblock", scene.family.peer).returncode, 0,
           "exit status")
-    unblocked_by_somebody(scene, scene.family.peer)
+    unblocked_from_outside(scene, scene.family.peer)
     with_b = scene.entries()
     scene.restore_saved("with A")
     check(not scene.reaches(seconds=0.3), "A is in the rules loaded")
@@ -629,8 +629,8 @@ def test_held_lock_is_waited_for(t, seconds, failures):
     check(not scene.reaches(seconds=0.3), "it is blocked")
 
 
-# What befalls iptables-restore, the words that say it, the reason counted.
-MISHAPS = {
+# What iptables-restore does, the words that say it, the reason counted.
+FAULTS = {
     "exit 1": ("echo nope >&2; exit 1", "exited with 1: nope;", "refused"),
     "exit 2": ("echo nope >&2; exit 2", "exited with 2: nope;", "refused"),
     "exit 3": ("echo nope >&2; exit 3", "exited with 3: nope;", "refused"),
@@ -644,9 +644,9 @@ MISHAPS = {
 }
 
 
-@cases(*MISHAPS)
-def test_failing_restore_is_told_and_tried_again(t, mishap):
-    script, words, reason = MISHAPS[mishap]
+@cases(*FAULTS)
+def test_failing_restore_is_reported_and_tried_again(t, fault):
+    script, words, reason = FAULTS[fault]
     scene = Scene(t)
     flag = os.path.join(t.tmp, "fails")
     env = wrapped_firewall(t, scene.firewall,
@@ -705,7 +705,7 @@ def test_hanging_listing_is_ended_and_tried_again(t):
     check(not scene.reaches(seconds=0.3), "it is blocked")
 
 
-# What befalls each tool, what stands on stderr.
+# What each tool does, what stands on stderr.
 UNUSABLE = {
     "missing": (None, "could not be started"),
     "not executable": ("#!/bin/sh\n", "could not be started"),
@@ -718,15 +718,15 @@ UNUSABLE = {
 
 
 @cases(*UNUSABLE)
-def test_unusable_iptables_is_told_and_tried_again(t, mishap):
-    text, words = UNUSABLE[mishap]
+def test_unusable_iptables_is_reported_and_tried_again(t, fault):
+    text, words = UNUSABLE[fault]
     scene = Scene(t)
     folder = t.folder("path-unusable")
     for name in os.listdir(scene.firewall.folder) if text else ():
         path = os.path.join(folder, name)
         with open(path, "w") as file:
             file.write(text)
-        os.chmod(path, 0o644 if mishap == "not executable" else 0o755)
+        os.chmod(path, 0o644 if fault == "not executable" else 0o755)
     guard = t.guard(scene.host, env={**scene.firewall.env, "PATH": folder}).ready()
     with OnTime(guard):
         scene.scan()
@@ -773,7 +773,7 @@ def test_old_iptables_without_wait(t, words):
     guard = t.guard(scene.host, env=env).ready()
     scene.scan()
     guard.wait_line(" Blocked: ")
-    equal((guard.error_output(), guard.matching("failed")), ([], []), "complaints")
+    equal((guard.error_output(), guard.matching("failed")), ([], []), "errors")
     for word, status in (("--list", 0), ("--unblock=10.77.0.2", 0), ("--unblock=10.77.0.2", 1)):
         done = scene.host.run(t.binary, word, env=env)
         equal(done.returncode, status, f"{word}: {done.stderr!r}; exit status")
@@ -822,9 +822,9 @@ def test_thousand_sources_in_one_reading(t, flavour):
 @cases(*FLAVOURS)
 def test_list_shows_what_stands(t, flavour):
     scene = Scene(t, flavour)
-    nobody = scene.firewall.product(scene.host, "--list")
-    equal((nobody.returncode, nobody.stdout, nobody.stderr),
-          (1, "", "tcpparser: no source is blocked\n"), "--list where nobody is blocked")
+    empty = scene.firewall.product(scene.host, "--list")
+    equal((empty.returncode, empty.stdout, empty.stderr),
+          (1, "", "tcpparser: no source is blocked\n"), "--list where no source is blocked")
     now = boot_seconds()
     feed(scene, entry("198.51.100.7/32", now + 3700, strikes=3, since=now - 100),
          entry("198.51.100.8/32", 0), entry("198.51.100.9/32", 77, OTHER_BOOT))
@@ -894,7 +894,7 @@ def test_unblock_without_a_daemon(t, flavour):
     unblock("all", 0, "3 blocks removed\n")
     equal(scene.firewall.everything(scene.host), before, "rules")
     unblock("all", 1, "tcpparser: no such block\n")
-    equal(scene.firewall.product(scene.host, "--unblock", "everybody").returncode, 2, "exit status")
+    equal(scene.firewall.product(scene.host, "--unblock", "everything").returncode, 2, "exit status")
 
 
 @cases(("nft", "v4", "address"), ("nft", "v6", "address"), ("legacy", "v4", "network"),
@@ -907,10 +907,10 @@ def test_unblock_beside_a_daemon(t, flavour, family, target):
     done = scene.firewall.product(scene.host, "--unblock", targets[target])
     equal((done.returncode, done.stdout), (0, "1 block removed\n"), "--unblock")
     check(scene.reaches(seconds=5), "it is back at once")
-    unblocked_by_somebody(scene, scene.family.peer)
+    unblocked_from_outside(scene, scene.family.peer)
     wait_for(lambda: is_untouched(scene), "the daemon removes the chain", PERIOD)
     scene.guard.wait_readings(2)
-    equal(len(scene.guard.matching("Port scan")), 1, "old connections block nobody again")
+    equal(len(scene.guard.matching("Port scan")), 1, "old connections lead to no block")
     scene.scan()
     wait_for(lambda: len(scene.guard.matching(" Blocked:")) == 2, "the second block")
     check(" for 10m," in scene.guard.matching(" Blocked:")[1], "that strike did not count")

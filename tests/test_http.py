@@ -1,5 +1,5 @@
 """HTTP with raw sockets against the real binary: what RFC 9110 and 9112 ask,
-and clients that nobody wants."""
+and hostile clients."""
 
 import contextlib
 import os
@@ -109,7 +109,7 @@ def check_row(host, name, request, status, goes_on):
               f"Date of {name}: {answer.headers['date']!r}")
         equal("allow" in answer.headers, status == 405, f"Allow in the answer to {name}")
         if goes_on:
-            check(answer.headers.get("connection") != "close", f"{name} is told to close")
+            check(answer.headers.get("connection") != "close", f"{name} is answered with close")
             sock.sendall(get("/healthz"))
             equal(Response(stream).status, 200, f"what follows {name}")
         else:
@@ -190,7 +190,7 @@ def test_no_reset_eats_an_answer_that_is_taken_slowly(t):
         equal(stream.read(), b"", "what follows")
 
 
-def test_slow_head_is_told_so(t):
+def test_slow_head_is_answered_408(t):
     host = t.lan().host
     t.guard(host, "--dry-run").ready()
     with client(host) as (sock, stream), client(host) as (_, silent):
@@ -206,7 +206,7 @@ def test_slow_head_is_told_so(t):
 # ------------------------------------------------------- healthz and blocked
 
 
-def test_healthz_tells_of_the_firewall(t):
+def test_healthz_shows_the_firewall(t):
     host = t.lan().host
     t.guard(host, env=broken_firewall(t, "exit 3\n"))
     wait_for(lambda: host.listens_at(HOME, PORT), "a listener")
@@ -214,7 +214,7 @@ def test_healthz_tells_of_the_firewall(t):
     equal(ask(host, get("/healthz")).status, 503, "status")
 
 
-def test_healthz_tells_of_readings(t):
+def test_healthz_shows_readings(t):
     host = t.lan().host
     folder = fixture(t, [])
     t.guard(host, "--dry-run", "--proc", folder).ready()
@@ -291,7 +291,7 @@ def cpu(pid):
 
 
 @cases(20, 40)
-def test_few_descriptors_starve_nobody(t, limit):
+def test_few_descriptors_starve_no_client(t, limit):
     """Idle clients take every descriptor there is; the newest is served all
     the same, and so is the firewall."""
     need("prlimit")
@@ -394,7 +394,7 @@ def touch_all_places(host):
 
 
 @alone
-def test_hostile_clients_delay_nobody(t):
+def test_hostile_clients_delay_no_answer(t):
     """5,000 idle clients, 200 slow ones, 50 that never read and a flood of
     connections, all at once. There are only 8,000 different connections, so
     that memory stands still once those and all places were seen."""

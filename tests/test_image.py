@@ -41,7 +41,7 @@ def need_iptables():
         raise Skipped("`make tools` builds the static iptables")
 
 
-# Whoever reads the end of its input has lost the process that gave it.
+# A read that meets the end of its input has lost the process that wrote it.
 APART = """mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /dev/shm && echo apart && read -r _"""
 ENTER = """#!/bin/sh
 exec nsenter --mount=/proc/{}/ns/mnt sh -c 'cd "$0" && exec "$@"' "$PWD" {} "$@"
@@ -222,10 +222,10 @@ class Scene:
         equal(self.guard.wait_exit(), 0, "exit status")
 
 
-def is_blocked_until_told(scene):
-    """The whole story: a scan is blocked, shown, and undone."""
+def is_blocked_until_lifted(scene):
+    """The whole scenario: a scan is blocked, shown, and undone."""
     guard = scene.guard
-    equal(guard.errors, [], "complaints")
+    equal(guard.errors, [], "errors")
     check(scene.reaches(seconds=5), "the services answer")
     scene.scan()
     scene.wait_blocked()
@@ -245,7 +245,7 @@ def is_blocked_until_told(scene):
 def test_its_own_iptables_blocks_on_a_read_only_root(t, family):
     # As docker has it: without the folders in memory that podman adds.
     scene = Scene(t, "legacy", family, options=("--read-only", "--read-only-tmpfs=false"))
-    is_blocked_until_told(scene)
+    is_blocked_until_lifted(scene)
     scene.stop()
 
 
@@ -267,7 +267,7 @@ def test_the_iptables_of_its_host_blocks(t, flavour, family):
     if flavour != default():
         options += ["-e", f"PATH={t.folder('path-' + flavour)}:/bin"]
     scene = Scene(t, flavour, family, arguments=("--exec-root", "/host"), options=options)
-    is_blocked_until_told(scene)
+    is_blocked_until_lifted(scene)
     scene.stop()
 
 
@@ -279,7 +279,7 @@ def test_another_container_lists_and_unblocks(t):
     check(not scene.reaches(), "the block stays")
     done = once(t, scene.host, "--list")
     equal((done.returncode, "10.77.0.2" in done.stdout), (0, True), f"--list: {done}")
-    equal(once(t, scene.host, "--healthcheck").returncode, 1, "nobody is well")
+    equal(once(t, scene.host, "--healthcheck").returncode, 1, "no daemon is well")
     done = once(t, scene.host, "--unblock", "all")
     equal(done.returncode, 0, f"--unblock: {done}")
     check(scene.reaches(seconds=5), "the source is back")
@@ -317,7 +317,7 @@ def test_rules_of_others_do_not_hide_ours(t):
     scene.guard = scene.start()
     wait_for(lambda: scene.guard.metric("tcpparser_blocks_adopted_total") == 1, "the adoption")
     equal(scene.guard.metric("tcpparser_firewall_jump_first"), 1, "jump_first")
-    equal(scene.guard.errors, [], "complaints")
+    equal(scene.guard.errors, [], "errors")
     equal(others(), before, "rules of others")
     equal(scene.guard.exec("--unblock", "all").returncode, 0, "exit status of --unblock")
 

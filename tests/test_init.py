@@ -194,7 +194,7 @@ def lifecycle(m):
 def refusals(m):
     for verb, wanted in (("bogus", 2), ("start stop", 2), ("status --full", 2), ("reload", 3)):
         check("usage: " in service(m, verb, wanted).stderr, "usage")
-    # Somebody else's process under a number that was ours once.
+    # Another program's process under a number that was ours once.
     m.write("/run/tcpparser.pid", "1\n")
     service(m, "status", 1)
     service(m, "stop")
@@ -254,7 +254,7 @@ def test_busybox_init_respawns_it(t):
     with machine(t) as m:
         need_busybox()
         prepare = placed(t, ("tcpparser.init", SCRIPT), ("tcpparser.inittab", "/etc/inittab"))
-        # One that was started at boot gives way.
+        # One that was started at boot is stopped.
         m.boot(prepare + ASH + f"{SCRIPT} start\ncp /run/tcpparser.pid /run/before\n",
                "busybox", "init")
         m.write(SETTINGS, "TCPPARSER_INTERVAL=500ms\n")
@@ -332,7 +332,7 @@ def left_behind(m):
 # -------------------------------------------------------------------- procd
 
 # Enough of OpenWrt's API: UCI sections as shell variables, as its functions.sh
-# has them, and a procd that writes down what it is told.
+# has them, and a procd that writes down what it receives.
 RC_COMMON = r"""#!/bin/sh
 config_load() { . "/tmp/uci.$1"; }
 config_foreach() { for section in $SECTIONS; do "$1" "$section"; done; }
@@ -382,8 +382,8 @@ def uci_as_shell(text):
     return "\n".join([*lines, f"SECTIONS='{' '.join(sections)}'"]) + "\n"
 
 
-def told_to_procd(m):
-    """Command, other parameters, and the rest of what procd was told."""
+def sent_to_procd(m):
+    """Command, other parameters, and the rest of what procd received."""
     command, parameters, other = [], {}, []
     for line in m.text("/tmp/procd").splitlines():
         verb, *words = line.rstrip("\t").split("\t")
@@ -405,7 +405,7 @@ def test_procd(t):
         m.write("/tmp/uci.tcpparser", uci_as_shell(dist("tcpparser.uci")))
         said = m.must("sh", f"{DIST}/install.sh", f"BINARY={t.binary}")
         check("(procd)" in said and m.exists("/usr/bin/tcpparser"), f"installed: {said}")
-        command, parameters, other = told_to_procd(m)
+        command, parameters, other = sent_to_procd(m)
         equal(command, ["/usr/bin/tcpparser", "--show=scans"], "command")
         equal(parameters, {"respawn": ["60", "5", "0"], "stdout": ["1"], "stderr": ["1"]}, "how")
         equal(other, [("open", "main"), ("close",), ("trigger", "tcpparser")], "and")
@@ -414,7 +414,7 @@ def test_procd(t):
         every = re.sub(r"'0'", "'on'", every)
         m.write("/tmp/uci.tcpparser", uci_as_shell(every))
         m.must(SCRIPT, "reload")
-        command, _, _ = told_to_procd(m)
+        command, _, _ = sent_to_procd(m)
         names = re.findall(r"^\s*(?:option|list) (\S+)", every, re.M)
         wanted = {f"--{name.replace('_', '-')}" for name in names} - {"--enabled"}
         equal({word.split("=")[0] for word in command[1:]}, wanted, "options that arrive")
@@ -425,7 +425,7 @@ def test_procd(t):
         m.write("/tmp/uci.tcpparser", uci_as_shell(every.replace("enabled 'on'", "enabled '0'")
                                                    .replace("enabled '1'", "enabled '0'")))
         m.must(SCRIPT, "start")
-        equal(told_to_procd(m), ([], {}, [("trigger", "tcpparser")]), "where it is not enabled")
+        equal(sent_to_procd(m), ([], {}, [("trigger", "tcpparser")]), "where it is not enabled")
         # Where blocks are is what the settings say.
         need("iptables")
         m.must("cp", "/etc/config/tcpparser", "/tmp/settings")
@@ -436,7 +436,7 @@ def test_procd(t):
         m.must("mv", "/tmp/settings", "/etc/config/tcpparser")
         m.must("sh", f"{DIST}/install.sh", "uninstall")
         equal(left_behind(m), [], "left")
-        equal(told_to_procd(m)[2][-2:], [("stop",), ("disable",)], "at last")
+        equal(sent_to_procd(m)[2][-2:], [("stop",), ("disable",)], "at last")
 
 
 # ------------------------------------------------------------------ systemd
@@ -540,7 +540,7 @@ def test_make_install_and_uninstall(t):
         need_busybox()
         m.boot(IDLE, "busybox", "init")
         said = typed(t, m.run, install)
-        check("(sysv)" in said and "/var/log/tcpparser.log" in said, f"told: {said}")
+        check("(sysv)" in said and "/var/log/tcpparser.log" in said, f"said: {said}")
         first = m.guard()
         check(glob.glob(m.path("/etc/rc2.d/S*tcpparser")), "enabled")
         scan(m, lan)
@@ -596,7 +596,7 @@ def test_release_installs_itself(t):
         need_busybox()
         m.boot(f"{IDLE}cp {quote(release)} /root\n", "busybox", "init")
         said = typed(t, m.run, *lines, folder="/root")
-        check("(sysv)" in said and m.guard(), f"told: {said}")
+        check("(sysv)" in said and m.guard(), f"said: {said}")
         m.must("sh", "-c", f"cmp /root/tcpparser-*/tcpparser {PROGRAM}")
 
 

@@ -10,13 +10,13 @@ from harness import (Family, STAMP, cases, check, connection_pattern, endpoint, 
                      name_of, wait_for)
 from test_files import fixture, tcp_row
 
-NOBODY = "No TCP peer connection established yet"
+NO_PEER = "No TCP peer connection established yet"
 
 
-def test_first_lines_and_nobody_there(t):
+def test_first_lines_and_no_peer(t):
     guard = t.guard(t.lan().host).ready()
-    guard.wait_line(f"^{NOBODY}$")
-    equal(guard.output()[:3], ["tcpparser starting...", "", NOBODY], "first lines")
+    guard.wait_line(f"^{NO_PEER}$")
+    equal(guard.output()[:3], ["tcpparser starting...", "", NO_PEER], "first lines")
 
 
 @cases("v4", "v6", "mapped")
@@ -69,7 +69,7 @@ def test_closed_connections_leave_the_list(t):
     guard, client, pattern = connected(t)
     guard.wait_line(pattern)
     client.close()
-    wait_for(lambda: guard.output()[-1] == NOBODY, "an empty list")
+    wait_for(lambda: guard.output()[-1] == NO_PEER, "an empty list")
 
 
 def test_same_ports_used_again_are_a_new_connection(t):
@@ -143,7 +143,7 @@ def test_direction_outlives_the_listener(t):
 @cases((40080, "<-"), (8080, "->"))
 def test_listener_at_another_address_does_not_count(t, port, arrow):
     """A service on loopback does not make a download's port an open one. Where
-    nobody listens the arrow is a guess by the port."""
+    no socket listens the arrow is a guess by the port."""
     lan = t.lan()
     lan.host.listen(port, address="127.0.0.1")
     lan.peer.listen(443)

@@ -159,7 +159,7 @@ def test_exposition_is_well_formed(t):
             check(f"tcpparser_new_connections_total{label} 0\n" in text, f"no {label}")
 
 
-def test_counters_tell_the_story(t):
+def test_counters_match_the_scenario(t):
     lan = t.lan()
     firewall = t.firewall(lan.host)
     lan.host.listen(*PORTS, address="::")
@@ -171,14 +171,14 @@ def test_counters_tell_the_story(t):
     guard.wait_line("Blocked: ")
     guard.wait_readings(2)
     found = guard.scrape()
-    story = {
+    expected = {
         "tcpparser_port_scans_total": 1, "tcpparser_blocks_total": 1,
         "tcpparser_blocked_sources": 1,
         'tcpparser_new_connections_total{direction="in",family="4"}': 4,
         'tcpparser_new_connections_total{direction="in",family="6"}': 2,
         'tcpparser_new_connections_total{direction="out",family="4"}': 1,
         'tcpparser_new_connections_total{direction="out",family="6"}': 0}
-    equal({name: found.get(name) for name in story}, story, "samples")
+    equal({name: found.get(name) for name in expected}, expected, "samples")
     equal(faults(body_of(guard)), [], "faults")
     equal(len(held), 7, "connections held")
 
@@ -218,8 +218,8 @@ def test_process_metrics_are_true(t):
     found = guard.scrape()
     with open(f"/proc/{guard.pid}/status") as status:
         resident = int(re.search(r"VmRSS:\s+(\d+)", status.read())[1]) * 1024
-    told = found["process_resident_memory_bytes"]
-    check(0.5 * resident <= told <= 1.5 * resident, f"{told} told, {resident} found")
+    reported = found["process_resident_memory_bytes"]
+    check(0.5 * resident <= reported <= 1.5 * resident, f"{reported} reported, {resident} found")
     check(abs(found["process_start_time_seconds"] - time.time()) < 60, "start time")
     check(found["process_open_fds"] >= 3, "open descriptors")
 

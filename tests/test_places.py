@@ -82,7 +82,7 @@ def exchanges_lost(namespace, address, count, port=7777):
 class Routed:
     """near -- router -- inner, and the router's neighbour entries get old soon.
     TCP would hide what the firewall does to neighbour discovery: an answer of
-    the far end tells the router that its neighbour is alive."""
+    the far end shows the router that its neighbour is alive."""
 
     def __init__(self, t, flavour):
         self.near, self.router, self.inner = (t.namespace(role)
@@ -279,7 +279,7 @@ def test_lifted_and_then_stopped_leaves_nothing(t, flavour, family, how):
 
 
 @cases("nft", "legacy")
-def test_the_end_tells_how_many_stand(t, flavour):
+def test_the_end_says_how_many_stand(t, flavour):
     scene = Scene(t, flavour)
     guard = scene.start()
     block(scene, guard)
@@ -412,7 +412,7 @@ def test_block_of_the_other_flavour_is_found(t, preferred, family, tools):
     guard.wait_line(rf" Unblocked: +{re.escape(scene.family.peer)} its time is over", 20)
     check(boot_seconds() >= fed, "not before its time")
     check(scene.reaches(seconds=5), "it is back")
-    equal(len(guard.matching(" Blocked:")), 1, "nobody is blocked twice")
+    equal(len(guard.matching(" Blocked:")), 1, "no source is blocked twice")
     done = scene.firewall.product(scene.host, "--unblock", scene.family.friend)
     equal((done.returncode, done.stdout), (0, "1 block removed\n"), "--unblock")
     guard.wait_line("its rule was removed by somebody")
@@ -437,7 +437,7 @@ def test_other_flavour_after_kill_and_change(t, preferred, family):
     guard = t.guard(scene.host, env=scene.firewall.env).ready()
     wait_for(lambda: guard.metric("tcpparser_blocked_sources") == 1, "its adoption")
     guard.wait_readings(2)
-    equal(guard.matching(" Blocked:"), [], "nobody is blocked twice")
+    equal(guard.matching(" Blocked:"), [], "no source is blocked twice")
     is_blocked_by(scene, guard)
     check(not has_chain(scene, scene.family.tool), "one flavour is in use")
     equal(scene.firewall.product(scene.host, "--unblock", "all").stdout, "2 blocks removed\n",

@@ -1,4 +1,4 @@
-"""Nobody keeps it from its post: the name by which two that block exclude each
+"""Other users cannot keep it from blocking: the name by which two that block exclude each
 other, and the port of its metrics, in the hands of other users."""
 
 import contextlib
@@ -159,7 +159,7 @@ def test_name_is_held_by_another(t, holder):
         equal(scene.firewall.entries(scene.host), [], "what --unblock leaves")
     guard = scene.start().ready()
     scene.blocks(guard, scene.lan.peer_v4)
-    equal(guard.error_output(), [], "what it says where nobody has the name")
+    equal(guard.error_output(), [], "what it says where the name is free")
 
 
 @cases(("root", "root"), ("nobody", "nobody"), ("root", "nobody"))

@@ -1,4 +1,4 @@
-"""Signals, descriptors, children, and an output nobody reads."""
+"""Signals, descriptors, children, and an output that is not read."""
 
 import fcntl
 import os
@@ -60,7 +60,7 @@ def test_signals_end_it(t, name):
 
 
 @cases("SIGTERM", "SIGINT")
-def test_exit_line_tells_of_standing_blocks(t, name):
+def test_exit_line_counts_standing_blocks(t, name):
     lan, firewall = scene(t)
     guard = t.guard(lan.host, "--show", "scans", env=firewall.env).ready()
     scan(lan)
@@ -141,7 +141,7 @@ def test_standard_descriptors_closed_at_start(t):
 
 
 def full_pipe():
-    """A pipe of the smallest size that nobody reads."""
+    """A pipe of the smallest size that is not read."""
     reader, writer = os.pipe()
     fcntl.fcntl(writer, F_SETPIPE_SZ, 4096)
     return reader, writer
@@ -230,12 +230,12 @@ def test_unreadable_tcp_is_said_once_and_retried(t):
     folder = t.folder("later")
     guard = t.guard(host, "--dry-run", "--proc", folder)
 
-    def complaints():
+    def messages():
         return [line for line in guard.error_output() if "cannot read" in line]
 
-    wait_for(complaints, "a message")
+    wait_for(messages, "a message")
     time.sleep(1.5)
-    equal(len(complaints()), 1, f"lines on stderr: {guard.error_output()}")
+    equal(len(messages()), 1, f"lines on stderr: {guard.error_output()}")
     row = tcp_row("192.0.2.1", 40000, "198.51.100.7", 443, 1)
     tcp = os.path.join(fixture(t, [row], name="later"), "net/tcp")
     guard.wait_line("198.51.100.7:443 <- 192.0.2.1:40000")

@@ -31,7 +31,7 @@ def names_in(text):
     return set(re.findall(r"\b(?:tcpparser|process)_[a-z0-9_]+", text))
 
 
-def names_told(text):
+def names_exposed(text):
     """The names of all samples of an exposition, without labels."""
     return set(re.findall(r"^([a-z][a-z0-9_]+)[ {]", text, re.M))
 
@@ -60,12 +60,12 @@ def test_every_alert_is_tested_and_says_what_it_means(t):
 
 
 def test_rules_and_dashboard_ask_for_metrics_that_exist(t):
-    told = names_told(body_of(t.guard(t.lan().host).ready()))
+    exposed = names_exposed(body_of(t.guard(t.lan().host).ready()))
     expressions = re.findall(r"expr: ((?:.|\n)*?)\n +(?:for|labels):", read(RULES))
     for source, text in (("rules", "\n".join(expressions)), ("dashboard", read(DASHBOARD))):
         asked = names_in(text)
         check(len(asked) > 5, f"{source} ask for {asked}")
-        equal(asked - told, set(), f"names that {source} ask for and nobody tells")
+        equal(asked - exposed, set(), f"names that {source} ask for and no family has")
 
 
 def test_dashboard_is_whole(t):
@@ -79,7 +79,7 @@ def test_dashboard_is_whole(t):
         check(place["x"] + place["w"] <= 24, f"{panel['title']} does not fit")
     used = set(re.findall(r"\$\{?([a-z]+)", " ".join(queries()) + json.dumps(panels)))
     known = {variable["name"] for variable in dashboard["templating"]["list"]}
-    equal(used - known, set(), "variables that nobody sets")
+    equal(used - known, set(), "variables that are not set")
 
 
 def test_dashboard_queries_are_valid(t):
@@ -113,7 +113,7 @@ def openmetrics_faults(text):
     return found + faults(text)
 
 
-def test_both_formats_tell_the_same(t):
+def test_both_formats_have_the_same_metrics(t):
     guard = t.guard(t.lan().host).ready()
     url = "http://127.0.0.1:3021/metrics"
     text = curl(guard, url)[2]
@@ -121,7 +121,7 @@ def test_both_formats_tell_the_same(t):
     equal(headers["content-type"], OPENMETRICS + "; charset=utf-8", "content type")
     equal(openmetrics_faults(open_text), [], "faults")
     equal(faults(text), [], "faults of the text format")
-    equal(names_told(open_text), names_told(text), "names")
+    equal(names_exposed(open_text), names_exposed(text), "names")
     for bad in (open_text.removesuffix("# EOF\n"), open_text.replace("_bytes 1", "_bytes  1"),
                 open_text.replace("# TYPE tcpparser_rows ", "# TYPE tcpparser_rows_total ")):
         check(bad == open_text or openmetrics_faults(bad), "these checks find nothing")

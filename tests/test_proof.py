@@ -10,7 +10,7 @@ from traffic import ConnectScan, Forger, Nmap, deaf, end, has_events, serve, tou
 
 PORTS = (22, 25, 80, 443, 8080)
 LISTED = ",".join(map(str, PORTS))
-STRANGER = "10.93.0.77"  # nobody answers there
+STRANGER = "10.93.0.77"  # no host answers there
 FASTOPEN, FASTOPEN_NO_COOKIE = 23, 34  # TCP_* of linux/tcp.h
 UNPROVEN = "tcpparser_events_unproven_total"
 SCANS = "tcpparser_port_scans_total"

@@ -147,7 +147,7 @@ def test_more_own_addresses_than_fit(t, when):
 
 @cases("later", "from the start")
 def test_thousands_of_link_local_gateways(t, when):
-    """Whoever is on a link has them added by router advertisements
+    """A host on a link has them added by router advertisements
     (net.ipv6.conf.*.accept_ra is 1): no link-local source is blocked then, every
     other is. Real advertisements would fill the neighbour table, which all
     network namespaces share."""
@@ -335,7 +335,7 @@ def test_nameservers_stay_while_their_file_is_written(t, how):
 
 @cases("gateway", "gateway of another table", "nexthop object", "nameserver")
 def test_what_is_protected_since_the_last_reading(t, what):
-    """Also a minute before: it is asked for, or was told, before the block."""
+    """Also a minute before: it is asked for, or was reported, before the block."""
     scene = Scene(t, "--interval", "1h", files=FILES["OpenWrt"] if what == "nameserver" else None)
     readings = scene.guard.metric("tcpparser_scheduled_readings_total")
     if what == "nameserver":
@@ -372,7 +372,7 @@ def test_a_block_ends_when_its_source_becomes_protected(t, what):
     check(scene.firewall.blocks(scene.host, f"{Lan.friend_v4}/32"), "the other block stands")
 
 
-@cases("told", "replaced", "with its link")
+@cases("notified", "replaced", "with its link")
 def test_what_is_protected_no_longer_is_blocked(t, how):
     """A gateway that has gone, two of the three without a message."""
     def prepare(host):
@@ -381,7 +381,7 @@ def test_what_is_protected_no_longer_is_blocked(t, how):
                 f"route add 10.10.0.0/16 via {Lan.peer_v4} dev lan0")
 
     scene = Scene(t, "--interval", "1h", prepare=prepare)
-    scene.host.ip({"told": "route del 10.9.0.0/16",
+    scene.host.ip({"notified": "route del 10.9.0.0/16",
                    "replaced": "route replace 10.9.0.0/16 via 10.77.0.9 dev w0 onlink",
                    "with its link": "link set w0 down"}[how])
     time.sleep(2)  # what may be gone is asked for after a moment

@@ -3,8 +3,8 @@ what it says of messages, files and verbs.
 
 Fenced code blocks hold commands where their info string is `sh`, one a line, or
 `console`, behind a prompt; others hold none. Tests type commands as they stand,
-into a shell; a comment behind one that says what it needs marks it as typed by
-nobody. The last test counts both.
+into a shell; a comment behind one that says what it needs marks it as not
+typed. The last test counts both.
 """
 
 import glob
@@ -82,7 +82,7 @@ def typed(t, run, *lines, folder=ROOT, **options):
 
 
 class Terminal(Guard):
-    """A line of README that goes on until somebody ends it, typed at a terminal
+    """A line of README that goes on until it is ended, typed at a terminal
     of its own; `before` is a wrapping command."""
 
     def __init__(self, t, namespace, line, env, folder=ROOT, before=()):
@@ -215,7 +215,7 @@ def test_what_you_will_see(t):
         equal(shapes(scene.type(prompt[2:])), shapes(shown), f"what {prompt!r} prints")
     one, every = undo
     equal(scene.type(one), ["1 block removed"], f"what {one!r} prints")
-    # A connection in the first half second throws no doubt on a block yet.
+    # A connection in the first half second does not trigger a verification yet.
     wait_for(lambda: scene.near.connects(HOST, 22)
              and scene.guard.matching(f"Unblocked: +{NEIGHBOUR} "), "the end of the block")
     scene.guard.signal(signal.SIGTERM)
@@ -269,7 +269,7 @@ def test_make_run_blocks_until_control_c(t):
                 if lines[0] == "make run")
     need("make", "cargo")
     if os.stat(ROOT).st_uid != os.geteuid() or os.path.dirname(t.binary) != f"{ROOT}/target":
-        raise Skipped("somebody else built the program elsewhere")
+        raise Skipped("the program was built elsewhere or by another user")
     scene = Scene(t)
     scene.start_line(line)
     scene.guard.ready()
@@ -382,7 +382,7 @@ def test_verbs_of_make_are_there(_t):
     verbs = set(re.findall(r"(?:^|`|\d )make ([a-z]+)", text_of("README.md"), re.M))
     known = set(re.findall(r"^([a-z]+):.*## ", text_of("Makefile"), re.M))
     equal(verbs - known, set(), "verbs that make does not know")
-    equal(known - verbs, {"clean"}, "verbs that README.md does not tell")
+    equal(known - verbs, {"clean"}, "verbs that README.md does not name")
 
 
 def test_files_named_are_there(_t):
@@ -391,8 +391,8 @@ def test_files_named_are_there(_t):
     missing = [name for name in named if not os.path.exists(os.path.join(ROOT, name))]
     equal(missing, [], "files that are not there")
     sources = [name for name in os.listdir(os.path.join(ROOT, "src")) if name != "lib.rs"]
-    untold = [name for name in sources if f"`src/{name}" not in text_of("README.md")]
-    equal(untold, [], "sources without a row")
+    missing = [name for name in sources if f"`src/{name}" not in text_of("README.md")]
+    equal(missing, [], "sources without a row")
 
 
 def test_drawing_is_that_of_the_source(_t):
@@ -401,7 +401,7 @@ def test_drawing_is_that_of_the_source(_t):
     check(("text", lines) in code_blocks(section("Source")), f"README.md does not show {lines}")
 
 
-def test_figures_are_told(_t):
+def test_figures_are_documented(_t):
     limits = section("Limits and figures")
     check(re.search(r"\| figure \| aim \| measured on \d{4}-\d\d-\d\d \|", limits), "no date")
     for row in (r"size of the binary \| at most 64 KiB \| [\d.]+ KiB",
@@ -427,15 +427,15 @@ def texts_of_the_source():
     return {text.strip(" ,:;") for text in found if not text.startswith(NO_MESSAGES)}
 
 
-def test_every_message_is_told(_t):
+def test_every_message_is_documented(_t):
     """Whatever it can say holds two words side by side."""
     messages = {text for text in texts_of_the_source() if re.search("[a-z]{2,} [a-z]", text)}
     check(len(messages) > 60, f"messages: {messages}")
-    told = re.sub(r"\s+", " ", text_of("README.md"))
-    equal({text for text in messages if text not in told}, set(), "messages without a row")
+    readme = re.sub(r"\s+", " ", text_of("README.md"))
+    equal({text for text in messages if text not in readme}, set(), "messages without a row")
 
 
-def test_messages_told_are_those_of_the_source(_t):
+def test_documented_messages_are_those_of_the_source(_t):
     """What is left of each when texts of the source are taken away is its
     variable part."""
     texts = [text for text in texts_of_the_source() if re.search("[a-z]{3}", text)]
@@ -452,15 +452,15 @@ def test_messages_told_are_those_of_the_source(_t):
               f"nothing says {message!r}: {rest!r} is left")
 
 
-def test_what_lacking_tools_skip_is_told(_t):
-    told = set(re.findall("`([^`\n]+)`", re.sub("^```.*", "", section("Tests"), flags=re.M)))
+def test_what_lacking_tools_skip_is_documented(_t):
+    named = set(re.findall("`([^`\n]+)`", re.sub("^```.*", "", section("Tests"), flags=re.M)))
     needed = set()
     for path in glob.glob(f"{ROOT}/tests/*.py"):
         for call in re.findall(r"\bneed\(([^)]*)\)", text_of(path)):
             needed.update(re.findall('"([^"]+)"', call))
     needed.update(re.findall(r"(?:if|&&) has ([\w-]+)", text_of("tests/build.sh")))
     check(len(needed) > 20, f"tools: {needed}")
-    equal(needed - told, set(), "tools without a row")
+    equal(needed - named, set(), "tools without a row")
 
 
 # ------------------------------------------------------------------ the count
@@ -505,4 +505,4 @@ def test_every_command_is_typed_or_marked(t):
     equal(sorted(left - t.ledger.untyped), [], "neither typed by a test nor marked")
     check(len(marked) <= MARKED_MAX, f"{len(marked)} commands are marked")
     if left:
-        raise Skipped(f"typed by nobody, since tests were skipped or failed: {sorted(left)}")
+        raise Skipped(f"not typed, since tests were skipped or failed: {sorted(left)}")

@@ -141,7 +141,7 @@ WAY_OUT = ("tcpparser: this kernel has no tables for legacy iptables, or has not
 
 @cases(*FLAVOURS)
 def test_kernels_without_legacy_tables(t, flavour):
-    """The real tools complain about a table that really is not there."""
+    """The real tools report a table that really is not there."""
     host = t.namespace("host")
     env = wrapped_firewall(t, t.firewall(host, flavour),
                            'case $name in *tables) exec "$real" -t nosuch "$@";; esac')
@@ -159,11 +159,11 @@ def test_kernels_without_legacy_tables(t, flavour):
     equal(listed.stderr.splitlines()[1:], ["".join(WAY_OUT)], "--list")
 
 
-@cases("module not loaded", "modprobe complains", "in another root", "no rights", "other flavour")
+@cases("module not loaded", "modprobe fails", "in another root", "no rights", "other flavour")
 def test_way_out_is_named_where_it_is_one(t, trouble):
     """ENOPROTOOPT is what the kernel says before ip_tables is loaded."""
     words = "can't initialize iptables table \\`filter': iptables who? (do you need to insmod?)"
-    if trouble == "modprobe complains":
+    if trouble == "modprobe fails":
         words = f"modprobe: FATAL: Module ip_tables not found in directory /lib/modules/6.1\n{words}"
     elif trouble == "no rights":
         words = words.replace("iptables who? (do you need to insmod?)",
@@ -229,7 +229,7 @@ def test_healthcheck_says_what_is_wrong(t):
 
     unhealthy("127.0.0.1:3021: connection refused")
     unhealthy("192.0.2.1:80: address not there", "--listen", "192.0.2.1:80")
-    unhealthy("--listen none leaves nobody to ask", "--listen", "none")
+    unhealthy("--listen none leaves no listener to ask", "--listen", "none")
     guard = t.guard(host, env=broken_firewall(t, "exit 3\n")).ready()
     wait_for(guard.error_output, "words about the firewall")
     unhealthy("127.0.0.1:3021: 503 the firewall cannot be used")
@@ -347,7 +347,7 @@ def test_deaf_init_delays_nothing(t, trouble):
         wait_for(lambda: "READY=1" in init.heard(), "READY=1 once there is room")
     else:
         equal(len(said), 1, f"lines on stderr: {said}")
-        check("NOTIFY_SOCKET cannot be told: " in said[0], said[0])
+        check("NOTIFY_SOCKET cannot be notified: " in said[0], said[0])
 
 
 def test_commands_of_the_firewall_know_nothing_of_it(t):

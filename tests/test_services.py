@@ -43,7 +43,7 @@ def spared(scene, source):
 
 @contextlib.contextmanager
 def ftp_server(t, scene, *settings):
-    """A vsftpd with 200 files of 20 kB for everybody."""
+    """A vsftpd with 200 files of 20 kB for anonymous clients."""
     path = f"{os.environ.get('PATH', '')}:{ROOT}/target/tools/usr/sbin"
     binary = shutil.which("vsftpd", path=path)
     if binary is None:
@@ -133,7 +133,7 @@ def is_up(scene, server):
 
 @cases(21100, 40000)
 @idle
-def test_ftp_ports_that_nobody_connects_to(t, lowest):
+def test_ftp_ports_without_connections(t, lowest):
     """Listened on until the client gives up, and by the next one again."""
     scene = Scene(t, interval="500ms").hears()
     settings = (f"pasv_min_port={lowest}", f"pasv_max_port={lowest + 10}")
@@ -276,7 +276,7 @@ def test_more_new_listeners_than_the_table_has_places(t):
 
 
 def test_more_listeners_of_one_address_than_fit(t):
-    """The first ones stay, and the others are told."""
+    """The first ones stay, and the others are counted."""
     scene = Scene(t, interval="1s").hears()
     with many(scene, scene.family.host, 1500):
         scene.guard.wait_readings(3)
@@ -375,7 +375,7 @@ def test_a_proxy_whose_upstream_is_away(t, family, how):
             end(proxied.listener.accept()[0], "rst")
     proxied.listener.close()
     equal(len(held), 4, "connections")
-    # The kernel tells of the control's connections after those.
+    # The kernel reports the control's connections after those.
     control(scene)
     spared(scene, scene.family.peer)
 
@@ -445,7 +445,7 @@ def flood_out(scene, count, peers=1):
 
 
 @cases(1, 200)
-def test_outgoing_connections_push_nobody_out(t, peers):
+def test_outgoing_connections_evict_no_service(t, peers):
     """All ports are given to outgoing connections; services just started."""
     lan = t.lan()
     lan.host.sysctl("net.ipv4.ip_local_port_range=1024 65535")

@@ -73,7 +73,7 @@ class BusyService(harness.EchoService):
 
 
 class SlowService(harness.EchoService):
-    """Accepts and keeps, whatever the peer does, until it is told to close."""
+    """Accepts and keeps, whatever the peer does, until it is to close."""
 
     def __init__(self):
         self.kept = []
@@ -207,7 +207,7 @@ def service_for(kind):
 class Attack:
     """One scan of a guarded host with ten services, and what came of it."""
 
-    def __init__(self, case, kind, interval="10s", before=(), delay=0.0, patience=1.5):
+    def __init__(self, case, kind, interval="10s", before=(), delay=0.0, wait_budget=1.5):
         self.kind, self.lan = kind, case.lan()
         host = self.lan.host
         self.firewall = case.firewall(host)
@@ -222,7 +222,7 @@ class Attack:
         try:
             end_of_scan = until(lambda: self.watch.dropped or scan.is_over(), 60)
             check(end_of_scan, f"{kind} goes on and on")
-            until(lambda: self.watch.dropped, patience)
+            until(lambda: self.watch.dropped, wait_budget)
         finally:
             scan.close()
             time.sleep(0.05)  # what was captured is still to be taken in
@@ -264,7 +264,7 @@ FIN, SYN, RST, ACK = 1, 2, 4, 16
 
 class Stopwatch:
     """Notes the IPv4 packets of a host's device by the kernel's time stamps,
-    and when a rule of ours came to stand (nft flavour; the kernel tells once
+    and when a rule of ours came to stand (nft flavour; the kernel reports it once
     it is in force). All times are seconds of CLOCK_MONOTONIC."""
 
     def __init__(self, host, device="lan0"):
@@ -348,7 +348,7 @@ class Stopwatch:
 
 
 class Flow:
-    """One connection, as its packets tell."""
+    """One connection, as its packets show."""
 
     def __init__(self):
         self.opened, self.ended = None, None

@@ -496,7 +496,7 @@ fn is_old(asked: Option<Instant>, now: Instant) -> bool {
 }
 
 fn open_resolver_file(kernel: &mut impl Kernel, path: &[u8]) -> Result<Descriptor, Errno> {
-    // Anybody may write to /tmp; OpenWrt's /var is a link to it.
+    // Every user may write to /tmp; OpenWrt's /var is a link to it.
     let is_shared = matches!(path.get(..5), Some(b"/tmp/" | b"/var/"));
     let path = Path::from_bytes(path);
     if is_shared {
@@ -666,7 +666,7 @@ mod tests {
             bench.start();
             for _ in 0..200 {
                 for _ in 0..random.below(3) {
-                    let farewells = [Farewell::Told, Farewell::Replaced, Farewell::WithLink];
+                    let farewells = [Farewell::Notified, Farewell::Replaced, Farewell::WithLink];
                     bench.kernel.faults.farewell = Some(random.pick(&farewells));
                     change(&mut bench.kernel, &mut random);
                 }

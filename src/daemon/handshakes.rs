@@ -1,7 +1,7 @@
 //! Which handshakes are proven. A forged SYN with data makes a full socket where
 //! Fast Open asks for no cookie: by net.ipv4.tcp_fastopen, by the socket option
 //! TCP_FASTOPEN_NO_COOKIE, or by a route with fastopen_no_cookie. The socket
-//! itself tells; a row does not, so the kernel is asked for it.
+//! itself shows it; a row does not, so the kernel is asked for it.
 
 use crate::address::Endpoint;
 use crate::kernel::{Descriptor, Errno, Kernel, Netlink};
@@ -29,7 +29,7 @@ pub(super) struct Handshakes {
     left: usize,
     /// The sockets are those of our own network namespace.
     can_ask: bool,
-    /// A connection that is gone has a destroy event, which tells.
+    /// A connection that is gone has a destroy event, which shows it.
     expects_events: bool,
     /// net.ipv4.tcp_fastopen accepts data without a cookie.
     is_forgeable: bool,
@@ -47,7 +47,7 @@ impl Handshakes {
         }
     }
 
-    /// Reads net.ipv4.tcp_fastopen, which decides where sockets tell nothing;
+    /// Reads net.ipv4.tcp_fastopen, which decides where sockets do not;
     /// where it cannot be read the last value stays.
     pub(super) fn read_setting(&mut self, kernel: &mut impl Kernel, proc_directory: &[u8]) {
         let name = b"/sys/net/ipv4/tcp_fastopen";

@@ -307,7 +307,7 @@ impl Intake {
         }
     }
 
-    /// The end of what was seen before refreshes nothing; it tells whether data
+    /// The end of what was seen before refreshes nothing; it shows whether data
     /// was sent.
     fn known_end(&mut self, waiter: &Waiter, connection: Connection, firewall: &Firewall) {
         self.list_later(waiter, connection, firewall);

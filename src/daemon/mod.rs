@@ -35,8 +35,8 @@ use crate::firewall::{self, Task};
 use crate::host::Host;
 use crate::kernel::{Accepted, Descriptor, Interest, Kernel, Signal};
 use crate::limits::{
-    BLOCKS, CONNECTIONS, EXIT_GRACE, FAST_READING, HTTP_CLIENTS, LISTENERS, ONE_SHOT_PATIENCE,
-    OUTPUT_PATIENCE, SOURCES, index_size,
+    BLOCKS, CONNECTIONS, EXIT_GRACE, FAST_READING, HTTP_CLIENTS, LISTENERS, ONE_SHOT_WAIT_BUDGET,
+    OUTPUT_WAIT_BUDGET, SOURCES, index_size,
 };
 use crate::metrics::{EvidenceSource, Metrics, RowsFile, Trigger};
 use crate::netlink::RECEIVE_BUFFER;
@@ -184,7 +184,7 @@ impl Daemon {
         // Looking only: whatever else is asked for, nothing is blocked.
         self.options.dry_run = true;
         self.output
-            .set_wait_budget(ONE_SHOT_PATIENCE, ONE_SHOT_PATIENCE);
+            .set_wait_budget(ONE_SHOT_WAIT_BUDGET, ONE_SHOT_WAIT_BUDGET);
         self.prepare(kernel);
         start::print_start(kernel, &mut self.output);
         self.facts
@@ -623,7 +623,7 @@ impl Daemon {
         let calendar = local_time(kernel);
         if self.options.action == Action::Run {
             self.output
-                .set_wait_budget(OUTPUT_PATIENCE.saturating_mul(10), OUTPUT_PATIENCE);
+                .set_wait_budget(OUTPUT_WAIT_BUDGET.saturating_mul(10), OUTPUT_WAIT_BUDGET);
         }
         self.metrics.connections.clear();
         let counters = self.settle_counters(kernel);
@@ -803,7 +803,7 @@ impl Daemon {
             self.output.line(kernel, line.as_bytes());
         }
         self.output
-            .set_wait_budget(OUTPUT_PATIENCE, OUTPUT_PATIENCE);
+            .set_wait_budget(OUTPUT_WAIT_BUDGET, OUTPUT_WAIT_BUDGET);
         self.output.finish(kernel);
         Flow::Exit(0)
     }

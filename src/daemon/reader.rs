@@ -92,7 +92,7 @@ impl Reader {
         let Some(due) = self.next.filter(|next| now >= *next) else {
             return is_early_due().then_some(Trigger::Early);
         };
-        // Keep the beat; after a long suspend start a new one.
+        // Keep the phase; after a long suspend start a new one.
         let next = due.after(interval);
         let late = now.after(interval);
         self.next = Some(if next > now { next } else { late });

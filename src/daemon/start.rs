@@ -2,7 +2,7 @@
 
 use crate::host::Host;
 use crate::kernel::{CAP_NET_ADMIN, Kernel};
-use crate::limits::ONE_SHOT_PATIENCE;
+use crate::limits::ONE_SHOT_WAIT_BUDGET;
 use crate::options::{FirewallChoice, Options};
 use crate::report;
 use crate::text::{Text, TextView, split};
@@ -23,7 +23,7 @@ pub(super) fn print(
 ) -> Flow {
     let mut text: Text<2_400> = Text::new();
     write(&mut text);
-    output.set_wait_budget(ONE_SHOT_PATIENCE, ONE_SHOT_PATIENCE);
+    output.set_wait_budget(ONE_SHOT_WAIT_BUDGET, ONE_SHOT_WAIT_BUDGET);
     print_lines(kernel, output, text.as_bytes());
     output.finish(kernel);
     Flow::Exit(0)

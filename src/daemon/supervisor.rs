@@ -91,7 +91,10 @@ impl Supervisor {
             && self.unreachable.say()
         {
             let why = error_words(error);
-            log_error(kernel, &[b"NOTIFY_SOCKET cannot be told: ", why.as_bytes()]);
+            log_error(
+                kernel,
+                &[b"NOTIFY_SOCKET cannot be notified: ", why.as_bytes()],
+            );
         }
         result.is_ok()
     }

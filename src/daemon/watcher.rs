@@ -3,7 +3,7 @@
 
 use crate::address::is_loopback;
 use crate::kernel::{Descriptor, Errno, Kernel, Netlink};
-use crate::limits::{EVENTS_PER_TURN, EVENTS_REST, EVENTS_RETRY, SELF_TEST_PATIENCE};
+use crate::limits::{EVENTS_PER_TURN, EVENTS_REST, EVENTS_RETRY, SELF_TEST_WAIT_BUDGET};
 use crate::sock_diag::{DiagSocket, walk_events};
 use crate::time::{Instant, nearest};
 
@@ -180,7 +180,7 @@ impl Watcher {
         }
         match self.socket.and_then(|_| kernel.refused_connect().ok()) {
             Some(port) => {
-                let deadline = Some(now.after(SELF_TEST_PATIENCE));
+                let deadline = Some(now.after(SELF_TEST_WAIT_BUDGET));
                 self.test = Some(SelfTest { port, deadline });
             }
             None => self.log_down(kernel, b"no socket for them, or no loopback to test them"),

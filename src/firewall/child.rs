@@ -495,7 +495,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// What a preferred tool is called here, and so whether there is another one
-    /// beside it. What it says is no matter: its listing is complained about.
+    /// beside it. What it prints does not matter: its listing's errors are
+    /// logged.
     fn took_version(
         &mut self,
         running: Running,

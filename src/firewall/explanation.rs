@@ -1,5 +1,5 @@
 //! What iptables writes on its standard error, understood as far as anything
-//! depends on it: its exit status tells nearly nothing.
+//! depends on it: its exit status says nearly nothing.
 
 use crate::text::Text;
 

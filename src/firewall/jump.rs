@@ -134,7 +134,7 @@ mod tests {
         jump: Jump,
         rules_above: u32,
         moved: Vec<u64>,
-        told: Vec<(u64, u64)>,
+        reported: Vec<(u64, u64)>,
     }
 
     type Vec<T> = std::vec::Vec<T>;
@@ -151,7 +151,7 @@ mod tests {
                 jump,
                 rules_above: 0,
                 moved: Vec::new(),
-                told: Vec::new(),
+                reported: Vec::new(),
             }
         }
 
@@ -159,7 +159,8 @@ mod tests {
             self.rules_above += u32::from(pushed);
             self.jump.seen(1 + self.rules_above, 1, true, at(minute));
             if let Some(wait) = self.jump.take_report() {
-                self.told.push((minute, wait.as_nanos() / 60_000_000_000));
+                self.reported
+                    .push((minute, wait.as_nanos() / 60_000_000_000));
             }
             if self.jump.moves {
                 self.jump.was_put(at(minute));
@@ -181,7 +182,7 @@ mod tests {
     fn two_deploys_do_not_leave_it_behind_for_good() {
         let scene = Scene::new().run(100, |minute, _| minute == 5 || minute == 8);
         assert_eq!(
-            (scene.moved, scene.told),
+            (scene.moved, scene.reported),
             (std::vec![5, 18], std::vec![(8, 10)])
         );
         assert_eq!(scene.jump.position, 1);
@@ -191,19 +192,20 @@ mod tests {
     fn pushes_start_the_wait_anew() {
         let scene = Scene::new().run(100, |minute, _| [5, 8, 12, 17].contains(&minute));
         assert_eq!(
-            (scene.moved, scene.told),
+            (scene.moved, scene.reported),
             (std::vec![5, 27], std::vec![(8, 10)])
         );
     }
 
-    /// Whoever takes the first place back at once is tried ever less often.
+    /// Against a program that takes the first place back at once it tries ever
+    /// less often.
     #[test]
     fn waits_double_up_to_a_bound() {
         let scene = Scene::new().run(1_000, |_, scene| scene.rules_above == 0);
         let gaps: Vec<u64> = scene.moved.windows(2).map(|two| two[1] - two[0]).collect();
         assert_eq!(gaps, [11, 21, 41, 81, 161, 161, 161, 161, 161]);
-        let told: Vec<u64> = scene.told.iter().map(|told| told.1).collect();
-        assert_eq!(told, [10, 20, 40, 80, 160, 160, 160, 160, 160, 160]);
+        let waits: Vec<u64> = scene.reported.iter().map(|one| one.1).collect();
+        assert_eq!(waits, [10, 20, 40, 80, 160, 160, 160, 160, 160, 160]);
     }
 
     /// Twenty minutes after the second try the quarrel is forgotten.
@@ -212,7 +214,7 @@ mod tests {
         let pushes = [5, 8, 60, 62, 90];
         let scene = Scene::new().run(100, |minute, _| pushes.contains(&minute));
         assert_eq!(scene.moved, [5, 18, 60, 72]);
-        assert_eq!(scene.told, [(8, 10), (62, 10), (90, 20)]);
+        assert_eq!(scene.reported, [(8, 10), (62, 10), (90, 20)]);
     }
 
     #[test]
@@ -230,15 +232,18 @@ mod tests {
     fn flapping_is_no_flood() {
         let mut jump = Jump::NONE;
         jump.was_put(at(0));
-        let (mut moved, mut told) = (0, 0);
+        let (mut moved, mut reported) = (0, 0);
         for minute in 0..1_000 {
             jump.seen(1 + minute as u32 % 2, 1, true, at(minute));
-            told += u32::from(jump.take_report().is_some());
+            reported += u32::from(jump.take_report().is_some());
             moved += u32::from(jump.moves);
             if jump.moves {
                 jump.was_put(at(minute));
             }
         }
-        assert!(moved <= 2 && told <= 2, "moved {moved} times, told {told}");
+        assert!(
+            moved <= 2 && reported <= 2,
+            "moved {moved}, reported {reported} times"
+        );
     }
 }

@@ -133,7 +133,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             .is_some_and(|facts| facts.boot_id == self.boot_id && !now.reaches(facts.end()))
     }
 
-    /// A rule of an earlier run, or one put back by somebody.
+    /// A rule of an earlier run, or one put back by another program.
     fn adopt(&mut self, place: Place, rule: Rule, now: Instant) {
         let (block, stage) = self.adopted_block(place, &rule, now);
         self.adopted += u64::from(self.put(rule.source, &block, stage).is_ok());

@@ -114,7 +114,7 @@ pub enum EndReason {
     /// Its time was over.
     #[default]
     Expired,
-    /// Somebody took the rule away.
+    /// Another program removed the rule.
     Operator,
     /// It came to overlap a protected address.
     Protected,
@@ -798,7 +798,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 EndReason::Expired | EndReason::Protected => block.ended = Some(now),
                 EndReason::Operator => {
                     block.ended = Some(now);
-                    // A person's judgement outweighs ours.
+                    // An operator's decision outweighs ours.
                     block.strikes = block.strikes.saturating_sub(1);
                 }
                 EndReason::NeverStood => block.strikes = block.strikes.saturating_sub(1),

@@ -1,5 +1,5 @@
-//! A kernel that lies on purpose, from a seed or a script: its clock moves only
-//! in `poll`, its firewall is a model, and each of its verbs can fail.
+//! A kernel that fails on purpose, from a seed or a script: its clock moves
+//! only in `poll`, its firewall is a model, and each of its verbs can fail.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
@@ -65,7 +65,7 @@ pub struct Faults {
     pub tcp6: Option<Errno>,
     /// Dumps of routes fail.
     pub netlink: Option<Errno>,
-    /// The kernel tells of no changes of the host.
+    /// The kernel reports no changes of the host.
     pub no_route_events: bool,
     /// How often in a thousand a dump is interrupted by a change.
     pub dump_interruptions: u64,
@@ -73,18 +73,18 @@ pub struct Faults {
     pub dump_pause: Duration,
     /// How often in a thousand a change of the host finds no room.
     pub route_losses: u64,
-    /// How what is gone is told.
+    /// How the end of an object is reported.
     pub farewell: Option<Farewell>,
-    /// Whoever started us does not listen.
+    /// The init system's socket refuses.
     pub notify: Option<Errno>,
-    /// The kernel tells this much later that it destroyed a socket of ours.
+    /// The kernel reports destroyed sockets of ours this much later.
     pub late_events: Duration,
     /// No lookup finds a socket: the kernel was built without tcp_diag.
     pub lacks_tcp_diag: bool,
     /// The address to listen on cannot be had.
     pub listen: Option<Errno>,
-    /// What befalls each child.
-    pub mishap: Mishap,
+    /// The fault of each child.
+    pub child: ChildFault,
     /// A batch line that holds this is refused.
     pub refused: Option<String>,
 }
@@ -134,9 +134,9 @@ impl Tools {
     }
 }
 
-/// What befalls a child.
+/// How a child fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mishap {
+pub enum ChildFault {
     #[default]
     None,
     /// It cannot be started at all.
@@ -158,7 +158,7 @@ pub enum Mishap {
     Garbage,
     /// A listing with many rules of others, in small pieces.
     Huge,
-    /// Failure with a megabyte of complaints.
+    /// Failure with a megabyte of errors.
     Flood,
 }
 
@@ -171,10 +171,11 @@ pub enum Stdout {
     Broken,
 }
 
-/// Who answers what connects to this host.
+/// What answers connections to this host.
 pub enum Service {
-    Nobody,
-    /// Takes what comes and says nothing.
+    /// No socket listens.
+    Refuses,
+    /// Takes what comes and sends nothing.
     Silent,
     /// Answers the first request, then closes.
     Answers(&'static str),
@@ -211,8 +212,8 @@ struct RouteSocket {
     is_subscribed: bool,
     queue: VecDeque<Vec<u8>>,
     dump: Option<Dump>,
-    /// An event found no room: that is told once, and no event is taken in until
-    /// the queue was empty (net/netlink/af_netlink.c, netlink_overrun).
+    /// An event found no room: that is reported once, and no event is taken in
+    /// until the queue was empty (net/netlink/af_netlink.c, netlink_overrun).
     is_congested: bool,
     has_overrun: bool,
 }
@@ -234,7 +235,7 @@ impl RouteSocket {
         self.queue.pop_front().ok_or(Errno::EAGAIN)
     }
 
-    fn tell(&mut self, event: Vec<u8>, has_room: bool) {
+    fn queue_event(&mut self, event: Vec<u8>, has_room: bool) {
         if has_room && !self.is_congested {
             self.queue.push_back(event);
         } else if !std::mem::replace(&mut self.is_congested, true) {
@@ -301,7 +302,7 @@ impl Command {
 struct Running {
     process: i32,
     command: Command,
-    mishap: Mishap,
+    fault: ChildFault,
     /// When it does its work; `None` once it did, or where it never will.
     work_at: Option<Instant>,
     /// `None` where it hangs.
@@ -352,8 +353,8 @@ pub struct FakeKernel {
     pub random: Random,
     pub faults: Faults,
     pub host: FakeHost,
-    /// What the host was when its changes were told last.
-    told_host: FakeHost,
+    /// What the host was when its changes were reported last.
+    reported_host: FakeHost,
     /// For what rtnetlink does, so that nothing else changes with it.
     route_random: Random,
     /// More files than those that are made up here.
@@ -362,7 +363,7 @@ pub struct FakeKernel {
     pub environment: HashMap<String, Vec<u8>>,
     pub boot_id: String,
     pub capabilities: u64,
-    /// What those find who claim a name, before it is free.
+    /// What claims of a name find, before it is free.
     pub claims: VecDeque<Claim>,
     /// Connections to the name we hold that wait for accept.
     pub knocks: u32,
@@ -388,19 +389,19 @@ pub struct FakeKernel {
     pub tools: Tools,
     /// SOCK_DESTROY works; how many sockets it took so far.
     pub destroyed: Option<usize>,
-    /// What befalls the next children, before `faults.mishap` does.
-    pub mishaps: VecDeque<Mishap>,
-    /// When somebody else last touched the tables.
+    /// The faults of the next children, before `faults.child` counts.
+    pub child_faults: VecDeque<ChildFault>,
+    /// When another program last changed the tables.
     pub interfered: Option<Instant>,
     pub commands: Vec<Command>,
     pub readings: Vec<Reading>,
     pub clients: Vec<Client>,
     pub service: Service,
-    /// Whom we connected to, and what we asked there.
+    /// Where we connected to, and what we asked there.
     pub asked: Vec<Endpoint>,
     pub request: Vec<u8>,
-    /// What NOTIFY_SOCKET was told, and when.
-    pub told: Vec<(Instant, String)>,
+    /// What NOTIFY_SOCKET received, and when.
+    pub notified: Vec<(Instant, String)>,
     /// `poll` returns then, whatever it waits for.
     pub stop_at: Option<Instant>,
     /// Everything that happened that is worth a turn.
@@ -444,7 +445,7 @@ impl FakeKernel {
             realtime_at_boot: 1_635_800_000_000_000_000,
             random: Random::new(seed),
             faults: Faults::default(),
-            told_host: host.clone(),
+            reported_host: host.clone(),
             route_random: Random::new(!seed),
             host,
             files: HashMap::new(),
@@ -466,15 +467,15 @@ impl FakeKernel {
             other_tables: [FilterTable::new(), FilterTable::new()],
             tools: Tools::default(),
             destroyed: None,
-            mishaps: VecDeque::new(),
+            child_faults: VecDeque::new(),
             interfered: None,
             commands: Vec::new(),
             readings: Vec::new(),
             clients: Vec::new(),
-            service: Service::Nobody,
+            service: Service::Refuses,
             asked: Vec::new(),
             request: Vec::new(),
-            told: Vec::new(),
+            notified: Vec::new(),
             stop_at: None,
             progress: 0,
             protected: Vec::new(),
@@ -654,14 +655,14 @@ impl FakeKernel {
         nearest(event, child)
     }
 
-    /// Tells of what became of the host since this was called last.
-    fn tell_of_host(&mut self) {
-        if self.host == self.told_host {
+    /// Reports what changed in the host since this was called last.
+    fn report_host(&mut self) {
+        if self.host == self.reported_host {
             return;
         }
-        let farewell = self.faults.farewell.unwrap_or(Farewell::Told);
-        let (events, shortened) = self.host.changes_from(&self.told_host, farewell);
-        self.told_host = self.host.clone();
+        let farewell = self.faults.farewell.unwrap_or(Farewell::Notified);
+        let (events, shortened) = self.host.changes_from(&self.reported_host, farewell);
+        self.reported_host = self.host.clone();
         for open in self.open.values_mut() {
             let Open::Routes(socket) = open else { continue };
             for list in &shortened {
@@ -672,7 +673,7 @@ impl FakeKernel {
             let is_subscribed = socket.is_subscribed;
             for event in events.iter().filter(|_| is_subscribed) {
                 let has_room = !self.route_random.hits(self.faults.route_losses);
-                socket.tell(event.clone(), has_room);
+                socket.queue_event(event.clone(), has_room);
             }
         }
     }
@@ -687,7 +688,7 @@ impl FakeKernel {
 
     fn happen(&mut self) {
         self.happen_now();
-        self.tell_of_host();
+        self.report_host();
     }
 
     fn happen_now(&mut self) {
@@ -754,11 +755,11 @@ impl FakeKernel {
         let table = &mut tables[usize::from(is_ipv6)];
         if child.command.is_listing() {
             let mut listing = table.listing().into_bytes();
-            match child.mishap {
-                Mishap::Garbage => {
+            match child.fault {
+                ChildFault::Garbage => {
                     listing = (0..5_000).map(|_| self.random.next() as u8).collect();
                 }
-                Mishap::Huge => {
+                ChildFault::Huge => {
                     let rule =
                         "-A DOCKER -d 172.17.0.2/32 ! -i docker0 -o docker0 -p tcp -j ACCEPT\n";
                     let foreign = format!("-N DOCKER\n{}", rule.repeat(3_000));
@@ -777,7 +778,7 @@ impl FakeKernel {
         }
     }
 
-    fn start_child(&mut self, command: Command, mishap: Mishap) -> Running {
+    fn start_child(&mut self, command: Command, fault: ChildFault) -> Running {
         self.process_count += 1;
         let soon = self
             .now
@@ -785,7 +786,7 @@ impl FakeKernel {
         let mut child = Running {
             process: self.process_count,
             command,
-            mishap,
+            fault,
             work_at: Some(soon),
             exit_at: Some(soon),
             exit: Exit::Status(0),
@@ -799,9 +800,9 @@ impl FakeKernel {
             child.exit = Exit::Status(127);
             return child;
         }
-        match mishap {
-            Mishap::None | Mishap::NoSpawn(_) | Mishap::Garbage | Mishap::Huge => {}
-            Mishap::Exit(status) => {
+        match fault {
+            ChildFault::None | ChildFault::NoSpawn(_) | ChildFault::Garbage | ChildFault::Huge => {}
+            ChildFault::Exit(status) => {
                 child.work_at = None;
                 child.exit = Exit::Status(status);
                 child
@@ -809,18 +810,18 @@ impl FakeKernel {
                     .waiting
                     .extend(b"Permission denied (you must be root)\n");
             }
-            Mishap::LockHeld => {
+            ChildFault::LockHeld => {
                 child.work_at = None;
                 child.exit_at = Some(self.now.after(Duration::from_secs(5)));
                 child.exit = Exit::Status(4);
                 let words = b"Another app is currently holding the xtables lock.\n";
                 child.errors.waiting.extend(words);
             }
-            Mishap::Killed { worked } => {
+            ChildFault::Killed { worked } => {
                 child.work_at = child.work_at.filter(|_| worked);
                 child.exit = Exit::Signal(9);
             }
-            Mishap::Hangs {
+            ChildFault::Hangs {
                 closes_output,
                 worked,
                 ..
@@ -829,7 +830,7 @@ impl FakeKernel {
                 child.exit_at = None;
                 (child.output.is_closed, child.errors.is_closed) = (closes_output, closes_output);
             }
-            Mishap::Flood => {
+            ChildFault::Flood => {
                 child.work_at = None;
                 child.exit = Exit::Status(2);
                 child
@@ -841,7 +842,7 @@ impl FakeKernel {
         child
     }
 
-    /// Nobody protected is ever in a batch.
+    /// No protected address is ever in a batch.
     fn check_batch(&mut self, command: &Command) {
         for line in command.input.lines() {
             let Some(rest) = line.strip_prefix("-A TCPPARSER -s ") else {
@@ -947,7 +948,7 @@ impl Kernel for FakeKernel {
         self.realtime_at_boot.saturating_add(self.now.as_nanos())
     }
 
-    /// UTC, and no month but one: nobody decides anything by it.
+    /// UTC, and no month but one: nothing depends on it.
     fn calendar(&mut self, unix_seconds: u64) -> Calendar {
         Calendar {
             year: 2021,
@@ -1148,7 +1149,7 @@ impl Kernel for FakeKernel {
             return Err(error);
         }
         let message = String::from_utf8(message.to_vec()).unwrap();
-        self.told.push((self.now, message));
+        self.notified.push((self.now, message));
         Ok(())
     }
 
@@ -1188,7 +1189,7 @@ impl Kernel for FakeKernel {
     fn connect(&mut self, address: Endpoint) -> Result<Descriptor, Errno> {
         self.asked.push(address);
         let answer = match self.service {
-            Service::Nobody => return Err(Errno::ECONNREFUSED),
+            Service::Refuses => return Err(Errno::ECONNREFUSED),
             Service::Silent => VecDeque::new(),
             Service::Answers(text) => text.bytes().collect(),
         };
@@ -1197,7 +1198,7 @@ impl Kernel for FakeKernel {
 
     fn receive(&mut self, socket: Descriptor, buffer: &mut [u8]) -> Result<usize, Errno> {
         self.interrupt()?;
-        self.tell_of_host();
+        self.report_host();
         let portion = self.portion(buffer.len());
         let most = 1 + self.route_random.below(4) as usize;
         match self.open.get_mut(&socket.0) {
@@ -1254,7 +1255,7 @@ impl Kernel for FakeKernel {
 
     fn send(&mut self, socket: Descriptor, bytes: &[u8]) -> Result<usize, Errno> {
         self.interrupt()?;
-        self.tell_of_host();
+        self.report_host();
         let portion = self.portion(bytes.len());
         let is_interrupted = self.route_random.hits(self.faults.dump_interruptions);
         match self.open.get_mut(&socket.0) {
@@ -1334,7 +1335,7 @@ impl Kernel for FakeKernel {
         if is_subscribed && self.faults.no_route_events {
             return Err(Errno::EPERM);
         }
-        self.tell_of_host();
+        self.report_host();
         self.new_descriptor(Open::Routes(RouteSocket {
             is_subscribed,
             ..RouteSocket::default()
@@ -1369,8 +1370,8 @@ impl Kernel for FakeKernel {
         self.check_batch(&command);
         self.commands.push(command.clone());
         self.progress += 1;
-        let mishap = self.mishaps.pop_front().unwrap_or(self.faults.mishap);
-        if let Mishap::NoSpawn(error) = mishap {
+        let fault = self.child_faults.pop_front().unwrap_or(self.faults.child);
+        if let ChildFault::NoSpawn(error) = fault {
             return Err(error);
         }
         if self.faults.no_descriptors {
@@ -1378,7 +1379,7 @@ impl Kernel for FakeKernel {
         }
         let output = self.new_descriptor(Open::ChildOutput)?;
         let errors = self.new_descriptor(Open::ChildErrors)?;
-        let child = self.start_child(command, mishap);
+        let child = self.start_child(command, fault);
         let process = child.process;
         self.child = Some(child);
         Ok(Child {
@@ -1405,8 +1406,8 @@ impl Kernel for FakeKernel {
         };
         assert_eq!(child.process, process);
         let ignores = matches!(
-            child.mishap,
-            Mishap::Hangs {
+            child.fault,
+            ChildFault::Hangs {
                 ignores_sigterm: true,
                 ..
             }
@@ -1435,7 +1436,7 @@ impl FakeKernel {
         })
     }
 
-    /// The kernel tells of a socket that it destroyed.
+    /// The kernel reports a socket that it destroyed.
     pub fn destroy(&mut self, local: ([u8; 4], u16), remote: ([u8; 4], u16)) {
         self.destroy_ends(ipv4(local), ipv4(remote));
     }

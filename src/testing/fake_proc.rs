@@ -233,19 +233,19 @@ impl Dump {
     }
 }
 
-/// How the kernel tells that something is gone.
+/// How the kernel reports that something is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Farewell {
     /// By a message.
-    Told,
-    /// Another route or object takes its place, and that alone is told.
+    Notified,
+    /// Another route or object takes its place, and that alone is reported.
     Replaced,
     /// Its link carries nothing any more.
     WithLink,
 }
 
 impl FakeHost {
-    /// What the kernel tells when it has become this host, and of which lists
+    /// What the kernel reports when it has become this host, and of which lists
     /// something went.
     pub fn changes_from(&self, old: &Self, farewell: Farewell) -> (Vec<Vec<u8>>, Vec<List>) {
         let (mut events, mut shortened) = (Vec::new(), Vec::new());

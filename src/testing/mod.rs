@@ -1,15 +1,15 @@
-//! The daemon against a world that lies on purpose: the fake kernel, stories
-//! told over it, the simulator, and rules about the source text as tests.
+//! The daemon against injected faults: the fake kernel, scenarios on it, the
+//! simulator with its oracle, and rules about the source text as tests.
 
 pub mod fake_kernel;
 pub mod fake_proc;
 mod filter_table;
-mod firewall_stories;
+mod firewall_scenarios;
+mod oracle;
 mod run;
+mod scenarios;
 mod simulator;
-mod stories;
 mod tidy;
-mod twin;
 
 /// In a debug build a value stands on the stack first.
 pub fn boxed<T: Send + 'static>(build: fn() -> T) -> std::boxed::Box<T> {

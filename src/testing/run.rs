@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 
 use super::fake_kernel::{FakeKernel, Reading};
-use super::twin::{Opinion, Twin, TwinScan};
+use super::oracle::{Opinion, Oracle, ReportedScan};
 use crate::daemon::{Daemon, Flow};
 use crate::kernel::Signal;
 use crate::report::LINE_MAX;
@@ -17,7 +17,7 @@ pub enum Line {
     Empty,
     NoConnection,
     Connection(String),
-    Scan(TwinScan),
+    Scan(ReportedScan),
     Blocked { source: String },
     NotBlocked { source: String },
     Unblocked { source: String },
@@ -54,19 +54,19 @@ pub fn read_line(line: &str) -> Option<Line> {
         "Port scan detected" => {
             let (local, ports) = rest.strip_prefix("-> ")?.split_once(" on ports ")?;
             let ports: Result<Vec<u16>, _> = ports.split(',').map(str::parse).collect();
-            Some(Line::Scan(TwinScan {
+            Some(Line::Scan(ReportedScan {
                 source,
                 local: local.to_owned(),
                 ports: ports.ok()?,
             }))
         }
         "Blocked" => {
-            let (_, told) = rest.strip_prefix("for ")?.split_once(", data sent: ")?;
-            let (data, undo) = told.split_once(", undo: ")?;
-            let is_told = matches!(data, "unknown" | "no" | "yes");
+            let (_, block) = rest.strip_prefix("for ")?.split_once(", data sent: ")?;
+            let (data, undo) = block.split_once(", undo: ")?;
+            let is_known = matches!(data, "unknown" | "no" | "yes");
             let undo = undo.trim_end_matches(" --exec-root /host");
             let is_undone = undo.strip_prefix("tcpparser --unblock ") == Some(who);
-            (is_told && is_undone).then_some(Line::Blocked { source })
+            (is_known && is_undone).then_some(Line::Blocked { source })
         }
         "Not blocked" => Some(Line::NotBlocked { source }),
         "Unblocked"
@@ -121,8 +121,8 @@ fn new_daemon() -> Box<Daemon> {
 /// it meaningless.
 #[derive(Clone, Copy, Debug)]
 pub struct Checks {
-    /// The twin sees every row and every line.
-    pub twin: bool,
+    /// The oracle sees every row and every line.
+    pub oracle: bool,
     /// Every line comes out, so that what is missing proves something.
     pub output: bool,
     /// Rules appear in our chain only through the daemon.
@@ -132,13 +132,13 @@ pub struct Checks {
 pub struct Run {
     pub kernel: FakeKernel,
     pub checks: Checks,
-    pub twin: Twin,
+    pub oracle: Oracle,
     daemon: Option<Box<Daemon>>,
     /// Bytes of output and numbers of commands and readings looked at.
     lines_seen: usize,
     commands_seen: usize,
     readings_seen: usize,
-    told: Vec<String>,
+    pending: Vec<String>,
     idle_turns: u32,
     second: u64,
     turns_this_second: u32,
@@ -154,7 +154,7 @@ pub struct Run {
 impl Drop for Run {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{}", self.story());
+            eprintln!("{}", self.trace());
         }
         if let (Ok(mut daemons), Some(daemon)) = (DAEMONS.lock(), self.daemon.take()) {
             daemons.push(daemon);
@@ -167,10 +167,10 @@ impl Run {
         let kernel = FakeKernel::new(seed);
         let own: Vec<_> = kernel.host.addresses.iter().map(|one| one.0).collect();
         Self {
-            twin: Twin::new(3, Duration::from_secs(60), &own),
+            oracle: Oracle::new(3, Duration::from_secs(60), &own),
             kernel,
             checks: Checks {
-                twin: true,
+                oracle: true,
                 output: true,
                 own_rules: true,
             },
@@ -178,7 +178,7 @@ impl Run {
             lines_seen: 0,
             commands_seen: 0,
             readings_seen: 0,
-            told: Vec::new(),
+            pending: Vec::new(),
             idle_turns: 0,
             second: 0,
             turns_this_second: 0,
@@ -194,9 +194,9 @@ impl Run {
     }
 
     pub fn start(&mut self, arguments: &[&str]) -> Flow {
-        self.twin.next_scheduled = Some(self.kernel.now);
+        self.oracle.next_scheduled = Some(self.kernel.now);
         if let Some(interval) = interval_of(arguments) {
-            self.twin.interval = interval;
+            self.oracle.interval = interval;
         }
         let (daemon, kernel) = self.daemon();
         let flow = daemon.start(kernel, arguments.iter().map(|word| word.as_bytes()));
@@ -210,7 +210,7 @@ impl Run {
         self.wanted.clear();
         self.standing.clear();
         // Rules stand that this process said nothing about.
-        (self.checks.twin, self.checks.own_rules) = (false, false);
+        (self.checks.oracle, self.checks.own_rules) = (false, false);
         let old = self.daemon.take().unwrap();
         DAEMONS.lock().unwrap().push(old);
         self.daemon = Some(new_daemon());
@@ -271,7 +271,7 @@ impl Run {
 
     /// Lines since the last call, without times.
     pub fn lines(&mut self) -> Vec<String> {
-        let lines = std::mem::take(&mut self.told).into_iter();
+        let lines = std::mem::take(&mut self.pending).into_iter();
         lines
             .map(|line| match line.split_at_checked(21) {
                 Some((time, rest)) if time.ends_with(": ") => {
@@ -295,8 +295,8 @@ impl Run {
         lines
     }
 
-    /// What standard error was told since the last call.
-    pub fn complaints(&mut self) -> String {
+    /// What went to standard error since the last call.
+    pub fn error_output(&mut self) -> String {
         String::from_utf8(std::mem::take(&mut self.kernel.errors)).unwrap()
     }
 
@@ -317,8 +317,8 @@ impl Run {
             .take_while(|command| command.at > minute_ago)
             .take(201);
         assert!(lately.count() <= 200, "too many commands a minute");
-        let complaints = kernel.errors.iter().filter(|byte| **byte == b'\n');
-        assert!(complaints.count() <= 100, "a flood of complaints");
+        let errors = kernel.errors.iter().filter(|byte| **byte == b'\n');
+        assert!(errors.count() <= 100, "a flood of errors");
         let second = kernel.now.as_secs();
         if second != self.second {
             (self.second, self.turns_this_second) = (second, 0);
@@ -328,8 +328,8 @@ impl Run {
         assert!(!is_busy, "too many turns a second");
     }
 
-    /// What happened lately, for whoever has to find out why.
-    fn story(&self) -> String {
+    /// What happened lately, to find out why.
+    fn trace(&self) -> String {
         let kernel = &self.kernel;
         let tail = |bytes: &[u8]| {
             let tail = &bytes[bytes.len().saturating_sub(1_500)..];
@@ -359,7 +359,7 @@ impl Run {
             self.kernel.violations
         );
         assert!(self.kernel.descriptors() < 100, "descriptors leak");
-        let opinion = self.ask_twin();
+        let opinion = self.ask_oracle();
         let lines = self.new_lines();
         self.check_opinion(opinion, &lines);
         let refused = lines.iter().filter_map(|line| match line {
@@ -373,12 +373,12 @@ impl Run {
         self.check_commands();
     }
 
-    fn ask_twin(&mut self) -> Option<Opinion> {
+    fn ask_oracle(&mut self) -> Option<Opinion> {
         let readings = &self.kernel.readings[self.readings_seen..];
         self.readings_seen = self.kernel.readings.len();
         assert!(readings.len() <= 1, "two readings in one turn");
         let reading: &Reading = readings.first()?;
-        Some(self.twin.read(reading, &self.kernel.forged)).filter(|_| self.checks.twin)
+        Some(self.oracle.read(reading, &self.kernel.forged)).filter(|_| self.checks.oracle)
     }
 
     fn new_lines(&mut self) -> Vec<Line> {
@@ -394,7 +394,7 @@ impl Run {
             assert!(line.len() <= LINE_MAX, "{line}");
             let known = read_line(line);
             lines.push(known.unwrap_or_else(|| panic!("unknown shape: {line}")));
-            self.told.push(line.to_owned());
+            self.pending.push(line.to_owned());
         }
         lines
     }
@@ -421,7 +421,7 @@ impl Run {
         assert_eq!(scans, opinion.scans, "at {:?}", self.kernel.now);
         let is_clear = |text: &String| {
             let remote: std::net::SocketAddr = text.split(' ').next().unwrap().parse().unwrap();
-            !ambiguous.contains(&self.twin.source_of(remote.ip()))
+            !ambiguous.contains(&self.oracle.source_of(remote.ip()))
         };
         let list: Vec<_> = list.into_iter().filter(is_clear).collect();
         let expected: Vec<_> = opinion.list.into_iter().filter(is_clear).collect();
@@ -430,16 +430,16 @@ impl Run {
 
     fn take(&mut self, line: Line, refused: &HashSet<String>) {
         match line {
-            Line::Scan(TwinScan { source, .. }) => {
+            Line::Scan(ReportedScan { source, .. }) => {
                 if !refused.contains(&source) {
-                    self.twin.block(&source);
+                    self.oracle.block(&source);
                     self.wanted.insert(source.clone());
                 }
                 self.scanned.insert(source);
             }
             Line::NotBlocked { source } => {
                 self.wanted.remove(&source);
-                self.twin.refuse(&source, self.kernel.now);
+                self.oracle.refuse(&source, self.kernel.now);
             }
             Line::Blocked { source } => {
                 self.blocks += 1;
@@ -460,7 +460,7 @@ impl Run {
                 if self.checks.output {
                     assert!(
                         self.wanted.remove(&source),
-                        "nobody wanted {source} blocked"
+                        "{source} was not to be blocked"
                     );
                     let before = self.standing.insert(source, (is_ipv6, rule));
                     assert_eq!(before, None, "blocked twice");
@@ -470,14 +470,14 @@ impl Run {
                 let before = self.standing.remove(&source);
                 let is_known = !self.checks.output || !self.checks.own_rules;
                 assert!(is_known || before.is_some(), "was not blocked: {source}");
-                self.twin.unblock(&source, Some(self.kernel.now));
+                self.oracle.unblock(&source, Some(self.kernel.now));
             }
             Line::BlockFailed {
                 source,
                 gave_up: true,
             } => {
                 self.wanted.remove(&source);
-                self.twin.unblock(&source, None);
+                self.oracle.unblock(&source, None);
             }
             Line::BlockFailed { .. }
             | Line::Starting
@@ -537,7 +537,7 @@ impl Run {
                 "{}",
                 table.listing()
             );
-            // A second jump, somebody's doing, harms nobody while there is one.
+            // A second jump by another program does no harm while there is one.
             let is_hooked = hooks.iter().all(|jumps| (*jumps > 0) == (count > 0));
             assert!(is_hooked, "{}", table.listing());
         }

@@ -1,5 +1,5 @@
 //! A little world from a seed: peers that come, stay, vanish and scan, an
-//! operator who meddles, a kernel and a firewall that fail. The daemon lives
+//! operator's changes, a kernel and a firewall that fail. The daemon lives
 //! many minutes in it, and `Run` looks at every turn.
 //!
 //! `TCPPARSER_SEED=n` runs one seed, `TCPPARSER_SEEDS=n` another number of them.
@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use super::fake_kernel::{FakeKernel, Mishap, Random, Stdout, Tools};
+use super::fake_kernel::{ChildFault, FakeKernel, Random, Stdout, Tools};
 use super::fake_proc::FakeSocket;
 use super::run::Run;
 use crate::address::Network;
@@ -62,7 +62,7 @@ struct Trouble {
     firewall: bool,
     /// Files that cannot be read for a while, no descriptors.
     hidden: bool,
-    /// Somebody else changes the filter tables.
+    /// Other programs change the filter tables.
     operator: bool,
     /// Standard output is slow, full or closed.
     output: bool,
@@ -99,7 +99,8 @@ fn simulate(seed: u64) -> u64 {
     let mut random = Random::new(seed ^ 0x7763_7061_7273_6572);
     let trouble = Trouble::new(&mut random);
     let mut run = Run::new(seed);
-    run.checks.twin = !trouble.hidden && !trouble.output && !trouble.restarts && !trouble.operator;
+    run.checks.oracle =
+        !trouble.hidden && !trouble.output && !trouble.restarts && !trouble.operator;
     run.checks.output = !trouble.output && !trouble.restarts;
     run.checks.own_rules = !trouble.operator && !trouble.restarts;
     let start = run.kernel.now;
@@ -114,7 +115,7 @@ fn simulate(seed: u64) -> u64 {
     world.people(&mut run.kernel);
     world.forger(&mut run.kernel);
     world.clients(&mut run.kernel);
-    world.mishaps(&mut run.kernel);
+    world.faults(&mut run.kernel);
     if number("TCPPARSER_SEED").is_some() {
         eprintln!("{:?} {:?}", world.trouble, world.arguments);
     }
@@ -142,9 +143,9 @@ impl World {
             assert!(client.is_done, "a client was forgotten");
         }
         run.terminate();
-        let told = String::from_utf8_lossy(&run.kernel.output);
+        let output = String::from_utf8_lossy(&run.kernel.output);
         assert!(
-            !told.contains(FORGED),
+            !output.contains(FORGED),
             "a forged connection proved something"
         );
         run.blocks
@@ -160,7 +161,7 @@ impl World {
         self.start.after(Duration::from_millis(milliseconds))
     }
 
-    /// Options, listeners, who is protected.
+    /// Options, listeners, what is protected.
     fn furnish(&mut self, run: &mut Run) {
         let interval = self.random.pick(&["1s", "5s", "10s", "10s", "37s"]);
         let times = self
@@ -176,7 +177,7 @@ impl World {
         ];
         if self.random.hits(300) {
             self.arguments.extend(["--window", "30s", "--ports", "2"]);
-            (run.twin.window, run.twin.ports) = (Duration::from_secs(30), 2);
+            (run.oracle.window, run.oracle.ports) = (Duration::from_secs(30), 2);
         }
         run.kernel.tools = Tools {
             has_preferred: true,
@@ -282,7 +283,7 @@ impl World {
     }
 
     /// Connections by forged SYNs, whose services closed them. Where sockets
-    /// cannot be asked for now and then, the setting tells.
+    /// cannot be asked for now and then, the setting decides.
     fn forger(&mut self, kernel: &mut FakeKernel) {
         // The rest of the world stays as it is.
         let others = self.random.clone();
@@ -419,9 +420,9 @@ impl World {
         }
     }
 
-    // Mishaps.
+    // Faults.
 
-    fn mishaps(&mut self, kernel: &mut FakeKernel) {
+    fn faults(&mut self, kernel: &mut FakeKernel) {
         if self.trouble.interrupts {
             kernel.faults.interrupts = self.random.pick(&[5, 50, 200]);
             kernel.faults.short = true;
@@ -435,17 +436,17 @@ impl World {
         }
         if self.trouble.firewall {
             for _ in 0..1 + self.random.below(5) {
-                self.firewall_mishap(kernel);
+                self.firewall_fault(kernel);
             }
         }
         if self.trouble.hidden {
             for _ in 0..1 + self.random.below(4) {
-                self.hidden_mishap(kernel);
+                self.hidden_fault(kernel);
             }
         }
         if self.trouble.operator {
             for _ in 0..1 + self.random.below(6) {
-                self.operator_mishap(kernel);
+                self.operator_change(kernel);
             }
         }
         if self.trouble.output {
@@ -457,14 +458,14 @@ impl World {
         }
         if self.trouble.clocks {
             for _ in 0..1 + self.random.below(4) {
-                self.clock_mishap(kernel);
+                self.clock_jump(kernel);
             }
         }
     }
 
     /// For up to a minute each child fails in some way, or those that would
     /// change something of one kind.
-    fn firewall_mishap(&mut self, kernel: &mut FakeKernel) {
+    fn firewall_fault(&mut self, kernel: &mut FakeKernel) {
         if self.random.hits(250) {
             let refused = self
                 .random
@@ -477,35 +478,35 @@ impl World {
             kernel.at(after, |kernel| kernel.faults.refused = None);
             return;
         }
-        let hang = |ignores_sigterm, closes_output, worked| Mishap::Hangs {
+        let hang = |ignores_sigterm, closes_output, worked| ChildFault::Hangs {
             ignores_sigterm,
             closes_output,
             worked,
         };
-        let mishap = self.random.pick(&[
-            Mishap::NoSpawn(Errno::EMFILE),
-            Mishap::Exit(1),
-            Mishap::Exit(2),
-            Mishap::Exit(3),
-            Mishap::Exit(4),
-            Mishap::Exit(127),
-            Mishap::LockHeld,
-            Mishap::Killed { worked: false },
-            Mishap::Killed { worked: true },
+        let fault = self.random.pick(&[
+            ChildFault::NoSpawn(Errno::EMFILE),
+            ChildFault::Exit(1),
+            ChildFault::Exit(2),
+            ChildFault::Exit(3),
+            ChildFault::Exit(4),
+            ChildFault::Exit(127),
+            ChildFault::LockHeld,
+            ChildFault::Killed { worked: false },
+            ChildFault::Killed { worked: true },
             hang(false, false, false),
             hang(false, true, true),
             hang(true, false, true),
             hang(true, true, false),
-            Mishap::Huge,
-            Mishap::Flood,
+            ChildFault::Huge,
+            ChildFault::Flood,
         ]);
         let at = self.some_moment();
-        kernel.at(at, move |kernel| kernel.faults.mishap = mishap);
+        kernel.at(at, move |kernel| kernel.faults.child = fault);
         let after = at.after(self.some_time(50));
-        kernel.at(after, |kernel| kernel.faults.mishap = Mishap::None);
+        kernel.at(after, |kernel| kernel.faults.child = ChildFault::None);
     }
 
-    fn hidden_mishap(&mut self, kernel: &mut FakeKernel) {
+    fn hidden_fault(&mut self, kernel: &mut FakeKernel) {
         let at = self.some_moment();
         let after = at.after(self.some_time(90));
         match self.random.below(4) {
@@ -528,7 +529,7 @@ impl World {
         }
     }
 
-    /// A gateway that nobody connects from comes and goes.
+    /// A gateway without connections comes and goes.
     fn change_of_host(&mut self, kernel: &mut FakeKernel) {
         let gateway = IpAddr::V4(Ipv4Addr::new(192, 0, 2, self.random.below(250) as u8));
         let at = self.some_moment();
@@ -539,7 +540,7 @@ impl World {
         });
     }
 
-    fn operator_mishap(&mut self, kernel: &mut FakeKernel) {
+    fn operator_change(&mut self, kernel: &mut FakeKernel) {
         let at = self.some_moment();
         let side = self.random.below(2) as usize;
         let choice = self.random.below(9);
@@ -577,7 +578,7 @@ impl World {
         });
     }
 
-    fn clock_mishap(&mut self, kernel: &mut FakeKernel) {
+    fn clock_jump(&mut self, kernel: &mut FakeKernel) {
         let at = self.some_moment();
         let seconds = self.random.below(200);
         let backwards = self.random.hits(500);
@@ -589,7 +590,7 @@ impl World {
                 kernel.realtime_at_boot.saturating_add(jump)
             };
         });
-        // A suspend: CLOCK_BOOTTIME runs on, nobody notices.
+        // A suspend: CLOCK_BOOTTIME runs on, unnoticed.
         let at = self.some_moment();
         kernel.at(at, move |kernel| {
             kernel.now = kernel.now.after(Duration::from_secs(seconds));
@@ -633,10 +634,10 @@ impl FakeKernel {
         std::mem::swap(&mut self.tables, &mut self.other_tables);
     }
 
-    /// Whatever went wrong goes wrong no more, and nobody comes any more.
+    /// No fault and no event is left to come.
     fn calm(&mut self) {
         self.forget_events();
         self.faults = Default::default();
-        self.mishaps.clear();
+        self.child_faults.clear();
     }
 }

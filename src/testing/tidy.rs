@@ -80,7 +80,7 @@ fn sources() -> Vec<Source> {
     found
 }
 
-fn complain(broken: Vec<String>) {
+fn assert_none(broken: Vec<String>) {
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
 }
 
@@ -126,7 +126,7 @@ fn modules_import_from_above_only() {
             }
         }
     }
-    complain(broken);
+    assert_none(broken);
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn unsafe_stands_in_one_file() {
             }
         }
     }
-    complain(broken);
+    assert_none(broken);
 }
 
 /// The link proves that no panic is left in a release build; the source does
@@ -174,7 +174,7 @@ fn no_formatting_and_no_panic() {
             }
         }
     }
-    complain(broken);
+    assert_none(broken);
 }
 
 /// Only numbers index, and only arrays whose length the compiler knows. In a
@@ -193,7 +193,7 @@ fn no_indexing_is_left_to_the_linker() {
             }
         }
     }
-    complain(broken);
+    assert_none(broken);
 }
 
 /// A bracket behind a name, a call or another bracket, with something else
@@ -232,7 +232,7 @@ fn main_stays_small() {
 
 /// Comments speak of the kernel, not of how the program came about.
 #[test]
-fn comments_tell_no_tales() {
+fn comments_have_no_history() {
     const WORDS: [&str; 8] = [
         "issue", "issues", "AI", "LLM", "prompt", "TODO", "FIXME", "/tmp/",
     ];
@@ -246,7 +246,7 @@ fn comments_tell_no_tales() {
             }
         }
     }
-    complain(broken);
+    assert_none(broken);
 }
 
 /// The rules find what they look for.

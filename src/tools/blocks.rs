@@ -11,7 +11,7 @@ use crate::firewall::iptables::Tool;
 use crate::firewall::{Explanation, Failure, Task, Unusable};
 use crate::host::Host;
 use crate::kernel::Kernel;
-use crate::limits::ONE_SHOT_PATIENCE;
+use crate::limits::ONE_SHOT_WAIT_BUDGET;
 use crate::options::Options;
 use crate::report;
 use crate::text::{Text, trim};
@@ -50,7 +50,7 @@ pub fn run(
     host: &Host,
     task: Task,
 ) -> Flow {
-    output.set_wait_budget(ONE_SHOT_PATIENCE, ONE_SHOT_PATIENCE);
+    output.set_wait_budget(ONE_SHOT_WAIT_BUDGET, ONE_SHOT_WAIT_BUDGET);
     commands.enable(kernel, options, task);
     let mut failures = Failures {
         tools: [None; 2],

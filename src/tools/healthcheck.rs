@@ -22,7 +22,7 @@ const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection:
 #[inline(never)]
 pub fn run(kernel: &mut impl Kernel, address: Option<Endpoint>, buffer: &mut [u8]) -> u8 {
     let Some(mut address) = address else {
-        log_error(kernel, &[b"--listen none leaves nobody to ask"]);
+        log_error(kernel, &[b"--listen none leaves no listener to ask"]);
         return 1;
     };
     // [::] takes IPv4 as well, and is 0.0.0.0 where the kernel lacks IPv6.

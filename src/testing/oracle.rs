@@ -16,9 +16,9 @@ const LISTENER_AGE: Duration = Duration::from_secs(1_200);
 
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
-/// A scan, as its line tells it.
+/// A scan, as its line reports it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct TwinScan {
+pub struct ReportedScan {
     pub source: String,
     pub local: String,
     pub ports: Vec<u16>,
@@ -70,7 +70,7 @@ struct Stands {
     absent: Option<Instant>,
 }
 
-pub struct Twin {
+pub struct Oracle {
     pub ports: usize,
     pub window: Duration,
     pub own: Vec<IpAddr>,
@@ -93,14 +93,14 @@ pub struct Twin {
     ended: HashMap<String, Instant>,
 }
 
-/// What the twin makes of one reading.
+/// What the oracle makes of one reading.
 pub struct Opinion {
-    pub scans: Vec<TwinScan>,
+    pub scans: Vec<ReportedScan>,
     /// The list: remote, arrow, local.
     pub list: Vec<String>,
 }
 
-impl Twin {
+impl Oracle {
     pub fn new(ports: usize, window: Duration, own: &[IpAddr]) -> Self {
         Self {
             ports,
@@ -430,12 +430,12 @@ impl Twin {
         }
     }
 
-    fn scans(&mut self) -> Vec<TwinScan> {
+    fn scans(&mut self) -> Vec<ReportedScan> {
         let mut scans = Vec::new();
         for (source, watched) in &mut self.sources {
             if let Some(local) = watched.crossed.take() {
                 watched.is_reported = true;
-                scans.push(TwinScan {
+                scans.push(ReportedScan {
                     source: source.clone(),
                     local: local.to_string(),
                     ports: watched.ports.keys().copied().collect(),

@@ -1,8 +1,8 @@
-//! Short stories of the whole daemon, each to be read from top to bottom.
+//! Short scenarios of the whole daemon, each to be read from top to bottom.
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::fake_kernel::{FakeKernel, Mishap, Random, Service, Stdout};
+use super::fake_kernel::{ChildFault, FakeKernel, Random, Service, Stdout};
 use super::fake_proc::FakeSocket;
 use super::run::Run;
 use crate::address::Network;
@@ -217,7 +217,7 @@ fn rules_of_others_in_our_chain_keep_it() {
         ["-s 192.0.2.0/24 -j DROP"],
         "not ours to touch"
     );
-    assert_eq!(run.complaints(), "");
+    assert_eq!(run.error_output(), "");
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn a_restart_adopts_blocks_with_their_ends() {
     run.kernel.scan(SCANNER);
     run.run_for(10);
     let before = run.kernel.tables[0].clone();
-    run.checks.twin = false;
+    run.checks.oracle = false;
     assert_eq!(run.restart(&[]), Flow::Continue);
     run.run_for(500);
     assert_eq!(run.kernel.tables[0], before, "the block goes on");
@@ -245,7 +245,7 @@ fn a_restart_adopts_blocks_with_their_ends() {
 }
 
 #[test]
-fn what_ended_while_nobody_watched_goes_at_the_start() {
+fn what_ended_while_no_daemon_ran_goes_at_the_start() {
     let mut run = started(&["--block-time", "2m"]);
     run.kernel.scan(SCANNER);
     run.run_for(10);
@@ -282,19 +282,19 @@ fn blocks_of_another_boot_get_the_first_length_from_now() {
 #[test]
 fn a_missing_iptables_is_said_once_and_tried_again() {
     let mut run = host();
-    run.kernel.faults.mishap = Mishap::Exit(127);
+    run.kernel.faults.child = ChildFault::Exit(127);
     assert_eq!(run.start(&[]), Flow::Continue);
     run.run_for(5);
-    let complaints = run.complaints();
+    let errors = run.error_output();
     assert_eq!(
-        complaints.matches("iptables could not be started").count(),
+        errors.matches("iptables could not be started").count(),
         1,
-        "{complaints}"
+        "{errors}"
     );
     assert_eq!(
-        complaints.matches("ip6tables could not be started").count(),
+        errors.matches("ip6tables could not be started").count(),
         1,
-        "{complaints}"
+        "{errors}"
     );
     run.kernel.scan(SCANNER);
     run.run_for(10);
@@ -303,11 +303,11 @@ fn a_missing_iptables_is_said_once_and_tried_again() {
         ["Block failed: 198.51.100.7 the firewall cannot be used yet; it is tried again"]
     );
     run.run_for(300);
-    assert_eq!(run.complaints(), "", "no flood");
+    assert_eq!(run.error_output(), "", "no flood");
     // Three names of each are tried.
     let tries = run.kernel.commands.len() / 3;
     assert!(tries < 40, "{tries} tries: no back-off");
-    run.kernel.faults.mishap = Mishap::None;
+    run.kernel.faults.child = ChildFault::None;
     run.run_for(61);
     assert_eq!(run.lines_with("Blocked: 198.51.100.7").len(), 1);
     run.check_quiet();
@@ -322,8 +322,8 @@ fn every_command_runs_in_the_root_that_was_asked_for() {
         run.run_for(700);
         let blocked = run.lines_with("Blocked: ");
         assert!(blocked.len() > 1, "{blocked:?}");
-        let tells_root = |line: &String| line.ends_with(" --exec-root /host");
-        assert_eq!(blocked.iter().all(tells_root), !root.is_empty());
+        let names_root = |line: &String| line.ends_with(" --exec-root /host");
+        assert_eq!(blocked.iter().all(names_root), !root.is_empty());
         let commands = &run.kernel.commands;
         assert!(commands.len() > 6, "{commands:?}");
         assert!(commands.iter().all(|one| one.root == root), "{commands:?}");
@@ -331,10 +331,10 @@ fn every_command_runs_in_the_root_that_was_asked_for() {
     }
     for command in ["--list", "--unblock=all"] {
         let mut run = host();
-        run.kernel.faults.mishap = Mishap::Exit(126);
+        run.kernel.faults.child = ChildFault::Exit(126);
         assert_eq!(run.start(&[command, "--exec-root=/host"]), Flow::Exit(1));
         assert!(run.kernel.commands.iter().all(|one| one.root == "/host"));
-        assert!(run.complaints().contains("Permission denied"));
+        assert!(run.error_output().contains("Permission denied"));
     }
 }
 
@@ -348,13 +348,13 @@ fn a_firewall_that_lists_but_never_changes_is_not_hammered() {
     run.kernel.delete_rule_of(SCANNER);
     run.kernel.close_all_of(SCANNER);
     run.run_for(60);
-    run.complaints();
+    run.error_output();
     let before = run.kernel.commands.len();
     run.run_for(600);
     let tries = run.kernel.commands.len() - before;
     assert!(tries < 60, "{tries} commands in ten minutes");
-    let complaints = run.complaints();
-    assert!(complaints.lines().count() <= 1, "{complaints}");
+    let errors = run.error_output();
+    assert!(errors.lines().count() <= 1, "{errors}");
     run.kernel.faults.refused = None;
     run.run_for(61);
     run.check_quiet();
@@ -370,7 +370,7 @@ fn a_jump_that_stands_twice_does_not_keep_the_chain() {
         .unwrap();
     run.run_for(180);
     run.check_quiet();
-    assert_eq!(run.complaints(), "");
+    assert_eq!(run.error_output(), "");
 }
 
 #[test]
@@ -425,13 +425,13 @@ fn blocks_end_and_grow_longer() {
 #[test]
 fn protected_between_verdict_and_command() {
     let mut run = started(&[]);
-    run.kernel.faults.mishap = Mishap::LockHeld;
+    run.kernel.faults.child = ChildFault::LockHeld;
     run.kernel.scan(NEIGHBOUR);
     run.run_for(12);
     // It answers names from now on.
     run.kernel.host.nameservers.push(NEIGHBOUR.parse().unwrap());
     run.run_for(10);
-    run.kernel.faults.mishap = Mishap::None;
+    run.kernel.faults.child = ChildFault::None;
     run.run_for(60);
     assert_eq!(
         run.lines_with("locked: 10.0.0.9"),
@@ -463,13 +463,13 @@ const UNKNOWN: &str = "tcpparser: own addresses and gateways are not fully known
 /// Nothing of the host is known from the start: that is said and shown, and no
 /// scan waits for it.
 #[test]
-fn an_unknown_host_blocks_nobody_and_says_so() {
+fn an_unknown_host_blocks_no_source_and_says_so() {
     let mut run = host();
     run.kernel.faults.netlink = Some(Errno::EACCES);
-    run.checks.twin = false;
+    run.checks.oracle = false;
     assert_eq!(run.start(&["--window=5s", "--interval=1s"]), Flow::Continue);
     run.run_for(3);
-    assert_eq!(run.complaints(), UNKNOWN);
+    assert_eq!(run.error_output(), UNKNOWN);
     let answer = run.get("/healthz");
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert!(answer.ends_with("own addresses and gateways are not fully known\n"));
@@ -492,14 +492,14 @@ fn an_unknown_host_blocks_nobody_and_says_so() {
     run.kernel.scan("198.51.100.8");
     run.run_for(2);
     assert_eq!(run.lines_with("Blocked: 198.51.100.8").len(), 1);
-    assert_eq!(run.complaints(), "");
+    assert_eq!(run.error_output(), "");
 }
 
 /// It becomes so, ends, and becomes so again: said each time.
 #[test]
 fn a_host_that_becomes_unknown_is_said_each_time() {
     let mut run = started(&[]);
-    assert_eq!(run.complaints(), "");
+    assert_eq!(run.error_output(), "");
     for _ in 0..2 {
         let before = run.kernel.host.clone();
         let many = 0x0a64_0000..0x0a64_0000 + crate::limits::OWN_ADDRESSES as u32;
@@ -509,12 +509,12 @@ fn a_host_that_becomes_unknown_is_said_each_time() {
         // Each address brings a network on a link.
         let links = "tcpparser: more networks on links than fit; \
                      sources in the others are blocked like those from elsewhere\n";
-        assert_eq!(run.complaints(), [UNKNOWN, links].concat());
+        assert_eq!(run.error_output(), [UNKNOWN, links].concat());
         assert!(run.get("/healthz").starts_with("HTTP/1.1 503 "));
         run.kernel.host = before;
         run.run_for(20);
         assert!(run.get("/healthz").starts_with("HTTP/1.1 200 "));
-        assert_eq!(run.complaints(), "");
+        assert_eq!(run.error_output(), "");
     }
 }
 
@@ -523,7 +523,7 @@ fn a_host_that_becomes_unknown_is_said_each_time() {
 fn a_block_waits_for_the_first_dump() {
     let mut run = host();
     run.kernel.faults.dump_pause = Duration::from_millis(100);
-    run.checks.twin = false;
+    run.checks.oracle = false;
     assert_eq!(run.start(&[]), Flow::Continue);
     run.kernel.scan(SCANNER);
     run.kernel.scan("203.0.113.1");
@@ -535,11 +535,11 @@ fn a_block_waits_for_the_first_dump() {
     run.run_for(5);
     assert_eq!(run.metric("tcpparser_host_facts_known"), "1");
     said.extend(run.lines());
-    let told = |words: &str| said.iter().filter(|line| line.starts_with(words)).count();
-    assert_eq!(told("Port scan detected: "), 2);
-    assert_eq!(told("Blocked: 198.51.100.7 for 10m"), 1);
-    assert_eq!(told("Not blocked: 203.0.113.1 gateway"), 1);
-    assert_eq!(run.complaints(), "");
+    let count = |words: &str| said.iter().filter(|line| line.starts_with(words)).count();
+    assert_eq!(count("Port scan detected: "), 2);
+    assert_eq!(count("Blocked: 198.51.100.7 for 10m"), 1);
+    assert_eq!(count("Not blocked: 203.0.113.1 gateway"), 1);
+    assert_eq!(run.error_output(), "");
 }
 
 /// But no longer than its evidence counts.
@@ -549,7 +549,7 @@ fn a_block_waits_for_a_dump_no_longer_than_the_window() {
     let many = (1..=60).map(|low| (IpAddr::V4([10, 1, 1, low].into()), 32));
     run.kernel.host.addresses.extend(many);
     run.kernel.faults.dump_pause = Duration::from_millis(500);
-    run.checks.twin = false;
+    run.checks.oracle = false;
     assert_eq!(run.start(&["--window=5s"]), Flow::Continue);
     run.kernel.scan(SCANNER);
     run.run_for(4);
@@ -570,7 +570,7 @@ fn a_block_waits_for_a_dump_no_longer_than_the_window() {
 #[test]
 fn what_came_to_be_protected_since_the_reading_is_not_blocked() {
     let mut run = started(&["--interval=1h", "--allow=192.0.2.9"]);
-    run.checks.twin = false;
+    run.checks.oracle = false;
     let (gateway, own, nameserver) = ("198.51.100.1", "198.51.100.2", "198.51.100.3");
     run.kernel.host.gateways.push(gateway.parse().unwrap());
     run.kernel.host.addresses.push((own.parse().unwrap(), 24));
@@ -599,12 +599,12 @@ fn what_came_to_be_protected_since_the_reading_is_not_blocked() {
     assert_eq!(run.lines_with("it holds a protected address now").len(), 1);
 }
 
-/// Where the kernel tells of no changes it is asked before a block.
+/// Where the kernel reports no changes it is asked before a block.
 #[test]
-fn a_kernel_that_tells_nothing_is_asked_before_a_block() {
+fn a_kernel_that_reports_nothing_is_asked_before_a_block() {
     let mut run = host();
     run.kernel.faults.no_route_events = true;
-    run.checks.twin = false;
+    run.checks.oracle = false;
     assert_eq!(run.start(&["--interval=1h"]), Flow::Continue);
     run.run_for(2);
     run.kernel.host.gateways.push(SCANNER.parse().unwrap());
@@ -624,7 +624,7 @@ fn one_is_blocked_but(run: &mut Run, refused: &[&str]) {
     assert_eq!(blocked.count(), 1, "{said:?}");
 }
 
-/// resolv.conf names a stub; whom it asks stands elsewhere, or nowhere.
+/// resolv.conf names a stub; what it asks stands elsewhere, or nowhere.
 #[test]
 fn those_that_a_stub_asks_are_protected() {
     for (stub, path, text) in [
@@ -657,7 +657,7 @@ fn those_that_a_stub_asks_are_protected() {
         run.run_for(20);
         let said = run.lines_with("locked");
         assert_eq!(said, ["Not blocked: 198.51.100.7 nameserver"], "{path}");
-        assert_eq!(run.complaints(), "");
+        assert_eq!(run.error_output(), "");
     }
     for arguments in [&[][..], &["--dry-run"], &["--once"]] {
         let mut run = host();
@@ -670,11 +670,11 @@ fn those_that_a_stub_asks_are_protected() {
         let said = "tcpparser: no nameserver is known but this host itself; \
                     protect its upstream nameservers with --allow\n";
         let expected = if arguments.is_empty() { said } else { "" };
-        assert_eq!(run.complaints(), expected);
+        assert_eq!(run.error_output(), expected);
     }
 }
 
-/// Who must never be in a batch, on the host of the next story.
+/// What must never be in a batch, on the host of the next scenario.
 const PROTECTED: [&str; 14] = [
     "127.0.0.0/8",
     "224.0.0.0/4",
@@ -719,7 +719,7 @@ fn no_verdict_brings_a_protected_address_to_a_child() {
     // `look` holds every batch of every turn against these.
     run.kernel.protected = PROTECTED.map(network).to_vec();
     run.checks = super::run::Checks {
-        twin: false,
+        oracle: false,
         output: false,
         own_rules: false,
     };
@@ -757,9 +757,9 @@ fn no_verdict_brings_a_protected_address_to_a_child() {
     assert!(refused > 300, "{refused}");
 }
 
-/// Whole /64 networks there belong to nobody in particular.
+/// Whole /64 networks there belong to no host in particular.
 #[test]
-fn neighbours_behind_a_translator_are_told_apart() {
+fn neighbours_behind_a_translator_are_distinguished() {
     let mut run = started(&["--max-blocks-per-minute=100000"]);
     for text in ["64:ff9b::c000:201", "64:ff9b:1:2::7", "2001:0:c000:201::7"] {
         let (daemon, _) = run.daemon();
@@ -772,7 +772,7 @@ fn neighbours_behind_a_translator_are_told_apart() {
 fn rules_against_protected_hosts_go_at_the_start() {
     for boot in ["0badcafe", "feedbeef"] {
         let mut run = host();
-        (run.checks.twin, run.checks.own_rules) = (false, false);
+        (run.checks.oracle, run.checks.own_rules) = (false, false);
         run.checks.output = false;
         let rules = ["203.0.113.1", "10.0.0.53", SCANNER].map(|source| {
             format!(
@@ -799,7 +799,7 @@ fn rules_against_protected_hosts_go_at_the_start() {
 #[test]
 fn more_blocks_than_a_minute_may_have_are_held_back() {
     let mut run = started(&["--max-blocks-per-minute=2", "--window=2m"]);
-    run.checks.twin = false;
+    run.checks.oracle = false;
     let peers: Vec<_> = (1..=7).map(|n| format!("198.51.100.{n}")).collect();
     for peer in &peers {
         run.kernel.scan(peer);
@@ -821,7 +821,7 @@ fn more_blocks_than_a_minute_may_have_are_held_back() {
     let said = run.lines_with("locked");
     assert_eq!(said.len(), 3, "{said:?}");
     assert!(said[1].starts_with("Blocked: 198.51.100.6 for 10m"));
-    // The window is over: whoever still scans is seen again.
+    // The window is over: what still scans is seen again.
     let dropped = "Not blocked: 198.51.100.7 held back by --max-blocks-per-minute";
     assert_eq!(said[2], dropped);
     assert_eq!(run.kernel.tables[0].blocks().len(), 6);
@@ -864,16 +864,16 @@ fn what_a_start_refuses() {
     let mut run = host();
     run.kernel.capabilities = 0;
     assert_eq!(run.start(&[]), Flow::Exit(1));
-    assert!(run.complaints().contains("--dry-run"));
+    assert!(run.error_output().contains("--dry-run"));
     for (user, own) in [(0, 0), (0, 1_000), (1_000, 1_000)] {
         let mut run = host();
         hold(&mut run, Claim::Held { user, own }, CLAIM_TRIES);
         assert_eq!(run.start(&[]), Flow::Exit(1));
-        assert!(run.complaints().contains("another tcpparser"));
+        assert!(run.error_output().contains("another tcpparser"));
     }
     let mut run = host();
     assert_eq!(run.start(&["--interval", "never"]), Flow::Exit(2));
-    assert!(run.complaints().contains("--interval"));
+    assert!(run.error_output().contains("--interval"));
 }
 
 /// Another process has our name when it is asked for this often.
@@ -901,7 +901,7 @@ fn the_name_held_by_another_user_ends_no_start() {
         assert_eq!(run.start(&[]), Flow::Continue);
         assert!(blocks(&mut run));
         assert_eq!(
-            run.complaints(),
+            run.error_output(),
             format!("tcpparser: blocking without the socket @tcpparser: {why}\n")
         );
     }
@@ -913,7 +913,7 @@ fn a_name_held_for_a_moment_is_taken_then() {
         let mut run = host();
         hold(&mut run, claim, CLAIM_TRIES - 1);
         assert_eq!(run.start(&[]), Flow::Continue);
-        assert_eq!(run.complaints(), "");
+        assert_eq!(run.error_output(), "");
         let waited = run.kernel.now.since(Instant::from_secs(600));
         assert!(waited < Duration::from_millis(100), "{waited:?}");
     }
@@ -944,7 +944,7 @@ fn connections_to_the_name_are_closed_at_leisure() {
 fn lifting_blocks_never_stands_in_the_way_of_a_start() {
     let mut run = host();
     let descriptors = run.kernel.descriptors();
-    run.checks.twin = false;
+    run.checks.oracle = false;
     assert_eq!(run.start(&["--unblock", "all"]), Flow::Exit(1));
     assert_eq!(run.kernel.descriptors(), descriptors, "the name is free");
 }
@@ -961,12 +961,15 @@ fn a_listen_address_that_cannot_be_had_is_tried_again() {
         assert_eq!(run.start(&["--interval", "5s"]), Flow::Continue);
         assert!(blocks(&mut run));
         assert_eq!(
-            run.complaints(),
+            run.error_output(),
             format!("tcpparser: cannot listen on [::]:3021: {why}; it is tried again\n")
         );
         run.kernel.faults.listen = None;
         run.run_for(2);
-        assert_eq!(run.complaints(), "tcpparser: listening on [::]:3021 now\n");
+        assert_eq!(
+            run.error_output(),
+            "tcpparser: listening on [::]:3021 now\n"
+        );
         let request = b"GET /healthz HTTP/1.0\r\n\r\n";
         let client = run.kernel.connect("192.0.2.9", request);
         run.run_for(1);
@@ -985,7 +988,7 @@ fn the_list_in_three_modes() {
         ("scans", vec![], vec![]),
     ] {
         let mut run = host();
-        run.checks.twin = false;
+        run.checks.oracle = false;
         assert_eq!(run.start(&["--show", show]), Flow::Continue);
         assert_eq!(run.lines(), ["tcpparser starting...", ""]);
         run.run_for(5);
@@ -1001,7 +1004,7 @@ fn the_list_in_three_modes() {
 fn one_reading_and_out() {
     let mut run = host();
     run.kernel.scan(SCANNER);
-    run.checks.twin = false;
+    run.checks.oracle = false;
     assert_eq!(run.start(&["--once"]), Flow::Exit(0));
     let lines = run.lines();
     assert_eq!(lines.len(), 7, "{lines:?}");
@@ -1013,7 +1016,7 @@ fn one_reading_and_out() {
 }
 
 #[test]
-fn healthz_tells_when_readings_stop() {
+fn healthz_shows_when_readings_stop() {
     let mut run = started(&[]);
     assert!(run.get("/healthz").starts_with("HTTP/1.1 200 OK\r\n"));
     run.kernel.faults.tcp = Some(Errno::EACCES);
@@ -1025,7 +1028,7 @@ fn healthz_tells_when_readings_stop() {
             .starts_with("HTTP/1.1 503 Service Unavailable\r\n")
     );
     assert_eq!(
-        run.complaints(),
+        run.error_output(),
         "tcpparser: cannot read /proc/net/tcp: permission denied\n"
     );
     run.kernel.faults.tcp = None;
@@ -1047,8 +1050,8 @@ fn healthcheck(service: Service, variables: &[(&str, &str)]) -> (Flow, String, R
     let flow = run.start(&["--healthcheck"]);
     assert_eq!(run.kernel.descriptors(), 4, "all is closed");
     assert!(run.lines().is_empty());
-    let complaints = run.complaints();
-    (flow, complaints, run)
+    let errors = run.error_output();
+    (flow, errors, run)
 }
 
 #[test]
@@ -1059,7 +1062,7 @@ fn a_health_check_asks_the_daemon() {
     assert!(request.starts_with("GET /healthz HTTP/1.1\r\n"));
     assert!(request.ends_with("\r\n\r\n"));
     for (service, expected) in [
-        (Service::Nobody, "connection refused"),
+        (Service::Refuses, "connection refused"),
         (Service::Silent, "no answer in time"),
         (
             Service::Answers(
@@ -1109,18 +1112,18 @@ fn a_health_check_asks_where_the_daemon_listens() {
         ("192.0.2.1:80", "192.0.2.1:80"),
         ("[2001:db8::1]:80", "[2001:db8::1]:80"),
     ] {
-        let (flow, said, run) = healthcheck(Service::Nobody, &[("TCPPARSER_LISTEN", listen)]);
+        let (flow, said, run) = healthcheck(Service::Refuses, &[("TCPPARSER_LISTEN", listen)]);
         assert_eq!(flow, Flow::Exit(1));
         assert_eq!(said, format!("tcpparser: {asked}: connection refused\n"));
         assert_eq!(run.kernel.asked.len(), 1);
     }
-    let (flow, said, run) = healthcheck(Service::Nobody, &[("TCPPARSER_LISTEN", "none")]);
+    let (flow, said, run) = healthcheck(Service::Refuses, &[("TCPPARSER_LISTEN", "none")]);
     assert_eq!(flow, Flow::Exit(1));
-    assert_eq!(said, "tcpparser: --listen none leaves nobody to ask\n");
+    assert_eq!(said, "tcpparser: --listen none leaves no listener to ask\n");
     assert!(run.kernel.asked.is_empty());
 }
 
-/// A host whose init system wants to know how it goes.
+/// A host whose init system supervises us.
 fn supervised(watchdog: &str) -> Run {
     let mut run = host();
     for (name, value) in [("NOTIFY_SOCKET", "@init"), ("WATCHDOG_USEC", watchdog)] {
@@ -1130,17 +1133,19 @@ fn supervised(watchdog: &str) -> Run {
     run
 }
 
-/// What it was told since the last call, with the seconds since the start.
-fn told(run: &mut Run) -> Vec<(u64, String)> {
-    let told = std::mem::take(&mut run.kernel.told).into_iter();
-    told.map(|(at, text)| (at.as_secs() - 600, text)).collect()
+/// What it received since the last call, with the seconds since the start.
+fn notified(run: &mut Run) -> Vec<(u64, String)> {
+    let notified = std::mem::take(&mut run.kernel.notified).into_iter();
+    notified
+        .map(|(at, text)| (at.as_secs() - 600, text))
+        .collect()
 }
 
 #[test]
 fn an_init_system_learns_of_start_life_and_end() {
     let mut run = supervised("");
     assert_eq!(run.start(&[]), Flow::Continue);
-    assert_eq!(told(&mut run), [], "not before the first reading");
+    assert_eq!(notified(&mut run), [], "not before the first reading");
     run.run_for(25);
     let expected = [
         (0, "READY=1"),
@@ -1149,17 +1154,17 @@ fn an_init_system_learns_of_start_life_and_end() {
         (20, "WATCHDOG=1"),
     ];
     assert_eq!(
-        told(&mut run),
+        notified(&mut run),
         expected.map(|(at, text)| (at, text.to_owned()))
     );
     run.terminate();
-    assert_eq!(told(&mut run), [(25, "STOPPING=1".to_owned())]);
-    // Nobody asked.
+    assert_eq!(notified(&mut run), [(25, "STOPPING=1".to_owned())]);
+    // Not asked for.
     let mut run = supervised("1000000");
     run.kernel.environment.remove("NOTIFY_SOCKET");
     run.start(&[]);
     run.run_for(25);
-    assert_eq!((told(&mut run), run.kernel.readings.len()), (vec![], 3));
+    assert_eq!((notified(&mut run), run.kernel.readings.len()), (vec![], 3));
 }
 
 #[test]
@@ -1168,13 +1173,13 @@ fn a_start_without_rows_is_a_start_and_nothing_to_feed_a_watchdog() {
     run.kernel.faults.tcp = Some(Errno::ENOENT);
     assert_eq!(run.start(&[]), Flow::Continue);
     run.run_for(35);
-    assert_eq!(told(&mut run), [(0, "READY=1".to_owned())]);
+    assert_eq!(notified(&mut run), [(0, "READY=1".to_owned())]);
     run.kernel.faults.tcp = None;
     run.run_for(10);
-    assert_eq!(told(&mut run), [(40, "WATCHDOG=1".to_owned())]);
+    assert_eq!(notified(&mut run), [(40, "WATCHDOG=1".to_owned())]);
     run.kernel.faults.tcp6 = Some(Errno::EACCES);
     run.run_for(20);
-    assert_eq!(told(&mut run), []);
+    assert_eq!(notified(&mut run), []);
 }
 
 #[test]
@@ -1189,10 +1194,10 @@ fn readings_come_often_enough_for_the_watchdog() {
         ("0", "1h", 1, 0),
     ] {
         let mut run = supervised(microseconds);
-        run.checks.twin = false;
+        run.checks.oracle = false;
         assert_eq!(run.start(&["--interval", interval]), Flow::Continue);
         run.run_for(60);
-        let fed = &run.kernel.told[1..];
+        let fed = &run.kernel.notified[1..];
         let gaps = fed.windows(2).map(|pair| pair[1].0.since(pair[0].0));
         let longest = Duration::from_millis(longest);
         assert_eq!(gaps.max().unwrap_or_default(), longest, "{microseconds}");
@@ -1205,22 +1210,22 @@ fn readings_come_often_enough_for_the_watchdog() {
 }
 
 #[test]
-fn a_deaf_init_system_is_told_again_that_we_are_ready() {
+fn a_deaf_init_system_is_notified_again_that_we_are_ready() {
     let mut run = supervised("");
     run.kernel.faults.notify = Some(Errno::ECONNREFUSED);
     assert_eq!(run.start(&[]), Flow::Continue);
     run.run_for(25);
     assert_eq!(run.kernel.readings.len(), 26);
-    let said = "tcpparser: NOTIFY_SOCKET cannot be told: connection refused\n";
-    assert_eq!(run.complaints(), said);
+    let said = "tcpparser: NOTIFY_SOCKET cannot be notified: connection refused\n";
+    assert_eq!(run.error_output(), said);
     run.kernel.faults.notify = Some(Errno::EAGAIN);
     run.run_for(10);
     run.kernel.faults.notify = None;
     run.run_for(10);
-    assert_eq!(told(&mut run)[0], (36, "READY=1".to_owned()));
+    assert_eq!(notified(&mut run)[0], (36, "READY=1".to_owned()));
     run.run_for(10);
-    assert_eq!(told(&mut run), [(50, "WATCHDOG=1".to_owned())]);
-    assert_eq!(run.complaints(), "");
+    assert_eq!(notified(&mut run), [(50, "WATCHDOG=1".to_owned())]);
+    assert_eq!(run.error_output(), "");
 }
 
 #[test]
@@ -1305,7 +1310,7 @@ fn a_silent_client_is_closed_in_time() {
 fn a_slow_stdout_costs_lines_not_time() {
     let mut run = started(&[]);
     run.checks = super::run::Checks {
-        twin: false,
+        oracle: false,
         output: false,
         own_rules: true,
     };
@@ -1339,7 +1344,7 @@ fn a_slow_stdout_costs_lines_not_time() {
 fn a_broken_stdout_stops_nothing() {
     let mut run = started(&[]);
     run.checks = super::run::Checks {
-        twin: false,
+        oracle: false,
         output: false,
         own_rules: true,
     };
@@ -1351,12 +1356,12 @@ fn a_broken_stdout_stops_nothing() {
 }
 
 #[test]
-fn an_exit_waits_for_nobody() {
+fn an_exit_waits_for_no_child() {
     for (ignores_sigterm, closes_output) in
         [(false, false), (true, false), (false, true), (true, true)]
     {
         let mut run = started(&[]);
-        run.kernel.faults.mishap = Mishap::Hangs {
+        run.kernel.faults.child = ChildFault::Hangs {
             ignores_sigterm,
             closes_output,
             worked: false,
@@ -1372,12 +1377,12 @@ fn an_exit_waits_for_nobody() {
 fn a_hanging_child_is_ended() {
     for ignores_sigterm in [false, true] {
         let mut run = started(&[]);
-        let hang = Mishap::Hangs {
+        let hang = ChildFault::Hangs {
             ignores_sigterm,
             closes_output: false,
             worked: true,
         };
-        run.kernel.mishaps.push_back(hang);
+        run.kernel.child_faults.push_back(hang);
         run.kernel.scan(SCANNER);
         run.run_for(60);
         let lines = run.lines_with("lock");
@@ -1395,17 +1400,17 @@ fn a_hanging_child_is_ended() {
 
 #[test]
 fn listings_of_any_kind_are_survived() {
-    for mishap in [Mishap::Garbage, Mishap::Huge, Mishap::Flood] {
+    for fault in [ChildFault::Garbage, ChildFault::Huge, ChildFault::Flood] {
         let mut run = started(&[]);
         run.kernel.scan(SCANNER);
         run.run_for(10);
-        run.kernel.mishaps.extend([mishap, mishap]);
+        run.kernel.child_faults.extend([fault, fault]);
         run.kernel.interfered = Some(run.kernel.now);
         run.run_for(300);
-        assert_eq!(run.kernel.tables[0].blocks().len(), 1, "{mishap:?}");
+        assert_eq!(run.kernel.tables[0].blocks().len(), 1, "{fault:?}");
         let jumps = ["-j TCPPARSER"];
-        assert_eq!(run.kernel.tables[0].rules("INPUT"), jumps, "{mishap:?}");
-        for byte in run.complaints().bytes() {
+        assert_eq!(run.kernel.tables[0].rules("INPUT"), jumps, "{fault:?}");
+        for byte in run.error_output().bytes() {
             assert!(
                 byte == b'\n' || (b' '..=b'~').contains(&byte),
                 "raw bytes echoed"
@@ -1440,7 +1445,7 @@ fn parallel_downloads_are_no_scan() {
     assert!(run.lines_with("scan").is_empty());
 }
 
-/// Those of other hosts are evidence and wait for nobody.
+/// Those of other hosts are evidence and do not wait.
 #[test]
 fn a_late_event_of_the_self_test_proves_as_much() {
     for (late, is_said) in [(4, false), (20, true)] {
@@ -1458,7 +1463,7 @@ fn a_late_event_of_the_self_test_proves_as_much() {
         assert!(!up(&mut run));
         run.run_for(20);
         assert!(up(&mut run));
-        let said = run.complaints().matches("the kernel sends none").count();
+        let said = run.error_output().matches("the kernel sends none").count();
         assert_eq!(said, usize::from(is_said));
     }
 }
@@ -1544,7 +1549,7 @@ fn a_backlog_of_events_is_not_missed() {
     assert_eq!(run.metric("tcpparser_connections_missed_total"), "5");
 }
 
-/// The service took the data and closed; nobody will ever answer.
+/// The service took the data and closed; no answer will ever come.
 #[test]
 fn forged_connections_are_no_evidence() {
     let mut run = started(&["--interval=1s"]);
@@ -1564,7 +1569,7 @@ fn forged_connections_are_no_evidence() {
     assert_eq!(run.metric("tcpparser_events_unproven_total"), "8");
     assert_eq!(run.metric("tcpparser_port_scans_total"), "0");
     assert!(run.lines_with("New connection").is_empty(), "nor listed");
-    // Whoever really has that address is no less a scanner.
+    // The real owner of that address is no less a scanner.
     run.kernel.forged.clear();
     run.kernel.end_scan(SCANNER, 50_000);
     run.run_for(1);
@@ -1581,7 +1586,7 @@ fn connections_first_seen_while_they_close_are_evidence() {
     }
 }
 
-/// A row that proved a handshake stays proof, and nobody is asked.
+/// A row that proved a handshake stays proof, and nothing is asked for.
 #[test]
 fn connections_seen_before_they_close_are_not_asked_for() {
     let mut run = started(&["--interval=1s"]);
@@ -1605,7 +1610,7 @@ fn connections_seen_before_they_close_are_not_asked_for() {
 fn what_cannot_be_asked_for_is_forgeable_by_the_setting_alone() {
     for (tcp_fastopen, blocks) in [(3, 1), (0x203, 0)] {
         let mut run = started(&[]);
-        run.checks.twin = false;
+        run.checks.oracle = false;
         run.kernel.tcp_fastopen = tcp_fastopen;
         run.kernel.faults.netlink = Some(Errno::EACCES);
         run.run_for(70);
@@ -1620,7 +1625,7 @@ fn what_cannot_be_asked_for_is_forgeable_by_the_setting_alone() {
 #[test]
 fn questions_are_bounded() {
     let mut run = started(&["--interval=1h"]);
-    run.checks.twin = false;
+    run.checks.oracle = false;
     for number in 0..HANDSHAKES_ASKED as u16 {
         let from = 10_000 + number;
         run.kernel.open_connection("192.0.2.77", from, 22);
@@ -1641,7 +1646,7 @@ fn questions_are_bounded() {
 }
 
 /// The kernel counts a client before we accept it; under load there always is
-/// one that no row and no event told of yet.
+/// one that no row and no event showed yet.
 #[test]
 fn our_own_clients_bring_no_early_readings() {
     let mut run = host();
@@ -1662,7 +1667,7 @@ fn our_own_clients_bring_no_early_readings() {
         }
     }
     assert_eq!(run.metric("tcpparser_early_readings_total"), "0");
-    run.checks.twin = false;
+    run.checks.oracle = false;
     // What is held besides them is found all the same.
     run.kernel.passive_opens += 5;
     run.kernel.connect("127.0.0.1", b"");
@@ -1685,7 +1690,7 @@ impl Run {
 const OWN_OCTETS: [u8; 4] = [203, 0, 113, 5];
 const NEW_INBOUND: &str = "tcpparser_new_connections_total{direction=\"in\",family=\"4\"}";
 
-/// Whoever scrapes us and three exporters is no scanner.
+/// A scraper of us and three exporters is no scanner.
 #[test]
 fn our_own_port_is_no_evidence() {
     let mut run = started(&["--interval=1m"]);
@@ -1726,7 +1731,7 @@ fn services_that_just_started_are_seen_within_two_seconds() {
     ] {
         for interval in ["10s", "1h"] {
             let mut run = started(&["--interval", interval]);
-            run.checks.twin = false;
+            run.checks.oracle = false;
             for port in ports {
                 run.kernel.listen_on("0.0.0.0", port);
             }
@@ -1742,7 +1747,7 @@ fn services_that_just_started_are_seen_within_two_seconds() {
 #[test]
 fn the_data_ports_of_ftp_are_no_services() {
     let mut run = started(&["--interval=1s", "--show=scans"]);
-    run.checks.twin = false;
+    run.checks.oracle = false;
     run.kernel.passive_opens = 1_000;
     run.run_for(2);
     for number in 0..60 {
@@ -1765,12 +1770,13 @@ fn the_data_ports_of_ftp_are_no_services() {
 #[test]
 fn an_address_that_is_not_ours_has_no_services() {
     let mut run = started(&["--interval=10s"]);
-    run.checks.twin = false;
+    run.checks.oracle = false;
     let moving = [203, 0, 113, 99];
     run.end_connections(moving, 50_000, &[22, 25, 80, 443]);
     run.run_for(20);
     assert!(run.lines_with("Port scan detected").is_empty());
-    // Nor can an aborted connection be told from one to such an address.
+    // Nor can an aborted connection be distinguished from one to such an
+    // address.
     for port in [22, 25, 80, 443] {
         run.kernel.destroy(([0; 4], port), ([198, 51, 100, 8], 0));
     }
@@ -1792,7 +1798,7 @@ fn an_address_that_is_not_ours_has_no_services() {
 fn what_is_aborted_beside_a_proxy_is_no_evidence() {
     for networks in [&["0.0.0.0"][..], &["::"], &["0.0.0.0", "::"]] {
         let mut run = started(&["--interval=1m"]);
-        run.checks.twin = false;
+        run.checks.oracle = false;
         let networks = networks.iter().map(|one| (one.parse().unwrap(), 0));
         run.kernel.host.diverted = networks.collect();
         run.run_for(2);
@@ -1833,7 +1839,7 @@ fn aborted_connections_name_an_own_address() {
         run.lines_with("Port scan detected"),
         ["Port scan detected: 10.0.0.9 -> 10.0.0.1 on ports 22,25,80,443"]
     );
-    assert_eq!(run.metric(NEW_INBOUND), "0", "nobody knows which");
+    assert_eq!(run.metric(NEW_INBOUND), "0", "which is unknown");
 }
 
 /// More of them than fit, to peers that differ, around one scan.
@@ -1841,7 +1847,7 @@ fn aborted_connections_name_an_own_address() {
 fn outgoing_connections_push_no_scan_out() {
     for peers in [1, 250] {
         let mut run = started(&["--interval=10s"]);
-        run.checks.twin = false;
+        run.checks.oracle = false;
         let ports = [40_001, 40_002, 40_003, 40_004];
         for port in ports {
             run.kernel.listen_on("0.0.0.0", port);
@@ -1875,7 +1881,7 @@ fn what_waits_while_we_are_stopped_is_not_missed() {
         let arguments = ["--show=scans", "--interval", interval];
         assert_eq!(run.start(&arguments), Flow::Continue);
         run.run_for(2);
-        run.checks.twin = false;
+        run.checks.oracle = false;
         run.kernel.passive_opens += 4_000;
         let interval = Duration::parse(interval.as_bytes()).unwrap();
         run.run_until(run.kernel.now.after(interval));
@@ -1917,7 +1923,7 @@ fn a_table_of_blocks_that_is_full_refuses() {
         "--show=scans",
         "--max-blocks-per-minute=100000",
     ]);
-    run.checks.twin = false;
+    run.checks.oracle = false;
     // Half by half: more sources at once than the detector watches.
     let half = (crate::limits::BLOCKS / 2) as u32;
     let peer = |number: u32| IpAddr::V4((0xc612_0000 + number).into()).to_string();

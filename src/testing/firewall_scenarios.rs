@@ -1,10 +1,11 @@
-//! Stories of where blocks stand and what others do there: two flavours, jumps
-//! that are pushed down, rules of earlier versions, the end of the process.
+//! Scenarios of where blocks stand and what others do there: two flavours,
+//! jumps that are pushed down, rules of earlier versions, the end of the
+//! process.
 
-use super::fake_kernel::{Command, FakeKernel, Mishap, Tools};
+use super::fake_kernel::{ChildFault, Command, FakeKernel, Tools};
 use super::filter_table::FilterTable;
 use super::run::Run;
-use super::stories::{NEIGHBOUR, SCANNER, host, started};
+use super::scenarios::{NEIGHBOUR, SCANNER, host, started};
 use crate::daemon::Flow;
 use crate::kernel::Claim;
 use crate::limits::{DESTROYS_PER_TURN, DOOMED, MOVE_MEMORY, VERIFY_PERIOD};
@@ -99,10 +100,10 @@ fn a_rule_of_the_older_shape_is_renewed() {
         ["Unblocked: 2001:db8:1::9 its time is over"]
     );
     run.check_quiet();
-    assert_eq!(run.complaints(), "");
+    assert_eq!(run.error_output(), "");
 }
 
-/// Lifted by an operator: an old saved ruleset brings nobody back.
+/// Lifted by an operator: an old saved ruleset restores no block.
 #[test]
 fn a_lifted_rule_stays_lifted_in_its_older_shape() {
     let old = rule("2001:db8:1::9/128", TO_HOST, 9_000);
@@ -161,7 +162,7 @@ fn two_deploys_do_not_open_the_host_for_good() {
             assert_eq!(is_first, !is_second);
         }
         assert_eq!(run.metric("tcpparser_firewall_jump_first"), "0");
-        let said = run.complaints();
+        let said = run.error_output();
         assert_eq!(said.lines().count(), hooks.len(), "{said}");
         for hook in hooks {
             let line = format!(
@@ -173,12 +174,12 @@ fn two_deploys_do_not_open_the_host_for_good() {
         run.run_for(MOVE_MEMORY.as_secs_rounded_up());
         assert_eq!(run.metric("tcpparser_firewall_jump_first"), "1");
         assert!(hooks.iter().all(|hook| run.kernel.is_jump_first(hook)));
-        assert_eq!(run.complaints(), "");
+        assert_eq!(run.error_output(), "");
         run.check_quiet();
     }
 }
 
-/// Who insists on the first place is tried ever less often, and has his say.
+/// A manager that keeps the first place is tried ever less often, and keeps it.
 #[test]
 fn a_stubborn_manager_is_not_fought() {
     let mut run = started(&["--block-time", "7d"]);
@@ -190,7 +191,7 @@ fn a_stubborn_manager_is_not_fought() {
         }
         run.run_for(minutes(1));
     }
-    let said = run.complaints();
+    let said = run.error_output();
     for wait in ["10m", "20m", "40m", "80m", "160m"] {
         let words = format!("stays behind for {wait}: ");
         assert_eq!(
@@ -213,7 +214,7 @@ fn the_tool_that_is_missing_is_named() {
     assert_eq!(run.start(&[]), Flow::Continue);
     run.run_for(3);
     run.lines();
-    let said = run.complaints();
+    let said = run.error_output();
     assert_eq!(
         said,
         "tcpparser: ip6tables could not be started; it is tried again\n"
@@ -257,7 +258,7 @@ fn without_any_tool_it_is_the_firewall() {
 
 // The end.
 
-/// Lifted by somebody a moment before SIGTERM; a child may be running.
+/// Lifted by an operator a moment before SIGTERM; a child may be running.
 #[test]
 fn who_lifts_blocks_and_stops_us_finds_nothing_left() {
     for left in [0, 1] {
@@ -305,33 +306,33 @@ fn who_lifts_blocks_and_stops_us_finds_nothing_left() {
 /// Whatever the last look meets, the end comes within the second.
 #[test]
 fn the_last_look_is_no_reason_to_stay() {
-    let hangs = Mishap::Hangs {
+    let hangs = ChildFault::Hangs {
         ignores_sigterm: true,
         closes_output: false,
         worked: false,
     };
-    for mishap in [
+    for fault in [
         hangs,
-        Mishap::LockHeld,
-        Mishap::Exit(4),
-        Mishap::Garbage,
-        Mishap::Huge,
+        ChildFault::LockHeld,
+        ChildFault::Exit(4),
+        ChildFault::Garbage,
+        ChildFault::Huge,
     ] {
         let mut run = started(&[]);
         run.kernel.scan(SCANNER);
         run.run_for(10);
         run.lines();
-        run.kernel.faults.mishap = mishap;
+        run.kernel.faults.child = fault;
         run.terminate();
-        if mishap != Mishap::Garbage {
+        if fault != ChildFault::Garbage {
             let words = "1 block stands; to lift all: tcpparser --unblock all";
-            assert_eq!(run.lines(), [words], "{mishap:?}");
+            assert_eq!(run.lines(), [words], "{fault:?}");
         }
         assert_eq!(run.kernel.tables[0].blocks().len(), 1);
     }
 }
 
-/// A start that blocked nobody leaves without a look.
+/// A start that blocked no source ends without a listing.
 #[test]
 fn a_quiet_daemon_ends_as_it_came() {
     let mut run = started(&[]);
@@ -379,7 +380,7 @@ fn a_block_of_the_other_flavour_is_found_and_ended_there() {
             let mut run = host();
             run.kernel.tools = both(is_legacy);
             feed(&mut run.kernel.other_tables[side], &[rule(source, "", 700)]);
-            (run.checks.twin, run.checks.own_rules) = (false, false);
+            (run.checks.oracle, run.checks.own_rules) = (false, false);
             assert_eq!(run.start(&[]), Flow::Continue);
             run.run_for(2);
             assert_eq!(run.metric("tcpparser_blocked_sources"), "1");
@@ -404,7 +405,7 @@ fn a_block_of_the_other_flavour_is_found_and_ended_there() {
             assert_eq!(run.kernel.tables[side].blocks().len(), 1);
             assert_eq!(run.kernel.other_tables[side], FilterTable::new());
             run.check_quiet();
-            assert_eq!(run.complaints(), "");
+            assert_eq!(run.error_output(), "");
         }
     }
 }
@@ -423,7 +424,7 @@ fn a_source_in_both_flavours_stands_once_and_for_the_longer_time() {
         ] {
             let mut run = host();
             run.kernel.tools = both(is_legacy);
-            (run.checks.twin, run.checks.own_rules) = (false, false);
+            (run.checks.oracle, run.checks.own_rules) = (false, false);
             feed(
                 &mut run.kernel.tables[0],
                 &[rule("198.51.100.7/32", "", here)],
@@ -477,7 +478,7 @@ fn what_is_not_there_is_not_looked_into() {
         let named =
             named.filter(|one| one.words.contains("-nft ") || one.words.contains("-legacy "));
         assert_eq!(named.count(), looks, "{tools:?}: {:?}", run.kernel.commands);
-        assert_eq!(run.complaints(), "");
+        assert_eq!(run.error_output(), "");
         assert!(run.get("/healthz").ends_with("\r\n\r\nok\n"));
     }
 }
@@ -490,15 +491,15 @@ fn another_flavour_that_cannot_be_listed_is_no_trouble() {
         let mut run = host();
         run.kernel.tools = both(is_legacy);
         for _ in 0..4 {
-            run.kernel.mishaps.push_back(Mishap::None);
+            run.kernel.child_faults.push_back(ChildFault::None);
         }
         assert_eq!(run.start(&[]), Flow::Continue);
         while run.kernel.commands.len() < 4 {
             run.turn();
         }
-        run.kernel.faults.mishap = Mishap::Exit(4);
+        run.kernel.faults.child = ChildFault::Exit(4);
         run.run_for(30);
-        let said = run.complaints();
+        let said = run.error_output();
         assert_eq!(
             said.lines().count(),
             if is_legacy { 0 } else { 2 },
@@ -507,7 +508,7 @@ fn another_flavour_that_cannot_be_listed_is_no_trouble() {
         assert!(run.get("/healthz").ends_with("\r\n\r\nok\n"));
         run.run_for(600);
         let looks = run.kernel.commands.len();
-        run.kernel.faults.mishap = Mishap::None;
+        run.kernel.faults.child = ChildFault::None;
         run.run_for(600);
         assert_eq!(run.kernel.commands.len(), looks, "given up");
         run.kernel.scan(SCANNER);
@@ -538,7 +539,7 @@ fn a_flavour_that_is_alone_here_is_used() {
             "iptables-nft-restore"
         };
         assert!(command.starts_with(name), "{command}");
-        assert_eq!(run.complaints(), "");
+        assert_eq!(run.error_output(), "");
         run.check_quiet();
     }
 }
@@ -606,7 +607,7 @@ fn only_what_is_meant_is_lifted() {
     let output = run.one_shot(&["--unblock", "192.0.2.7"]);
     assert_eq!(output, "1 block removed\n");
     assert_eq!(run.kernel.tables[0].blocks(), [&*rules[1]]);
-    // A rule of somebody else keeps the chain.
+    // A rule of another program keeps the chain.
     let mut run = host();
     feed(&mut run.kernel.tables[0], &rules);
     let foreign = "-s 192.0.2.9/32 -j ACCEPT";
@@ -632,10 +633,12 @@ fn a_batch_that_fails_is_made_anew_and_not_for_ever() {
     for failures in 0..4 {
         let mut run = host();
         feed(&mut run.kernel.tables[0], &rules);
-        let faults = [Mishap::None, Mishap::None];
-        run.kernel.mishaps.extend(faults);
+        let faults = [ChildFault::None, ChildFault::None];
+        run.kernel.child_faults.extend(faults);
         for _ in 0..failures {
-            run.kernel.mishaps.extend([Mishap::Exit(1), Mishap::None]);
+            run.kernel
+                .child_faults
+                .extend([ChildFault::Exit(1), ChildFault::None]);
         }
         if failures < 3 {
             let output = run.one_shot(&["--unblock", "all"]);
@@ -645,7 +648,7 @@ fn a_batch_that_fails_is_made_anew_and_not_for_ever() {
         } else {
             assert_eq!(run.start(&["--unblock", "all"]), Flow::Exit(1));
             assert_eq!(restores(&run), 3);
-            let said = run.complaints();
+            let said = run.error_output();
             let words = "tcpparser: iptables cannot be changed: ";
             assert!(said.starts_with(words), "{said}");
         }
@@ -656,13 +659,13 @@ fn a_batch_that_fails_is_made_anew_and_not_for_ever() {
 fn a_listing_that_hangs_is_ended() {
     for ignores_sigterm in [false, true] {
         let mut run = host();
-        run.kernel.faults.mishap = Mishap::Hangs {
+        run.kernel.faults.child = ChildFault::Hangs {
             ignores_sigterm,
             closes_output: false,
             worked: false,
         };
         assert_eq!(run.start(&["--list"]), Flow::Exit(1));
-        let said = run.complaints();
+        let said = run.error_output();
         let words = "tcpparser: the firewall cannot be listed: ";
         assert!(said.starts_with(words), "{said}");
     }
@@ -674,7 +677,7 @@ fn a_listing_that_hangs_is_ended() {
 fn thousands_of_sockets_are_destroyed_some_in_a_turn() {
     let mut run = started(&[]);
     run.kernel.destroyed = Some(0);
-    run.checks.twin = false;
+    run.checks.oracle = false;
     let count = 2 * DOOMED + DESTROYS_PER_TURN + 7;
     for from in 0..count as u16 {
         let port = [22, 25, 80, 445][usize::from(from % 4)];
@@ -714,7 +717,7 @@ impl Run {
         let (daemon, kernel) = self.daemon();
         let arguments = arguments.iter().map(|word| word.as_bytes());
         assert_eq!(daemon.start(kernel, arguments), Flow::Exit(0));
-        assert_eq!(self.complaints(), "");
+        assert_eq!(self.error_output(), "");
         String::from_utf8(std::mem::take(&mut self.kernel.output)).unwrap()
     }
 }
