@@ -85,8 +85,8 @@ const ACCEPTED: Way = Way {
 
 #[derive(Clone, Copy)]
 struct Memory {
-    first_seen: Instant,
-    vanished: Instant,
+    first_seen: Option<Instant>,
+    vanished: Option<Instant>,
     /// The last non-zero inode: one connection's goes 0, N, 0 from accept
     /// queue over accepted socket to TIME_WAIT (net/ipv4/tcp_ipv4.c).
     inode: u32,
@@ -103,7 +103,7 @@ struct Memory {
 }
 
 impl Memory {
-    fn connection(&self, slot: Slot) -> Connection {
+    fn connection(&self, slot: Slot, now: Instant) -> Connection {
         let direction = if self.inbound {
             Direction::Inbound
         } else {
@@ -112,7 +112,7 @@ impl Memory {
         Connection {
             direction,
             port: self.port,
-            first_seen: self.first_seen,
+            first_seen: self.first_seen.unwrap_or(now),
             listed: self.listed,
             handshake: self.handshake,
             slot: Some(slot),
@@ -122,8 +122,8 @@ impl Memory {
 
 impl Blank for Memory {
     const BLANK: Self = Self {
-        first_seen: Instant::BOOT,
-        vanished: Instant::BOOT,
+        first_seen: None,
+        vanished: None,
         inode: 0,
         reading: 0,
         port: Port::Unknown,
@@ -197,7 +197,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
             if memory.reading == self.reading {
                 break;
             }
-            memory.vanished = now;
+            memory.vanished = Some(now);
             if memory.destroyed {
                 self.remembered.remove(slot);
             } else {
@@ -205,11 +205,9 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
             }
         }
         while let Some(slot) = self.remembered.oldest(VANISHED) {
-            let vanished = self
-                .remembered
-                .value(slot)
-                .map_or(Instant::BOOT, |memory| memory.vanished);
-            if now.since(vanished) < MEMORY {
+            let memory = self.remembered.value(slot);
+            let vanished = memory.and_then(|memory| memory.vanished);
+            if now.is_within(MEMORY, vanished) {
                 break;
             }
             self.remembered.remove(slot);
@@ -275,7 +273,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         if !renewed && matches!(memory.port, Port::New | Port::Foreign) {
             memory.port = self.listeners.port(socket.local, is_own, None);
         }
-        let connection = memory.connection(slot);
+        let connection = memory.connection(slot, now);
         self.remembered.touch(slot, PRESENT);
         if renewed {
             let way = self.way(socket.local, is_own, None);
@@ -367,7 +365,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
             self.set_destroyed(Some(slot));
             return Ending::Unseen(connection);
         }
-        let connection = memory.connection(slot);
+        let connection = memory.connection(slot, now);
         if is_vanished {
             self.remembered.remove(slot);
             return Ending::Known(Connection {
@@ -409,7 +407,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         let Way { direction, port } = way;
         self.inbound_seen += u64::from(direction == Direction::Inbound);
         if let Some(memory) = self.remembered.value_mut(slot) {
-            memory.first_seen = now;
+            memory.first_seen = Some(now);
             memory.port = port;
             memory.inbound = direction == Direction::Inbound;
             memory.destroyed = false;
@@ -430,8 +428,8 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         let Way { direction, port } = way;
         self.inbound_seen += u64::from(direction == Direction::Inbound);
         let memory = Memory {
-            first_seen: now,
-            vanished: now,
+            first_seen: Some(now),
+            vanished: None,
             inode,
             reading: self.reading,
             port,

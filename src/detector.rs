@@ -8,7 +8,7 @@ use heapless::Vec;
 use crate::address::{Network, UNSPECIFIED};
 use crate::limits::PORTS_PER_SOURCE;
 use crate::table::{Blank, HashKey, Slot, Table};
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, order};
 
 /// Proof that a source completed a handshake with a local port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +96,7 @@ impl Scan {
 /// One port of a source.
 #[derive(Clone, Copy)]
 struct Touched {
-    seen: Instant,
+    seen: Option<Instant>,
     port: u16,
     data: Data,
 }
@@ -105,7 +105,7 @@ struct Touched {
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Watched {
-    last_seen: Instant,
+    last_seen: Option<Instant>,
     local: IpAddr,
     count: u8,
     touched: [Touched; PORTS_PER_SOURCE],
@@ -113,11 +113,11 @@ struct Watched {
 
 impl Blank for Watched {
     const BLANK: Self = Self {
-        last_seen: Instant::BOOT,
+        last_seen: None,
         local: UNSPECIFIED,
         count: 0,
         touched: [Touched {
-            seen: Instant::BOOT,
+            seen: None,
             port: 0,
             data: Data::Unknown,
         }; PORTS_PER_SOURCE],
@@ -127,7 +127,7 @@ impl Blank for Watched {
 impl Watched {
     /// Nothing seen yet; what stands behind `count` stays as it is.
     fn clear(&mut self) {
-        self.last_seen = Instant::BOOT;
+        self.last_seen = None;
         self.local = UNSPECIFIED;
         self.count = 0;
     }
@@ -146,19 +146,23 @@ impl Watched {
         self.drop_old(now, window);
         let port = evidence.port;
         if let Some(known) = self.find(port) {
-            known.seen = now;
+            known.seen = Some(now);
             known.data = known.data.with(evidence.data);
             return;
         }
         let newer = Touched {
-            seen: now,
+            seen: Some(now),
             port,
             data: evidence.data,
         };
         if let Some(free) = self.touched.get_mut(usize::from(self.count)) {
             *free = newer;
             self.count += 1;
-        } else if let Some(oldest) = self.touched.iter_mut().min_by_key(|touched| touched.seen) {
+        } else if let Some(oldest) = self
+            .touched
+            .iter_mut()
+            .min_by_key(|touched| order(touched.seen))
+        {
             // More ports than can decide anything: the oldest is evicted.
             *oldest = newer;
         }
@@ -167,7 +171,7 @@ impl Watched {
     fn drop_old(&mut self, now: Instant, window: Duration) {
         let mut index = 0;
         while let Some(touched) = self.in_use().get(index) {
-            if now.since(touched.seen) < window {
+            if now.is_within(window, touched.seen) {
                 index += 1;
                 continue;
             }
@@ -242,9 +246,9 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         let Some(watched) = self.sources.value_mut(slot) else {
             return;
         };
-        let was_quiet = now.since(watched.last_seen) >= self.window;
+        let was_quiet = !now.is_within(self.window, watched.last_seen);
         watched.note(evidence, now, self.window);
-        watched.last_seen = now;
+        watched.last_seen = Some(now);
         let class = match class {
             Some(CROSSED) => CROSSED,
             Some(REPORTED) if !was_quiet => REPORTED,
@@ -326,7 +330,7 @@ impl<const N: usize, const I: usize> Detector<N, I> {
             return;
         };
         if let Some(watched) = self.sources.value_mut(slot) {
-            watched.last_seen = now;
+            watched.last_seen = Some(now);
         }
         self.sources.touch(slot, REPORTED);
     }
@@ -335,11 +339,9 @@ impl<const N: usize, const I: usize> Detector<N, I> {
     pub fn expire(&mut self, now: Instant) {
         for class in 0..CLASSES {
             while let Some(slot) = self.sources.oldest(class) {
-                let last_seen = self
-                    .sources
-                    .value(slot)
-                    .map_or(Instant::BOOT, |watched| watched.last_seen);
-                if now.since(last_seen) < self.window {
+                let watched = self.sources.value(slot);
+                let last_seen = watched.and_then(|watched| watched.last_seen);
+                if now.is_within(self.window, last_seen) {
                     break;
                 }
                 self.sources.remove(slot);

@@ -48,7 +48,21 @@ pub enum Protection {
     HostUnknown,
 }
 
+/// The label of each, in their order: a macro, since only literals make one text
+/// with the labels of other refusals.
+macro_rules! protection_labels {
+    () => {
+        "loopback unspecified multicast broadcast link_local own gateway nameserver allowed \
+            ssh_peer host_unknown"
+    };
+}
+
+pub(crate) use protection_labels;
+
 impl Protection {
+    /// How many there are.
+    pub const COUNT: usize = Self::HostUnknown as usize + 1;
+
     /// Words for the `Not blocked` line.
     pub const fn words(self) -> &'static [u8] {
         match self {

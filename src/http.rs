@@ -29,7 +29,7 @@ use crate::limits::{
     HTTP_REQUEST, HTTP_RESPONSE,
 };
 use crate::text::{Text, TextView, eq_ignore_case, parse_decimal, split, trim};
-use crate::time::Instant;
+use crate::time::{Duration, Instant, nearest, order};
 
 /// Bytes kept free before a body for its head.
 const HEAD_ROOM: usize = 384;
@@ -524,7 +524,7 @@ pub struct Exchange {
     descriptor: Descriptor,
     peer: IpAddr,
     /// When the client came, the request began, or the rest began.
-    since: Instant,
+    since: Option<Instant>,
     /// The wall clock for Date, in seconds since 1970; 0 where unknown.
     unix_seconds: u64,
     head: Head,
@@ -560,7 +560,7 @@ impl Exchange {
             state: State::Free,
             descriptor: Descriptor(0),
             peer: UNSPECIFIED,
-            since: Instant::BOOT,
+            since: None,
             unix_seconds: 0,
             head: Head::new(),
             length: 0,
@@ -587,7 +587,7 @@ impl Exchange {
         self.state = State::Receiving;
         self.descriptor = descriptor;
         self.peer = peer;
-        self.since = now;
+        self.since = Some(now);
         self.length = 0;
         self.input_ended = false;
         self.close_after = false;
@@ -660,7 +660,7 @@ impl Exchange {
         self.length = self.length.saturating_add(count).min(HTTP_REQUEST);
         if self.state == State::Idle && count > 0 {
             self.state = State::Receiving;
-            self.since = now;
+            self.since = Some(now);
         }
     }
 
@@ -922,7 +922,7 @@ impl Exchange {
     pub fn linger(&mut self, now: Instant) {
         if self.state == State::Finished && !self.input_ended {
             self.state = State::Lingering;
-            self.since = now;
+            self.since = Some(now);
             self.length = 0;
             self.linger_bytes = HTTP_LINGER_BYTES;
         }
@@ -930,7 +930,7 @@ impl Exchange {
 
     /// After an answer: on to the next request, which may have come already.
     fn next_head(&mut self, now: Instant) {
-        self.since = now;
+        self.since = Some(now);
         self.begin_head();
         self.state = match (self.length, self.input_ended) {
             (1.., _) => State::Receiving,
@@ -947,16 +947,16 @@ impl Exchange {
 
     /// When the exchange, as far as it has come, times out.
     #[inline(never)]
-    fn deadline(&self) -> Instant {
+    fn deadline(&self) -> Option<Instant> {
         let timeout = match self.state {
-            State::Free => return Instant::NEVER,
-            State::Finished => return Instant::BOOT,
+            State::Free => return None,
+            State::Finished => Duration::ZERO,
             State::Receiving => HTTP_HEADER_DEADLINE,
             State::Answering | State::Sending | State::NextPart => HTTP_EXCHANGE_DEADLINE,
             State::Idle => HTTP_KEEP_ALIVE,
             State::Lingering => HTTP_LINGER,
         };
-        self.since.after(timeout)
+        self.since.map(|since| since.after(timeout))
     }
 
     /// The deadline passed: a request that had begun is answered with 408, all
@@ -1056,12 +1056,12 @@ impl<const CLIENTS: usize> Server<CLIENTS> {
     /// The place for a new client: the first free one, so that few pages are ever
     /// touched, else that of a client that is finished or waited longest.
     fn place(&self) -> usize {
-        let (mut place, mut oldest) = (0, Instant::NEVER);
+        let (mut place, mut oldest) = (0, u64::MAX);
         for (at, exchange) in self.exchanges.iter().take(self.used).enumerate() {
             let since = match exchange.state {
                 State::Free => return at,
-                State::Finished => Instant::BOOT,
-                _ => exchange.since,
+                State::Finished => order(None),
+                _ => order(exchange.since),
             };
             if since < oldest {
                 (place, oldest) = (at, since);
@@ -1076,7 +1076,9 @@ impl<const CLIENTS: usize> Server<CLIENTS> {
 
     /// Evicts the client that waited longest, unfinished or idle: close it.
     pub fn evict(&mut self) -> Option<Descriptor> {
-        let oldest = self.exchanges().min_by_key(|exchange| exchange.since)?;
+        let oldest = self
+            .exchanges()
+            .min_by_key(|exchange| order(exchange.since))?;
         oldest.state = State::Free;
         Some(oldest.descriptor)
     }
@@ -1107,20 +1109,17 @@ impl<const CLIENTS: usize> Server<CLIENTS> {
         self.exchanges().find(|e| e.descriptor == descriptor)
     }
 
-    /// When `next_to_close` has something to do; `NEVER` without clients.
-    pub fn deadline(&self) -> Instant {
-        let mut deadline = Instant::NEVER;
-        for exchange in self.open() {
-            deadline = deadline.min(exchange.deadline());
-        }
-        deadline
+    /// When `next_to_close` has something to do; `None` without clients.
+    pub fn deadline(&self) -> Option<Instant> {
+        let deadlines = self.open().map(Exchange::deadline);
+        deadlines.fold(None, nearest)
     }
 
     /// The next client that is finished or out of time: close it. Its place is
     /// free already. Call until `None`; one that is to be sent 408 first is
     /// not among them and waits to be written to.
     pub fn next_to_close(&mut self, now: Instant, unix_seconds: u64) -> Option<Descriptor> {
-        let late = |exchange: &&mut Exchange| exchange.deadline() <= now;
+        let late = |exchange: &&mut Exchange| now.reaches(exchange.deadline());
         let mut expired = self.exchanges().filter(late);
         let exchange = expired.find_map(|e| e.expire(unix_seconds).then_some(e))?;
         exchange.state = State::Free;
@@ -1151,7 +1150,7 @@ mod tests {
 
     fn server<const N: usize>() -> Box<Server<N>> {
         let mut server = Box::new(Server::<N>::new());
-        assert_eq!(server.deadline(), Instant::NEVER);
+        assert_eq!(server.deadline(), None);
         assert!(server.exchanges().next().is_none());
         server
     }
@@ -1938,7 +1937,7 @@ mod tests {
         let mut server = server::<4>();
         for second in 0..5 {
             fed(&mut server, 5, b"G", at(second)).next_request(WALL);
-            assert_eq!(server.deadline(), at(5));
+            assert_eq!(server.deadline(), Some(at(5)));
             assert_eq!(server.next_to_close(at(second), WALL), None);
         }
         assert_eq!(server.next_to_close(at(5), WALL), None);
@@ -1947,7 +1946,7 @@ mod tests {
         assert_eq!(exchange.take_status(), Some(Status::RequestTimeout));
         assert_eq!(codes(&send_all(exchange, at(5)), &[]), ["408"]);
         assert!(exchange.take_shutdown() && !exchange.take_shutdown());
-        assert_eq!(server.deadline(), at(7));
+        assert_eq!(server.deadline(), Some(at(7)));
         assert_eq!(server.next_to_close(at(7), WALL), Some(Descriptor(5)));
         assert_eq!(server.len(), 0);
     }
@@ -1970,15 +1969,15 @@ mod tests {
         answer(exchange, request_of_5, &SHORT_LIST);
         exchange.sent(10, at(9));
         send_all(fed(&mut server, 6, request, START), at(1));
-        assert_eq!(server.deadline(), at(10));
+        assert_eq!(server.deadline(), Some(at(10)));
         assert_eq!(server.next_to_close(at(10), WALL), Some(Descriptor(5)));
-        assert_eq!(server.deadline(), at(76));
+        assert_eq!(server.deadline(), Some(at(76)));
         // The next request has its own time.
         fed(&mut server, 6, b"GET", at(70));
-        assert_eq!(server.deadline(), at(75));
+        assert_eq!(server.deadline(), Some(at(75)));
         let exchange = fed(&mut server, 6, b" / HTTP/1.1\r\nHost: a\r\n\r\n", at(74));
         assert_eq!(codes(&send_all(exchange, at(74)), &[]), ["200"]);
-        assert_eq!(server.deadline(), at(149));
+        assert_eq!(server.deadline(), Some(at(149)));
         assert_eq!(server.next_to_close(at(149), WALL), Some(Descriptor(6)));
     }
 
@@ -2295,7 +2294,7 @@ mod tests {
                 server.accept(Descriptor(round), PEER, now);
             }
             while server.next_to_close(now, WALL).is_some() {}
-            assert!(server.deadline() > now);
+            assert!(!now.reaches(server.deadline()));
             let step = random.below(60_000);
             for exchange in server.exchanges() {
                 let input = soup(&mut random);

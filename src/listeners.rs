@@ -10,7 +10,7 @@ use core::net::IpAddr;
 use crate::address::Endpoint;
 use crate::limits::{LISTENER_AGE, MEMORY, SERVICE_AGE};
 use crate::table::{Blank, Full, HashKey, Key, Slot, Table};
-use crate::time::Instant;
+use crate::time::{Instant, order};
 
 /// What a local port is to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,9 +50,9 @@ struct Shown {
     inode: u32,
     /// The number of the reading that showed it last.
     reading: u32,
-    first_seen: Instant,
-    /// The last reading that did not show it.
-    absent_at: Instant,
+    first_seen: Option<Instant>,
+    /// The last reading that did not show it, if there was one.
+    absent_at: Option<Instant>,
 }
 
 /// What is known of one endpoint.
@@ -63,9 +63,9 @@ struct Listener {
     sockets: [Shown; 2],
     /// The number of the reading that showed any of them last; 0 for none.
     reading: u32,
-    last_seen: Instant,
-    /// When one that is old stood last; BOOT for never.
-    last_old: Instant,
+    last_seen: Option<Instant>,
+    /// When one that is old stood last.
+    last_old: Option<Instant>,
 }
 
 impl Blank for Listener {
@@ -73,23 +73,23 @@ impl Blank for Listener {
         sockets: [Shown {
             inode: 0,
             reading: 0,
-            first_seen: Instant::BOOT,
-            absent_at: Instant::BOOT,
+            first_seen: None,
+            absent_at: None,
         }; 2],
         reading: 0,
-        last_seen: Instant::BOOT,
-        last_old: Instant::BOOT,
+        last_seen: None,
+        last_old: None,
     };
 }
 
 impl Listener {
     /// A reading shows one of its sockets; the one before was at `last_reading`.
-    fn stand(&mut self, inode: u32, reading: u32, last_reading: Instant, now: Instant) {
-        if self.last_seen < last_reading {
+    fn stand(&mut self, inode: u32, reading: u32, last_reading: Option<Instant>, now: Instant) {
+        if order(self.last_seen) < order(last_reading) {
             // Whatever stood here went meanwhile.
             self.sockets = Self::BLANK.sockets;
         }
-        (self.reading, self.last_seen) = (reading, now);
+        (self.reading, self.last_seen) = (reading, Some(now));
         let mut sockets = self.sockets.iter_mut();
         if let Some(socket) = sockets.find(|socket| socket.inode == inode) {
             socket.reading = reading;
@@ -101,32 +101,33 @@ impl Listener {
             *place = Shown {
                 inode,
                 reading,
-                first_seen: now,
+                first_seen: Some(now),
                 absent_at: last_reading,
             };
         }
     }
 
     /// Since when one of the sockets stands that the last reading showed and
-    /// that can have accepted a connection seen first at `connected`: the
-    /// reading that did not show it was before that.
-    fn stands_since(&self, connected: Instant) -> Option<Instant> {
+    /// that can have accepted a connection seen first at `connected`, where that
+    /// matters: the reading that did not show it was before that.
+    fn stands_since(&self, connected: Option<Instant>) -> Option<Instant> {
         let standing = self.sockets.iter();
         let standing = standing.filter(|socket| {
-            self.reading != 0 && socket.reading == self.reading && socket.absent_at < connected
+            let is_earlier = connected.is_none_or(|at| order(socket.absent_at) < at.as_nanos());
+            self.reading != 0 && socket.reading == self.reading && is_earlier
         });
-        standing.map(|socket| socket.first_seen).min()
+        standing.filter_map(|socket| socket.first_seen).min()
     }
 
     /// Whether readings showed one of its sockets for long.
     fn is_old(&self) -> bool {
-        let since = self.stands_since(Instant::NEVER);
-        since.is_some_and(|since| self.last_seen.since(since) >= LISTENER_AGE)
+        let times = self.last_seen.zip(self.stands_since(None));
+        times.is_some_and(|(last_seen, since)| last_seen.since(since) >= LISTENER_AGE)
     }
 
     /// Whether one that was old stood here less than ten minutes ago.
     fn is_remembered(&self, now: Instant) -> bool {
-        self.last_old != Instant::BOOT && now.since(self.last_old) < MEMORY
+        now.is_within(MEMORY, self.last_old)
     }
 }
 
@@ -165,9 +166,9 @@ struct Ports {
 pub struct Listeners<const N: usize, const I: usize> {
     local_port_range: PortRange,
     reading: u32,
-    /// When the last whole reading was; BOOT before the first.
-    last_reading: Instant,
-    first_reading: Instant,
+    /// When the last whole reading was.
+    last_reading: Option<Instant>,
+    first_reading: Option<Instant>,
     evictions: u64,
     has_unknown: bool,
     table: Table<Endpoint, Listener, N, I, 3>,
@@ -182,8 +183,8 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
         Self {
             local_port_range: PortRange { low: 0, high: 0 },
             reading: 0,
-            last_reading: Instant::BOOT,
-            first_reading: Instant::BOOT,
+            last_reading: None,
+            first_reading: None,
             evictions: 0,
             has_unknown: false,
             table: Table::new(),
@@ -254,7 +255,7 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
         if ports.services & bit(port) != 0 {
             return;
         }
-        if last_reading == Instant::BOOT {
+        if last_reading.is_none() {
             ports.services |= bit(port);
             return;
         }
@@ -267,7 +268,7 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
     /// A listener of one address that the table does not know.
     fn appear(&mut self, local: Endpoint, inode: u32, now: Instant) {
         let was_service = self.is_wildcard_service(local.port, now);
-        let is_service = self.last_reading == Instant::BOOT || was_service;
+        let is_service = self.last_reading.is_none() || was_service;
         let mut listener = Listener::BLANK;
         listener.stand(inode, self.reading, self.last_reading, now);
         let class = if is_service { STANDING } else { NEW };
@@ -310,10 +311,8 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
             }
             self.table.remove(slot);
         }
-        if self.first_reading == Instant::BOOT {
-            self.first_reading = now;
-        }
-        self.last_reading = now;
+        self.first_reading.get_or_insert(now);
+        self.last_reading = Some(now);
     }
 
     /// A service of one address went. A port that outgoing connections are
@@ -364,9 +363,10 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
         let Some((_, listener)) = self.wildcard_mut(port) else {
             return;
         };
-        let since = listener.stands_since(Instant::NEVER);
-        let since = since.unwrap_or(first_reading);
-        if !is_ephemeral && last_reading.since(since) >= LISTENER_AGE {
+        let since = listener.stands_since(None).or(first_reading);
+        let times = last_reading.zip(since);
+        let is_old = times.is_some_and(|(last, since)| last.since(since) >= LISTENER_AGE);
+        if is_old && !is_ephemeral {
             listener.last_old = last_reading;
         }
     }
@@ -394,29 +394,26 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
     /// A connection was seen first at `connected` and waits since then or
     /// later. A listener that can have accepted it and outlived it, as the last
     /// reading shows, is a service from now on; else when a reading may show
-    /// that.
+    /// that, if one may.
     pub fn outlives(
         &mut self,
         local: Endpoint,
         connected: Instant,
         since: Instant,
-    ) -> Result<(), Instant> {
+    ) -> Result<(), Option<Instant>> {
         let slot = self.table.find(&local);
         let slot = slot.filter(|slot| self.table.class(*slot) == Some(NEW));
         let in_table = slot.and_then(|slot| self.table.value(slot));
         let everywhere = self.wildcard_listeners.get(usize::from(local.port));
-        let Some(listener) = in_table.or(everywhere) else {
-            return Err(Instant::NEVER);
-        };
-        let Some(stands_since) = listener.stands_since(connected) else {
-            return Err(Instant::NEVER);
-        };
+        let listener = in_table.or(everywhere).ok_or(None)?;
+        let stands_since = listener.stands_since(Some(connected)).ok_or(None)?;
+        let last_seen = listener.last_seen.ok_or(None)?;
         let due = stands_since.max(since).after(SERVICE_AGE);
-        if listener.last_seen < due {
-            return Err(due);
+        if last_seen < due {
+            return Err(Some(due));
         }
         if listener.reading != self.reading {
-            return Err(listener.last_seen.after(SERVICE_AGE));
+            return Err(Some(last_seen.after(SERVICE_AGE)));
         }
         if let Some(slot) = slot {
             self.table.touch(slot, STANDING);
@@ -466,7 +463,7 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
         match seen {
             None if stands => Port::Service,
             None => Port::Unknown,
-            Some(seen) if seen <= self.last_reading => Port::Service,
+            Some(seen) if seen.as_nanos() <= order(self.last_reading) => Port::Service,
             Some(_) => Port::New,
         }
     }
@@ -568,13 +565,13 @@ mod tests {
             let outlives =
                 |listeners: &mut Small, second| listeners.outlives(asked, at(second), at(second));
             read(&mut listeners, 1, &[]);
-            assert_eq!(outlives(&mut listeners, 1), Err(Instant::NEVER));
+            assert_eq!(outlives(&mut listeners, 1), Err(None));
             read(&mut listeners, 5, &[(address, 7)]);
             // The connection came before the reading, or after it.
-            assert_eq!(outlives(&mut listeners, 4), Err(at(6)));
-            assert_eq!(outlives(&mut listeners, 8), Err(at(9)));
+            assert_eq!(outlives(&mut listeners, 4), Err(Some(at(6))));
+            assert_eq!(outlives(&mut listeners, 8), Err(Some(at(9))));
             read(&mut listeners, 6, &[(address, 7)]);
-            assert_eq!(outlives(&mut listeners, 8), Err(at(9)));
+            assert_eq!(outlives(&mut listeners, 8), Err(Some(at(9))));
             assert_eq!(port(&listeners, "10.0.0.1:80", 6), Port::New);
             assert_eq!(outlives(&mut listeners, 4), Ok(()));
             assert_eq!(port(&listeners, "10.0.0.1:80", 6), Port::Service);
@@ -594,7 +591,7 @@ mod tests {
                 read(&mut listeners, second, &[(address, 8)]);
                 for connected in [2, 3] {
                     let result = listeners.outlives(asked, at(connected), at(connected));
-                    assert_eq!(result, Err(Instant::NEVER), "{address} at {second}");
+                    assert_eq!(result, Err(None), "{address} at {second}");
                 }
             }
             assert_eq!(listeners.outlives(asked, at(4), at(4)), Ok(()));

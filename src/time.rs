@@ -3,6 +3,8 @@
 //!
 //! What saturates or divides is called: a copy at each place costs more.
 
+use core::num::NonZeroU64;
+
 use crate::text::{TextView, parse_decimal};
 
 /// A length of time in nanoseconds.
@@ -117,52 +119,48 @@ impl Duration {
 }
 
 /// A point on CLOCK_BOOTTIME (clock_gettime(2)): monotonic, runs on in suspend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+/// Never zero, so that an `Option` of it is as small, and `None` all zero bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Instant {
-    nanoseconds: u64,
+    nanoseconds: NonZeroU64,
 }
 
 impl Instant {
-    /// The moment of boot.
-    pub const BOOT: Self = Self { nanoseconds: 0 };
-    /// Later than every moment that happens.
-    pub const NEVER: Self = Self {
-        nanoseconds: u64::MAX,
-    };
-
-    /// A point in nanoseconds since boot.
+    /// A point in nanoseconds since boot; the moment of boot is the first one.
     pub const fn from_nanos(nanoseconds: u64) -> Self {
-        Self { nanoseconds }
+        Self {
+            nanoseconds: match NonZeroU64::new(nanoseconds) {
+                Some(nanoseconds) => nanoseconds,
+                None => NonZeroU64::MIN,
+            },
+        }
     }
 
     /// A point in whole seconds since boot.
     #[inline(never)]
     pub const fn from_secs(seconds: u64) -> Self {
-        Self {
-            nanoseconds: seconds.saturating_mul(1_000_000_000),
-        }
+        Self::from_nanos(seconds.saturating_mul(1_000_000_000))
     }
 
     /// Nanoseconds since boot.
-    #[cfg(test)]
     pub const fn as_nanos(self) -> u64 {
-        self.nanoseconds
+        self.nanoseconds.get()
     }
 
     /// Whole seconds since boot, rounded down.
     pub const fn as_secs(self) -> u64 {
-        self.nanoseconds / 1_000_000_000
+        self.as_nanos() / 1_000_000_000
     }
 
     /// Whole seconds since boot, rounded up: ends of blocks never come early.
     #[inline(never)]
     pub const fn as_secs_rounded_up(self) -> u64 {
-        self.nanoseconds.div_ceil(1_000_000_000)
+        self.as_nanos().div_ceil(1_000_000_000)
     }
 
     /// The time since `earlier`, zero if that lies ahead.
     pub const fn since(self, earlier: Self) -> Duration {
-        Duration::from_nanos(self.nanoseconds.saturating_sub(earlier.nanoseconds))
+        Duration::from_nanos(self.as_nanos().saturating_sub(earlier.as_nanos()))
     }
 
     /// The time until `later`, zero if that has passed.
@@ -181,11 +179,56 @@ impl Instant {
     /// The point `length` earlier, boot at the earliest.
     #[cfg(test)]
     pub const fn before(self, length: Duration) -> Self {
-        Self {
-            nanoseconds: self.nanoseconds.saturating_sub(length.as_nanos()),
+        Self::from_nanos(self.as_nanos().saturating_sub(length.as_nanos()))
+    }
+
+    /// Whether that has come; what has no deadline never comes.
+    pub fn reaches(self, deadline: Option<Self>) -> bool {
+        ahead(Some(self)) >= ahead(deadline)
+    }
+
+    /// Whether a wait until then is over, or there is none.
+    pub fn is_past(self, wait: Option<Self>) -> bool {
+        wait.is_none_or(|wait| self >= wait)
+    }
+
+    /// This, or that if it is later.
+    pub fn or_later(self, other: Option<Self>) -> Self {
+        match other {
+            Some(other) if other > self => other,
+            _ => self,
         }
     }
+
+    /// Whether less than `length` has passed since then; not where there is no
+    /// such moment.
+    #[inline(never)]
+    pub fn is_within(self, length: Duration, then: Option<Self>) -> bool {
+        then.is_some_and(|then| self.since(then) < length)
+    }
 }
+
+/// The nearer of two deadlines.
+pub fn nearest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    if ahead(one) <= ahead(other) {
+        one
+    } else {
+        other
+    }
+}
+
+/// How far ahead of boot that is; `None` lies ahead of all else. No branch: zero
+/// less one wraps around.
+fn ahead(deadline: Option<Instant>) -> u64 {
+    deadline.map_or(u64::MAX, |instant| instant.as_nanos().wrapping_sub(1))
+}
+
+/// The same of the past: `None` lies before all else.
+pub fn order(instant: Option<Instant>) -> u64 {
+    instant.map_or(0, Instant::as_nanos)
+}
+
+const _: () = assert!(size_of::<Option<Instant>>() == size_of::<u64>());
 
 /// Local calendar time as localtime_r(3) gives it, already in human numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -287,6 +330,28 @@ mod tests {
         assert_eq!(Duration::from_nanos(1).as_millis_rounded_up(), 1);
         assert_eq!(Instant::from_nanos(1_000_000_001).as_secs_rounded_up(), 2);
         assert_eq!(Instant::from_nanos(1_999_999_999).as_secs(), 1);
-        assert_eq!(Instant::BOOT.since(Instant::from_secs(5)), Duration::ZERO);
+        let boot = Instant::from_nanos(0);
+        assert_eq!(boot.since(Instant::from_secs(5)), Duration::ZERO);
+        assert_eq!(Instant::from_secs(5).before(Duration::from_secs(6)), boot);
+    }
+
+    #[test]
+    fn what_has_no_deadline_never_comes_and_no_wait_is_over() {
+        let [early, late] = [1, 2].map(Instant::from_secs);
+        assert!(late.reaches(Some(early)) && late.reaches(Some(late)));
+        assert!(!early.reaches(Some(late)) && !late.reaches(None));
+        assert!(late.is_past(Some(late)) && late.is_past(None));
+        assert!(!early.is_past(Some(late)));
+        assert_eq!(nearest(Some(late), Some(early)), Some(early));
+        assert_eq!(nearest(None, Some(late)), Some(late));
+        assert_eq!(nearest(Some(late), None), Some(late));
+        assert_eq!(nearest(None, None), None);
+        assert!(order(None) < order(Some(early)) && order(Some(early)) < order(Some(late)));
+        assert_eq!(early.or_later(None), early);
+        assert_eq!(early.or_later(Some(late)), late);
+        assert_eq!(late.or_later(Some(early)), late);
+        let [short, long] = [1, 2].map(Duration::from_secs);
+        assert!(late.is_within(long, Some(early)) && !late.is_within(short, Some(early)));
+        assert!(early.is_within(short, Some(late)) && !early.is_within(short, None));
     }
 }

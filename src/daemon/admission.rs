@@ -105,7 +105,7 @@ impl Admission {
             port,
             is_blocked: firewall.is_blocked(waiter.source),
             block_ended: firewall.ended(waiter.source),
-            has_foreign: self.foreign_until.is_some_and(|until| now < until),
+            has_foreign: !now.is_past(self.foreign_until),
         };
         let verdict = case.verdict();
         match verdict {

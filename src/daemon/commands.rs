@@ -1,8 +1,6 @@
 //! The commands that carry out blocks: one child at a time, from the moment it
 //! is due to the report of its end, and the sockets of sources blocked.
 
-use core::mem;
-
 use crate::address::PerFamily;
 use crate::detector::{Data, Scan};
 use crate::firewall::comment::parse_hex;
@@ -18,10 +16,11 @@ use crate::options::{FirewallChoice, Options};
 use crate::report;
 use crate::table::HashKey;
 use crate::text::{Text, trim};
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, nearest};
 
 use super::clock::{self, Moment};
 use super::destroyer::Destroyer;
+use super::once::Once;
 use super::output::{Output, log_error};
 use super::procfs::{has_legacy_table, read_small};
 use super::{Detector, Firewall};
@@ -57,14 +56,14 @@ pub struct Commands {
     /// Where signals show, and so the end of a child.
     pub signals: Descriptor,
     child: Option<Child>,
-    child_started: Instant,
+    child_started: Option<Instant>,
     /// The child closed its standard output, its standard error: always ready
     /// to poll, and nothing to wait for.
     child_has_closed: [bool; 2],
     /// What was read last; of no meaning between calls.
     pub buffer: [u8; OUTPUT_BUFFER],
     destroyer: Destroyer,
-    has_named_way_out: bool,
+    way_out: Once,
 }
 
 impl Commands {
@@ -75,11 +74,11 @@ impl Commands {
             invocation: Invocation::new(),
             signals: Descriptor(0),
             child: None,
-            child_started: Instant::BOOT,
+            child_started: None,
             child_has_closed: [false; 2],
             buffer: [0; OUTPUT_BUFFER],
             destroyer: Destroyer::new(),
-            has_named_way_out: false,
+            way_out: Once::NEW,
         }
     }
 
@@ -121,7 +120,7 @@ impl Commands {
         let now = clock::now(kernel);
         match self.start(kernel, host, now) {
             Start::NotDue => None,
-            Start::Running => self.wait(kernel, Instant::NEVER),
+            Start::Running => self.wait(kernel, None),
             Start::Failed => Some(self.not_started(now)),
         }
     }
@@ -131,7 +130,7 @@ impl Commands {
         if !self.is_idle() || !self.firewall.command(&mut self.invocation, host, now) {
             return Start::NotDue;
         }
-        self.child_started = now;
+        self.child_started = Some(now);
         match kernel.spawn(&self.invocation) {
             Ok(child) => {
                 (self.child, self.child_has_closed) = (Some(child), [false; 2]);
@@ -198,19 +197,20 @@ impl Commands {
 
     #[inline(never)]
     fn ended(&mut self, exit: Option<Exit>, now: Instant) -> Ended {
+        let started = self.child_started;
         Ended {
             exit,
             failure: self.firewall.finished(exit, now),
-            duration: now.since(self.child_started),
+            duration: started.map_or(Duration::ZERO, |started| now.since(started)),
         }
     }
 
     /// Waits for the running child, at most until `deadline`; then it is
     /// killed. Signals that come meanwhile are of no account.
-    pub fn wait(&mut self, kernel: &mut impl Kernel, deadline: Instant) -> Option<Ended> {
+    pub fn wait(&mut self, kernel: &mut impl Kernel, deadline: Option<Instant>) -> Option<Ended> {
         let mut now = clock::now(kernel);
         while let Some(child) = self.child {
-            if now >= deadline {
+            if now.reaches(deadline) {
                 kernel.kill_group(child.process, true);
                 // A killed child is gone at once, unless the disk holds it;
                 // then our parent reaps it.
@@ -218,7 +218,7 @@ impl Commands {
                 self.child = None;
                 break;
             }
-            let wake = deadline.min(self.firewall.deadline());
+            let wake = nearest(deadline, self.firewall.deadline(now));
             let mut interests = [Interest::read(self.signals); 3];
             let mut count = 1;
             for (interest, pipe) in interests.iter_mut().skip(1).zip(self.pipes()) {
@@ -226,7 +226,7 @@ impl Commands {
                 count += 1;
             }
             let interests = interests.get_mut(..count).unwrap_or_default();
-            let timeout = (wake != Instant::NEVER).then(|| now.until(wake));
+            let timeout = wake.map(|wake| now.until(wake));
             let _ = kernel.poll(interests, timeout);
             // Before looking at the child: the signal of one that ends after
             // that look has to end the next wait.
@@ -296,7 +296,7 @@ impl Commands {
     /// Once, where legacy tools find no tables: those of the host may be of the
     /// other flavour.
     pub fn name_way_out(&mut self, kernel: &mut impl Kernel, explanation: &Explanation) {
-        if !lacks_tables(explanation) || mem::replace(&mut self.has_named_way_out, true) {
+        if !lacks_tables(explanation) || !self.way_out.say() {
             return;
         }
         let way_out: &[u8] = if self.invocation.root.is_empty() {

@@ -7,17 +7,18 @@ use crate::limits::{
     COUNTERS_AGAIN, COUNTERS_PERIOD, EARLY_READING_SAVINGS, EARLY_READING_SHARE, EVENTS_LATENESS,
 };
 use crate::metrics::Metrics;
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, nearest};
 
 use super::kept_file::{KeptFile, fill};
 
 /// The kernel's own count; all bytes zero when new.
 pub(super) struct Counters {
     snmp: KeptFile,
-    next_look: Instant,
+    /// `None` until the first reading, which has the first look.
+    next_look: Option<Instant>,
     coverage: Coverage,
     /// When the last interval ended that was held against the kernel's count.
-    interval_ended: Instant,
+    interval_ended: Option<Instant>,
     /// Until when events belong to the last such reading.
     late_until: Option<Instant>,
 }
@@ -26,9 +27,9 @@ impl Counters {
     pub(super) const fn new() -> Self {
         Self {
             snmp: KeptFile::new(),
-            next_look: Instant::BOOT,
+            next_look: None,
             coverage: Coverage::new(),
-            interval_ended: Instant::BOOT,
+            interval_ended: None,
             late_until: None,
         }
     }
@@ -38,8 +39,13 @@ impl Counters {
     }
 
     /// When the counters are to be looked at.
-    pub(super) fn deadline(&self) -> Instant {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         self.next_look
+    }
+
+    /// Whether they are to be looked at now.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        now.is_past(self.next_look)
     }
 
     /// Looks at the counters when due, against the inbound connections `seen`
@@ -52,11 +58,11 @@ impl Counters {
         seen: u64,
         now: Instant,
     ) -> Option<Look> {
-        self.next_look = now.after(COUNTERS_PERIOD);
+        self.next_look = Some(now.after(COUNTERS_PERIOD));
         let counters = self.settle(kernel, buffer, metrics, seen)?;
         let look = self.coverage.look(counters.passive_opens, seen);
         if look == Look::Again {
-            self.next_look = now.after(COUNTERS_AGAIN);
+            self.next_look = Some(now.after(COUNTERS_AGAIN));
         }
         Some(look)
     }
@@ -99,12 +105,12 @@ impl Counters {
 
     /// Events were taken in, all there were if `is_drained`.
     pub(super) fn after_events(&mut self, seen: u64, is_drained: bool, now: Instant) {
-        let Some(late_until) = self.late_until else {
+        if self.late_until.is_none() {
             return;
-        };
+        }
         self.coverage.after_events(seen);
         // However late our turn comes, all that waits is taken in.
-        if is_drained && now >= late_until {
+        if is_drained && now.is_past(self.late_until) {
             self.late_until = None;
         }
     }
@@ -132,17 +138,17 @@ impl Counters {
     pub(super) fn after_reading(&mut self, before: TcpCounters, seen: u64, now: Instant) {
         self.coverage.after_reading(before.passive_opens, seen);
         // What was on its way just now is not missing any more by then.
-        self.next_look = now.after(EVENTS_LATENESS);
+        self.next_look = Some(now.after(EVENTS_LATENESS));
     }
 
     /// After a scheduled one: how many connections were missed for good since
     /// the last interval ended. On a busy host the kernel's worker sends its
     /// events late, so a short interval is not held against its count.
     pub(super) fn end_interval(&mut self, before: TcpCounters, seen: u64, now: Instant) -> u64 {
-        if now.since(self.interval_ended) < COUNTERS_PERIOD {
+        if now.is_within(COUNTERS_PERIOD, self.interval_ended) {
             return 0;
         }
-        self.interval_ended = now;
+        self.interval_ended = Some(now);
         self.late_until = Some(now.after(EVENTS_LATENESS));
         self.coverage.end_interval(before.passive_opens, seen)
     }
@@ -154,7 +160,7 @@ pub(super) struct EarlyReadings {
     requested: Option<Instant>,
     /// Processor time that is left of the share, as of `saved_at`.
     savings: Duration,
-    saved_at: Instant,
+    saved_at: Option<Instant>,
 }
 
 impl EarlyReadings {
@@ -162,7 +168,7 @@ impl EarlyReadings {
         Self {
             requested: None,
             savings: Duration::ZERO,
-            saved_at: Instant::BOOT,
+            saved_at: None,
         }
     }
 
@@ -173,7 +179,7 @@ impl EarlyReadings {
     /// Requests one at `when`, or before.
     #[inline(never)]
     pub(super) fn request(&mut self, when: Instant) {
-        self.requested = Some(self.deadline().min(when));
+        self.requested = nearest(self.requested, Some(when));
     }
 
     /// The same, where one is wanted.
@@ -183,21 +189,22 @@ impl EarlyReadings {
         }
     }
 
-    pub(super) fn deadline(&self) -> Instant {
-        self.requested.unwrap_or(Instant::NEVER)
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.requested
     }
 
     /// Whether one is due and there are savings to pay for it; else it waits
     /// until there are.
     pub(super) fn is_due(&mut self, now: Instant) -> bool {
-        if now < self.deadline() {
+        if !now.reaches(self.requested) {
             return false;
         }
-        let earned = now.since(self.saved_at).as_nanos() / EARLY_READING_SHARE as u64;
+        let saved = self.saved_at.map_or(Duration::ZERO, |at| now.since(at));
+        let earned = saved.as_nanos() / EARLY_READING_SHARE as u64;
         let savings = self.savings.saturating_add(Duration::from_nanos(earned));
         self.savings = savings.min(EARLY_READING_SAVINGS);
         // A debt is paid until then, however often this is asked.
-        self.saved_at = self.saved_at.max(now);
+        self.saved_at = Some(now.or_later(self.saved_at));
         let is_due = self.savings != Duration::ZERO;
         if !is_due {
             self.requested = Some(now.after(COUNTERS_PERIOD));
@@ -215,7 +222,7 @@ impl EarlyReadings {
     pub(super) fn pay(&mut self, cost: Duration, now: Instant) {
         let debt = cost.saturating_sub(self.savings);
         self.savings = self.savings.saturating_sub(cost);
-        self.saved_at = now.after(debt.saturating_mul(EARLY_READING_SHARE as u64));
+        self.saved_at = Some(now.after(debt.saturating_mul(EARLY_READING_SHARE as u64)));
     }
 }
 
@@ -230,7 +237,7 @@ mod tests {
     fn full() -> EarlyReadings {
         let mut early = EarlyReadings::new();
         early.start();
-        early.saved_at = at(100);
+        early.saved_at = Some(at(100));
         early
     }
 
@@ -241,10 +248,10 @@ mod tests {
         for second in [105, 103, 104] {
             early.request(at(second));
         }
-        assert_eq!(early.deadline(), at(103));
+        assert_eq!(early.deadline(), Some(at(103)));
         assert!(!early.is_due(at(102)) && early.is_due(at(103)));
         early.clear();
-        assert_eq!(early.deadline(), Instant::NEVER);
+        assert_eq!(early.deadline(), None);
     }
 
     #[test]
@@ -261,7 +268,7 @@ mod tests {
         assert!(!early.is_due(at(101)), "there is a debt");
         early.request(at(101));
         assert!(!early.is_due(paid), "nothing was earned yet");
-        assert_eq!(early.deadline(), paid.after(COUNTERS_PERIOD));
+        assert_eq!(early.deadline(), Some(paid.after(COUNTERS_PERIOD)));
         assert!(early.is_due(paid.after(COUNTERS_PERIOD)));
     }
 }

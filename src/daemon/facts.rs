@@ -13,7 +13,9 @@ use crate::limits::{
     EARLY_READING_SHARE, FACTS_AGE, FACTS_REST, FACTS_RETRY, FACTS_ROUTES, FACTS_SETTLE,
 };
 use crate::netlink::{HostMessage, Progress, Section, host_request, walk_host};
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, nearest};
+
+use super::once::Once;
 
 use super::files::{open_of_root, open_regular};
 
@@ -93,36 +95,51 @@ pub(super) struct HostFacts {
     /// The section that a dump lists; 0 for none.
     asked: u8,
     sequence: u32,
-    began: Instant,
+    began: Option<Instant>,
     /// The answer must go on by then.
-    deadline: Instant,
+    deadline: Option<Instant>,
     cost: Duration,
     listed: usize,
     /// Something may be missing in it, or in the events beside it.
     is_unclean: bool,
     has_lost: bool,
 
-    /// Of each section: how many dumps in a row were unclean, when the last one
-    /// that counts began, and what it listed.
-    unclean_dumps: [u8; Section::ALL.len()],
-    dumped: [Instant; Section::ALL.len()],
-    sizes: [usize; Section::ALL.len()],
+    /// Of each section.
+    dumps: [Dumps; Section::ALL.len()],
     /// No dump of what is stale before this, none at all before that.
-    next_dump: Instant,
-    retry: Instant,
-    /// Events may wait until then; BOOT for no rest.
-    rest_until: Instant,
-    last_taken: Instant,
+    next_dump: Option<Instant>,
+    retry: Option<Instant>,
+    /// Events may wait until then.
+    rest_until: Option<Instant>,
+    last_taken: Option<Instant>,
     /// This slice brought messages.
     has_taken: bool,
 
-    resolver_read: Instant,
-    has_said_unknown: bool,
-    has_said_links: bool,
-    has_said_nameservers: bool,
-    has_checked_resolver: bool,
+    resolver_read: Option<Instant>,
+    unknown: Once,
+    links_unknown: Once,
+    nameservers_unknown: Once,
+    no_nameserver: Once,
     /// There was no descriptor for one of the resolver's files.
     has_missed_resolver: bool,
+}
+
+/// What came of the dumps of a section.
+#[derive(Clone, Copy)]
+struct Dumps {
+    /// So many in a row were unclean.
+    unclean: u8,
+    /// When the last one that counts began, and how much it listed.
+    began: Option<Instant>,
+    size: usize,
+}
+
+impl Dumps {
+    const NONE: Self = Self {
+        unclean: 0,
+        began: None,
+        size: 0,
+    };
 }
 
 impl HostFacts {
@@ -137,25 +154,23 @@ impl HostFacts {
             whole: 0,
             asked: 0,
             sequence: 0,
-            began: Instant::BOOT,
-            deadline: Instant::BOOT,
+            began: None,
+            deadline: None,
             cost: Duration::ZERO,
             listed: 0,
             is_unclean: false,
             has_lost: false,
-            unclean_dumps: [0; Section::ALL.len()],
-            dumped: [Instant::BOOT; Section::ALL.len()],
-            sizes: [0; Section::ALL.len()],
-            next_dump: Instant::BOOT,
-            retry: Instant::BOOT,
-            rest_until: Instant::BOOT,
-            last_taken: Instant::BOOT,
+            dumps: [Dumps::NONE; Section::ALL.len()],
+            next_dump: None,
+            retry: None,
+            rest_until: None,
+            last_taken: None,
             has_taken: false,
-            resolver_read: Instant::BOOT,
-            has_said_unknown: false,
-            has_said_links: false,
-            has_said_nameservers: false,
-            has_checked_resolver: false,
+            resolver_read: None,
+            unknown: Once::NEW,
+            links_unknown: Once::NEW,
+            nameservers_unknown: Once::NEW,
+            no_nameserver: Once::NEW,
             has_missed_resolver: false,
         }
     }
@@ -172,22 +187,18 @@ impl HostFacts {
 
     /// The socket, where its events are waited for.
     pub(super) fn events(&self, now: Instant) -> Option<Descriptor> {
-        self.socket.filter(|_| now >= self.rest_until)
+        self.socket.filter(|_| now.is_past(self.rest_until))
     }
 
     /// When something is to be done though nothing was received.
-    pub(super) fn deadline(&self) -> Instant {
+    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         let dump = match (self.asked, self.needed, self.stale) {
-            (0, 0, 0) => Instant::NEVER,
-            (0, 0, _) => self.next_dump.max(self.retry),
-            (0, ..) => self.retry,
+            (0, 0, 0) => None,
+            (0, 0, _) => Some(now.or_later(self.next_dump).or_later(self.retry)),
+            (0, ..) => Some(now.or_later(self.retry)),
             _ => self.deadline,
         };
-        if self.rest_until == Instant::BOOT {
-            dump
-        } else {
-            dump.min(self.rest_until)
-        }
+        nearest(dump, self.rest_until)
     }
 
     /// Requests the dump that is due and takes in a message; whether there may
@@ -226,14 +237,12 @@ impl HostFacts {
         cost: Duration,
         now: Instant,
     ) {
-        self.rest_until = Instant::BOOT;
+        let is_soon = now.is_within(FACTS_REST, self.last_taken);
+        self.rest_until = (self.has_taken && is_soon).then(|| now.after(FACTS_REST));
         if core::mem::take(&mut self.has_taken) {
-            if now.since(self.last_taken) < FACTS_REST {
-                self.rest_until = now.after(FACTS_REST);
-            }
-            self.last_taken = now;
+            self.last_taken = Some(now);
         }
-        if self.asked != 0 && now >= self.deadline {
+        if self.asked != 0 && now.reaches(self.deadline) {
             self.fail(kernel, now);
         }
         self.cost = self.cost.saturating_add(cost);
@@ -242,7 +251,7 @@ impl HostFacts {
 
     /// Requests a dump of the next section that is due.
     fn ask(&mut self, kernel: &mut impl Kernel, host: &mut Host, now: Instant) {
-        let due = if now >= self.next_dump {
+        let due = if now.is_past(self.next_dump) {
             self.needed | self.stale
         } else {
             self.needed
@@ -251,7 +260,7 @@ impl HostFacts {
         let Some(section) = sections.find(|section| due & section.bit() != 0) else {
             return;
         };
-        if self.asked != 0 || self.is_congested || now < self.retry {
+        if self.asked != 0 || self.is_congested || !now.is_past(self.retry) {
             return;
         }
         self.sequence = self.sequence.wrapping_add(1);
@@ -283,7 +292,7 @@ impl HostFacts {
         self.asked = section.bit();
         self.needed &= !self.asked;
         self.stale &= !self.asked;
-        (self.began, self.deadline) = (now, now.after(FACTS_RETRY));
+        (self.began, self.deadline) = (Some(now), Some(now.after(FACTS_RETRY)));
         (self.listed, self.cost) = (0, Duration::ZERO);
         (self.is_unclean, self.has_lost) = (false, false);
     }
@@ -310,7 +319,7 @@ impl HostFacts {
         self.is_unclean |= is_interrupted || gone & self.asked & COUNTED != 0;
         self.mark_stale(gone, now);
         match progress {
-            Progress::More => self.deadline = now.after(FACTS_RETRY),
+            Progress::More => self.deadline = Some(now.after(FACTS_RETRY)),
             Progress::Done if self.asked != 0 => self.finish(host, now),
             Progress::Done => {}
             Progress::Failed(_) => self.fail(kernel, now),
@@ -319,7 +328,8 @@ impl HostFacts {
 
     fn mark_stale(&mut self, sections: u8, now: Instant) {
         if sections & !self.stale != 0 {
-            self.next_dump = self.next_dump.max(now.after(FACTS_SETTLE));
+            let settled = now.after(FACTS_SETTLE);
+            self.next_dump = Some(settled.or_later(self.next_dump));
             self.stale |= sections;
         }
     }
@@ -335,22 +345,21 @@ impl HostFacts {
     #[inline(never)]
     fn finish(&mut self, host: &mut Host, now: Instant) {
         let asked = core::mem::take(&mut self.asked);
-        let mut sections = Section::ALL
-            .into_iter()
-            .zip(&mut self.dumped)
-            .zip(&mut self.sizes)
-            .zip(&mut self.unclean_dumps);
-        let found = sections.find(|(((section, _), _), _)| section.bit() == asked);
-        let Some((((section, dumped), size), unclean)) = found else {
+        let mut sections = Section::ALL.into_iter().zip(&mut self.dumps);
+        let found = sections.find(|(section, _)| section.bit() == asked);
+        let Some((section, dumps)) = found else {
             return;
         };
-        *unclean += u8::from(self.is_unclean);
-        if self.is_unclean && *unclean < UNCLEAN_DUMPS {
+        dumps.unclean += u8::from(self.is_unclean);
+        if self.is_unclean && dumps.unclean < UNCLEAN_DUMPS {
             self.needed |= asked & !self.whole;
             self.stale |= asked;
         } else {
-            (*dumped, *size) = (self.began, self.listed);
-            *unclean = 0;
+            *dumps = Dumps {
+                unclean: 0,
+                began: self.began,
+                size: self.listed,
+            };
             self.has_failed = false;
             self.whole |= if self.has_lost { 0 } else { asked };
             // There may be room now for what did not fit.
@@ -358,7 +367,8 @@ impl HostFacts {
             self.stale |= if self.is_unclean { asked } else { 0 };
         }
         let rest = self.cost.saturating_mul(EARLY_READING_SHARE as u64);
-        self.next_dump = self.next_dump.max(now.after(rest.max(FACTS_SETTLE)));
+        let rested = now.after(rest.max(FACTS_SETTLE));
+        self.next_dump = Some(rested.or_later(self.next_dump));
     }
 
     /// Starts anew a while later: what is left of a dump must not be taken for
@@ -369,18 +379,17 @@ impl HostFacts {
         }
         (self.asked, self.whole, self.needed) = (0, 0, ALL);
         (self.is_congested, self.has_failed) = (false, true);
-        self.retry = now.after(FACTS_RETRY);
+        self.retry = Some(now.after(FACTS_RETRY));
     }
 
     /// Whether nothing that was added more than a moment ago can be missing.
     fn is_current(&self, now: Instant) -> bool {
-        let is_fresh = |at: &Instant| now.since(*at) <= FACTS_AGE;
         let is_current = if self.is_subscribed {
             self.whole == ALL
         } else {
-            self.dumped.iter().all(is_fresh)
+            self.dumps.iter().all(|dumps| !is_old(dumps.began, now))
         };
-        let is_large = self.sizes.iter().sum::<usize>() > FACTS_ROUTES;
+        let is_large = self.dumps.iter().map(|dumps| dumps.size).sum::<usize>() > FACTS_ROUTES;
         is_current || (is_large && !self.has_failed)
     }
 
@@ -406,7 +415,7 @@ impl HostFacts {
         buffer: &mut [u8],
         now: Instant,
     ) {
-        if now.since(self.resolver_read) > FACTS_AGE {
+        if is_old(self.resolver_read, now) {
             self.read_resolver(kernel, host, buffer, now);
         }
         if !self.is_current(now) && self.needed | self.asked == 0 {
@@ -433,7 +442,7 @@ impl HostFacts {
         buffer: &mut [u8],
         now: Instant,
     ) {
-        self.resolver_read = now;
+        self.resolver_read = Some(now);
         self.has_missed_resolver = false;
         host.begin_resolver();
         for (path, number) in RESOLVER_FILES.iter().zip(0..) {
@@ -473,27 +482,26 @@ impl HostFacts {
     /// The next diagnostic where blocks are wanted: once each time it becomes so.
     pub(super) fn next_notice(&mut self, host: &Host) -> Option<&'static [u8]> {
         let is_unknown = host.knowledge() == Knowledge::Lacking;
-        if becomes(&mut self.has_said_unknown, is_unknown) {
+        if self.unknown.say_while(is_unknown) {
             return Some(UNKNOWN);
         }
-        if becomes(&mut self.has_said_links, !host.fits_links()) {
+        if self.links_unknown.say_while(!host.fits_links()) {
             return Some(LINKS_UNKNOWN);
         }
-        if becomes(&mut self.has_said_nameservers, !host.fits_nameservers()) {
+        if self.nameservers_unknown.say_while(!host.fits_nameservers()) {
             return Some(NAMESERVERS_UNKNOWN);
         }
         // Only at the start; a stub at an address of our own is none before
         // that is known to be ours.
         let is_known = !self.has_missed_resolver && !host.is_incomplete();
-        let may_check = !self.has_checked_resolver && is_known;
-        self.has_checked_resolver |= may_check;
-        (may_check && host.lacks_nameserver()).then_some(NO_NAMESERVER)
+        let is_first = is_known && self.no_nameserver.say();
+        (is_first && host.lacks_nameserver()).then_some(NO_NAMESERVER)
     }
 }
 
-/// Whether it is so now and was not before.
-fn becomes(was: &mut bool, is: bool) -> bool {
-    !core::mem::replace(was, is) && is
+/// Whether what nothing keeps current was not asked for lately.
+fn is_old(asked: Option<Instant>, now: Instant) -> bool {
+    asked.is_none_or(|asked| now.since(asked) > FACTS_AGE)
 }
 
 fn open_resolver_file(kernel: &mut impl Kernel, path: &[u8]) -> Result<File, Errno> {

@@ -52,14 +52,14 @@ impl Obstacle {
 /// The name as this process holds it; all bytes zero when it does not.
 pub(super) struct InstanceLock {
     socket: Option<Descriptor>,
-    next_drain: Instant,
+    next_drain: Option<Instant>,
 }
 
 impl InstanceLock {
     pub(super) const fn new() -> Self {
         Self {
             socket: None,
-            next_drain: Instant::BOOT,
+            next_drain: None,
         }
     }
 
@@ -93,10 +93,10 @@ impl InstanceLock {
     /// Turns away those who connected: they saw whose socket it is, and would
     /// fill its queue. It is not polled, so that connects do not wake us.
     pub(super) fn drain(&mut self, kernel: &mut impl Kernel, now: Instant) {
-        let Some(socket) = self.socket.filter(|_| now >= self.next_drain) else {
+        let Some(socket) = self.socket.filter(|_| now.is_past(self.next_drain)) else {
             return;
         };
-        self.next_drain = now.after(START_RETRY);
+        self.next_drain = Some(now.after(START_RETRY));
         for _ in 0..HTTP_ACCEPTS {
             let Ok(accepted) = kernel.accept(socket) else {
                 return;

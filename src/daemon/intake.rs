@@ -14,13 +14,14 @@ use crate::options::Options;
 use crate::proc_net_tcp::{Socket, TcpState};
 use crate::sock_diag::{DiagSocket, Handshake};
 use crate::table::HashKey;
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, nearest};
 use crate::waiting::Waiter;
 
 use super::admission::Admission;
 use super::diag::data;
 use super::handshakes::Handshakes;
 use super::list::{Entry, List};
+use super::once::Once;
 use super::output::log_error;
 use super::watcher::Watcher;
 use super::{Connections, Detector, Firewall};
@@ -86,7 +87,7 @@ impl Shown {
 /// last field.
 #[repr(C)]
 pub(super) struct Intake {
-    has_logged_unknown: bool,
+    unknown: Once,
     pub(super) handshakes: Handshakes,
     pub(super) admission: Admission,
     pub(super) list: List,
@@ -102,7 +103,7 @@ impl Intake {
             admission: Admission::new(),
             detector: Detector::new(),
             list: List::new(),
-            has_logged_unknown: false,
+            unknown: Once::NEW,
         }
     }
 
@@ -127,7 +128,7 @@ impl Intake {
     pub(super) fn end_reading(&mut self, kernel: &mut impl Kernel, now: Instant) {
         self.connections.end_reading(now);
         let has_unknown = self.connections.listeners.has_unknown();
-        if has_unknown && !core::mem::replace(&mut self.has_logged_unknown, true) {
+        if self.unknown.say_while(has_unknown) {
             let words =
                 b"more listeners of one address than fit; connections to the rest are no evidence";
             log_error(kernel, &[words]);
@@ -387,7 +388,7 @@ impl Intake {
                 Retried::Counted => waiting.set_counted(index),
                 Retried::CountedUntil(due) => {
                     waiting.set_counted(index);
-                    reading = Some(reading.map_or(due, |reading: Instant| reading.min(due)));
+                    reading = nearest(reading, Some(due));
                 }
             }
         }
@@ -416,7 +417,11 @@ impl Intake {
             // A listener that outlived the connection is a service; else
             // another reading follows.
             let outlives = listeners.outlives(local, waiter.first_seen, waiter.since);
-            retried = outlives.map_or_else(Retried::CountedUntil, |()| Retried::Done);
+            retried = match outlives {
+                Ok(()) => Retried::Done,
+                Err(Some(due)) => Retried::CountedUntil(due),
+                Err(None) => Retried::Counted,
+            };
         }
         if !waiter.is_counted {
             self.count_waiter(waiter, context, firewall, metrics);

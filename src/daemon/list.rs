@@ -8,7 +8,7 @@ use crate::kernel::Kernel;
 use crate::limits::LIST_EXTRA;
 use crate::options::Show;
 use crate::report;
-use crate::time::{Calendar, Instant};
+use crate::time::{Calendar, Instant, order};
 
 use super::output::Output;
 
@@ -26,7 +26,7 @@ pub(super) struct List {
     /// Lines of the list that is being printed.
     length: u64,
     /// When the reading of the last one began.
-    printed: Instant,
+    printed: Option<Instant>,
     /// Connections that were over before a scheduled reading: they join the
     /// next list.
     extras: Vec<Entry, LIST_EXTRA>,
@@ -38,7 +38,7 @@ impl List {
         Self {
             show: Show::All,
             length: 0,
-            printed: Instant::BOOT,
+            printed: None,
             extras: Vec::new(),
             more_extras: 0,
         }
@@ -56,7 +56,7 @@ impl List {
     pub(super) fn shows(&self, connection: Connection) -> bool {
         match self.show {
             Show::All => true,
-            Show::New => connection.first_seen > self.printed,
+            Show::New => connection.first_seen.as_nanos() > order(self.printed),
             Show::Scans => false,
         }
     }
@@ -104,7 +104,7 @@ impl List {
         self.length += self.extras.len() as u64 + self.more_extras;
         self.extras.clear();
         self.more_extras = 0;
-        self.printed = now;
+        self.printed = Some(now);
     }
 
     /// Whether the last list says that there is no connection. Without news it

@@ -15,6 +15,7 @@ mod instance;
 mod intake;
 mod kept_file;
 mod list;
+mod once;
 pub(crate) mod output;
 pub(crate) mod procfs;
 mod reader;
@@ -44,7 +45,7 @@ use crate::netlink::RECEIVE_BUFFER;
 use crate::options::{Action, Options, write_help, write_version};
 use crate::proc_net_tcp::{Row, TcpState};
 use crate::report;
-use crate::time::{Calendar, Duration, Instant};
+use crate::time::{Calendar, Duration, Instant, nearest};
 use crate::tools::{blocks, healthcheck};
 use clock::Moment;
 use commands::{Commands, Ended, Start};
@@ -217,7 +218,8 @@ impl Daemon {
             return Flow::Exit(1);
         };
         if let Some(address) = self.options.listen {
-            self.web.start(kernel, address);
+            let now = clock::now(kernel);
+            self.web.start(kernel, address, now);
         }
         self.start_facts(kernel);
         let now = clock::now(kernel);
@@ -281,7 +283,7 @@ impl Daemon {
         let now = clock::now(kernel);
         let mut interests = self.interests(now);
         let deadline = self.deadline(now);
-        let timeout = (deadline != Instant::NEVER).then(|| now.until(deadline));
+        let timeout = deadline.map(|deadline| now.until(deadline));
         if kernel.poll(&mut interests, timeout).is_err() {
             // Interrupted, or short of memory: what is due is done anyway.
             for interest in &mut interests {
@@ -313,23 +315,22 @@ impl Daemon {
         interests
     }
 
-    fn deadline(&self, now: Instant) -> Instant {
+    fn deadline(&self, now: Instant) -> Option<Instant> {
         // The first reading waits for the first listing.
         let reading = if self.commands.firewall.is_settled(now) {
             if self.intake.detector.has_scan() {
-                return now;
+                return Some(now);
             }
             self.reading_deadline()
         } else {
             self.commands.firewall.settled_at()
         };
         if self.commands.is_destroying() {
-            return now;
+            return Some(now);
         }
-        reading
-            .min(self.commands.firewall.deadline())
-            .min(self.facts.deadline())
-            .min(self.web.deadline())
+        let firewall = self.commands.firewall.deadline(now);
+        let rest = nearest(self.facts.deadline(now), self.web.deadline());
+        nearest(nearest(reading, firewall), rest)
     }
 
     fn take_signals(&mut self, kernel: &mut impl Kernel) {
@@ -348,7 +349,7 @@ impl Daemon {
             .facts
             .events(now)
             .is_some_and(|socket| is_ready(found, socket));
-        if has_messages || now >= self.facts.deadline() {
+        if has_messages || now.reaches(self.facts.deadline(now)) {
             self.take_facts(kernel);
         }
         self.apply_facts(kernel);
@@ -518,7 +519,7 @@ impl Daemon {
     }
 
     fn await_command(&mut self, kernel: &mut impl Kernel, deadline: Instant) -> Moment {
-        let ended = self.commands.wait(kernel, deadline);
+        let ended = self.commands.wait(kernel, Some(deadline));
         let moment = Moment::read(kernel);
         if let Some(ended) = ended {
             self.command_ended(kernel, &ended, moment);
@@ -547,19 +548,16 @@ impl Daemon {
     // What is seen.
 
     /// When a reading, or a look at what may bring one, is due.
-    fn reading_deadline(&self) -> Instant {
-        self.reader
-            .deadline()
-            .min(self.watcher.deadline())
-            .min(self.counters.deadline())
-            .min(self.early.deadline())
-            .min(self.supervisor.deadline())
+    fn reading_deadline(&self) -> Option<Instant> {
+        let look = nearest(self.watcher.deadline(), self.counters.deadline());
+        let early = nearest(self.early.deadline(), self.supervisor.deadline());
+        nearest(self.reader.deadline(), nearest(look, early))
     }
 
     /// The scheduled reading, or an early one where something hints at
     /// connections that were not seen.
     fn read_when_due(&mut self, kernel: &mut impl Kernel, now: Instant) {
-        if now < self.reading_deadline() {
+        if !now.reaches(self.reading_deadline()) {
             return;
         }
         // Before what was seen is held against the kernel's count.
@@ -570,7 +568,7 @@ impl Daemon {
             return;
         }
         let (early, supervisor) = (&mut self.early, &self.supervisor);
-        let is_early_due = || early.is_due(now) || now >= supervisor.deadline();
+        let is_early_due = || early.is_due(now) || now.reaches(supervisor.deadline());
         let trigger = self
             .reader
             .trigger(self.options.interval, is_early_due, now);
@@ -645,7 +643,7 @@ impl Daemon {
     /// Reads /proc/net/snmp when due; connections that stayed unseen request a
     /// reading.
     fn check_counters(&mut self, kernel: &mut impl Kernel, now: Instant) {
-        if now < self.counters.deadline() {
+        if !self.counters.is_due(now) {
             return;
         }
         // The kernel counted the clients that wait at our own port.

@@ -8,19 +8,20 @@ use crate::text::Text;
 use crate::time::{Duration, Instant};
 
 use super::kept_file::KeptFile;
+use super::once::Once;
 use super::output::{error_words, log_error};
 
 /// A file of rows and whether it could be read.
 struct RowsSource {
     file: KeptFile,
-    has_logged_unreadable: bool,
+    unreadable: Once,
 }
 
 impl RowsSource {
     const fn new() -> Self {
         Self {
             file: KeptFile::new(),
-            has_logged_unreadable: false,
+            unreadable: Once::NEW,
         }
     }
 }
@@ -48,7 +49,7 @@ pub(super) struct Reader {
     sources: PerFamily<RowsSource>,
     rows: RowReader,
     /// The next scheduled reading.
-    next: Instant,
+    next: Option<Instant>,
     /// When the last reading began that saw every row.
     last_good: Option<Instant>,
 }
@@ -58,7 +59,7 @@ impl Reader {
         Self {
             sources: PerFamily::new(RowsSource::new(), RowsSource::new()),
             rows: RowReader::new(),
-            next: Instant::BOOT,
+            next: None,
             last_good: None,
         }
     }
@@ -72,11 +73,11 @@ impl Reader {
 
     /// The first scheduled reading is due.
     pub(super) fn start(&mut self, now: Instant) {
-        self.next = now;
+        self.next = Some(now);
     }
 
     /// When the next scheduled reading is due.
-    pub(super) fn deadline(&self) -> Instant {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         self.next
     }
 
@@ -88,13 +89,13 @@ impl Reader {
         is_early_due: impl FnOnce() -> bool,
         now: Instant,
     ) -> Option<Trigger> {
-        if now < self.next {
+        let Some(due) = self.next.filter(|next| now >= *next) else {
             return is_early_due().then_some(Trigger::Early);
-        }
+        };
         // Keep the phase; after a long suspend start a new one.
-        let next = self.next.after(interval);
+        let next = due.after(interval);
         let late = now.after(interval);
-        self.next = if next > now { next } else { late };
+        self.next = Some(if next > now { next } else { late });
         Some(Trigger::Scheduled)
     }
 
@@ -142,13 +143,13 @@ impl Reader {
         source.file.end(kernel, result.is_err());
         match result {
             Ok(()) => {
-                source.has_logged_unreadable = false;
+                source.unreadable.reset();
                 Outcome::Whole
             }
             // A kernel without IPv6 has no tcp6.
             Err(Errno::ENOENT) if family == Family::V6 => Outcome::Absent,
             Err(error) => {
-                source.unreadable(kernel, error);
+                source.log_unreadable(kernel, error);
                 Outcome::Failed
             }
         }
@@ -157,8 +158,8 @@ impl Reader {
 
 impl RowsSource {
     /// Said once, retried with each reading.
-    fn unreadable(&mut self, kernel: &mut impl Kernel, error: Errno) {
-        if core::mem::replace(&mut self.has_logged_unreadable, true) {
+    fn log_unreadable(&mut self, kernel: &mut impl Kernel, error: Errno) {
+        if !self.unreadable.say() {
             return;
         }
         let path = self.file.path.as_bytes();

@@ -11,6 +11,7 @@ use crate::limits::{FAST_READING, START_RETRY};
 use crate::text::parse_decimal;
 use crate::time::{Duration, Instant};
 
+use super::once::Once;
 use super::output::{error_words, log_error};
 
 /// All bytes zero when new.
@@ -20,10 +21,9 @@ pub(super) struct Supervisor {
     socket: Path,
     /// Readings are at most this far apart; zero: any time.
     watchdog_interval: Duration,
-    /// BOOT for none.
-    next_reading: Instant,
-    has_said_ready: bool,
-    has_said_unreachable: bool,
+    next_reading: Option<Instant>,
+    is_ready: bool,
+    unreachable: Once,
 }
 
 impl Supervisor {
@@ -31,19 +31,15 @@ impl Supervisor {
         Self {
             socket: Path::new(),
             watchdog_interval: Duration::ZERO,
-            next_reading: Instant::BOOT,
-            has_said_ready: false,
-            has_said_unreachable: false,
+            next_reading: None,
+            is_ready: false,
+            unreachable: Once::NEW,
         }
     }
 
     /// When a reading is wanted here.
-    pub(super) fn deadline(&self) -> Instant {
-        if self.next_reading == Instant::BOOT {
-            Instant::NEVER
-        } else {
-            self.next_reading
-        }
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.next_reading
     }
 
     /// Reads the environment. WATCHDOG_USEC is when the manager gives up on us,
@@ -63,20 +59,17 @@ impl Supervisor {
 
     /// A reading was made.
     pub(super) fn reading_done(&mut self, kernel: &mut impl Kernel, is_good: bool, now: Instant) {
-        if !self.has_said_ready {
-            self.has_said_ready = self.notify(kernel, b"READY=1");
+        if !self.is_ready {
+            self.is_ready = self.notify(kernel, b"READY=1");
         }
         // What found no room is sent again before the start times out.
-        let interval = if self.has_said_ready {
+        let interval = if self.is_ready {
             self.watchdog_interval
         } else {
             START_RETRY
         };
-        self.next_reading = if interval == Duration::ZERO {
-            Instant::BOOT
-        } else {
-            now.after(interval)
-        };
+        let is_wanted = interval != Duration::ZERO;
+        self.next_reading = is_wanted.then(|| now.after(interval));
         if is_good {
             self.notify(kernel, b"WATCHDOG=1");
         }
@@ -95,7 +88,7 @@ impl Supervisor {
         let result = kernel.notify(self.socket.as_bytes(), state);
         if let Err(error) = result
             && error != Errno::EAGAIN
-            && !core::mem::replace(&mut self.has_said_unreachable, true)
+            && self.unreachable.say()
         {
             let why = error_words(error);
             log_error(

@@ -5,8 +5,9 @@ use crate::address::is_loopback;
 use crate::kernel::{Descriptor, Errno, Kernel, Netlink};
 use crate::limits::{EVENTS_PER_TURN, EVENTS_REST, EVENTS_RETRY, SELF_TEST_WAIT_BUDGET};
 use crate::sock_diag::{DiagSocket, walk_events};
-use crate::time::Instant;
+use crate::time::{Instant, nearest};
 
+use super::once::Once;
 use super::output::log_error;
 use super::reader::Namespace;
 
@@ -17,16 +18,24 @@ pub(super) struct Watcher {
     /// What netlink shows is of the network namespace that is read.
     is_own_namespace: bool,
     is_up: bool,
-    has_logged_down: bool,
+    down: Once,
     /// All events that the kernel had were taken in.
     is_drained: bool,
-    next_check: Instant,
-    /// The port whose event the self-test waits for; 0 for none.
-    test_port: u16,
-    test_deadline: Instant,
+    /// `None` until the first reading, which has the first check.
+    next_check: Option<Instant>,
+    test: Option<SelfTest>,
     /// Events may wait until then: the last were of connections within the host,
     /// which are counted and no more.
     rest_until: Option<Instant>,
+}
+
+/// The self-test waits for one event.
+#[derive(Clone, Copy)]
+struct SelfTest {
+    /// Of this port of ours.
+    port: u16,
+    /// `None` where it failed: an event that is late proves as much.
+    deadline: Option<Instant>,
 }
 
 /// What one turn took in.
@@ -44,29 +53,26 @@ impl Watcher {
             socket: None,
             is_own_namespace: false,
             is_up: false,
-            has_logged_down: false,
+            down: Once::NEW,
             is_drained: false,
-            next_check: Instant::BOOT,
-            test_port: 0,
-            test_deadline: Instant::BOOT,
+            next_check: None,
+            test: None,
             rest_until: None,
         }
     }
 
-    pub(super) fn deadline(&self) -> Instant {
-        let test = if self.test_port == 0 {
-            Instant::NEVER
-        } else {
-            self.test_deadline
-        };
-        let rest = self.rest_until.unwrap_or(Instant::NEVER);
-        self.next_check.min(test).min(rest)
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let test = nearest(self.test_deadline(), self.rest_until);
+        nearest(self.next_check, test)
+    }
+
+    fn test_deadline(&self) -> Option<Instant> {
+        self.test.and_then(|test| test.deadline)
     }
 
     /// The socket, where events are waited for.
     pub(super) fn events(&self, now: Instant) -> Option<Descriptor> {
-        self.socket
-            .filter(|_| self.rest_until.is_none_or(|until| now >= until))
+        self.socket.filter(|_| now.is_past(self.rest_until))
     }
 
     /// The socket, even where its events may wait.
@@ -88,10 +94,9 @@ impl Watcher {
         self.is_up
     }
 
-    /// Whether they arrive, or are being tested: a test that failed keeps its
-    /// port, for an event that is late.
+    /// Whether they arrive, or are being tested.
     pub(super) fn expects_events(&self) -> bool {
-        self.is_up || (self.test_port != 0 && self.test_deadline != Instant::NEVER)
+        self.is_up || self.test_deadline().is_some()
     }
 
     /// Whether readings are all there is, though there should be events.
@@ -148,24 +153,25 @@ impl Watcher {
 
     /// A test without an event by its deadline failed.
     pub(super) fn check_test(&mut self, kernel: &mut impl Kernel, now: Instant) {
-        if self.test_port != 0 && now >= self.test_deadline {
-            // A late one proves as much.
-            self.test_deadline = Instant::NEVER;
-            self.down(kernel, b"the kernel sends none");
+        if let Some(test) = &mut self.test
+            && now.reaches(test.deadline)
+        {
+            test.deadline = None;
+            self.log_down(kernel, b"the kernel sends none");
         }
     }
 
     /// Whether `check` is due: at start, and each `EVENTS_RETRY`.
     pub(super) fn is_check_due(&self, now: Instant) -> bool {
-        now >= self.next_check
+        now.is_past(self.next_check)
     }
 
     /// Opens the socket and starts a test, unless events are known to arrive.
     pub(super) fn check(&mut self, kernel: &mut impl Kernel, namespace: Namespace, now: Instant) {
-        self.next_check = now.after(EVENTS_RETRY);
+        self.next_check = Some(now.after(EVENTS_RETRY));
         self.set_namespace(namespace);
         if namespace == Namespace::Other {
-            self.down(kernel, b"--proc is of another network namespace");
+            self.log_down(kernel, b"--proc is of another network namespace");
         }
         if !self.is_own_namespace || self.is_up {
             return;
@@ -175,29 +181,28 @@ impl Watcher {
         }
         match self.socket.and_then(|_| kernel.refused_connect().ok()) {
             Some(port) => {
-                self.test_port = port;
-                self.test_deadline = now.after(SELF_TEST_WAIT_BUDGET);
+                let deadline = Some(now.after(SELF_TEST_WAIT_BUDGET));
+                self.test = Some(SelfTest { port, deadline });
             }
-            None => self.down(kernel, b"no socket for them, or no loopback to test them"),
+            None => self.log_down(kernel, b"no socket for them, or no loopback to test them"),
         }
     }
 
     /// Whether it is the test's event: events arrive.
     fn ends_test(&mut self, event: &DiagSocket) -> bool {
-        let is_test = self.test_port != 0
-            && event.local.port == self.test_port
-            && is_loopback(event.remote.address);
+        let is_tested = self.test.is_some_and(|test| test.port == event.local.port);
+        let is_test = is_tested && is_loopback(event.remote.address);
         if is_test {
-            self.test_port = 0;
+            self.test = None;
             self.is_up = true;
-            self.has_logged_down = false;
+            self.down.reset();
         }
         is_test
     }
 
     #[inline(never)]
-    fn down(&mut self, kernel: &mut impl Kernel, why: &[u8]) {
-        if !core::mem::replace(&mut self.has_logged_down, true) {
+    fn log_down(&mut self, kernel: &mut impl Kernel, why: &[u8]) {
+        if self.down.say() {
             let words = b"; short connections are seen only where readings catch them";
             log_error(kernel, &[b"no destroy events: ", why, words]);
         }

@@ -10,7 +10,7 @@ use crate::limits::{HTTP_ACCEPTS, HTTP_CLIENTS, HTTP_FRESH, START_RETRY};
 use crate::metrics::Metrics;
 use crate::report;
 use crate::text::{Text, TextView};
-use crate::time::Instant;
+use crate::time::{Instant, nearest};
 
 use super::clock::Moment;
 use super::is_any_ready;
@@ -28,13 +28,13 @@ const SPARE_DESCRIPTORS: u64 = 20;
 /// The listener and its clients; all bytes zero when new.
 #[repr(C)]
 pub(super) struct Web {
-    /// Where HTTP is served; port 0 for nowhere. No `Option`, whose `None` is
-    /// not all zero bytes.
+    /// Where HTTP is served. No `Option`, whose `None` is not all zero bytes.
     address: Endpoint,
     listener: Option<Descriptor>,
-    next_listen: Instant,
-    /// When accept(2) is tried again after it failed; BOOT where it did not.
-    next_accept: Instant,
+    /// When listen(2) is tried again after it failed.
+    next_listen: Option<Instant>,
+    /// When accept(2) is tried again after it failed.
+    next_accept: Option<Instant>,
     /// Clients to accept in one turn: an accept that finds none costs as much
     /// as one that does, so more than one are tried only where turns before
     /// left some waiting.
@@ -50,7 +50,7 @@ pub(super) struct Web {
 /// The metrics as they were written last: scrapers that ask at once share them.
 #[repr(C)]
 struct Page {
-    fresh_until: Instant,
+    fresh_until: Option<Instant>,
     format: Format,
     text: Text<BODY_ROOM>,
 }
@@ -60,14 +60,14 @@ impl Web {
         Self {
             address: Endpoint::BLANK,
             listener: None,
-            next_listen: Instant::BOOT,
-            next_accept: Instant::BOOT,
+            next_listen: None,
+            next_accept: None,
             accept_burst: 0,
             spare_descriptor: None,
             clients_max: 0,
             server: Server::new(),
             page: Page {
-                fresh_until: Instant::BOOT,
+                fresh_until: None,
                 format: Format::Text,
                 text: Text::new(),
             },
@@ -77,7 +77,7 @@ impl Web {
     /// Binds the listener at start; what fails is tried again, since a port that
     /// another program took first must not keep us from blocking. Without IPv6
     /// in the kernel [::] means 0.0.0.0.
-    pub(super) fn start(&mut self, kernel: &mut impl Kernel, address: Endpoint) {
+    pub(super) fn start(&mut self, kernel: &mut impl Kernel, address: Endpoint, now: Instant) {
         self.address = address;
         let mut result = self.listen(kernel);
         if result == Err(Errno::EAFNOSUPPORT) && address.address.is_unspecified() {
@@ -89,6 +89,7 @@ impl Web {
         let limit = status.max_descriptors.unwrap_or(u64::MAX);
         self.clients_max = limit.saturating_sub(taken).max(1);
         if let Err(error) = result {
+            self.next_listen = Some(now);
             let place = report::endpoint_words(b"cannot listen on ", self.address, b": ");
             let why = error_words(error);
             let words = [place.as_bytes(), why.as_bytes(), b"; it is tried again"];
@@ -98,10 +99,10 @@ impl Web {
 
     /// An address that is not there yet, or in use, may come later.
     pub(super) fn listen_when_due(&mut self, kernel: &mut impl Kernel, now: Instant) {
-        if !self.is_listener_missing() || now < self.next_listen {
+        if !now.reaches(self.next_listen) {
             return;
         }
-        self.next_listen = now.after(START_RETRY);
+        self.next_listen = Some(now.after(START_RETRY));
         if self.listen(kernel).is_ok() {
             let words = report::endpoint_words(b"listening on ", self.address, b" now");
             log_error(kernel, &[words.as_bytes()]);
@@ -110,12 +111,9 @@ impl Web {
 
     fn listen(&mut self, kernel: &mut impl Kernel) -> Result<(), Errno> {
         self.listener = Some(kernel.listen(self.address)?);
+        self.next_listen = None;
         self.keep_spare_descriptor(kernel);
         Ok(())
-    }
-
-    fn is_listener_missing(&self) -> bool {
-        self.address.port != 0 && self.listener.is_none()
     }
 
     /// Where our own listener listens.
@@ -125,26 +123,20 @@ impl Web {
     }
 
     pub(super) fn interests(&self) -> impl Iterator<Item = Interest> {
-        let listener = self.listener.filter(|_| self.next_accept == Instant::BOOT);
+        let listener = self.listener.filter(|_| self.next_accept.is_none());
         let listener = listener.into_iter().map(Interest::read);
         listener.chain(self.server.interests())
     }
 
-    pub(super) fn deadline(&self) -> Instant {
-        let mut deadline = self.server.deadline();
-        if self.is_listener_missing() {
-            deadline = deadline.min(self.next_listen);
-        }
-        if self.next_accept != Instant::BOOT {
-            deadline = deadline.min(self.next_accept);
-        }
-        deadline
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let next = nearest(self.next_listen, self.next_accept);
+        nearest(next, self.server.deadline())
     }
 
     /// Whether accept(2) is worth a try after this poll(2).
     pub(super) fn may_accept(&self, found: &[Interest]) -> bool {
         let is_found = is_any_ready(found, self.listener);
-        is_found || self.next_accept != Instant::BOOT
+        is_found || self.next_accept.is_some()
     }
 
     /// The next `accept` takes a whole burst, however few came lately.
@@ -160,10 +152,10 @@ impl Web {
         now: Instant,
     ) -> Vec<Accepted, HTTP_ACCEPTS> {
         let mut clients = Vec::new();
-        let Some(listener) = self.listener.filter(|_| now >= self.next_accept) else {
+        let Some(listener) = self.listener.filter(|_| now.is_past(self.next_accept)) else {
             return clients;
         };
-        self.next_accept = Instant::BOOT;
+        self.next_accept = None;
         self.keep_spare_descriptor(kernel);
         let burst = self.accept_burst.clamp(1, HTTP_ACCEPTS);
         self.accept_burst = 2 * burst;
@@ -183,7 +175,7 @@ impl Web {
                 }
                 Err(_) => {
                     // The listener stays ready: without a pause we would spin.
-                    self.next_accept = now.after(START_RETRY);
+                    self.next_accept = Some(now.after(START_RETRY));
                     break;
                 }
             }
@@ -281,7 +273,7 @@ impl Page {
         resources: &Resources,
         now: Instant,
     ) {
-        if self.format == format && now < self.fresh_until {
+        if self.format == format && !now.is_past(self.fresh_until) {
             return;
         }
         resources.update_gauges(metrics);
@@ -289,7 +281,7 @@ impl Page {
         self.text.clear();
         exposition::write(&Snapshot { metrics, process }, format, &mut self.text);
         self.format = format;
-        self.fresh_until = now.after(HTTP_FRESH);
+        self.fresh_until = Some(now.after(HTTP_FRESH));
     }
 }
 

@@ -1,6 +1,8 @@
 //! The child: what it is to do next, and what its end means for the blocks it
 //! was about.
 
+use core::mem;
+
 use heapless::Vec;
 
 use crate::address::{Family, Network};
@@ -8,7 +10,7 @@ use crate::host::{Host, Knowledge, Protection};
 use crate::kernel::{Exit, Invocation};
 use crate::limits::{CHILD_DEADLINE, CHILD_GRACE, FACTS_WAIT, RETRY_FIRST};
 use crate::table::{Blank, Slot};
-use crate::time::Instant;
+use crate::time::{Instant, nearest};
 
 use super::comment::Comment;
 use super::explanation::Explanation;
@@ -53,17 +55,17 @@ impl Job {
 pub(super) struct Running {
     pub(super) job: Job,
     pub(super) place: Place,
-    pub(super) started: Instant,
-    /// When it was asked to end.
-    pub(super) asked: Option<Instant>,
+    /// When it is overdue, or once more after it was asked to end.
+    pub(super) deadline: Option<Instant>,
+    pub(super) was_asked: bool,
 }
 
 impl Running {
     pub(super) const NONE: Self = Self {
         job: Job::None,
         place: Place::preferred(Family::V4),
-        started: Instant::BOOT,
-        asked: None,
+        deadline: None,
+        was_asked: false,
     };
 }
 
@@ -145,7 +147,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// starts it at once and reports back through `output`, `errors` and
     /// `finished`.
     pub fn command(&mut self, invocation: &mut Invocation, host: &Host, now: Instant) -> bool {
-        if !self.is_enabled || self.running.job != Job::None {
+        if !self.is_enabled() || self.running.job != Job::None {
             return false;
         }
         self.expire(now);
@@ -160,8 +162,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 self.running = Running {
                     job,
                     place,
-                    started: now,
-                    asked: None,
+                    deadline: Some(now.after(CHILD_DEADLINE)),
+                    was_asked: false,
                 };
                 self.explanation.clear();
                 return true;
@@ -178,7 +180,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         now: Instant,
     ) -> Option<Job> {
         let table = self.table(place);
-        if !table.retry.is_over(now) {
+        if table.is_given_up || !table.retry.is_over(now) {
             return None;
         }
         let tool = table.tool(place.family);
@@ -190,7 +192,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
         let may_keep_house = table.housekeeping.is_over(now);
         let is_due = table.state != State::Listed && self.task != Task::End
-            || table.chain != Chain::Never && now >= table.next_listing;
+            || table.chain != Chain::Never && now.reaches(table.next_listing);
         if is_due {
             tool.list(invocation);
             self.lines.clear();
@@ -412,8 +414,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Counts one more block of this minute, if there may be one.
     fn is_within_rate(&mut self, now: Instant) -> bool {
-        if now.since(self.minute) >= MINUTE {
-            (self.minute, self.minute_count) = (now, 0);
+        if !now.is_within(MINUTE, self.minute) {
+            (self.minute, self.minute_count) = (Some(now), 0);
         }
         let is_within = self.minute_count < self.max_per_minute;
         self.minute_count += u32::from(is_within);
@@ -422,7 +424,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Whether new blocks are held back for now.
     pub(super) fn is_rate_spent(&self, now: Instant) -> bool {
-        now.since(self.minute) < MINUTE && self.minute_count >= self.max_per_minute
+        now.is_within(MINUTE, self.minute) && self.minute_count >= self.max_per_minute
     }
 
     pub(super) fn refuse(&mut self, slot: Slot, refusal: Refusal) {
@@ -460,20 +462,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Whether the child is past its deadline; says each step once.
     pub fn overdue(&mut self, now: Instant) -> Option<Overdue> {
         let running = &mut self.running;
-        if running.job == Job::None {
+        if running.job == Job::None || !now.reaches(running.deadline) {
             return None;
         }
-        match running.asked {
-            None if now.since(running.started) >= CHILD_DEADLINE => {
-                running.asked = Some(now);
-                Some(Overdue::Ask)
-            }
-            Some(asked) if asked != Instant::NEVER && now.since(asked) >= CHILD_GRACE => {
-                running.asked = Some(Instant::NEVER);
-                Some(Overdue::Force)
-            }
-            _ => None,
+        if mem::replace(&mut running.was_asked, true) {
+            running.deadline = None;
+            return Some(Overdue::Force);
         }
+        running.deadline = Some(now.after(CHILD_GRACE));
+        Some(Overdue::Ask)
     }
 
     /// Takes in how the child ended, and how long it ran. `None` stands for a
@@ -485,7 +482,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             return self.took_version(running, exit, now);
         }
         let reason = match exit {
-            Some(_) if running.asked.is_some() => FailureReason::Deadline,
+            Some(_) if running.was_asked => FailureReason::Deadline,
             Some(Exit::Status(0)) => {
                 self.succeeded(running, now);
                 return None;
@@ -545,7 +542,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 table.retry.succeed();
                 self.reconcile(place, now);
                 if self.task.is_single_pass() {
-                    self.table_mut(place).next_listing = Instant::NEVER;
+                    self.table_mut(place).next_listing = None;
                 }
             }
             Job::RemoveChain => {
@@ -600,12 +597,12 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     fn confirm(&mut self, slot: Slot, from: Stage, now: Instant) {
         if let Some(block) = self.blocks.value_mut(slot) {
             block.failures = 0;
-            block.confirmed = now;
+            block.confirmed = Some(now);
             block.renew();
             if from == Stage::Removing {
-                block.ended = now;
+                block.ended = Some(now);
             } else {
-                self.next_end = self.next_end.min(block.end);
+                self.next_end = nearest(self.next_end, block.end);
             }
         }
     }
@@ -657,7 +654,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
         table.learn_to_lack_match(&mut failure);
         failure.is_first |= if is_single_pass {
-            table.failed_in_pass(job, place, reason)
+            table.failed_in_pass(job, place, reason, now)
         } else {
             table.failed(job, place, &failure, now)
         };

@@ -151,12 +151,9 @@ impl Facts {
         (found == 5).then_some(facts)
     }
 
-    /// When it ends, in this boot.
-    pub fn end(&self) -> Instant {
-        match self.end_seconds {
-            0 => Instant::NEVER,
-            seconds => Instant::from_secs(seconds),
-        }
+    /// When it ends, in this boot; `None` for never.
+    pub fn end(&self) -> Option<Instant> {
+        (self.end_seconds != 0).then(|| Instant::from_secs(self.end_seconds))
     }
 
     /// The ports as the comment lists them.

@@ -16,8 +16,7 @@ const LAST_TRY: Duration = RETRY_FIRST.saturating_mul(4);
 /// A wait that doubles with each failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Backoff {
-    /// Nothing before this.
-    pub(super) until: Instant,
+    until: Option<Instant>,
     /// Zero after a success.
     wait: Duration,
 }
@@ -25,12 +24,17 @@ pub(super) struct Backoff {
 impl Backoff {
     /// All bytes zero.
     pub(super) const NONE: Self = Self {
-        until: Instant::BOOT,
+        until: None,
         wait: Duration::ZERO,
     };
 
     pub(super) fn is_over(&self, now: Instant) -> bool {
-        now >= self.until
+        now.is_past(self.until)
+    }
+
+    /// When it is over, at the earliest `now`.
+    pub(super) fn end(&self, now: Instant) -> Instant {
+        now.or_later(self.until)
     }
 
     pub(super) fn is_failing(&self) -> bool {
@@ -43,7 +47,7 @@ impl Backoff {
         let is_first = !self.is_failing();
         let twice = self.wait.saturating_mul(2);
         self.wait = twice.max(RETRY_FIRST).min(RETRY_LONGEST);
-        self.until = now.after(self.wait);
+        self.until = Some(now.after(self.wait));
         is_first
     }
 
@@ -53,7 +57,7 @@ impl Backoff {
 
     /// Waits until then, failure or not.
     pub(super) fn hold(&mut self, until: Instant) {
-        self.until = until;
+        self.until = Some(until);
     }
 }
 
@@ -105,14 +109,16 @@ pub(super) struct FilterTable {
     pub(super) chain: Chain,
     /// Those in INPUT and FORWARD.
     pub(super) jumps: [Jump; 2],
-    pub(super) next_listing: Instant,
-    pub(super) last_listing: Instant,
+    pub(super) next_listing: Option<Instant>,
+    pub(super) last_listing: Option<Instant>,
     pub(super) lacks: Lacks,
     /// Listing failed: no command before that is over.
     pub(super) retry: Backoff,
     /// What belongs to no block (a stale rule, a jump, the empty chain) could
     /// not be put right: not before that is over.
     pub(super) housekeeping: Backoff,
+    /// A single pass failed here: no more commands.
+    pub(super) is_given_up: bool,
     /// The last change of a block failed.
     pub(super) has_refused: bool,
     /// A batch failed: one change at a time until all are through, so that one
@@ -127,8 +133,8 @@ impl FilterTable {
         state: State::Unfound,
         chain: Chain::Never,
         jumps: [Jump::NONE; 2],
-        next_listing: Instant::BOOT,
-        last_listing: Instant::BOOT,
+        next_listing: None,
+        last_listing: None,
         lacks: Lacks {
             wait: false,
             addrtype: false,
@@ -136,6 +142,7 @@ impl FilterTable {
         },
         retry: Backoff::NONE,
         housekeeping: Backoff::NONE,
+        is_given_up: false,
         has_refused: false,
         one_by_one: false,
     };
@@ -150,7 +157,7 @@ impl FilterTable {
 
     /// Whether it was listed, or will not be soon.
     pub(super) fn is_settled(&self) -> bool {
-        self.last_listing != Instant::BOOT || self.retry.is_failing()
+        self.last_listing.is_some() || self.retry.is_failing()
     }
 
     /// Whether its listing was understood and it took our last block. The other
@@ -184,7 +191,7 @@ impl FilterTable {
         self.has_refused &= blocks == 0;
         if !self.chain.exists() {
             self.chain = Chain::Ours;
-            self.next_listing = now.after(VERIFY_PERIOD);
+            self.next_listing = Some(now.after(VERIFY_PERIOD));
         }
         if puts_jumps {
             self.jumps.iter_mut().for_each(|jump| jump.was_put(now));
@@ -256,12 +263,18 @@ impl FilterTable {
     /// is worth a word unless it is only the empty chain that stays. One rule
     /// that ended meanwhile vetoes the whole batch, which is made anew from
     /// another listing some times.
-    pub(super) fn failed_in_pass(&mut self, job: Job, place: Place, reason: FailureReason) -> bool {
+    pub(super) fn failed_in_pass(
+        &mut self,
+        job: Job,
+        place: Place,
+        reason: FailureReason,
+        now: Instant,
+    ) -> bool {
         let is_over = match job {
-            Job::List => self.failed_listing(place, reason, Instant::BOOT),
+            Job::List => self.failed_listing(place, reason, now),
             Job::Change { .. } => {
-                self.housekeeping.fail(Instant::BOOT);
-                self.housekeeping.hold(Instant::BOOT);
+                self.housekeeping.fail(now);
+                self.housekeeping.hold(now);
                 if self.housekeeping.wait < LAST_TRY {
                     return false;
                 }
@@ -269,7 +282,7 @@ impl FilterTable {
             }
             Job::RemoveChain | Job::None | Job::Version => false,
         };
-        self.retry.hold(Instant::NEVER);
+        self.is_given_up = true;
         is_over
     }
 }

@@ -121,12 +121,16 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let is_guessed = block
             .renewed
             .is_some_and(|renewed| renewed != block.comment);
-        facts.is_some_and(|facts| facts.end() > block.end || is_guessed)
+        let is_later = |end: Option<Instant>| {
+            let block_end = block.end;
+            block_end.is_some_and(|block_end| end.is_none_or(|end| end > block_end))
+        };
+        facts.is_some_and(|facts| is_later(facts.end()) || is_guessed)
     }
 
     fn is_of_this_boot(&self, rule: &Rule, now: Instant) -> bool {
         Facts::read(&rule.comment)
-            .is_some_and(|facts| facts.boot_id == self.boot_id && facts.end() > now)
+            .is_some_and(|facts| facts.boot_id == self.boot_id && !now.reaches(facts.end()))
     }
 
     /// A rule of an earlier run, or one put back by another program.
@@ -168,7 +172,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             ..Block::BLANK
         };
         let stage = match is_new {
-            _ if end <= now => Stage::Expired,
+            _ if now.reaches(end) => Stage::Expired,
             true => Stage::Lost,
             false => Stage::Standing,
         };
@@ -184,7 +188,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let is_jump_lost = shown.hooks.iter().any(|hook| hook.first_jump == 0);
         let is_reload =
             table.chain.exists() && (!shown.has_chain || is_jump_lost) || shown.came_back;
-        (table.next_listing, table.last_listing) = (now.after(VERIFY_PERIOD), now);
+        table.next_listing = Some(now.after(VERIFY_PERIOD));
+        table.last_listing = Some(now);
         table.state = State::Listed;
         table.chain = match (shown.has_chain, shown.has_foreign_rules) {
             (false, _) if table.chain == Chain::Never => Chain::Never,

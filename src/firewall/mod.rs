@@ -33,13 +33,13 @@ use heapless::Vec;
 
 use crate::address::{Family, Network, PerFamily};
 use crate::detector::{Data, Scan};
-use crate::host::{Host, Protection};
+use crate::host::{Host, Protection, protection_labels};
 use crate::label::{Label, label};
-use crate::limits::{CHILD_DEADLINE, CHILD_GRACE, STRIKE_MEMORY};
+use crate::limits::STRIKE_MEMORY;
 use crate::options::Target;
 use crate::table::{Blank, Full, HashKey, Slot, Table};
 use crate::text::Text;
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, nearest};
 use child::{Job, Running, StaleRules};
 use comment::{Comment, Facts};
 use filter_table::{Backoff, Chain, FilterTable, State};
@@ -159,18 +159,20 @@ impl Refusal {
 
 impl Label for Refusal {
     const NAME: &'static str = "reason";
-    const VALUES: &'static str = "loopback unspecified multicast broadcast link_local own gateway \
-        nameserver allowed ssh_peer host_unknown data_sent rate dry_run no_firewall table_full";
-    const COUNT: usize = 16;
+    const VALUES: &'static str = concat!(
+        protection_labels!(),
+        " data_sent rate dry_run no_firewall table_full"
+    );
+    const COUNT: usize = Protection::COUNT + 5;
 
     fn index(self) -> usize {
         match self {
             Self::Protected(protection) => protection as usize,
-            Self::DataSent(_) => 11,
-            Self::Rate => 12,
-            Self::DryRun => 13,
-            Self::NoFirewall => 14,
-            Self::TableFull => 15,
+            Self::DataSent(_) => Protection::COUNT,
+            Self::Rate => Protection::COUNT + 1,
+            Self::DryRun => Protection::COUNT + 2,
+            Self::NoFirewall => Protection::COUNT + 3,
+            Self::TableFull => Protection::COUNT + 4,
         }
     }
 }
@@ -178,8 +180,9 @@ impl Label for Refusal {
 /// One source's block, or the memory of one.
 #[derive(Clone, Copy)]
 struct Block {
-    end: Instant,
-    ended: Instant,
+    /// `None` for never.
+    end: Option<Instant>,
+    ended: Option<Instant>,
     since_seconds: u64,
     strikes: u32,
     data: Data,
@@ -198,15 +201,15 @@ struct Block {
     /// No command of its own before that is over.
     retry: Backoff,
     /// When the kernel had it.
-    confirmed: Instant,
+    confirmed: Option<Instant>,
     /// The number of the listing that showed it last.
     listing: u32,
 }
 
 impl Blank for Block {
     const BLANK: Self = Self {
-        end: Instant::BOOT,
-        ended: Instant::BOOT,
+        end: None,
+        ended: None,
         since_seconds: 0,
         strikes: 0,
         data: Data::Unknown,
@@ -218,7 +221,7 @@ impl Blank for Block {
         renewed: None,
         failures: 0,
         retry: Backoff::NONE,
-        confirmed: Instant::BOOT,
+        confirmed: None,
         listing: 0,
     };
 }
@@ -392,7 +395,8 @@ struct Walk {
 pub struct Firewall<const N: usize, const I: usize> {
     boot_id: u32,
     lengths: Vec<Option<Duration>, 8>,
-    is_enabled: bool,
+    /// From when on commands are made.
+    enabled_at: Option<Instant>,
     has_ipv6: bool,
     blocks: Table<Network, Block, N, I, 11>,
     has_legacy: PerFamily<bool>,
@@ -405,7 +409,6 @@ pub struct Firewall<const N: usize, const I: usize> {
     flavour: Flavour,
     stale: PerPlace<StaleRules>,
     adopted: u64,
-    enabled_at: Instant,
     /// Rules that the listing showed above our jumps in INPUT and FORWARD.
     above: [Text<ABOVE_MAX>; 2],
     task: Task,
@@ -415,11 +418,11 @@ pub struct Firewall<const N: usize, const I: usize> {
     removed: u64,
     max_per_minute: u32,
     window: Duration,
-    minute: Instant,
+    minute: Option<Instant>,
     minute_count: u32,
     explanation: Explanation,
-    /// No block ends before this.
-    next_end: Instant,
+    /// No block ends before this; `None` where none does.
+    next_end: Option<Instant>,
     /// The number of the place that comes first next time.
     turn: usize,
     repairs: u64,
@@ -432,7 +435,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         Self {
             boot_id: 0,
             lengths: Vec::new(),
-            is_enabled: false,
+            enabled_at: None,
             has_ipv6: false,
             blocks: Table::new(),
             has_legacy: PerFamily::new(false, false),
@@ -444,17 +447,16 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             flavour: Flavour::Nft,
             stale: PerPlace::new([const { StaleRules::NONE }; 4]),
             adopted: 0,
-            enabled_at: Instant::BOOT,
             above: [const { Text::new() }; 2],
             task: Task::Guard,
             listing_ours: Vec::new(),
             removed: 0,
             max_per_minute: 0,
             window: Duration::ZERO,
-            minute: Instant::BOOT,
+            minute: None,
             minute_count: 0,
             explanation: Text::new(),
-            next_end: Instant::BOOT,
+            next_end: None,
             turn: 0,
             repairs: 0,
             evictions: 0,
@@ -465,7 +467,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// made.
     pub fn enable(&mut self, hash_key: HashKey, policy: &Policy, task: Task, now: Instant) {
         self.task = task;
-        self.enabled_at = now;
+        self.enabled_at = Some(now);
         self.blocks.set_hash_key(hash_key);
         self.boot_id = policy.boot_id;
         self.lengths.clear();
@@ -473,7 +475,6 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         self.max_per_minute = policy.max_per_minute;
         self.window = policy.window;
         self.has_legacy = policy.has_legacy;
-        self.is_enabled = true;
     }
 
     /// The kernel speaks IPv6; until then ip6tables is left alone.
@@ -488,12 +489,12 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Whether scans lead to blocks.
     pub fn is_enabled(&self) -> bool {
-        self.is_enabled
+        self.enabled_at.is_some()
     }
 
     /// Whether every filter table was understood and took our last block.
     pub fn is_up(&self) -> bool {
-        self.is_enabled && self.unusable().is_none()
+        self.is_enabled() && self.unusable().is_none()
     }
 
     /// The families whose blocks cannot be had.
@@ -514,14 +515,12 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// soon: only then it is known which sources are blocked already.
     pub fn is_settled(&self, now: Instant) -> bool {
         let mut places = self.places();
-        !self.is_enabled
-            || now >= self.settled_at()
-            || places.all(|place| self.table(place).is_settled())
+        now.is_past(self.settled_at()) || places.all(|place| self.table(place).is_settled())
     }
 
     /// When waiting for the first listing ends in any case.
-    pub fn settled_at(&self) -> Instant {
-        self.enabled_at.after(SETTLING)
+    pub fn settled_at(&self) -> Option<Instant> {
+        self.enabled_at.map(|enabled| enabled.after(SETTLING))
     }
 
     /// Blocks found in the kernel and taken over so far.
@@ -574,7 +573,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
         let slot = self.blocks.find(&source)?;
         match self.stage(slot) {
-            Stage::Ended | Stage::Removed => self.blocks.value(slot).map(|block| block.ended),
+            Stage::Ended | Stage::Removed => self.blocks.value(slot)?.ended,
             Stage::Wanted
             | Stage::Adding
             | Stage::Added
@@ -594,12 +593,12 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let Some(slot) = slot.filter(|slot| self.stage(*slot) == Stage::Standing) else {
             return;
         };
-        let confirmed = self.blocks.value(slot).map_or(now, |block| block.confirmed);
+        let confirmed = self.blocks.value(slot).and_then(|block| block.confirmed);
         let place = self.place(slot);
-        if now.since(confirmed) > VERIFY_AFTER {
+        if confirmed.is_none_or(|confirmed| now.since(confirmed) > VERIFY_AFTER) {
             let table = self.table_mut(place);
-            let soon = table.last_listing.after(VERIFY_GAP).max(now);
-            table.next_listing = table.next_listing.min(soon);
+            let soon = now.or_later(table.last_listing.map(|last| last.after(VERIFY_GAP)));
+            table.next_listing = nearest(table.next_listing, Some(soon));
         }
     }
 
@@ -686,8 +685,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             return Ok(());
         }
         let before = slot.and_then(|slot| self.blocks.value(slot));
-        let (strikes, ended) =
-            before.map_or((0, Instant::BOOT), |block| (block.strikes, block.ended));
+        let (strikes, ended) = before.map_or((0, None), |block| (block.strikes, block.ended));
         let strikes = strikes.saturating_add(1);
         let end = self.end(strikes, now);
         let facts = self.facts(strikes, end, now.as_secs(), scan.data());
@@ -716,7 +714,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             *value = *block;
         }
         self.set_stage(slot, stage);
-        self.next_end = self.next_end.min(block.end);
+        self.next_end = nearest(self.next_end, block.end);
         Ok(())
     }
 
@@ -730,22 +728,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// Ends are whole seconds, rounded up, as the comment says them.
-    fn end(&self, strikes: u32, now: Instant) -> Instant {
-        match self.nominal_length(strikes) {
-            Some(length) => Instant::from_secs(now.after(length).as_secs_rounded_up()),
-            None => Instant::NEVER,
-        }
+    fn end(&self, strikes: u32, now: Instant) -> Option<Instant> {
+        let length = self.nominal_length(strikes)?;
+        Some(Instant::from_secs(now.after(length).as_secs_rounded_up()))
     }
 
-    fn facts(&self, strikes: u32, end: Instant, since_seconds: u64, data: Data) -> Facts {
-        let end_seconds = if end == Instant::NEVER {
-            0
-        } else {
-            end.as_secs()
-        };
+    fn facts(&self, strikes: u32, end: Option<Instant>, since_seconds: u64, data: Data) -> Facts {
         Facts {
             boot_id: self.boot_id,
-            end_seconds,
+            end_seconds: end.map_or(0, Instant::as_secs),
             strikes,
             since_seconds,
             data,
@@ -757,7 +748,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         self.task = Task::End;
         for place in Place::all() {
             let table = self.table_mut(place);
-            table.next_listing = now;
+            table.next_listing = Some(now);
             table.retry.hold(now);
             table.housekeeping.hold(now);
         }
@@ -767,11 +758,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     fn expire(&mut self, now: Instant) {
         while let Some(slot) = self.blocks.oldest(Stage::Ended as usize) {
-            let ended = self
-                .blocks
-                .value(slot)
-                .map_or(Instant::BOOT, |block| block.ended);
-            if now.since(ended) < STRIKE_MEMORY {
+            let ended = self.blocks.value(slot).and_then(|block| block.ended);
+            if now.is_within(STRIKE_MEMORY, ended) {
                 break;
             }
             self.blocks.remove(slot);
@@ -779,17 +767,16 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         if self.is_rate_spent(now) {
             self.drop_held_back(now);
         }
-        if now < self.next_end {
+        if !now.reaches(self.next_end) {
             return;
         }
-        self.next_end = Instant::NEVER;
+        self.next_end = None;
         for stage in [Stage::Wanted, Stage::Added, Stage::Standing, Stage::Lost] {
             let mut walk = self.walk(stage, None);
             while let Some(slot) = self.step(&mut walk) {
-                let block = self.blocks.value(slot);
-                let end = block.map_or(Instant::NEVER, |block| block.end);
-                if end > now {
-                    self.next_end = self.next_end.min(end);
+                let end = self.blocks.value(slot).and_then(|block| block.end);
+                if !now.reaches(end) {
+                    self.next_end = nearest(self.next_end, end);
                 } else if stage == Stage::Wanted {
                     self.end_block(slot, EndReason::NeverStood, now);
                 } else {
@@ -818,9 +805,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         if let Some(block) = self.blocks.value_mut(slot) {
             block.end_reason = reason;
             match reason {
-                EndReason::Expired | EndReason::Protected => block.ended = now,
+                EndReason::Expired | EndReason::Protected => block.ended = Some(now),
                 EndReason::Operator => {
-                    block.ended = now;
+                    block.ended = Some(now);
                     // An operator's decision outweighs ours.
                     block.strikes = block.strikes.saturating_sub(1);
                 }
@@ -844,12 +831,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                     Stage::Lost
                 },
             );
-            let forever = block.end == Instant::NEVER;
-            let length = block.end.since(Instant::from_secs(block.since_seconds));
-            let length = self.nominal_length(block.strikes).unwrap_or(length);
+            let since = Instant::from_secs(block.since_seconds);
+            let nominal = self.nominal_length(block.strikes);
             return Some(Notice::Blocked {
                 rule,
-                length: (!forever).then_some(length),
+                length: block.end.map(|end| nominal.unwrap_or(end.since(since))),
                 data: block.data,
             });
         }
@@ -924,30 +910,28 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// The nearest moment at which something is to be done.
-    pub fn deadline(&self) -> Instant {
-        if !self.is_enabled {
-            return Instant::NEVER;
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        if !self.is_enabled() {
+            return None;
         }
-        let running = self.running;
-        if running.job != Job::None {
-            return match running.asked {
-                None => running.started.after(CHILD_DEADLINE),
-                Some(Instant::NEVER) => Instant::NEVER,
-                Some(asked) => asked.after(CHILD_GRACE),
-            };
+        if self.running.job != Job::None {
+            return self.running.deadline;
         }
         let mut deadline = self.next_end;
         for place in self.places() {
             let table = self.table(place);
-            if table.state != State::Listed {
-                deadline = deadline.min(table.retry.until);
-            } else if table.chain != Chain::Never {
-                deadline = deadline.min(table.next_listing.max(table.retry.until));
-            }
-            if self.has_stale_rules(place) || self.lacks_jump(place) || self.may_remove_chain(place)
-            {
-                deadline = deadline.min(table.housekeeping.until.max(table.retry.until));
-            }
+            let retry = table.retry.end(now);
+            let listing = if table.state != State::Listed {
+                Some(retry)
+            } else {
+                table.next_listing.filter(|_| table.chain != Chain::Never)
+            };
+            let is_to_do = self.has_stale_rules(place)
+                || self.lacks_jump(place)
+                || self.may_remove_chain(place);
+            let housekeeping = is_to_do.then(|| table.housekeeping.end(now));
+            let due = nearest(listing, housekeeping);
+            deadline = nearest(deadline, due.map(|due| due.max(retry)));
         }
         for stage in [Stage::Expired, Stage::Lost, Stage::Wanted] {
             let mut walk = self.walk(stage, None);
@@ -959,15 +943,13 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 if source.is_ipv6() && !self.has_ipv6 {
                     continue;
                 }
-                let mut due = block
-                    .retry
-                    .until
-                    .max(self.table(self.place(slot)).retry.until);
+                let table = self.table(self.place(slot));
+                let mut due = block.retry.end(now).max(table.retry.end(now));
                 let is_held_back = self.minute_count >= self.max_per_minute;
                 if stage == Stage::Wanted && block.failures == 0 && is_held_back {
-                    due = due.max(self.minute.after(MINUTE));
+                    due = due.or_later(self.minute.map(|minute| minute.after(MINUTE)));
                 }
-                deadline = deadline.min(due);
+                deadline = nearest(deadline, Some(due));
             }
         }
         deadline

@@ -16,7 +16,7 @@ use crate::kernel::{
 };
 use crate::proc_net_tcp::TcpState;
 use crate::table::HashKey;
-use crate::time::{Calendar, Duration, Instant};
+use crate::time::{Calendar, Duration, Instant, nearest};
 
 /// Numbers from a seed (splitmix64, Steele, Lea and Flood 2014).
 #[derive(Clone, Debug)]
@@ -252,7 +252,7 @@ struct Pipe {
     waiting: VecDeque<u8>,
     /// Bytes the child writes at a time; 0 for all at once.
     piece: usize,
-    next_piece: Instant,
+    next_piece: Option<Instant>,
     is_closed: bool,
 }
 
@@ -265,23 +265,20 @@ impl Pipe {
     }
 
     fn advance(&mut self, now: Instant) {
-        while self.is_due() && self.next_piece <= now {
+        while self.is_due() && now.is_past(self.next_piece) {
             let room = PIPE - self.ready.len();
             let piece = if self.piece == 0 { PIPE } else { self.piece };
             let count = piece.min(room).min(self.waiting.len());
             self.ready.extend(self.waiting.drain(..count));
             if self.piece != 0 {
-                self.next_piece = now.after(Duration::from_millis(1));
+                self.next_piece = Some(now.after(Duration::from_millis(1)));
             }
         }
     }
 
-    fn next_event(&self) -> Instant {
-        if self.is_due() {
-            self.next_piece
-        } else {
-            Instant::NEVER
-        }
+    fn next_event(&self) -> Option<Instant> {
+        let at_once = Instant::from_nanos(0);
+        self.is_due().then(|| self.next_piece.unwrap_or(at_once))
     }
 }
 
@@ -308,7 +305,8 @@ struct Running {
     fault: ChildFault,
     /// When it does its work; `None` once it did, or where it never will.
     work_at: Option<Instant>,
-    exit_at: Instant,
+    /// `None` where it hangs.
+    exit_at: Option<Instant>,
     exit: Exit,
     ended: Option<Exit>,
     is_reaped: bool,
@@ -317,20 +315,14 @@ struct Running {
 }
 
 impl Running {
-    fn next_event(&self) -> Instant {
+    fn next_event(&self) -> Option<Instant> {
         if self.ended.is_some() {
-            return Instant::NEVER;
+            return None;
         }
-        let exit_at = if self.output.waiting.is_empty() && self.errors.waiting.is_empty() {
-            self.exit_at
-        } else {
-            Instant::NEVER
-        };
-        self.work_at
-            .unwrap_or(Instant::NEVER)
-            .min(exit_at)
-            .min(self.output.next_event())
-            .min(self.errors.next_event())
+        let is_written = self.output.waiting.is_empty() && self.errors.waiting.is_empty();
+        let pipes = nearest(self.output.next_event(), self.errors.next_event());
+        let exit_at = self.exit_at.filter(|_| is_written);
+        nearest(nearest(self.work_at, exit_at), pipes)
     }
 }
 
@@ -398,7 +390,7 @@ pub struct FakeKernel {
     /// The faults of the next children, before `faults.child` counts.
     pub child_faults: VecDeque<ChildFault>,
     /// When another program last changed the tables.
-    pub interfered: Instant,
+    pub interfered: Option<Instant>,
     pub commands: Vec<Command>,
     pub readings: Vec<Reading>,
     pub clients: Vec<Client>,
@@ -409,7 +401,7 @@ pub struct FakeKernel {
     /// What NOTIFY_SOCKET received, and when.
     pub notified: Vec<(Instant, String)>,
     /// `poll` returns then, whatever it waits for.
-    pub stop_at: Instant,
+    pub stop_at: Option<Instant>,
     /// Everything that happened that is worth a turn.
     pub progress: u64,
     /// Networks no batch may ever add.
@@ -475,7 +467,7 @@ impl FakeKernel {
             tools: Tools::default(),
             destroyed: None,
             child_faults: VecDeque::new(),
-            interfered: Instant::BOOT,
+            interfered: None,
             commands: Vec::new(),
             readings: Vec::new(),
             clients: Vec::new(),
@@ -483,7 +475,7 @@ impl FakeKernel {
             asked: Vec::new(),
             request: Vec::new(),
             notified: Vec::new(),
-            stop_at: Instant::NEVER,
+            stop_at: None,
             progress: 0,
             protected: Vec::new(),
             violations: Vec::new(),
@@ -686,17 +678,10 @@ impl FakeKernel {
 
     // What happens by itself.
 
-    fn next_event(&self) -> Instant {
-        let event = self
-            .events
-            .keys()
-            .next()
-            .map_or(Instant::NEVER, |key| key.0);
-        let child = self
-            .child
-            .as_ref()
-            .map_or(Instant::NEVER, Running::next_event);
-        event.min(child)
+    fn next_event(&self) -> Option<Instant> {
+        let event = self.events.keys().next().map(|key| key.0);
+        let child = self.child.as_ref().and_then(Running::next_event);
+        nearest(event, child)
     }
 
     /// Reports what changed in the host since this was called last.
@@ -749,7 +734,7 @@ impl FakeKernel {
         while self
             .child
             .as_ref()
-            .is_some_and(|child| child.next_event() <= self.now)
+            .is_some_and(|child| self.now.reaches(child.next_event()))
         {
             self.child_goes_on();
         }
@@ -767,7 +752,8 @@ impl FakeKernel {
         child.output.advance(now);
         child.errors.advance(now);
         let is_written = child.output.waiting.is_empty() && child.errors.waiting.is_empty();
-        if is_written && child.work_at.is_none() && child.exit_at <= now && child.ended.is_none() {
+        let exits = now.reaches(child.exit_at) && child.ended.is_none();
+        if is_written && child.work_at.is_none() && exits {
             child.ended = Some(child.exit);
             self.signals.push_back(Signal::Child);
         }
@@ -835,7 +821,7 @@ impl FakeKernel {
             command,
             fault,
             work_at: Some(soon),
-            exit_at: soon,
+            exit_at: Some(soon),
             exit: Exit::Status(0),
             ended: None,
             is_reaped: false,
@@ -859,7 +845,7 @@ impl FakeKernel {
             }
             ChildFault::LockHeld => {
                 child.work_at = None;
-                child.exit_at = self.now.after(Duration::from_secs(5));
+                child.exit_at = Some(self.now.after(Duration::from_secs(5)));
                 child.exit = Exit::Status(4);
                 let words = b"Another app is currently holding the xtables lock.\n";
                 child.errors.waiting.extend(words);
@@ -874,7 +860,7 @@ impl FakeKernel {
                 ..
             } => {
                 child.work_at = child.work_at.filter(|_| worked);
-                child.exit_at = Instant::NEVER;
+                child.exit_at = None;
                 (child.output.is_closed, child.errors.is_closed) = (closes_output, closes_output);
             }
             ChildFault::Flood => {
@@ -1016,16 +1002,16 @@ impl Kernel for FakeKernel {
         if self.clients.iter().any(|one| one.is_corked && !one.is_done) {
             self.violations.push("an answer is held back".to_owned());
         }
-        let deadline = timeout.map_or(Instant::NEVER, |timeout| self.now.after(timeout));
+        let deadline = timeout.map(|timeout| self.now.after(timeout));
+        let deadline = nearest(deadline, self.stop_at);
         self.interrupt()?;
         loop {
             self.happen();
-            if self.fill(interests) || self.now >= deadline || self.now >= self.stop_at {
+            if self.fill(interests) || self.now.reaches(deadline) {
                 return Ok(());
             }
-            let next = self.next_event().min(deadline).min(self.stop_at);
-            assert!(next != Instant::NEVER, "a sleep that nothing ends");
-            self.now = self.now.max(next);
+            let next = nearest(self.next_event(), deadline);
+            self.now = self.now.max(next.expect("a sleep that nothing ends"));
             self.progress += 1;
         }
     }
@@ -1429,7 +1415,7 @@ impl Kernel for FakeKernel {
             child.output.waiting.clear();
             child.errors.waiting.clear();
             child.exit = Exit::Signal(if force { 9 } else { 15 });
-            child.exit_at = self.now;
+            child.exit_at = Some(self.now);
         }
         self.progress += 1;
     }

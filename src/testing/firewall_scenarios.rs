@@ -90,7 +90,7 @@ fn a_rule_of_the_older_shape_is_renewed() {
         for command in commands {
             run.kernel.tables.v6.command(command).unwrap();
         }
-        run.kernel.interfered = run.kernel.now;
+        run.kernel.interfered = Some(run.kernel.now);
         run.run_for(65);
         assert_eq!(run.kernel.tables.v6.blocks(), [&*new], "{commands:?}");
     }
@@ -122,7 +122,7 @@ fn a_lifted_rule_stays_lifted_in_its_older_shape() {
     assert_eq!(run.lines_with("removed by somebody").len(), 1);
     let table = &mut run.kernel.tables.v6;
     table.command(&format!("-A TCPPARSER {old}")).unwrap();
-    run.kernel.interfered = run.kernel.now;
+    run.kernel.interfered = Some(run.kernel.now);
     run.run_for(65);
     assert_eq!(run.kernel.tables.v6.blocks(), [&*other]);
     assert!(run.lines_with("locked").is_empty());
@@ -136,7 +136,7 @@ impl FakeKernel {
     fn deploy(&mut self, hook: &str) {
         let rule = format!("-I {hook} 1 -j ACCEPT");
         self.tables.v4.command(&rule).unwrap();
-        self.interfered = self.now;
+        self.interfered = Some(self.now);
     }
 
     fn is_jump_first(&self, hook: &str) -> bool {
@@ -692,7 +692,7 @@ fn thousands_of_sockets_are_destroyed_some_in_a_turn() {
     }
     run.kernel.open_connection("198.51.100.8", 50_000, 22);
     let until = run.kernel.now.after(Duration::from_secs(20));
-    run.kernel.stop_at = until;
+    run.kernel.stop_at = Some(until);
     let (mut most, mut turns) = (0, 0);
     while run.kernel.now < until {
         let before = (run.kernel.destroyed.unwrap(), run.kernel.now);

@@ -87,7 +87,7 @@ pub struct Oracle {
     old: HashMap<Listening, Instant>,
     waiting: Vec<Waiter>,
     pub interval: Duration,
-    pub next_scheduled: Instant,
+    pub next_scheduled: Option<Instant>,
     sources: HashMap<String, Watched>,
     blocked: HashSet<String>,
     ended: HashMap<String, Instant>,
@@ -117,7 +117,7 @@ impl Oracle {
             old: HashMap::new(),
             waiting: Vec::new(),
             interval: Duration::from_secs(10),
-            next_scheduled: Instant::BOOT,
+            next_scheduled: None,
             sources: HashMap::new(),
             blocked: HashSet::new(),
             ended: HashMap::new(),
@@ -230,9 +230,10 @@ impl Oracle {
         let tuple = (local, local_port, remote, remote_port);
         let port = self.port((local, local_port), now);
         let is_inbound = port != Port::Unknown || !is_ephemeral(local_port);
+        let is_known = self.known.contains_key(&tuple);
         let known = self.known.entry(tuple).or_insert(Known {
             first_seen: now,
-            last_seen: Instant::BOOT,
+            last_seen: now,
             inode,
             port,
             is_inbound,
@@ -241,11 +242,11 @@ impl Oracle {
         if is_other {
             (known.first_seen, known.is_inbound) = (now, is_inbound);
         }
-        let is_repeated = known.last_seen == now && !is_other;
+        let is_repeated = is_known && known.last_seen == now && !is_other;
         if is_other || (!is_repeated && matches!(known.port, Port::New | Port::Foreign)) {
             known.port = port;
         }
-        let is_new = known.last_seen == Instant::BOOT || is_other;
+        let is_new = !is_known || is_other;
         known.last_seen = now;
         if inode != 0 {
             known.inode = inode;
@@ -405,12 +406,12 @@ impl Oracle {
 
     /// Readings in between list nothing.
     fn is_scheduled(&mut self, now: Instant) -> bool {
-        if now < self.next_scheduled {
+        let Some(due) = self.next_scheduled.filter(|due| now >= *due) else {
             return false;
-        }
-        let next = self.next_scheduled.after(self.interval);
+        };
+        let next = due.after(self.interval);
         let late = now.after(self.interval);
-        self.next_scheduled = if next > now { next } else { late };
+        self.next_scheduled = Some(if next > now { next } else { late });
         true
     }
 

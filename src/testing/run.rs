@@ -195,7 +195,7 @@ impl Run {
     }
 
     pub fn start(&mut self, arguments: &[&str]) -> Flow {
-        self.oracle.next_scheduled = self.kernel.now;
+        self.oracle.next_scheduled = Some(self.kernel.now);
         if let Some(interval) = interval_of(arguments) {
             self.oracle.interval = interval;
         }
@@ -235,7 +235,7 @@ impl Run {
     }
 
     pub fn run_until(&mut self, at: Instant) {
-        self.kernel.stop_at = at;
+        self.kernel.stop_at = Some(at);
         while self.kernel.now < at {
             assert_eq!(self.turn(), Flow::Continue);
         }
@@ -244,7 +244,7 @@ impl Run {
             assert_eq!(self.turn(), Flow::Continue);
         }
         self.idle_turns = 0;
-        self.kernel.stop_at = Instant::NEVER;
+        self.kernel.stop_at = None;
     }
 
     pub fn run_for(&mut self, seconds: u64) {
@@ -313,7 +313,7 @@ impl Run {
     /// A turn without anything to do is a turn too many.
     fn check_work(&mut self, before: (Instant, u64)) {
         let kernel = &self.kernel;
-        if before == (kernel.now, kernel.progress) && kernel.now < kernel.stop_at {
+        if before == (kernel.now, kernel.progress) && !kernel.now.reaches(kernel.stop_at) {
             self.idle_turns += 1;
         } else {
             self.idle_turns = 0;
@@ -459,7 +459,9 @@ impl Run {
                 let tables = [&kernel.tables, &kernel.other_tables];
                 let rules = tables.map(|tables| tables.get(family).blocks());
                 let rules = rules.concat();
-                let calm = self.kernel.interfered.after(Duration::from_secs(15)) < self.kernel.now;
+                let interfered = self.kernel.interfered;
+                let calm =
+                    interfered.is_none_or(|at| at.after(Duration::from_secs(15)) < self.kernel.now);
                 let rule = rules.iter().find(|rule| rule.starts_with(&start));
                 assert!(!calm || rule.is_some(), "not in the kernel: {source}");
                 let rule = rule.cloned().unwrap_or_default();

@@ -199,7 +199,7 @@ fn a_flushed_chain_is_an_operators_judgement() {
     run.kernel.scan(NEIGHBOUR);
     run.run_for(10);
     run.kernel.tables.v4.command("-F TCPPARSER").unwrap();
-    run.kernel.interfered = run.kernel.now;
+    run.kernel.interfered = Some(run.kernel.now);
     run.run_for(61);
     assert_eq!(run.lines_with("removed by somebody").len(), 2);
     assert!(!run.kernel.tables.v4.has_chain("TCPPARSER"));
@@ -1409,7 +1409,7 @@ fn listings_of_any_kind_are_survived() {
         run.kernel.scan(SCANNER);
         run.run_for(10);
         run.kernel.child_faults.extend([fault, fault]);
-        run.kernel.interfered = run.kernel.now;
+        run.kernel.interfered = Some(run.kernel.now);
         run.run_for(300);
         assert_eq!(run.kernel.tables.v4.blocks().len(), 1, "{fault:?}");
         let jumps = ["-j TCPPARSER"];
@@ -2011,6 +2011,6 @@ impl FakeKernel {
         let mut rules = table.blocks().iter();
         let rule = rules.find(|rule| rule.contains(peer)).unwrap().clone();
         table.command(&format!("-D TCPPARSER {rule}")).unwrap();
-        self.interfered = self.now;
+        self.interfered = Some(self.now);
     }
 }

@@ -545,7 +545,7 @@ impl World {
         let family = self.random.pick(&Family::ALL);
         let choice = self.random.below(9);
         kernel.at(at, move |kernel| {
-            kernel.interfered = kernel.now;
+            kernel.interfered = Some(kernel.now);
             let table = kernel.tables.get_mut(family);
             let first = table.blocks().first().cloned();
             let commands = match (choice, first) {
@@ -563,7 +563,7 @@ impl World {
                     let saved = table.clone();
                     let later = kernel.now.after(Duration::from_secs(100));
                     kernel.at(later, move |kernel| {
-                        kernel.interfered = kernel.now;
+                        kernel.interfered = Some(kernel.now);
                         // Without a chain of its own the daemon does not look.
                         let table = kernel.tables.get_mut(family);
                         if table.has_chain("TCPPARSER") {
