@@ -48,18 +48,19 @@ pub struct Ended {
 }
 
 /// The firewall and its child.
+#[repr(C)]
 pub struct Commands {
-    pub firewall: Firewall,
-    pub invocation: Invocation,
     child: Option<Child>,
     child_started: Instant,
     /// The child closed its standard output, its standard error: always ready
     /// to poll, and nothing to wait for.
     child_has_closed: [bool; 2],
+    has_named_way_out: bool,
+    pub firewall: Firewall,
+    pub invocation: Invocation,
     /// What was read last; of no meaning between calls.
     pub buffer: [u8; OUTPUT_BUFFER],
     destroyer: Destroyer,
-    has_named_way_out: bool,
 }
 
 impl Commands {

@@ -98,8 +98,8 @@ impl Shown {
 pub(super) struct Intake {
     has_logged_unknown: bool,
     pub(super) handshakes: Handshakes,
-    pub(super) admission: Admission,
     pub(super) list: List,
+    pub(super) admission: Admission,
     pub(super) detector: Detector,
     pub(super) connections: Connections,
 }

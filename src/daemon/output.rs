@@ -8,14 +8,15 @@ use crate::text::Text;
 use crate::time::{Calendar, Duration};
 
 /// Lines on their way to standard output.
+#[repr(C)]
 pub struct Output {
-    buffer: Text<OUTPUT_BUFFER>,
     dropped: u64,
     /// What a slow reader may still cost in total.
     wait_budget: Duration,
     /// What a reader that takes nothing at all may cost: then nothing is left
     /// of the budget.
     longest_wait: Duration,
+    buffer: Text<OUTPUT_BUFFER>,
 }
 
 impl Output {

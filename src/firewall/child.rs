@@ -113,9 +113,17 @@ impl StaleRules {
         self.has_more |= self.rules.push(rule).is_err();
     }
 
+    fn is_empty(&self) -> bool {
+        self.rules.is_empty() && !self.has_more
+    }
+
+    /// Writes nothing where there are none, as nearly always: each side's lie on
+    /// a page of their own.
     fn clear(&mut self) {
-        self.rules.clear();
-        self.has_more = false;
+        if !self.is_empty() {
+            self.rules.clear();
+            self.has_more = false;
+        }
     }
 }
 
@@ -226,8 +234,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     pub(super) fn has_stale_rules(&self, place: Place) -> bool {
-        let stale = self.stale.get(place);
-        stale.has_more || !stale.rules.is_empty()
+        !self.stale.get(place).is_empty()
     }
 
     /// Whether a jump is missing or out of place although there are blocks.
