@@ -623,6 +623,9 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
     /// the unit a single host commands (RFC 6177 section 2), but by itself
     /// where unrelated hosts or protected addresses share that /64.
     pub fn source_of(&self, address: IpAddr) -> Network {
+        if address.is_ipv4() {
+            return Network::single(address);
+        }
         let address = fold_mapped(address);
         if address.is_ipv4() || self.shares_its_64(address) {
             Network::single(address)

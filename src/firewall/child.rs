@@ -207,7 +207,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 has_foreign_rules: self.task.keeps_chain(),
                 ..Shown::NOTHING
             };
-            self.listing_ours.clear();
+            // Only --list fills it: else its page is not written to.
+            if !self.listing_ours.is_empty() {
+                self.listing_ours.clear();
+            }
             self.stale.get_mut(place).clear();
             self.above.iter_mut().for_each(|above| above.clear());
             return Some(Job::List);
