@@ -142,6 +142,7 @@ const VANISHED: usize = 1;
 /// Every connection and listener of the host, as keyed fingerprints.
 ///
 /// `N` connections with an index of `I`; `L` listeners with an index of `LI`.
+#[repr(C)]
 pub struct Connections<const N: usize, const I: usize, const L: usize, const LI: usize> {
     hash_key: HashKey,
     reading: u32,

@@ -211,11 +211,12 @@ const REPORTED: usize = PORTS_PER_SOURCE + 1;
 const CLASSES: usize = PORTS_PER_SOURCE + 3;
 
 /// Up to `N` sources under watch, with an index of `I`.
+#[repr(C)]
 pub struct Detector<const N: usize, const I: usize> {
     threshold: u8,
     window: Duration,
-    sources: Table<Network, Watched, N, I, CLASSES>,
     evictions: u64,
+    sources: Table<Network, Watched, N, I, CLASSES>,
 }
 
 impl<const N: usize, const I: usize> Detector<N, I> {

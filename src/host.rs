@@ -259,8 +259,16 @@ impl Facts {
         }
     }
 
+    /// Whether nothing was ever put in; then nothing is written either.
+    fn is_untouched(&self) -> bool {
+        self.sorted.is_empty() && self.lost | self.losing == 0
+    }
+
     /// A dump of `origin` begins.
     fn begin(&mut self, origin: u8) {
+        if self.is_untouched() {
+            return;
+        }
         self.losing &= !origin;
         for fact in &mut self.sorted {
             fact.fresh &= !origin;
@@ -269,6 +277,9 @@ impl Facts {
 
     /// The dump was whole: what it did not list goes. Whether anything went.
     fn finish(&mut self, origin: u8) -> bool {
+        if self.is_untouched() {
+            return false;
+        }
         self.lost &= self.losing | !origin;
         let before = self.sorted.len();
         self.sorted.retain_mut(|fact| {
@@ -289,6 +300,9 @@ impl Facts {
     /// Whether a fact shares an address with `network`: one lies in it, or, one
     /// search for each length that there is, around it.
     fn overlaps(&self, network: Network) -> bool {
+        if self.sorted.is_empty() {
+            return false;
+        }
         let place = Place::of(network);
         let next = self.sorted.get(self.index_of(place));
         let within = |fact: &&Fact| {
@@ -409,7 +423,9 @@ impl ResolverLine {
     }
 }
 
-/// What this host is, as far as it is known. All zero bytes when new.
+/// What this host is, as far as it is known. All zero bytes when new. Lists that
+/// nothing was put into take no memory.
+#[repr(C)]
 pub struct Host<const OWN: usize = OWN_ADDRESSES, const LINKS: usize = ON_LINK_PREFIXES> {
     /// The sections that were whole once.
     known: u8,
@@ -423,15 +439,15 @@ pub struct Host<const OWN: usize = OWN_ADDRESSES, const LINKS: usize = ON_LINK_P
     names_stub: bool,
     resolver_line: ResolverLine,
     ssh_peer: Vec<IpAddr, 1>,
-    allowed: Vec<Network, ALLOWED>,
+    /// The sections with local networks that make nothing ours, as one fact.
+    diversions: Facts<Vec<Fact, 1>>,
     nameservers: Facts<Vec<Fact, NAMESERVERS>>,
     broadcasts: Facts<Vec<Fact, BROADCASTS>>,
     gateways: Facts<Vec<Fact, GATEWAYS>>,
     link_local_gateways: Facts<Vec<Fact, LINK_LOCAL_GATEWAYS>>,
-    /// The sections with local networks that make nothing ours, as one fact.
-    diversions: Facts<Vec<Fact, 1>>,
     own: Facts<Vec<Fact, OWN>>,
     on_link: Facts<Vec<Fact, LINKS>>,
+    allowed: Vec<Network, ALLOWED>,
 }
 
 impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
@@ -621,6 +637,9 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
     /// the unit a single host commands (RFC 6177 section 2), but by itself
     /// where unrelated hosts or protected addresses share that /64.
     pub fn source_of(&self, address: IpAddr) -> Network {
+        if address.is_ipv4() {
+            return Network::single(address);
+        }
         let address = fold_mapped(address);
         if address.is_ipv4() || self.shares_its_64(address) {
             Network::single(address)

@@ -56,7 +56,9 @@ const SIGNALS: c_int = 64;
 /// The highest descriptor closed by hand where close_range(2) is missing.
 const DESCRIPTORS_BY_HAND: c_int = 65_536;
 
-/// A value in a static that is handed out once.
+/// A value in a static that is handed out once. The flag shares the first page
+/// of a large value; behind it, it would take one of its own.
+#[repr(C)]
 pub struct Single<T> {
     taken: AtomicBool,
     value: UnsafeCell<T>,

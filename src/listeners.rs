@@ -163,6 +163,7 @@ struct Ports {
 }
 
 /// Every listener of the host; the table holds `N`, with an index of `I`.
+#[repr(C)]
 pub struct Listeners<const N: usize, const I: usize> {
     local_port_range: PortRange,
     reading: u32,

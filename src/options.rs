@@ -311,6 +311,7 @@ pub enum Action {
 
 /// Everything that can be set without building anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct Options {
     /// What to do.
     pub action: Action,
@@ -322,8 +323,6 @@ pub struct Options {
     pub ports: u8,
     /// What a scheduled reading prints.
     pub show: Show,
-    /// Never blocked.
-    pub allow: Vec<Network, { limits::ALLOWED }>,
     /// Lengths of a source's first, second, … block; `None` is for ever. See
     /// `block_length`.
     pub block_times: Vec<Option<Duration>, BLOCK_TIMES>,
@@ -341,6 +340,8 @@ pub struct Options {
     pub require_silent: bool,
     /// Blocks a minute; more are held back.
     pub max_blocks_per_minute: u32,
+    /// Never blocked.
+    pub allow: Vec<Network, { limits::ALLOWED }>,
 }
 
 impl Options {

@@ -204,13 +204,24 @@ fn row_of_width<const WORDS: usize, const WIDTH: usize>(
 /// The inode behind queues and timers, and what follows it.
 #[inline(always)]
 fn inode_behind_state(text: &[u8]) -> Option<(u64, &[u8])> {
-    let (columns, text) = text.split_first_chunk::<QUEUES_AND_TIMERS>()?;
-    Columns(columns).skip_queues_and_timers()?;
+    let (columns, text) = text.split_first_chunk()?;
+    if !are_queues_and_timers(columns) {
+        return None;
+    }
     inode_column(text)
 }
 
-/// Width of ` %08X:%08X %02X:%08lX %08X `.
-const QUEUES_AND_TIMERS: usize = 40;
+/// ` %08X:%08X %02X:%08lX %08X `: only whether each column stands in its place,
+/// since none of them is used.
+#[inline(always)]
+fn are_queues_and_timers(columns: &[u8; 40]) -> bool {
+    columns[0] == b' '
+        && columns[9] == b':'
+        && columns[18] == b' '
+        && columns[21] == b':'
+        && columns[30] == b' '
+        && columns[39] == b' '
+}
 
 /// What is left of the columns of fixed width.
 struct Columns<'a>(&'a [u8]);
@@ -256,22 +267,6 @@ impl Columns<'_> {
         let port = self.hex4()? as u16;
         let address = address_of(WORDS, bits);
         Some(Endpoint { address, port })
-    }
-
-    /// ` %08X:%08X %02X:%08lX %08X `: only whether each column stands in its
-    /// place, since none of them is used.
-    #[inline(always)]
-    fn skip_queues_and_timers(&self) -> Option<()> {
-        let is_in_place = |(place, byte): (usize, u8)| self.0.get(place) == Some(&byte);
-        let places = [
-            (0, b' '),
-            (9, b':'),
-            (18, b' '),
-            (21, b':'),
-            (30, b' '),
-            (39, b' '),
-        ];
-        places.into_iter().all(is_in_place).then_some(())
     }
 }
 

@@ -305,10 +305,7 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
 
     /// Moves an entry to the young end of `class`.
     pub fn touch(&mut self, slot: Slot, class: usize) {
-        if self.link(slot).is_some() {
-            unlink(&mut self.lists, &mut self.links, slot.0);
-            link(&mut self.lists, &mut self.links, slot.0, class);
-        }
+        touch(&mut self.lists, &mut self.links, slot.0, class);
     }
 
     /// The entry of `class` that was touched longest ago.
@@ -317,7 +314,6 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
     }
 
     /// The next younger entry of the same class.
-    #[inline(never)]
     pub fn younger(&self, slot: Slot) -> Option<Slot> {
         self.link(slot)?.next.checked_sub(1).map(Slot)
     }
@@ -460,8 +456,17 @@ impl Core {
     }
 }
 
-/// Puts an entry at the young end of `class`.
+/// Moves an entry that is not free to the young end of `class`. Each row of a
+/// reading comes here once or twice: one call for all of it.
 #[inline(never)]
+fn touch(lists: &mut [List], links: &mut [Link], slot: u32, class: usize) {
+    if unlink(lists, links, slot).is_some() {
+        link(lists, links, slot, class);
+    }
+}
+
+/// Puts an entry at the young end of `class`.
+#[inline(always)]
 fn link(lists: &mut [List], links: &mut [Link], slot: u32, class: usize) {
     let class = class.min(lists.len().wrapping_sub(1));
     let Some(list) = lists.get_mut(class) else {
@@ -482,20 +487,16 @@ fn link(lists: &mut [List], links: &mut [Link], slot: u32, class: usize) {
     }
 }
 
-#[inline(never)]
-fn unlink(lists: &mut [List], links: &mut [Link], slot: u32) {
-    let Some(&Link {
+/// Takes an entry out of its class; `None` where it is free and in none.
+#[inline(always)]
+fn unlink(lists: &mut [List], links: &mut [Link], slot: u32) -> Option<()> {
+    let &Link {
         previous,
         next,
         class,
         ..
-    }) = links.get(slot as usize)
-    else {
-        return;
-    };
-    let Some(list) = lists.get_mut(usize::from(class).wrapping_sub(1)) else {
-        return;
-    };
+    } = links.get(slot as usize)?;
+    let list = lists.get_mut(usize::from(class).wrapping_sub(1))?;
     list.length -= 1;
     if previous == 0 {
         list.head = next;
@@ -507,6 +508,7 @@ fn unlink(lists: &mut [List], links: &mut [Link], slot: u32) {
     } else if let Some(link) = links.get_mut(next as usize - 1) {
         link.previous = previous;
     }
+    Some(())
 }
 
 fn fold(hash: u64) -> u32 {

@@ -146,10 +146,12 @@ impl<const N: usize> Waiting<N> {
         }
     }
 
-    /// Closes the gaps.
+    /// Closes the gaps. Where none ever waited nothing is written: no memory.
     pub fn sweep(&mut self) {
-        self.waiters
-            .retain(|waiter| waiter.source != Network::BLANK);
+        if !self.waiters.is_empty() {
+            self.waiters
+                .retain(|waiter| waiter.source != Network::BLANK);
+        }
     }
 }
 

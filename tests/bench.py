@@ -170,9 +170,10 @@ class Daemon:
         return cpu / round(read / size) / 1e6
 
     def memory(self):
-        """KiB: resident now and at most, and what it alone has written to."""
+        """KiB: resident now and at most, and what it alone has written to. Not
+        Private_Dirty: pages of a file just built are dirty until it is on disk."""
         return (self.field("smaps_rollup", "Rss"), self.field("status", "VmHWM"),
-                self.field("smaps_rollup", "Private_Dirty"))
+                self.field("smaps_rollup", "Anonymous"))
 
     def end(self):
         self.process.kill()

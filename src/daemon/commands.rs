@@ -50,9 +50,8 @@ pub struct Ended {
 }
 
 /// The firewall and its child.
+#[repr(C)]
 pub struct Commands {
-    pub firewall: Firewall,
-    pub invocation: Invocation,
     /// Where signals show, and so the end of a child.
     pub signals: Descriptor,
     child: Option<Child>,
@@ -60,10 +59,12 @@ pub struct Commands {
     /// The child closed its standard output, its standard error: always ready
     /// to poll, and nothing to wait for.
     child_has_closed: [bool; 2],
+    way_out: Once,
+    pub firewall: Firewall,
+    pub invocation: Invocation,
     /// What was read last; of no meaning between calls.
     pub buffer: [u8; OUTPUT_BUFFER],
     destroyer: Destroyer,
-    way_out: Once,
 }
 
 impl Commands {

@@ -89,8 +89,8 @@ impl Shown {
 pub(super) struct Intake {
     unknown: Once,
     pub(super) handshakes: Handshakes,
-    pub(super) admission: Admission,
     pub(super) list: List,
+    pub(super) admission: Admission,
     pub(super) detector: Detector,
     pub(super) connections: Connections,
 }

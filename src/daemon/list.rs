@@ -21,16 +21,17 @@ pub(super) struct Entry {
 }
 
 /// All bytes zero when new.
+#[repr(C)]
 pub(super) struct List {
     show: Show,
     /// Lines of the list that is being printed.
     length: u64,
     /// When the reading of the last one began.
     printed: Option<Instant>,
+    more_extras: u64,
     /// Connections that were over before a scheduled reading: they join the
     /// next list.
     extras: Vec<Entry, LIST_EXTRA>,
-    more_extras: u64,
 }
 
 impl List {

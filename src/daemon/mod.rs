@@ -89,30 +89,32 @@ type Detector = detector::Detector<SOURCES, { index_size(SOURCES) }>;
 type Firewall = firewall::Firewall<BLOCKS, { index_size(BLOCKS) }>;
 type Interests = Vec<Interest, INTERESTS>;
 
-/// All state of the program; `const`-constructible so that it lies in .bss. The
-/// largest table is the last field: what lies 16 MiB behind the start of a
-/// static is not addressed in one instruction.
+/// All state of the program; `const`-constructible so that it lies in .bss.
+///
+/// In memory as it stands here, and so are the parts: what is small and written
+/// to in any case shares pages, then come buffers, then tables, of which an idle
+/// host needs the first page or none. The largest table is the last field: what
+/// lies 16 MiB behind the start of a static is not addressed in one instruction.
 #[repr(C)]
 pub struct Daemon {
     options: Options,
-    host: Host,
+
     facts: HostFacts,
-    reader: Reader,
     watcher: Watcher,
     counters: Counters,
     early: EarlyReadings,
-    commands: Commands,
     metrics: Metrics,
-    web: Web,
-    output: Output,
-
     supervisor: Supervisor,
     instance: InstanceLock,
+    is_terminating: bool,
+    web: Web,
 
+    reader: Reader,
+    output: Output,
     netlink_buffer: [u8; RECEIVE_BUFFER],
 
-    is_terminating: bool,
-
+    host: Host,
+    commands: Commands,
     intake: Intake,
 }
 

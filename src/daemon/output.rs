@@ -10,16 +10,17 @@ use crate::time::Duration;
 use super::clock::now;
 
 /// Lines on their way to standard output.
+#[repr(C)]
 pub struct Output {
     /// Where standard output is polled.
     descriptor: Descriptor,
-    buffer: Text<OUTPUT_BUFFER>,
     dropped: u64,
     /// What a slow reader may still cost in total.
     wait_budget: Duration,
     /// What a reader that takes nothing at all may cost: then nothing is left
     /// of the budget.
     longest_wait: Duration,
+    buffer: Text<OUTPUT_BUFFER>,
 }
 
 impl Output {

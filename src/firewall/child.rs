@@ -115,9 +115,17 @@ impl StaleRules {
         self.has_more |= self.rules.push(rule).is_err();
     }
 
+    fn is_empty(&self) -> bool {
+        self.rules.is_empty() && !self.has_more
+    }
+
+    /// Writes nothing where there are none, as nearly always: each side's lie on
+    /// a page of their own.
     fn clear(&mut self) {
-        self.rules.clear();
-        self.has_more = false;
+        if !self.is_empty() {
+            self.rules.clear();
+            self.has_more = false;
+        }
     }
 }
 
@@ -201,7 +209,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 has_foreign_rules: self.task.keeps_chain(),
                 ..Shown::NOTHING
             };
-            self.listing_ours.clear();
+            // Only --list fills it: else its page is not written to.
+            if !self.listing_ours.is_empty() {
+                self.listing_ours.clear();
+            }
             self.stale.get_mut(place).clear();
             self.above.iter_mut().for_each(|above| above.clear());
             return Some(Job::List);
@@ -228,8 +239,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     pub(super) fn has_stale_rules(&self, place: Place) -> bool {
-        let stale = self.stale.get(place);
-        stale.has_more || !stale.rules.is_empty()
+        !self.stale.get(place).is_empty()
     }
 
     /// Whether a jump is missing or out of place although there are blocks.

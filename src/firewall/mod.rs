@@ -392,13 +392,13 @@ struct Walk {
 }
 
 /// Up to `N` blocks, with an index of `I`.
+#[repr(C)]
 pub struct Firewall<const N: usize, const I: usize> {
     boot_id: u32,
     lengths: Vec<Option<Duration>, 8>,
     /// From when on commands are made.
     enabled_at: Option<Instant>,
     has_ipv6: bool,
-    blocks: Table<Network, Block, N, I, 11>,
     has_legacy: PerFamily<bool>,
     tables: PerPlace<FilterTable>,
     running: Running,
@@ -407,13 +407,10 @@ pub struct Firewall<const N: usize, const I: usize> {
     shown: Shown,
     /// What --version said last.
     flavour: Flavour,
-    stale: PerPlace<StaleRules>,
     adopted: u64,
     /// Rules that the listing showed above our jumps in INPUT and FORWARD.
     above: [Text<ABOVE_MAX>; 2],
     task: Task,
-    /// What `Task::List` found in the table that was listed last.
-    listing_ours: Vec<Rule, N>,
     /// Rules that `Task::Unblock` took away.
     removed: u64,
     max_per_minute: u32,
@@ -427,6 +424,10 @@ pub struct Firewall<const N: usize, const I: usize> {
     turn: usize,
     repairs: u64,
     evictions: u64,
+    blocks: Table<Network, Block, N, I, 11>,
+    stale: PerPlace<StaleRules>,
+    /// What `Task::List` found in the table that was listed last.
+    listing_ours: Vec<Rule, N>,
 }
 
 impl<const N: usize, const I: usize> Firewall<N, I> {
