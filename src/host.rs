@@ -492,6 +492,7 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
         }
     }
 
+    #[inline(never)]
     fn kernel_facts(&mut self) -> [&mut Facts; 6] {
         [
             &mut self.own,

@@ -526,6 +526,7 @@ impl Options {
 
     /// Sets one option; `None` where the value is not allowed, else whether the
     /// option is now in force.
+    #[inline(never)]
     fn set(&mut self, row: &Row, value: &[u8], given: &mut Given) -> Option<bool> {
         match row.id {
             Id::Interval => self.interval = duration_between(value, row.range)?,

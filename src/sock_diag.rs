@@ -258,6 +258,7 @@ pub fn destroy_request(socket: &DiagSocket, sequence: u32) -> Request {
 /// The length of a request for one socket.
 const ONE_SOCKET: usize = 16 + REQUEST_FIXED;
 
+#[inline(never)]
 fn one_socket(
     head: &[u8],
     local: Endpoint,

@@ -250,6 +250,7 @@ impl HostFacts {
     }
 
     /// Requests a dump of the next section that is due.
+    #[inline(never)]
     fn ask(&mut self, kernel: &mut impl Kernel, host: &mut Host, now: Instant) {
         let due = if now.is_past(self.next_dump) {
             self.needed | self.stale
@@ -480,6 +481,7 @@ impl HostFacts {
     }
 
     /// The next diagnostic where blocks are wanted: once each time it becomes so.
+    #[inline(never)]
     pub(super) fn next_notice(&mut self, host: &Host) -> Option<&'static [u8]> {
         let is_unknown = host.knowledge() == Knowledge::Lacking;
         if self.unknown.say_while(is_unknown) {

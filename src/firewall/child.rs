@@ -154,6 +154,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Puts the next command into `invocation`, if one is due. The caller
     /// starts it at once and reports back through `output`, `errors` and
     /// `finished`.
+    #[inline(never)]
     pub fn command(&mut self, invocation: &mut Invocation, host: &Host, now: Instant) -> bool {
         if !self.is_enabled() || self.running.job != Job::None {
             return false;

@@ -26,6 +26,7 @@ impl Block {
 
 impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Takes in one line of the listing.
+    #[inline(never)]
     pub(super) fn listed(&mut self, place: Place, now: Instant) {
         match self.lines.listed() {
             Listed::Chain => self.shown.has_chain = true,

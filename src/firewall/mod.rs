@@ -165,6 +165,7 @@ impl Label for Refusal {
     );
     const COUNT: usize = Protection::COUNT + 5;
 
+    #[inline(never)]
     fn index(self) -> usize {
         match self {
             Self::Protected(protection) => protection as usize,
@@ -680,6 +681,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// Wants a scanner blocked. `Full` where every slot holds a block.
+    #[inline(never)]
     pub fn block(&mut self, scan: &Scan, now: Instant) -> Result<(), Full> {
         let slot = self.blocks.find(&scan.source);
         if slot.is_some_and(|slot| self.stage(slot).is_blocked()) {
