@@ -296,20 +296,5 @@ def main(binary):
           "/dev/null. Pass after pass, without a pause, it finds the kernel's tables in the caches.")
 
 
-def end_early(number, _frame):
-    raise SystemExit(f"ended by {signal.Signals(number).name}")
-
-
 if __name__ == "__main__":
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
-        signal.signal(number, end_early)
-    signal.alarm(DEADLINE)
-    try:
-        harness.need_namespaces()
-        main(os.path.abspath(sys.argv[1]))
-    except harness.Skipped as reason:
-        print(f"SKIPPED {reason}")
-    except harness.Failure as reason:
-        sys.exit(f"FAILED {reason}")
-    finally:
-        harness.remove_own()
+    harness.run_alone(main, DEADLINE)

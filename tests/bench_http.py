@@ -9,10 +9,9 @@ what counts.
 import contextlib
 import os
 import re
-import signal
+import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 
@@ -124,22 +123,12 @@ def main(binary, folder):
           "a little: \"watched\" is nginx on a host that has one.")
 
 
-def end_early(number, _frame):
-    raise SystemExit(f"ended by {signal.Signals(number).name}")
+def in_a_folder(binary):
+    folder = tempfile.mkdtemp(prefix="tcpparser-bench-")
+    harness.AT_END.append(lambda: shutil.rmtree(folder))
+    os.chmod(folder, 0o755)
+    main(binary, folder)
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
-        signal.signal(number, end_early)
-    signal.alarm(DEADLINE)
-    try:
-        harness.need_namespaces()
-        with tempfile.TemporaryDirectory(prefix="tcpparser-bench-") as folder:
-            os.chmod(folder, 0o755)
-            main(os.path.abspath(sys.argv[1]), folder)
-    except harness.Skipped as reason:
-        print(f"SKIPPED {reason}")
-    except harness.Failure as reason:
-        sys.exit(f"FAILED {reason}")
-    finally:
-        harness.remove_own()
+    harness.run_alone(in_a_folder, DEADLINE)

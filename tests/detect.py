@@ -8,7 +8,6 @@ the kernel. Then what must not be taken for a scan, for as long as it takes.
 """
 
 import os
-import signal
 import statistics
 import sys
 import time
@@ -89,14 +88,7 @@ def long_ones(binary):
             lambda case: test_evidence.late_close(case, SECONDS_LATE), binary)])
 
 
-def main():
-    if len(sys.argv) != 2 or not os.access(sys.argv[1], os.X_OK):
-        sys.exit("usage: detect.py BINARY")
-    binary = os.path.abspath(sys.argv[1])
-    harness.need_namespaces()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM):
-        signal.signal(number, harness.end_early)
-    signal.alarm(DEADLINE)
+def main(binary):
     print(f"{time.strftime('%Y-%m-%d')}, Linux {os.uname().release.split('-')[0]}, {os.cpu_count()} processors; "
           f"{RUNS} runs each; ms: median (longest)\n")
     table(binary)
@@ -105,11 +97,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except harness.Skipped as reason:
-        print(f"SKIPPED {reason}")
-    except harness.Failure as reason:
-        sys.exit(f"FAILED {reason}")
-    finally:
-        harness.remove_own()
+    harness.run_alone(main, DEADLINE)

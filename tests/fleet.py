@@ -8,9 +8,7 @@ that is the test, and an example of how a fleet is watched.
 
 import json
 import os
-import signal
 import subprocess
-import sys
 import urllib.parse
 
 import harness
@@ -150,28 +148,15 @@ def scenario(case):
         print(f"ok and its alert waits its two minutes: {down}", flush=True)
 
 
-def end_early(number, _frame):
-    raise SystemExit(f"ended by {signal.Signals(number).name}")
-
-
 def main(binary):
     case = harness.Case(binary)
     try:
         scenario(case)
-        return 0
-    except harness.Skipped as reason:
-        print(f"SKIPPED {reason}")
-        return 0
     except harness.Failure as reason:
-        print("\n".join([f"FAILED {reason}", *case.report()]))
-        return 1
+        raise harness.Failure("\n".join([str(reason), *case.report()])) from None
     finally:
         case.close()
-        harness.remove_own()
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
-        signal.signal(number, end_early)
-    signal.alarm(DEADLINE)
-    sys.exit(main(os.path.abspath(sys.argv[1])))
+    harness.run_alone(main, DEADLINE)

@@ -839,11 +839,32 @@ def end_early(number, _frame):
     os._exit(1)
 
 
-def main(binary, filters, modules):
+def end_in_time(seconds):
+    """Whatever ends the run, or that many seconds, nothing of ours stays
+    behind."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM):
         signal.signal(number, end_early)
-    signal.alarm(SUITE_DEADLINE)
+    signal.alarm(seconds)
     atexit.register(remove_own)
+
+
+def run_alone(main, seconds):
+    """A program that is no test: `main` gets the path of tcpparser and answers
+    with the exit status."""
+    end_in_time(seconds)
+    try:
+        if len(sys.argv) != 2 or not os.access(sys.argv[1], os.X_OK):
+            sys.exit(f"usage: {os.path.basename(sys.argv[0])} BINARY")
+        need_namespaces()
+        sys.exit(main(os.path.abspath(sys.argv[1])))
+    except Skipped as reason:
+        print(f"SKIPPED {reason}")
+    except Failure as reason:
+        sys.exit(f"FAILED {reason}")
+
+
+def main(binary, filters, modules):
+    end_in_time(SUITE_DEADLINE)
     if os.geteuid() == 0 and shutil.which("ip"):
         remove_of(lambda number: not is_alive(number))  # those that were killed
     tests = [test for test in collected(modules)
