@@ -215,7 +215,6 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
 
     /// Starts a reading. The kernel lists listeners before connections, so
     /// what the reading has not shown by then does not listen.
-    #[inline(never)]
     pub fn begin_reading(&mut self) {
         self.reading = self.reading.wrapping_add(1);
         for ports in &mut self.wildcard {

@@ -37,6 +37,7 @@ impl Comment {
         self.bytes.get(..usize::from(self.length)).unwrap_or(&[])
     }
 
+    #[inline(never)]
     fn from_text(text: &Text<COMMENT_MAX>) -> Self {
         let mut comment = Self::BLANK;
         for (to, from) in comment.bytes.iter_mut().zip(text.as_bytes()) {
