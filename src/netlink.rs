@@ -786,6 +786,24 @@ mod tests {
         assert_eq!(routes(&of_another).1, Progress::More);
     }
 
+    /// Dumps of which nothing may be missing, as sock_diag answers them.
+    #[test]
+    fn a_dump_that_lost_something_has_failed() {
+        let walk = |bytes: &[u8]| walk_dump(bytes, SEQUENCE, &mut |_, _| Ok(()));
+        let end = |kind, flags| message(kind, flags, SEQUENCE, &[0; 4]);
+        let overrun = Failure::Refused(Errno::ENOBUFS);
+        for (bytes, expected) in [
+            (end(NLMSG_DONE, 0), Progress::Done),
+            (end(NLMSG_OVERRUN, 0), Progress::Failed(overrun)),
+            (
+                end(NLMSG_DONE, NLM_F_DUMP_INTR),
+                Progress::Failed(Failure::Interrupted),
+            ),
+        ] {
+            assert_eq!(walk(&bytes), expected);
+        }
+    }
+
     /// Messages that were not asked for have the sequence number of the request
     /// that made the change, which may be ours.
     #[test]
