@@ -68,6 +68,8 @@ mod kernel;
 mod netlink;
 
 mod host;
+#[cfg(test)]
+mod nf_tables;
 mod options;
 mod proc_net_tcp;
 mod sock_diag;

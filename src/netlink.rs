@@ -10,10 +10,12 @@ use crate::address::{Family, Network, fold_mapped};
 use crate::kernel::Errno;
 
 // linux/netlink.h
-const NLMSG_ERROR: u16 = 2;
+/// An answer of an error number, 0 for none.
+pub const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLMSG_OVERRUN: u16 = 4;
-const NLM_F_REQUEST: u16 = 0x1;
+/// Of every message to the kernel.
+pub const NLM_F_REQUEST: u16 = 0x1;
 /// The kernel shall answer with an error message even where all went well.
 pub const NLM_F_ACK: u16 = 0x4;
 const NLM_F_DUMP_INTR: u16 = 0x10;
@@ -167,6 +169,10 @@ pub struct Message<'a> {
     pub flags: u16,
     /// nlmsg_seq, that of the request it answers; 0 for events.
     pub sequence: u32,
+    /// nlmsg_pid, the port of the socket it answers; of events that of the
+    /// socket that made the change.
+    #[cfg(test)]
+    pub port: u32,
     /// What follows the header.
     pub payload: &'a [u8],
 }
@@ -207,6 +213,8 @@ fn split_message(bytes: &[u8]) -> Option<(Message<'_>, &[u8])> {
         kind: u16_at(message, 4)?,
         flags: u16_at(message, 6)?,
         sequence: u32_at(message, 8)?,
+        #[cfg(test)]
+        port: u32_at(message, 12)?,
         payload: message.get(HEADER..)?,
     };
     Some((message, rest))
