@@ -521,7 +521,8 @@ enum State {
 #[repr(C)]
 pub struct Exchange {
     state: State,
-    descriptor: Descriptor,
+    /// `None` in a place that was never taken.
+    descriptor: Option<Descriptor>,
     peer: IpAddr,
     /// When the client came, the request began, or the rest began.
     since: Option<Instant>,
@@ -558,7 +559,7 @@ impl Exchange {
     const fn new() -> Self {
         Self {
             state: State::Free,
-            descriptor: Descriptor(0),
+            descriptor: None,
             peer: UNSPECIFIED,
             since: None,
             unix_seconds: 0,
@@ -585,7 +586,7 @@ impl Exchange {
     /// would touch their pages.
     fn open(&mut self, descriptor: Descriptor, peer: IpAddr, now: Instant) {
         self.state = State::Receiving;
-        self.descriptor = descriptor;
+        self.descriptor = Some(descriptor);
         self.peer = peer;
         self.since = Some(now);
         self.length = 0;
@@ -607,7 +608,7 @@ impl Exchange {
     }
 
     /// The client's socket.
-    pub fn descriptor(&self) -> Descriptor {
+    pub fn descriptor(&self) -> Option<Descriptor> {
         self.descriptor
     }
 
@@ -1048,7 +1049,7 @@ impl<const CLIENTS: usize> Server<CLIENTS> {
         let place = self.place();
         self.used = self.used.max(place + 1);
         let place = self.exchanges.get_mut(place)?;
-        let evicted = (place.state != State::Free).then_some(place.descriptor);
+        let evicted = place.descriptor.filter(|_| place.state != State::Free);
         place.open(descriptor, peer, now);
         evicted
     }
@@ -1080,7 +1081,7 @@ impl<const CLIENTS: usize> Server<CLIENTS> {
             .exchanges()
             .min_by_key(|exchange| order(exchange.since))?;
         oldest.state = State::Free;
-        Some(oldest.descriptor)
+        oldest.descriptor
     }
 
     /// Clients now.
@@ -1105,7 +1106,7 @@ impl<const CLIENTS: usize> Server<CLIENTS> {
     }
 
     /// The client with this socket.
-    pub fn find(&mut self, descriptor: Descriptor) -> Option<&mut Exchange> {
+    pub fn find(&mut self, descriptor: Option<Descriptor>) -> Option<&mut Exchange> {
         self.exchanges().find(|e| e.descriptor == descriptor)
     }
 
@@ -1123,7 +1124,7 @@ impl<const CLIENTS: usize> Server<CLIENTS> {
         let mut expired = self.exchanges().filter(late);
         let exchange = expired.find_map(|e| e.expire(unix_seconds).then_some(e))?;
         exchange.state = State::Free;
-        Some(exchange.descriptor)
+        exchange.descriptor
     }
 }
 
@@ -1248,10 +1249,14 @@ mod tests {
         }
     }
 
+    fn socket(number: i32) -> Descriptor {
+        Descriptor::new(number).unwrap()
+    }
+
     fn converse(chunks: &[&[u8]]) -> (Vec<u8>, End) {
         let mut server = server::<1>();
-        server.accept(Descriptor(5), PEER, START);
-        let exchange = server.find(Descriptor(5)).unwrap();
+        server.accept(socket(5), PEER, START);
+        let exchange = server.find(Descriptor::new(5)).unwrap();
         let mut output = Vec::new();
         for chunk in chunks {
             feed(exchange, chunk, &mut output, usize::MAX);
@@ -1615,11 +1620,11 @@ mod tests {
         let mut server = server::<4>();
         assert_eq!(server.evict(), None);
         for (number, second) in [(7, 2), (8, 1), (9, 3)] {
-            assert_eq!(server.accept(Descriptor(number), PEER, at(second)), None);
+            assert_eq!(server.accept(socket(number), PEER, at(second)), None);
         }
         for number in [8, 7, 9] {
-            assert_eq!(server.evict(), Some(Descriptor(number)));
-            assert!(server.find(Descriptor(number)).is_none());
+            assert_eq!(server.evict(), Descriptor::new(number));
+            assert!(server.find(Descriptor::new(number)).is_none());
         }
         assert_eq!(server.evict(), None);
         assert_eq!(server.len(), 0);
@@ -1803,8 +1808,8 @@ mod tests {
         ] {
             for step in [1, 1_000, usize::MAX] {
                 let mut server = server::<1>();
-                server.accept(Descriptor(5), PEER, START);
-                let exchange = server.find(Descriptor(5)).unwrap();
+                server.accept(socket(5), PEER, START);
+                let exchange = server.find(Descriptor::new(5)).unwrap();
                 exchange.room()[..request.len()].copy_from_slice(request.as_bytes());
                 exchange.received(request.len(), START);
                 let mut output = Vec::new();
@@ -1890,8 +1895,8 @@ mod tests {
     #[test]
     fn a_body_that_does_not_fit_is_an_error_and_never_cut() {
         let mut server = server::<1>();
-        server.accept(Descriptor(5), PEER, START);
-        let exchange = server.find(Descriptor(5)).unwrap();
+        server.accept(socket(5), PEER, START);
+        let exchange = server.find(Descriptor::new(5)).unwrap();
         let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
         for (length, expected) in [(BODY_ROOM, "200"), (BODY_ROOM + 1, "500")] {
             exchange.room()[..request.len()].copy_from_slice(request);
@@ -1911,10 +1916,10 @@ mod tests {
         input: &[u8],
         now: Instant,
     ) -> &'a mut Exchange {
-        if server.find(Descriptor(number)).is_none() {
-            server.accept(Descriptor(number), PEER, now);
+        if server.find(Descriptor::new(number)).is_none() {
+            server.accept(socket(number), PEER, now);
         }
-        let exchange = server.find(Descriptor(number)).unwrap();
+        let exchange = server.find(Descriptor::new(number)).unwrap();
         exchange.room()[..input.len()].copy_from_slice(input);
         exchange.received(input.len(), now);
         exchange
@@ -1941,22 +1946,22 @@ mod tests {
             assert_eq!(server.next_to_close(at(second), WALL), None);
         }
         assert_eq!(server.next_to_close(at(5), WALL), None);
-        let exchange = server.find(Descriptor(5)).unwrap();
+        let exchange = server.find(Descriptor::new(5)).unwrap();
         assert!(exchange.interest().writable);
         assert_eq!(exchange.take_status(), Some(Status::RequestTimeout));
         assert_eq!(codes(&send_all(exchange, at(5)), &[]), ["408"]);
         assert!(exchange.take_shutdown() && !exchange.take_shutdown());
         assert_eq!(server.deadline(), Some(at(7)));
-        assert_eq!(server.next_to_close(at(7), WALL), Some(Descriptor(5)));
+        assert_eq!(server.next_to_close(at(7), WALL), Descriptor::new(5));
         assert_eq!(server.len(), 0);
     }
 
     #[test]
     fn who_sends_nothing_is_sent_nothing() {
         let mut server = server::<4>();
-        server.accept(Descriptor(5), PEER, START);
+        server.accept(socket(5), PEER, START);
         assert_eq!(server.next_to_close(at(4), WALL), None);
-        assert_eq!(server.next_to_close(at(5), WALL), Some(Descriptor(5)));
+        assert_eq!(server.next_to_close(at(5), WALL), Descriptor::new(5));
         assert_eq!(server.next_to_close(at(5), WALL), None);
     }
 
@@ -1970,7 +1975,7 @@ mod tests {
         exchange.sent(10, at(9));
         send_all(fed(&mut server, 6, request, START), at(1));
         assert_eq!(server.deadline(), Some(at(10)));
-        assert_eq!(server.next_to_close(at(10), WALL), Some(Descriptor(5)));
+        assert_eq!(server.next_to_close(at(10), WALL), Descriptor::new(5));
         assert_eq!(server.deadline(), Some(at(76)));
         // The next request has its own time.
         fed(&mut server, 6, b"GET", at(70));
@@ -1978,7 +1983,7 @@ mod tests {
         let exchange = fed(&mut server, 6, b" / HTTP/1.1\r\nHost: a\r\n\r\n", at(74));
         assert_eq!(codes(&send_all(exchange, at(74)), &[]), ["200"]);
         assert_eq!(server.deadline(), Some(at(149)));
-        assert_eq!(server.next_to_close(at(149), WALL), Some(Descriptor(6)));
+        assert_eq!(server.next_to_close(at(149), WALL), Descriptor::new(6));
     }
 
     #[test]
@@ -2021,8 +2026,8 @@ mod tests {
         send_all(exchange, START);
         exchange.end_of_input();
         assert!(exchange.is_finished());
-        assert_eq!(server.next_to_close(START, WALL), Some(Descriptor(5)));
-        assert_eq!(server.next_to_close(START, WALL), Some(Descriptor(6)));
+        assert_eq!(server.next_to_close(START, WALL), Descriptor::new(5));
+        assert_eq!(server.next_to_close(START, WALL), Descriptor::new(6));
     }
 
     #[test]
@@ -2030,35 +2035,23 @@ mod tests {
         let mut server = server::<4>();
         let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
         for (number, second) in [(5, 0), (6, 1), (7, 2)] {
-            assert_eq!(server.accept(Descriptor(number), PEER, at(second)), None);
+            assert_eq!(server.accept(socket(number), PEER, at(second)), None);
         }
         // 5 becomes idle last, so 6 is the one that waited longest, then 7.
         send_all(fed(&mut server, 5, request, at(0)), at(3));
-        assert_eq!(server.accept(Descriptor(8), PEER, at(4)), None);
-        assert_eq!(
-            server.accept(Descriptor(9), PEER, at(5)),
-            Some(Descriptor(6))
-        );
-        assert_eq!(
-            server.accept(Descriptor(10), PEER, at(6)),
-            Some(Descriptor(7))
-        );
-        assert_eq!(
-            server.accept(Descriptor(11), PEER, at(7)),
-            Some(Descriptor(5))
-        );
+        assert_eq!(server.accept(socket(8), PEER, at(4)), None);
+        assert_eq!(server.accept(socket(9), PEER, at(5)), Descriptor::new(6));
+        assert_eq!(server.accept(socket(10), PEER, at(6)), Descriptor::new(7));
+        assert_eq!(server.accept(socket(11), PEER, at(7)), Descriptor::new(5));
         // Who is finished anyway goes first.
-        server.find(Descriptor(10)).unwrap().fail();
-        assert_eq!(
-            server.accept(Descriptor(12), PEER, at(8)),
-            Some(Descriptor(10))
-        );
+        server.find(Descriptor::new(10)).unwrap().fail();
+        assert_eq!(server.accept(socket(12), PEER, at(8)), Descriptor::new(10));
         assert_eq!(server.len(), 4);
         // A place that was left behind in any state is like new.
         for number in 20..40 {
             let old = server.exchanges().map(|e| e.descriptor()).next().unwrap();
-            fed(&mut server, old.0, b"\0GET", at(9)).next_request(WALL);
-            server.accept(Descriptor(number), PEER, at(9));
+            fed(&mut server, old.unwrap().number(), b"\0GET", at(9)).next_request(WALL);
+            server.accept(socket(number), PEER, at(9));
             let exchange = fed(&mut server, number, request, at(9));
             assert_eq!(codes(&send_all(exchange, at(9)), &[]), ["200"]);
         }
@@ -2131,8 +2124,8 @@ mod tests {
     #[test]
     fn the_longest_head_fits() {
         let mut server = server::<1>();
-        server.accept(Descriptor(5), PEER, START);
-        let exchange = server.find(Descriptor(5)).unwrap();
+        server.accept(socket(5), PEER, START);
+        let exchange = server.find(Descriptor::new(5)).unwrap();
         exchange.unix_seconds = u64::from(u32::MAX);
         for status in Status::ALL {
             for content_type in [
@@ -2235,8 +2228,8 @@ mod tests {
     /// needed to find where answers end.
     fn heads_of(input: &[u8]) -> Vec<bool> {
         let mut server = server::<1>();
-        server.accept(Descriptor(5), PEER, START);
-        let exchange = server.find(Descriptor(5)).unwrap();
+        server.accept(socket(5), PEER, START);
+        let exchange = server.find(Descriptor::new(5)).unwrap();
         let (mut heads, mut rest) = (vec![], input);
         loop {
             while let Some(request) = exchange.next_request(WALL) {
@@ -2291,7 +2284,7 @@ mod tests {
         for round in 0..40_000 {
             now = now.after(Duration::from_millis(random.below(400) as u64));
             if random.below(4) == 0 {
-                server.accept(Descriptor(round), PEER, now);
+                server.accept(socket(round), PEER, now);
             }
             while server.next_to_close(now, WALL).is_some() {}
             assert!(!now.reaches(server.deadline()));

@@ -2,6 +2,8 @@
 //! policy. `linux.rs` implements them for real, `testing/fake_kernel.rs` fails
 //! on purpose.
 
+use core::num::NonZeroI32;
+
 use crate::address::Endpoint;
 use crate::table::HashKey;
 use crate::text::Text;
@@ -50,9 +52,27 @@ impl Errno {
     pub const EINVAL: Self = Self(libc::EINVAL);
 }
 
-/// An open file descriptor.
+/// An open file descriptor. The complement of its number is kept, so that an
+/// `Option` of it is as small, and `None` all zero bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Descriptor(pub i32);
+pub struct Descriptor {
+    complement: NonZeroI32,
+}
+
+impl Descriptor {
+    /// `None` for -1, by which system calls say that there is none.
+    pub const fn new(number: i32) -> Option<Self> {
+        match NonZeroI32::new(!number) {
+            Some(complement) => Some(Self { complement }),
+            None => None,
+        }
+    }
+
+    /// As system calls take it.
+    pub const fn number(self) -> i32 {
+        !self.complement.get()
+    }
+}
 
 /// A path without its terminating NUL; longer ones are refused by the options.
 pub type Path = Text<{ PATH_MAX_LENGTH + 1 }>;
@@ -63,8 +83,8 @@ pub const PATH_MAX_LENGTH: usize = 255;
 /// What poll(2) shall wait for on one descriptor, and what it found.
 #[derive(Clone, Copy, Debug)]
 pub struct Interest {
-    /// The descriptor.
-    pub descriptor: Descriptor,
+    /// `None`: nothing is ever found.
+    pub descriptor: Option<Descriptor>,
     /// Wait until it can be read.
     pub readable: bool,
     /// Wait until it can be written.
@@ -77,7 +97,7 @@ pub struct Interest {
 
 impl Interest {
     /// Waits for something to read.
-    pub const fn read(descriptor: Descriptor) -> Self {
+    pub const fn read(descriptor: Option<Descriptor>) -> Self {
         Self {
             descriptor,
             readable: true,
@@ -88,7 +108,7 @@ impl Interest {
     }
 
     /// Waits for room to write.
-    pub const fn write(descriptor: Descriptor) -> Self {
+    pub const fn write(descriptor: Option<Descriptor>) -> Self {
         Self {
             descriptor,
             readable: false,
@@ -287,10 +307,11 @@ pub struct Accepted {
 /// What the system hands over once, to the start.
 #[derive(Clone, Copy)]
 pub struct StartUp<'a> {
-    /// Becomes readable when a signal arrived, signalfd(2).
-    pub signals: Descriptor,
+    /// Becomes readable when a signal arrived, signalfd(2); `None` where the
+    /// kernel refused: signals keep their defaults.
+    pub signals: Option<Descriptor>,
     /// To poll for room on standard output.
-    pub output: Descriptor,
+    pub output: Option<Descriptor>,
     /// The effective capability set, capget(2).
     pub capabilities: u64,
     /// A secret: getrandom(2) with GRND_NONBLOCK, else the AT_RANDOM bytes of

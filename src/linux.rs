@@ -187,7 +187,7 @@ fn reopen(descriptor: c_int) -> Result<(), Errno> {
         &Terminated::new(path.as_bytes())?,
         libc::O_WRONLY | libc::O_NONBLOCK | libc::O_NOCTTY,
     )?;
-    duplicate(anew.0, descriptor)
+    duplicate(anew.number(), descriptor)
 }
 
 /// A string with its terminating NUL.
@@ -216,12 +216,21 @@ impl core::ops::Deref for Terminated {
 }
 
 /// A descriptor that is closed when it goes out of use.
-struct Owned(c_int);
+struct Owned(Descriptor);
 
 impl Owned {
+    /// What a system call returned; -1 stands for an error.
+    fn new(result: c_int) -> Result<Self, Errno> {
+        Descriptor::new(result).map(Self).ok_or_else(errno)
+    }
+
+    fn number(&self) -> c_int {
+        self.0.number()
+    }
+
     /// Hands the descriptor over to the caller, to be closed later.
     fn release(self) -> Descriptor {
-        let descriptor = Descriptor(self.0);
+        let descriptor = self.0;
         mem::forget(self);
         descriptor
     }
@@ -229,13 +238,13 @@ impl Owned {
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        close(self.0);
+        close(self.number());
     }
 }
 
 /// The running system.
 pub struct Linux {
-    signals: Descriptor,
+    signals: Option<Descriptor>,
     output: Channel,
     errors: Channel,
     /// PID 1 inherits the orphans of its PID namespace (pid_namespaces(7)).
@@ -264,7 +273,7 @@ impl Linux {
         };
         let start_up = StartUp {
             signals,
-            output: Descriptor(libc::STDOUT_FILENO),
+            output: Descriptor::new(libc::STDOUT_FILENO),
             capabilities: effective_capabilities(),
             hash_key: hash_key(),
             environment: &environment,
@@ -332,7 +341,7 @@ impl Kernel for Linux {
     fn next_signal(&mut self) -> Option<Signal> {
         // signalfd_siginfo is 128 bytes and starts with the number.
         let mut message = [0; 128];
-        read(self.signals.0, &mut message).ok()?;
+        read(self.signals?.number(), &mut message).ok()?;
         match i32::from_ne_bytes(*message.first_chunk()?) {
             libc::SIGCHLD => {
                 if self.is_init {
@@ -351,9 +360,9 @@ impl Kernel for Linux {
             Link::Refuse => READ_ONLY | libc::O_NOFOLLOW,
         };
         let file = open(&Terminated::new(path.as_bytes())?, flags)?;
-        let status = file_status(file.0)?;
+        let status = file_status(file.number())?;
         Ok(File {
-            is_procfs: file_system(file.0)? == libc::PROC_SUPER_MAGIC as u64,
+            is_procfs: file_system(file.number())? == libc::PROC_SUPER_MAGIC as u64,
             descriptor: file.release(),
             mode: status.st_mode,
             owner: status.st_uid,
@@ -363,16 +372,16 @@ impl Kernel for Linux {
     }
 
     fn read(&mut self, descriptor: Descriptor, buffer: &mut [u8]) -> Result<usize, Errno> {
-        read(descriptor.0, buffer)
+        read(descriptor.number(), buffer)
     }
 
     fn rewind(&mut self, descriptor: Descriptor) -> Result<(), Errno> {
-        rewind(descriptor.0)
+        rewind(descriptor.number())
     }
 
     #[inline(never)]
     fn close(&mut self, descriptor: Descriptor) {
-        close(descriptor.0);
+        close(descriptor.number());
     }
 
     fn write(&mut self, stream: Stream, bytes: &[u8]) -> Result<usize, Errno> {
@@ -385,14 +394,14 @@ impl Kernel for Linux {
     fn claim(&mut self, name: &str) -> Result<Claim, Errno> {
         let address = unix_address(b"\0", name.as_bytes());
         let socket = socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)?;
-        match bind(socket.0, address.as_bytes()) {
+        match bind(socket.number(), address.as_bytes()) {
             Ok(()) => {
-                listen(socket.0)?;
+                listen(socket.number())?;
                 Ok(Claim::Ours(socket.release()))
             }
-            Err(Errno::EADDRINUSE) if connect(socket.0, address.as_bytes()).is_ok() => {
+            Err(Errno::EADDRINUSE) if connect(socket.number(), address.as_bytes()).is_ok() => {
                 Ok(Claim::Held {
-                    user: peer_user(socket.0)?,
+                    user: peer_user(socket.number())?,
                     own: own_user(),
                 })
             }
@@ -411,24 +420,24 @@ impl Kernel for Linux {
             return Err(Errno(libc::ENAMETOOLONG));
         }
         let socket = socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0)?;
-        connect(socket.0, address.as_bytes())?;
-        send(socket.0, message, 0).map(drop)
+        connect(socket.number(), address.as_bytes())?;
+        send(socket.number(), message, 0).map(drop)
     }
 
     fn listen(&mut self, address: Endpoint) -> Result<Descriptor, Errno> {
         let socket = stream_socket(address)?;
-        set_option(socket.0, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+        set_option(socket.number(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
         if address.address.is_ipv6() {
-            set_option(socket.0, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
+            set_option(socket.number(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
         }
-        bind_to(socket.0, address)?;
-        listen(socket.0)?;
+        bind_to(socket.number(), address)?;
+        listen(socket.number())?;
         Ok(socket.release())
     }
 
     fn accept(&mut self, listener: Descriptor) -> Result<Accepted, Errno> {
-        let (socket, remote) = accept(listener.0)?;
-        let local = own_name(socket.0).map_or(Endpoint::BLANK, |name| endpoint_of(&name));
+        let (socket, remote) = accept(listener.number())?;
+        let local = own_name(socket.number()).map_or(Endpoint::BLANK, |name| endpoint_of(&name));
         Ok(Accepted {
             descriptor: socket.release(),
             local,
@@ -438,15 +447,15 @@ impl Kernel for Linux {
 
     fn connect(&mut self, address: Endpoint) -> Result<Descriptor, Errno> {
         let socket = stream_socket(address)?;
-        bind_to(socket.0, Endpoint { port: 0, ..address })?;
-        match connect_to(socket.0, address) {
+        bind_to(socket.number(), Endpoint { port: 0, ..address })?;
+        match connect_to(socket.number(), address) {
             Ok(()) | Err(Errno(libc::EINPROGRESS)) => Ok(socket.release()),
             Err(error) => Err(error),
         }
     }
 
     fn receive(&mut self, socket: Descriptor, buffer: &mut [u8]) -> Result<usize, Errno> {
-        receive(socket.0, buffer)
+        receive(socket.number(), buffer)
     }
 
     fn send(&mut self, socket: Descriptor, bytes: &[u8], more: More) -> Result<usize, Errno> {
@@ -454,12 +463,12 @@ impl Kernel for Linux {
             More::No => 0,
             More::Fin => libc::MSG_MORE,
         };
-        send(socket.0, bytes, flags)
+        send(socket.number(), bytes, flags)
     }
 
     fn shutdown_sending(&mut self, socket: Descriptor) -> bool {
-        shutdown_sending(socket.0);
-        unsent(socket.0).is_ok_and(|bytes| bytes > 0)
+        shutdown_sending(socket.number());
+        unsent(socket.number()).is_ok_and(|bytes| bytes > 0)
     }
 
     fn netlink(&mut self, kind: Netlink) -> Result<Descriptor, Errno> {
@@ -472,13 +481,13 @@ impl Kernel for Linux {
         // choose", no groups of the first 32.
         let mut address = [0; 12];
         put_family(&mut address, libc::AF_NETLINK);
-        bind(socket.0, &address)?;
+        bind(socket.number(), &address)?;
         match kind {
-            Netlink::DestroyEvents => join_groups(socket.0, &DESTROY_GROUPS)?,
+            Netlink::DestroyEvents => join_groups(socket.number(), &DESTROY_GROUPS)?,
             Netlink::RouteEvents => {
-                join_groups(socket.0, &ROUTE_GROUPS)?;
+                join_groups(socket.number(), &ROUTE_GROUPS)?;
                 // Before 5.3 there are no nexthop objects and no such group.
-                let _ = join_groups(socket.0, &[RTNLGRP_NEXTHOP]);
+                let _ = join_groups(socket.number(), &[RTNLGRP_NEXTHOP]);
             }
             Netlink::Route | Netlink::SockDiag => {}
         }
@@ -491,15 +500,15 @@ impl Kernel for Linux {
             port: 0,
         };
         let target = stream_socket(loopback)?;
-        bind_to(target.0, loopback)?;
+        bind_to(target.number(), loopback)?;
         let source = stream_socket(loopback)?;
-        bind_to(source.0, loopback)?;
+        bind_to(source.number(), loopback)?;
         let address = Endpoint {
-            port: endpoint_of(&own_name(target.0)?).port,
+            port: endpoint_of(&own_name(target.number())?).port,
             ..loopback
         };
-        let port = endpoint_of(&own_name(source.0)?).port;
-        match connect_to(source.0, address) {
+        let port = endpoint_of(&own_name(source.number())?).port;
+        match connect_to(source.number(), address) {
             Err(Errno(libc::ECONNREFUSED | libc::EINPROGRESS)) => Ok(port),
             Err(error) => Err(error),
             // No socket listens: what answered is not the kernel's loopback.
@@ -556,19 +565,14 @@ fn fill_standard_descriptors() {
 /// (SIGTTOU, termios(3)) must not stop us.
 /// SIGCHLD must not be ignored, or children vanish without a status (wait(2)).
 /// Blocked signals are queued even where PID 1 would not get them by default.
-fn take_signals() -> Descriptor {
+fn take_signals() -> Option<Descriptor> {
     set_disposition(libc::SIGPIPE, libc::SIG_IGN);
     set_disposition(libc::SIGTTOU, libc::SIG_IGN);
     set_disposition(libc::SIGCHLD, libc::SIG_DFL);
     let mask = signal_set(&[libc::SIGTERM, libc::SIGINT, libc::SIGCHLD]);
-    match signal_descriptor(&mask) {
-        Ok(signals) => {
-            set_signal_mask(&mask);
-            signals.release()
-        }
-        // poll(2) skips negative descriptors; the signals keep their defaults.
-        Err(_) => Descriptor(-1),
-    }
+    let signals = signal_descriptor(&mask).ok()?;
+    set_signal_mask(&mask);
+    Some(signals.release())
 }
 
 /// musl reads TZ or /etc/localtime; /etc/TZ is where OpenWrt keeps its zone.
@@ -778,11 +782,14 @@ fn spawn(invocation: &Invocation) -> Result<Child, Errno> {
     let input = input_file(invocation.input.as_bytes())?;
     let (output, child_output) = pipe()?;
     let (errors, child_errors) = pipe()?;
-    set_non_blocking(output.0)?;
-    set_non_blocking(errors.0)?;
+    set_non_blocking(output.number())?;
+    set_non_blocking(errors.number())?;
     let process = fork()?;
     if process == 0 {
-        run_child(&program, [input.0, child_output.0, child_errors.0]);
+        run_child(
+            &program,
+            [input.number(), child_output.number(), child_errors.number()],
+        );
     }
     // Both sides do this, so that neither a signal to the group nor the
     // program comes too early (setpgid(2)).
@@ -816,15 +823,15 @@ fn run_child(program: &Program, standard: [c_int; 3]) -> ! {
 /// small, as it is when the user's pipe quota is spent (pipe(7)).
 fn input_file(input: &[u8]) -> Result<Owned, Errno> {
     let (reader, writer) = pipe()?;
-    set_non_blocking(writer.0)?;
-    if input.is_empty() || write(writer.0, input) == Ok(input.len()) {
+    set_non_blocking(writer.number())?;
+    if input.is_empty() || write(writer.number(), input) == Ok(input.len()) {
         return Ok(reader);
     }
     let file = memory_file()?;
-    if write(file.0, input)? != input.len() {
+    if write(file.number(), input)? != input.len() {
         return Err(Errno(libc::ENOSPC));
     }
-    rewind(file.0)?;
+    rewind(file.number())?;
     Ok(file)
 }
 
@@ -944,7 +951,7 @@ fn join_groups(socket: c_int, groups: &[c_int]) -> Result<(), Errno> {
 
 /// The start of a small file; empty where it cannot be read.
 fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> &'a [u8] {
-    let length = open(path, READ_ONLY).and_then(|file| read(file.0, buffer));
+    let length = open(path, READ_ONLY).and_then(|file| read(file.number(), buffer));
     buffer.get(..length.unwrap_or(0)).unwrap_or(&[])
 }
 
@@ -959,7 +966,7 @@ fn count_descriptors() -> u64 {
     };
     let mut buffer = DirectoryBuffer([0; 1024]);
     let mut count: u64 = 0;
-    while let Ok(length @ 1..) = directory_entries(folder.0, &mut buffer) {
+    while let Ok(length @ 1..) = directory_entries(folder.number(), &mut buffer) {
         count += count_entries(buffer.0.get(..length).unwrap_or(&[]));
     }
     // Without `.`, `..` and the folder's own descriptor.
@@ -1028,7 +1035,7 @@ fn check_length(result: isize) -> Result<usize, Errno> {
 
 fn open(path: &CStr, flags: c_int) -> Result<Owned, Errno> {
     // SAFETY: the path ends with NUL; no O_CREAT, so no third argument is read.
-    check(unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC) }).map(Owned)
+    Owned::new(unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC) })
 }
 
 fn read(descriptor: c_int, buffer: &mut [u8]) -> Result<usize, Errno> {
@@ -1190,7 +1197,8 @@ fn request(interest: &Interest) -> libc::pollfd {
         events |= libc::POLLOUT;
     }
     libc::pollfd {
-        fd: interest.descriptor.0,
+        // poll(2) skips negative descriptors.
+        fd: interest.descriptor.map_or(-1, Descriptor::number),
         events,
         revents: 0,
     }
@@ -1206,8 +1214,11 @@ fn poll(table: &mut [libc::pollfd], timeout: Option<Duration>) -> Result<(), Err
 }
 
 fn is_writable(descriptor: c_int) -> bool {
-    let interest = Interest::write(Descriptor(descriptor));
-    let mut table = [request(&interest)];
+    let mut table = [libc::pollfd {
+        fd: descriptor,
+        events: libc::POLLOUT,
+        revents: 0,
+    }];
     poll(&mut table, Some(Duration::ZERO)).is_ok() && table[0].revents != 0
 }
 
@@ -1235,13 +1246,13 @@ fn set_disposition(signal: c_int, disposition: libc::sighandler_t) {
 
 fn signal_descriptor(mask: &libc::sigset_t) -> Result<Owned, Errno> {
     // SAFETY: the set is valid; -1 asks for a new descriptor.
-    check(unsafe { libc::signalfd(-1, mask, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) }).map(Owned)
+    Owned::new(unsafe { libc::signalfd(-1, mask, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) })
 }
 
 fn socket(family: c_int, kind: c_int, protocol: c_int) -> Result<Owned, Errno> {
     let kind = kind | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: no memory is passed.
-    check(unsafe { libc::socket(family, kind, protocol) }).map(Owned)
+    Owned::new(unsafe { libc::socket(family, kind, protocol) })
 }
 
 fn set_option(socket: c_int, level: c_int, option: c_int, value: c_int) -> Result<(), Errno> {
@@ -1304,8 +1315,8 @@ fn accept(listener: c_int) -> Result<(Owned, [u8; 28]), Errno> {
     let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     let bytes = address.as_mut_ptr().cast();
     // SAFETY: the kernel writes at most `length` bytes, the array's size.
-    let socket = check(unsafe { libc::accept4(listener, bytes, &raw mut length, flags) })?;
-    Ok((Owned(socket), address))
+    let socket = Owned::new(unsafe { libc::accept4(listener, bytes, &raw mut length, flags) })?;
+    Ok((socket, address))
 }
 
 fn receive(socket: c_int, buffer: &mut [u8]) -> Result<usize, Errno> {
@@ -1346,14 +1357,14 @@ fn pipe() -> Result<(Owned, Owned), Errno> {
     let mut ends = [0; 2];
     // SAFETY: pipe2(2) writes two descriptors.
     check(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) })?;
-    Ok((Owned(ends[0]), Owned(ends[1])))
+    Ok((Owned::new(ends[0])?, Owned::new(ends[1])?))
 }
 
 fn memfd(flags: u32) -> Result<Owned, Errno> {
     let name = c"input".as_ptr();
     // SAFETY: the name ends with NUL. By number, since old C libraries lack it.
     let result = unsafe { libc::syscall(libc::SYS_memfd_create, name, flags) };
-    check(result as c_int).map(Owned)
+    Owned::new(result as c_int)
 }
 
 fn fork() -> Result<i32, Errno> {
@@ -1460,7 +1471,7 @@ mod tests {
             way: Way::PollThenWrite,
         };
         Linux {
-            signals: Descriptor(-1),
+            signals: None,
             output: channel(1),
             errors: channel(2),
             is_init: false,
@@ -1487,7 +1498,7 @@ mod tests {
                 Ok(0) => break,
                 Ok(length) => all.extend_from_slice(&buffer[..length]),
                 Err(Errno::EAGAIN) => {
-                    let mut interests = [Interest::read(descriptor)];
+                    let mut interests = [Interest::read(Some(descriptor))];
                     let ten_seconds = Some(Duration::from_secs(10));
                     kernel.poll(&mut interests, ten_seconds).unwrap();
                     assert!(interests[0].is_readable, "a child hangs");
@@ -1504,7 +1515,11 @@ mod tests {
         let mut kernel = kernel();
         let name = format!("tcpparser-test-{}", process::id());
         let bound = socket(libc::AF_UNIX, libc::SOCK_STREAM, 0).unwrap();
-        bind(bound.0, unix_address(b"\0", name.as_bytes()).as_bytes()).unwrap();
+        bind(
+            bound.number(),
+            unix_address(b"\0", name.as_bytes()).as_bytes(),
+        )
+        .unwrap();
         assert_eq!(kernel.claim(&name), Ok(Claim::Silent));
         drop(bound);
         let socket = claim_when_free(&mut kernel, &name);
@@ -1890,14 +1905,14 @@ mod tests {
         let (_reader, writer) = pipe().unwrap();
         let shared = fs::File::from(
             // SAFETY: `writer` is open, and the duplicate is ours alone.
-            unsafe { std::os::fd::BorrowedFd::borrow_raw(writer.0) }
+            unsafe { std::os::fd::BorrowedFd::borrow_raw(writer.number()) }
                 .try_clone_to_owned()
                 .unwrap(),
         );
-        let channel = Channel::open(writer.0);
+        let channel = Channel::open(writer.number());
         assert_eq!(channel.way, Way::Write);
         assert!(fill(&channel) >= 4096);
-        assert!(is_non_blocking(writer.0));
+        assert!(is_non_blocking(writer.number()));
         assert!(!is_non_blocking(shared.as_raw_fd()));
     }
 
@@ -1905,11 +1920,11 @@ mod tests {
     fn output_that_cannot_be_opened_anew_is_polled() {
         let (reader, writer) = pipe().unwrap();
         let channel = Channel {
-            descriptor: writer.0,
+            descriptor: writer.number(),
             way: Way::PollThenWrite,
         };
         assert!(fill(&channel) >= 4096);
-        assert!(!is_non_blocking(writer.0));
+        assert!(!is_non_blocking(writer.number()));
         drop(reader);
         // std ignores SIGPIPE in test programs, as `start` does.
         becomes(Err(Errno::EPIPE), || channel.write(b"x"));
@@ -1961,7 +1976,7 @@ mod tests {
             };
             assert_eq!(kernel.accept(listener).err(), Some(Errno::EAGAIN));
             // SAFETY: the descriptor is ours and handed over.
-            let owner = unsafe { TcpListener::from_raw_fd(listener.0) };
+            let owner = unsafe { TcpListener::from_raw_fd(listener.number()) };
             let port = owner.local_addr().unwrap().port();
             let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
 
@@ -1992,7 +2007,7 @@ mod tests {
             assert_eq!(&bytes, b"hello");
             let taken = Endpoint { port, ..endpoint };
             assert_eq!(kernel.listen(taken).err(), Some(Errno::EADDRINUSE));
-            assert!(owner.into_raw_fd() == listener.0);
+            assert!(owner.into_raw_fd() == listener.number());
             kernel.close(listener);
         }
         let elsewhere = Endpoint::parse(b"192.0.2.1:0").unwrap();
@@ -2087,7 +2102,7 @@ mod tests {
         let mut buffer = [0; 8192];
         assert_eq!(kernel.receive(socket, &mut buffer), Err(Errno::EAGAIN));
         assert_eq!(kernel.send(socket, &request, More::No), Ok(20));
-        let mut interests = [Interest::read(socket)];
+        let mut interests = [Interest::read(Some(socket))];
         kernel
             .poll(&mut interests, Some(Duration::from_secs(10)))
             .unwrap();
@@ -2110,9 +2125,9 @@ mod tests {
         let mut kernel = kernel();
         let (reader, writer) = pipe().unwrap();
         let mut interests = [
-            Interest::read(Descriptor(reader.0)),
-            Interest::write(Descriptor(writer.0)),
-            Interest::read(Descriptor(-1)),
+            Interest::read(Some(reader.0)),
+            Interest::write(Some(writer.0)),
+            Interest::read(None),
         ];
         kernel.poll(&mut interests, Some(Duration::ZERO)).unwrap();
         let found = |interests: &[Interest]| -> Vec<(bool, bool)> {
@@ -2121,7 +2136,7 @@ mod tests {
         };
         let expected = [(false, false), (false, true), (false, false)];
         assert_eq!(found(&interests), expected);
-        write(writer.0, b"x").unwrap();
+        write(writer.number(), b"x").unwrap();
         kernel.poll(&mut interests, None).unwrap();
         assert!(interests[0].is_readable);
         drop(reader);
@@ -2129,7 +2144,7 @@ mod tests {
             kernel.poll(&mut interests[1..2], None).unwrap();
             found(&interests[1..2])
         });
-        let mut many = [Interest::write(Descriptor(writer.0)); INTERESTS + 1];
+        let mut many = [Interest::write(Some(writer.0)); INTERESTS + 1];
         kernel.poll(&mut many, None).unwrap();
         assert!(many[INTERESTS - 1].is_writable && !many[INTERESTS].is_writable);
     }

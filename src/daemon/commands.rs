@@ -53,7 +53,7 @@ pub struct Ended {
 #[repr(C)]
 pub struct Commands {
     /// Where signals show, and so the end of a child.
-    pub signals: Descriptor,
+    pub signals: Option<Descriptor>,
     child: Option<Child>,
     child_started: Option<Instant>,
     /// The child closed its standard output, its standard error: always ready
@@ -73,7 +73,7 @@ impl Commands {
         Self {
             firewall: Firewall::new(),
             invocation: Invocation::new(),
-            signals: Descriptor(0),
+            signals: None,
             child: None,
             child_started: None,
             child_has_closed: [false; 2],
@@ -223,7 +223,7 @@ impl Commands {
             let mut interests = [Interest::read(self.signals); 3];
             let mut count = 1;
             for (interest, pipe) in interests.iter_mut().skip(1).zip(self.pipes()) {
-                *interest = Interest::read(pipe);
+                *interest = Interest::read(Some(pipe));
                 count += 1;
             }
             let interests = interests.get_mut(..count).unwrap_or_default();

@@ -261,7 +261,7 @@ impl Daemon {
         }
         self.watch_command(kernel, moment);
         self.update_facts(kernel, &found, moment.now);
-        if is_any_ready(&found, self.watcher.socket()) {
+        if is_ready(&found, self.watcher.socket()) {
             self.take_events(kernel, moment.now);
         }
         self.read_when_due(kernel, moment.now);
@@ -304,14 +304,10 @@ impl Daemon {
         if let Some(interest) = self.output.interest() {
             add(interest);
         }
-        if let Some(socket) = self.watcher.events(now) {
-            add(Interest::read(socket));
-        }
-        if let Some(socket) = self.facts.events(now) {
-            add(Interest::read(socket));
-        }
+        add(Interest::read(self.watcher.events(now)));
+        add(Interest::read(self.facts.events(now)));
         for pipe in self.commands.pipes() {
-            add(Interest::read(pipe));
+            add(Interest::read(Some(pipe)));
         }
         self.web.interests().for_each(add);
         interests
@@ -347,10 +343,7 @@ impl Daemon {
 
     /// Takes in messages about the host.
     fn update_facts(&mut self, kernel: &mut impl Kernel, found: &[Interest], now: Instant) {
-        let has_messages = self
-            .facts
-            .events(now)
-            .is_some_and(|socket| is_ready(found, socket));
+        let has_messages = is_ready(found, self.facts.events(now));
         if has_messages || now.reaches(self.facts.deadline(now)) {
             self.take_facts(kernel);
         }
@@ -854,14 +847,9 @@ impl Daemon {
     }
 }
 
-/// Whether poll(2) found something to read at a descriptor that is there.
-fn is_any_ready(found: &[Interest], descriptor: Option<Descriptor>) -> bool {
-    descriptor.is_some_and(|descriptor| is_ready(found, descriptor))
-}
-
 /// Whether poll(2) found something to read there.
 #[inline(never)]
-fn is_ready(found: &[Interest], descriptor: Descriptor) -> bool {
+fn is_ready(found: &[Interest], descriptor: Option<Descriptor>) -> bool {
     found
         .iter()
         .any(|interest| interest.descriptor == descriptor && interest.is_readable)

@@ -13,7 +13,7 @@ use super::clock::now;
 #[repr(C)]
 pub struct Output {
     /// Where standard output is polled.
-    descriptor: Descriptor,
+    descriptor: Option<Descriptor>,
     dropped: u64,
     /// What a slow reader may still cost in total.
     wait_budget: Duration,
@@ -27,7 +27,7 @@ impl Output {
     /// Nothing to write; all bytes zero.
     pub const fn new() -> Self {
         Self {
-            descriptor: Descriptor(0),
+            descriptor: None,
             buffer: Text::new(),
             dropped: 0,
             wait_budget: Duration::ZERO,
@@ -41,7 +41,7 @@ impl Output {
     }
 
     /// Where room for it is polled.
-    pub fn open(&mut self, descriptor: Descriptor) {
+    pub fn open(&mut self, descriptor: Option<Descriptor>) {
         self.descriptor = descriptor;
     }
 

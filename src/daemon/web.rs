@@ -13,7 +13,7 @@ use crate::text::{Text, TextView};
 use crate::time::{Instant, nearest};
 
 use super::clock::Moment;
-use super::is_any_ready;
+use super::is_ready;
 use super::output::{error_words, log_error};
 use super::resources::Resources;
 
@@ -124,8 +124,7 @@ impl Web {
 
     pub(super) fn interests(&self) -> impl Iterator<Item = Interest> {
         let listener = self.listener.filter(|_| self.next_accept.is_none());
-        let listener = listener.into_iter().map(Interest::read);
-        listener.chain(self.server.interests())
+        core::iter::once(Interest::read(listener)).chain(self.server.interests())
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -135,7 +134,7 @@ impl Web {
 
     /// Whether accept(2) is worth a try after this poll(2).
     pub(super) fn may_accept(&self, found: &[Interest]) -> bool {
-        let is_found = is_any_ready(found, self.listener);
+        let is_found = is_ready(found, self.listener);
         is_found || self.next_accept.is_some()
     }
 
@@ -316,10 +315,14 @@ fn service_client(
 
 /// Receives what is there; whether there was anything.
 fn receive(kernel: &mut impl Kernel, exchange: &mut Exchange, now: Instant) -> bool {
-    let client = exchange.descriptor();
-    if !exchange.interest().readable {
+    let Interest {
+        descriptor: Some(client),
+        readable: true,
+        ..
+    } = exchange.interest()
+    else {
         return false;
-    }
+    };
     match kernel.receive(client, exchange.room()) {
         Ok(0) => exchange.end_of_input(),
         Ok(count) => exchange.received(count, now),
@@ -337,7 +340,9 @@ fn send(kernel: &mut impl Kernel, exchange: &mut Exchange, now: Instant) -> bool
         exchange.sent(0, now);
         return false;
     }
-    let (client, bytes) = (exchange.descriptor(), exchange.to_send());
+    let (Some(client), bytes) = (exchange.descriptor(), exchange.to_send()) else {
+        return false;
+    };
     let more = if exchange.is_last_answer() {
         More::Fin
     } else {
@@ -356,7 +361,8 @@ fn send(kernel: &mut impl Kernel, exchange: &mut Exchange, now: Instant) -> bool
 }
 
 fn shutdown(kernel: &mut impl Kernel, exchange: &mut Exchange, now: Instant) {
-    if kernel.shutdown_sending(exchange.descriptor()) {
+    let client = exchange.descriptor();
+    if client.is_some_and(|client| kernel.shutdown_sending(client)) {
         exchange.linger(now);
     }
 }

@@ -494,8 +494,8 @@ impl FakeKernel {
         environment: &'a dyn Fn(&[u8]) -> Option<&'a [u8]>,
     ) -> StartUp<'a> {
         StartUp {
-            signals: Descriptor(SIGNALS),
-            output: Descriptor(STDOUT),
+            signals: Descriptor::new(SIGNALS),
+            output: Descriptor::new(STDOUT),
             capabilities: self.capabilities,
             hash_key: HashKey {
                 k0: self.random.next(),
@@ -574,7 +574,7 @@ impl FakeKernel {
             .find(|number| !self.open.contains_key(number))
             .unwrap();
         self.open.insert(number, open);
-        Ok(Descriptor(number))
+        Ok(Descriptor::new(number).unwrap())
     }
 
     fn interrupt(&mut self) -> Result<(), Errno> {
@@ -899,7 +899,7 @@ impl FakeKernel {
     // Readiness.
 
     fn is_readable(&self, descriptor: Descriptor) -> bool {
-        match self.open.get(&descriptor.0) {
+        match self.open.get(&descriptor.number()) {
             Some(Open::Signals) => !self.signals.is_empty(),
             Some(Open::Listener) => self.clients.iter().any(|client| !client.is_accepted),
             Some(Open::Client(client)) => {
@@ -926,19 +926,22 @@ impl FakeKernel {
     }
 
     fn is_writable(&self, descriptor: Descriptor) -> bool {
-        descriptor.0 != STDOUT || self.stdout != Stdout::Room(0)
+        descriptor.number() != STDOUT || self.stdout != Stdout::Room(0)
     }
 
     fn fill(&self, interests: &mut [Interest]) -> bool {
         let mut is_any = false;
         for interest in interests {
+            let Some(descriptor) = interest.descriptor else {
+                continue;
+            };
             assert!(
-                self.open.contains_key(&interest.descriptor.0),
+                self.open.contains_key(&descriptor.number()),
                 "poll on a closed descriptor"
             );
             // A hang-up is reported whatever was asked for (poll(2)).
-            interest.is_readable = interest.readable && self.is_readable(interest.descriptor);
-            interest.is_writable = interest.writable && self.is_writable(interest.descriptor);
+            interest.is_readable = interest.readable && self.is_readable(descriptor);
+            interest.is_writable = interest.writable && self.is_writable(descriptor);
             is_any |= interest.is_met();
         }
         is_any
@@ -1050,7 +1053,7 @@ impl Kernel for FakeKernel {
     fn read(&mut self, descriptor: Descriptor, buffer: &mut [u8]) -> Result<usize, Errno> {
         assert!(!buffer.is_empty(), "a read into nothing looks like the end");
         self.interrupt()?;
-        match self.open.get(&descriptor.0) {
+        match self.open.get(&descriptor.number()) {
             Some(Open::ChildOutput) => return self.read_pipe(true, buffer),
             Some(Open::ChildErrors) => return self.read_pipe(false, buffer),
             _ => {}
@@ -1061,12 +1064,12 @@ impl Kernel for FakeKernel {
             path,
             text,
             offset: 0,
-        }) = self.open.get(&descriptor.0)
+        }) = self.open.get(&descriptor.number())
         {
             let (path, text) = (path.clone(), text.clone());
             self.note_reading(&path, &text);
         }
-        let Some(Open::File { text, offset, .. }) = self.open.get_mut(&descriptor.0) else {
+        let Some(Open::File { text, offset, .. }) = self.open.get_mut(&descriptor.number()) else {
             panic!("a read from something else");
         };
         let rest = &text[*offset..];
@@ -1095,13 +1098,13 @@ impl Kernel for FakeKernel {
     }
 
     fn rewind(&mut self, descriptor: Descriptor) -> Result<(), Errno> {
-        let Some(Open::File { path, .. }) = self.open.get(&descriptor.0) else {
+        let Some(Open::File { path, .. }) = self.open.get(&descriptor.number()) else {
             panic!("a rewind of something else");
         };
         let path = path.clone();
         let text = self.text(&path)?;
         self.open.insert(
-            descriptor.0,
+            descriptor.number(),
             Open::File {
                 path,
                 text,
@@ -1112,11 +1115,11 @@ impl Kernel for FakeKernel {
     }
 
     fn close(&mut self, descriptor: Descriptor) {
-        match self.open.remove(&descriptor.0) {
+        match self.open.remove(&descriptor.number()) {
             Some(Open::Client(client)) => self.clients[client].is_done = true,
             Some(Open::ChildErrors) => self.child = self.child.take().filter(|one| !one.is_reaped),
             Some(_) => {}
-            None => panic!("descriptor {} is not open", descriptor.0),
+            None => panic!("descriptor {} is not open", descriptor.number()),
         }
         self.progress += 1;
     }
@@ -1170,7 +1173,7 @@ impl Kernel for FakeKernel {
     }
 
     fn accept(&mut self, listener: Descriptor) -> Result<Accepted, Errno> {
-        if matches!(self.open.get(&listener.0), Some(Open::Lock)) {
+        if matches!(self.open.get(&listener.number()), Some(Open::Lock)) {
             return self.accept_stranger();
         }
         self.interrupt()?;
@@ -1210,7 +1213,7 @@ impl Kernel for FakeKernel {
         self.report_host();
         let portion = self.portion(buffer.len());
         let most = 1 + self.route_random.below(4) as usize;
-        match self.open.get_mut(&socket.0) {
+        match self.open.get_mut(&socket.number()) {
             Some(Open::Connection(answer)) => {
                 if answer.is_empty() && matches!(self.service, Service::Silent) {
                     return Err(Errno::EAGAIN);
@@ -1267,7 +1270,7 @@ impl Kernel for FakeKernel {
         self.report_host();
         let portion = self.portion(bytes.len());
         let is_interrupted = self.route_random.hits(self.faults.dump_interruptions);
-        match self.open.get_mut(&socket.0) {
+        match self.open.get_mut(&socket.number()) {
             Some(Open::Routes(socket)) => {
                 assert!(socket.dump.is_none(), "EBUSY: a dump is under way");
                 match Dump::new(bytes) {
@@ -1300,7 +1303,7 @@ impl Kernel for FakeKernel {
                         vec![diag(2, &bytes[8..12], &refusal)]
                     }
                 };
-                if let Some(Open::Diag(datagrams)) = self.open.get_mut(&socket.0) {
+                if let Some(Open::Diag(datagrams)) = self.open.get_mut(&socket.number()) {
                     datagrams.extend(answers);
                 }
                 Ok(bytes.len())
@@ -1311,7 +1314,7 @@ impl Kernel for FakeKernel {
 
     /// The client saw the end and closes as well.
     fn shutdown_sending(&mut self, socket: Descriptor) -> bool {
-        if let Some(Open::Client(client)) = self.open.get(&socket.0) {
+        if let Some(Open::Client(client)) = self.open.get(&socket.number()) {
             let client = &mut self.clients[*client];
             (client.is_closed, client.is_corked) = (true, false);
         }

@@ -94,9 +94,9 @@ fn exchange(
                     return Err(Errno::ETIMEDOUT);
                 }
                 let interest = if is_sending {
-                    Interest::write(socket)
+                    Interest::write(Some(socket))
                 } else {
-                    Interest::read(socket)
+                    Interest::read(Some(socket))
                 };
                 let _ = kernel.poll(&mut [interest], Some(left));
             }
