@@ -13,7 +13,7 @@ use core::panic::PanicInfo;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
-use crate::address::{Endpoint, fold_mapped};
+use crate::address::{Endpoint, Family, fold_mapped};
 use crate::kernel::{
     Accepted, Child, Claim, Clock, Descriptor, Errno, Exit, File, Interest, Invocation, Kernel,
     Link, More, Netlink, Path, ProcessStatus, Signal, StartUp, Stream,
@@ -887,11 +887,8 @@ fn unix_address(start: &[u8], name: &[u8]) -> Text<110> {
 }
 
 fn stream_socket(endpoint: Endpoint) -> Result<Owned, Errno> {
-    let family = match endpoint.address {
-        IpAddr::V4(_) => libc::AF_INET,
-        IpAddr::V6(_) => libc::AF_INET6,
-    };
-    socket(family, libc::SOCK_STREAM, 0)
+    let family = Family::of(endpoint.address);
+    socket(family.number().into(), libc::SOCK_STREAM, 0)
 }
 
 fn bind_to(socket: c_int, endpoint: Endpoint) -> Result<(), Errno> {

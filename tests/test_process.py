@@ -51,7 +51,7 @@ def states_of_children(pid):
 
 def test_memory_of_an_idle_daemon(t):
     """What it alone has written to, and what is resident, on a host where nothing
-    happens and before anybody asks for metrics; the rest is pages of the file.
+    happens and before metrics are asked for; the rest is pages of the file.
     Where the stack begins is random, which is a page or two."""
     guard = t.guard(t.lan().host, "--dry-run")
     wait_for(lambda: len(guard.matching("^No TCP peer connection")) >= 5, "five readings")

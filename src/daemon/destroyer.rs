@@ -11,7 +11,7 @@ use crate::limits::{DESTROYS_PER_TURN, DOOMED};
 use crate::netlink::{Failure, Progress};
 use crate::sock_diag::{DiagSocket, destroy_answer, destroy_request, dump_request};
 
-use super::diag::{FULL_STATES, diag_search};
+use super::diag::{FULL_STATES, diag_search, socket_families};
 
 /// Dumps kept apart; more sources are looked for together.
 const SEARCHES: usize = 16;
@@ -40,8 +40,7 @@ impl Destroyer {
         }
     }
 
-    /// A source was blocked. An IPv4 peer of a dual-stack listener has an IPv6
-    /// socket.
+    /// A source was blocked.
     pub fn add(&mut self, source: Network) {
         if self.is_refused {
             return;
@@ -53,9 +52,8 @@ impl Destroyer {
             self.add(Network::any(Family::V6));
             return self.add(Network::any(Family::V4));
         }
-        let _ = self.searches.push_back((Family::V6, source));
-        if !source.is_ipv6() {
-            let _ = self.searches.push_back((Family::V4, source));
+        for family in socket_families(source) {
+            let _ = self.searches.push_back((*family, source));
         }
     }
 

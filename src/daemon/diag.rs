@@ -1,6 +1,6 @@
 //! Questions to sock_diag(7) about many sockets.
 
-use crate::address::Family;
+use crate::address::{Family, Network};
 use crate::detector::{Data, Scan};
 use crate::kernel::{Errno, Kernel, More, Netlink};
 use crate::netlink::Progress;
@@ -45,19 +45,23 @@ pub(super) fn diag_search(
     kernel.close(socket);
 }
 
+/// The families of our sockets that a source's connections can have: an IPv4
+/// peer of a dual-stack listener has an IPv6 socket.
+pub(super) const fn socket_families(source: Network) -> &'static [Family] {
+    if source.is_ipv6() {
+        &[Family::V6]
+    } else {
+        &[Family::V6, Family::V4]
+    }
+}
+
 /// Adds to a scan whether the sockets that still stand carried data: rows do not
 /// show it.
 pub(super) fn look_for_data(kernel: &mut impl Kernel, buffer: &mut [u8], scan: &mut Scan) {
     if scan.data() == Data::Sent {
         return;
     }
-    // An IPv4 peer of a dual-stack listener has an IPv6 socket.
-    let families: &[Family] = if scan.source.is_ipv6() {
-        &[Family::V6]
-    } else {
-        &[Family::V6, Family::V4]
-    };
-    for family in families {
+    for family in socket_families(scan.source) {
         let request = dump_request(*family, CONNECTED_STATES, scan.source);
         diag_search(kernel, buffer, &request, &mut |socket| {
             scan.note_data(socket.local.port, data(&socket));
