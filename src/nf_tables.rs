@@ -293,7 +293,7 @@ pub struct Element<'a> {
     pub source: Network,
     /// Milliseconds until the kernel removes it by itself; `None`: never.
     pub left_ms: Option<u64>,
-    /// Its comment; anybody may add elements with any bytes.
+    /// Its comment; other programs may add elements with any bytes.
     pub comment: &'a [u8],
 }
 
@@ -457,7 +457,7 @@ impl<'a> Batch<'a> {
 
     /// Puts an element in, or in the place of one with the same key; false,
     /// and nothing done, where the buffer is full. Errors that concern it have
-    /// the number that `sequence` told before.
+    /// the number that `sequence` returned before.
     ///
     /// Adding what is there leaves the old comment, before Linux 6.12 the old
     /// timeout, too, and says so nowhere: hence add, delete and add.
@@ -936,7 +936,7 @@ fn milliseconds(value: &[u8]) -> Result<u64, Malformed> {
 }
 
 /// The comment in a table's or an element's user data; nothing where there is
-/// none, or where it does not add up: it is of whoever wrote it.
+/// none, or where it does not add up: any program may have written it.
 #[inline(never)]
 fn comment_of(mut userdata: &[u8]) -> &[u8] {
     while let [kind, length, rest @ ..] = userdata {
@@ -984,17 +984,18 @@ fn parse_generation(attributes: Attributes) -> Result<Generation, Malformed> {
     Ok(generation)
 }
 
-/// What the kernel tells of a transaction.
+/// What the kernel reports of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// Somebody else took this element out. Not told of those that time out.
+    /// Another program took this element out. Not reported of those that time
+    /// out.
     ElementDeleted(Element<'a>),
-    /// Somebody else deleted our table, or a chain, set or rule in it.
+    /// Another program deleted our table, or a chain, set or rule in it.
     Deleted,
-    /// Somebody else changed something else in our table.
+    /// Another program changed something else in our table.
     Changed,
-    /// The transaction's end: what was told before, maybe in other datagrams,
-    /// is part of it. Of whatever table, also with nothing told.
+    /// The transaction's end: what was reported before, maybe in other
+    /// datagrams, is part of it. Of any table, also with nothing reported.
     Committed {
         /// What it led to.
         generation: Generation,
@@ -1005,7 +1006,7 @@ pub enum Event<'a> {
 
 /// Walks one datagram of the group NFNLGRP_NFTABLES: what others did to our
 /// table, and all transactions' ends. Our own messages come from `own_port`,
-/// the port of the socket that sends batches, as any answer tells it.
+/// the port of the socket that sends batches, as any answer names it.
 pub fn walk_events(
     bytes: &[u8],
     family: TableFamily,
@@ -1722,11 +1723,11 @@ mod tests {
 
     const OWN_PORT: u32 = 0x2d79;
 
-    /// What is told of a datagram, in short.
-    fn told(bytes: &[u8]) -> List<String> {
-        let mut told = List::new();
+    /// What is reported of a datagram, in short.
+    fn reported(bytes: &[u8]) -> List<String> {
+        let mut reported = List::new();
         walk_events(bytes, INET, OWN_PORT, &mut |event| {
-            told.push(match event {
+            reported.push(match event {
                 Event::ElementDeleted(element) => {
                     let (set, source, left, comment) = found(element);
                     format!("{set:?} {source} {} {comment}", left.unwrap_or(0))
@@ -1742,7 +1743,7 @@ mod tests {
             });
         })
         .unwrap();
-        told
+        reported
     }
 
     /// `nft delete element inet tcpparser drop4 '{ 192.0.2.9 }'`
@@ -1759,32 +1760,32 @@ mod tests {
     fn an_operator_unblocks() {
         let comment = "tcpparser v1 b=0badcafe e=700 s=1 t=100 d=n p=22,25,80,443";
         let removed = format!("Drop4 192.0.2.9 599996 {comment}");
-        let told_of = |text: &str| told(&host_order(&hex(text)));
-        assert_eq!(told_of(OPERATOR), [removed, "foreign 12 nft".into()]);
-        // Our own changes are told, too.
+        let reported_of = |text: &str| reported(&host_order(&hex(text)));
+        assert_eq!(reported_of(OPERATOR), [removed, "foreign 12 nft".into()]);
+        // Our own changes are reported, too.
         let own = OPERATOR.replace("a72d0000", "792d0000");
-        assert_eq!(told_of(&own), ["own 12 nft"]);
+        assert_eq!(reported_of(&own), ["own 12 nft"]);
         // Another table, another family.
         let other = OPERATOR.replace("74637070", "75637070");
-        assert_eq!(told_of(&other), ["foreign 12 nft"]);
+        assert_eq!(reported_of(&other), ["foreign 12 nft"]);
         let other = OPERATOR.replace("0100000c", "0200000c");
-        assert_eq!(told_of(&other), ["foreign 12 nft"]);
+        assert_eq!(reported_of(&other), ["foreign 12 nft"]);
         // Added by hand.
         let added = OPERATOR.replace("0e0a0000", "0c0a0004");
-        assert_eq!(told_of(&added), ["changed", "foreign 12 nft"]);
+        assert_eq!(reported_of(&added), ["changed", "foreign 12 nft"]);
         // Of another subsystem, such as conntrack's.
         let other = OPERATOR.replace("0e0a0000", "0e010000");
-        assert_eq!(told_of(&other), ["foreign 12 nft"]);
+        assert_eq!(reported_of(&other), ["foreign 12 nft"]);
     }
 
     /// `nft flush ruleset`: 12 rules, 7 sets, 2 chains, the table.
     #[test]
     fn a_flush_of_all() {
         let recorded = include_bytes!("testing/nf_tables/flush_ruleset.bin");
-        let told = told(&host_order(recorded));
-        assert_eq!(told.len(), 23);
-        assert!(told[..22].iter().all(|event| event == "deleted"));
-        assert!(told[22].starts_with("foreign ") && told[22].ends_with(" nft"));
+        let reported = reported(&host_order(recorded));
+        assert_eq!(reported.len(), 23);
+        assert!(reported[..22].iter().all(|event| event == "deleted"));
+        assert!(reported[22].starts_with("foreign ") && reported[22].ends_with(" nft"));
     }
 
     /// Every cut of what was recorded, and every byte of it set to odd values,
