@@ -302,7 +302,6 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
     }
 
     /// The class an entry is in.
-    #[inline(never)]
     pub fn class(&self, slot: Slot) -> Option<usize> {
         self.link(slot).map(|link| usize::from(link.class) - 1)
     }
