@@ -468,19 +468,19 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     fn fingerprint(&self, local: Endpoint, remote: Endpoint) -> u64 {
         let ports = u64::from(local.port) << 16 | u64::from(remote.port);
         match (local.address, remote.address) {
-            (IpAddr::V4(local), IpAddr::V4(remote)) => self.hash_key.hash(&[
-                u64::from(local.to_bits()) << 32 | u64::from(remote.to_bits()),
-                ports,
-            ]),
+            (IpAddr::V4(local), IpAddr::V4(remote)) => {
+                let addresses = u64::from(local.to_bits()) << 32 | u64::from(remote.to_bits());
+                self.hash_key.hash(&[addresses], ports)
+            }
             (local, remote) => {
                 let (local, remote) = (wide(local), wide(remote));
-                self.hash_key.hash(&[
+                let addresses = [
                     (local >> 64) as u64,
                     local as u64,
                     (remote >> 64) as u64,
                     remote as u64,
-                    ports,
-                ])
+                ];
+                self.hash_key.hash(&addresses, ports)
             }
         }
     }

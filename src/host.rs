@@ -300,10 +300,13 @@ impl Facts {
     /// Whether a fact shares an address with `network`: one lies in it, or, one
     /// search for each length that there is, around it.
     fn overlaps(&self, network: Network) -> bool {
-        if self.sorted.is_empty() {
+        let place = Place::of(network);
+        // IPv4 stands above: where no fact is of IPv6, no IPv6 peer of the
+        // thousands in a reading needs a search.
+        let first = self.sorted.first();
+        if first.is_none_or(|first| place.last() < first.place().0) {
             return false;
         }
-        let place = Place::of(network);
         let next = self.sorted.get(self.index_of(place));
         let within = |fact: &&Fact| {
             let held = fact.place();

@@ -138,10 +138,10 @@ impl Blank for Endpoint {
 impl Key for Endpoint {
     fn hash(&self, key: HashKey) -> u64 {
         match self.address {
-            IpAddr::V4(v4) => key.hash(&[u64::from(v4.to_bits()) << 16 | u64::from(self.port)]),
+            IpAddr::V4(v4) => key.hash(&[], u64::from(v4.to_bits()) << 16 | u64::from(self.port)),
             IpAddr::V6(v6) => {
                 let bits = v6.to_bits();
-                key.hash(&[(bits >> 64) as u64, bits as u64, u64::from(self.port)])
+                key.hash(&[(bits >> 64) as u64, bits as u64], self.port.into())
             }
         }
     }

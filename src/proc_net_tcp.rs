@@ -286,9 +286,9 @@ fn skip_slot(line: &[u8]) -> Option<&[u8]> {
 fn inode_column(text: &[u8]) -> Option<(u64, &[u8])> {
     let text = skip_number(text)?;
     // The timeout is zero but for window probes.
-    let text = match text.split_first_chunk() {
-        Some((b"        0", text)) => text,
-        _ => skip_number(text.strip_prefix(b" ")?)?,
+    let text = match text.strip_prefix(b"        0") {
+        Some(text) => text,
+        None => skip_number(text.strip_prefix(b" ")?)?,
     };
     let text = text.strip_prefix(b" ")?;
     let mut inode: u64 = 0;
