@@ -116,14 +116,16 @@ impl Commands {
         self.firewall.enable(hash_key, &policy, task, now);
     }
 
-    /// Runs the next command to its end, if one is due.
-    pub fn run(&mut self, kernel: &mut impl Kernel, host: &Host) -> Option<Ended> {
+    /// Runs the next command to its end, if one is due, and says when that was:
+    /// it may have waited for its lock.
+    pub fn run(&mut self, kernel: &mut impl Kernel, host: &Host) -> Option<(Ended, Moment)> {
         let now = clock::now(kernel);
-        match self.start(kernel, host, now) {
+        let ended = match self.start(kernel, host, now) {
             Start::NotDue => None,
             Start::Running => self.wait(kernel, None),
             Start::Failed => Some(self.not_started(now)),
-        }
+        };
+        Some((ended?, Moment::read(kernel)))
     }
 
     /// Starts the next command, if one is due.

@@ -180,11 +180,11 @@ impl Daemon {
     }
 
     fn run_blocks(&mut self, kernel: &mut impl Kernel, start_up: &StartUp, task: Task) -> Flow {
-        let moment = Moment::read(kernel);
+        let now = clock::now(kernel);
         let (commands, options) = (&mut self.commands, &self.options);
-        commands.enable(kernel, start_up.hash_key, options, task, moment.now);
+        commands.enable(kernel, start_up.hash_key, options, task, now);
         let (output, host) = (&mut self.output, &self.host);
-        blocks::run(kernel, commands, output, options, host, task, moment)
+        blocks::run(kernel, commands, output, options, host, task)
     }
 
     /// One reading and every scan that is visible in it.

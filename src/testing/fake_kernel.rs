@@ -146,6 +146,8 @@ pub enum ChildFault {
     Exit(u8),
     /// Another program holds the lock all the five seconds it waits.
     LockHeld,
+    /// It gets the lock after four seconds.
+    LockLate,
     /// Ended by a signal before or after it did its work.
     Killed { worked: bool },
     /// Hangs until SIGTERM, or until SIGKILL.
@@ -849,6 +851,10 @@ impl FakeKernel {
                 child.exit = Exit::Status(4);
                 let words = b"Another app is currently holding the xtables lock.\n";
                 child.errors.waiting.extend(words);
+            }
+            ChildFault::LockLate => {
+                let late = Some(self.now.after(Duration::from_secs(4)));
+                (child.work_at, child.exit_at) = (late, late);
             }
             ChildFault::Killed { worked } => {
                 child.work_at = child.work_at.filter(|_| worked);

@@ -590,6 +590,19 @@ fn both_flavours_are_listed_and_lifted() {
     }
 }
 
+/// However long iptables waited for its lock.
+#[test]
+fn what_is_left_of_a_block_is_of_when_it_is_listed() {
+    let mut run = host();
+    let rule = rule("198.51.100.7/32", "", 900);
+    feed(&mut run.kernel.tables.v4, &[rule]);
+    let faults = [ChildFault::None, ChildFault::LockLate];
+    run.kernel.child_faults.extend(faults);
+    assert_eq!(run.kernel.now.as_secs(), 600);
+    let output = run.one_shot(&["--list"]);
+    assert!(output.contains(" 4m56s "), "{output}");
+}
+
 fn restores(run: &Run) -> usize {
     let is_restore = |one: &&Command| one.words.contains("-restore");
     run.kernel.commands.iter().filter(is_restore).count()

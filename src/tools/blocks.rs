@@ -50,7 +50,6 @@ pub fn run(
     options: &Options,
     host: &Host,
     task: Task,
-    moment: Moment,
 ) -> Flow {
     output.set_wait_budget(ONE_SHOT_WAIT_BUDGET, ONE_SHOT_WAIT_BUDGET);
     let mut failures = Failures {
@@ -59,7 +58,7 @@ pub fn run(
     };
     let mut count = 0;
     loop {
-        while let Some(ended) = commands.run(kernel, host) {
+        while let Some((ended, moment)) = commands.run(kernel, host) {
             if let Some(failure) = &ended.failure {
                 failures.add(failure);
             }
