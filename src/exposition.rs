@@ -8,7 +8,8 @@
 use crate::address::Family;
 use crate::connections::Direction;
 use crate::firewall::{EndReason, Refusal};
-use crate::http::Status;
+
+use crate::http::{Format, Status};
 use crate::kernel::ProcessStatus;
 use crate::label::{Label, words};
 use crate::metrics::{
@@ -17,15 +18,6 @@ use crate::metrics::{
 };
 use crate::proc_net_tcp::TcpState;
 use crate::text::{TextView, split_once};
-
-/// Which text is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// Prometheus text format 0.0.4.
-    Text,
-    /// OpenMetrics 1.0.0.
-    OpenMetrics,
-}
 
 /// All that is exposed at one moment.
 #[derive(Clone, Copy)]

@@ -89,15 +89,22 @@ statuses! {
     VersionNotSupported = "505" "HTTP Version Not Supported",
 }
 
+/// How metrics are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Prometheus text format 0.0.4.
+    Text,
+    /// OpenMetrics 1.0.0.
+    OpenMetrics,
+}
+
 /// What a body is (RFC 9110 section 8.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContentType {
     /// Text for people.
     Plain,
-    /// Prometheus text format 0.0.4.
-    Prometheus,
-    /// OpenMetrics 1.0.0.
-    OpenMetrics,
+    /// Metrics.
+    Metrics(Format),
 }
 
 impl ContentType {
@@ -105,8 +112,10 @@ impl ContentType {
     pub const fn value(self) -> &'static str {
         match self {
             Self::Plain => "text/plain; charset=utf-8",
-            Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
-            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Metrics(Format::Text) => "text/plain; version=0.0.4; charset=utf-8",
+            Self::Metrics(Format::OpenMetrics) => {
+                "application/openmetrics-text; version=1.0.0; charset=utf-8"
+            }
         }
     }
 }
@@ -115,10 +124,7 @@ impl ContentType {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     /// The metrics: call `respond`.
-    Metrics {
-        /// In OpenMetrics, else in the text format.
-        openmetrics: bool,
-    },
+    Metrics(Format),
     /// Whether all is well: call `respond`.
     Healthz,
     /// The blocked sources: call `respond_part`, or `refuse`.
@@ -314,9 +320,9 @@ impl Head {
         for range in split(value, b',') {
             let (format, quality) = parse_media_range(range);
             let best = match format {
-                Some(ContentType::OpenMetrics) => &mut self.openmetrics_quality,
-                Some(ContentType::Prometheus) => &mut self.text_quality,
-                Some(ContentType::Plain) | None => continue,
+                Some(Format::OpenMetrics) => &mut self.openmetrics_quality,
+                Some(Format::Text) => &mut self.text_quality,
+                None => continue,
             };
             *best = quality.max(*best);
         }
@@ -350,6 +356,11 @@ impl Head {
     fn request(&self) -> Request {
         let is_openmetrics =
             self.openmetrics_quality > 0 && self.openmetrics_quality >= self.text_quality;
+        let format = if is_openmetrics {
+            Format::OpenMetrics
+        } else {
+            Format::Text
+        };
         match (self.resource, self.method_allowed) {
             // `OPTIONS *` and `CONNECT host:port` have targets of their own.
             _ if self.odd_target && !self.method_allowed => {
@@ -358,9 +369,7 @@ impl Head {
             _ if self.odd_target => Request::Error(Status::BadRequest),
             (Resource::Unknown, _) => Request::Error(Status::NotFound),
             (_, false) => Request::Error(Status::MethodNotAllowed),
-            (Resource::Metrics, true) => Request::Metrics {
-                openmetrics: is_openmetrics,
-            },
+            (Resource::Metrics, true) => Request::Metrics(format),
             (Resource::Healthz, true) => Request::Healthz,
             (Resource::Blocked, true) => Request::Blocked { cursor: 0 },
         }
@@ -447,14 +456,14 @@ fn resource_of(path: &[u8]) -> Resource {
 
 /// The format one element of Accept names (RFC 9110 section 12.5.1) and its
 /// quality. A wildcard names no format, another version is another format.
-fn parse_media_range(range: &[u8]) -> (Option<ContentType>, u32) {
+fn parse_media_range(range: &[u8]) -> (Option<Format>, u32) {
     let mut parts = split(range, b';').map(trim);
     let name = parts.next().unwrap_or_default();
     let (format, wanted_version): (_, &[u8]) =
         if eq_ignore_case(name, b"application/openmetrics-text") {
-            (ContentType::OpenMetrics, b"1.0.0")
+            (Format::OpenMetrics, b"1.0.0")
         } else if eq_ignore_case(name, b"text/plain") {
-            (ContentType::Prometheus, b"0.0.4")
+            (Format::Text, b"0.0.4")
         } else {
             return (None, 0);
         };
@@ -1171,11 +1180,11 @@ mod tests {
 
     fn answer(exchange: &mut Exchange, request: Request, list: &FakeList) {
         match request {
-            Request::Metrics { openmetrics: false } => {
-                exchange.respond(Status::Ok, ContentType::Prometheus, &[b"text 1\n"]);
+            Request::Metrics(format @ Format::Text) => {
+                exchange.respond(Status::Ok, ContentType::Metrics(format), &[b"text 1\n"]);
             }
-            Request::Metrics { openmetrics: true } => {
-                exchange.respond(Status::Ok, ContentType::OpenMetrics, &[b"# EOF\n"]);
+            Request::Metrics(format @ Format::OpenMetrics) => {
+                exchange.respond(Status::Ok, ContentType::Metrics(format), &[b"# EOF\n"]);
             }
             Request::Healthz => {
                 exchange.respond(Status::ServiceUnavailable, ContentType::Plain, &[b"ill\n"]);
@@ -2130,8 +2139,8 @@ mod tests {
         for status in Status::ALL {
             for content_type in [
                 ContentType::Plain,
-                ContentType::Prometheus,
-                ContentType::OpenMetrics,
+                ContentType::Metrics(Format::Text),
+                ContentType::Metrics(Format::OpenMetrics),
             ] {
                 let head = exchange.answer_head(status, content_type);
                 assert!(!head.is_truncated());

@@ -3,8 +3,8 @@
 use heapless::Vec;
 
 use crate::address::{Endpoint, UNSPECIFIED};
-use crate::exposition::{self, Format, Snapshot};
-use crate::http::{BODY_ROOM, ContentType, Exchange, Request, Server, Status};
+use crate::exposition::{self, Snapshot};
+use crate::http::{BODY_ROOM, ContentType, Exchange, Format, Request, Server, Status};
 use crate::kernel::{Accepted, Descriptor, Errno, Interest, Kernel, Link, More, Path};
 use crate::limits::{HTTP_ACCEPTS, HTTP_CLIENTS, HTTP_FRESH, START_RETRY};
 use crate::metrics::Metrics;
@@ -381,14 +381,9 @@ fn answer(
         return false;
     };
     match request {
-        Request::Metrics { openmetrics } => {
-            let (format, content_type) = if openmetrics {
-                (Format::OpenMetrics, ContentType::OpenMetrics)
-            } else {
-                (Format::Text, ContentType::Prometheus)
-            };
+        Request::Metrics(format) => {
             page.update(kernel, format, metrics, resources, moment.now);
-            answer_metrics(exchange, &page.text, content_type);
+            answer_metrics(exchange, &page.text, format);
         }
         Request::Healthz => answer_health(exchange, resources.trouble(moment.now)),
         Request::Blocked { cursor } => answer_blocked(exchange, cursor, resources),
@@ -404,11 +399,11 @@ fn count_status(exchange: &mut Exchange, metrics: &mut Metrics) {
     }
 }
 
-fn answer_metrics(exchange: &mut Exchange, page: &TextView, content_type: ContentType) {
+fn answer_metrics(exchange: &mut Exchange, page: &TextView, format: Format) {
     if page.is_truncated() {
         exchange.refuse(Status::InternalError);
     } else {
-        exchange.respond(Status::Ok, content_type, &[page.as_bytes()]);
+        exchange.respond(Status::Ok, ContentType::Metrics(format), &[page.as_bytes()]);
     }
 }
 
