@@ -100,17 +100,17 @@ test: build build-quick tools ## every check and test; what lacks its tools says
 	@! cargo clippy --version >/dev/null 2>&1 || cargo clippy --all-targets -- -D warnings
 	cargo test
 	sh tests/build.sh
-	$(as_root) python3 tests/run.py $(BINARY)
+	$(as_root) python3 -B tests/run.py $(BINARY)
 
 bench: build bench-tools ## readings against cat, HTTP against lighttpd and nginx, size, memory (needs root)
-	@python3 tests/bench.py $(BINARY)
-	@LD_LIBRARY_PATH="$$(echo target/tools/usr/lib/*-linux-*)" python3 tests/bench_http.py $(BINARY)
+	@python3 -B tests/bench.py $(BINARY)
+	@LD_LIBRARY_PATH="$$(echo target/tools/usr/lib/*-linux-*)" python3 -B tests/bench_http.py $(BINARY)
 
 detect: build tools ## which scans are seen and how fast they are blocked (needs root)
-	@python3 tests/detect.py $(BINARY)
+	@python3 -B tests/detect.py $(BINARY)
 
 fleet: build tools ## a real Prometheus scrapes three hosts while nmap scans one (needs root)
-	@$(as_root) python3 tests/fleet.py $(BINARY)
+	@$(as_root) python3 -B tests/fleet.py $(BINARY)
 
 image: build $(IPTABLES) ## build the container image tcpparser:latest, target/image/tcpparser.tar
 	@{ docker info || podman info || buildah info; } >/dev/null 2>&1 || $(call need,podman,podman)

@@ -100,6 +100,13 @@ no_core_fmt() {
     ! grep 4core3fmt target/symbols.txt
 }
 
+# Elsewhere it would stay in the tree, of root where root ran it.
+leaves_no_bytecode() {
+    make -n test bench detect fleet >"$log.verbs" && grep -q 'python3 -B tests/' "$log.verbs" &&
+        ! grep 'python3 tests/' "$log.verbs"
+}
+
+check 'no verb leaves bytecode in the tree' leaves_no_bytecode
 check 'the program builds' make -s build
 if has file && [ -d "target/$(uname -m)-unknown-linux-musl" ]; then
     check 'it is static-pie' file_says target/tcpparser 'static-pie linked'
