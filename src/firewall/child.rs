@@ -571,7 +571,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                     table.housekeeping.succeed();
                     if has_more_stale || table.one_by_one {
                         // What is left of the stale rules shows up again.
-                        table.doubt();
+                        table.invalidate();
                     }
                     self.removed += u64::from(housekeeping);
                     self.stale.get_mut(place).clear();
@@ -659,7 +659,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         self.settle(running, Some(&mut failure), now);
         let is_single_pass = self.task.is_single_pass();
         let table = self.table_mut(place);
-        table.doubt();
+        table.invalidate();
         if table.learns_to_lack_wait(&failure, is_single_pass) {
             return failure;
         }

@@ -168,7 +168,7 @@ impl FilterTable {
     }
 
     /// What the kernel has is uncertain now: look before the next change.
-    pub(super) fn doubt(&mut self) {
+    pub(super) fn invalidate(&mut self) {
         if self.state == State::Listed {
             self.state = State::Unlisted;
         }
