@@ -929,6 +929,7 @@ impl Exchange {
     /// A close would drop what of the answer is on its way if the client still
     /// sent anything (net/ipv4/tcp.c, __tcp_close): instead what it sends is
     /// read away, until it closes or `HTTP_LINGER` passed.
+    #[inline(never)]
     pub fn linger(&mut self, now: Instant) {
         if self.state == State::Finished && !self.input_ended {
             self.state = State::Lingering;

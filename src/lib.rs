@@ -25,7 +25,7 @@
 //! Intake::row              Socket -> Connections::observe -> Sighting
 //! Admission::admit         Case::verdict: counts, waits in Waiting, or neither
 //! Detector::observe        Evidence; next_scan -> Scan
-//! Commands::decide         whom not to block; Firewall::block: it is wanted
+//! Commands::decide         what is protected; Firewall::block: it is wanted
 //! Commands::start          Firewall::command -> Invocation; Kernel::spawn
 //! Commands::watch          the child's exit; Firewall::finished: it stands
 //! ```

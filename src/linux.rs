@@ -1134,6 +1134,7 @@ fn local_time(unix_seconds: u64) -> Calendar {
     }
 }
 
+#[inline(never)]
 fn resource_limit(resource: c_int) -> Option<u64> {
     let mut limit = libc::rlimit {
         rlim_cur: libc::RLIM_INFINITY,

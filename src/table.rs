@@ -58,6 +58,8 @@ fn absorb(v: &mut [u64; 4], word: u64) {
     v[0] ^= word;
 }
 
+// Where a word takes two registers, a copy at each place costs 350 bytes.
+#[cfg_attr(target_pointer_width = "32", inline(never))]
 fn sip_round(v: &mut [u64; 4]) {
     v[0] = v[0].wrapping_add(v[1]);
     v[1] = v[1].rotate_left(13) ^ v[0];

@@ -40,8 +40,8 @@ pub(super) enum Namespace {
     /// Ours, whose sockets netlink shows.
     Own,
     Other,
-    /// There is no such file yet.
-    Absent,
+    /// There is no such file yet, or no descriptor to look at it.
+    Unknown,
 }
 
 /// The files and when they are read; all bytes zero when new.
@@ -117,14 +117,19 @@ impl Reader {
     /// procfs gives each network namespace's files inode numbers of their own
     /// (fs/proc/generic.c, proc_alloc_inum).
     pub(super) fn namespace(&self, kernel: &mut impl Kernel) -> Namespace {
+        let path = &self.sources.v4.file.path;
+        // /proc/net is a link to self/net.
+        if path.as_bytes() == b"/proc/net/tcp" {
+            return Namespace::Own;
+        }
         let ours = inode(kernel, &Path::from_bytes(b"/proc/self/net/tcp"));
-        let read = inode(kernel, &self.sources.v4.file.path);
-        if ours.is_err() || ours == read {
-            Namespace::Own
-        } else if read.is_ok() {
-            Namespace::Other
-        } else {
-            Namespace::Absent
+        let read = inode(kernel, path);
+        match (ours, read) {
+            (Err(Errno::EMFILE | Errno::ENFILE), _) => Namespace::Unknown,
+            (Err(_), _) => Namespace::Own,
+            (Ok(ours), Ok(read)) if ours == read => Namespace::Own,
+            (Ok(_), Ok(_)) => Namespace::Other,
+            (Ok(_), Err(_)) => Namespace::Unknown,
         }
     }
 
@@ -206,4 +211,25 @@ fn read_rows<K: Kernel>(
         visit(kernel, row);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::fake_kernel::FakeKernel;
+
+    /// Else its rows would be held against our own sockets and addresses.
+    #[test]
+    fn without_a_descriptor_another_namespace_is_not_taken_for_ours() {
+        let mut kernel = FakeKernel::new(1);
+        kernel.faults.no_descriptors = true;
+        for (proc_directory, expected) in [
+            (&b"/proc"[..], Namespace::Own),
+            (b"/host/proc/1", Namespace::Unknown),
+        ] {
+            let mut reader = Reader::new();
+            reader.configure(proc_directory);
+            assert!(reader.namespace(&mut kernel) == expected);
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //! firewall manager keeps pushing them down.
 //!
 //! It may claim the first position as well. A jump that was moved back and is
-//! pushed down again soon after stays where it is, so that the two never fight;
+//! pushed down again soon after stays where it is, so that the two do not take turns;
 //! yet two deploys within ten minutes must not leave it behind for good. After
 //! ten quiet minutes it is moved once more, and each time that does not last the
 //! wait doubles. A jump that stayed first for as long as it would have waited
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(waits, [10, 20, 40, 80, 160, 160, 160, 160, 160, 160]);
     }
 
-    /// Twenty minutes after the second try the quarrel is forgotten.
+    /// Twenty minutes after the second try the pushes are forgotten.
     #[test]
     fn who_stayed_first_for_long_starts_anew() {
         let pushes = [5, 8, 60, 62, 90];
