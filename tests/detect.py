@@ -19,7 +19,7 @@ import test_evidence
 import traffic
 
 RUNS = 5
-DEADLINE = 420  # seconds for everything
+DEADLINE = 600  # seconds for everything
 SETTINGS = [("events", "10s", False), ("--interval 1h", "1h", False), ("readings alone", "10s", True)]
 LABELS = {"nmap -sT -T4": "`nmap -sT -T4`, its 1000 ports", "nmap -sT": "`nmap -sT` of the ten",
           "nmap -sT -T2": "`nmap -sT -T2` of the ten",

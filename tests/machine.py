@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 
-from harness import (DEADLINE, HOME, Failure, Skipped, check, must, need, run, wait_for)
+from harness import (DEADLINE, HOME, Failure, Skipped, check, need, run, wait_for)
 
 ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 # What `make tools` fetched because it is not installed here.

@@ -10,7 +10,7 @@ import time
 import traffic
 from harness import (FAMILIES, Family, alone, cases, check, connection_pattern, equal, name_of,
                      scan_pattern, wait_for)
-from traffic import (TEN, Attack, ConnectScan, Forger, Nmap, deaf, end, has_events, helper,
+from traffic import (Attack, ConnectScan, Forger, Nmap, deaf, end, has_events, helper,
                      serve, touch, until)
 
 PORTS = (22, 25, 80, 443)

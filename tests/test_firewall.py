@@ -11,12 +11,11 @@ import random
 import re
 import shutil
 import signal
-import socket
 import threading
 import time
 
 import traffic
-from harness import (FLAVOURS, Skipped, alone, carries_data, cases, check, equal, idle, must,
+from harness import (FLAVOURS, Skipped, alone, carries_data, cases, check, equal, idle,
                      need, wait_for, wrapped_firewall)
 from test_blocking import ACCEPT, PORTS, RULE, Scene
 from test_files import fixture, listening, tcp_row

@@ -13,10 +13,10 @@ import subprocess
 import time
 
 import traffic
-from harness import (Family, Skipped, cases, check, connection_pattern, equal, idle,
+from harness import (Skipped, cases, check, connection_pattern, equal, idle,
                      scan_pattern, wait_for)
 from test_evidence import MISSED, NEW_INBOUND, PORTS, Scene
-from traffic import ConnectScan, Nmap, end, helper, serve, touch, until
+from traffic import ConnectScan, end, helper, serve, touch, until
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 EARLY = "tcpparser_early_readings_total"
