@@ -1,8 +1,8 @@
 //! Metrics as text: Prometheus text format 0.0.4 and OpenMetrics 1.0.0.
 //!
 //! Each family is one entry with its kind, its name (without `_total` and
-//! `_info`), its numbers, and what it means. A name that ends with `_seconds` or `_bytes`
-//! says its unit. What a family means is one line without quotes and
+//! `_info`), its numbers, and what it means. A name that ends with `_seconds` or
+//! `_bytes` says its unit. What a family means is one line without quotes and
 //! backslashes, so that neither format needs to escape any of it.
 
 use crate::address::Family;

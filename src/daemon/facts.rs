@@ -15,9 +15,8 @@ use crate::limits::{
 use crate::netlink::{HostMessage, Progress, Section, host_request, walk_host};
 use crate::time::{Duration, Instant, nearest};
 
-use super::once::Once;
-
 use super::files::{open_of_root, open_regular};
+use super::once::Once;
 
 /// A bit for each section.
 const ALL: u8 = (1 << Section::ALL.len()) - 1;

@@ -2,11 +2,11 @@
 //! firewall manager keeps pushing them down.
 //!
 //! It may claim the first position as well. A jump that was moved back and is
-//! pushed down again soon after stays where it is, so that the two do not take turns;
-//! yet two deploys within ten minutes must not leave it behind for good. After
-//! ten quiet minutes it is moved once more, and each time that does not last the
-//! wait doubles. A jump that stayed first for as long as it would have waited
-//! starts anew.
+//! pushed down again soon after stays where it is, so that the two do not take
+//! turns; yet two deploys within ten minutes must not leave it behind for good.
+//! After ten quiet minutes it is moved once more, and each time that does not
+//! last the wait doubles. A jump that stayed first for as long as it would have
+//! waited starts anew.
 
 use crate::limits::MOVE_MEMORY;
 use crate::time::{Duration, Instant};
