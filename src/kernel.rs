@@ -16,6 +16,12 @@ pub struct Errno(pub i32);
 impl Errno {
     /// Operation not permitted.
     pub const EPERM: Self = Self(libc::EPERM);
+    /// The kernel knows it under that name, but as something else.
+    pub const EEXIST: Self = Self(libc::EEXIST);
+    /// In use.
+    pub const EBUSY: Self = Self(libc::EBUSY);
+    /// The kernel lacks the protocol.
+    pub const EPROTONOSUPPORT: Self = Self(libc::EPROTONOSUPPORT);
     /// No such file or directory.
     pub const ENOENT: Self = Self(libc::ENOENT);
     /// Interrupted by a signal: try again.
@@ -252,6 +258,10 @@ pub enum Netlink {
     DestroyEvents,
     /// NETLINK_SOCK_DIAG to ask for sockets and to destroy them.
     SockDiag,
+    /// NETLINK_NETFILTER: nf_tables is asked and changed.
+    Netfilter,
+    /// The same, joined to the group that reports changes of nf_tables.
+    NetfilterEvents,
 }
 
 /// The bit of CAP_NET_ADMIN in a capability set (linux/capability.h).

@@ -68,7 +68,6 @@ mod kernel;
 mod netlink;
 
 mod host;
-#[cfg(test)]
 mod nf_tables;
 mod options;
 mod proc_net_tcp;

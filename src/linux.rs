@@ -46,6 +46,8 @@ const DESTROY_GROUPS: [c_int; 2] = [1, 3];
 /// linux/rtnetlink.h.
 const ROUTE_GROUPS: [c_int; 5] = [1, 5, 7, 9, 11];
 const RTNLGRP_NEXTHOP: c_int = 32;
+/// linux/netfilter/nfnetlink.h.
+const NFNLGRP_NFTABLES: c_int = 7;
 /// linux/memfd.h; kernels before 6.3 do not know it and say EINVAL.
 const MFD_NOEXEC_SEAL: u32 = 8;
 /// linux/capability.h: two 32-bit words a set.
@@ -475,6 +477,7 @@ impl Kernel for Linux {
         let protocol = match kind {
             Netlink::Route | Netlink::RouteEvents => libc::NETLINK_ROUTE,
             Netlink::DestroyEvents | Netlink::SockDiag => libc::NETLINK_SOCK_DIAG,
+            Netlink::Netfilter | Netlink::NetfilterEvents => libc::NETLINK_NETFILTER,
         };
         let socket = socket(libc::AF_NETLINK, libc::SOCK_RAW, protocol)?;
         // struct sockaddr_nl (netlink(7)): family, padding, port 0 for "you
@@ -488,6 +491,13 @@ impl Kernel for Linux {
                 join_groups(socket.number(), &ROUTE_GROUPS)?;
                 // Before 5.3 there are no nexthop objects and no such group.
                 let _ = join_groups(socket.number(), &[RTNLGRP_NEXTHOP]);
+            }
+            Netlink::NetfilterEvents => join_groups(socket.number(), &[NFNLGRP_NFTABLES])?,
+            // An error repeats the header of what it refuses, not all of it
+            // (before Linux 4.3 it does).
+            Netlink::Netfilter => {
+                let (level, option) = (libc::SOL_NETLINK, libc::NETLINK_CAP_ACK);
+                let _ = set_option(socket.number(), level, option, 1);
             }
             Netlink::Route | Netlink::SockDiag => {}
         }
@@ -2112,6 +2122,7 @@ mod tests {
             Netlink::RouteEvents,
             Netlink::DestroyEvents,
             Netlink::SockDiag,
+            Netlink::Netfilter,
         ] {
             let socket = kernel.netlink(kind).unwrap();
             kernel.close(socket);

@@ -372,7 +372,7 @@ pub struct Metrics {
     /// Tries to block that failed.
     pub block_failures: Labelled<BlockFailure, 8>,
     /// Blocks that ended.
-    pub unblocks: Labelled<EndReason, 3>,
+    pub unblocks: Labelled<EndReason, 4>,
     /// Scans that no block followed.
     pub blocks_refused: Labelled<Refusal, { Refusal::COUNT }>,
     /// Now: sources blocked in the kernel.

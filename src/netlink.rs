@@ -171,7 +171,6 @@ pub struct Message<'a> {
     pub sequence: u32,
     /// nlmsg_pid, the port of the socket it answers; of events that of the
     /// socket that made the change.
-    #[cfg(test)]
     pub port: u32,
     /// What follows the header.
     pub payload: &'a [u8],
@@ -213,7 +212,6 @@ fn split_message(bytes: &[u8]) -> Option<(Message<'_>, &[u8])> {
         kind: u16_at(message, 4)?,
         flags: u16_at(message, 6)?,
         sequence: u32_at(message, 8)?,
-        #[cfg(test)]
         port: u32_at(message, 12)?,
         payload: message.get(HEADER..)?,
     };

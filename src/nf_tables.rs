@@ -119,6 +119,10 @@ const TABLE_COMMENT: &[u8] = b"port scan sources; tcpparser --unblock all lifts 
 /// collector ran, about a second later.
 const SET_SIZE: u32 = 65_536;
 
+/// The longest comment: nft reads 128 bytes with its NUL
+/// (NFTNL_UDATA_COMMENT_MAXLEN).
+const COMMENT_MAX: usize = 127;
+
 /// The shortest timeout. 0 is for ever, and what is less than a jiffy became 0.
 const TIMEOUT_MIN_MS: u64 = 10;
 /// 23 days: kernels before 4.16 hold no longer one.
@@ -146,6 +150,11 @@ impl TableFamily {
             Self::Inet => &Set::ALL,
             Self::Ip => &[Set::Drop4, Set::Host4],
         }
+    }
+
+    /// How many sets and chains such a table has.
+    pub const fn objects(self) -> usize {
+        self.sets().len() + Chain::ALL.len()
     }
 }
 
@@ -342,6 +351,7 @@ impl<'a> Batch<'a> {
     }
 
     /// The number of the next command.
+    #[cfg(test)]
     pub fn sequence(&self) -> u32 {
         self.sequence
     }
@@ -505,6 +515,12 @@ impl<'a> Batch<'a> {
         self.first..self.sequence.wrapping_add(1)
     }
 
+    /// Whether an element more can be put in, and one taken out, whatever their
+    /// comments are.
+    pub fn takes_more(&self) -> bool {
+        self.has_room(3 * (ELEMENT + COMMENT_MAX) + ELEMENT)
+    }
+
     fn has_room(&self, length: usize) -> bool {
         self.out.room() >= length + END
     }
@@ -640,11 +656,10 @@ fn put_address(out: &mut TextView, kind: u16, address: IpAddr) {
     }
 }
 
-/// User data: type, length and value each; `first`, then a comment. nft reads
-/// 128 bytes of it with its NUL (NFTNL_UDATA_COMMENT_MAXLEN).
+/// User data: type, length and value each; `first`, then a comment.
 #[inline(never)]
 fn put_comment(out: &mut TextView, kind: u16, first: &[u8], comment_kind: u8, comment: &[u8]) {
-    let comment = comment.get(..127).unwrap_or(comment);
+    let comment = comment.get(..COMMENT_MAX).unwrap_or(comment);
     let start = open(out, kind);
     out.put(first);
     out.put(&[comment_kind, comment.len() as u8 + 1]);
@@ -690,6 +705,12 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Nothing was received; all bytes zero.
+    pub const NONE: Self = Self {
+        is_acknowledged: false,
+        has_failed: false,
+    };
+
     /// Reads one datagram of the answer to the messages numbered `sequences`;
     /// hands number and error of each refused one to `each`.
     pub fn read(&mut self, bytes: &[u8], sequences: &Range<u32>, each: &mut dyn FnMut(u32, Errno)) {
@@ -798,9 +819,9 @@ pub struct TableState {
 
 impl TableState {
     /// Whether it has what `Batch::set_up` makes of all its sets, and no more.
+    #[cfg(test)]
     pub fn is_complete(self, family: TableFamily) -> bool {
-        let objects = family.sets().len() + Chain::ALL.len();
-        self.flags == 0 && self.objects as usize == objects
+        self.flags == 0 && self.objects as usize == family.objects()
     }
 }
 

@@ -149,7 +149,7 @@ ports|p|N|3|1..63|MORE than N ports are a scan\n\
 show||WHAT|all|all/new/scans|what a reading prints\n\
 allow|a|CIDR||address or network|never block; repeatable\n\
 block-time||LIST|10m,1h,1d,7d|1..8 of 1s..24d/forever|length\n\
-firewall||NAME|auto|auto/iptables/ipset/nft/none|backend\n\
+firewall||NAME|auto|auto/iptables/nft/none|where blocks go\n\
 dry-run|n||||detect and report, change no firewall\n\
 listen|l|ADDR:PORT|[::]:3021|ADDR:PORT or none|HTTP\n\
 proc||DIR|/proc|1..200 bytes|procfs to read\n\
@@ -197,10 +197,6 @@ fn row_of(id: Id) -> Row {
     }
 }
 
-/// What is understood but refused, until the change that brings it takes its
-/// name away.
-const NOT_BUILT_IN_YET: [FirewallChoice; 2] = [FirewallChoice::Ipset, FirewallChoice::Nft];
-
 /// Entries of --block-time.
 pub const BLOCK_TIMES: usize = 8;
 
@@ -230,13 +226,11 @@ pub enum Show {
 /// Which firewall is asked to block (--firewall).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirewallChoice {
-    /// iptables, with ipset where that works, else nft.
+    /// Some rules by iptables where it runs, what is more by nf_tables.
     Auto,
-    /// One iptables rule a source.
+    /// Rules by iptables alone.
     Iptables,
-    /// One iptables rule a family that matches a set.
-    Ipset,
-    /// A table of our own in nftables.
+    /// Elements of sets by nf_tables alone: no program is run.
     Nft,
     /// None: detect and report only, no privilege needed.
     None,
@@ -244,23 +238,7 @@ pub enum FirewallChoice {
 
 impl FirewallChoice {
     /// In the order of `TABLE`.
-    const ALL: [Self; 5] = [
-        Self::Auto,
-        Self::Iptables,
-        Self::Ipset,
-        Self::Nft,
-        Self::None,
-    ];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Iptables => "iptables",
-            Self::Ipset => "ipset",
-            Self::Nft => "nft",
-            Self::None => "none",
-        }
-    }
+    const ALL: [Self; 4] = [Self::Auto, Self::Iptables, Self::Nft, Self::None];
 }
 
 /// Whom --unblock is about.
@@ -326,8 +304,10 @@ pub struct Options {
     /// Lengths of a source's first, second, … block; `None` is for ever. See
     /// `block_length`.
     pub block_times: Vec<Option<Duration>, BLOCK_TIMES>,
-    /// Which firewall blocks.
+    /// Where blocks go.
     pub firewall: FirewallChoice,
+    /// --firewall names ipset, of earlier versions: read as auto.
+    pub names_ipset: bool,
     /// Change no firewall.
     pub dry_run: bool,
     /// Where HTTP is served; `None`: nowhere. [::] stands for IPv4 as well.
@@ -357,6 +337,7 @@ impl Options {
             allow: Vec::new(),
             block_times: Vec::new(),
             firewall: FirewallChoice::Auto,
+            names_ipset: false,
             dry_run: false,
             listen: Some(Endpoint::BLANK),
             proc_directory: Text::new(),
@@ -387,12 +368,6 @@ impl Options {
             self.read_environment(environment, &mut given)?;
         }
         self.action = given.action()?;
-        if given.asks_for_text() {
-            return Ok(());
-        }
-        if NOT_BUILT_IN_YET.contains(&self.firewall) {
-            return Err(UsageError::NotBuiltIn(Id::Firewall, self.firewall.name()));
-        }
         Ok(())
     }
 
@@ -537,7 +512,11 @@ impl Options {
             }
             Id::Allow => self.allow.push(Network::parse(value)?).ok()?,
             Id::BlockTime => self.block_times.push(parse_block_time(value)?).ok()?,
-            Id::Firewall => self.firewall = choose(value, row.range, &FirewallChoice::ALL)?,
+            Id::Firewall => {
+                self.names_ipset = value == b"ipset";
+                let value = if self.names_ipset { row.default } else { value };
+                self.firewall = choose(value, row.range, &FirewallChoice::ALL)?;
+            }
             Id::DryRun => return store_flag(&mut self.dry_run, value),
             Id::Listen => self.listen = parse_listen(value)?,
             Id::Proc => store_directory(&mut self.proc_directory, value)?,
@@ -705,8 +684,6 @@ pub enum UsageError<'a> {
     TooMany(Id, Origin, &'a [u8]),
     /// Two options that say what to do.
     NotTogether(Id, Id),
-    /// Understood, but a later version brings this value.
-    NotBuiltIn(Id, &'static str),
 }
 
 /// Where a value came from.
@@ -775,10 +752,6 @@ impl UsageError<'_> {
                 put_name(out, *one, Origin::Argument);
                 out.put(b": not together with ");
                 put_name(out, *other, Origin::Argument);
-            }
-            Self::NotBuiltIn(id, value) => {
-                put_name(out, *id, Origin::Argument);
-                write_part(out, b" ", value.as_bytes(), b": not built in yet");
             }
         }
         out.put_byte(b'\n');
@@ -1089,7 +1062,7 @@ mod tests {
             ),
             (
                 "--firewall",
-                &["auto", "iptables", "none", "ipset", "nft"],
+                &["auto", "iptables", "nft", "none", "ipset"],
                 &["", "pf", "IPTABLES", "nftables", "auto "],
             ),
             (
@@ -1116,11 +1089,7 @@ mod tests {
         for (name, good, bad) in cases {
             for value in good {
                 let argument = format!("{name}={value}");
-                let result = parse(&[&argument]);
-                if let Err(error) = result {
-                    let line = line(&error);
-                    assert!(line.ends_with("not built in yet"), "{name}={value}: {line}");
-                }
+                accepted(&[&argument]);
             }
             for value in bad {
                 let line = refused(&[&format!("{name}={value}")]);
@@ -1249,9 +1218,15 @@ mod tests {
         );
         assert_eq!(accepted(&["--once", "--once=no"]).action, Action::Run);
         assert_eq!(accepted(&["--list", "--list=off"]).action, Action::Run);
+        let options = accepted(&["--firewall=ipset", "--firewall=nft"]);
         assert_eq!(
-            accepted(&["--firewall=nft", "--firewall=none"]).firewall,
-            FirewallChoice::None
+            (options.firewall, options.names_ipset),
+            (FirewallChoice::Nft, false)
+        );
+        let options = accepted(&["--firewall=nft", "--firewall=ipset"]);
+        assert_eq!(
+            (options.firewall, options.names_ipset),
+            (FirewallChoice::Auto, true)
         );
         assert_eq!(accepted(&["-a::1", "-a::2", "-a::1"]).allow.len(), 3);
     }
@@ -1336,8 +1311,6 @@ mod tests {
             (&["--once", "--list"], "--once: not together with --list"),
             (&["--unblock=all", "--list"], "--list: not together with --unblock"),
             (&["--healthcheck", "--once"], "--once: not together with --healthcheck"),
-            (&["--firewall=ipset"], "--firewall ipset: not built in yet"),
-            (&["--firewall=nft"], "--firewall nft: not built in yet"),
         ] {
             assert_eq!(refused(arguments), format!("tcpparser: {expected}"), "{arguments:?}");
         }

@@ -6,6 +6,7 @@ use crate::detector::{Data, Scan};
 use crate::firewall::comment::Facts;
 use crate::firewall::iptables::{Hook, Rule, Tool};
 use crate::firewall::{EndReason, Failure, FailureReason};
+use crate::kernel::Errno;
 use crate::text::{Text, TextView};
 use crate::time::{Calendar, Duration, Instant};
 
@@ -126,11 +127,15 @@ pub fn not_blocked(time: Calendar, source: Network, why: &[u8]) -> Line {
 }
 
 /// The end of a block, or of the wish for one.
-pub fn unblocked(time: Calendar, source: Network, reason: EndReason) -> Line {
+pub fn unblocked(time: Calendar, source: Network, reason: EndReason, program: &[u8]) -> Line {
     let (label, words): (&[u8], &[u8]) = match reason {
         EndReason::Expired => (b"Unblocked", b"its time is over"),
-        EndReason::Operator => (b"Unblocked", b"its rule was removed by somebody"),
+        EndReason::Operator => (b"Unblocked", b"its rule was removed by "),
         EndReason::Protected => (b"Unblocked", b"it holds a protected address now"),
+        EndReason::Evicted => (
+            b"Unblocked",
+            b"the chain is full, a newer block takes its place",
+        ),
         EndReason::NeverStood => (
             b"Block failed",
             b"its time was over before the firewall took it",
@@ -138,6 +143,13 @@ pub fn unblocked(time: Calendar, source: Network, reason: EndReason) -> Line {
     };
     let mut line = begin_source(time, label, source);
     line.put(words);
+    if reason == EndReason::Operator {
+        line.put(if program.is_empty() {
+            b"somebody"
+        } else {
+            program
+        });
+    }
     line
 }
 
@@ -151,8 +163,8 @@ pub fn block_failed(time: Calendar, source: Network, why: &[u8]) -> Line {
 /// Words for a failed command.
 pub fn failure(failure: &Failure) -> Text<320> {
     let mut text = Text::new();
-    failure.tool.write_name(&mut text);
-    if !failure.is_listing {
+    failure.write_name(&mut text);
+    if !failure.is_listing && failure.tool.is_some() {
         text.put(b"-restore");
     }
     match failure.reason {
@@ -166,6 +178,12 @@ pub fn failure(failure: &Failure) -> Text<320> {
             text.put_decimal(u64::from(signal));
         }
         FailureReason::Deadline => text.put(b" did not end in time"),
+        // Of an element: the set has no room.
+        FailureReason::Error(Errno::ENFILE) => text.put(b" refuses: the set is full"),
+        FailureReason::Error(error) => {
+            text.put(b" refuses: ");
+            text.put(error_words(error).as_bytes());
+        }
     }
     let explanation = crate::text::trim(failure.explanation.as_bytes());
     if !explanation.is_empty() {
@@ -173,6 +191,27 @@ pub fn failure(failure: &Failure) -> Text<320> {
         text.put(explanation);
     }
     text.put(b"; it is tried again");
+    text
+}
+
+/// An errno in words, for a diagnostic.
+pub fn error_words(error: Errno) -> Text<48> {
+    let mut text = Text::new();
+    let words: &[u8] = match error {
+        Errno::ENOENT => b"no such file",
+        Errno::EACCES | Errno::EPERM => b"permission denied",
+        Errno::EADDRINUSE => b"address in use",
+        Errno::ECONNREFUSED => b"connection refused",
+        Errno::ETIMEDOUT => b"no answer in time",
+        Errno::EADDRNOTAVAIL => b"address not there",
+        Errno::EMFILE | Errno::ENFILE => b"too many open files",
+        Errno::EOPNOTSUPP => b"the kernel has none",
+        _ => b"error ",
+    };
+    text.put(words);
+    if words.ends_with(b" ") {
+        text.put_decimal(error.0.unsigned_abs().into());
+    }
     text
 }
 
@@ -291,6 +330,7 @@ mod tests {
     use crate::detector::Ports;
     use crate::firewall::comment::Comment;
     use crate::firewall::iptables::Scope;
+    use std::format;
     use std::str::from_utf8;
 
     const TIME: Calendar = Calendar {
@@ -406,12 +446,21 @@ mod tests {
             "2021-11-01 21:11:53:        Not blocked:              10.0.0.2 gateway",
         );
         assert_line(
-            unblocked(TIME, network("10.0.0.2"), EndReason::Expired),
+            unblocked(TIME, network("10.0.0.2"), EndReason::Expired, b""),
             "2021-11-01 21:11:53:          Unblocked:              10.0.0.2 its time is over",
         );
-        let failed = Failure {
+        for (program, words) in [(b"".as_slice(), "somebody"), (b"nft", "nft")] {
+            assert_line(
+                unblocked(TIME, network("10.0.0.2"), EndReason::Operator, program),
+                &format!(
+                    "2021-11-01 21:11:53:          Unblocked:              10.0.0.2 \
+                     its rule was removed by {words}"
+                ),
+            );
+        }
+        let mut failed = Failure {
             reason: FailureReason::Status(4),
-            tool: Tool::preferred(Family::V4),
+            tool: Some(Tool::preferred(Family::V4)),
             source: None,
             is_listing: false,
             is_addition: true,
@@ -424,6 +473,19 @@ mod tests {
             "2021-11-01 21:11:53:       Block failed:              10.0.0.2 iptables-restore exited with 4: \
             Another app holds the lock.; it is tried again",
         );
+        (failed.tool, failed.explanation) = (None, Text::new());
+        for (error, words) in [
+            (Errno::EPERM, "permission denied"),
+            (Errno::EOPNOTSUPP, "the kernel has none"),
+            (Errno::ENFILE, "the set is full"),
+            (Errno::ENOBUFS, "error 105"),
+        ] {
+            failed.reason = FailureReason::Error(error);
+            assert_line(
+                failure(&failed),
+                &format!("nf_tables refuses: {words}; it is tried again"),
+            );
+        }
     }
 
     #[test]

@@ -4,10 +4,8 @@
 use crate::address::PerFamily;
 use crate::detector::{Data, Scan};
 use crate::firewall::comment::parse_hex;
-use crate::firewall::explanation::{is_forbidden, is_locked_out, lacks_capability, lacks_tables};
-use crate::firewall::{
-    Explanation, Failure, FailureReason, Notice, Overdue, Policy, Refusal, Task, Unusable,
-};
+use crate::firewall::explanation::{is_forbidden, is_locked_out, lacks_capability};
+use crate::firewall::{Failure, FailureReason, Notice, Overdue, Policy, Refusal, Task, Unusable};
 use crate::host::{Host, Knowledge, Protection};
 use crate::kernel::{Child, Descriptor, Errno, Exit, Interest, Invocation, Kernel};
 use crate::limits::OUTPUT_BUFFER;
@@ -20,6 +18,7 @@ use crate::time::{Duration, Instant, nearest};
 
 use super::clock::{self, Moment};
 use super::destroyer::Destroyer;
+use super::netfilter::Netfilter;
 use super::once::Once;
 use super::output::{Output, log_error};
 use super::procfs::{has_legacy_table, read_small};
@@ -49,7 +48,7 @@ pub struct Ended {
     duration: Duration,
 }
 
-/// The firewall and its child.
+/// The firewall, its child and its sockets of nf_tables.
 #[repr(C)]
 pub struct Commands {
     /// Where signals show, and so the end of a child.
@@ -60,6 +59,7 @@ pub struct Commands {
     /// to poll, and nothing to wait for.
     child_has_closed: [bool; 2],
     way_out: Once,
+    pub(super) netfilter: Netfilter,
     pub firewall: Firewall,
     pub invocation: Invocation,
     /// What was read last; of no meaning between calls.
@@ -80,6 +80,7 @@ impl Commands {
             buffer: [0; OUTPUT_BUFFER],
             destroyer: Destroyer::new(),
             way_out: Once::NEW,
+            netfilter: Netfilter::new(),
         }
     }
 
@@ -107,6 +108,7 @@ impl Commands {
         now: Instant,
     ) {
         let policy = Policy {
+            choice: options.firewall,
             boot_id: boot_id(kernel).unwrap_or(0),
             lengths: &options.block_times,
             max_per_minute: options.max_blocks_per_minute,
@@ -118,7 +120,15 @@ impl Commands {
 
     /// Runs the next command to its end, if one is due, and says when that was:
     /// it may have waited for its lock.
-    pub fn run(&mut self, kernel: &mut impl Kernel, host: &Host) -> Option<(Ended, Moment)> {
+    pub fn run(
+        &mut self,
+        kernel: &mut impl Kernel,
+        buffer: &mut [u8],
+        host: &Host,
+    ) -> Option<(Ended, Moment)> {
+        if let Some(ended) = self.converse(kernel, buffer, host) {
+            return Some((ended, Moment::read(kernel)));
+        }
         let now = clock::now(kernel);
         let ended = match self.start(kernel, host, now) {
             Start::NotDue => None,
@@ -126,6 +136,50 @@ impl Commands {
             Start::Failed => Some(self.not_started(now)),
         };
         Some((ended?, Moment::read(kernel)))
+    }
+
+    /// Has nf_tables do what is due there, if anything is: that is over at once,
+    /// whatever a child does.
+    #[inline(never)]
+    pub fn converse(
+        &mut self,
+        kernel: &mut impl Kernel,
+        buffer: &mut [u8],
+        host: &Host,
+    ) -> Option<Ended> {
+        let began = clock::now(kernel);
+        let mut now = began;
+        let request = &mut self.invocation.input;
+        while self.firewall.request(request, host, now) {
+            let firewall = &mut self.firewall;
+            let bytes = request.as_bytes();
+            let exchange = self
+                .netfilter
+                .exchange(kernel, bytes, buffer, &mut |bytes| {
+                    firewall.answer(bytes, now);
+                });
+            let failure = firewall.answered(exchange.err(), now);
+            now = clock::now(kernel);
+            if !firewall.is_asking() {
+                if firewall.has_table() {
+                    self.netfilter.open_events(kernel, now);
+                }
+                return Some(Ended {
+                    exit: Some(Exit::Status(if failure.is_none() { 0 } else { 255 })),
+                    failure,
+                    duration: now.since(began),
+                });
+            }
+        }
+        None
+    }
+
+    /// Takes in who changed our table.
+    pub fn take_events(&mut self, kernel: &mut impl Kernel, buffer: &mut [u8], now: Instant) {
+        let family = self.firewall.table_family();
+        if let Some(program) = self.netfilter.take_events(kernel, buffer, family, now) {
+            self.firewall.note_change(&program, now);
+        }
     }
 
     /// Starts the next command, if one is due.
@@ -221,7 +275,7 @@ impl Commands {
                 self.child = None;
                 break;
             }
-            let wake = nearest(deadline, self.firewall.deadline(now));
+            let wake = nearest(deadline, self.firewall.child_deadline());
             let mut interests = [Interest::read(self.signals); 3];
             let mut count = 1;
             for (interest, pipe) in interests.iter_mut().skip(1).zip(self.pipes()) {
@@ -293,22 +347,24 @@ impl Commands {
             }
             None => log_error(kernel, &[words.as_bytes()]),
         }
-        self.name_way_out(kernel, &failure.explanation);
+        if self.firewall.is_unusable() {
+            self.name_way_out(kernel);
+        }
     }
 
-    /// Once, where legacy tools find no tables: those of the host may be of the
-    /// other flavour.
-    pub fn name_way_out(&mut self, kernel: &mut impl Kernel, explanation: &Explanation) {
-        if !lacks_tables(explanation) || !self.way_out.say() {
+    /// Once, where no block can be had: what helps.
+    pub fn name_way_out(&mut self, kernel: &mut impl Kernel) {
+        if !self.way_out.say() {
             return;
         }
         let way_out: &[u8] = if self.invocation.root.is_empty() {
-            b": a container can use the tools of its host, with \
-                -v /:/host:ro --cap-add=SYS_CHROOT and --exec-root /host"
+            b": install iptables, or use that of a container's host by \
+                -v /:/host:ro --cap-add=NET_RAW --cap-add=SYS_CHROOT \
+                -e TCPPARSER_EXEC_ROOT=/host"
         } else {
             b""
         };
-        let words = b"this kernel has no tables for legacy iptables, or has not loaded them";
+        let words = b"nothing can be blocked, neither by iptables nor by nf_tables";
         log_error(kernel, &[words, way_out]);
     }
 
@@ -356,10 +412,14 @@ impl Commands {
                     log_error(kernel, &[words.as_bytes()]);
                     continue;
                 }
-                Notice::Unblocked { source, reason } => {
+                Notice::Unblocked {
+                    source,
+                    reason,
+                    ref program,
+                } => {
                     detector.forget(source);
                     metrics.unblocks.count(reason);
-                    report::unblocked(calendar, source, reason)
+                    report::unblocked(calendar, source, reason, program.as_bytes())
                 }
             };
             output.line(kernel, line.as_bytes());
@@ -496,5 +556,8 @@ fn failure_label(failure: &Failure, is_spawn: bool) -> BlockFailure {
         FailureReason::Status(_) => BlockFailure::Refused,
         FailureReason::Signal(_) => BlockFailure::Signal,
         FailureReason::Deadline => BlockFailure::Timeout,
+        FailureReason::Error(Errno::EPERM) => BlockFailure::Permission,
+        FailureReason::Error(Errno::EOPNOTSUPP) => BlockFailure::Missing,
+        FailureReason::Error(_) => BlockFailure::Refused,
     }
 }

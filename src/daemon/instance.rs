@@ -7,10 +7,9 @@
 
 use crate::kernel::{Claim, Descriptor, Errno, Kernel};
 use crate::limits::{CLAIM_PAUSE, CLAIM_TRIES, HTTP_ACCEPTS, START_RETRY};
+use crate::report::error_words;
 use crate::text::Text;
 use crate::time::Instant;
-
-use super::output::error_words;
 
 /// What ss(8) shows as `@tcpparser`.
 const NAME: &str = "tcpparser";

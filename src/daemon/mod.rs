@@ -15,6 +15,7 @@ mod instance;
 mod intake;
 mod kept_file;
 mod list;
+mod netfilter;
 mod once;
 pub(crate) mod output;
 pub(crate) mod procfs;
@@ -38,7 +39,7 @@ use crate::host::Host;
 use crate::kernel::{Accepted, Descriptor, Interest, Kernel, Signal, StartUp};
 use crate::limits::{
     BLOCKS, CONNECTIONS, EXIT_GRACE, FACTS_PER_TURN, FACTS_SLICE, FAST_READING, HTTP_CLIENTS,
-    LISTENERS, ONE_SHOT_WAIT_BUDGET, OUTPUT_WAIT_BUDGET, SOURCES, index_size,
+    LISTENERS, NETFILTER_JOBS, ONE_SHOT_WAIT_BUDGET, OUTPUT_WAIT_BUDGET, SOURCES, index_size,
 };
 use crate::metrics::{EvidenceSource, Metrics, RowsFile, Trigger};
 use crate::netlink::RECEIVE_BUFFER;
@@ -71,8 +72,8 @@ pub enum Flow {
 }
 
 /// Descriptors of our own beside the clients: signals, destroy events, events of
-/// the host, listener, standard output, and a child's two.
-const OWN_INTERESTS: usize = 7;
+/// the host and of nf_tables, listener, standard output, and a child's two.
+const OWN_INTERESTS: usize = 8;
 const INTERESTS: usize = HTTP_CLIENTS + OWN_INTERESTS;
 
 /// Scans whose sockets are asked for data in one turn, since each takes the
@@ -183,8 +184,8 @@ impl Daemon {
         let now = clock::now(kernel);
         let (commands, options) = (&mut self.commands, &self.options);
         commands.enable(kernel, start_up.hash_key, options, task, now);
-        let (output, host) = (&mut self.output, &self.host);
-        blocks::run(kernel, commands, output, options, host, task)
+        let (output, host, buffer) = (&mut self.output, &self.host, &mut self.netlink_buffer);
+        blocks::run(kernel, commands, output, options, host, buffer, task)
     }
 
     /// One reading and every scan that is visible in it.
@@ -264,6 +265,10 @@ impl Daemon {
         if is_ready(&found, self.watcher.socket()) {
             self.take_events(kernel, moment.now);
         }
+        if is_ready(&found, self.commands.netfilter.events(moment.now)) {
+            let buffer = &mut self.netlink_buffer;
+            self.commands.take_events(kernel, buffer, moment.now);
+        }
         self.read_when_due(kernel, moment.now);
         // What follows comes after the reading.
         let moment = Moment::read(kernel);
@@ -306,6 +311,7 @@ impl Daemon {
         }
         add(Interest::read(self.watcher.events(now)));
         add(Interest::read(self.facts.events(now)));
+        add(Interest::read(self.commands.netfilter.events(now)));
         for pipe in self.commands.pipes() {
             add(Interest::read(Some(pipe)));
         }
@@ -326,7 +332,8 @@ impl Daemon {
         if self.commands.is_destroying() {
             return Some(now);
         }
-        let firewall = self.commands.firewall.deadline(now);
+        let netfilter = self.commands.netfilter.deadline();
+        let firewall = nearest(self.commands.firewall.deadline(now), netfilter);
         let rest = nearest(self.facts.deadline(now), self.web.deadline());
         nearest(nearest(reading, firewall), rest)
     }
@@ -456,6 +463,14 @@ impl Daemon {
         self.report_notices(kernel, moment);
         if self.commands.is_idle() && self.commands.firewall.pending() > 0 {
             self.renew_facts(kernel, moment.now);
+        }
+        for _ in 0..NETFILTER_JOBS {
+            let (buffer, host) = (&mut self.netlink_buffer, &self.host);
+            let Some(ended) = self.commands.converse(kernel, buffer, host) else {
+                break;
+            };
+            self.command_ended(kernel, &ended, moment);
+            self.report_notices(kernel, moment);
         }
         let now = clock::now(kernel);
         let start = self.commands.start(kernel, &self.host, now);

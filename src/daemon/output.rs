@@ -141,23 +141,3 @@ pub fn log_error(kernel: &mut impl Kernel, words: &[&[u8]]) {
 pub fn write_error(kernel: &mut impl Kernel, line: &[u8]) {
     let _ = kernel.write(Stream::Error, line);
 }
-
-/// An errno in words, for a diagnostic.
-pub fn error_words(error: Errno) -> Text<48> {
-    let mut text = Text::new();
-    let words: &[u8] = match error {
-        Errno::ENOENT => b"no such file",
-        Errno::EACCES | Errno::EPERM => b"permission denied",
-        Errno::EADDRINUSE => b"address in use",
-        Errno::ECONNREFUSED => b"connection refused",
-        Errno::ETIMEDOUT => b"no answer in time",
-        Errno::EADDRNOTAVAIL => b"address not there",
-        Errno::EMFILE | Errno::ENFILE => b"too many open files",
-        _ => b"error ",
-    };
-    text.put(words);
-    if words.ends_with(b" ") {
-        text.put_decimal(error.0.unsigned_abs().into());
-    }
-    text
-}

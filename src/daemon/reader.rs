@@ -4,12 +4,13 @@ use crate::address::{Family, PerFamily};
 use crate::kernel::{Descriptor, Errno, Kernel, Link, Path};
 use crate::metrics::Trigger;
 use crate::proc_net_tcp::{Row, RowReader};
+use crate::report::error_words;
 use crate::text::Text;
 use crate::time::{Duration, Instant};
 
 use super::kept_file::KeptFile;
 use super::once::Once;
-use super::output::{error_words, log_error};
+use super::output::log_error;
 
 /// A file of rows and whether it could be read.
 struct RowsSource {

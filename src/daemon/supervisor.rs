@@ -8,11 +8,12 @@
 
 use crate::kernel::{Errno, Kernel, Path, StartUp};
 use crate::limits::{FAST_READING, START_RETRY};
+use crate::report::error_words;
 use crate::text::parse_decimal;
 use crate::time::{Duration, Instant};
 
 use super::once::Once;
-use super::output::{error_words, log_error};
+use super::output::log_error;
 
 /// All bytes zero when new.
 pub(super) struct Supervisor {

@@ -8,13 +8,13 @@ use crate::http::{BODY_ROOM, ContentType, Exchange, Format, Request, Server, Sta
 use crate::kernel::{Accepted, Descriptor, Errno, Interest, Kernel, Link, More, Path};
 use crate::limits::{HTTP_ACCEPTS, HTTP_CLIENTS, HTTP_FRESH, START_RETRY};
 use crate::metrics::Metrics;
-use crate::report;
+use crate::report::{self, error_words};
 use crate::text::{Text, TextView};
 use crate::time::{Instant, nearest};
 
 use super::clock::Moment;
 use super::is_ready;
-use super::output::{error_words, log_error};
+use super::output::log_error;
 use super::resources::Resources;
 
 /// Steps of receiving, answering and sending that one client gets a turn:

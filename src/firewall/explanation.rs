@@ -17,13 +17,6 @@ pub fn is_about(explanation: &Explanation, word: &[u8]) -> bool {
     windows.any(|window| window == word)
 }
 
-/// Whether legacy tools found no tables in the kernel, or not even what they
-/// ask for tables (libiptc/libiptc.c and libip4tc.c, TC_STRERROR). The nft
-/// flavour names itself nf_tables.
-pub fn lacks_tables(explanation: &Explanation) -> bool {
-    is_about(explanation, b"(do you need to insmod?)") && !is_about(explanation, b"nf_tables")
-}
-
 /// Whether rights were missing.
 pub fn is_forbidden(explanation: &Explanation) -> bool {
     is_about(explanation, b"ermission denied") || is_about(explanation, b"not permitted")

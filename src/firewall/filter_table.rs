@@ -1,10 +1,11 @@
-//! What is known of one filter table, and when it may be asked again.
+//! What is known of one table of the kernel that can hold blocks, and when it
+//! may be asked again.
 
 use crate::address::Family;
 use crate::limits::{RETRY_FIRST, RETRY_LONGEST, VERIFY_PERIOD};
 use crate::time::{Duration, Instant};
 
-use super::child::{Failure, FailureReason, Job};
+use super::changes::{Failure, FailureReason, Job};
 use super::explanation::is_about;
 use super::iptables::{Program, Tool};
 use super::jump::Jump;
@@ -61,7 +62,7 @@ impl Backoff {
     }
 }
 
-/// How far a filter table is known.
+/// How far a table is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     /// `program` is what is tried next for a preferred table; the other
@@ -73,7 +74,7 @@ pub(super) enum State {
     Listed,
 }
 
-/// Our chain in one filter table.
+/// Our chain in a filter table, or our own table with its sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Chain {
     /// There was none so far. First, so that it is all zero bytes.
@@ -101,14 +102,18 @@ pub(super) struct Lacks {
     pub(super) comment: bool,
 }
 
-/// What we know of one filter table.
+/// What we know of one table.
 #[derive(Clone, Copy)]
 pub(super) struct FilterTable {
     pub(super) program: Program,
     pub(super) state: State,
     pub(super) chain: Chain,
+    /// Rules of ours that stand there, or are about to.
+    pub(super) rules: u32,
     /// Those in INPUT and FORWARD.
     pub(super) jumps: [Jump; 2],
+    /// The sets lack something that is no element.
+    pub(super) is_torn: bool,
     pub(super) next_listing: Option<Instant>,
     pub(super) last_listing: Option<Instant>,
     pub(super) lacks: Lacks,
@@ -117,7 +122,8 @@ pub(super) struct FilterTable {
     /// What belongs to no block (a stale rule, a jump, the empty chain) could
     /// not be put right: not before that is over.
     pub(super) housekeeping: Backoff,
-    /// A single pass failed here: no more commands.
+    /// A single pass failed here, or there was no tool where the sets stand in:
+    /// no more commands.
     pub(super) is_given_up: bool,
     /// The last change of a block failed.
     pub(super) has_refused: bool,
@@ -132,7 +138,9 @@ impl FilterTable {
         program: Program::Preferred,
         state: State::Unfound,
         chain: Chain::Never,
+        rules: 0,
         jumps: [Jump::NONE; 2],
+        is_torn: false,
         next_listing: None,
         last_listing: None,
         lacks: Lacks {
@@ -163,8 +171,12 @@ impl FilterTable {
     /// Whether its listing was understood and it took our last block. The other
     /// flavour's is no loss where it never held anything of ours.
     pub(super) fn works(&self, place: Place) -> bool {
+        self.is_usable() || place.is_other() && self.chain == Chain::Never
+    }
+
+    pub(super) fn is_usable(&self) -> bool {
         let is_understood = self.state == State::Listed || !self.retry.is_failing();
-        is_understood && !self.has_refused || place.is_other && self.chain == Chain::Never
+        is_understood && !self.has_refused && !self.is_given_up
     }
 
     /// What the kernel has is uncertain now: look before the next change.
@@ -187,13 +199,14 @@ impl FilterTable {
     }
 
     /// A batch with so many changes of blocks is in the kernel.
-    pub(super) fn changed(&mut self, blocks: u32, puts_jumps: bool, now: Instant) {
+    pub(super) fn changed(&mut self, blocks: u32, puts_frame: bool, now: Instant) {
         self.has_refused &= blocks == 0;
         if !self.chain.exists() {
             self.chain = Chain::Ours;
             self.next_listing = Some(now.after(VERIFY_PERIOD));
         }
-        if puts_jumps {
+        if puts_frame {
+            self.is_torn = false;
             self.jumps.iter_mut().for_each(|jump| jump.was_put(now));
         }
     }
@@ -207,7 +220,8 @@ impl FilterTable {
             FailureReason::Status(_)
             | FailureReason::Missing
             | FailureReason::Signal(_)
-            | FailureReason::Deadline => false,
+            | FailureReason::Deadline
+            | FailureReason::Error(_) => false,
         };
         is_bad_option && !core::mem::replace(&mut self.lacks.wait, true)
     }
@@ -230,24 +244,32 @@ impl FilterTable {
     }
 
     /// A command failed: whether that is to be said. A failure of one block's
-    /// own command is said as the block's.
+    /// own command is said as the block's, unless its block `may_move` to another
+    /// place.
     pub(super) fn failed(
         &mut self,
         job: Job,
         place: Place,
         failure: &Failure,
+        may_move: bool,
         now: Instant,
     ) -> bool {
         match (job, job.changes()) {
             (Job::List, _) => self.failed_listing(place, failure.reason, now),
+            (Job::Change { .. }, _) if may_move && failure.reason == FailureReason::Missing => {
+                self.retry.fail(now)
+            }
             (_, Some((blocks, others))) if blocks + others > 1 && !self.one_by_one => {
                 self.one_by_one = true;
                 false
             }
             (Job::RemoveChain, _) | (_, Some((0, _))) => self.housekeeping.fail(now),
             (Job::Change { .. }, _) => {
-                self.has_refused |= failure.is_addition;
-                false
+                // What a rule goes without from now on may help.
+                let refuses = failure.is_addition && !(may_move && !failure.leaves_out.is_empty());
+                let is_first = refuses && !self.has_refused;
+                self.has_refused |= refuses;
+                is_first && may_move
             }
             (Job::None | Job::Version, _) => false,
         }
@@ -255,7 +277,7 @@ impl FilterTable {
 
     fn failed_listing(&mut self, place: Place, reason: FailureReason, now: Instant) -> bool {
         let is_first = self.retry.fail(now);
-        let is_other = place.is_other && self.chain == Chain::Never;
+        let is_other = place.is_other() && self.chain == Chain::Never;
         (!is_other || self.looked_in_vain(reason)) && is_first
     }
 

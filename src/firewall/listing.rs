@@ -29,7 +29,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     #[inline(never)]
     pub(super) fn listed(&mut self, place: Place, now: Instant) {
         match self.lines.listed() {
-            Listed::Chain => self.shown.has_chain = true,
+            Listed::Chain => self.shown_mut(place).has_chain = true,
             Listed::HookRule(hook, is_jump) => {
                 let (Some(shown), Some(above)) = (
                     self.shown.hooks.get_mut(hook as usize),
@@ -45,22 +45,27 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                     note_above(above, self.lines.line());
                 }
             }
-            Listed::Ours(rule) => match self.task {
-                Task::Guard | Task::End => self.listed_rule(place, rule, now),
-                Task::List => {
-                    let _ = self.listing_ours.push(rule);
-                }
-                Task::Unblock { target, .. } if target.touches(rule.source) => {
-                    self.stale.get_mut(place).add(rule);
-                }
-                Task::Unblock { .. } => self.shown.has_foreign_rules = true,
-            },
+            Listed::Ours(rule) => self.listed_ours(place, rule, now),
             // Where our rules cannot have comments they look like that.
             Listed::Plain(rule) if self.table(place).lacks.comment => {
                 self.listed_rule(place, rule, now);
             }
-            Listed::Plain(_) | Listed::Foreign => self.shown.has_foreign_rules = true,
+            Listed::Plain(_) | Listed::Foreign => self.shown_mut(place).has_foreign_rules = true,
             Listed::Other => {}
+        }
+    }
+
+    /// Takes in a rule of ours, or an element.
+    pub(super) fn listed_ours(&mut self, place: Place, rule: Rule, now: Instant) {
+        match self.task {
+            Task::Guard | Task::End => self.listed_rule(place, rule, now),
+            Task::List => {
+                let _ = self.listing_ours.push(rule);
+            }
+            Task::Unblock { target, .. } if target.touches(rule.source) => {
+                self.stale.get_mut(place).add(rule);
+            }
+            Task::Unblock { .. } => self.shown_mut(place).has_foreign_rules = true,
         }
     }
 
@@ -68,7 +73,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let Some(slot) = self.blocks.find(&rule.source) else {
             return self.adopt(place, rule, now);
         };
-        let (listing, stage) = (self.listing, self.stage(slot));
+        let (listing, stage) = (self.shown(place).number, self.stage(slot));
         let is_here = self.place(slot) == place;
         let is_known = self.rule(slot) == Some(rule);
         let Some(block) = self.blocks.value_mut(slot) else {
@@ -83,7 +88,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 return self.adopt(place, rule, now);
             }
             // One that we took away, in whatever shape: a reload brought it back.
-            self.shown.came_back = true;
+            self.shown_mut(place).came_back = true;
             return self.stale.get_mut(place).add(rule);
         }
         if is_known && is_here {
@@ -169,7 +174,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             scope: rule.scope,
             comment: rule.comment,
             renewed: is_new.then_some(comment),
-            listing: self.listing,
+            listing: self.shown(place).number,
             ..Block::BLANK
         };
         let stage = match is_new {
@@ -183,12 +188,14 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// The listing is whole: what it lacks was lost to a reload if more than
     /// rules is missing, else taken away by an operator.
     pub(super) fn reconcile(&mut self, place: Place, now: Instant) {
-        let shown = self.shown;
+        let shown = *self.shown(place);
         let has_blocks = self.has_blocks(place);
         let table = self.table_mut(place);
-        let is_jump_lost = shown.hooks.iter().any(|hook| hook.first_jump == 0);
-        let is_reload =
-            table.chain.exists() && (!shown.has_chain || is_jump_lost) || shown.came_back;
+        table.is_torn = shown.is_torn;
+        let is_jump_lost =
+            place != Place::Sets && shown.hooks.iter().any(|hook| hook.first_jump == 0);
+        let is_lost = !shown.has_chain || is_jump_lost || shown.is_torn;
+        let is_reload = table.chain.exists() && is_lost || shown.came_back;
         table.next_listing = Some(now.after(VERIFY_PERIOD));
         table.last_listing = Some(now);
         table.state = State::Listed;
@@ -213,16 +220,23 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         ] {
             let mut walk = self.walk(stage, Some(place));
             while let Some(slot) = self.step(&mut walk) {
-                self.reconcile_block(slot, stage, is_reload, now);
+                self.reconcile_block(slot, stage, shown.number, is_reload, now);
             }
         }
     }
 
-    fn reconcile_block(&mut self, slot: Slot, stage: Stage, is_reload: bool, now: Instant) {
+    fn reconcile_block(
+        &mut self,
+        slot: Slot,
+        stage: Stage,
+        listing: u32,
+        is_reload: bool,
+        now: Instant,
+    ) {
         let Some(block) = self.blocks.value_mut(slot) else {
             return;
         };
-        let is_listed = block.listing == self.listing;
+        let is_listed = block.listing == listing;
         let reason = block.end_reason;
         match (stage, is_listed) {
             (Stage::Added | Stage::Standing, false) if is_reload => {

@@ -2,11 +2,13 @@
 //! the commands that bring the two together.
 //!
 //! The table says what we want; only a listing or a finished command says what
-//! the kernel has. At most one child runs at a time. A family's changes wait
-//! until its filter table was listed once, and again after any failure.
+//! the kernel has. A block stands in one `Place`: in a chain of iptables, which
+//! a child changes, at most one at a time (`command`, `finished`), or in the
+//! sets of nf_tables, which answers at once (`request`, `answered`). A place's
+//! changes wait until it was listed once, and again after any failure.
 //!
 //! ```text
-//!            block()            command()            exit 0          next_notice()
+//!            block()       command(), request()       success        next_notice()
 //! (nothing) --------> Wanted ------------> Adding ----------> Added ---------> Standing
 //!    ^                  ^------ failure ------'                                   |
 //!    |  STRIKE_MEMORY                                                   its end   |
@@ -17,6 +19,7 @@
 //! Standing, rule taken by an operator -> Removed
 //! ```
 
+mod changes;
 mod child;
 pub mod comment;
 pub mod explanation;
@@ -25,8 +28,10 @@ pub mod iptables;
 mod jump;
 mod listing;
 mod place;
+mod sets;
 
-pub use child::{Failure, FailureReason, Overdue};
+pub use changes::{Failure, FailureReason};
+pub use child::Overdue;
 pub use explanation::{EXPLANATION_MAX, Explanation};
 
 use heapless::Vec;
@@ -35,16 +40,18 @@ use crate::address::{Family, Network, PerFamily};
 use crate::detector::{Data, Scan};
 use crate::host::{Host, Protection, protection_labels};
 use crate::label::{Label, label};
-use crate::limits::STRIKE_MEMORY;
-use crate::options::Target;
+use crate::limits::{CHAIN_RULES, STRIKE_MEMORY};
+use crate::options::{FirewallChoice, Target};
 use crate::table::{Blank, Full, HashKey, Slot, Table};
 use crate::text::Text;
 use crate::time::{Duration, Instant, nearest};
-use child::{Job, Running, StaleRules};
+use changes::{Job, StaleRules};
+use child::Running;
 use comment::{Comment, Facts};
 use filter_table::{Backoff, Chain, FilterTable, State};
 use iptables::{Flavour, Hook, Lines, Program, Rule, Scope, Tool};
 use place::{PerPlace, Place};
+use sets::Sets;
 
 /// Where a block stands; also its class in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +113,11 @@ impl Stage {
             Self::Removed | Self::Refused | Self::Ended => false,
         }
     }
+
+    /// Whether it counts as a rule of its place.
+    fn is_rule(self) -> bool {
+        self.is_blocked() && self != Self::Wanted
+    }
 }
 
 /// Why a block ended.
@@ -118,12 +130,19 @@ pub enum EndReason {
     Operator,
     /// It came to overlap a protected address.
     Protected,
+    /// The chain was full: a newer one took its place.
+    Evicted,
     /// Its time was over before the kernel had it: it never stood, and is not
     /// counted.
     NeverStood,
 }
 
-label!(EndReason, "reason", 0, ["expired", "operator", "protected"]);
+label!(
+    EndReason,
+    "reason",
+    0,
+    ["expired", "operator", "protected", "evicted"]
+);
 
 /// Why a port scan was not followed by a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,7 +233,7 @@ impl Blank for Block {
         since_seconds: 0,
         strikes: 0,
         data: Data::Unknown,
-        place: Place::preferred(Family::V4),
+        place: Place::Ipv4,
         scope: Scope::Everything,
         end_reason: EndReason::Expired,
         refusal: Refusal::Protected(Protection::Loopback),
@@ -239,7 +258,11 @@ struct ShownHook {
 /// What a listing has shown so far.
 #[derive(Clone, Copy)]
 struct Shown {
+    /// The listing's.
+    number: u32,
     has_chain: bool,
+    /// The sets lack something that is no element.
+    is_torn: bool,
     has_foreign_rules: bool,
     /// Of INPUT and FORWARD.
     hooks: [ShownHook; 2],
@@ -249,7 +272,9 @@ struct Shown {
 
 impl Shown {
     const NOTHING: Self = Self {
+        number: 0,
         has_chain: false,
+        is_torn: false,
         has_foreign_rules: false,
         hooks: [ShownHook {
             rules: 0,
@@ -285,6 +310,9 @@ pub enum Notice {
         source: Network,
         /// Why.
         reason: EndReason,
+        /// Who did it, as the kernel calls the program; empty where that is not
+        /// known.
+        program: ProgramName,
     },
     /// Our jump is not the first rule and stays where it is: it would only be
     /// pushed down again.
@@ -299,6 +327,10 @@ pub enum Notice {
         above: Text<ABOVE_MAX>,
     },
 }
+
+/// What the kernel calls a program, TASK_COMM_LEN of linux/sched.h less its NUL;
+/// printable bytes only.
+pub type ProgramName = Text<15>;
 
 /// Bytes kept of the rules above our jump.
 pub const ABOVE_MAX: usize = 160;
@@ -315,6 +347,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// How blocks are made.
 pub struct Policy<'a> {
+    /// Where they go.
+    pub choice: FirewallChoice,
     /// This boot's id: its first 32 bits.
     pub boot_id: u32,
     /// Lengths of a source's first, second, … block; `None` is for ever, the
@@ -395,6 +429,7 @@ struct Walk {
 /// Up to `N` blocks, with an index of `I`.
 #[repr(C)]
 pub struct Firewall<const N: usize, const I: usize> {
+    choice: FirewallChoice,
     boot_id: u32,
     lengths: Vec<Option<Duration>, 8>,
     /// From when on commands are made.
@@ -403,9 +438,13 @@ pub struct Firewall<const N: usize, const I: usize> {
     has_legacy: PerFamily<bool>,
     tables: PerPlace<FilterTable>,
     running: Running,
+    sets: Sets,
     lines: Lines,
+    /// The last listing's number.
     listing: u32,
+    /// By a child, and of the sets.
     shown: Shown,
+    sets_shown: Shown,
     /// What --version said last.
     flavour: Flavour,
     adopted: u64,
@@ -429,29 +468,34 @@ pub struct Firewall<const N: usize, const I: usize> {
     stale: PerPlace<StaleRules>,
     /// What `Task::List` found in the table that was listed last.
     listing_ours: Vec<Rule, N>,
+    listing_place: Place,
 }
 
 impl<const N: usize, const I: usize> Firewall<N, I> {
     /// No block, nothing known; all bytes zero.
     pub const fn new() -> Self {
         Self {
+            choice: FirewallChoice::Auto,
             boot_id: 0,
             lengths: Vec::new(),
             enabled_at: None,
             has_ipv6: false,
             blocks: Table::new(),
             has_legacy: PerFamily::new(false, false),
-            tables: PerPlace::new([FilterTable::UNKNOWN; 4]),
+            tables: PerPlace::new([FilterTable::UNKNOWN; Place::COUNT]),
             running: Running::NONE,
+            sets: Sets::NONE,
             lines: Lines::new(),
             listing: 0,
             shown: Shown::NOTHING,
+            sets_shown: Shown::NOTHING,
             flavour: Flavour::Nft,
-            stale: PerPlace::new([const { StaleRules::NONE }; 4]),
+            stale: PerPlace::new([const { StaleRules::NONE }; Place::COUNT]),
             adopted: 0,
             above: [const { Text::new() }; 2],
             task: Task::Guard,
             listing_ours: Vec::new(),
+            listing_place: Place::Ipv4,
             removed: 0,
             max_per_minute: 0,
             window: Duration::ZERO,
@@ -469,6 +513,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// made.
     pub fn enable(&mut self, hash_key: HashKey, policy: &Policy, task: Task, now: Instant) {
         self.task = task;
+        self.choice = policy.choice;
+        self.table_mut(Place::Sets).state = State::Unlisted;
         self.enabled_at = Some(now);
         self.blocks.set_hash_key(hash_key);
         self.boot_id = policy.boot_id;
@@ -503,7 +549,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     pub fn unusable(&self) -> Option<Unusable> {
         let fails = |family| {
             let mut places = self.places();
-            places.any(|place| place.family == family && !self.table(place).works(place))
+            let active = self.active(family);
+            places.any(|place| {
+                let table = self.table(place);
+                let is_spare = match place {
+                    Place::Sets => table.chain == Chain::Never,
+                    _ => active == Place::Sets && !place.is_other(),
+                };
+                place.holds(family) && !table.works(place) && (place == active || !is_spare)
+            })
         };
         match (fails(Family::V4), fails(Family::V6)) {
             (false, false) => None,
@@ -511,6 +565,20 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             (true, false) => Some(Unusable::Family(Family::V4)),
             (false, true) => Some(Unusable::Family(Family::V6)),
         }
+    }
+
+    /// Whether no block can be had at all.
+    pub fn is_unusable(&self) -> bool {
+        match self.unusable() {
+            Some(Unusable::All) => true,
+            Some(Unusable::Family(Family::V4)) => !self.has_ipv6,
+            Some(Unusable::Family(Family::V6)) | None => false,
+        }
+    }
+
+    /// Whether nf_tables was listed.
+    pub fn knows_sets(&self) -> bool {
+        self.table(Place::Sets).last_listing.is_some()
     }
 
     /// Whether the rules that stand in the kernel are known, or will not be
@@ -535,7 +603,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     pub fn is_jump_first(&self) -> bool {
         self.places().all(|place| {
             let table = self.table(place);
-            !table.chain.exists() || table.jumps.iter().all(|jump| jump.position == 1)
+            !table.chain.exists()
+                || place == Place::Sets
+                || table.jumps.iter().all(|jump| jump.position == 1)
         })
     }
 
@@ -549,17 +619,21 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         slot.is_some_and(|slot| self.stage(slot).is_blocked())
     }
 
-    /// The rules of ours that `Task::List` found in the table listed last, whose
-    /// flavour that is, and the boot they are to be of.
-    pub fn take_listing(&mut self) -> (&mut Vec<Rule, N>, Flavour, u32) {
-        let place = self.running.place;
-        let flavour = match self.table(Place::other(place.family)).program {
-            Program::Legacy if place.is_other => Flavour::Legacy,
-            Program::Legacy => Flavour::Nft,
-            Program::Preferred | Program::Nft if place.is_other => Flavour::Nft,
-            Program::Preferred | Program::Nft => Flavour::Legacy,
+    /// The rules of ours that `Task::List` found in the table listed last, what
+    /// that is called, and the boot they are to be of.
+    pub fn take_listing(&mut self) -> (&mut Vec<Rule, N>, &'static [u8], u32) {
+        let place = self.listing_place;
+        let other = place
+            .family()
+            .map(|family| self.table(Place::other(family)).program);
+        let name: &[u8] = match (other, place.is_other()) {
+            (None, _) => b"nft",
+            (Some(Program::Legacy), true) => Flavour::Legacy.name(),
+            (Some(Program::Legacy), false) => Flavour::Nft.name(),
+            (Some(Program::Preferred | Program::Nft), true) => Flavour::Nft.name(),
+            (Some(Program::Preferred | Program::Nft), false) => Flavour::Legacy.name(),
         };
-        (&mut self.listing_ours, flavour, self.boot_id)
+        (&mut self.listing_ours, name, self.boot_id)
     }
 
     /// Rules that `Task::Unblock` took away.
@@ -713,6 +787,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             Some(slot) => slot,
             None => self.new_slot(source)?,
         };
+        // No rule while its place changes.
+        self.set_stage(slot, Stage::Ended);
         if let Some(value) = self.blocks.value_mut(slot) {
             *value = *block;
         }
@@ -749,7 +825,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// The process is about to end.
     pub fn begin_end(&mut self, now: Instant) {
         self.task = Task::End;
-        for place in Place::all() {
+        for place in Place::ALL {
             let table = self.table_mut(place);
             table.next_listing = Some(now);
             table.retry.hold(now);
@@ -808,7 +884,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         if let Some(block) = self.blocks.value_mut(slot) {
             block.end_reason = reason;
             match reason {
-                EndReason::Expired | EndReason::Protected => block.ended = Some(now),
+                EndReason::Expired | EndReason::Protected | EndReason::Evicted => {
+                    block.ended = Some(now);
+                }
                 EndReason::Operator => {
                     block.ended = Some(now);
                     // An operator's decision outweighs ours.
@@ -856,23 +934,31 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let slot = self.blocks.oldest(Stage::Removed as usize)?;
         let (source, block) = (*self.blocks.key(slot)?, *self.blocks.value(slot)?);
         match block.end_reason {
-            EndReason::Expired | EndReason::Operator | EndReason::Protected => {
-                self.set_stage(slot, Stage::Ended);
-            }
+            EndReason::Expired
+            | EndReason::Operator
+            | EndReason::Protected
+            | EndReason::Evicted => self.set_stage(slot, Stage::Ended),
             EndReason::NeverStood => self.never_stood(slot),
         }
+        let is_known = block.end_reason == EndReason::Operator && block.place == Place::Sets;
         Some(Notice::Unblocked {
             source,
             reason: block.end_reason,
+            program: if is_known {
+                self.sets.program.clone()
+            } else {
+                Text::new()
+            },
         })
     }
 
     /// A jump that stays where it is. Said right after the listing that showed it, so
     /// that what stands above is of the same place.
     fn next_jump_notice(&mut self) -> Option<Notice> {
-        for place in Place::all() {
+        for place in Place::ALL {
+            let Some(family) = place.family() else { break };
             let table = self.tables.get_mut(place);
-            let tool = table.tool(place.family);
+            let tool = table.tool(family);
             let hooks = table.jumps.iter_mut().zip(&self.above).zip(Hook::ALL);
             for ((jump, above), hook) in hooks {
                 if let Some(wait) = jump.take_report() {
@@ -912,16 +998,22 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             .flatten()
     }
 
+    /// When the running child is to be asked or forced to end.
+    pub fn child_deadline(&self) -> Option<Instant> {
+        let is_busy = self.running.job != Job::None;
+        self.running.deadline.filter(|_| is_busy)
+    }
+
     /// The nearest moment at which something is to be done.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         if !self.is_enabled() {
             return None;
         }
-        if self.running.job != Job::None {
-            return self.running.deadline;
-        }
-        let mut deadline = self.next_end;
-        for place in self.places() {
+        // A child keeps the chains waiting, not the sets.
+        let is_busy = self.running.job != Job::None;
+        let waits = |place| is_busy && place != Place::Sets || !self.is_present(place);
+        let mut deadline = nearest(self.next_end, self.child_deadline());
+        for place in self.places().filter(|place| !waits(*place)) {
             let table = self.table(place);
             let retry = table.retry.end(now);
             let listing = if table.state != State::Listed {
@@ -930,7 +1022,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 table.next_listing.filter(|_| table.chain != Chain::Never)
             };
             let is_to_do = self.has_stale_rules(place)
-                || self.lacks_jump(place)
+                || self.lacks_frame(place)
                 || self.may_remove_chain(place);
             let housekeeping = is_to_do.then(|| table.housekeeping.end(now));
             let due = nearest(listing, housekeeping);
@@ -939,14 +1031,14 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         for stage in [Stage::Expired, Stage::Lost, Stage::Wanted] {
             let mut walk = self.walk(stage, None);
             while let Some(slot) = self.step(&mut walk) {
-                let (Some(source), Some(block)) = (self.blocks.key(slot), self.blocks.value(slot))
-                else {
+                let Some(block) = self.blocks.value(slot) else {
                     break;
                 };
-                if source.is_ipv6() && !self.has_ipv6 {
+                let place = self.place(slot);
+                if waits(place) {
                     continue;
                 }
-                let table = self.table(self.place(slot));
+                let table = self.table(place);
                 let mut due = block.retry.end(now).max(table.retry.end(now));
                 let is_held_back = self.minute_count >= self.max_per_minute;
                 if stage == Stage::Wanted && block.failures == 0 && is_held_back {
@@ -960,30 +1052,63 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     // Small things.
 
-    /// The filter tables that matter here.
+    /// The places that matter here.
     fn places(&self) -> impl Iterator<Item = Place> + use<'_, N, I> {
-        Place::all().filter(|place| self.is_present(*place))
+        Place::ALL
+            .into_iter()
+            .filter(|place| self.is_present(*place))
     }
 
-    /// Each family's preferred table is; after that was listed, the other
-    /// flavour's is where there may be rules of ours in it.
+    /// The sets are; each family's preferred chain is, unless no tool is to be
+    /// run; after that was listed, the other flavour's is where there may be
+    /// rules of ours in it.
+    #[inline(never)]
     fn is_present(&self, place: Place) -> bool {
-        let has_family = self.has_ipv6 || place.family == Family::V4;
-        let preferred = self.table(Place::preferred(place.family));
-        let is_beside = self.table(place).state != State::Unfound && preferred.is_settled();
-        has_family && (!place.is_other || is_beside)
+        let table = self.table(place);
+        let Some(family) = place.family() else {
+            return !table.is_given_up;
+        };
+        let is_for_sets = self.choice == FirewallChoice::Nft && !self.task.is_single_pass();
+        let has_family = self.has_ipv6 || family == Family::V4;
+        let preferred = self.table(Place::preferred(family));
+        let is_beside = table.state != State::Unfound && preferred.is_settled();
+        let is_reached = !place.is_other() || is_beside;
+        has_family && !is_for_sets && !table.is_given_up && is_reached
     }
 
-    /// Where new blocks of a family go: to the preferred flavour, unless only
-    /// the other one has a chain of ours already.
+    /// Where new blocks of a family go: some rules into the chain where that
+    /// works, else into the sets.
+    #[inline(never)]
     fn active(&self, family: Family) -> Place {
-        let preferred = Place::preferred(family);
-        let other = preferred.beside();
+        let chain = self.active_chain(family);
+        let rules = Place::chains(family).map(|place| self.table(place).rules);
+        let is_full = rules.iter().sum::<u32>() >= CHAIN_RULES as u32;
+        let prefers_sets = is_full || !self.table(chain).is_usable();
+        if self.choice == FirewallChoice::Nft || prefers_sets && self.can_use_sets(family) {
+            Place::Sets
+        } else {
+            chain
+        }
+    }
+
+    /// The preferred flavour's chain, unless only the other one has a chain of
+    /// ours already.
+    fn active_chain(&self, family: Family) -> Place {
+        let [preferred, other] = Place::chains(family);
         if self.table(other).chain.exists() && !self.table(preferred).chain.exists() {
             other
         } else {
             preferred
         }
+    }
+
+    /// Whether the sets take what the chain does not.
+    fn can_use_sets(&self, family: Family) -> bool {
+        let table = self.table(Place::Sets);
+        self.choice == FirewallChoice::Auto
+            && self.knows_sets()
+            && table.is_usable()
+            && self.sets.takes(family)
     }
 
     /// Where a block stands or shall stand.
@@ -992,7 +1117,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let source = self.blocks.key(slot);
         match (self.stage(slot), source) {
             (Stage::Wanted, Some(source)) => self.active(source.family()),
-            _ => place.unwrap_or(Block::BLANK.place),
+            _ => place.unwrap_or(Place::Ipv4),
         }
     }
 
@@ -1007,27 +1132,42 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Whether blocking a source of this family has to wait for the firewall.
     pub fn is_failing(&self, family: Family) -> bool {
         let table = self.table(self.active(family));
-        table.retry.is_failing() || table.has_refused
+        table.retry.is_failing() || !table.is_usable()
+    }
+
+    fn shown(&self, place: Place) -> &Shown {
+        match place {
+            Place::Sets => &self.sets_shown,
+            _ => &self.shown,
+        }
+    }
+
+    fn shown_mut(&mut self, place: Place) -> &mut Shown {
+        match place {
+            Place::Sets => &mut self.sets_shown,
+            _ => &mut self.shown,
+        }
     }
 
     /// Whether a place's chain is of use. At the end what is only wanted never
     /// comes.
     fn has_blocks(&self, place: Place) -> bool {
-        self.blocks.iter().any(|(slot, _, _)| {
-            let is_of_use = if self.task == Task::End {
-                self.stands(slot)
-            } else {
-                self.stage(slot).is_blocked()
-            };
-            is_of_use && self.place(slot) == place
-        })
+        let mut wanted = self.walk(Stage::Wanted, Some(place));
+        self.table(place).rules > 0 || self.task != Task::End && self.step(&mut wanted).is_some()
     }
 
     fn stage(&self, slot: Slot) -> Stage {
         Stage::from_class(self.blocks.class(slot).unwrap_or(Stage::Ended as usize))
     }
 
+    #[inline(never)]
     fn set_stage(&mut self, slot: Slot, stage: Stage) {
+        let was_rule = self.stage(slot).is_rule();
+        if let Some(block) = self.blocks.value(slot) {
+            let rules = &mut self.tables.get_mut(block.place).rules;
+            *rules = rules.wrapping_add(stage.is_rule().into());
+            *rules = rules.wrapping_sub(was_rule.into());
+        }
         self.blocks.touch(slot, stage as usize);
     }
 

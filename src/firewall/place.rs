@@ -1,89 +1,101 @@
 //! Where blocks can stand: in the filter table of either family, in either
-//! flavour of iptables.
+//! flavour of iptables, or in the sets of our own table of nf_tables.
 
 use crate::address::Family;
 
-/// One filter table.
+/// A table of the kernel that holds blocks. First the one that is all zero
+/// bytes in a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// That of `iptables` or that of `ip6tables`.
-    pub family: Family,
-    /// Not that of the host's `iptables`, but of the flavour beside it. Blocks
-    /// found there stay until they end; new ones come to it only while its
-    /// chain is the only one.
-    pub is_other: bool,
+pub enum Place {
+    /// The filter table that the host's `iptables` reaches.
+    Ipv4,
+    /// That of its `ip6tables`.
+    Ipv6,
+    /// The filter table of the flavour beside that `iptables`. Blocks found
+    /// there stay until they end; new ones come to it only while its chain is
+    /// the only one.
+    OtherIpv4,
+    /// That beside `ip6tables`.
+    OtherIpv6,
+    /// The table of nf_tables with a set for each kind of source.
+    Sets,
 }
 
 impl Place {
     /// How many there are.
-    pub const COUNT: usize = 4;
+    pub const COUNT: usize = 5;
 
-    /// All of them.
-    pub fn all() -> impl Iterator<Item = Self> {
-        (0..Self::COUNT).map(Self::at)
-    }
-
-    /// The one with this number, of which bits beyond `COUNT` do not matter:
-    /// the preferred tables come first, of each flavour that of IPv4.
-    pub const fn at(index: usize) -> Self {
-        Self {
-            family: if index & 1 == 0 {
-                Family::V4
-            } else {
-                Family::V6
-            },
-            is_other: index & 2 != 0,
-        }
-    }
+    /// All of them: of each flavour that of IPv4 first.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Ipv4,
+        Self::Ipv6,
+        Self::OtherIpv4,
+        Self::OtherIpv6,
+        Self::Sets,
+    ];
 
     /// The table of `iptables` or `ip6tables`, whatever its flavour.
     pub const fn preferred(family: Family) -> Self {
-        Self {
-            family,
-            is_other: false,
+        match family {
+            Family::V4 => Self::Ipv4,
+            Family::V6 => Self::Ipv6,
         }
     }
 
     /// The table of the other flavour.
     pub const fn other(family: Family) -> Self {
-        Self::preferred(family).beside()
-    }
-
-    /// Its number.
-    const fn index(self) -> usize {
-        self.family as usize + 2 * self.is_other as usize
-    }
-
-    /// The same family's table of the other flavour.
-    pub const fn beside(self) -> Self {
-        Self {
-            is_other: !self.is_other,
-            ..self
+        match family {
+            Family::V4 => Self::OtherIpv4,
+            Family::V6 => Self::OtherIpv6,
         }
+    }
+
+    /// Both chains of a family.
+    pub const fn chains(family: Family) -> [Self; 2] {
+        [Self::preferred(family), Self::other(family)]
+    }
+
+    /// Whether it is a filter table of the flavour beside the preferred one.
+    pub const fn is_other(self) -> bool {
+        matches!(self, Self::OtherIpv4 | Self::OtherIpv6)
+    }
+
+    /// Whose sources it holds, if not those of both families.
+    pub const fn family(self) -> Option<Family> {
+        match self {
+            Self::Ipv4 | Self::OtherIpv4 => Some(Family::V4),
+            Self::Ipv6 | Self::OtherIpv6 => Some(Family::V6),
+            Self::Sets => None,
+        }
+    }
+
+    /// Whether it holds sources of this family.
+    pub fn holds(self, family: Family) -> bool {
+        self.family().is_none_or(|own| own == family)
     }
 }
 
 /// One value for each place. Found out of line: it is asked for everywhere, and
 /// half a kilobyte larger otherwise.
-pub struct PerPlace<T>([T; 4]);
+pub struct PerPlace<T>([T; Place::COUNT]);
 
 impl<T> PerPlace<T> {
-    /// In the order of `Place::all`.
-    pub const fn new(values: [T; 4]) -> Self {
+    /// In the order of `Place::ALL`.
+    pub const fn new(values: [T; Place::COUNT]) -> Self {
         Self(values)
     }
 
     #[inline(never)]
     pub fn get(&self, place: Place) -> &T {
         let [first, others @ ..] = &self.0;
-        let others_index = place.index().wrapping_sub(1);
+        let others_index = (place as usize).wrapping_sub(1);
         others.get(others_index).unwrap_or(first)
     }
 
     #[inline(never)]
     pub fn get_mut(&mut self, place: Place) -> &mut T {
         let [first, others @ ..] = &mut self.0;
-        let others_index = place.index().wrapping_sub(1);
+        let others_index = (place as usize).wrapping_sub(1);
         others.get_mut(others_index).unwrap_or(first)
     }
 }

@@ -1332,6 +1332,9 @@ impl Kernel for FakeKernel {
         if kind == Netlink::DestroyEvents {
             return self.new_descriptor(Open::Events(VecDeque::new()));
         }
+        if matches!(kind, Netlink::Netfilter | Netlink::NetfilterEvents) {
+            return Err(Errno::EPROTONOSUPPORT);
+        }
         if let Some(error) = self.faults.netlink {
             return Err(error);
         }

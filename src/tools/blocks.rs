@@ -10,12 +10,12 @@ use crate::daemon::output::{Output, log_error};
 use crate::daemon::procfs::has_ipv6;
 use crate::firewall::comment::Facts;
 use crate::firewall::iptables::Tool;
-use crate::firewall::{Explanation, Failure, Task, Unusable};
+use crate::firewall::{Explanation, Failure, FailureReason, Task, Unusable};
 use crate::host::Host;
 use crate::kernel::Kernel;
 use crate::limits::ONE_SHOT_WAIT_BUDGET;
 use crate::options::Options;
-use crate::report;
+use crate::report::{self, error_words};
 use crate::text::{Text, trim};
 use crate::time::Instant;
 
@@ -23,6 +23,8 @@ use crate::time::Instant;
 struct Failures {
     /// The first tool that failed.
     tools: PerFamily<Option<Tool>>,
+    /// nf_tables did.
+    are_sets: bool,
     /// What the first of them that wrote anything wrote on its standard error.
     explanation: Explanation,
 }
@@ -34,9 +36,16 @@ impl Failures {
         }
         if trim(self.explanation.as_bytes()).is_empty() {
             self.explanation = failure.explanation.clone();
+            if let FailureReason::Error(error) = failure.reason {
+                self.explanation.put(error_words(error).as_bytes());
+            }
         }
-        let failed = self.tools.get_mut(failure.tool.family);
-        failed.get_or_insert(failure.tool);
+        match failure.tool {
+            Some(tool) => {
+                self.tools.get_mut(tool.family).get_or_insert(tool);
+            }
+            None => self.are_sets = true,
+        }
     }
 }
 
@@ -49,16 +58,18 @@ pub fn run(
     output: &mut Output,
     options: &Options,
     host: &Host,
+    buffer: &mut [u8],
     task: Task,
 ) -> Flow {
     output.set_wait_budget(ONE_SHOT_WAIT_BUDGET, ONE_SHOT_WAIT_BUDGET);
     let mut failures = Failures {
         tools: PerFamily::new(None, None),
+        are_sets: false,
         explanation: Text::new(),
     };
     let mut count = 0;
     loop {
-        while let Some((ended, moment)) = commands.run(kernel, host) {
+        while let Some((ended, moment)) = commands.run(kernel, buffer, host) {
             if let Some(failure) = &ended.failure {
                 failures.add(failure);
             }
@@ -88,7 +99,7 @@ fn print_blocks(
     moment: Moment,
 ) -> u64 {
     let (now, unix_seconds) = (moment.now, moment.unix_seconds());
-    let (rules, flavour, boot_id) = commands.firewall.take_listing();
+    let (rules, place, boot_id) = commands.firewall.take_listing();
     if has_head && !rules.is_empty() {
         output.line(kernel, report::LIST_HEAD);
     }
@@ -98,7 +109,7 @@ fn print_blocks(
             let age = now.since(Instant::from_secs(facts.since_seconds));
             kernel.calendar(unix_seconds.saturating_sub(age.as_secs_rounded_up()))
         });
-        let line = report::listed_block(rule, facts, since, now, flavour.name());
+        let line = report::listed_block(rule, facts, since, now, place);
         output.line(kernel, line.as_bytes());
     }
     let count = rules.len() as u64;
@@ -128,30 +139,30 @@ fn end(
         Task::Unblock { .. } | Task::Guard | Task::End => (b"changed", b"no such block"),
     };
     let mut name: Text<24> = Text::new();
-    let tool = match (failures.tools.v4, failures.tools.v6) {
-        (None, None) => {
+    let PerFamily { v4, v6 } = failures.tools;
+    match (v4.or(v6), v4.and(v6)) {
+        (None, _) if failures.are_sets => name.put(b"nf_tables"),
+        (None, _) => {
             if count == 0 {
                 log_error(kernel, &[nothing]);
             }
             return Flow::Exit(u8::from(count == 0));
         }
-        (Some(tool), Some(_)) => {
-            name.put(Unusable::All.name());
-            tool
-        }
-        (Some(tool), None) | (None, Some(tool)) => {
-            tool.write_name(&mut name);
-            tool
-        }
-    };
+        (_, Some(_)) => name.put(Unusable::All.name()),
+        (Some(tool), None) => tool.write_name(&mut name),
+    }
     let mut why = failures.explanation.clone();
-    if trim(why.as_bytes()).is_empty() {
+    if let Some(tool) = v4.or(v6)
+        && trim(why.as_bytes()).is_empty()
+    {
         why.put(b"not permitted, or no ");
         tool.write_name(&mut why);
         why.put(b" here");
     }
     let why = trim(why.as_bytes());
     log_error(kernel, &[name.as_bytes(), b" cannot be ", be, b": ", why]);
-    commands.name_way_out(kernel, &failures.explanation);
+    if !commands.firewall.knows_sets() {
+        commands.name_way_out(kernel);
+    }
     Flow::Exit(1)
 }

@@ -5,11 +5,11 @@ use core::net::{IpAddr, Ipv4Addr};
 
 use crate::address::Endpoint;
 use crate::daemon::clock::now;
-use crate::daemon::output::{error_words, log_error};
+use crate::daemon::output::log_error;
 use crate::firewall::EXPLANATION_MAX;
 use crate::kernel::{Descriptor, Errno, Interest, Kernel, More};
 use crate::limits::HEALTHCHECK_DEADLINE;
-use crate::report;
+use crate::report::{self, error_words};
 use crate::text::Text;
 use crate::time::{Duration, Instant};
 

@@ -1,0 +1,563 @@
+//! What is to be done next in one place, and what came of it for the blocks it
+//! was about: the same whether a child does it or netlink.
+
+use heapless::Vec;
+
+use crate::address::Network;
+use crate::host::{Host, Knowledge, Protection};
+use crate::kernel::Errno;
+use crate::limits::{CHAIN_RULES_MAX, FACTS_WAIT, RETRY_FIRST};
+use crate::nf_tables::Set;
+use crate::table::{Blank, Slot};
+use crate::text::TextView;
+use crate::time::{Instant, nearest};
+
+use super::comment::Comment;
+use super::explanation::Explanation;
+use super::filter_table::{Chain, Lacks, State};
+use super::iptables::{Rule, Scope, Tool};
+use super::jump::Jump;
+use super::place::Place;
+use super::{EndReason, Firewall, MINUTE, Refusal, Shown, Stage, Task};
+
+/// What is done in a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Job {
+    /// Nothing. First, so that it is all zero bytes.
+    None,
+    /// The preferred tool is asked for its flavour.
+    Version,
+    List,
+    /// So many changes of blocks, and of what belongs to no block.
+    Change {
+        blocks: u32,
+        housekeeping: u32,
+        /// Jumps, or all but the elements of the sets.
+        puts_frame: bool,
+    },
+    /// The chain is taken away, or the table with the sets.
+    RemoveChain,
+}
+
+impl Job {
+    /// How many changes of blocks it makes, and how many others.
+    pub(super) fn changes(self) -> Option<(u32, u32)> {
+        match self {
+            Self::Change {
+                blocks,
+                housekeeping,
+                ..
+            } => Some((blocks, housekeeping)),
+            Self::None | Self::Version | Self::List | Self::RemoveChain => None,
+        }
+    }
+}
+
+/// Changes of one place under construction: all of them, or none.
+pub(super) trait Changes {
+    /// Whether two more fit.
+    fn has_room(&self) -> bool;
+    /// Puts a block in.
+    fn add(&mut self, rule: &Rule);
+    /// Takes one out.
+    fn remove(&mut self, rule: &Rule);
+}
+
+/// Why a command failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureReason {
+    /// The program could not be started: not there or not executable.
+    Missing,
+    /// It exited with this status.
+    Status(u8),
+    /// It was ended by this signal.
+    Signal(u8),
+    /// It ran past its deadline.
+    Deadline,
+    /// nf_tables refused.
+    Error(Errno),
+}
+
+/// A failed command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What happened.
+    pub reason: FailureReason,
+    /// The command's tool; `None` where nf_tables was spoken to.
+    pub tool: Option<Tool>,
+    /// The first words it wrote on its standard error, printable bytes only.
+    pub explanation: Explanation,
+    /// The source whose block it was about, if just one's.
+    pub source: Option<Network>,
+    /// Whether it was a listing, else a restore batch.
+    pub is_listing: bool,
+    /// Whether something was to be added, and not merely listed or removed.
+    pub is_addition: bool,
+    /// The match that rules go without from now on; empty for none.
+    pub leaves_out: &'static [u8],
+    /// Whether it was the first of its kind: later ones are counted only.
+    pub is_first: bool,
+}
+
+impl Failure {
+    /// `iptables`, `ip6tables-legacy`, `nf_tables` …
+    #[inline(never)]
+    pub fn write_name(&self, out: &mut TextView) {
+        match self.tool {
+            Some(tool) => tool.write_name(out),
+            None => out.put(b"nf_tables"),
+        }
+    }
+}
+
+/// Unwanted rules taken away at a time.
+const STALE_RULES: usize = 64;
+
+/// Rules of ours that the last listing of a place showed and no block stands for; what
+/// does not fit shows up again.
+pub(super) struct StaleRules {
+    rules: Vec<Rule, STALE_RULES>,
+    /// There are more: list again when these are gone.
+    pub(super) has_more: bool,
+}
+
+impl StaleRules {
+    pub(super) const NONE: Self = Self {
+        rules: Vec::new(),
+        has_more: false,
+    };
+
+    pub(super) fn add(&mut self, rule: Rule) {
+        self.has_more |= self.rules.push(rule).is_err();
+    }
+
+    fn is_empty(&self) -> bool {
+        self.rules.is_empty() && !self.has_more
+    }
+
+    /// Writes nothing where there are none, as nearly always: each side's lie on
+    /// a page of their own.
+    fn clear(&mut self) {
+        if !self.is_empty() {
+            self.rules.clear();
+            self.has_more = false;
+        }
+    }
+}
+
+impl<const N: usize, const I: usize> Firewall<N, I> {
+    /// Whether a place is to be listed before anything else.
+    pub(super) fn is_listing_due(&self, place: Place, now: Instant) -> bool {
+        let table = self.table(place);
+        table.state != State::Listed && self.task != Task::End
+            || table.chain != Chain::Never && now.reaches(table.next_listing)
+    }
+
+    pub(super) fn begin_listing(&mut self, place: Place) {
+        self.listing = self.listing.wrapping_add(1);
+        self.listing_place = place;
+        *self.shown_mut(place) = Shown {
+            number: self.listing,
+            has_foreign_rules: self.task.keeps_chain(),
+            ..Shown::NOTHING
+        };
+        // Only --list fills it: else its page is not written to.
+        if !self.listing_ours.is_empty() {
+            self.listing_ours.clear();
+        }
+        self.stale.get_mut(place).clear();
+    }
+
+    /// Whether our chain is there, empty and of no use any more.
+    pub(super) fn may_remove_chain(&self, place: Place) -> bool {
+        let table = self.table(place);
+        table.state == State::Listed
+            && table.chain == Chain::Ours
+            && !self.has_stale_rules(place)
+            && !self.has_blocks(place)
+    }
+
+    pub(super) fn has_stale_rules(&self, place: Place) -> bool {
+        !self.stale.get(place).is_empty()
+    }
+
+    /// Whether a jump is missing or out of place, or anything but elements,
+    /// although there are blocks.
+    pub(super) fn lacks_frame(&self, place: Place) -> bool {
+        let table = self.table(place);
+        let mut jumps = table.jumps.iter();
+        let lacks = if place == Place::Sets {
+            table.is_torn
+        } else {
+            jumps.any(|jump| jump.position == 0 || jump.moves)
+        };
+        table.chain.exists() && lacks && self.has_blocks(place)
+    }
+
+    /// Puts all changes of one place into `changes`: so many of blocks, so many
+    /// others. What is removed comes first, so that a source is never in two
+    /// rules; one by one, blocks come first.
+    pub(super) fn put_changes(
+        &mut self,
+        changes: &mut dyn Changes,
+        place: Place,
+        host: &Host,
+        now: Instant,
+    ) -> (u32, u32) {
+        if place != Place::Sets {
+            self.make_room(place, now);
+        }
+        let table = self.table(place);
+        let one_by_one = table.one_by_one;
+        let may_keep_house = table.housekeeping.is_over(now);
+        let mut housekeeping = 0;
+        if may_keep_house && !one_by_one {
+            housekeeping += self.remove_stale_rules(changes, place, STALE_RULES);
+        }
+        let most = if one_by_one { 1 } else { u32::MAX };
+        let mut blocks = 0;
+        for stage in [Stage::Expired, Stage::Lost, Stage::Wanted] {
+            let mut walk = self.walk(stage, Some(place));
+            while let Some(slot) = self.step(&mut walk) {
+                let is_held_back = stage == Stage::Wanted && self.is_rate_spent(now);
+                if blocks >= most || !changes.has_room() || is_held_back {
+                    break;
+                }
+                blocks += u32::from(self.add_change(changes, slot, place, host, now));
+            }
+        }
+        if may_keep_house && one_by_one && blocks == 0 {
+            housekeeping += self.remove_stale_rules(changes, place, 1);
+        }
+        if blocks + housekeeping == 0 {
+            self.table_mut(place).one_by_one = false;
+        }
+        (blocks, housekeeping)
+    }
+
+    /// Ends the blocks with least time left where a chain would hold more rules
+    /// than is good for other traffic.
+    fn make_room(&mut self, place: Place, now: Instant) {
+        let is_due = |slot| {
+            let block = self.blocks.value(slot);
+            block.is_some_and(|block| block.retry.is_over(now))
+        };
+        let count = |stage| {
+            let mut walk = self.walk(stage, Some(place));
+            core::iter::from_fn(|| self.step(&mut walk))
+                .filter(|slot| is_due(*slot))
+                .take(STALE_RULES)
+                .count() as u32
+        };
+        let rate_left = if self.is_rate_spent(now) {
+            0
+        } else {
+            self.max_per_minute
+        };
+        let wanted = count(Stage::Wanted).min(rate_left);
+        let rules = self
+            .table(place)
+            .rules
+            .saturating_sub(count(Stage::Expired));
+        for _ in CHAIN_RULES_MAX as u32..rules + wanted {
+            let standing = self.blocks.iter().filter(|(slot, _, block)| {
+                self.stage(*slot) == Stage::Standing && block.place == place
+            });
+            let first =
+                standing.min_by_key(|(_, _, block)| block.end.map_or(u64::MAX, Instant::as_secs));
+            let Some((slot, _, _)) = first else { return };
+            if let Some(block) = self.blocks.value_mut(slot) {
+                block.end_reason = EndReason::Evicted;
+            }
+            self.set_stage(slot, Stage::Expired);
+        }
+    }
+
+    /// Puts one block's change into `changes`. This is the last look at an
+    /// address before the kernel: whatever is protected by now is refused.
+    fn add_change(
+        &mut self,
+        changes: &mut dyn Changes,
+        slot: Slot,
+        place: Place,
+        host: &Host,
+        now: Instant,
+    ) -> bool {
+        self.complete(slot, place, host);
+        let (Some(rule), Some(block)) = (self.rule(slot), self.blocks.value(slot).copied()) else {
+            return false;
+        };
+        if !block.retry.is_over(now) {
+            return false;
+        }
+        let stage = match self.stage(slot) {
+            Stage::Expired => {
+                changes.remove(&rule);
+                Stage::Removing
+            }
+            stage => {
+                match host.protected(rule.source) {
+                    Some(Protection::HostUnknown) if self.may_wait(slot, host, now) => {
+                        return false;
+                    }
+                    Some(protection) => {
+                        self.refuse(slot, Refusal::Protected(protection));
+                        return false;
+                    }
+                    None => {}
+                }
+                if stage == Stage::Wanted && block.failures == 0 && !self.is_within_rate(now) {
+                    return false;
+                }
+                if let Some(comment) = block.renewed {
+                    let scope = rule.scope.renewed();
+                    changes.remove(&rule);
+                    changes.add(&Rule {
+                        comment,
+                        scope,
+                        ..rule
+                    });
+                } else {
+                    changes.add(&rule);
+                }
+                if stage == Stage::Lost {
+                    Stage::Restoring
+                } else {
+                    Stage::Adding
+                }
+            }
+        };
+        self.set_stage(slot, stage);
+        true
+    }
+
+    /// Whether a block waits until the host is known: one that stood as long as
+    /// that takes, a new one no longer than its evidence counts, and only where
+    /// that is under way.
+    fn may_wait(&mut self, slot: Slot, host: &Host, now: Instant) -> bool {
+        let (stage, window) = (self.stage(slot), self.window);
+        let Some(block) = self.blocks.value_mut(slot) else {
+            return false;
+        };
+        if stage != Stage::Wanted {
+            block.retry.hold(now.after(RETRY_FIRST));
+            return true;
+        }
+        block.retry.hold(now.after(FACTS_WAIT));
+        let age = now.since(Instant::from_secs(block.since_seconds));
+        host.knowledge() == Knowledge::Awaited && age <= window
+    }
+
+    /// Last changes to a new rule: what is known of the host by now, and without
+    /// what the kernel refuses.
+    fn complete(&mut self, slot: Slot, place: Place, host: &Host) {
+        let Lacks {
+            addrtype, comment, ..
+        } = self.table(place).lacks;
+        let source = self.blocks.key(slot).copied();
+        let is_new = self.stage(slot) == Stage::Wanted;
+        let block = self.blocks.value_mut(slot).filter(|_| is_new);
+        if let (Some(block), Some(source)) = (block, source) {
+            block.place = place;
+            let has_set = place != Place::Sets || Set::of(source, true).is_some();
+            block.scope = if host.is_on_link(source) && !addrtype && has_set {
+                Scope::ToHost
+            } else {
+                Scope::Everything
+            };
+            if comment {
+                block.comment = Comment::BLANK;
+            }
+        }
+    }
+
+    fn remove_stale_rules(&self, changes: &mut dyn Changes, place: Place, most: usize) -> u32 {
+        let mut removed = 0;
+        for rule in self.stale.get(place).rules.iter().take(most) {
+            changes.remove(rule);
+            removed += 1;
+        }
+        removed
+    }
+
+    /// Counts one more block of this minute, if there may be one.
+    fn is_within_rate(&mut self, now: Instant) -> bool {
+        if !now.is_within(MINUTE, self.minute) {
+            (self.minute, self.minute_count) = (Some(now), 0);
+        }
+        let is_within = self.minute_count < self.max_per_minute;
+        self.minute_count += u32::from(is_within);
+        is_within
+    }
+
+    /// Whether new blocks are held back for now.
+    pub(super) fn is_rate_spent(&self, now: Instant) -> bool {
+        now.is_within(MINUTE, self.minute) && self.minute_count >= self.max_per_minute
+    }
+
+    pub(super) fn refuse(&mut self, slot: Slot, refusal: Refusal) {
+        if let Some(block) = self.blocks.value_mut(slot) {
+            block.refusal = refusal;
+            block.strikes = block.strikes.saturating_sub(1);
+        }
+        self.set_stage(slot, Stage::Refused);
+    }
+
+    #[inline(never)]
+    pub(super) fn succeeded(&mut self, job: Job, place: Place, now: Instant) {
+        let has_more_stale = self.stale.get(place).has_more;
+        let table = self.table_mut(place);
+        match job {
+            Job::None | Job::Version => {}
+            Job::List => {
+                table.retry.succeed();
+                self.reconcile(place, now);
+                if self.task.is_single_pass() {
+                    self.table_mut(place).next_listing = None;
+                }
+            }
+            Job::RemoveChain => {
+                table.housekeeping.succeed();
+                table.chain = Chain::Gone;
+                table.jumps.iter_mut().for_each(Jump::was_removed);
+            }
+            Job::Change {
+                blocks,
+                housekeeping,
+                puts_frame,
+            } => {
+                table.changed(blocks, puts_frame, now);
+                if housekeeping > 0 {
+                    table.housekeeping.succeed();
+                    if has_more_stale || table.one_by_one {
+                        // What is left of the stale rules shows up again.
+                        table.invalidate();
+                    }
+                    self.removed += u64::from(housekeeping);
+                    self.stale.get_mut(place).clear();
+                }
+                self.settle(job, place, None, now);
+            }
+        }
+    }
+
+    /// Every block that a batch was about moves on, or back after a failure.
+    #[inline(never)]
+    pub(super) fn settle(
+        &mut self,
+        job: Job,
+        place: Place,
+        mut failure: Option<&mut Failure>,
+        now: Instant,
+    ) {
+        for (from, on, back) in [
+            (Stage::Removing, Stage::Removed, Stage::Expired),
+            (Stage::Restoring, Stage::Standing, Stage::Lost),
+            (Stage::Adding, Stage::Added, Stage::Wanted),
+        ] {
+            let mut walk = self.walk(from, Some(place));
+            while let Some(slot) = self.step(&mut walk) {
+                if let Some(failure) = failure.as_deref_mut() {
+                    self.take_back(slot, from, job, failure, now);
+                    self.set_stage(slot, back);
+                } else {
+                    self.confirm(slot, from, now);
+                    self.set_stage(slot, on);
+                }
+            }
+        }
+    }
+
+    /// The change is in the kernel.
+    fn confirm(&mut self, slot: Slot, from: Stage, now: Instant) {
+        if let Some(block) = self.blocks.value_mut(slot) {
+            block.failures = 0;
+            block.confirmed = Some(now);
+            block.renew();
+            if from == Stage::Removing {
+                block.ended = Some(now);
+            } else {
+                self.next_end = nearest(self.next_end, block.end);
+            }
+        }
+    }
+
+    /// The change is not. A command of a single block's is that block's failure,
+    /// which makes it wait longer each time, unless it is to be tried at another
+    /// place now.
+    fn take_back(
+        &mut self,
+        slot: Slot,
+        from: Stage,
+        job: Job,
+        failure: &mut Failure,
+        now: Instant,
+    ) {
+        failure.is_addition |= from != Stage::Removing;
+        let source = self.blocks.key(slot).copied();
+        let may_move = from == Stage::Adding
+            && failure.tool.is_some()
+            && source.is_some_and(|source| self.can_use_sets(source.family()));
+        if let Some(block) = self.blocks.value_mut(slot) {
+            if from == Stage::Adding && block.failures == 0 {
+                // A first try that failed is none of this minute's blocks.
+                self.minute_count = self.minute_count.saturating_sub(1);
+            }
+            if job.changes() == Some((1, 0)) {
+                failure.source = source;
+                if may_move {
+                    return;
+                }
+                block.failures = block.failures.saturating_add(1);
+                block.retry.fail(now);
+                failure.is_first = block.failures == 1;
+            }
+        }
+    }
+
+    pub(super) fn failure_of(&self, job: Job, place: Place, reason: FailureReason) -> Failure {
+        let tool = place.family().map(|family| self.table(place).tool(family));
+        Failure {
+            reason,
+            tool,
+            source: None,
+            is_listing: job == Job::List,
+            is_addition: false,
+            explanation: if tool.is_some() {
+                self.explanation.clone()
+            } else {
+                Explanation::new()
+            },
+            leaves_out: b"",
+            is_first: false,
+        }
+    }
+
+    #[inline(never)]
+    pub(super) fn failed(
+        &mut self,
+        job: Job,
+        place: Place,
+        reason: FailureReason,
+        now: Instant,
+    ) -> Failure {
+        let mut failure = self.failure_of(job, place, reason);
+        self.settle(job, place, Some(&mut failure), now);
+        let is_single_pass = self.task.is_single_pass();
+        let may_move = place
+            .family()
+            .is_some_and(|family| self.can_use_sets(family));
+        let table = self.table_mut(place);
+        table.invalidate();
+        if table.learns_to_lack_wait(&failure, is_single_pass) {
+            return failure;
+        }
+        table.learn_to_lack_match(&mut failure);
+        failure.is_first |= if is_single_pass {
+            table.failed_in_pass(job, place, reason, now)
+        } else {
+            table.failed(job, place, &failure, may_move, now)
+        };
+        failure
+    }
+}
