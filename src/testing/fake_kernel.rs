@@ -9,6 +9,7 @@ use super::fake_proc::{
     octets,
 };
 use super::filter_table::FilterTable;
+use super::nf_tables_model::NfTables;
 use crate::address::{Endpoint, Family, Network, PerFamily};
 use crate::kernel::{
     Accepted, CAP_NET_ADMIN, Child, Claim, Clock, Descriptor, Errno, Exit, File, Interest,
@@ -134,6 +135,13 @@ impl Tools {
     }
 }
 
+/// How a rule for it begins.
+fn source_words(source: Network) -> String {
+    let mut text: crate::text::Text<64> = crate::text::Text::new();
+    source.write_cidr(&mut text);
+    format!("-s {} ", String::from_utf8_lossy(text.as_bytes()))
+}
+
 /// How a child fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ChildFault {
@@ -200,6 +208,8 @@ enum Open {
     Events(VecDeque<Vec<u8>>),
     /// A sock_diag socket, where SOCK_DESTROY works.
     Diag(VecDeque<Vec<u8>>),
+    Netfilter(VecDeque<Vec<u8>>),
+    NetfilterEvents(VecDeque<Vec<u8>>),
     Listener,
     Client(usize),
     /// Our own connection to `service`: what it is still to receive.
@@ -385,6 +395,8 @@ pub struct FakeKernel {
     pub tables: PerFamily<FilterTable>,
     /// Those of the other flavour.
     pub other_tables: PerFamily<FilterTable>,
+    /// Our table of nf_tables; a kernel without, unless a test wants it.
+    pub nf_tables: NfTables,
     /// Which iptables are installed.
     pub tools: Tools,
     /// SOCK_DESTROY works; how many sockets it took so far.
@@ -436,6 +448,8 @@ impl FakeKernel {
             diverted: Vec::new(),
             nameservers: vec![parse("10.0.0.53")],
         };
+        let mut nf_tables = NfTables::new();
+        nf_tables.lacks.nf_tables = true;
         let mut open = BTreeMap::new();
         for number in 0..3 {
             open.insert(number, Open::Standard);
@@ -466,6 +480,7 @@ impl FakeKernel {
             errors: Vec::new(),
             tables: PerFamily::from_fn(|_| FilterTable::new()),
             other_tables: PerFamily::from_fn(|_| FilterTable::new()),
+            nf_tables,
             tools: Tools::default(),
             destroyed: None,
             child_faults: VecDeque::new(),
@@ -522,6 +537,58 @@ impl FakeKernel {
     pub fn at(&mut self, at: Instant, event: impl FnOnce(&mut FakeKernel) + 'static) {
         self.event_count += 1;
         self.events.insert((at, self.event_count), Box::new(event));
+    }
+
+    /// Another program does something to nf_tables.
+    pub fn interfere(&mut self, change: impl FnOnce(&mut NfTables)) {
+        self.nf_tables.expire(self.now);
+        change(&mut self.nf_tables);
+        self.interfered = Some(self.now);
+        self.report_nf_tables();
+    }
+
+    /// The kernel reports what was changed there.
+    fn report_nf_tables(&mut self) {
+        let events = self.nf_tables.take_events();
+        for open in self.open.values_mut() {
+            if let Open::NetfilterEvents(datagrams) = open {
+                datagrams.extend(events.iter().cloned());
+            }
+        }
+    }
+
+    /// What a request put in is not protected.
+    fn check_sets(&mut self, before: &[String]) {
+        let protected = &self.protected;
+        let elements = self.nf_tables.elements();
+        for element in elements {
+            let source = element.source;
+            let is_new = !before.iter().any(|rule| rule.starts_with(&source_words(source)));
+            if is_new && protected.iter().any(|one| one.overlaps(source)) {
+                self.violations.push(format!("protected: {source:?}"));
+            }
+        }
+    }
+
+    /// The elements of our sets, as rules begin.
+    fn rules_of_sets(&self) -> Vec<String> {
+        let elements = self.nf_tables.elements().into_iter();
+        let rule = elements.map(|element| {
+            let comment = String::from_utf8_lossy(element.comment);
+            let start = source_words(element.source);
+            format!("{start}@{:?} {comment}", element.set)
+        });
+        rule.collect()
+    }
+
+    /// All that drops sources of a family.
+    pub fn rules_of(&self, family: Family) -> Vec<String> {
+        let tables = [&self.tables, &self.other_tables];
+        let rules = tables.map(|tables| tables.get(family).blocks()).concat();
+        let is_ipv6 = |rule: &String| rule.split(' ').nth(1).unwrap_or_default().contains(':');
+        let elements = self.rules_of_sets().into_iter();
+        let elements = elements.filter(|rule| is_ipv6(rule) == (family == Family::V6));
+        rules.into_iter().chain(elements).collect()
     }
 
     /// What was to come does not.
@@ -917,7 +984,11 @@ impl FakeKernel {
             }
             Some(Open::ChildOutput) => self.is_pipe_readable(|child| &child.output),
             Some(Open::ChildErrors) => self.is_pipe_readable(|child| &child.errors),
-            Some(Open::Events(datagrams)) => !datagrams.is_empty(),
+            Some(
+                Open::Events(datagrams)
+                | Open::Netfilter(datagrams)
+                | Open::NetfilterEvents(datagrams),
+            ) => !datagrams.is_empty(),
             Some(Open::Routes(socket)) => !socket.queue.is_empty() || socket.has_overrun,
             Some(Open::Standard | Open::Lock | Open::Stranger | Open::File { .. }) => true,
             Some(Open::Diag(_)) => true,
@@ -1021,6 +1092,7 @@ impl Kernel for FakeKernel {
             }
             let next = nearest(self.next_event(), deadline);
             self.now = self.now.max(next.expect("a sleep that nothing ends"));
+            self.nf_tables.expire(self.now);
             self.progress += 1;
         }
     }
@@ -1246,7 +1318,12 @@ impl Kernel for FakeKernel {
                 }
                 Ok(datagram.len())
             }
-            Some(Open::Events(datagrams) | Open::Diag(datagrams)) => {
+            Some(
+                Open::Events(datagrams)
+                | Open::Diag(datagrams)
+                | Open::Netfilter(datagrams)
+                | Open::NetfilterEvents(datagrams),
+            ) => {
                 let datagram = datagrams.pop_front().ok_or(Errno::EAGAIN)?;
                 buffer[..datagram.len()].copy_from_slice(&datagram);
                 Ok(datagram.len())
@@ -1314,6 +1391,18 @@ impl Kernel for FakeKernel {
                 }
                 Ok(bytes.len())
             }
+            Some(Open::Netfilter(_)) => {
+                let port = 4_000 + socket.number() as u32;
+                let before = self.rules_of_sets();
+                let answers = self.nf_tables.request(bytes, port, "tcpparser", self.now);
+                self.check_sets(&before);
+                if let Some(Open::Netfilter(datagrams)) = self.open.get_mut(&socket.number()) {
+                    datagrams.extend(answers);
+                }
+                self.report_nf_tables();
+                self.progress += 1;
+                Ok(bytes.len())
+            }
             _ => panic!("sent to something else"),
         }
     }
@@ -1332,11 +1421,20 @@ impl Kernel for FakeKernel {
         if kind == Netlink::DestroyEvents {
             return self.new_descriptor(Open::Events(VecDeque::new()));
         }
-        if matches!(kind, Netlink::Netfilter | Netlink::NetfilterEvents) {
-            return Err(Errno::EPROTONOSUPPORT);
-        }
         if let Some(error) = self.faults.netlink {
             return Err(error);
+        }
+        match kind {
+            Netlink::Netfilter => {
+                return self.new_descriptor(Open::Netfilter(VecDeque::new()));
+            }
+            Netlink::NetfilterEvents if self.nf_tables.lacks.permission => {
+                return Err(Errno::EPERM);
+            }
+            Netlink::NetfilterEvents => {
+                return self.new_descriptor(Open::NetfilterEvents(VecDeque::new()));
+            }
+            _ => {}
         }
         if kind == Netlink::SockDiag {
             return self.new_descriptor(Open::Diag(VecDeque::new()));

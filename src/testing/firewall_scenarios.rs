@@ -4,12 +4,16 @@
 
 use super::fake_kernel::{ChildFault, Command, FakeKernel, Tools};
 use super::filter_table::FilterTable;
+use super::nf_tables_model::NfTables;
 use super::run::Run;
 use super::scenarios::{NEIGHBOUR, SCANNER, host, started};
-use crate::address::{Family, PerFamily};
+use crate::address::{Family, Network, PerFamily};
 use crate::daemon::Flow;
 use crate::kernel::Claim;
-use crate::limits::{DESTROYS_PER_TURN, DOOMED, MOVE_MEMORY, VERIFY_PERIOD};
+use crate::limits::{
+    CHAIN_RULES, CHAIN_RULES_MAX, DESTROYS_PER_TURN, DOOMED, MOVE_MEMORY, VERIFY_PERIOD,
+};
+use crate::nf_tables::{Element, Set};
 use crate::time::Duration;
 
 /// Neighbours and strangers of both families, and how a rule names them.
@@ -740,5 +744,522 @@ impl Run {
         assert_eq!(daemon.start(kernel, &start_up, arguments), Flow::Exit(0));
         assert_eq!(self.error_output(), "");
         String::from_utf8(std::mem::take(&mut self.kernel.output)).unwrap()
+    }
+}
+
+// The sets.
+
+/// A host without iptables.
+fn bare() -> Run {
+    let mut run = host();
+    run.kernel.nf_tables.lacks.nf_tables = false;
+    run.kernel.tools.has_preferred = false;
+    run
+}
+
+fn bare_started(arguments: &[&str]) -> Run {
+    let mut run = bare();
+    assert_eq!(run.start(arguments), Flow::Continue);
+    run.run_for(1);
+    run.lines();
+    run
+}
+
+/// With iptables, and nf_tables beside it.
+fn both_started(arguments: &[&str]) -> Run {
+    let mut run = host();
+    run.kernel.nf_tables.lacks.nf_tables = false;
+    assert_eq!(run.start(arguments), Flow::Continue);
+    run.run_for(1);
+    run.lines();
+    run
+}
+
+fn network(text: &str) -> Network {
+    Network::parse(text.as_bytes()).unwrap()
+}
+
+impl FakeKernel {
+    /// Whether a packet to the host is dropped, and one to be forwarded.
+    fn dropped(&self, source: &str) -> (bool, bool) {
+        let source = source.parse().unwrap();
+        let drops = |is_forwarded| self.nf_tables.drops(source, is_forwarded);
+        (drops(false), drops(true))
+    }
+
+    /// An element that an earlier run left.
+    fn feed_element(&mut self, source: &str, left_ms: Option<u64>, comment: &str) {
+        let source = network(source);
+        let (set, comment) = (Set::of(source, false).unwrap(), comment.as_bytes());
+        let element = Element {
+            set,
+            source,
+            left_ms,
+            comment,
+        };
+        assert!(self.nf_tables.add_element(&element));
+    }
+}
+
+#[test]
+fn without_iptables_the_sets_take_each_kind_of_source() {
+    let mut run = bare_started(&["--block-time", "1m"]);
+    assert_eq!(run.error_output(), "");
+    assert!(!run.kernel.nf_tables.is_there(), "looked at only");
+    let tried = run.kernel.commands.len();
+    assert!(run.kernel.commands.iter().all(|command| command.words.ends_with("-V")));
+    for source in [SCANNER, SCANNER_IPV6, NEIGHBOUR, NEIGHBOUR_IPV6] {
+        run.kernel.scan(source);
+    }
+    run.run_for(11);
+    assert_eq!(run.lines_with("Blocked").len(), 4);
+    for (source, expected) in [
+        (SCANNER, (true, true)),
+        ("198.51.100.8", (false, false)),
+        (SCANNER_IPV6, (true, true)),
+        ("2001:db8:2::77", (true, true)),
+        ("2001:db8:3::9", (false, false)),
+        (NEIGHBOUR, (true, false)),
+        (NEIGHBOUR_IPV6, (true, false)),
+    ] {
+        assert_eq!(run.kernel.dropped(source), expected, "{source}");
+    }
+    // The router must go on finding its neighbour.
+    let icmp = libc::IPPROTO_ICMPV6;
+    let neighbour = NEIGHBOUR_IPV6.parse().unwrap();
+    assert!(!run.kernel.nf_tables.drops_protocol(neighbour, false, icmp));
+    assert!(run.get("/healthz").ends_with("\r\n\r\nok\n"));
+    for source in [SCANNER, SCANNER_IPV6, NEIGHBOUR, NEIGHBOUR_IPV6] {
+        run.kernel.close_all_of(source);
+    }
+    run.run_for(70);
+    let ended = run.lines_with("Unblocked");
+    assert_eq!(ended.len(), 4, "{ended:?}");
+    assert!(ended.iter().all(|line| line.ends_with("its time is over")));
+    run.check_quiet();
+    assert!(!run.kernel.nf_tables.is_there());
+    assert_eq!(run.kernel.commands.len(), tried, "no tool is looked for again");
+    assert_eq!(run.error_output(), "");
+}
+
+/// Kernels before 6.3 and 6.12, of which each refusal costs a batch.
+#[test]
+fn blocks_of_older_kernels_end_as_well() {
+    let mut run = bare();
+    run.kernel.nf_tables.lacks.destroy = true;
+    run.kernel.nf_tables.lacks.timeout_updates = true;
+    run.kernel.nf_tables.lacks.comments = true;
+    assert_eq!(run.start(&["--block-time", "1m,2m"]), Flow::Continue);
+    for length in [60, 120] {
+        run.kernel.scan_again(SCANNER);
+        run.run_for(11);
+        assert_eq!(run.lines_with("Blocked").len(), 1);
+        run.kernel.close_all_of(SCANNER);
+        run.run_for(length);
+        assert_eq!(run.lines_with("Unblocked").len(), 1);
+    }
+    // One that ends early is taken out.
+    run.kernel.scan_again(SCANNER);
+    run.run_for(11);
+    run.kernel.host.nameservers.push(SCANNER.parse().unwrap());
+    run.run_for(11);
+    assert_eq!(run.lines_with("protected address now").len(), 1);
+    assert_eq!(run.kernel.dropped(SCANNER), (false, false));
+    run.check_quiet();
+    assert_eq!(run.error_output(), "");
+}
+
+#[test]
+fn an_element_that_is_deleted_is_unblocked_by_its_deleter() {
+    let mut run = bare_started(&["--block-time", "1h,2h"]);
+    run.kernel.scan(SCANNER);
+    run.kernel.scan(SCANNER_IPV6);
+    run.run_for(11);
+    run.lines();
+    run.kernel.interfere(|tables| {
+        assert!(tables.delete_element(Set::Drop4, network(SCANNER)));
+    });
+    run.run_for(1);
+    assert_eq!(
+        run.lines_with("Unblocked"),
+        ["Unblocked: 198.51.100.7 its rule was removed by nft"]
+    );
+    assert_eq!(run.metric("tcpparser_firewall_repairs_total"), "0");
+    assert_eq!(run.kernel.dropped(SCANNER_IPV6), (true, true));
+    // No strike is left of it.
+    run.kernel.scan_again(SCANNER);
+    run.run_for(11);
+    assert!(run.lines_with("Blocked")[0].contains("for 1h,"));
+    run.check_quiet();
+}
+
+/// What takes away more than elements is a reload: all is back at once, without
+/// a word.
+#[test]
+fn a_flushed_ruleset_is_put_right_at_once() {
+    type Reload = fn(&mut NfTables) -> bool;
+    let reloads: [Reload; 3] = [
+        NfTables::delete_table,
+        NfTables::flush_table,
+        |tables| tables.add_table("port scan sources; tcpparser --unblock all lifts them", true),
+    ];
+    for reload in reloads {
+        let mut run = bare_started(&["--block-time", "1h"]);
+        for number in 1..=100 {
+            run.kernel.scan(&format!("198.18.0.{number}"));
+        }
+        run.run_for(11);
+        assert_eq!(run.lines_with("Blocked").len(), 100);
+        run.kernel.interfere(|tables| assert!(reload(tables)));
+        assert_eq!(run.kernel.dropped("198.18.0.1"), (false, false));
+        let deadline = run.kernel.now.after(Duration::from_millis(100));
+        run.run_until(deadline);
+        for number in 1..=100 {
+            assert_eq!(run.kernel.dropped(&format!("198.18.0.{number}")), (true, true));
+        }
+        assert_eq!(run.metric("tcpparser_firewall_repairs_total"), "1");
+        run.run_for(60);
+        assert!(run.lines_with("locked").is_empty());
+        run.check_quiet();
+        assert_eq!(run.error_output(), "");
+    }
+}
+
+/// Loads of others are nobody's business; of ours there is a look a second.
+#[test]
+fn storms_of_changes_cost_a_look_a_second() {
+    let mut run = bare_started(&["--block-time", "1h"]);
+    run.kernel.scan(SCANNER);
+    run.run_for(11);
+    let asked = |run: &mut Run| -> u64 {
+        let count = run.metric("tcpparser_firewall_commands_total{exit=\"0\"}");
+        count.parse().unwrap()
+    };
+    let before = asked(&mut run);
+    for _ in 0..100 {
+        run.kernel.interfere(|tables| tables.load_other(50));
+        run.run_until(run.kernel.now.after(Duration::from_millis(50)));
+    }
+    assert_eq!(asked(&mut run), before);
+    for _ in 0..100 {
+        run.kernel.interfere(|tables| assert!(tables.add_rule("input")));
+        run.run_until(run.kernel.now.after(Duration::from_millis(50)));
+    }
+    let looks = asked(&mut run) - before;
+    assert!((4..=6).contains(&looks), "{looks}");
+}
+
+/// As a kill leaves them, of this boot and another; what is over goes.
+#[test]
+fn elements_are_adopted() {
+    let mut run = bare();
+    run.checks.own_rules = false;
+    run.kernel.nf_tables.add_table("port scan sources; tcpparser --unblock all lifts them", false);
+    for set in Set::ALL {
+        // The torn rest is made anew.
+        let name = String::from_utf8(set.name().to_vec()).unwrap();
+        if set == Set::Drop4 {
+            assert!(run.kernel.nf_tables.add_set(&name, true));
+        }
+    }
+    let comment = |boot: &str, end: u64| format!("tcpparser v1 b={boot} e={end} s=3 t=10 d=n p=22");
+    let end = run.kernel.now.as_secs() + 100;
+    run.kernel.feed_element("192.0.2.1", Some(100_000), &comment("0badcafe", end));
+    run.kernel.feed_element("192.0.2.2", None, &comment("deadbeef", 0));
+    run.kernel.feed_element("192.0.2.3", None, &comment("0badcafe", 1));
+    assert_eq!(run.start(&["--block-time", "10m"]), Flow::Continue);
+    run.run_for(3);
+    assert_eq!(run.kernel.dropped("192.0.2.1"), (true, true));
+    assert_eq!(run.kernel.dropped("192.0.2.3"), (false, false));
+    let elements = run.kernel.nf_tables.elements();
+    let left: Vec<_> = elements.iter().map(|one| (one.source, one.left_ms)).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+    let other = left.iter().find(|one| one.0 == network("192.0.2.2")).unwrap();
+    assert!(other.1.is_some_and(|left| (590_000..=601_000).contains(&left)), "{left:?}");
+    run.run_for(100);
+    let said = run.lines_with("Unblocked");
+    assert!(said.iter().any(|line| line.contains("192.0.2.1 its time is over")), "{said:?}");
+    assert_eq!(run.error_output(), "");
+}
+
+#[test]
+fn an_empty_table_goes_and_one_with_more_in_it_stays() {
+    let mut run = bare_started(&["--block-time", "1m"]);
+    run.kernel.scan(SCANNER);
+    run.run_for(11);
+    run.kernel.interfere(|tables| {
+        assert!(tables.delete_element(Set::Drop4, network(SCANNER)));
+    });
+    run.checks.own_rules = false;
+    run.kernel.close_all_of(SCANNER);
+    assert_eq!(run.restart(&[]), Flow::Continue);
+    run.run_for(2);
+    assert!(!run.kernel.nf_tables.is_there());
+    // With somebody's rule in it, or an element.
+    type Addition = fn(&mut NfTables);
+    let additions: [Addition; 2] = [
+        |tables| assert!(tables.add_rule("forward")),
+        |tables| {
+            let source = network("192.0.2.77");
+            let element = Element { set: Set::Drop4, source, left_ms: None, comment: b"mine" };
+            assert!(tables.add_element(&element));
+        },
+    ];
+    for addition in additions {
+        let mut run = bare_started(&["--block-time", "1m"]);
+        run.checks.own_rules = false;
+        run.kernel.scan(SCANNER);
+        run.run_for(11);
+        run.kernel.interfere(addition);
+        run.kernel.close_all_of(SCANNER);
+        run.run_for(130);
+        assert_eq!(run.lines_with("its time is over").len(), 1);
+        assert!(run.kernel.nf_tables.is_there());
+        assert_eq!(run.error_output(), "");
+    }
+}
+
+/// What stands under our name and cannot be used is made anew where it is ours.
+#[test]
+fn what_is_refused_is_rebuilt_if_it_is_ours() {
+    let ours = "port scan sources; tcpparser --unblock all lifts them";
+    for (comment, is_ours) in [(ours, true), ("of another program", false)] {
+        for has_chain in [false, true] {
+            let mut run = bare();
+            run.checks.own_rules = false;
+            assert!(run.kernel.nf_tables.add_table(comment, false));
+            let is_made = if has_chain {
+                run.kernel.nf_tables.add_chain("input", 1, 0)
+            } else {
+                run.kernel.nf_tables.add_set("drop4", false)
+            };
+            assert!(is_made);
+            assert_eq!(run.start(&[]), Flow::Continue);
+            run.run_for(2);
+            // Another program makes it while we run, if it is ours: an empty one went.
+            if is_ours {
+                run.kernel.interfere(|tables| {
+                    tables.add_table(comment, false);
+                    if has_chain {
+                        tables.add_chain("input", 1, 0);
+                    } else {
+                        tables.add_set("drop4", false);
+                    }
+                    tables.add_rule("input");
+                });
+            }
+            run.kernel.scan(SCANNER);
+            run.run_for(15);
+            assert_eq!(run.kernel.dropped(SCANNER), (is_ours, is_ours), "{comment} {has_chain}");
+            assert_eq!(run.lines_with("Blocked").is_empty(), !is_ours);
+        }
+    }
+}
+
+#[test]
+fn a_kernel_without_tables_of_both_families_blocks_ipv4() {
+    let mut run = bare();
+    run.kernel.nf_tables.lacks.inet = true;
+    assert_eq!(run.start(&[]), Flow::Continue);
+    run.run_for(1);
+    run.kernel.scan(SCANNER);
+    run.run_for(11);
+    assert_eq!(run.kernel.dropped(SCANNER), (true, true));
+    run.kernel.interfere(|tables| assert!(tables.delete_table()));
+    run.run_for(2);
+    assert_eq!(run.kernel.dropped(SCANNER), (true, true));
+    run.check_quiet();
+}
+
+#[test]
+fn a_kernel_that_permits_nothing_is_named() {
+    let mut run = bare();
+    run.kernel.nf_tables.lacks.permission = true;
+    assert_eq!(run.start(&["--firewall", "nft"]), Flow::Continue);
+    run.run_for(3);
+    run.kernel.scan(SCANNER);
+    run.run_for(11);
+    let said = run.error_output();
+    assert!(said.contains("nf_tables refuses: permission denied; it is tried again"), "{said}");
+    assert_eq!(run.lines_with("Block failed").len(), 1);
+    assert_eq!(run.kernel.commands.len(), 0);
+    run.kernel.nf_tables.lacks.permission = false;
+    run.run_for(61);
+    assert_eq!(run.kernel.dropped(SCANNER), (true, true));
+    run.check_quiet();
+}
+
+/// Where there is neither: what helps, once; and it is tried again.
+#[test]
+fn the_way_out_is_named_where_nothing_blocks() {
+    let mut run = host();
+    run.kernel.tools.has_preferred = false;
+    assert_eq!(run.start(&[]), Flow::Continue);
+    run.run_for(150);
+    let said = run.error_output();
+    let words = "-v /:/host:ro --cap-add=NET_RAW --cap-add=SYS_CHROOT -e TCPPARSER_EXEC_ROOT=/host";
+    assert_eq!(said.matches(words).count(), 1, "{said}");
+    run.kernel.scan(SCANNER);
+    run.run_for(11);
+    run.kernel.nf_tables.lacks.nf_tables = false;
+    run.run_for(70);
+    assert_eq!(run.kernel.dropped(SCANNER), (true, true));
+}
+
+#[test]
+fn a_batch_is_cut_where_the_chain_is_full_enough() {
+    let mut run = both_started(&["--block-time", "10m"]);
+    for number in 1..=20 {
+        run.kernel.scan(&format!("198.18.0.{number}"));
+    }
+    run.kernel.scan(SCANNER_IPV6);
+    run.run_for(11);
+    assert_eq!(run.lines_with("Blocked").len(), 21);
+    assert_eq!(run.kernel.tables.v4.blocks().len(), CHAIN_RULES);
+    assert_eq!(run.kernel.tables.v6.blocks().len(), 1);
+    assert_eq!(run.kernel.nf_tables.elements().len(), 4);
+    run.check_quiet();
+    // Both are known to the next start, and taken away by it.
+    run.checks.own_rules = false;
+    for number in 1..=20 {
+        run.kernel.close_all_of(&format!("198.18.0.{number}"));
+    }
+    assert_eq!(run.restart(&["--block-time", "10m"]), Flow::Continue);
+    run.run_for(2);
+    assert_eq!(run.metric("tcpparser_blocked_sources"), "21");
+    run.run_for(700);
+    assert_eq!(run.kernel.tables.v4, FilterTable::new());
+    assert!(!run.kernel.nf_tables.is_there());
+}
+
+#[test]
+fn only_the_place_that_is_asked_for_is_used() {
+    for (choice, rules, elements) in [("iptables", 20, 0), ("nft", 0, 20)] {
+        let mut run = both_started(&["--firewall", choice]);
+        for number in 1..=20 {
+            run.kernel.scan(&format!("198.18.0.{number}"));
+        }
+        run.run_for(11);
+        assert_eq!(run.kernel.tables.v4.blocks().len(), rules);
+        assert_eq!(run.kernel.nf_tables.elements().len(), elements);
+        assert_eq!(run.kernel.commands.is_empty(), choice == "nft");
+        run.check_quiet();
+    }
+}
+
+#[test]
+fn a_full_chain_ends_the_block_with_least_time_left() {
+    let mut run = started(&["--block-time", "10m,1d", "--max-blocks-per-minute", "1000"]);
+    let peer = |number: usize| format!("198.18.{}.{}", number / 200, 1 + number % 200);
+    for number in 0..CHAIN_RULES_MAX {
+        run.kernel.scan(&peer(number));
+        if number == 9 {
+            run.run_for(15);
+        }
+    }
+    run.run_for(15);
+    assert_eq!(run.kernel.tables.v4.blocks().len(), CHAIN_RULES_MAX);
+    run.lines();
+    for number in 0..3 {
+        run.kernel.scan(&peer(CHAIN_RULES_MAX + number));
+    }
+    run.run_for(11);
+    assert_eq!(run.kernel.tables.v4.blocks().len(), CHAIN_RULES_MAX);
+    let lines = run.lines_with("locked: 198");
+    let evicted = lines.iter().filter(|line| {
+        line.ends_with("the chain is full, a newer block takes its place")
+            && (0..10).any(|number| line.contains(&format!(": {} ", peer(number))))
+    });
+    assert_eq!(evicted.count(), 3, "{lines:?}");
+    assert_eq!(run.metric("tcpparser_unblocks_total{reason=\"evicted\"}"), "3");
+    run.check_quiet();
+}
+
+/// A package upgrade takes the program away for a moment.
+#[test]
+fn iptables_that_vanishes_is_stood_in_for_at_once() {
+    let mut run = both_started(&["--block-time", "10m"]);
+    run.kernel.scan(SCANNER);
+    run.run_for(11);
+    assert_eq!(run.kernel.tables.v4.blocks().len(), 1);
+    run.kernel.tools.has_preferred = false;
+    run.lines();
+    run.kernel.scan("198.51.100.8");
+    run.run_for(11);
+    assert_eq!(run.lines_with("Blocked: 198.51.100.8").len(), 1);
+    assert_eq!(run.lines_with("Block failed").len(), 0);
+    assert_eq!(run.kernel.dropped("198.51.100.8"), (true, true));
+    assert!(run.get("/healthz").ends_with("\r\n\r\nok\n"));
+    let said = run.error_output();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    run.kernel.tools.has_preferred = true;
+    run.run_for(70);
+    run.kernel.scan("198.51.100.9");
+    run.run_for(11);
+    assert_eq!(run.kernel.tables.v4.blocks().len(), 2);
+    run.check_quiet();
+}
+
+/// The chain refuses every rule, and the sets take them.
+#[test]
+fn a_chain_that_refuses_is_stood_in_for() {
+    let mut run = both_started(&[]);
+    run.kernel.faults.refused = Some("-A TCPPARSER".to_owned());
+    run.kernel.scan(SCANNER);
+    run.kernel.scan("198.51.100.8");
+    run.run_for(11);
+    assert_eq!(run.lines_with("Blocked").len(), 2);
+    let failed = run.lines_with("Block failed").len();
+    assert!(failed <= 1, "{failed}");
+    for source in [SCANNER, "198.51.100.8"] {
+        assert_eq!(run.kernel.dropped(source), (true, true));
+    }
+    run.check_quiet();
+}
+
+/// Each of the two places once; lifted by one command.
+#[test]
+fn a_source_in_both_places_is_one_block() {
+    let end = 9_000;
+    let mut run = host();
+    run.kernel.nf_tables.lacks.nf_tables = false;
+    run.checks.own_rules = false;
+    feed(&mut run.kernel.tables.v4, &[rule("198.51.100.7/32", "", end)]);
+    let tables = &mut run.kernel.nf_tables;
+    assert!(tables.add_table("port scan sources; tcpparser --unblock all lifts them", false));
+    assert!(tables.add_set("drop4", true));
+    let comment = format!("tcpparser v1 b=0badcafe e={} s=2 t=500 d=n p=22", end + 100);
+    run.kernel.feed_element("198.51.100.7", Some(8_000_000), &comment);
+    assert_eq!(run.start(&[]), Flow::Continue);
+    run.run_for(5);
+    assert_eq!(run.metric("tcpparser_blocked_sources"), "1");
+    assert_eq!(run.kernel.rules_of(Family::V4).len(), 1);
+    assert_eq!(run.kernel.dropped(SCANNER), (true, true));
+    run.check_quiet();
+}
+
+#[test]
+fn both_places_are_listed_and_lifted() {
+    for is_all in [true, false] {
+        let mut run = both_started(&["--block-time", "10m"]);
+        run.checks.own_rules = false;
+        for number in 1..=20 {
+            run.kernel.scan(&format!("198.18.0.{number}"));
+        }
+        run.run_for(11);
+        run.lines();
+        assert_eq!(run.restart(&["--list"]), Flow::Exit(0));
+        let output = String::from_utf8_lossy(&run.kernel.output).into_owned();
+        let named = |name: &str| output.lines().filter(|line| line.ends_with(name)).count();
+        assert_eq!((named(" iptables-nft"), named(" nft")), (CHAIN_RULES, 4), "{output}");
+        run.kernel.output.clear();
+        run.kernel.restart();
+        let target = if is_all { "all" } else { "198.18.0.0/27" };
+        assert_eq!(run.restart(&["--unblock", target]), Flow::Exit(0));
+        let output = String::from_utf8_lossy(&run.kernel.output).into_owned();
+        assert_eq!(output, "20 blocks removed\n");
+        assert_eq!(run.kernel.tables.v4, FilterTable::new());
+        assert!(!run.kernel.nf_tables.is_there());
+        assert_eq!(run.error_output(), "");
     }
 }

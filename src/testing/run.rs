@@ -74,7 +74,9 @@ pub fn read_line(line: &str) -> Option<Line> {
             if [
                 "its time is over",
                 "its rule was removed by somebody",
+                "its rule was removed by nft",
                 "it holds a protected address now",
+                "the chain is full, a newer block takes its place",
             ]
             .contains(&rest) =>
         {
@@ -455,10 +457,7 @@ impl Run {
                 };
                 let length = if source.contains('/') { "" } else { longest };
                 let start = format!("-s {source}{length} ");
-                let kernel = &self.kernel;
-                let tables = [&kernel.tables, &kernel.other_tables];
-                let rules = tables.map(|tables| tables.get(family).blocks());
-                let rules = rules.concat();
+                let rules = self.kernel.rules_of(family);
                 let interfered = self.kernel.interfered;
                 let calm =
                     interfered.is_none_or(|at| at.after(Duration::from_secs(15)) < self.kernel.now);
@@ -517,13 +516,13 @@ impl Run {
 
     /// After a quiet time: the kernel holds exactly what was said.
     pub fn check_quiet(&self) {
-        let tables = [&self.kernel.tables, &self.kernel.other_tables];
         for family in Family::ALL {
-            let mut rules = tables.map(|tables| tables.get(family).blocks()).concat();
+            let mut rules = self.kernel.rules_of(family);
             rules.sort();
             let count = rules.len();
-            rules.dedup();
-            assert_eq!(rules.len(), count, "rules stand twice");
+            let source = |rule: &String| rule.split(' ').nth(1).map(str::to_owned);
+            rules.dedup_by_key(|rule| source(rule));
+            assert_eq!(rules.len(), count, "a source stands twice");
             if self.checks.output && self.checks.own_rules {
                 let said = self.standing.values().filter(|one| one.0 == family);
                 let mut said: Vec<_> = said.map(|one| one.1.clone()).collect();
@@ -531,6 +530,9 @@ impl Run {
                 assert_eq!(rules, said);
             }
         }
+        let sets = &self.kernel.nf_tables;
+        assert_eq!(sets.is_there(), !sets.elements().is_empty());
+        let tables = [&self.kernel.tables, &self.kernel.other_tables];
         for (_, table) in tables.into_iter().flat_map(PerFamily::iter) {
             let count = table.blocks().len();
             let hooks = ["INPUT", "FORWARD"].map(|hook| {
