@@ -268,8 +268,7 @@ impl ElementSet {
     }
 
     /// Whether that changed anything.
-    fn add(&mut self, element: &Fields, now: Instant, lacks: Lacks) -> Outcome<bool> {
-        let key = element.nested(1)?.get(1)?;
+    fn add(&mut self, key: &[u8], element: &Fields, now: Instant, lacks: Lacks) -> Outcome<bool> {
         let userdata = element.get(6).unwrap_or_default().to_vec();
         let timeout = element.get(4).unwrap_or(&[0; 8]).try_into();
         let timeout = u64::from_be_bytes(timeout.or(Err(Errno::EINVAL))?);
@@ -325,6 +324,8 @@ struct BaseChain {
 struct Table {
     family: u8,
     flags: u32,
+    /// They change in this transaction.
+    is_updated: bool,
     userdata: Option<Bytes>,
     sets: Vec<ElementSet>,
     chains: Vec<BaseChain>,
@@ -398,6 +399,7 @@ impl Table {
         match self.chains.iter().find(|chain| chain.name == name) {
             Some(chain) if chain.hook != hook => Err(Errno::EOPNOTSUPP),
             None if !creates || fields.get(7)? != b"filter\0" => Err(Errno::ENOENT),
+            None if self.is_updated => Err(Errno::EINVAL),
             Some(_) => Ok(true),
             None => {
                 let (name, rules) = (name.to_vec(), Vec::new());
@@ -434,6 +436,20 @@ impl Table {
         let is_there = count > 0 || name.is_none();
         let events = is_there.then(|| rules.map(|rule| (DELRULE, rule)).collect());
         events.ok_or(Errno::ENOENT)
+    }
+
+    fn new_elements(&mut self, fields: &Fields, now: Instant, lacks: Lacks) -> Outcome<Vec<Event>> {
+        let mut events = Vec::new();
+        let name = fields.get(2)?;
+        for element in list(fields.get(3)?)? {
+            let key = element.nested(1)?.get(1)?;
+            let set = self.set_mut(name)?;
+            if set.add(key, &element, now, lacks)? {
+                let list = nest(3, &[set.elements[key].write(key, now)]);
+                events.push((NEWSETELEM, in_table(name, &list)));
+            }
+        }
+        Ok(events)
     }
 
     fn delete_elements(
@@ -577,6 +593,9 @@ impl NfTables {
         let is_ended = !messages.iter().all(|message| is_command(&message));
         if is_good && is_ended && !events.is_empty() {
             *self = changed;
+            self.table
+                .iter_mut()
+                .for_each(|table| table.is_updated = false);
             self.report(events, (NEWGEN, 0, messages[0].sequence, port), program);
         }
         answers
@@ -621,16 +640,12 @@ impl NfTables {
                 return Ok(events);
             }
             DELRULE => return table.delete_rules(&fields),
+            NEWSETELEM => return table.new_elements(&fields, now, lacks),
             DELSETELEM => return table.delete_elements(&fields, now, true),
             DESTROYSETELEM if !lacks.destroy => return table.delete_elements(&fields, now, false),
             NEWSET => table.new_set(&fields, creates)?,
             NEWCHAIN => table.new_chain(&fields, creates)?,
             NEWRULE if creates => table.new_rule(&fields, message.flags & NLM_F_APPEND != 0)?,
-            NEWSETELEM => {
-                let set = table.set_mut(fields.get(2)?)?;
-                let mut added = list(fields.get(3)?)?.into_iter();
-                added.try_fold(false, |any, one| Ok(set.add(&one, now, lacks)? || any))?
-            }
             _ => return Err(Errno::EINVAL),
         };
         // It is reported as it was asked for.
@@ -644,14 +659,18 @@ impl NfTables {
         }
         let flags = fields.number(2)?;
         let userdata = fields.get(6).ok().filter(|_| !self.lacks.comments);
+        let is_new = self.table.is_none();
         let table = self.table.get_or_insert_with(|| Table {
             family,
-            flags: !flags,
+            flags,
+            is_updated: false,
             userdata: userdata.map(<[u8]>::to_vec),
             sets: Vec::new(),
             chains: Vec::new(),
         });
-        let is_change = std::mem::replace(&mut table.flags, flags) != flags;
+        table.is_updated |= table.flags != flags;
+        let is_change = is_new || table.flags != flags;
+        table.flags = flags;
         let event = (NEWTABLE, table.write());
         Ok(is_change.then_some(event).into_iter().collect())
     }
@@ -1266,6 +1285,20 @@ mod tests {
             assert!(kernel.delete_table() && !kernel.delete_table());
             assert_eq!(state(&mut kernel), Err(Errno::ENOENT));
         }
+    }
+
+    /// One transaction does not wake a dormant table and give it chains.
+    #[test]
+    fn a_dormant_table_without_chains() {
+        let mut kernel = NfTables::new();
+        let set_up = batch(INET, |batch| batch.set_up());
+        assert!(kernel.add_table("mine", true));
+        let (is_success, errors) = send(&mut kernel, &set_up);
+        assert_eq!((is_success, errors[0]), (false, (10, libc::EINVAL)));
+        assert!(kernel.add_table("", false));
+        assert_eq!(send(&mut kernel, &set_up), good());
+        assert!(kernel.add_table("", true));
+        assert_eq!(send(&mut kernel, &set_up), good());
     }
 
     #[test]
