@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::fake_proc::{self, NLMSG_DONE, octets};
+use super::fake_proc::{self, NLMSG_DONE, attribute, octets};
 use crate::address::Network;
 use crate::kernel::Errno;
 use crate::netlink::{
@@ -58,14 +58,6 @@ const NAME: &[u8] = b"tcpparser\0";
 const FOREIGN: u32 = 0x1156;
 
 type Bytes = Vec<u8>;
-
-fn attribute(kind: u16, value: &[u8]) -> Bytes {
-    let length = 4 + value.len() as u16;
-    let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
-    bytes.extend(value);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
-}
 
 fn nest(kind: u16, attributes: &[Bytes]) -> Bytes {
     attribute(kind, &attributes.concat())
@@ -370,7 +362,7 @@ impl Table {
             .collect()
     }
 
-    fn new_set(&mut self, fields: &Fields, creates: bool) -> Outcome<bool> {
+    fn new_set(&mut self, fields: &Fields, creates: bool) -> Outcome<()> {
         let name = fields.get(2)?;
         let kind = [fields.number(3)?, fields.number(4)?, fields.number(5)?];
         // The number by which rules of the same batch may name it is demanded.
@@ -378,7 +370,7 @@ impl Table {
         match self.set(name) {
             Ok(set) if set.kind != kind => Err(Errno(libc::EEXIST)),
             Err(absent) if !creates => Err(absent),
-            Ok(_) => Ok(true),
+            Ok(_) => Ok(()),
             Err(_) => {
                 let size = fields.nested(9).and_then(|nest| nest.number(1));
                 self.sets.push(ElementSet {
@@ -388,28 +380,28 @@ impl Table {
                     elements: BTreeMap::new(),
                     ended: Vec::new(),
                 });
-                Ok(true)
+                Ok(())
             }
         }
     }
 
-    fn new_chain(&mut self, fields: &Fields, creates: bool) -> Outcome<bool> {
+    fn new_chain(&mut self, fields: &Fields, creates: bool) -> Outcome<()> {
         let (name, hook) = (fields.get(3)?, fields.nested(4)?);
         let hook = [hook.number(1)?, hook.number(2)?];
         match self.chains.iter().find(|chain| chain.name == name) {
             Some(chain) if chain.hook != hook => Err(Errno::EOPNOTSUPP),
             None if !creates || fields.get(7)? != b"filter\0" => Err(Errno::ENOENT),
             None if self.is_updated => Err(Errno::EINVAL),
-            Some(_) => Ok(true),
+            Some(_) => Ok(()),
             None => {
                 let (name, rules) = (name.to_vec(), Vec::new());
                 self.chains.push(BaseChain { name, hook, rules });
-                Ok(true)
+                Ok(())
             }
         }
     }
 
-    fn new_rule(&mut self, fields: &Fields, appends: bool) -> Outcome<bool> {
+    fn new_rule(&mut self, fields: &Fields, appends: bool) -> Outcome<()> {
         let (name, rule) = (fields.get(2)?, fields.get(4)?);
         // Every expression has to make sense behind those before it.
         let mut packet = Packet::new(IpAddr::from([0; 16]), 0);
@@ -419,7 +411,7 @@ impl Table {
         let chain = self.chains.iter_mut().find(|chain| chain.name == name);
         let rules = &mut chain.ok_or(Errno::ENOENT)?.rules;
         rules.insert(if appends { rules.len() } else { 0 }, rule.to_vec());
-        Ok(true)
+        Ok(())
     }
 
     /// What deletes returns its events.
@@ -438,52 +430,43 @@ impl Table {
         events.ok_or(Errno::ENOENT)
     }
 
-    fn new_elements(&mut self, fields: &Fields, now: Instant, lacks: Lacks) -> Outcome<Vec<Event>> {
-        let mut events = Vec::new();
-        let name = fields.get(2)?;
-        for element in list(fields.get(3)?)? {
-            let key = element.nested(1)?.get(1)?;
-            let set = self.set_mut(name)?;
-            if set.add(key, &element, now, lacks)? {
-                let list = nest(3, &[set.elements[key].write(key, now)]);
-                events.push((NEWSETELEM, in_table(name, &list)));
-            }
-        }
-        Ok(events)
-    }
-
-    fn delete_elements(
+    fn change_elements(
         &mut self,
+        kind: u16,
         fields: &Fields,
         now: Instant,
-        must_be: bool,
+        lacks: Lacks,
     ) -> Outcome<Vec<Event>> {
         let mut events = Vec::new();
         let name = fields.get(2)?;
         for element in list(fields.get(3)?)? {
             let key = element.nested(1)?.get(1)?;
-            let removed = self.set_mut(name)?.elements.remove(key);
-            if removed.is_none() && must_be {
+            let set = self.set_mut(name)?;
+            let (event, changed) = if kind == NEWSETELEM {
+                let is_change = set.add(key, &element, now, lacks)?;
+                (kind, set.elements.get(key).filter(|_| is_change).cloned())
+            } else {
+                (DELSETELEM, set.elements.remove(key))
+            };
+            if changed.is_none() && kind == DELSETELEM {
                 return Err(Errno::ENOENT);
             }
-            let list = removed.map(|member| nest(3, &[member.write(key, now)]));
-            events.extend(list.map(|list| (DELSETELEM, in_table(name, &list))));
+            let list = changed.map(|member| nest(3, &[member.write(key, now)]));
+            events.extend(list.map(|list| (event, in_table(name, &list))));
         }
         Ok(events)
     }
 
     /// Of its end and of what ends with it, but for elements.
     fn end(&self) -> Vec<Event> {
-        let chain = |chain: &BaseChain| [attribute(1, NAME), attribute(3, &chain.name)].concat();
-        let rules = self
-            .write_rules(None)
-            .into_iter()
-            .map(|rule| (DELRULE, rule));
-        let sets = self
-            .sets
-            .iter()
-            .map(|set| (DELSET, in_table(&set.name, &[])));
-        let chains = self.chains.iter().map(|one| (DELCHAIN, chain(one)));
+        let chain = |chain: &BaseChain| {
+            let names = [attribute(1, NAME), attribute(3, &chain.name)];
+            (DELCHAIN, names.concat())
+        };
+        let set = |set: &ElementSet| (DELSET, in_table(&set.name, &[]));
+        let rules = self.write_rules(None).into_iter();
+        let rules = rules.map(|rule| (DELRULE, rule));
+        let (sets, chains) = (self.sets.iter().map(set), self.chains.iter().map(chain));
         let inside = rules.chain(sets).chain(chains);
         inside.chain([(DELTABLE, attribute(1, NAME))]).collect()
     }
@@ -633,24 +616,24 @@ impl NfTables {
         }
         let is_ours = |table: &&mut Table| table.family == head[0] && fields.get(1) == Ok(NAME);
         let table = self.table.as_mut().filter(is_ours).ok_or(Errno::ENOENT)?;
-        let is_change = match message.kind {
+        match message.kind {
             DELTABLE => {
                 let events = table.end();
                 self.table = None;
                 return Ok(events);
             }
             DELRULE => return table.delete_rules(&fields),
-            NEWSETELEM => return table.new_elements(&fields, now, lacks),
-            DELSETELEM => return table.delete_elements(&fields, now, true),
-            DESTROYSETELEM if !lacks.destroy => return table.delete_elements(&fields, now, false),
+            DESTROYSETELEM if lacks.destroy => return Err(Errno::EINVAL),
+            NEWSETELEM | DELSETELEM | DESTROYSETELEM => {
+                return table.change_elements(message.kind, &fields, now, lacks);
+            }
             NEWSET => table.new_set(&fields, creates)?,
             NEWCHAIN => table.new_chain(&fields, creates)?,
             NEWRULE if creates => table.new_rule(&fields, message.flags & NLM_F_APPEND != 0)?,
             _ => return Err(Errno::EINVAL),
-        };
+        }
         // It is reported as it was asked for.
-        let event = (message.kind, body.to_vec());
-        Ok(is_change.then_some(event).into_iter().collect())
+        Ok(vec![(message.kind, body.to_vec())])
     }
 
     fn new_table(&mut self, family: u8, fields: &Fields) -> Outcome<Vec<Event>> {
