@@ -400,7 +400,7 @@ fn network(address: IpAddr, length: u8) -> IpAddr {
     crate::address::Network::new(address, length).address()
 }
 
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+pub fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let mut bytes = (4 + value.len() as u16).to_ne_bytes().to_vec();
     bytes.extend(kind.to_ne_bytes());
     bytes.extend(value);

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::fake_proc::{self, NLMSG_DONE, octets};
+use super::fake_proc::{self, NLMSG_DONE, attribute, octets};
 use crate::address::Network;
 use crate::kernel::Errno;
 use crate::netlink::{
@@ -58,14 +58,6 @@ const NAME: &[u8] = b"tcpparser\0";
 const FOREIGN: u32 = 0x1156;
 
 type Bytes = Vec<u8>;
-
-fn attribute(kind: u16, value: &[u8]) -> Bytes {
-    let length = 4 + value.len() as u16;
-    let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
-    bytes.extend(value);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
-}
 
 fn nest(kind: u16, attributes: &[Bytes]) -> Bytes {
     attribute(kind, &attributes.concat())
@@ -268,8 +260,7 @@ impl ElementSet {
     }
 
     /// Whether that changed anything.
-    fn add(&mut self, element: &Fields, now: Instant, lacks: Lacks) -> Outcome<bool> {
-        let key = element.nested(1)?.get(1)?;
+    fn add(&mut self, key: &[u8], element: &Fields, now: Instant, lacks: Lacks) -> Outcome<bool> {
         let userdata = element.get(6).unwrap_or_default().to_vec();
         let timeout = element.get(4).unwrap_or(&[0; 8]).try_into();
         let timeout = u64::from_be_bytes(timeout.or(Err(Errno::EINVAL))?);
@@ -325,6 +316,8 @@ struct BaseChain {
 struct Table {
     family: u8,
     flags: u32,
+    /// They change in this transaction.
+    is_updated: bool,
     userdata: Option<Bytes>,
     sets: Vec<ElementSet>,
     chains: Vec<BaseChain>,
@@ -369,7 +362,7 @@ impl Table {
             .collect()
     }
 
-    fn new_set(&mut self, fields: &Fields, creates: bool) -> Outcome<bool> {
+    fn new_set(&mut self, fields: &Fields, creates: bool) -> Outcome<()> {
         let name = fields.get(2)?;
         let kind = [fields.number(3)?, fields.number(4)?, fields.number(5)?];
         // The number by which rules of the same batch may name it is demanded.
@@ -377,7 +370,7 @@ impl Table {
         match self.set(name) {
             Ok(set) if set.kind != kind => Err(Errno(libc::EEXIST)),
             Err(absent) if !creates => Err(absent),
-            Ok(_) => Ok(true),
+            Ok(_) => Ok(()),
             Err(_) => {
                 let size = fields.nested(9).and_then(|nest| nest.number(1));
                 self.sets.push(ElementSet {
@@ -387,27 +380,28 @@ impl Table {
                     elements: BTreeMap::new(),
                     ended: Vec::new(),
                 });
-                Ok(true)
+                Ok(())
             }
         }
     }
 
-    fn new_chain(&mut self, fields: &Fields, creates: bool) -> Outcome<bool> {
+    fn new_chain(&mut self, fields: &Fields, creates: bool) -> Outcome<()> {
         let (name, hook) = (fields.get(3)?, fields.nested(4)?);
         let hook = [hook.number(1)?, hook.number(2)?];
         match self.chains.iter().find(|chain| chain.name == name) {
             Some(chain) if chain.hook != hook => Err(Errno::EOPNOTSUPP),
             None if !creates || fields.get(7)? != b"filter\0" => Err(Errno::ENOENT),
-            Some(_) => Ok(true),
+            None if self.is_updated => Err(Errno::EINVAL),
+            Some(_) => Ok(()),
             None => {
                 let (name, rules) = (name.to_vec(), Vec::new());
                 self.chains.push(BaseChain { name, hook, rules });
-                Ok(true)
+                Ok(())
             }
         }
     }
 
-    fn new_rule(&mut self, fields: &Fields, appends: bool) -> Outcome<bool> {
+    fn new_rule(&mut self, fields: &Fields, appends: bool) -> Outcome<()> {
         let (name, rule) = (fields.get(2)?, fields.get(4)?);
         // Every expression has to make sense behind those before it.
         let mut packet = Packet::new(IpAddr::from([0; 16]), 0);
@@ -417,7 +411,7 @@ impl Table {
         let chain = self.chains.iter_mut().find(|chain| chain.name == name);
         let rules = &mut chain.ok_or(Errno::ENOENT)?.rules;
         rules.insert(if appends { rules.len() } else { 0 }, rule.to_vec());
-        Ok(true)
+        Ok(())
     }
 
     /// What deletes returns its events.
@@ -436,38 +430,43 @@ impl Table {
         events.ok_or(Errno::ENOENT)
     }
 
-    fn delete_elements(
+    fn change_elements(
         &mut self,
+        kind: u16,
         fields: &Fields,
         now: Instant,
-        must_be: bool,
+        lacks: Lacks,
     ) -> Outcome<Vec<Event>> {
         let mut events = Vec::new();
         let name = fields.get(2)?;
         for element in list(fields.get(3)?)? {
             let key = element.nested(1)?.get(1)?;
-            let removed = self.set_mut(name)?.elements.remove(key);
-            if removed.is_none() && must_be {
+            let set = self.set_mut(name)?;
+            let (event, changed) = if kind == NEWSETELEM {
+                let is_change = set.add(key, &element, now, lacks)?;
+                (kind, set.elements.get(key).filter(|_| is_change).cloned())
+            } else {
+                (DELSETELEM, set.elements.remove(key))
+            };
+            if changed.is_none() && kind == DELSETELEM {
                 return Err(Errno::ENOENT);
             }
-            let list = removed.map(|member| nest(3, &[member.write(key, now)]));
-            events.extend(list.map(|list| (DELSETELEM, in_table(name, &list))));
+            let list = changed.map(|member| nest(3, &[member.write(key, now)]));
+            events.extend(list.map(|list| (event, in_table(name, &list))));
         }
         Ok(events)
     }
 
     /// Of its end and of what ends with it, but for elements.
     fn end(&self) -> Vec<Event> {
-        let chain = |chain: &BaseChain| [attribute(1, NAME), attribute(3, &chain.name)].concat();
-        let rules = self
-            .write_rules(None)
-            .into_iter()
-            .map(|rule| (DELRULE, rule));
-        let sets = self
-            .sets
-            .iter()
-            .map(|set| (DELSET, in_table(&set.name, &[])));
-        let chains = self.chains.iter().map(|one| (DELCHAIN, chain(one)));
+        let chain = |chain: &BaseChain| {
+            let names = [attribute(1, NAME), attribute(3, &chain.name)];
+            (DELCHAIN, names.concat())
+        };
+        let set = |set: &ElementSet| (DELSET, in_table(&set.name, &[]));
+        let rules = self.write_rules(None).into_iter();
+        let rules = rules.map(|rule| (DELRULE, rule));
+        let (sets, chains) = (self.sets.iter().map(set), self.chains.iter().map(chain));
         let inside = rules.chain(sets).chain(chains);
         inside.chain([(DELTABLE, attribute(1, NAME))]).collect()
     }
@@ -577,6 +576,9 @@ impl NfTables {
         let is_ended = !messages.iter().all(|message| is_command(&message));
         if is_good && is_ended && !events.is_empty() {
             *self = changed;
+            self.table
+                .iter_mut()
+                .for_each(|table| table.is_updated = false);
             self.report(events, (NEWGEN, 0, messages[0].sequence, port), program);
         }
         answers
@@ -614,28 +616,24 @@ impl NfTables {
         }
         let is_ours = |table: &&mut Table| table.family == head[0] && fields.get(1) == Ok(NAME);
         let table = self.table.as_mut().filter(is_ours).ok_or(Errno::ENOENT)?;
-        let is_change = match message.kind {
+        match message.kind {
             DELTABLE => {
                 let events = table.end();
                 self.table = None;
                 return Ok(events);
             }
             DELRULE => return table.delete_rules(&fields),
-            DELSETELEM => return table.delete_elements(&fields, now, true),
-            DESTROYSETELEM if !lacks.destroy => return table.delete_elements(&fields, now, false),
+            DESTROYSETELEM if lacks.destroy => return Err(Errno::EINVAL),
+            NEWSETELEM | DELSETELEM | DESTROYSETELEM => {
+                return table.change_elements(message.kind, &fields, now, lacks);
+            }
             NEWSET => table.new_set(&fields, creates)?,
             NEWCHAIN => table.new_chain(&fields, creates)?,
             NEWRULE if creates => table.new_rule(&fields, message.flags & NLM_F_APPEND != 0)?,
-            NEWSETELEM => {
-                let set = table.set_mut(fields.get(2)?)?;
-                let mut added = list(fields.get(3)?)?.into_iter();
-                added.try_fold(false, |any, one| Ok(set.add(&one, now, lacks)? || any))?
-            }
             _ => return Err(Errno::EINVAL),
-        };
+        }
         // It is reported as it was asked for.
-        let event = (message.kind, body.to_vec());
-        Ok(is_change.then_some(event).into_iter().collect())
+        Ok(vec![(message.kind, body.to_vec())])
     }
 
     fn new_table(&mut self, family: u8, fields: &Fields) -> Outcome<Vec<Event>> {
@@ -644,14 +642,18 @@ impl NfTables {
         }
         let flags = fields.number(2)?;
         let userdata = fields.get(6).ok().filter(|_| !self.lacks.comments);
+        let is_new = self.table.is_none();
         let table = self.table.get_or_insert_with(|| Table {
             family,
-            flags: !flags,
+            flags,
+            is_updated: false,
             userdata: userdata.map(<[u8]>::to_vec),
             sets: Vec::new(),
             chains: Vec::new(),
         });
-        let is_change = std::mem::replace(&mut table.flags, flags) != flags;
+        table.is_updated |= table.flags != flags;
+        let is_change = is_new || table.flags != flags;
+        table.flags = flags;
         let event = (NEWTABLE, table.write());
         Ok(is_change.then_some(event).into_iter().collect())
     }
@@ -1266,6 +1268,20 @@ mod tests {
             assert!(kernel.delete_table() && !kernel.delete_table());
             assert_eq!(state(&mut kernel), Err(Errno::ENOENT));
         }
+    }
+
+    /// One transaction does not wake a dormant table and give it chains.
+    #[test]
+    fn a_dormant_table_without_chains() {
+        let mut kernel = NfTables::new();
+        let set_up = batch(INET, |batch| batch.set_up());
+        assert!(kernel.add_table("mine", true));
+        let (is_success, errors) = send(&mut kernel, &set_up);
+        assert_eq!((is_success, errors[0]), (false, (10, libc::EINVAL)));
+        assert!(kernel.add_table("", false));
+        assert_eq!(send(&mut kernel, &set_up), good());
+        assert!(kernel.add_table("", true));
+        assert_eq!(send(&mut kernel, &set_up), good());
     }
 
     #[test]
