@@ -351,7 +351,6 @@ impl<'a> Batch<'a> {
     }
 
     /// The number of the next command.
-    #[cfg(test)]
     pub fn sequence(&self) -> u32 {
         self.sequence
     }

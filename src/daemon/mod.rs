@@ -332,7 +332,7 @@ impl Daemon {
         if self.commands.is_destroying() {
             return Some(now);
         }
-        let netfilter = self.commands.netfilter.deadline();
+        let netfilter = self.commands.netfilter.deadline(now);
         let firewall = nearest(self.commands.firewall.deadline(now), netfilter);
         let rest = nearest(self.facts.deadline(now), self.web.deadline());
         nearest(nearest(reading, firewall), rest)

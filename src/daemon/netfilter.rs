@@ -81,8 +81,8 @@ impl Netfilter {
     }
 
     /// When they are waited for again.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.rest_until
+    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
+        self.rest_until.filter(|until| *until > now)
     }
 
     /// Opens the socket of events, which needs CAP_NET_ADMIN.

@@ -504,10 +504,12 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 self.minute_count = self.minute_count.saturating_sub(1);
             }
             if job.changes() == Some((1, 0)) {
-                failure.source = source;
                 if may_move {
+                    // A tool that is gone is no matter of this block.
+                    failure.source = source.filter(|_| failure.reason != FailureReason::Missing);
                     return;
                 }
+                failure.source = source;
                 block.failures = block.failures.saturating_add(1);
                 block.retry.fail(now);
                 failure.is_first = block.failures == 1;

@@ -50,8 +50,10 @@ pub(super) struct Sets {
     /// What stands under our name is refused: all of it goes, and is made anew.
     rebuilds: bool,
     excuses: u8,
-    /// The last request's messages have these numbers, its end not included.
+    /// The last request's messages have these numbers, its end not included;
+    /// from `frame` on they are about elements.
     first: u32,
+    frame: u32,
     end: u32,
     answer: Answer,
     is_done: bool,
@@ -79,6 +81,7 @@ impl Sets {
         rebuilds: false,
         excuses: 0,
         first: 0,
+        frame: 0,
         end: 0,
         answer: Answer::NONE,
         is_done: false,
@@ -241,6 +244,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         if puts_frame {
             batch.set_up();
         }
+        self.sets.frame = batch.sequence();
         let removal = if self.sets.lacks_destroy {
             Removal::Delete
         } else {
@@ -317,11 +321,13 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let result = if self.sets.step == TABLE {
             table_answer(bytes, number).map(|table| {
                 let family = self.sets.family();
-                self.sets.is_strange = table.owner == Owner::Other;
+                let is_strange = table.owner == Owner::Other;
+                self.sets.is_strange = is_strange;
                 let shown = self.shown_mut(Place::Sets);
                 shown.has_chain = true;
                 shown.is_torn = table.flags != 0;
-                shown.has_foreign_rules |= table.objects as usize > family.objects();
+                let has_more = table.objects as usize > family.objects();
+                shown.has_foreign_rules |= is_strange || has_more;
             })
         } else {
             generation_answer(bytes, number).map(|one| self.sets.listed_generation = one.id)
@@ -400,16 +406,18 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let at = sets
             .error
             .map_or(0, |(number, _)| number.wrapping_sub(sets.first));
+        let is_of_frame = at > 1 && at < sets.frame.wrapping_sub(sets.first);
         match error {
             // The kernel does not know the message.
-            Errno::EINVAL if !sets.lacks_destroy => sets.lacks_destroy = true,
+            Errno::EINVAL if !is_of_frame && !sets.lacks_destroy => sets.lacks_destroy = true,
             // No table of both families, as the message behind the first says.
             Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT if at == 1 && !sets.is_ipv4_only => {
                 (sets.lacks_inet, sets.is_ipv4_only) = (true, true);
             }
-            // A chain with another hook, or a set without timeouts.
-            Errno::EOPNOTSUPP | Errno::EEXIST | Errno::EBUSY
-                if puts_frame && at > 1 && !sets.is_strange && !sets.rebuilds =>
+            // A chain with another hook, a set without timeouts, a table that is
+            // dormant and lacks a chain.
+            Errno::EOPNOTSUPP | Errno::EEXIST | Errno::EBUSY | Errno::EINVAL
+                if is_of_frame && !sets.is_strange && !sets.rebuilds =>
             {
                 sets.rebuilds = true;
             }

@@ -563,7 +563,9 @@ impl FakeKernel {
         let elements = self.nf_tables.elements();
         for element in elements {
             let source = element.source;
-            let is_new = !before.iter().any(|rule| rule.starts_with(&source_words(source)));
+            let is_new = !before
+                .iter()
+                .any(|rule| rule.starts_with(&source_words(source)));
             if is_new && protected.iter().any(|one| one.overlaps(source)) {
                 self.violations.push(format!("protected: {source:?}"));
             }

@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::fake_kernel::{ChildFault, FakeKernel, Random, Stdout, Tools};
 use super::fake_proc::FakeSocket;
+use super::nf_tables_model::NfTables;
 use super::run::Run;
 use crate::address::{Family, Network};
 use crate::daemon::Flow;
@@ -187,6 +188,17 @@ impl World {
             are_tables_made: self.random.hits(500),
             lacks_ipv6: false,
         };
+        let sets = &mut run.kernel.nf_tables;
+        sets.lacks.nf_tables = self.random.hits(300);
+        sets.lacks.destroy = self.random.hits(300);
+        sets.lacks.timeout_updates = self.random.hits(300);
+        sets.lacks.comments = self.random.hits(300);
+        if !sets.lacks.nf_tables {
+            run.kernel.tools.has_preferred = self.random.hits(700);
+            if self.random.hits(200) {
+                self.arguments.extend(["--firewall", "nft"]);
+            }
+        }
         for port in [22, 25, 80, 443, 445, 8_080] {
             run.kernel.listen_on("0.0.0.0", port);
             run.kernel.listen_on("::", port);
@@ -544,6 +556,30 @@ impl World {
         let at = self.some_moment();
         let family = self.random.pick(&Family::ALL);
         let choice = self.random.below(9);
+        if !kernel.nf_tables.lacks.nf_tables && self.random.hits(500) {
+            return kernel.at(at, move |kernel| {
+                let element = |tables: &NfTables| {
+                    let elements = tables.elements();
+                    let first = elements.first();
+                    first.map(|one| (one.set, one.source))
+                };
+                kernel.interfere(|tables| match (choice, element(tables)) {
+                    (0 | 1, Some((set, source))) => {
+                        tables.delete_element(set, source);
+                    }
+                    (2, Some(_)) => {
+                        tables.flush_table();
+                    }
+                    (3, Some(_)) => {
+                        tables.add_table("", true);
+                    }
+                    (4 | 5, _) => {
+                        tables.delete_table();
+                    }
+                    _ => tables.load_other(100),
+                });
+            });
+        }
         kernel.at(at, move |kernel| {
             kernel.interfered = Some(kernel.now);
             let table = kernel.tables.get_mut(family);
