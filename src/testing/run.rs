@@ -374,8 +374,19 @@ impl Run {
             _ => None,
         });
         let refused: HashSet<String> = refused.collect();
+        let blocks = lines
+            .iter()
+            .any(|line| matches!(line, Line::Blocked { .. }));
+        let rules = if blocks {
+            Family::ALL.map(|family| self.kernel.rules_of(family))
+        } else {
+            Default::default()
+        };
+        let source = |rule: &String| rule.split(' ').nth(1).unwrap_or_default().to_owned();
+        let rules = rules.concat().into_iter();
+        let rules: HashMap<_, _> = rules.map(|rule| (source(&rule), rule)).collect();
         for line in lines {
-            self.take(line, &refused);
+            self.take(line, &refused, &rules);
         }
         self.check_commands();
     }
@@ -435,7 +446,7 @@ impl Run {
         assert_eq!(list, expected, "at {:?}", self.kernel.now);
     }
 
-    fn take(&mut self, line: Line, refused: &HashSet<String>) {
+    fn take(&mut self, line: Line, refused: &HashSet<String>, rules: &HashMap<String, String>) {
         match line {
             Line::Scan(ReportedScan { source, .. }) => {
                 if !refused.contains(&source) {
@@ -456,12 +467,10 @@ impl Run {
                     (Family::V4, "/32")
                 };
                 let length = if source.contains('/') { "" } else { longest };
-                let start = format!("-s {source}{length} ");
-                let rules = self.kernel.rules_of(family);
+                let rule = rules.get(&format!("{source}{length}"));
                 let interfered = self.kernel.interfered;
                 let calm =
                     interfered.is_none_or(|at| at.after(Duration::from_secs(15)) < self.kernel.now);
-                let rule = rules.iter().find(|rule| rule.starts_with(&start));
                 assert!(!calm || rule.is_some(), "not in the kernel: {source}");
                 let rule = rule.cloned().unwrap_or_default();
                 if self.checks.output {
