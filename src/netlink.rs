@@ -171,7 +171,6 @@ pub struct Message<'a> {
     pub sequence: u32,
     /// nlmsg_pid, the port of the socket it answers; of events that of the
     /// socket that made the change.
-    #[cfg(test)]
     pub port: u32,
     /// What follows the header.
     pub payload: &'a [u8],
@@ -213,7 +212,6 @@ fn split_message(bytes: &[u8]) -> Option<(Message<'_>, &[u8])> {
         kind: u16_at(message, 4)?,
         flags: u16_at(message, 6)?,
         sequence: u32_at(message, 8)?,
-        #[cfg(test)]
         port: u32_at(message, 12)?,
         payload: message.get(HEADER..)?,
     };
@@ -329,13 +327,13 @@ pub enum Failure {
     Refused(Errno),
 }
 
-/// Takes type and payload of an object.
-pub type Visit<'a> = dyn FnMut(u16, &[u8]) -> Result<(), Malformed> + 'a;
+/// Takes type and payload of an object, which lies in bytes of the lifetime 'b.
+pub type Visit<'a, 'b> = dyn FnMut(u16, &'b [u8]) -> Result<(), Malformed> + 'a;
 
 /// Hands type and payload of each object in `bytes`, one datagram of the
 /// answer to dump request `sequence`, to `each`.
 #[inline(never)]
-pub fn walk_dump(bytes: &[u8], sequence: u32, each: &mut Visit) -> Progress {
+pub fn walk_dump<'b>(bytes: &'b [u8], sequence: u32, each: &mut Visit<'_, 'b>) -> Progress {
     for message in Messages::new(bytes) {
         let Ok(message) = message else {
             return Progress::Failed(Failure::Malformed);
