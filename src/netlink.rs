@@ -327,13 +327,13 @@ pub enum Failure {
     Refused(Errno),
 }
 
-/// Takes type and payload of an object.
-pub type Visit<'a> = dyn FnMut(u16, &[u8]) -> Result<(), Malformed> + 'a;
+/// Takes type and payload of an object, which lies in bytes of the lifetime 'b.
+pub type Visit<'a, 'b> = dyn FnMut(u16, &'b [u8]) -> Result<(), Malformed> + 'a;
 
 /// Hands type and payload of each object in `bytes`, one datagram of the
 /// answer to dump request `sequence`, to `each`.
 #[inline(never)]
-pub fn walk_dump(bytes: &[u8], sequence: u32, each: &mut Visit) -> Progress {
+pub fn walk_dump<'b>(bytes: &'b [u8], sequence: u32, each: &mut Visit<'_, 'b>) -> Progress {
     for message in Messages::new(bytes) {
         let Ok(message) = message else {
             return Progress::Failed(Failure::Malformed);

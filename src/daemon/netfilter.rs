@@ -118,9 +118,7 @@ impl Netfilter {
                                 changed = Some(generation.program);
                             }
                         }
-                        Event::ElementDeleted(_) | Event::Deleted | Event::Changed => {
-                            *is_touched = true;
-                        }
+                        Event::Deleted | Event::Changed => *is_touched = true,
                     });
                     if walk.is_err() {
                         changed = Some(ProgramName::new());
