@@ -16,6 +16,8 @@ from test_files import fixture
 
 PORTS = (22, 25, 80, 443)
 EXTENSIONS = ("standard", "comment", "addrtype")
+# Or nf_tables would take the blocks.
+IPTABLES_ALONE = ("--firewall", "iptables")
 
 
 # ------------------------------------------------------------- --exec-root
@@ -117,7 +119,8 @@ def test_another_root_that_is_of_no_use(t, trouble):
         os.chmod(os.path.realpath(scene.firewall.folder + "/iptables").replace("/", root + "/", 1),
                  0o644)
     words += f" --exec-root {root}"
-    guard = t.guard(scene.lan.host, "--exec-root", root, env=scene.env, before=before).ready()
+    guard = t.guard(scene.lan.host, "--exec-root", root, *IPTABLES_ALONE, env=scene.env,
+                    before=before).ready()
     scene.scan()
     guard.wait_line(" Block failed: ")
     said = wait_for(lambda: len(guard.error_output()) >= 2 and guard.error_output(), "stderr")
@@ -126,7 +129,7 @@ def test_another_root_that_is_of_no_use(t, trouble):
     if before:
         return
     for command in ("--list", "--unblock=all"):
-        ended = scene.command(command, "--exec-root", root)
+        ended = scene.command(command, "--exec-root", root, *IPTABLES_ALONE)
         equal((ended.returncode, ended.stdout), (1, ""), f"{command}: {ended.stderr}")
         check(words in ended.stderr, f"{command}: {ended.stderr!r}")
     if trouble == "no tool":
@@ -145,9 +148,9 @@ def test_kernels_without_legacy_tables(t, flavour):
     host = t.namespace("host")
     env = wrapped_firewall(t, t.firewall(host, flavour),
                            'case $name in *tables) exec "$real" -t nosuch "$@";; esac')
-    guard = t.guard(host, env=env).ready()
+    guard = t.guard(host, *IPTABLES_ALONE, env=env).ready()
     said = wait_for(lambda: len(guard.error_output()) >= 2 and guard.error_output(), "stderr")
-    listed = host.run(t.binary, "--list", env=env)
+    listed = host.run(t.binary, "--list", *IPTABLES_ALONE, env=env)
     equal((listed.returncode, listed.stdout), (1, ""), "--list")
     guard.wait_readings(2)
     ways_out = [line for line in guard.error_output() if "/host" in line]
@@ -172,7 +175,7 @@ def test_way_out_is_named_where_it_is_one(t, trouble):
         words = f"iptables v1.8.9 (nf_tables): {words}"
     env = broken_firewall(t, f'echo "{words}" >&2; exit 3\n')
     another = ("--exec-root", "/") if trouble == "in another root" else ()
-    guard = t.guard(t.namespace("host"), *another, env=env).ready()
+    guard = t.guard(t.namespace("host"), *another, *IPTABLES_ALONE, env=env).ready()
     wait_for(lambda: [line for line in guard.error_output() if " ip6tables " in line], "stderr")
     expected = {"no rights": [], "other flavour": [], "in another root": [WAY_OUT[0]]}.get(trouble, ["".join(WAY_OUT)])
     equal([line for line in guard.error_output() if "legacy" in line], expected, "the way out")
@@ -230,7 +233,7 @@ def test_healthcheck_says_what_is_wrong(t):
     unhealthy("127.0.0.1:3021: connection refused")
     unhealthy("192.0.2.1:80: address not there", "--listen", "192.0.2.1:80")
     unhealthy("--listen none leaves no listener to ask", "--listen", "none")
-    guard = t.guard(host, env=broken_firewall(t, "exit 3\n")).ready()
+    guard = t.guard(host, *IPTABLES_ALONE, env=broken_firewall(t, "exit 3\n")).ready()
     wait_for(guard.error_output, "words about the firewall")
     unhealthy("127.0.0.1:3021: 503 the firewall cannot be used")
     guard.signal(signal.SIGSTOP)
@@ -238,6 +241,15 @@ def test_healthcheck_says_what_is_wrong(t):
     equal((status, said), (1, "tcpparser: 127.0.0.1:3021: no answer in time\n"), "unhealthy")
     check(2.9 < seconds < 10, f"it took {seconds:.1f} s")
     guard.signal(signal.SIGCONT)
+
+
+def test_healthcheck_without_iptables(t):
+    """Nothing is wrong where nf_tables take the blocks."""
+    host = t.namespace("host")
+    guard = t.guard(host, env={"PATH": t.folder("empty"), "TZ": "UTC0"}).ready()
+    wait_for(lambda: guard.metric("tcpparser_firewall_up") == 1, "firewall_up")
+    equal(healthcheck(t, host)[:2], (0, ""), "healthy")
+    equal(guard.error_output(), [], "stderr")
 
 
 def test_healthcheck_when_readings_stop(t):
