@@ -41,6 +41,11 @@ def placed(t, *files):
                    f"chmod 755 {place}\n" for name, place in pairs)
 
 
+def fetched(package):
+    """What `make tools` fetched of it, in whichever folder."""
+    return glob.glob(f"{PACKAGES}/**/{package}_*.deb", recursive=True)
+
+
 def machine(t):
     return Machine(t, t.namespace("host"))
 
@@ -144,7 +149,7 @@ def does_not_stop(m):
 
 
 def need_busybox():
-    if not glob.glob(f"{PACKAGES}/busybox_*.deb"):
+    if not fetched("busybox"):
         need("busybox")
 
 
@@ -288,7 +293,7 @@ def test_openrc(t):
     m, lan = guarded_machine(t)
     with m:
         need_busybox()
-        if not glob.glob(f"{PACKAGES}/openrc_*.deb"):
+        if not fetched("openrc"):
             need("openrc-run")
         m.boot(IDLE + OPENRC_IS_UP, "busybox", "init", packages=BUSYBOX + OPENRC)
         said = make(m, "install")
@@ -443,7 +448,7 @@ def test_procd(t):
 
 
 def need_systemd():
-    if not glob.glob(f"{PACKAGES}/systemd_*.deb"):
+    if not fetched("systemd"):
         need("systemd-analyze")
 
 

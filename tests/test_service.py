@@ -243,6 +243,7 @@ def test_healthcheck_without_iptables(t):
     host = t.namespace("host")
     guard = t.guard(host, env={"PATH": t.folder("empty"), "TZ": "UTC0"}).ready()
     wait_for(lambda: guard.metric("tcpparser_firewall_up") == 1, "firewall_up")
+    equal(guard.metric("tcpparser_firewall_jump_first"), 1, "jump_first, without a chain")
     equal(healthcheck(t, host)[:2], (0, ""), "healthy")
     equal(guard.error_output(), [], "stderr")
 
