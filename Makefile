@@ -17,7 +17,6 @@ ARCHITECTURES = x86_64 i686 aarch64
 # Where builds go; the finished program is $(OUT)/tcpparser.
 OUT = target
 BINARY = $(OUT)/tcpparser
-IPTABLES = target/iptables/xtables-legacy-multi
 
 # A shell opened before rustup was installed does not know cargo, and a user's
 # shell may not know iptables.
@@ -38,7 +37,7 @@ at_commit = SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$({ [ -e .git ] && git log
 # What tests need, command:package.
 TOOLS = iptables:iptables nft:nftables ipset:ipset ip:iproute2 sysctl:procps nmap:nmap curl:curl \
 	python3:python3 shellcheck:shellcheck file:file nm:binutils musl-gcc:musl-tools dash:dash \
-	mandoc:mandoc qemu-x86_64:qemu-user dpkg-source:dpkg-dev buildah:buildah podman:podman runc:runc
+	mandoc:mandoc qemu-x86_64:qemu-user buildah:buildah podman:podman runc:runc
 # Init systems, whose packages would take over the machine: only fetched.
 INIT_TOOLS = busybox:busybox openrc-run:openrc systemd-analyze:systemd
 
@@ -89,7 +88,6 @@ build-quick:
 	@TCPPARSER_BUILD_VERIFY_PERIOD=1000 TCPPARSER_BUILD_MOVE_MEMORY=10000 $(MAKE) -s build OUT=$(OUT)/quick
 
 run: build ## build as you, run as root (ARGS='--dry-run …')
-	@command -v iptables >/dev/null || $(call apt,iptables) || echo 'iptables is missing: scans are seen, no source is blocked' >&2
 	@if [ "$$(id -u)" = 0 ] || ! command -v sudo >/dev/null; then exec $(BINARY) $(ARGS); \
 	else exec sudo SSH_CONNECTION="$$SSH_CONNECTION" $(BINARY) $(ARGS); fi
 
@@ -112,17 +110,9 @@ detect: build tools ## which scans are seen and how fast they are blocked (needs
 fleet: build tools ## a real Prometheus scrapes three hosts while nmap scans one (needs root)
 	@$(as_root) python3 -B tests/fleet.py $(BINARY)
 
-image: build $(IPTABLES) ## build the container image tcpparser:latest, target/image/tcpparser.tar
+image: build ## build the container image tcpparser:latest, target/image/tcpparser.tar
 	@{ docker info || podman info || buildah info; } >/dev/null 2>&1 || $(call need,podman,podman)
 	@$(at_commit) sh dist/image.sh
-
-# For the image, which has no other tools.
-$(IPTABLES): dist/static-iptables.sh dist/iptables-unknown-match.c
-	@$(call need,apt-get,apt)
-	@$(call need,cc,gcc libc6-dev)
-	@$(call need,musl-gcc,musl-tools)
-	@$(call need,dpkg-source,dpkg-dev)
-	@sh dist/static-iptables.sh $(@D)
 
 # promtool, prometheus and vsftpd come without their packages, which would start
 # a server.
@@ -138,7 +128,6 @@ tools:
 	@missing=; for tool in $(INIT_TOOLS); do command -v $${tool%:*} >/dev/null || missing="$$missing $${tool#*:}"; done; \
 	[ -z "$$missing" ] || ls target/tools/init/*.deb >/dev/null 2>&1 || { mkdir -p target/tools/init && cd target/tools/init && \
 	$(call apt_fetch,$$missing); } || echo "SKIPPED what needs$$missing: no apt here to get that"
-	@$(MAKE) -s $(IPTABLES) || echo 'SKIPPED what needs the static iptables: it cannot be built here'
 
 # So do the web servers, with the libraries that are missing here.
 bench-tools:

@@ -1,8 +1,8 @@
 #!/bin/sh
-# image.sh: builds the image tcpparser:latest from target/tcpparser and
-# target/iptables with docker, podman or buildah, whichever works (or ENGINE),
-# and saves it as target/image/tcpparser.tar. Same files and SOURCE_DATE_EPOCH,
-# same id. `make image` runs it.
+# image.sh: builds the image tcpparser:latest, which is target/tcpparser alone,
+# with docker, podman or buildah, whichever works (or ENGINE), and saves it as
+# target/image/tcpparser.tar. Same file and SOURCE_DATE_EPOCH, same id.
+# `make image` runs it.
 set -eu
 cd "$(dirname "$0")/.."
 archive=target/image/tcpparser.tar
@@ -24,17 +24,8 @@ fi
 
 rm -rf "$root" "$archive"
 install -D -m 755 target/tcpparser "$root/bin/tcpparser"
-install -D -m 755 target/iptables/xtables-legacy-multi "$root/sbin/xtables-legacy-multi"
-for name in iptables iptables-save iptables-restore ip6tables ip6tables-save ip6tables-restore; do
-    ln -s xtables-legacy-multi "$root/sbin/$name"
-done
-install -D -m 644 LICENSE "$root/usr/share/doc/tcpparser/LICENSE"
-install -D -m 644 target/iptables/version "$root/usr/share/doc/iptables/version"
-gzip -9nc target/iptables/COPYING >"$root/usr/share/doc/iptables/COPYING.gz"
-chmod 644 "$root/usr/share/doc/iptables/COPYING.gz"
-install -m 644 target/iptables/source/*.dsc "$root/usr/share/doc/iptables"
 find "$root" -type d -exec chmod 755 {} +
-find "$root" -exec touch -h -d "@$epoch" {} +
+find "$root" -exec touch -d "@$epoch" {} +
 
 # As in `tcpparser --version`: name, version, target, revision.
 revision=$(target/tcpparser --version | cut -d ' ' -f 4)

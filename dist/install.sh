@@ -233,7 +233,6 @@ install_all() {
         put 644 "$here/$sample" "$settings"
     fi
     is_live || return 0
-    has iptables || echo 'iptables is missing: scans are seen, no source is blocked'
     start || give_up "the service did not start; settings: $settings, log: $log"
     echo "tcpparser runs, and does so after each boot ($INIT)"
     echo "settings: $settings, then: $again"
@@ -247,22 +246,21 @@ exec_root() {
         tail -n 1 | tr -d "\"'"
 }
 
-# Lifts all blocks with what the service blocked with. None there is as good, and
-# so is a machine without iptables, where no source can have been blocked.
+# Lifts all blocks, in the tables of iptables that the service used and in those
+# of nf_tables. None there is as good.
 unblock() {
     [ "$UNBLOCK" = yes ] && [ -x "$PROGRAM" ] && is_root || return 0
-    root=$(exec_root)
-    [ -n "$root" ] || has iptables || has ip6tables || return 0
     lifted=yes
-    said=$(env -i PATH="$PATH" TCPPARSER_EXEC_ROOT="$root" "$PROGRAM" --unblock all 2>&1) || lifted=no
+    said=$(env -i PATH="$PATH" TCPPARSER_EXEC_ROOT="$(exec_root)" "$PROGRAM" --unblock all 2>&1) ||
+        lifted=no
     [ "$said" != 'tcpparser: no such block' ] || return 0
     echo "$said"
     [ "$lifted" = yes ] || give_up 'blocks may still stand, so that the program stays, stopped and disabled;' \
-        'uninstall it again when iptables works, or with UNBLOCK=no'
+        'uninstall it again when that is put right, or with UNBLOCK=no'
 }
 
 # The service stops before blocks are lifted: it could block again meanwhile, and
-# only when it is gone its chain goes with the last block.
+# only when it is gone its chain and its table go with the last block.
 uninstall_all() {
     if is_live; then
         for path in $SERVICES; do

@@ -22,8 +22,7 @@ ARCHITECTURES = {
     "aarch64": (r"ELF 64-bit LSB .*, ARM aarch64, ", "qemu-aarch64"),
 }
 SIZE_MAX = 168 * 1024
-NOT_PACKED = ("package.sh", "image.sh", "static-iptables.sh", "iptables-unknown-match.c",
-              "tcpparser.rules.test.yml")
+NOT_PACKED = ("package.sh", "image.sh", "tcpparser.rules.test.yml")
 VERSION = re.search(r'^version = "(.+)"$', text_of("Cargo.toml"), re.M)[1]
 OUTPUT = """\
 tcpparser starting...

@@ -41,6 +41,11 @@ def placed(t, *files):
                    f"chmod 755 {place}\n" for name, place in pairs)
 
 
+def fetched(package):
+    """What `make tools` fetched of it, in whichever folder."""
+    return glob.glob(f"{PACKAGES}/**/{package}_*.deb", recursive=True)
+
+
 def machine(t):
     return Machine(t, t.namespace("host"))
 
@@ -144,7 +149,7 @@ def does_not_stop(m):
 
 
 def need_busybox():
-    if not glob.glob(f"{PACKAGES}/busybox_*.deb"):
+    if not fetched("busybox"):
         need("busybox")
 
 
@@ -288,7 +293,7 @@ def test_openrc(t):
     m, lan = guarded_machine(t)
     with m:
         need_busybox()
-        if not glob.glob(f"{PACKAGES}/openrc_*.deb"):
+        if not fetched("openrc"):
             need("openrc-run")
         m.boot(IDLE + OPENRC_IS_UP, "busybox", "init", packages=BUSYBOX + OPENRC)
         said = make(m, "install")
@@ -443,7 +448,7 @@ def test_procd(t):
 
 
 def need_systemd():
-    if not glob.glob(f"{PACKAGES}/systemd_*.deb"):
+    if not fetched("systemd"):
         need("systemd-analyze")
 
 
@@ -459,22 +464,26 @@ def test_systemd_finds_the_unit_right_and_tight(t):
         m.must("systemd-analyze", "security", "--no-pager", "--offline=true", "--threshold=30", unit)
 
 
+def boot_systemd(m, prepare):
+    need_systemd()
+    prepare += "rm -rf /etc/systemd/system/*.wants /etc/machine-id\ntouch /etc/machine-id\n"
+    m.boot(prepare, "/lib/systemd/systemd", "--system", "--unit=basic.target",
+           "--log-target=console", packages=None)
+    try:
+        wait_for(lambda: m.run("systemctl", "is-active", "basic.target").returncode == 0,
+                 "systemd's start")
+    except Failure as failure:
+        raise Skipped(f"systemd does not boot here: {failure}") from None
+
+
 @cases(*FLAVOURS)
 def test_systemd(t, flavour):
     """The unit under systemd itself, sandbox and all."""
     m, lan = guarded_machine(t, flavour)
     with m:
-        need_systemd()
-        prepare = "".join(f'ln -sf "$(command -v {name.replace("tables", f"tables-{flavour}")})" '
-                          f'"$(command -v {name})"\n' for name in IPTABLES_NAMES)
-        prepare += "rm -rf /etc/systemd/system/*.wants /etc/machine-id\ntouch /etc/machine-id\n"
-        m.boot(prepare, "/lib/systemd/systemd", "--system", "--unit=basic.target",
-               "--log-target=console", packages=None)
-        try:
-            wait_for(lambda: m.run("systemctl", "is-active", "basic.target").returncode == 0,
-                     "systemd's start")
-        except Failure as failure:
-            raise Skipped(f"systemd does not boot here: {failure}") from None
+        boot_systemd(m, "".join(
+            f'ln -sf "$(command -v {name.replace("tables", f"tables-{flavour}")})" '
+            f'"$(command -v {name})"\n' for name in IPTABLES_NAMES))
         for path in ("/proc/sys/kernel/printk", "/sys/kernel"):
             equal(m.run("test", "-w", path).returncode, 1, f"may its units write to {path}")
         said = make(m, "install")
@@ -505,6 +514,47 @@ def test_systemd(t, flavour):
         said = make(m, "uninstall")
         equal(left_behind(m), [], f"left: {said}")
         check(nothing_left(m), "blocks are lifted")
+
+
+# What the unit's comment says of TCPPARSER_FIREWALL=nft.
+ONE_CAPABILITY = """[Service]
+CapabilityBoundingSet=
+ReadWritePaths=
+CapabilityBoundingSet=CAP_NET_ADMIN
+"""
+
+
+@cases("as installed", "one capability")
+def test_systemd_without_iptables(t, kind):
+    """The kernel's nf_tables take the blocks, and the last of them the table."""
+    need("nft")
+    lan = t.lan()
+    lan.host.listen(*PORTS)
+    with Machine(t, lan.host) as m:
+        boot_systemd(m, f"rm -f {' '.join(all_iptables())}\n")
+        bounds = "0000000000003400"
+        if kind == "one capability":
+            bounds = "0000000000001000"
+            m.write("/etc/systemd/system/tcpparser.service.d/override.conf", ONE_CAPABILITY)
+            m.write(SETTINGS, "TCPPARSER_FIREWALL=nft\n")
+        make(m, "install")
+        status = m.text(f"/proc/{m.guard()}/status")
+        check(f"CapBnd:\t{bounds}\n" in status, f"CapBnd: {bounds} in {status}")
+        for port in PORTS:
+            lan.peer.connect(lan.host_v4, port).close()
+        table = ("nft", "list", "table", "inet", "tcpparser")
+        wait_for(lambda: f" {lan.peer_v4} timeout " in lan.host.run(*table).stdout, "a block")
+        equal(m.must("systemctl", "is-active", "tcpparser"), "active\n", "the service")
+        make(m, "uninstall")
+        check(lan.host.run(*table).returncode != 0, "the table goes with the last block")
+
+
+def all_iptables():
+    """The names by which any iptables is found, where a shell looks for them."""
+    return [f"{folder}/{'-'.join(filter(None, name))}"
+            for folder in ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin")
+            for name in itertools.product(("iptables", "ip6tables"), ("", "nft", "legacy"),
+                                          ("", "restore", "save"))]
 
 
 def watchdog(m):
@@ -623,7 +673,7 @@ def test_install_where_busybox_is_all(t):
         m.boot(IDLE + SMALL.format(dist=quote(DIST), binary=quote(t.binary)), "busybox", "init")
         small = ("chroot", "/small", "/bin/sh")
         said = m.must(*small, "/root/install.sh")
-        check("(sysv)" in said and "iptables is missing" in said, f"said: {said}")
+        check("(sysv)" in said and "iptables" not in said, f"said: {said}")
         first = m.guard()
         m.must(*small, SCRIPT, "stop")
         m.must(*small, "/etc/init.d/rcS")

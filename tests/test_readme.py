@@ -132,7 +132,7 @@ def shape(line):
     for pattern, word in ((r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "TIME"), (r" \d+m\d+s +", " LEFT "),
                           (r"\bb=[0-9a-f]{8} e=\d+", "b= e="), (r"\bt=\d+ d=[n?]", "t= d="),
                           (r"data sent: (no|unknown)", "data sent:"),
-                          (r"  (0|all) +-- ", "  all -- ")):
+                          (r"(timeout|expires) \w+", r"\1"), (r"  (0|all) +-- ", "  all -- ")):
         line = re.sub(pattern, word, line)
     return line.rstrip()
 
@@ -150,7 +150,8 @@ def check_in_order(wanted, found):
 
 class Scene:
     """The addresses of README: a host, a neighbour on its network, and from
-    far a client, a server and a stranger."""
+    far a client, a server and a stranger. With no flavour the product finds no
+    iptables."""
 
     def __init__(self, t, flavour="nft"):
         self.t = t
@@ -161,13 +162,14 @@ class Scene:
         self.far.ip(*(f"address add {address}/32 dev wan"
                       for address in (CLIENT, SERVER, STRANGER)),
                     "route add default via 10.92.2.1")
-        self.firewall = t.firewall(self.host, flavour)
+        self.firewall = flavour and t.firewall(self.host, flavour)
+        self.tools = self.firewall.env if flavour else {"PATH": t.folder("empty"), "TZ": "UTC0"}
         self.host.listen(*PORTS)
         self.far.listen(443)
-        self.env = {**HOME, **self.firewall.env, "PATH": product_path(t, self.firewall.folder)}
+        self.env = {**HOME, **self.tools, "PATH": product_path(t, self.tools["PATH"])}
 
     def start(self):
-        self.guard = self.t.guard(self.host, env=self.firewall.env).ready()
+        self.guard = self.t.guard(self.host, env=self.tools).ready()
         return self
 
     def start_line(self, line, **options):
@@ -235,6 +237,27 @@ def test_everything_of_ours_goes_by_hand(t):
     check(not scene.nothing_left(), "the block stays")
     scene.type(*commands)
     check(scene.nothing_left(), f"left: {scene.firewall.everything(scene.host)}")
+
+
+def test_sets_are_seen_and_emptied_by_hand(t):
+    """Where there is no iptables: what nft shows, and what it takes away."""
+    need("nft")
+    shown = next(lines for info, lines in code_blocks(section("What a block is"))
+                 if info == "console")
+    blocks_to_type(t, "What a block is")
+    lift = next(lines for lines in blocks_to_type(t, "Allow and undo")
+                if lines[0].startswith("nft "))
+    scene = Scene(t, flavour=None).start()
+    scene.scan(scene.far, STRANGER)
+    equal(shapes(scene.type(shown[0][2:])), shapes(shown[1:]), f"what {shown[0]!r} prints")
+    scene.type(*lift)
+    scene.guard.wait_line(f" Unblocked: +{STRANGER} its rule was removed by nft$")
+    scene.scan(scene.near, NEIGHBOUR)
+    scene.guard.signal(signal.SIGTERM)
+    scene.guard.wait_exit()
+    (command,) = set(re.findall("`(nft delete table [^`]*)`", section("Allow and undo")))
+    scene.host.must(*command.split())
+    equal(scene.host.run("nft", "list", "tables").stdout, "", "tables that are left")
 
 
 def test_allowed_sources_are_not_blocked(t):
@@ -308,7 +331,7 @@ def test_without_root(t):
     scene.guard.ready()
     with open(f"/proc/{scene.guard.pid}/status") as status:
         text = status.read()
-    for words in ("Uid:\t65534\t", *(f"Cap{name}:\t0000000000003000\n" for name in
+    for words in ("Uid:\t65534\t", *(f"Cap{name}:\t0000000000001000\n" for name in
                                      ("Inh", "Prm", "Eff", "Bnd", "Amb"))):
         check(words in text, f"no {words!r} in {text}")
     scene.scan(scene.far, STRANGER)
