@@ -266,7 +266,8 @@ impl FilterTable {
             (Job::RemoveChain, _) | (_, Some((0, _))) => self.housekeeping.fail(now),
             (Job::Change { .. }, _) => {
                 // What a rule goes without from now on may help.
-                let refuses = failure.is_addition && !(may_move && !failure.leaves_out.is_empty());
+                let is_final = !may_move || failure.leaves_out.is_empty();
+                let refuses = failure.is_addition && is_final;
                 let is_first = refuses && !self.has_refused;
                 self.has_refused |= refuses;
                 is_first && may_move
