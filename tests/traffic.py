@@ -424,7 +424,7 @@ def deaf(how="join"):
     """A wrapping command under which no destroy event arrives: joining a
     netlink group succeeds and does nothing ("join"), or is refused ("groups"), or
     NETLINK_SOCK_DIAG is not to be had at all ("socket"). Or NETLINK_ROUTE is not
-    ("route")."""
+    ("route"), or NETLINK_NETFILTER ("netfilter")."""
     if platform.machine() not in MACHINES:
         raise Skipped(f"no seccomp filter for {platform.machine()} here")
     return (sys.executable, "-B", PROGRAM, "deaf", how)
@@ -505,6 +505,7 @@ def run_deaf(how, *command):
         "join": (setsockopt, 1, (SOL_NETLINK, NETLINK_ADD_MEMBERSHIP), 0),
         "groups": (setsockopt, 1, (SOL_NETLINK, NETLINK_ADD_MEMBERSHIP), errno.EPERM),
         "route": (socket_, 0, (socket.AF_NETLINK, NETLINK_FLAGS, 0), errno.EPERM),
+        "netfilter": (socket_, 2, (NETLINK_NETFILTER,), errno.EPROTONOSUPPORT),
         "socket": (socket_, 2, (NETLINK_SOCK_DIAG,), errno.EPROTONOSUPPORT)}[how]
     arguments = [(16 + 8 * (first + at) + (4 if sys.byteorder == "big" else 0), value)
                  for at, value in enumerate(wanted)]
