@@ -41,6 +41,8 @@ TOOLS = iptables:iptables nft:nftables ipset:ipset ip:iproute2 sysctl:procps nma
 	mandoc:mandoc qemu-x86_64:qemu-user dpkg-source:dpkg-dev buildah:buildah podman:podman runc:runc
 # Init systems, whose packages would take over the machine: only fetched.
 INIT_TOOLS = busybox:busybox openrc-run:openrc systemd-analyze:systemd
+# Firewalls that others use, fetched likewise.
+FIREWALLS = ufw firewalld
 
 # $(call apt,packages): installs them as root or through a sudo that does not ask.
 apt_get = $$([ "$$(id -u)" = 0 ] || echo sudo -n) env DEBIAN_FRONTEND=noninteractive apt-get -qq
@@ -138,6 +140,8 @@ tools:
 	@missing=; for tool in $(INIT_TOOLS); do command -v $${tool%:*} >/dev/null || missing="$$missing $${tool#*:}"; done; \
 	[ -z "$$missing" ] || ls target/tools/init/*.deb >/dev/null 2>&1 || { mkdir -p target/tools/init && cd target/tools/init && \
 	$(call apt_fetch,$$missing); } || echo "SKIPPED what needs$$missing: no apt here to get that"
+	@ls target/tools/firewalls/*.deb >/dev/null 2>&1 || { mkdir -p target/tools/firewalls && cd target/tools/firewalls && \
+	$(call apt_fetch,$(FIREWALLS)); } || echo 'SKIPPED what needs $(FIREWALLS): no apt here to get that'
 	@$(MAKE) -s $(IPTABLES) || echo 'SKIPPED what needs the static iptables: it cannot be built here'
 
 # So do the web servers, with the libraries that are missing here.

@@ -943,7 +943,7 @@ class Case:
             parts += [f"  err: {line}" for line in guard.error_output()[-10:]]
         for firewall, namespace in self.firewalls.values():
             with contextlib.suppress(Exception):
-                parts += [f"  rule: {rule}" for rule in firewall.everything(namespace)]
+                parts += [f"  rule: {rule}" for rule in firewall.everything(namespace)[:60]]
         return parts
 
     def close(self):

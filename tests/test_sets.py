@@ -9,7 +9,9 @@ import signal
 import time
 
 import traffic
-from harness import Sets, alone, carries_data, cases, check, equal, link, need, run, wait_for
+from harness import (Sets, Skipped, alone, carries_data, cases, check, equal, link, need, run,
+                     wait_for)
+from machine import Machine
 from test_blocking import PORTS, Scene
 from test_files import fixture, listening, tcp_row
 from test_firewall import PERIOD, block, boot_seconds, cidr, entry, feed, listed, total
@@ -384,7 +386,7 @@ def test_table_is_readable_and_can_be_loaded_again(t):
     guard.wait_exit()
     before, text = scene.firewall.everything(scene.host), scene.firewall.save(scene.host, "")
     for words in ("table inet tcpparser {", "tcpparser --unblock all lifts them",
-                  "ip saddr @drop4 drop", "10.77.0.2 timeout 10m", 'comment "tcpparser v1 b='):
+                  "ip saddr @drop4 drop", "10.77.0.2 timeout ", 'comment "tcpparser v1 b='):
         check(words in text, f"{words!r} in {text}")
     entries = scene.entries()
     scene.firewall.restore(scene.host, "", text)
@@ -508,6 +510,45 @@ def test_blocked_beside_other_rules(t, other):
     guard.wait_line(rf" Blocked: +{re.escape(STRANGER)} ")
     path.is_shut([through, *held])
     equal(path.scene.firewall.foreign(path.host), foreign, "other programs' rules")
+
+
+# How to start each in a machine of its own, with what its package's scripts would
+# do; how to open a port and load all rules anew, and what answers once it is ready.
+FIREWALLS = {
+    "ufw": ("cd /usr/share/ufw && cp *.conf *.init iptables/* /etc/ufw && ufw --force enable",
+            "ufw allow ", "ufw reload", "ufw status"),
+    "firewalld": ("cd /usr/share/polkit-1/actions && for policy in *.server.policy.choice; do "
+                  "cp $policy ${policy%.server.policy.choice}.policy; done; "
+                  "mkdir -p /run/dbus && dbus-daemon --system --fork && firewalld",
+                  "firewall-cmd --permanent --add-port=", "firewall-cmd --reload",
+                  "firewall-cmd --state"),
+}
+
+
+@cases(*FIREWALLS)
+def test_reload_of_a_real_firewall_leaves_blocks(t, name):
+    start, allow, reload, state = FIREWALLS[name]
+    scene = Scene(t, "nft")
+    with Machine(t, scene.host) as machine:
+        machine.boot("", "sleep", "infinity", packages=None, folder="firewalls")
+        if machine.run("sh", "-c", f"command -v {name}").returncode != 0:
+            raise Skipped(f"{name} could not be fetched")
+        machine.must("sh", "-c", start, seconds=60)
+        wait_for(lambda: machine.run("sh", "-c", state, seconds=60).returncode == 0, state)
+        for port in PORTS:
+            machine.must("sh", "-c", f"{allow}{port}/tcp", seconds=60)
+        machine.must("sh", "-c", reload, seconds=60)
+        check(scene.reaches(seconds=5), "the services are open")
+        guard = scene.start()
+        block(scene, guard)
+        entries = scene.entries()
+        check(not scene.reaches(seconds=0.3), "it is blocked")
+        for _ in range(2):
+            machine.must("sh", "-c", reload, seconds=60)
+            check(not scene.reaches(seconds=0.3), "it is still blocked")
+            check(scene.reaches(scene.family.friend, 5), "another source is not")
+        equal((scene.entries(), scene.is_whole()), (entries, True), "entries")
+        equal(guard.matching("Unblocked"), [], "Unblocked lines")
 
 
 # ------------------------------------------------------------------- few rights
