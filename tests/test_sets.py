@@ -315,26 +315,31 @@ def test_nothing_is_left_after_all_are_lifted(t):
 # ---------------------------------------------------------------------- events
 
 
+def seconds_to_repair(scene):
+    """From the end of `nft flush ruleset` until the first block stands again."""
+    watch = traffic.Stopwatch(scene.host)
+    try:
+        scene.firewall.flush_all(scene.host, "iptables")
+        flushed = time.monotonic()
+        wait_for(lambda: watch.dropped, "the repair", 2)
+        return watch.dropped - flushed
+    finally:
+        watch.close()
+
+
 @alone
 def test_flushed_ruleset_is_repaired_at_once(t):
     """By the binary that verifies each minute; `make detect` measures."""
-    scene, took = Scene(t, "nft"), []
+    scene = Scene(t, "nft")
     guard = scene.start()
     block(scene, guard)
     before = scene.entries()
     for count in range(1, 4):
         time.sleep(1.1)  # at most one look a second
-        watch = traffic.Stopwatch(scene.host)
-        try:
-            scene.firewall.flush_all(scene.host, "iptables")
-            flushed = time.monotonic()
-            wait_for(lambda: watch.dropped, "the repair", 2)
-            took.append(watch.dropped - flushed)
-        finally:
-            watch.close()
+        took = seconds_to_repair(scene)
+        print(f"    repaired {took * 1000:.1f} ms after nft ended", flush=True)
         wait_for(lambda: scene.entries() == before and scene.is_whole(), "all as before", 1)
         wait_for(lambda: guard.metric("tcpparser_firewall_repairs_total") == count, "a repair", 2)
-    print(f"    repaired {max(took) * 1000:.1f} ms after nft ended, at most", flush=True)
     check(not scene.reaches(seconds=0.3), "it is blocked")
     equal(guard.matching("Unblocked"), [], "Unblocked lines")
 

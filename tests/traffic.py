@@ -207,10 +207,11 @@ def service_for(kind):
 class Attack:
     """One scan of a guarded host with ten services, and what came of it."""
 
-    def __init__(self, case, kind, interval="10s", before=(), delay=0.0, wait_budget=1.5):
+    def __init__(self, case, kind, interval="10s", before=(), delay=0.0, wait_budget=1.5,
+                 backend="iptables-nft"):
         self.kind, self.lan = kind, case.lan()
         host = self.lan.host
-        self.firewall = case.firewall(host)
+        self.firewall = case.backend(host, backend)
         serve(host, *TEN, kind=service_for(kind))
         self.guard = case.guard(host, "--show", "scans", env=self.firewall.env,
                                 interval=interval, before=before).ready()
@@ -264,7 +265,7 @@ FIN, SYN, RST, ACK = 1, 2, 4, 16
 
 class Stopwatch:
     """Notes the IPv4 packets of a host's device by the kernel's time stamps,
-    and when a rule of ours came to stand (nft flavour; the kernel reports it once
+    and when a block came to stand (not in legacy tables; the kernel reports it once
     it is in force). All times are seconds of CLOCK_MONOTONIC."""
 
     def __init__(self, host, device="lan0"):
