@@ -440,9 +440,9 @@ table inet fw4 {
     jump handle_reject
   }
   chain output { type filter hook output priority filter; policy accept; }
-  chain input_lan { jump accept_from_lan }
-  chain forward_lan { oifname "in0" counter accept comment "Accept lan to inner forwarding" }
-  chain accept_from_lan { iifname "lan0" counter accept comment "Accept IPv4/IPv6 traffic" }
+  chain input_lan { jump accept_from_lan; }
+  chain forward_lan { oifname "in0" counter accept comment "Accept lan to inner forwarding"; }
+  chain accept_from_lan { iifname "lan0" counter accept comment "Accept IPv4/IPv6 traffic"; }
   chain syn_flood { limit rate 250/second burst 500 packets return; drop; }
   chain handle_reject { meta l4proto tcp reject with tcp reset; reject; }
   chain dstnat { type nat hook prerouting priority dstnat; policy accept; }
