@@ -62,8 +62,9 @@ def test_four_ports_are_blocked(t, backend, family):
     check(scene.reaches(scene.family.friend, 5), "another source goes on")
 
 
-def test_scan_is_printed_before_its_block(t):
-    scene = Scene(t)
+@cases("iptables-nft", "nft")
+def test_scan_is_printed_before_its_block(t, backend):
+    scene = Scene(t, backend)
     guard = scene.start()
     scene.scan()
     scene.wait_blocked(guard)
@@ -137,9 +138,10 @@ def test_router_keeps_its_lan_on_the_internet(t, backend, name):
     equal(len(guard.matching("Blocked")), 2, "Blocked lines")
 
 
-@cases("--dry-run", "--firewall=none")
-def test_watching_changes_nothing(t, option):
-    scene = Scene(t, "iptables-nft", "v4", option)
+@cases(*((backend, option) for backend in ("iptables-nft", "nft")
+         for option in ("--dry-run", "--firewall=none")))
+def test_watching_changes_nothing(t, backend, option):
+    scene = Scene(t, backend, "v4", option)
     before = scene.firewall.everything(scene.host)
     guard = scene.start()
     held = scene.scan()
