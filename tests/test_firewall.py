@@ -23,6 +23,7 @@ from test_process import states_of_children
 
 OTHER_BOOT = "0badcafe"
 CHAINS = ("iptables-nft", "iptables-legacy")
+CHAIN_ALONE = Firewall.only  # for tests of what a child does, and of how it fails
 CHAINS_AND_V6 = (("iptables-nft", "v4"), ("iptables-nft", "v6"), ("iptables-legacy", "v4"))
 BACKENDS_AND_V6 = (*CHAINS_AND_V6, ("nft", "v4"), ("nft", "v6"))
 PERIOD = 4  # seconds within which the quick binary has verified and put right
@@ -570,7 +571,7 @@ class OnTime:
 @cases((3, 0), (7, 1))
 def test_held_lock_is_waited_for(t, seconds, failures):
     """-w 5 waits for the shorter one, a retry for the longer one."""
-    scene = Scene(t, "iptables-legacy")
+    scene = Scene(t, "iptables-legacy", "v4", *CHAIN_ALONE)
     guard = scene.start()
     with OnTime(guard), open(scene.firewall.env["XTABLES_LOCKFILE"], "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -607,7 +608,7 @@ def test_failing_restore_is_reported_and_tried_again(t, fault):
     flag = os.path.join(t.tmp, "fails")
     env = wrapped_firewall(t, scene.firewall,
                            f'case $name in *-restore) [ ! -e {flag} ] || {{ {script}; }};; esac')
-    guard = t.guard(scene.host, env=env).ready()
+    guard = t.guard(scene.host, *CHAIN_ALONE, env=env).ready()
     with open(flag, "w"), OnTime(guard):
         scene.scan()
         line = guard.wait_line(r" Block failed: +10\.77\.0\.2 iptables-restore ")
@@ -636,7 +637,7 @@ def hanging_once(t, scene, pattern):
 @idle
 def test_hanging_restore_is_ended_and_tried_again(t):
     scene = Scene(t)
-    guard = t.guard(scene.host, env=hanging_once(t, scene, "*-restore*")).ready()
+    guard = t.guard(scene.host, *CHAIN_ALONE, env=hanging_once(t, scene, "*-restore*")).ready()
     with OnTime(guard):
         scene.scan()
         line = guard.wait_line("Block failed: ", 14)
@@ -650,8 +651,7 @@ def test_hanging_restore_is_ended_and_tried_again(t):
 @idle
 def test_hanging_listing_is_ended_and_tried_again(t):
     scene = Scene(t)
-    guard = t.guard(scene.host, "--firewall=iptables",
-                    env=hanging_once(t, scene, '"iptables "*-S')).ready()
+    guard = t.guard(scene.host, *CHAIN_ALONE, env=hanging_once(t, scene, '"iptables "*-S')).ready()
     with OnTime(guard):
         scene.scan()
         guard.wait_line("Port scan", 4)
@@ -684,7 +684,7 @@ def test_unusable_iptables_is_reported_and_tried_again(t, fault):
         with open(path, "w") as file:
             file.write(text)
         os.chmod(path, 0o644 if fault == "not executable" else 0o755)
-    guard = t.guard(scene.host, "--firewall=iptables",
+    guard = t.guard(scene.host, *CHAIN_ALONE,
                     env={**scene.firewall.env, "PATH": folder}).ready()
     with OnTime(guard):
         scene.scan()
@@ -746,7 +746,7 @@ def test_kernels_that_refuse_a_match(t, match):
         input=$(while IFS= read -r line; do echo "$line"; done)
         case $input in *"-m {match}"*) echo "$name: Couldn't load match \\`{match}'" >&2; exit 1;; esac
         echo "$input" | "$real" "$@"; exit $?;; esac""")
-    guard = t.guard(scene.host, "--block-time", "4s", env=env).ready()
+    guard = t.guard(scene.host, *CHAIN_ALONE, "--block-time", "4s", env=env).ready()
     scene.scan()
     guard.wait_line(" Blocked: ")
     rules = [rule for rule in scene.firewall.rules(scene.host) if "-s 10.77.0.2/32" in rule]
