@@ -78,7 +78,7 @@ def places(binary):
     print("| `nmap -sT` of the ten, blocked by | detected | ms |\n|---|---|---|")
     for backend, results in found.items():
         print(f"| {backend} | {cell(results)} |", flush=True)
-    print(f"\nThe block stands again {repairs(binary)} ms after `nft flush ruleset` ended.")
+    print(f"\nThe block stands again {repairs(binary)} ms after `nft flush ruleset`.")
 
 
 def repairs(binary):

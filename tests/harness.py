@@ -607,6 +607,9 @@ class Sets:
             for one in (object, *(one["elem"] for one in elements if "elem" in one)):
                 for volatile in ("handle", "expires"):
                     one.pop(volatile, None)
+            for one in object.get("expr", []):
+                if "counter" in one:
+                    one["counter"] = {}
             lines.append(f"{object['family']} {table} {kind} {json.dumps(object)}")
             lines += sorted(f"{object['family']} {table} {object['name']} {json.dumps(one)}"
                             for one in elements)
@@ -948,7 +951,7 @@ class Case:
             parts += [f"  err: {line}" for line in guard.error_output()[-10:]]
         for firewall, namespace in self.firewalls.values():
             with contextlib.suppress(Exception):
-                parts += [f"  rule: {rule}" for rule in firewall.everything(namespace)[:60]]
+                parts += [f"  rule: {rule}" for rule in firewall.everything(namespace)[:30]]
         return parts
 
     def close(self):

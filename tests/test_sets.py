@@ -15,7 +15,7 @@ from machine import Machine
 from test_blocking import PORTS, Scene
 from test_files import fixture, listening, tcp_row
 from test_firewall import PERIOD, block, boot_seconds, cidr, entry, feed, listed, total
-from test_places import ends, is_blocked_by, said_of_tools
+from test_places import ends, is_blocked_by, shows
 
 IN_CHAIN = 16  # rules of a family, then `auto` goes on in the sets
 # What is to be said, word for word, where nothing can block.
@@ -78,6 +78,7 @@ class TwoPlaces(Scene):
 
 @cases(("iptables-nft", "v4"), ("iptables-legacy", "v4"), ("iptables-nft", "v6"))
 def test_sixteen_go_into_the_chain_and_the_rest_into_the_sets(t, backend, family):
+    t.use_quick_binary()
     scene = TwoPlaces(t, backend, family)
     peers = numbered(IN_CHAIN + 4, scene.family.is_v6)
     guard = scene.start("--proc", scanned_by(t, peers), "--show", "scans")
@@ -129,7 +130,7 @@ def test_option_nft_starts_no_child(t):
     block(scene, guard)
     equal((scene.in_chain(), scene.in_sets()), (["198.51.100.9/32"], [cidr(scene)]), "places")
     check(not scene.reaches(seconds=0.3), "it is blocked")
-    equal(shown_places(scene), {scene.family.peer: "nft", "198.51.100.9": "iptables-nft"}, "--list")
+    equal(shows(scene), [(scene.family.peer, "nft"), ("198.51.100.9", "iptables-nft")], "--list")
     guard.wait_line(" Unblocked: ")
     wait_for(lambda: not scene.has_table(), "no table")
     guard.wait_readings(2)
@@ -139,10 +140,6 @@ def test_option_nft_starts_no_child(t):
     equal(len([call for call in calls if call.startswith("execve")]), 1, "programs started")
     equal(scene.in_chain(), ["198.51.100.9/32"], "the chain")
     scene.unblock("all", 1)
-
-
-def shown_places(scene):
-    return {source: row[3] for source, row in listed(scene).items()}
 
 
 @cases("auto", "iptables", "nft")
@@ -155,7 +152,7 @@ def test_blocks_of_both_places_are_adopted(t, option):
     guard = scene.start(f"--firewall={option}")
     seen = ours[1:] if option == "nft" else ours
     wait_for(lambda: guard.metric("tcpparser_blocked_sources") == len(seen), "their adoption")
-    equal(shown_places(scene), dict(zip(ours, ("iptables-nft", "nft"))), "--list")
+    equal(shows(scene), list(zip(ours, ("iptables-nft", "nft"))), "--list")
     for source in seen:
         guard.wait_line(rf" Unblocked: +{re.escape(source)} its time is over", 8)
     wait_for(lambda: not scene.has_table(), "no table")
@@ -170,8 +167,7 @@ def test_source_in_both_places_is_one_block(t, family):
     both = entry(cidr(scene), boot_seconds() + 600, local=True)
     feed(scene, both)
     scene.sets.feed(scene.host, scene.family.tool, both)
-    shown = scene.chain.product(scene.host, "--list").stdout.splitlines()[1:]
-    check({line.split()[0] for line in shown} == {scene.family.peer}, f"--list: {shown}")
+    check({source for source, _ in shows(scene)} == {scene.family.peer}, f"--list: {shows(scene)}")
     guard = scene.start()
     wait_for(lambda: len(scene.in_chain() + scene.in_sets()) == 1, "one place")
     equal(guard.metric("tcpparser_blocked_sources"), 1, "blocked_sources")
@@ -216,8 +212,6 @@ def test_iptables_that_vanishes(t):
     check(time.monotonic() - started < 3, "at once")
     equal((scene.in_chain(), scene.in_sets()), ([cidr(scene)], [cidr(scene, scene.family.friend)]),
           "the second one")
-    equal(guard.matching("Block failed"), [], "failures")
-    wait_for(lambda: said_of_tools(guard), "a word about the tools")
     appear()
     time.sleep(PERIOD)
     block(scene, guard, "10.77.0.4")
@@ -252,7 +246,7 @@ def test_full_chain_ends_the_block_with_least_time_left(t, backend):
     block(scene, guard)
     equal(guard.matching("Unblocked"), [], "five hundred fit")
     block(scene, guard, scene.family.friend)
-    guard.wait_line(rf" Unblocked: +{re.escape(sources[0])} evicted for a newer one")
+    guard.wait_line(rf" Unblocked: +{re.escape(sources[0])} .*newer")
     wanted = [*(f"{source}/32" for source in sources[1:]), cidr(scene),
               cidr(scene, scene.family.friend)]
     equal(scene.in_chain(), sorted(wanted), "in the chain")
@@ -316,13 +310,13 @@ def test_nothing_is_left_after_all_are_lifted(t):
 
 
 def seconds_to_repair(scene):
-    """From the end of `nft flush ruleset` until the first block stands again."""
+    """From `nft flush ruleset`, as the kernel tells of it, until the first block
+    stands again."""
     watch = traffic.Stopwatch(scene.host)
     try:
         scene.firewall.flush_all(scene.host, "iptables")
-        flushed = time.monotonic()
-        wait_for(lambda: watch.dropped, "the repair", 2)
-        return watch.dropped - flushed
+        wait_for(lambda: watch.deleted and watch.dropped, "the repair", 2)
+        return watch.dropped - watch.deleted
     finally:
         watch.close()
 
@@ -337,7 +331,7 @@ def test_flushed_ruleset_is_repaired_at_once(t):
     for count in range(1, 4):
         time.sleep(1.1)  # at most one look a second
         took = seconds_to_repair(scene)
-        print(f"    repaired {took * 1000:.1f} ms after nft ended", flush=True)
+        print(f"    repaired after {took * 1000:.1f} ms", flush=True)
         wait_for(lambda: scene.entries() == before and scene.is_whole(), "all as before", 1)
         wait_for(lambda: guard.metric("tcpparser_firewall_repairs_total") == count, "a repair", 2)
     check(not scene.reaches(seconds=0.3), "it is blocked")

@@ -259,6 +259,7 @@ NETLINK_NETFILTER = 12
 SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
 NETLINK_FLAGS = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 NFNLGRP_NFTABLES = 7
+DELRULE = struct.pack("H", 10 << 8 | 8)  # what a flushed ruleset is told with first
 SO_TIMESTAMPNS = 35
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 
@@ -266,7 +267,7 @@ FIN, SYN, RST, ACK = 1, 2, 4, 16
 class Stopwatch:
     """Notes the IPv4 packets of a host's device by the kernel's time stamps,
     and when a block came to stand (not in legacy tables; the kernel reports it once
-    it is in force). All times are seconds of CLOCK_MONOTONIC."""
+    it is in force), and when rules of the sets' table were deleted. All times are seconds of CLOCK_MONOTONIC."""
 
     def __init__(self, host, device="lan0"):
         with host.entered():
@@ -279,7 +280,7 @@ class Stopwatch:
         self.rules.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES)
         for watched in (self.packets, self.rules):
             watched.setsockopt(socket.SOL_SOCKET, 33, 1 << 23)  # SO_RCVBUFFORCE
-        self.seen, self.dropped = [], None
+        self.seen, self.dropped, self.deleted = [], None, None
         self.waker, self.wakee = socket.socketpair()
         self.thread = threading.Thread(target=self.watch, daemon=True)
         self.thread.start()
@@ -301,6 +302,8 @@ class Stopwatch:
         message = self.rules.recv(1 << 16)
         if self.dropped is None and b"tcpparser v1 b=" in message:
             self.dropped = time.monotonic()
+        if self.deleted is None and message[4:6] == DELRULE and b"tcpparser\0" in message:
+            self.deleted = time.monotonic()
 
     def take_packet(self):
         packet, extra, _, _ = self.packets.recvmsg(64, 64)
