@@ -567,12 +567,14 @@ class Sets:
     # The bits of an address that count in each set.
     lengths = {"drop4": 32, "drop6": 128, "net6": 64, "net56": 56, "net48": 48, "host4": 32,
                "host6": 128}
-    rules = {"drop4": "ip saddr @drop4 drop", "drop6": "ip6 saddr @drop6 drop",
-             "net6": "ip6 saddr & ffff:ffff:ffff:ffff:: == @net6 drop",
-             "net56": "ip6 saddr & ffff:ffff:ffff:ff00:: == @net56 drop",
-             "net48": "ip6 saddr & ffff:ffff:ffff:: == @net48 drop",
-             "host4": "ip saddr @host4 drop",
-             "host6": "ip6 saddr @host6 meta l4proto != ipv6-icmp drop"}
+    forward = ("ip saddr @drop4 drop", "ip6 saddr @drop6 drop",
+               "ip6 saddr & ffff:ffff:ffff:ffff:: == @net6 drop",
+               "ip6 saddr & ffff:ffff:ffff:ff00:: == @net56 drop",
+               "ip6 saddr & ffff:ffff:ffff:: == @net48 drop")
+    chains = {"input": ["type filter hook input priority filter - 10; policy accept;", *forward,
+                        "ip saddr @host4 drop", "ip6 saddr @host6 meta l4proto != ipv6-icmp drop"],
+              "forward": ["type filter hook forward priority filter - 10; policy accept;",
+                          *forward]}
 
     def __init__(self, case):
         self.binary, self.nft = case.binary, real_tool("nft")
@@ -643,14 +645,10 @@ class Sets:
 
     def is_whole(self, namespace, tool="iptables"):
         """Both chains in their hooks, with each set's rule once."""
-        done = namespace.run(self.nft, "-s", "list", "table", "inet", "tcpparser")
-        lines = [line.strip() for line in done.stdout.splitlines()]
-        ours = [line for line in lines if line.endswith(" drop")]
-        forwarded = [rule for name, rule in self.rules.items() if not name.startswith("host")]
-        hooks = [f"type filter hook {hook} priority filter - 10; policy accept;"
-                 for hook in ("input", "forward")]
-        return (ours == [*self.rules.values(), *forwarded]
-                and [line for line in lines if "hook" in line] == hooks)
+        def listed(chain):
+            done = namespace.run(self.nft, "-s", "list", "chain", "inet", "tcpparser", chain)
+            return [line.strip() for line in done.stdout.splitlines()[2:-2]]
+        return all(listed(chain) == lines for chain, lines in self.chains.items())
 
     @classmethod
     def table(cls):
@@ -660,10 +658,8 @@ class Sets:
         for name in cls.lengths:
             kind = "ipv4_addr" if name.endswith("4") else "ipv6_addr"
             lines.append(f"set {name} {{ type {kind}; size 65536; flags timeout; }}")
-        for hook in ("input", "forward"):
-            lines += [f"chain {hook} {{", f"type filter hook {hook} priority filter - 10;",
-                      *(rule for name, rule in cls.rules.items()
-                        if hook == "input" or not name.startswith("host")), "}"]
+        for name, rules in cls.chains.items():
+            lines += [f"chain {name} {{", *rules, "}"]
         return [*lines, "}"]
 
     def set_of(self, entry):

@@ -189,18 +189,19 @@ def test_unblock_lifts_a_source_from_both_places(t):
     check(not scene.has_chain() and not scene.has_table(), "nothing is left")
 
 
+def appear(scene, folder):
+    """The tools of the chain, in a folder of PATH."""
+    for name in os.listdir(scene.chain.folder):
+        os.symlink(os.path.realpath(os.path.join(scene.chain.folder, name)),
+                   os.path.join(folder, name))
+
+
 def test_iptables_that_vanishes(t):
     """Sets at once, and the chain again once the tools are back; the quick
     binary tries each second instead of each minute."""
     t.use_quick_binary()
     scene, folder = TwoPlaces(t), t.folder("path-vanishing")
-
-    def appear():
-        for name in os.listdir(scene.chain.folder):
-            os.symlink(os.path.realpath(os.path.join(scene.chain.folder, name)),
-                       os.path.join(folder, name))
-
-    appear()
+    appear(scene, folder)
     guard = t.guard(scene.host, env={**scene.chain.env, "PATH": folder}).ready()
     scene.peer.ip("address add 10.77.0.4/24 dev lan0")
     block(scene, guard)
@@ -212,12 +213,32 @@ def test_iptables_that_vanishes(t):
     check(time.monotonic() - started < 3, "at once")
     equal((scene.in_chain(), scene.in_sets()), ([cidr(scene)], [cidr(scene, scene.family.friend)]),
           "the second one")
-    appear()
+    appear(scene, folder)
     time.sleep(PERIOD)
     block(scene, guard, "10.77.0.4")
     equal((scene.in_chain(), scene.in_sets()),
           ([cidr(scene), "10.77.0.4/32"], [cidr(scene, scene.family.friend)]), "the third one")
     equal(guard.matching("Unblocked"), [], "all of them stand")
+
+
+def test_start_without_iptables_decides_for_the_sets(t):
+    """Until the next start, and nothing is tried meanwhile."""
+    t.use_quick_binary()
+    scene, folder = TwoPlaces(t), t.folder("path-late")
+    start = lambda: t.guard(scene.host, env={**scene.chain.env, "PATH": folder}).ready()
+    guard = start()
+    block(scene, guard)
+    before = total(guard, "firewall_commands_total")
+    appear(scene, folder)
+    time.sleep(PERIOD)
+    block(scene, guard, scene.family.friend)
+    equal((scene.in_chain(), len(scene.in_sets())), ([], 2), "in the chain, in the sets")
+    equal(total(guard, "firewall_commands_total"), before, "firewall_commands_total")
+    equal((guard.error_output(), guard.matching("failed")), ([], []), "words")
+    ends(guard)
+    scene.peer.ip("address add 10.77.0.4/24 dev lan0")
+    block(scene, start(), "10.77.0.4")
+    equal((scene.in_chain(), len(scene.in_sets())), (["10.77.0.4/32"], 2), "at the next start")
 
 
 def test_neither_iptables_nor_nf_tables(t):
