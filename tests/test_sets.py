@@ -256,6 +256,18 @@ def test_neither_iptables_nor_nf_tables(t):
 # -------------------------------------------------------------- the full chain
 
 
+def test_long_chain_of_an_earlier_version_stands(t):
+    """Whatever `auto` would have put into the sets."""
+    scene, sources = TwoPlaces(t), [f"{source}/32" for source in numbered(600)]
+    feed(scene, *(entry(source, boot_seconds() + 600) for source in sources))
+    guard = scene.start()
+    wait_for(lambda: guard.metric("tcpparser_blocked_sources") == len(sources), "their adoption")
+    block(scene, guard)
+    equal(scene.in_sets(), [cidr(scene)], "the new one")
+    equal(scene.in_chain(), sorted(sources), "in the chain")
+    equal(guard.matching("Unblocked"), [], "Unblocked lines")
+
+
 @cases("iptables-nft", "iptables-legacy")
 def test_full_chain_ends_the_block_with_least_time_left(t, backend):
     scene = TwoPlaces(t, backend, "v4", "--firewall=iptables", "--block-time=1h")
