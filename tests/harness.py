@@ -563,7 +563,7 @@ class Sets:
     unblocker = "tcpparser"
     only = ()
     losses = ("flush_all", "delete_ours", "flush_table", "flush_chain", "delete_chain",
-              "reload_without_us")
+              "make_dormant", "reload_without_us")
     # The bits of an address that count in each set.
     lengths = {"drop4": 32, "drop6": 128, "net6": 64, "net56": 56, "net48": 48, "host4": 32,
                "host6": 128}
@@ -644,11 +644,11 @@ class Sets:
         return any(one.source == source for one in self.standing(namespace, tool))
 
     def is_whole(self, namespace, tool="iptables"):
-        """Both chains in their hooks, with each set's rule once."""
-        def listed(chain):
-            done = namespace.run(self.nft, "-s", "list", "chain", "inet", "tcpparser", chain)
-            return [line.strip() for line in done.stdout.splitlines()[2:-2]]
-        return all(listed(chain) == lines for chain, lines in self.chains.items())
+        """Both chains in their hooks, with each set's rule once, in force."""
+        done = namespace.run(self.nft, "-s", "list", "table", "inet", "tcpparser")
+        chains = {name: [line.strip() for line in lines.splitlines()]
+                  for name, lines in re.findall(r"\tchain (\w+) {\n([^}]*)\t}", done.stdout)}
+        return chains == self.chains and "flags dormant" not in done.stdout
 
     @classmethod
     def table(cls):
@@ -715,6 +715,10 @@ class Sets:
     def delete_chain(self, namespace, tool):
         self.load(namespace, "flush chain inet tcpparser input",
                   "delete chain inet tcpparser input")
+
+    def make_dormant(self, namespace, tool):
+        """Its chains are in no hook then."""
+        self.load(namespace, "table inet tcpparser { flags dormant; }")
 
     def save(self, namespace, tool):
         return self.must(namespace, "list", "ruleset")

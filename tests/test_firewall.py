@@ -379,7 +379,7 @@ def test_block_that_became_protected_is_lifted(t, backend):
 
 def is_rebuilt(scene, guard, before, repairs):
     """All is back as it was."""
-    wait_for(lambda: scene.entries() == before and scene.is_whole(), "all as before", PERIOD)
+    wait_for(lambda: scene.is_whole() and scene.entries() == before, "all as before", PERIOD)
     check(not scene.reaches(seconds=0.3), "A is blocked")
     check(not scene.reaches(scene.family.friend, 0.3), "B is blocked")
     equal(guard.matching("Unblocked"), [], "Unblocked lines")

@@ -445,6 +445,35 @@ def test_restart_adopts_5000_blocks(t):
     equal((done.returncode, done.stdout), (0, "5001 blocks removed\n"), "--unblock all")
 
 
+@cases("", 'comment "another tool by this name"')
+def test_table_of_somebody_else_stays(t, comment):
+    """One of our name, without our comment and our sets."""
+    scene = Scene(t, "nft")
+    scene.firewall.load(scene.host, "table inet tcpparser {", comment, "chain input {",
+                        "type filter hook input priority 5; tcp dport 9 drop", "}", "}")
+    before = scene.firewall.everything(scene.host)
+    guard = scene.start()
+    scene.scan()
+    guard.wait_line("Block failed: ")
+    check(any("tcpparser" in line and "table" in line for line in guard.error_output()),
+          f"whose it is: {guard.error_output()}")
+    guard.wait_readings(2)
+    equal(scene.firewall.everything(scene.host), before, "the table")
+
+
+@cases("another priority", "no timeouts")
+def test_table_of_ours_of_another_shape_is_made_anew(t, shape):
+    scene = Scene(t, "nft")
+    scene.firewall.load(
+        scene.host, "table inet tcpparser {",
+        'comment "port scan sources; tcpparser --unblock all lifts them"',
+        *(["chain input { type filter hook input priority 5; }"] if shape[0] == "a" else
+          ["set host4 { type ipv4_addr; }"]), "}")
+    block(scene, scene.start())
+    check(scene.is_whole(), "what leads packets to the entry")
+    check(not scene.reaches(seconds=0.3), "it is blocked")
+
+
 # --------------------------------------------------------------- beside others
 
 
