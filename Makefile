@@ -137,11 +137,11 @@ tools:
 	dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb; } || echo 'SKIPPED what needs promtool and prometheus: no apt here to get it'
 	@command -v vsftpd >/dev/null || { mkdir -p target/tools && cd target/tools && $(call apt_fetch,vsftpd) && \
 	for deb in *.deb; do dpkg-deb -x $$deb . && rm $$deb; done && rm -rf partial; } || echo 'SKIPPED what needs vsftpd: no apt here to get it'
+	@ls target/tools/firewalls/*.deb >/dev/null 2>&1 || { mkdir -p target/tools/firewalls && cd target/tools/firewalls && \
+	$(call apt_fetch,$(FIREWALLS)); } || echo 'SKIPPED what needs $(FIREWALLS): no apt here to get that'
 	@missing=; for tool in $(INIT_TOOLS); do command -v $${tool%:*} >/dev/null || missing="$$missing $${tool#*:}"; done; \
 	[ -z "$$missing" ] || ls target/tools/init/*.deb >/dev/null 2>&1 || { mkdir -p target/tools/init && cd target/tools/init && \
 	$(call apt_fetch,$$missing); } || echo "SKIPPED what needs$$missing: no apt here to get that"
-	@ls target/tools/firewalls/*.deb >/dev/null 2>&1 || { mkdir -p target/tools/firewalls && cd target/tools/firewalls && \
-	$(call apt_fetch,$(FIREWALLS)); } || echo 'SKIPPED what needs $(FIREWALLS): no apt here to get that'
 	@$(MAKE) -s $(IPTABLES) || echo 'SKIPPED what needs the static iptables: it cannot be built here'
 
 # So do the web servers, with the libraries that are missing here.
