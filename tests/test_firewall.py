@@ -249,7 +249,7 @@ def test_killed_at_any_moment(t, backend):
     scene.host.ip("route add 10.77.0.0/16 dev lan0")
     held, left = [], list(scanners)
     for _ in range(kills):
-        guard = scene.start()
+        guard = scene.start(*scene.firewall.only)
         for scanner in left[:4]:
             for port in PORTS:
                 with contextlib.suppress(OSError):
@@ -258,7 +258,7 @@ def test_killed_at_any_moment(t, backend):
         time.sleep(dice.uniform(0, 0.06))
         guard.signal(signal.SIGKILL)
         guard.wait_exit()
-    guard = scene.start()
+    guard = scene.start(*scene.firewall.only)
     wanted = sorted(f"{scanner}/32" for scanner in scanners)
     wait_for(lambda: len(scene.entries()) >= len(wanted), f"every scanner's block (SEED={seed})")
     guard.wait_readings(2)
