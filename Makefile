@@ -40,6 +40,8 @@ TOOLS = iptables:iptables nft:nftables ipset:ipset ip:iproute2 sysctl:procps nma
 	mandoc:mandoc qemu-x86_64:qemu-user buildah:buildah podman:podman runc:runc
 # Init systems, whose packages would take over the machine: only fetched.
 INIT_TOOLS = busybox:busybox openrc-run:openrc systemd-analyze:systemd
+# Firewalls that others use, fetched likewise.
+FIREWALLS = ufw firewalld
 
 # $(call apt,packages): installs them as root or through a sudo that does not ask.
 apt_get = $$([ "$$(id -u)" = 0 ] || echo sudo -n) env DEBIAN_FRONTEND=noninteractive apt-get -qq
@@ -125,6 +127,8 @@ tools:
 	dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb; } || echo 'SKIPPED what needs promtool and prometheus: no apt here to get it'
 	@command -v vsftpd >/dev/null || { mkdir -p target/tools && cd target/tools && $(call apt_fetch,vsftpd) && \
 	for deb in *.deb; do dpkg-deb -x $$deb . && rm $$deb; done && rm -rf partial; } || echo 'SKIPPED what needs vsftpd: no apt here to get it'
+	@ls target/tools/firewalls/*.deb >/dev/null 2>&1 || { mkdir -p target/tools/firewalls && cd target/tools/firewalls && \
+	$(call apt_fetch,$(FIREWALLS)); } || echo 'SKIPPED what needs $(FIREWALLS): no apt here to get that'
 	@missing=; for tool in $(INIT_TOOLS); do command -v $${tool%:*} >/dev/null || missing="$$missing $${tool#*:}"; done; \
 	[ -z "$$missing" ] || ls target/tools/init/*.deb >/dev/null 2>&1 || { mkdir -p target/tools/init && cd target/tools/init && \
 	$(call apt_fetch,$$missing); } || echo "SKIPPED what needs$$missing: no apt here to get that"

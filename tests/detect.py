@@ -4,7 +4,8 @@
 Runs real scans of ten accepting services in network namespaces of their own,
 five times each, and prints a table: how many were detected, and how long after
 the fourth connection ended (where they are held: was opened) the DROP stood in
-the kernel. Then what must not be taken for a scan, for as long as it takes.
+the kernel. Then the chain and the sets side by side, and what must not be taken
+for a scan, for as long as it takes.
 """
 
 import os
@@ -15,7 +16,10 @@ import time
 sys.dont_write_bytecode = True  # the source tree stays as it is
 
 import harness
+import test_blocking
 import test_evidence
+import test_firewall
+import test_sets
 import traffic
 
 RUNS = 5
@@ -30,13 +34,13 @@ LABELS = {"nmap -sT -T4": "`nmap -sT -T4`, its 1000 ports", "nmap -sT": "`nmap -
 SECONDS_IDLE, SECONDS_LATE = 60, 20
 
 
-def attack(binary, kind, interval, is_deaf, delay):
+def attack(binary, kind, interval, is_deaf, delay, backend="iptables-nft"):
     """Whether it was detected, and after how many milliseconds blocked. The
     delay puts it elsewhere between two looks at /proc/net/snmp."""
     case = harness.Case(binary)
     try:
         before = traffic.deaf() if is_deaf else ()
-        done = traffic.Attack(case, kind, interval, before, delay)
+        done = traffic.Attack(case, kind, interval, before, delay, backend=backend)
         harness.equal(traffic.has_events(done.guard), not is_deaf, "evidence_source_up")
         after = done.after()
         return done.is_detected, after and after * 1000
@@ -63,6 +67,31 @@ def table(binary):
             cells.append(cell([attack(binary, kind, interval, is_deaf, run / RUNS)
                                for run in range(RUNS)]))
         print(f"| {LABELS[kind]} | " + " | ".join(cells) + " |", flush=True)
+
+
+def places(binary):
+    """In turns, so that both meet the same machine."""
+    found = {"iptables-nft": [], "nft": []}
+    for run in range(2 * RUNS):
+        for backend, results in found.items():
+            results.append(attack(binary, "nmap -sT", "10s", False, run / RUNS / 2, backend))
+    print("| `nmap -sT` of the ten, blocked by | detected | ms |\n|---|---|---|")
+    for backend, results in found.items():
+        print(f"| {backend} | {cell(results)} |", flush=True)
+    print(f"\nThe block stands again {repairs(binary)} ms after `nft flush ruleset`.")
+
+
+def repairs(binary):
+    case = harness.Case(binary)
+    try:
+        scene, took = test_blocking.Scene(case, "nft"), []
+        test_firewall.block(scene, scene.start())
+        for _ in range(RUNS):
+            time.sleep(1.1)  # at most one look a second
+            took.append(1000 * test_sets.seconds_to_repair(scene))
+        return f"{statistics.median(took):.1f} ({max(took):.1f})"
+    finally:
+        case.close()
 
 
 def say(what, function, binary):
@@ -92,6 +121,8 @@ def main(binary):
     print(f"{time.strftime('%Y-%m-%d')}, Linux {os.uname().release.split('-')[0]}, {os.cpu_count()} processors; "
           f"{RUNS} runs each; ms: median (longest)\n")
     table(binary)
+    print()
+    places(binary)
     print()
     return 0 if long_ones(binary) else 1
 

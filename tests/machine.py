@@ -14,7 +14,7 @@ from harness import (DEADLINE, HOME, Failure, Skipped, check, need, run, wait_fo
 
 ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 # What `make tools` fetched because it is not installed here.
-PACKAGES = os.path.join(ROOT, "target/tools/init")
+PACKAGES = os.path.join(ROOT, "target/tools")
 BUSYBOX = ("busybox",)
 OPENRC = ("openrc", "librc1", "libeinfo1", "insserv")
 
@@ -106,10 +106,11 @@ class Machine:
     def __enter__(self):
         return self
 
-    def boot(self, prepare, *first, packages=BUSYBOX):
+    def boot(self, prepare, *first, packages=BUSYBOX, folder="init"):
         """Runs the shell script `prepare` inside, then becomes `first`. What is
-        in `packages` is unpacked inside if it was fetched; all with `None`."""
-        packages = [path for path in sorted(glob.glob(f"{PACKAGES}/*.deb"))
+        in `packages` is unpacked inside if it was fetched; all of the folder with
+        `None`."""
+        packages = [path for path in sorted(glob.glob(f"{PACKAGES}/{folder}/*.deb"))
                     if packages is None or package_name(path) in packages]
         visible = {ROOT, os.path.dirname(self.case.binary)}
         prepare = f"set -e\n{prepare}\ntouch /run/prepared\nexec {' '.join(first)}"

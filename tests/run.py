@@ -23,6 +23,7 @@ import test_post
 import test_protected
 import test_firewall
 import test_places
+import test_sets
 import test_init
 import test_metrics
 import test_http
@@ -35,7 +36,7 @@ import test_image
 
 MODULES = [test_command_line, test_files, test_list, test_detection, test_evidence,
            test_services, test_proof, test_blocking, test_post, test_protected,
-           test_firewall, test_places, test_metrics, test_http, test_process,
+           test_firewall, test_places, test_sets, test_metrics, test_http, test_process,
            test_service, test_readme, test_prometheus, test_init, test_dist,
            test_image]
 

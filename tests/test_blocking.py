@@ -6,28 +6,23 @@ import shlex
 import signal
 import time
 
-from harness import (FAMILIES, FLAVOURS, Family, Skipped, broken_firewall, carries_data, cases,
-                     check, equal, line_pattern, link, need, scan_pattern, wait_for)
+from harness import (BACKENDS, FAMILIES, Family, Skipped, broken_firewall, carries_data, cases,
+                     check, equal, line_pattern, link, need, scan_pattern, this_boot, wait_for)
 
 PORTS = (22, 25, 80, 443)
-RULE = re.compile(
-    r'^-A TCPPARSER -s (?P<source>\S+) (?P<local>(?:! -p ipv6-icmp )?-m addrtype --dst-type LOCAL )?'
-    r'-m comment --comment "tcpparser v1 b=(?P<boot>[0-9a-f]{8}) e=(?P<end>\d+) s=(?P<strike>\d+)'
-    r' t=(?P<since>\d+) d=(?P<data>[yn?]) p=(?P<ports>[\d,+]+)" -j DROP$')
-BOTH = [(flavour, family) for flavour in FLAVOURS for family in FAMILIES]
-ACCEPT = ("-w", "5", "-A", "INPUT", "-m", "conntrack", "--ctstate", "ESTABLISHED", "-j", "ACCEPT")
+BOTH = [(backend, family) for backend in BACKENDS for family in FAMILIES]
 
 
 class Scene:
     """A guarded host with four services, and a peer about to scan it."""
 
-    def __init__(self, t, flavour="nft", family="v4", *arguments, **options):
+    def __init__(self, t, backend="iptables-nft", family="v4", *arguments, **options):
         self.family, self.lan = Family(family), t.lan()
         self.host, self.peer = self.lan.host, self.lan.peer
-        self.firewall = t.firewall(self.host, flavour)
+        self.firewall = t.backend(self.host, backend)
         self.host.listen(*PORTS, address=self.family.wildcard)
         options.setdefault("env", self.firewall.env)
-        self.start = lambda: t.guard(self.host, *arguments, **options).ready()
+        self.start = lambda *more: t.guard(self.host, *arguments, *more, **options).ready()
 
     def scan(self, source=None):
         return [self.peer.connect(self.family.host, port, source) for port in PORTS]
@@ -36,42 +31,40 @@ class Scene:
         return self.peer.connects(self.family.host, 22, source, seconds)
 
     def entries(self):
-        return self.firewall.entries(self.host, self.family.tool)
+        return self.firewall.standing(self.host, self.family.tool)
+
+    def is_whole(self):
+        return self.firewall.is_whole(self.host, self.family.tool)
 
     def wait_blocked(self, guard):
         guard.wait_line("Blocked: ")
-        return wait_for(self.entries, "a rule in TCPPARSER")[0]
+        return wait_for(self.entries, "an entry")[0]
 
 
 @cases(*BOTH)
-def test_four_ports_are_blocked(t, flavour, family):
-    scene = Scene(t, flavour, family)
+def test_four_ports_are_blocked(t, backend, family):
+    scene = Scene(t, backend, family)
     guard = scene.start()
-    untouched = scene.firewall.everything(scene.host)
-    check(not any("TCPPARSER" in rule for rule in untouched), "a quiet host was touched")
+    check(scene.firewall.is_untouched(scene.host), "a quiet host was touched")
     check(scene.reaches(seconds=5), "the services answer")
     held = scene.scan()
-    rule = RULE.match(scene.wait_blocked(guard))
-    check(rule, f"the rule: {scene.entries()}")
-    equal(rule["source"], f"{scene.family.peer}/{scene.family.single}", "source")
-    check(rule["local"], "an on-link source is blocked towards the host only")
-    equal((rule["strike"], rule["data"], rule["ports"]), ("1", "y", "22,25,80,443"), "comment")
-    with open("/proc/sys/kernel/random/boot_id") as boot_id:
-        equal(rule["boot"], boot_id.read(8), "boot id")
-    now, since, end = time.clock_gettime(time.CLOCK_BOOTTIME), int(rule["since"]), int(rule["end"])
+    entry = scene.wait_blocked(guard)
+    equal(entry.source, f"{scene.family.peer}/{scene.family.single}", "source")
+    check(entry.local, "an on-link source is blocked towards the host only")
+    equal((entry.boot, entry.strike, entry.data, entry.ports),
+          (this_boot(), 1, "y", "22,25,80,443"), "comment")
+    now, since, end = time.clock_gettime(time.CLOCK_BOOTTIME), entry.since, entry.end
     check(now - 30 <= since <= now + 1, f"since {since} at {now}")
     check(since + 600 <= end <= since + 602, f"ten minutes from {since} is not {end}")
-    rules = scene.firewall.rules(scene.host, scene.family.tool)
-    for chain in ("INPUT", "FORWARD"):
-        first = next(rule for rule in rules if rule.startswith(f"-A {chain} "))
-        equal(first, f"-A {chain} -j TCPPARSER", f"first rule of {chain}")
+    check(scene.is_whole(), "what leads packets to the entry")
     check(not scene.reaches(), "new connections fail")
     check(not carries_data(held[0]), "open connections carry no more data")
     check(scene.reaches(scene.family.friend, 5), "another source goes on")
 
 
-def test_scan_is_printed_before_its_block(t):
-    scene = Scene(t)
+@cases("iptables-nft", "nft")
+def test_scan_is_printed_before_its_block(t, backend):
+    scene = Scene(t, backend)
     guard = scene.start()
     scene.scan()
     scene.wait_blocked(guard)
@@ -83,11 +76,11 @@ def test_scan_is_printed_before_its_block(t):
     check("10m" in order[1] or "600" in order[1], f"how long: {order[1]!r}")
 
 
-@cases(*FLAVOURS)
-def test_established_connections_of_the_source_end(t, flavour):
+@cases(*BACKENDS)
+def test_established_connections_of_the_source_end(t, backend):
     """Above any rule that accepts what is established."""
-    scene = Scene(t, flavour)
-    scene.firewall.must(scene.host, "iptables", *ACCEPT)
+    scene = Scene(t, backend)
+    scene.firewall.accept_established(scene.host)
     before = scene.firewall.everything(scene.host)
     guard = scene.start()
     friend = scene.peer.connect(scene.family.host, 22, scene.family.friend)
@@ -98,13 +91,11 @@ def test_established_connections_of_the_source_end(t, flavour):
     check(not scene.reaches(), "new connections fail")
     check(carries_data(friend, 5), "another source's open connection goes on")
     check(scene.reaches(scene.family.friend, 5), "another source connects")
-    ours = re.compile("TCPPARSER")
-    after = [rule for rule in scene.firewall.everything(scene.host) if not ours.search(rule)]
-    equal(after, before, "foreign rules")
+    equal(scene.firewall.foreign(scene.host), before, "foreign rules")
 
 
-@cases("v4", "v6")
-def test_router_keeps_its_lan_on_the_internet(t, name):
+@cases(("iptables-nft", "v4"), ("iptables-nft", "v6"), ("nft", "v4"), ("nft", "v6"))
+def test_router_keeps_its_lan_on_the_internet(t, backend, name):
     """near -- guard -- inner, and far -- edge -- guard: a neighbour is refused
     by the router alone, a stranger reaches nothing behind it either."""
     near, far, edge = t.namespace("near"), t.namespace("far"), t.namespace("edge")
@@ -126,7 +117,7 @@ def test_router_keeps_its_lan_on_the_internet(t, name):
         space.sysctl("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
     v6 = name == "v6"
     own, behind = ("2001:db8:1::1", "2001:db8:3::2") if v6 else ("10.1.0.1", "10.3.0.2")
-    firewall = t.firewall(router)
+    firewall = t.backend(router, backend)
     router.listen(*PORTS, address="::")
     inner.listen(22, address="::")
     check(far.connects(behind, 22, seconds=5), "far reaches inner at first")
@@ -137,9 +128,8 @@ def test_router_keeps_its_lan_on_the_internet(t, name):
     sources = ("2001:db8:1::2/128", "2001:db8:4::/64") if v6 else ("10.1.0.2/32", "10.4.0.2/32")
     for source in sources:
         wait_for(lambda s=source: firewall.blocks(router, s, tool), f"a block of {source}")
-    rules = {RULE.match(rule)["source"]: RULE.match(rule)["local"]
-             for rule in firewall.entries(router, tool)}
-    check(rules[sources[0]] and not rules[sources[1]], f"towards the host only: {rules}")
+    local = {entry.source: entry.local for entry in firewall.standing(router, tool)}
+    check(local[sources[0]] and not local[sources[1]], f"towards the host only: {local}")
     check(not near.connects(own, 22), "near is refused by the router")
     check(near.connects(behind, 22, seconds=5), "near still reaches inner")
     check(not far.connects(own, 22), "far is refused by the router")
@@ -148,9 +138,10 @@ def test_router_keeps_its_lan_on_the_internet(t, name):
     equal(len(guard.matching("Blocked")), 2, "Blocked lines")
 
 
-@cases("--dry-run", "--firewall=none")
-def test_watching_changes_nothing(t, option):
-    scene = Scene(t, "nft", "v4", option)
+@cases(*((backend, option) for backend in ("iptables-nft", "nft")
+         for option in ("--dry-run", "--firewall=none")))
+def test_watching_changes_nothing(t, backend, option):
+    scene = Scene(t, backend, "v4", option)
     before = scene.firewall.everything(scene.host)
     guard = scene.start()
     held = scene.scan()
@@ -162,9 +153,10 @@ def test_watching_changes_nothing(t, option):
     equal(guard.metric("tcpparser_blocks_total"), 0, "blocks_total")
 
 
-@cases(("nft", "v4"), ("nft", "v6"), ("legacy", "v4"))
-def test_printed_command_undoes_the_block(t, flavour, family):
-    scene = Scene(t, flavour, family)
+@cases(("iptables-nft", "v4"), ("iptables-nft", "v6"), ("iptables-legacy", "v4"), ("nft", "v4"),
+       ("nft", "v6"))
+def test_printed_command_undoes_the_block(t, backend, family):
+    scene = Scene(t, backend, family)
     guard = scene.start()
     scene.scan()
     scene.wait_blocked(guard)
@@ -198,17 +190,16 @@ def not_blocked(guard, scene, reason, source="10.77.0.2"):
     equal(len(guard.matching("Port scan")), 1, "scan lines")
     equal(len(guard.matching("Not blocked")), 1, "Not blocked lines")
     equal(guard.matching(" Blocked: "), [], "Blocked lines")
-    check(not any("TCPPARSER" in rule for rule in scene.firewall.everything(scene.host)),
-          "a rule was made")
+    check(scene.firewall.is_untouched(scene.host), "a rule was made")
     check(scene.reaches(seconds=5), "the source goes on")
     refused = sum(value for name, value in guard.scrape().items()
                   if name.startswith("tcpparser_blocks_refused_total"))
     equal(refused, 1, "blocks_refused_total")
 
 
-@cases("v4", "v6")
-def test_gateway_is_never_blocked(t, family):
-    scene = Scene(t, "nft", family)
+@cases(("iptables-nft", "v4"), ("iptables-nft", "v6"), ("nft", "v4"), ("nft", "v6"))
+def test_gateway_is_never_blocked(t, backend, family):
+    scene = Scene(t, backend, family)
     scene.host.ip(f"route add default via {scene.family.peer}")
     guard = scene.start()
     scene.scan()
@@ -242,7 +233,7 @@ def test_nameserver_is_never_blocked(t):
 @cases("10.77.0.2", "10.77.0.0/29", "fd00::/8,10.0.0.0/8")
 def test_allowed_networks_are_never_blocked(t, allowed):
     options = [word for network in allowed.split(",") for word in ("--allow", network)]
-    scene = Scene(t, "nft", "v4", *options)
+    scene = Scene(t, "iptables-nft", "v4", *options)
     guard = scene.start()
     scene.scan()
     not_blocked(guard, scene, "allow")
@@ -267,7 +258,7 @@ def test_own_ssh_session_is_never_blocked(t):
 def test_refusing_firewall_is_reported(t):
     scene = Scene(t)
     env = broken_firewall(t, "echo 'no way' >&2\nexit 4\n")
-    guard = t.guard(scene.host, env=env).ready()
+    guard = t.guard(scene.host, "--firewall=iptables", env=env).ready()
     scene.scan()
     guard.wait_line(r":       Block failed: +10\.77\.0\.2 ")
     found = guard.scrape()
@@ -284,15 +275,17 @@ def test_refusing_firewall_is_reported(t):
 
 def test_missing_firewall_is_reported(t):
     scene = Scene(t)
-    guard = t.guard(scene.host, env={"PATH": t.folder("path-empty"), "TZ": "UTC0"}).ready()
+    guard = t.guard(scene.host, "--firewall=iptables",
+                    env={"PATH": t.folder("path-empty"), "TZ": "UTC0"}).ready()
     scene.scan()
     guard.wait_line("Block failed: ")
     equal(guard.process.poll(), None, "exit status")
 
 
-def test_block_ends_in_time(t):
+@cases(*BACKENDS)
+def test_block_ends_in_time(t, backend):
     """By connecting; and the stale connections are no new evidence."""
-    scene = Scene(t, "nft", "v4", "--block-time", "2s")
+    scene = Scene(t, backend, "v4", "--block-time", "2s")
     guard = scene.start()
     held = scene.scan()
     scene.wait_blocked(guard)
@@ -306,34 +299,32 @@ def test_block_ends_in_time(t):
     equal(len(held), 4, "connections held")
 
 
-def test_chain_goes_with_its_last_block(t):
-    scene = Scene(t, "nft", "v4", "--block-time", "1s")
-    before = scene.firewall.rules(scene.host)
+@cases(*BACKENDS)
+def test_all_goes_with_the_last_block(t, backend):
+    scene = Scene(t, backend, "v4", "--block-time", "1s")
+    before = scene.firewall.everything(scene.host)
     guard = scene.start()
     scene.scan()
     guard.wait_line("Blocked: ")
-    wait_for(lambda: scene.firewall.rules(scene.host) == before, "the rules as they were")
+    wait_for(lambda: scene.firewall.everything(scene.host) == before, "the rules as they were")
 
 
-def test_foreign_rules_in_the_way_stay(t):
-    """The jump goes above everything, and nothing else moves."""
-    scene = Scene(t)
-    foreign = ("-A INPUT -i lo -j ACCEPT", "-A INPUT -p tcp --dport 22 -j ACCEPT",
-               "-A FORWARD -p udp -j DROP")
-    for rule in foreign:
-        scene.firewall.must(scene.host, "iptables", "-w", "5", *rule.split())
-    before = scene.firewall.rules(scene.host)
+@cases(*BACKENDS)
+def test_foreign_rules_in_the_way_stay(t, backend):
+    """Blocked before everything else, and nothing else moves."""
+    scene = Scene(t, backend)
+    scene.firewall.accept_services(scene.host)
+    before = scene.firewall.everything(scene.host)
     guard = scene.start()
     scene.scan()
     scene.wait_blocked(guard)
-    check(not scene.reaches(), "blocked above `--dport 22 -j ACCEPT`")
-    after = [rule for rule in scene.firewall.rules(scene.host) if "TCPPARSER" not in rule]
-    equal(after, before, "foreign rules")
+    check(not scene.reaches(), "blocked although the service is accepted")
+    equal(scene.firewall.foreign(scene.host), before, "foreign rules")
 
 
-@cases(*FLAVOURS)
-def test_killed_and_started_again_it_uses_the_same_chain(t, flavour):
-    scene = Scene(t, flavour)
+@cases(*BACKENDS)
+def test_killed_and_started_again_it_uses_the_same_chain(t, backend):
+    scene = Scene(t, backend)
     guard = scene.start()
     scene.scan()
     scene.wait_blocked(guard)
@@ -342,16 +333,14 @@ def test_killed_and_started_again_it_uses_the_same_chain(t, flavour):
     guard = scene.start()
     scene.scan(scene.family.friend)
     wait_for(lambda: scene.firewall.blocks(scene.host, "10.77.0.3/32"), "the second block")
-    rules = scene.firewall.rules(scene.host)
-    equal(rules.count("-A INPUT -j TCPPARSER"), 1, "jumps from INPUT")
-    equal(rules.count("-A FORWARD -j TCPPARSER"), 1, "jumps from FORWARD")
+    check(scene.is_whole(), "what leads packets to the entries is there once")
     check(scene.firewall.blocks(scene.host, "10.77.0.2/32"), "the first block stays")
 
 
-@cases(*FLAVOURS)
-def test_hundred_sources_are_all_blocked(t, flavour):
-    scene = Scene(t, flavour)
-    guard = scene.start()
+@cases(*BACKENDS)
+def test_hundred_sources_are_all_blocked(t, backend):
+    scene = Scene(t, backend)
+    guard = scene.start(*scene.firewall.only)
     sources = [f"10.77.0.{n}" for n in range(100, 200)]
     scene.peer.ip(*(f"address add {source}/24 dev lan0" for source in sources))
     for source in sources:
@@ -361,24 +350,23 @@ def test_hundred_sources_are_all_blocked(t, flavour):
             except OSError:
                 pass  # blocked already: no port beyond the fourth is needed
     wait_for(lambda: len(scene.entries()) == 100, "a hundred rules")
-    found = {RULE.match(rule)["source"] for rule in scene.entries()}
+    found = {entry.source for entry in scene.entries()}
     equal(found, {f"{source}/32" for source in sources}, "sources")
     wait_for(lambda: guard.metric("tcpparser_blocked_sources") == 100, "blocked_sources 100")
-    rules = scene.firewall.rules(scene.host)
-    equal(rules.count("-A INPUT -j TCPPARSER"), 1, "jumps from INPUT")
-    equal(rules.count("-A FORWARD -j TCPPARSER"), 1, "jumps from FORWARD")
+    check(scene.is_whole(), "what leads packets to the entries is there once")
 
 
-def test_longest_comment_lists_the_ports_cut(t):
+@cases(*BACKENDS)
+def test_longest_comment_lists_the_ports_cut(t, backend):
     """Many five-digit ports: the comment keeps within 120 bytes."""
     lan = t.lan()
-    firewall = t.firewall(lan.host)
+    firewall = t.backend(lan.host, backend)
     ports = range(10000, 10060)
     lan.host.listen(*ports)
     held = [lan.peer.connect(lan.host_v4, port) for port in ports]
     guard = t.guard(lan.host, "--ports", "40", env=firewall.env)
     guard.wait_line("Blocked: ")
-    comment = re.search('"(.*)"', wait_for(lambda: firewall.entries(lan.host), "a rule")[0])[1]
+    comment = wait_for(lambda: firewall.standing(lan.host), "an entry")[0].comment()
     check(len(comment) <= 120, f"{len(comment)} bytes: {comment}")
     cut = re.search(r" p=((?:\d+,)*\d+)\+(\d+)$", comment)
     check(cut, f"no +N in {comment!r}")

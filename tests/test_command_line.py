@@ -1,6 +1,7 @@
 """The command line: version, help, refusals, environment, exit statuses."""
 
 import os
+import re
 
 from harness import Skipped, cases, check, equal, need
 from test_files import fixture, listening, tcp_row
@@ -129,10 +130,11 @@ def test_command_line_beats_environment(t):
     equal(len(scans(ended)), 0, "scans")
 
 
-def test_what_is_not_built_in_yet_says_so(t):
-    for arguments in (["--firewall", "ipset"], ["--firewall", "nft"]):
-        line = refused(t, arguments)
-        check("not built in yet" in line, f"{arguments}: {line!r}")
+def test_ipset_is_read_as_auto(t):
+    """It was an option of earlier versions."""
+    guard = t.guard(t.lan().host, "--firewall", "ipset").ready()
+    equal(len(guard.error_output()), 1, f"lines on stderr: {guard.error_output()}")
+    check(re.search("--firewall ipset.* auto", guard.error_output()[0]), guard.error_output()[0])
 
 
 def test_without_net_admin_the_way_out_is_named(t):

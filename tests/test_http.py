@@ -12,6 +12,7 @@ import time
 
 from harness import alone, broken_firewall, cases, check, equal, need, samples, wait_for
 from test_files import fixture
+from test_firewall import entry
 
 HOME = "127.0.0.1"
 PORT = 3021
@@ -208,7 +209,7 @@ def test_slow_head_is_answered_408(t):
 
 def test_healthz_shows_the_firewall(t):
     host = t.lan().host
-    t.guard(host, env=broken_firewall(t, "exit 3\n"))
+    t.guard(host, "--firewall=iptables", env=broken_firewall(t, "exit 3\n"))
     wait_for(lambda: host.listens_at(HOME, PORT), "a listener")
     wait_for(lambda: b"firewall" in ask(host, get("/healthz")).body, "the reason")
     equal(ask(host, get("/healthz")).status, 503, "status")
@@ -231,27 +232,13 @@ BLOCKS = 3_000
 FAR = "10.51.100.1"
 
 
-def feed(firewall, host, sources):
-    """Blocks of this boot, as an earlier run left them."""
-    with open("/proc/sys/kernel/random/boot_id") as file:
-        boot = file.read()[:8]
-    now = int(time.clock_gettime(time.CLOCK_BOOTTIME))
-    comment = f"tcpparser v1 b={boot} e={now + 3600} s=1 t={now} d=n p=22,25,80,443"
-    rules = ["*filter", ":TCPPARSER - [0:0]", "-I INPUT 1 -j TCPPARSER", "-I FORWARD 1 -j TCPPARSER"]
-    rules += [f'-A TCPPARSER -s {source} -m comment --comment "{comment}" -j DROP'
-              for source in sources]
-    done = host.run(os.path.join(firewall.folder, "iptables-restore"), "--noflush",
-                    env=firewall.env, input="\n".join([*rules, "COMMIT", ""]))
-    equal(done.returncode, 0, f"iptables-restore: {done.stderr}")
-
-
 def test_blocked_is_streamed_and_for_neighbours_only(t):
     lan = t.lan()
-    firewall = t.firewall(lan.host)
+    firewall = t.backend(lan.host, "nft")
     lan.peer.ip(f"address add {FAR}/32 dev lo")
     lan.host.ip(f"route add {FAR}/32 via {lan.peer_v4}")
     sources = [f"203.0.{number // 250}.{number % 250 + 1}/32" for number in range(BLOCKS)]
-    feed(firewall, lan.host, sources)
+    firewall.feed(lan.host, "iptables", *(entry(source, 0) for source in sources))
     guard = t.guard(lan.host, env=firewall.env).ready()
     wait_for(lambda: guard.metric("tcpparser_blocked_sources") == BLOCKS, "all adopted")
     for place, address in ((lan.host, HOME), (lan.peer, lan.host_v4), (lan.peer, lan.host_v6)):

@@ -8,17 +8,17 @@ import itertools
 import os
 import re
 import resource
-import shutil
 import signal
 import socket
 import threading
 import time
 
-from harness import (FLAVOURS, IPTABLES_NAMES, Firewall, Skipped, alone, cases, check, equal, idle,
-                     link, need, wait_for, wrapped_firewall)
-from test_blocking import PORTS, RULE, Scene
-from test_firewall import (JUMPS, TO_HOST, block, boot_seconds, cidr, entry, feed, first_rules,
-                           is_untouched, jumps, quick_scene, rows_with, sources, total)
+import traffic
+from harness import (BACKENDS, IPTABLES_NAMES, TO_HOST, Firewall, Skipped, alone, cases, check,
+                     equal, idle, link, need, real_tool, wait_for, wrapped_firewall)
+from test_blocking import PORTS, Scene
+from test_firewall import (CHAINS, block, boot_seconds, cidr, entry, feed, is_untouched,
+                           quick_scene, rows_with, said_of_tools, sources, total)
 
 SPARED = "! -p ipv6-icmp " + TO_HOST
 
@@ -27,12 +27,6 @@ def is_blocked_by(scene, guard):
     """The control: an ordinary scanner is blocked as ever."""
     block(scene, guard, scene.family.friend)
     check(not scene.reaches(scene.family.friend, 0.3), "the scanner is blocked")
-
-
-def said_of_tools(guard):
-    """Lines about the firewall on standard error; on a busy machine there may
-    be others."""
-    return [line for line in guard.error_output() if "tables" in line or "firewall" in line]
 
 
 # ------------------------------------------------------------------ neighbours
@@ -84,7 +78,7 @@ class Routed:
     TCP would hide what the firewall does to neighbour discovery: an answer of
     the far end shows the router that its neighbour is alive."""
 
-    def __init__(self, t, flavour):
+    def __init__(self, t, backend):
         self.near, self.router, self.inner = (t.namespace(role)
                                               for role in ("near", "router", "inner"))
         link(self.router, "near0", self.near, "up0", ("fd00:1::1/64", "fd00:1::2/64"),
@@ -99,7 +93,7 @@ class Routed:
                              f"net.ipv6.neigh.{device}.delay_first_probe_time=1",
                              f"net.ipv6.neigh.{device}.retrans_time_ms=300")
         self.router.listen(*PORTS, address="::")
-        self.firewall = t.firewall(self.router, flavour)
+        self.firewall = t.backend(self.router, backend)
         self.echoes = [UdpEcho(namespace, address) for namespace, address in (
             (self.router, "fd00:1::1"), (self.inner, "fd00:3::2"), (self.inner, "10.3.0.2"))]
         self.guard = lambda: t.guard(self.router, env=self.firewall.env).ready()
@@ -113,10 +107,10 @@ NEIGHBOURS = {"IPv4": ("10.1.0.2", "10.1.0.1", "10.3.0.2", 6),
               "IPv6": ("fd00:1::2", "fd00:1::1", "fd00:3::2", 24)}
 
 
-@cases(*itertools.product(FLAVOURS, NEIGHBOURS))
-def test_neighbour_keeps_what_lies_behind_the_router(t, flavour, family):
+@cases(*itertools.product(BACKENDS, NEIGHBOURS))
+def test_neighbour_keeps_what_lies_behind_the_router(t, backend, family):
     scanner, router, far, count = NEIGHBOURS[family]
-    scene = Routed(t, flavour)
+    scene = Routed(t, backend)
     wait_for(lambda: exchanges_lost(scene.near, far, 2) == 0, "the way through")
     guard = scene.guard()
     held = [scene.near.connect(router, port) for port in PORTS]
@@ -129,17 +123,18 @@ def test_neighbour_keeps_what_lies_behind_the_router(t, flavour, family):
     del held
 
 
-@cases("nft", "legacy")
-def test_rule_of_the_older_shape_is_renewed(t, flavour):
+@cases(*CHAINS)
+def test_rule_of_the_older_shape_is_renewed(t, backend):
     """With its end and its strikes, and without a word."""
-    scene, end = Scene(t, flavour, "v6"), boot_seconds() + 300
+    scene, end = Scene(t, backend, "v6"), boot_seconds() + 300
     feed(scene, entry(cidr(scene), end, strikes=3, local=TO_HOST),
          entry("2001:db8:7::/64", end))
     guard = scene.start()
-    wait_for(lambda: [rule for rule in scene.entries() if SPARED in rule], "the new shape")
+    wait_for(lambda: [rule for rule in scene.firewall.entries(scene.host, scene.family.tool)
+                      if SPARED in rule], "the new shape")
     equal(sources(scene), ["2001:db8:7::/64", cidr(scene)], "sources")
-    rule = next(rule for rule in map(RULE.match, scene.entries()) if rule["local"])
-    equal((int(rule["end"]), rule["strike"], rule["ports"]), (end, "3", "22,25,80,443"), "comment")
+    renewed = next(one for one in scene.entries() if one.local)
+    equal((renewed.end, renewed.strike, renewed.ports), (end, 3, "22,25,80,443"), "comment")
     check(not scene.reaches(seconds=0.3), "it is still blocked")
     guard.wait_readings(2)
     equal((guard.matching("locked"), said_of_tools(guard)), ([], []), "words")
@@ -147,9 +142,9 @@ def test_rule_of_the_older_shape_is_renewed(t, flavour):
     equal(guard.metric("tcpparser_blocked_sources"), 3, "blocked_sources")
 
 
-@cases("nft", "legacy")
-def test_both_shapes_are_listed_and_lifted(t, flavour):
-    scene = Scene(t, flavour, "v6")
+@cases(*CHAINS)
+def test_both_shapes_are_listed_and_lifted(t, backend):
+    scene = Scene(t, backend, "v6")
     before = scene.firewall.everything(scene.host)
     feed(scene, entry("fd00:77::8/128", 0, local=TO_HOST), entry("fd00:77::9/128", 0, local=True))
     shown = scene.firewall.product(scene.host, "--list").stdout
@@ -166,11 +161,12 @@ def test_both_shapes_are_listed_and_lifted(t, flavour):
 
 
 @idle
-@cases(("nft", "v4", "INPUT"), ("legacy", "v4", "FORWARD"), ("nft", "v6", "both"))
-def test_two_deploys_do_not_open_the_host_for_good(t, flavour, family, hook):
+@cases(("iptables-nft", "v4", "INPUT"), ("iptables-legacy", "v4", "FORWARD"),
+       ("iptables-nft", "v6", "both"))
+def test_two_deploys_do_not_open_the_host_for_good(t, backend, family, hook):
     """Another tool puts its rules first, twice in a few seconds; the quick
     binary tries again after ten seconds instead of ten minutes."""
-    scene = quick_scene(t, flavour, family)
+    scene = quick_scene(t, backend, family)
     hooks = ("INPUT", "FORWARD") if hook == "both" else (hook,)
     guard = scene.start()
     block(scene, guard)
@@ -184,14 +180,13 @@ def test_two_deploys_do_not_open_the_host_for_good(t, flavour, family, hook):
         return [line for line in guard.error_output() if "was moved twice" in line]
 
     deploy()
-    wait_for(lambda: first_rules(scene) == JUMPS, "the jumps moved back")
+    wait_for(scene.is_whole, "the jumps moved back")
     deploy()
     wait_for(lambda: len(said()) == len(hooks), "a word for each jump left behind")
     equal(guard.metric("tcpparser_firewall_jump_first"), 0, "firewall_jump_first")
-    wait_for(lambda: first_rules(scene) == JUMPS, "one more try", 60)
+    wait_for(scene.is_whole, "one more try", 60)
     wait_for(lambda: guard.metric("tcpparser_firewall_jump_first") == 1, "firewall_jump_first")
     equal(len(said()), len(hooks), f"lines: {guard.error_output()}")
-    equal(sorted(jumps(scene)), sorted(JUMPS), "jumps")
     is_blocked_by(scene, guard)
 
 
@@ -211,9 +206,9 @@ def without(t, scene, missing):
 @cases(("ip6tables", "v4", "v6"), ("iptables", "v6", "v4"))
 def test_the_tool_that_is_missing_is_named(t, missing, works, fails):
     """The other family's blocks work all the same."""
-    scene = Scene(t, "nft", "mapped")
+    scene = Scene(t, "iptables-nft", "mapped")
     env = without(t, scene, missing)
-    guard = t.guard(scene.host, env=env).ready()
+    guard = t.guard(scene.host, "--firewall=iptables", env=env).ready()
     wait_for(lambda: said_of_tools(guard), "a line")
     equal(said_of_tools(guard), [f"tcpparser: {missing} could not be started; it is tried again"],
           "stderr")
@@ -228,11 +223,12 @@ def test_the_tool_that_is_missing_is_named(t, missing, works, fails):
     done = scene.host.run(t.binary, "--healthcheck", env=env)
     equal((done.returncode, done.stderr),
           (1, f"tcpparser: 127.0.0.1:3021: 503 {missing} cannot be used\n"), "--healthcheck")
-    for command, be in (("--list", "listed"), ("--unblock=192.0.2.9", "changed")):
-        done = scene.host.run(t.binary, command, env=env)
-        equal((done.returncode, done.stderr),
-              (1, f"tcpparser: {missing} cannot be {be}: not permitted, or no {missing} here\n"),
-              command)
+    # Nothing can stand where there is no tool; they look at nf_tables, too.
+    done = scene.host.run(t.binary, "--list", env=env)
+    equal((done.returncode, [line.split()[0] for line in done.stdout.splitlines()[1:]]),
+          (0, [address[works][1]]), "--list")
+    done = scene.host.run(t.binary, "--unblock=192.0.2.9", env=env)
+    equal((done.returncode, done.stderr), (1, "tcpparser: no such block\n"), "--unblock")
     del held
 
 
@@ -240,11 +236,12 @@ def test_the_tool_that_is_missing_is_named(t, missing, works, fails):
 def test_without_any_tool_it_is_the_firewall(t, command):
     scene = Scene(t)
     env = without(t, scene, "iptables|ip6tables")
-    guard = t.guard(scene.host, env=env).ready()
+    deaf = traffic.deaf("netfilter")
+    guard = t.guard(scene.host, env=env, before=deaf).ready()
     wait_for(lambda: len(said_of_tools(guard)) == 2, "two lines")
     health = scene.host.run("curl", "-sS", "http://127.0.0.1:3021/healthz").stdout
     equal(health, "the firewall cannot be used\n", "/healthz")
-    done = scene.host.run(t.binary, command, env=env)
+    done = scene.host.run(*deaf, t.binary, command, env=env)
     check(done.stderr.startswith("tcpparser: the firewall cannot be "), done.stderr)
 
 
@@ -258,15 +255,16 @@ def ends(guard):
     return time.monotonic() - started
 
 
-@cases(("nft", "v4", "all"), ("legacy", "v4", "all"), ("nft", "v6", "address"),
-       ("legacy", "v6", "by hand"))
-def test_lifted_and_then_stopped_leaves_nothing(t, flavour, family, how):
-    scene = Scene(t, flavour, family)
+@cases(("iptables-nft", "v4", "all"), ("iptables-legacy", "v4", "all"), ("nft", "v4", "all"),
+       ("iptables-nft", "v6", "address"), ("nft", "v6", "address"),
+       ("iptables-legacy", "v6", "by hand"), ("nft", "v6", "by hand"))
+def test_lifted_and_then_stopped_leaves_nothing(t, backend, family, how):
+    scene = Scene(t, backend, family)
     guard = scene.start()
     before = scene.firewall.everything(scene.host)
     block(scene, guard)
     if how == "by hand":
-        scene.firewall.must(scene.host, scene.family.tool, "-w", "5", "-D", "TCPPARSER", "1")
+        scene.firewall.delete(scene.host, scene.family.tool, cidr(scene))
     else:
         target = scene.family.peer if how == "address" else "all"
         done = scene.firewall.product(scene.host, "--unblock", target)
@@ -274,13 +272,14 @@ def test_lifted_and_then_stopped_leaves_nothing(t, flavour, family, how):
     took = ends(guard)
     check(took < 3, f"it took {took:.1f} s to end")
     equal(guard.matching("to lift all"), [], "blocks said to stand")
-    equal(len(guard.matching("its rule was removed by somebody")), 1, "Unblocked lines")
+    by = scene.firewall.operator if how == "by hand" else scene.firewall.unblocker
+    equal(len(guard.matching(f"its rule was removed by {by}$")), 1, "Unblocked lines")
     equal(scene.firewall.everything(scene.host), before, "rules")
 
 
-@cases("nft", "legacy")
-def test_the_end_says_how_many_stand(t, flavour):
-    scene = Scene(t, flavour)
+@cases(*BACKENDS)
+def test_the_end_says_how_many_stand(t, backend):
+    scene = Scene(t, backend)
     guard = scene.start()
     block(scene, guard)
     block(scene, guard, scene.family.friend)
@@ -289,15 +288,15 @@ def test_the_end_says_how_many_stand(t, flavour):
     ends(guard)
     equal(guard.output()[-1], "1 block stands; to lift all: tcpparser --unblock all", "last line")
     equal(sources(scene), [cidr(scene, scene.family.friend)], "entries")
-    equal(sorted(jumps(scene)), sorted(JUMPS), "jumps")
+    check(scene.is_whole(), "what leads packets to the entry")
 
 
 @alone
-@cases("nft", "legacy")
-def test_lifted_and_stopped_while_a_child_runs(t, flavour):
+@cases(*CHAINS)
+def test_lifted_and_stopped_while_a_child_runs(t, backend):
     """It listed before the block was lifted, and has not ended yet."""
     t.use_quick_binary()
-    scene, flag = Scene(t, flavour), os.path.join(t.tmp, "slow")
+    scene, flag = Scene(t, backend), os.path.join(t.tmp, "slow")
     env = wrapped_firewall(t, scene.firewall, f"""case "$name $*" in "iptables "*-S)
         [ ! -e {flag} ] || {{ "$real" "$@"; /bin/rm {flag}; /bin/sleep 0.2; exit 0; }};; esac""")
     guard = t.guard(scene.host, env=env).ready()
@@ -311,8 +310,9 @@ def test_lifted_and_stopped_while_a_child_runs(t, flavour):
     equal(scene.firewall.everything(scene.host), before, "rules")
 
 
-def test_killed_leaves_its_blocks(t):
-    scene = Scene(t)
+@cases(*BACKENDS)
+def test_killed_leaves_its_blocks(t, backend):
+    scene = Scene(t, backend)
     guard = scene.start()
     block(scene, guard)
     guard.signal(signal.SIGKILL)
@@ -332,7 +332,7 @@ def test_thousands_of_sockets_are_destroyed(t, family):
     if hard < 4 * count:
         raise Skipped(f"at most {hard} open files")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4 * count), hard))
-    scene = Scene(t, "nft", family)
+    scene = Scene(t, "iptables-nft", family)
     held = [scene.peer.connect(scene.family.host, 22) for _ in range(count)]
     friend = scene.peer.connect(scene.family.host, 22, scene.family.friend)
     guard = scene.start()
@@ -358,15 +358,12 @@ class BothFlavours(Firewall):
         names = [f"{family}-{flavour}{verb}" for family in ("iptables", "ip6tables")
                  for flavour in ("nft", "legacy") for verb in ("", "-restore", "-save")]
         for name in names:
-            found = shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/sbin")
-            if found is None:
-                raise Skipped(f"{name} is not installed")
             if not os.path.lexists(os.path.join(self.folder, name)):
-                os.symlink(found, os.path.join(self.folder, name))
+                os.symlink(real_tool(name), os.path.join(self.folder, name))
 
 
 def scene_of_both(t, preferred, family="v4", *arguments):
-    scene = Scene(t, preferred, family, *arguments)
+    scene = Scene(t, f"iptables-{preferred}", family, *arguments)
     scene.firewall = BothFlavours(t, preferred)
     scene.other = "legacy" if preferred == "nft" else "nft"
     scene.other_tool = f"{scene.family.tool}-{scene.other}"
@@ -380,8 +377,7 @@ def shows(scene):
 
 
 def other_sources(scene):
-    return sorted(RULE.match(rule)["source"]
-                  for rule in scene.firewall.entries(scene.host, scene.other_tool))
+    return sorted(one.source for one in scene.firewall.standing(scene.host, scene.other_tool))
 
 
 def has_chain(scene, tool):
@@ -513,7 +509,7 @@ def test_a_look_makes_no_tables(t, how):
 @cases("nft", "legacy")
 def test_a_flavour_that_is_alone_is_used(t, flavour):
     """There is no `iptables`, as on hosts whose alternatives were taken away."""
-    scene = Scene(t, flavour)
+    scene = Scene(t, f"iptables-{flavour}")
     folder = t.folder("path-alone")
     for name in IPTABLES_NAMES:
         family, _, verb = name.partition("-")

@@ -201,7 +201,8 @@ def test_broken_output_stops_nothing(t):
 
 def test_broken_stderr_stops_nothing(t):
     lan, firewall = scene(t)
-    guard = t.guard(lan.host, env={**firewall.env, "PATH": t.folder("empty")}, before=(
+    guard = t.guard(lan.host, "--firewall=iptables",
+                    env={**firewall.env, "PATH": t.folder("empty")}, before=(
         "sh", "-c", 'exec "$@" 2>/dev/full', "sh")).ready()
     scan(lan)
     guard.wait_line("Block failed: ")

@@ -207,10 +207,11 @@ def service_for(kind):
 class Attack:
     """One scan of a guarded host with ten services, and what came of it."""
 
-    def __init__(self, case, kind, interval="10s", before=(), delay=0.0, wait_budget=1.5):
+    def __init__(self, case, kind, interval="10s", before=(), delay=0.0, wait_budget=1.5,
+                 backend="iptables-nft"):
         self.kind, self.lan = kind, case.lan()
         host = self.lan.host
-        self.firewall = case.firewall(host)
+        self.firewall = case.backend(host, backend)
         serve(host, *TEN, kind=service_for(kind))
         self.guard = case.guard(host, "--show", "scans", env=self.firewall.env,
                                 interval=interval, before=before).ready()
@@ -258,14 +259,15 @@ NETLINK_NETFILTER = 12
 SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
 NETLINK_FLAGS = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 NFNLGRP_NFTABLES = 7
+DELRULE = struct.pack("H", 10 << 8 | 8)  # what a flushed ruleset is told with first
 SO_TIMESTAMPNS = 35
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 
 
 class Stopwatch:
     """Notes the IPv4 packets of a host's device by the kernel's time stamps,
-    and when a rule of ours came to stand (nft flavour; the kernel reports it once
-    it is in force). All times are seconds of CLOCK_MONOTONIC."""
+    and when a block came to stand (not in legacy tables; the kernel reports it once
+    it is in force), and when rules of the sets' table were deleted. All times are seconds of CLOCK_MONOTONIC."""
 
     def __init__(self, host, device="lan0"):
         with host.entered():
@@ -278,7 +280,7 @@ class Stopwatch:
         self.rules.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES)
         for watched in (self.packets, self.rules):
             watched.setsockopt(socket.SOL_SOCKET, 33, 1 << 23)  # SO_RCVBUFFORCE
-        self.seen, self.dropped = [], None
+        self.seen, self.dropped, self.deleted = [], None, None
         self.waker, self.wakee = socket.socketpair()
         self.thread = threading.Thread(target=self.watch, daemon=True)
         self.thread.start()
@@ -300,6 +302,8 @@ class Stopwatch:
         message = self.rules.recv(1 << 16)
         if self.dropped is None and b"tcpparser v1 b=" in message:
             self.dropped = time.monotonic()
+        if self.deleted is None and message[4:6] == DELRULE and b"tcpparser\0" in message:
+            self.deleted = time.monotonic()
 
     def take_packet(self):
         packet, extra, _, _ = self.packets.recvmsg(64, 64)
@@ -424,7 +428,7 @@ def deaf(how="join"):
     """A wrapping command under which no destroy event arrives: joining a
     netlink group succeeds and does nothing ("join"), or is refused ("groups"), or
     NETLINK_SOCK_DIAG is not to be had at all ("socket"). Or NETLINK_ROUTE is not
-    ("route")."""
+    ("route"), or NETLINK_NETFILTER ("netfilter")."""
     if platform.machine() not in MACHINES:
         raise Skipped(f"no seccomp filter for {platform.machine()} here")
     return (sys.executable, "-B", PROGRAM, "deaf", how)
@@ -505,6 +509,7 @@ def run_deaf(how, *command):
         "join": (setsockopt, 1, (SOL_NETLINK, NETLINK_ADD_MEMBERSHIP), 0),
         "groups": (setsockopt, 1, (SOL_NETLINK, NETLINK_ADD_MEMBERSHIP), errno.EPERM),
         "route": (socket_, 0, (socket.AF_NETLINK, NETLINK_FLAGS, 0), errno.EPERM),
+        "netfilter": (socket_, 2, (NETLINK_NETFILTER,), errno.EPROTONOSUPPORT),
         "socket": (socket_, 2, (NETLINK_SOCK_DIAG,), errno.EPROTONOSUPPORT)}[how]
     arguments = [(16 + 8 * (first + at) + (4 if sys.byteorder == "big" else 0), value)
                  for at, value in enumerate(wanted)]
