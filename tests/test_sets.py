@@ -126,7 +126,7 @@ def test_option_nft_starts_no_child(t):
     scene, log = TwoPlaces(t), os.path.join(t.tmp, "strace")
     feed(scene, entry("198.51.100.9/32", 0))
     guard = t.guard(scene.host, "--firewall=nft", "--block-time=2s", env=scene.chain.env, before=(
-        "strace", "-f", "-qq", "-e", "trace=process", "-o", log)).ready()
+        "strace", "-D", "-f", "-qq", "-e", "trace=process", "-o", log)).ready()
     block(scene, guard)
     equal((scene.in_chain(), scene.in_sets()), (["198.51.100.9/32"], [cidr(scene)]), "places")
     check(not scene.reaches(seconds=0.3), "it is blocked")

@@ -259,7 +259,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             .table(place)
             .rules
             .saturating_sub(count(Stage::Expired));
-        for _ in CHAIN_RULES_MAX as u32..rules + wanted {
+        // What an earlier version left stays.
+        let excess = (rules + wanted).saturating_sub(CHAIN_RULES_MAX as u32);
+        for _ in 0..excess.min(wanted) {
             let standing = self.blocks.iter().filter(|(slot, _, block)| {
                 self.stage(*slot) == Stage::Standing && block.place == place
             });
