@@ -180,7 +180,7 @@ class Ledger:
     def note(item):
         case = getattr(item, "case", None)
         note = {"typed": sorted(case.typed) if case else [],
-                "untyped": sorted(case.to_type) if case and not item.has_passed else []}
+                "untyped": sorted(case.to_type) if case and not case.has_passed else []}
         with locked(f"{item.config.folder}/ledger-lock", fcntl.LOCK_EX), \
                 open(f"{item.config.folder}/ledger", "a") as file:
             file.write(json.dumps(note) + "\n")
@@ -192,10 +192,10 @@ class Ledger:
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
-    if report.when == "call":
-        item.has_passed = report.passed
-    if report.failed and hasattr(item, "case") and call.when == "call":
-        report.sections.append(("tcpparser", "\n".join(item.case.report())))
+    if call.when == "call" and hasattr(item, "case"):
+        item.case.has_passed = report.passed
+        if report.failed:
+            report.sections.append(("tcpparser", "\n".join(item.case.report())))
     if report.skipped:
         # The test, not the line that found out.
         report.longrepr = (str(item.path), item.location[1] + 1, report.longrepr[2])

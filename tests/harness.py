@@ -847,6 +847,7 @@ class Case:
         self.binary = binary
         # Lines of README.md: what this test is to type, and what it did.
         self.to_type, self.typed = set(), set()
+        self.has_passed = False
         self.tmp = tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-")
         os.chmod(self.tmp, 0o755)
         self.namespaces, self.guards, self.firewalls = [], [], {}
