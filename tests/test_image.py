@@ -28,6 +28,8 @@ ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 ARCHIVE = "target/image/tcpparser.tar"
 # What configuration, manifest and tar headers may add to the program.
 BYTES_MORE = 16 * 1024
+# One worker has all of them: the image is built and loaded once.
+pytestmark = pytest.mark.xdist_group("image")
 PORTS = (22, 25, 80, 443)
 NAMES = itertools.count(1)
 # No systemd and no more files than this machine may give.

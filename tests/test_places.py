@@ -4,7 +4,6 @@ what is left at the end.
 """
 
 import contextlib
-import itertools
 import os
 import re
 import resource
@@ -110,7 +109,8 @@ NEIGHBOURS = {"IPv4": ("10.1.0.2", "10.1.0.1", "10.3.0.2", 6),
 
 
 @pytest.mark.idle
-@pytest.mark.parametrize("backend, family", itertools.product(BACKENDS, NEIGHBOURS))
+@pytest.mark.parametrize("family", NEIGHBOURS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_neighbour_keeps_what_lies_behind_the_router(t, backend, family):
     scanner, router, far, count = NEIGHBOURS[family]
     scene = Routed(t, backend)
