@@ -117,9 +117,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             self.above.iter_mut().for_each(|above| above.clear());
             return Some(Job::List);
         }
-        let batch = Batch::new(invocation, tool);
         if self.task != Task::End
-            && let Some(job) = self.change(batch, place, host, now)
+            && self.has_changes(place)
+            && let Some(job) = self.change(Batch::new(invocation, tool), place, host, now)
         {
             return Some(job);
         }

@@ -210,7 +210,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             }
             return Job::List;
         }
-        if self.task != Task::End {
+        if self.task != Task::End && self.has_changes(place) {
             let job = self.change_sets(out, host, now);
             if job != Job::None {
                 return job;
@@ -477,10 +477,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 shown.has_foreign_rules |= is_strange;
             }
             (Some(Errno::EINTR), _) => {
-                // Other programs change their tables right now.
+                // Other programs change their tables right now. Blocks do not wait
+                // for that to end where the sets were known.
                 sets.job = Job::None;
                 sets.has_changed = true;
-                self.table_mut(place).retry.hold(now.after(FACTS_WAIT));
+                let table = self.table_mut(place);
+                table.next_listing = Some(now.after(VERIFY_GAP));
+                if !is_known {
+                    table.retry.hold(now.after(FACTS_WAIT));
+                }
                 return None;
             }
             (Some(error), _) => {
