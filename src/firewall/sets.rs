@@ -395,7 +395,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             self.table_mut(Place::Sets).invalidate();
             return None;
         }
-        Some(self.failed(job, Place::Sets, FailureReason::Error(error), now))
+        let mut failure = self.failed(job, Place::Sets, FailureReason::Error(error), now);
+        if self.sets.is_strange {
+            failure.explanation.put(b"the table tcpparser is another program's");
+        }
+        Some(failure)
     }
 
     /// Whether a change was refused for what another look or another shape of it
