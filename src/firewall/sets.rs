@@ -397,7 +397,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
         let mut failure = self.failed(job, Place::Sets, FailureReason::Error(error), now);
         if self.sets.is_strange {
-            failure.explanation.put(b"the table tcpparser is another program's");
+            failure
+                .explanation
+                .put(b"the table tcpparser is another program's");
         }
         Some(failure)
     }
