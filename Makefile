@@ -35,7 +35,7 @@ have_musl_target = test -d "$$(rustc --print target-libdir --target $(TARGET))" 
 at_commit = SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$({ [ -e .git ] && git log -1 --format=%ct 2>/dev/null; } || date -r Cargo.toml +%s)}"
 
 # What tests need, command:package.
-TOOLS = iptables:iptables nft:nftables ipset:ipset ip:iproute2 sysctl:procps nmap:nmap curl:curl strace:strace \
+TOOLS = iptables:iptables nft:nftables ipset:ipset ip:iproute2 sysctl:procps nmap:nmap curl:curl strace:strace valgrind:valgrind \
 	python3:python3 shellcheck:shellcheck file:file nm:binutils musl-gcc:musl-tools dash:dash \
 	mandoc:mandoc qemu-x86_64:qemu-user buildah:buildah podman:podman runc:runc strace:strace
 # Init systems, whose packages would take over the machine: only fetched.
