@@ -102,9 +102,10 @@ test: build build-quick tools ## every check and test; what lacks its tools says
 	sh tests/build.sh
 	$(as_root) python3 -B tests/run.py $(BINARY)
 
-bench: build bench-tools ## readings against cat, HTTP against lighttpd and nginx, size, memory (needs root)
+bench: build tools bench-tools ## readings against cat, HTTP against lighttpd and nginx, blocks against other tools, size, memory (needs root)
 	@python3 -B tests/bench.py $(BINARY)
 	@LD_LIBRARY_PATH="$$(echo target/tools/usr/lib/*-linux-*)" python3 -B tests/bench_http.py $(BINARY)
+	@python3 -B tests/bench_blocks.py $(BINARY)
 
 detect: build tools ## which scans are seen and how fast they are blocked (needs root)
 	@python3 -B tests/detect.py $(BINARY)
