@@ -1104,7 +1104,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let rules = Place::chains(family).map(|place| self.table(place).rules);
         let is_full = rules.iter().sum::<u32>() >= CHAIN_RULES as u32;
         let prefers_sets = is_full || !self.table(chain).is_usable();
-        if self.choice == FirewallChoice::Nft || prefers_sets && self.can_use_sets(family) {
+        let is_only_place = self.table(chain).is_given_up && self.sets.takes(family);
+        if self.choice == FirewallChoice::Nft
+            || is_only_place
+            || prefers_sets && self.can_use_sets(family)
+        {
             Place::Sets
         } else {
             chain
