@@ -753,9 +753,7 @@ impl<'a> Program<'a> {
         } else {
             folders(DEFAULT_PATH)
         };
-        let is_colon = |byte: &u8| *byte == b':';
-        let folders = self.path.split(is_colon);
-        for folder in folders.chain(fallback.split(is_colon)) {
+        for folder in split(self.path, b':').chain(split(fallback, b':')) {
             if folder.first() != Some(&b'/') {
                 continue;
             }
