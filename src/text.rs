@@ -32,6 +32,7 @@ impl<const N: usize> Text<N> {
     }
 
     /// A text of `bytes`, cut at `N`.
+    #[inline(never)]
     pub fn from_bytes(bytes: &[u8]) -> Self {
         let mut text = Self::new();
         text.put(bytes);

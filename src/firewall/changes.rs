@@ -127,8 +127,8 @@ impl StaleRules {
         has_more: false,
     };
 
-    pub(super) fn add(&mut self, rule: Rule) {
-        self.has_more |= self.rules.push(rule).is_err();
+    pub(super) fn add(&mut self, rule: &Rule) {
+        self.has_more |= self.rules.push(*rule).is_err();
     }
 
     fn is_empty(&self) -> bool {
