@@ -1260,6 +1260,7 @@ fn set_signal_mask(mask: u64) {
     };
 }
 
+#[inline(never)]
 fn set_disposition(signal: c_int, disposition: libc::sighandler_t) {
     // The kernel's struct sigaction: without a handler all else is zero.
     let action = [disposition, 0, 0, 0, 0];
@@ -1282,6 +1283,7 @@ fn socket(family: c_int, kind: c_int, protocol: c_int) -> Result<Owned, Errno> {
     Owned::new(unsafe { libc::socket(family, kind, protocol) })
 }
 
+#[inline(never)]
 fn set_option(socket: c_int, level: c_int, option: c_int, value: c_int) -> Result<(), Errno> {
     let value = (&raw const value).cast();
     let length = mem::size_of::<c_int>() as libc::socklen_t;

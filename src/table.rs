@@ -279,6 +279,7 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
     }
 
     /// Takes an entry out; its slot may serve another key afterwards.
+    #[inline(never)]
     pub fn remove(&mut self, slot: Slot) {
         let (lists, index, links) = (&mut self.lists, &mut self.index, &mut self.links);
         self.core.remove(lists, index, links, slot.0);

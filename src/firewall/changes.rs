@@ -127,6 +127,7 @@ impl StaleRules {
         has_more: false,
     };
 
+    #[inline(never)]
     pub(super) fn add(&mut self, rule: &Rule) {
         self.has_more |= self.rules.push(*rule).is_err();
     }

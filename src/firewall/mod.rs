@@ -546,6 +546,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// The families whose blocks cannot be had.
+    #[inline(never)]
     pub fn unusable(&self) -> Option<Unusable> {
         match (self.fails(Family::V4), self.fails(Family::V6)) {
             (false, false) => None,
