@@ -20,7 +20,7 @@ use crate::kernel::{
 };
 use crate::limits;
 use crate::table::HashKey;
-use crate::text::{Text, parse_decimal, split, split_once, trim};
+use crate::text::{Text, has_byte, parse_decimal, split, split_once, trim};
 use crate::time::{Calendar, Duration};
 
 /// Interests one `poll` looks at; those behind are left unmet. The HTTP
@@ -203,7 +203,7 @@ impl Terminated {
     /// ENAMETOOLONG where it does not fit; a NUL inside is refused.
     fn new(path: &[u8]) -> Result<Self, Errno> {
         let mut terminated = Self::EMPTY;
-        if path.len() >= terminated.0.len() || path.contains(&0) {
+        if path.len() >= terminated.0.len() || has_byte(path, 0) {
             return Err(Errno(libc::ENAMETOOLONG));
         }
         put_at(&mut terminated.0, 0, path);
@@ -215,7 +215,8 @@ impl core::ops::Deref for Terminated {
     type Target = CStr;
 
     fn deref(&self) -> &CStr {
-        CStr::from_bytes_until_nul(&self.0).unwrap_or(c"")
+        // SAFETY: a NUL stands behind the path, whose room `new` leaves.
+        unsafe { CStr::from_ptr(self.0.as_ptr().cast()) }
     }
 }
 
@@ -686,7 +687,11 @@ impl<'a> Program<'a> {
         let mut arguments = Vector::new();
         let mut name = None;
         for word in words.as_bytes().split_inclusive(|byte| *byte == 0) {
-            let word = CStr::from_bytes_with_nul(word).map_err(|_| Errno::EINVAL)?;
+            if !word.ends_with(b"\0") {
+                return Err(Errno::EINVAL);
+            }
+            // SAFETY: its only NUL is at its end.
+            let word = unsafe { CStr::from_bytes_with_nul_unchecked(word) };
             arguments.push(word)?;
             name = name.or(Some(word));
         }
@@ -743,7 +748,7 @@ impl<'a> Program<'a> {
     /// the exit status for failure, as shells have it. Relative folders in
     /// PATH are skipped: the working folder is not to be trusted.
     fn execute(&self) -> c_int {
-        if self.name.to_bytes().contains(&b'/') {
+        if has_byte(self.name.to_bytes(), b'/') {
             return exit_status(self.execute_at(self.name));
         }
         let mut status = 127;

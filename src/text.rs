@@ -256,6 +256,14 @@ impl<'a> Iterator for Split<'a> {
     }
 }
 
+/// Whether there is such a byte. Not `contains`, which searches long texts word
+/// by word, at each place anew.
+#[inline(never)]
+pub fn has_byte(bytes: &[u8], byte: u8) -> bool {
+    let (before, _) = split_once(bytes, byte);
+    before.len() < bytes.len()
+}
+
 /// What stands before the first such byte, and what behind it: nothing where
 /// there is none.
 #[inline(never)]
