@@ -151,7 +151,7 @@ fn write_firewall(w: &mut Writer, m: &Metrics) {
         counter "tcpparser_firewall_repairs" = number(m.firewall_repairs),
             "Times our rules were lost and built again.";
         counter "tcpparser_firewall_commands" = labelled::<CommandExit>(m.firewall_commands.values()),
-            "Firewall commands run, by exit status.";
+            "Firewall commands run, by exit status; what nf_tables does counts as 0, or other.";
         histogram "tcpparser_firewall_command_duration_seconds" = histogram(&m.firewall_command_duration),
             "How long firewall commands took.";
         counter "tcpparser_sockets_destroyed" = number(m.sockets_destroyed),

@@ -11,6 +11,7 @@ import sys
 sys.dont_write_bytecode = True  # the source tree stays as it is
 
 import harness
+import test_budgets
 import test_command_line
 import test_files
 import test_list
@@ -34,7 +35,7 @@ import test_prometheus
 import test_dist
 import test_image
 
-MODULES = [test_command_line, test_files, test_list, test_detection, test_evidence,
+MODULES = [test_budgets, test_command_line, test_files, test_list, test_detection, test_evidence,
            test_services, test_proof, test_blocking, test_post, test_protected,
            test_firewall, test_places, test_sets, test_metrics, test_http, test_process,
            test_service, test_readme, test_prometheus, test_init, test_dist,

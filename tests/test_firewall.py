@@ -174,6 +174,7 @@ def test_late_ends_of_destroyed_sockets_are_no_connections(t, family):
 # ----------------------------------------------------------- adoption and expiry
 
 
+@idle
 @cases(*BACKENDS_AND_V6)
 def test_blocks_end_one_by_one(t, backend, family):
     """A, then B in a later batch; when A ends, exactly B remains."""

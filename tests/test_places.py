@@ -107,6 +107,7 @@ NEIGHBOURS = {"IPv4": ("10.1.0.2", "10.1.0.1", "10.3.0.2", 6),
               "IPv6": ("fd00:1::2", "fd00:1::1", "fd00:3::2", 24)}
 
 
+@idle
 @cases(*itertools.product(BACKENDS, NEIGHBOURS))
 def test_neighbour_keeps_what_lies_behind_the_router(t, backend, family):
     scanner, router, far, count = NEIGHBOURS[family]

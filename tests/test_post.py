@@ -117,7 +117,7 @@ class Scene:
         """An ordinary scan from this address of the peer, and its end."""
         held = [self.peer.connect(self.lan.host_v4, port, source) for port in PORTS]
         guard.wait_line(f" Blocked: +{source} ")
-        check(self.firewall.blocks(self.host, f"{source}/32"), "the rule")
+        wait_for(lambda: self.firewall.blocks(self.host, f"{source}/32"), "the rule")
         check(not self.peer.connects(self.lan.host_v4, 22, source), "blocked")
         return held
 

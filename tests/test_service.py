@@ -18,7 +18,7 @@ PORTS = (22, 25, 80, 443)
 EXTENSIONS = ("standard", "comment", "addrtype")
 # Or nf_tables would take the blocks.
 IPTABLES_ALONE = ("--firewall", "iptables")
-NOTHING = "tcpparser: nothing can be blocked, neither by iptables nor by nf_tables"
+NOTHING = "tcpparser: nothing can be blocked by iptables"
 WAY_OUT = (": install iptables, or use that of a container's host by -v /:/host:ro "
            "--cap-add=NET_RAW --cap-add=SYS_CHROOT -e TCPPARSER_EXEC_ROOT=/host")
 

@@ -126,7 +126,7 @@ def test_option_nft_starts_no_child(t):
     scene, log = TwoPlaces(t), os.path.join(t.tmp, "strace")
     feed(scene, entry("198.51.100.9/32", 0))
     guard = t.guard(scene.host, "--firewall=nft", "--block-time=2s", env=scene.chain.env, before=(
-        "strace", "-f", "-qq", "-e", "trace=process", "-o", log)).ready()
+        "strace", "-D", "-f", "-qq", "-e", "trace=process", "-o", log)).ready()
     block(scene, guard)
     equal((scene.in_chain(), scene.in_sets()), (["198.51.100.9/32"], [cidr(scene)]), "places")
     check(not scene.reaches(seconds=0.3), "it is blocked")
@@ -454,11 +454,32 @@ def test_table_of_somebody_else_stays(t, comment):
     before = scene.firewall.everything(scene.host)
     guard = scene.start()
     scene.scan()
-    guard.wait_line("Block failed: ")
-    check(any("tcpparser" in line and "table" in line for line in guard.error_output()),
-          f"whose it is: {guard.error_output()}")
+    guard.wait_line("Block failed: .*: the table tcpparser is another program's; it is tried again")
     guard.wait_readings(2)
     equal(scene.firewall.everything(scene.host), before, "the table")
+
+
+@cases("nft", "auto")
+def test_a_set_without_room_is_said(t, choice):
+    """Another program filled it: `auto` has the chain."""
+    scene = TwoPlaces(t, "iptables-nft", "v4", "--firewall", choice, "--block-time", "1h")
+    scene.host.must(scene.sets.nft, "-f", "-", input="""table inet tcpparser {
+        comment "port scan sources; tcpparser --unblock all lifts them"
+        set drop4 { type ipv4_addr; size 65536; flags timeout; }
+        set host4 { type ipv4_addr; size 65536; flags timeout; }
+        }\n""" + "".join(
+            f"add element inet tcpparser {name} {{ " + ", ".join(
+                f"172.{16 + n // 65536}.{n // 256 % 256}.{n % 256}" for n in range(65_536)) + " }\n"
+            for name in ("drop4", "host4")))
+    guard = scene.start()
+    scene.scan()
+    if choice == "nft":
+        guard.wait_line("Block failed: .* nf_tables refuses: the set is full; it is tried again")
+        equal(total(guard, "block_failures_total", reason="refused"), 1, "failures")
+        check(not scene.in_chain(), "a rule in the chain")
+    else:
+        guard.wait_line(" Blocked: ")
+        equal(len(scene.in_chain()), 1, "rules in the chain")
 
 
 @cases("another priority", "no timeouts")

@@ -109,6 +109,7 @@ impl Commands {
     ) {
         let policy = Policy {
             choice: options.firewall,
+            has_root: !options.exec_root.is_empty(),
             boot_id: boot_id(kernel).unwrap_or(0),
             lengths: &options.block_times,
             max_per_minute: options.max_blocks_per_minute,
@@ -364,8 +365,8 @@ impl Commands {
         } else {
             b""
         };
-        let words = b"nothing can be blocked, neither by iptables nor by nf_tables";
-        log_error(kernel, &[words, way_out]);
+        let names = self.firewall.names();
+        log_error(kernel, &[b"nothing can be blocked by ", names, way_out]);
     }
 
     /// Says and counts what became of blocks. The sockets of sources that are

@@ -63,6 +63,10 @@ pub(super) fn may_block(
     if options.dry_run || options.firewall == FirewallChoice::None {
         return Some(false);
     }
+    if options.names_ipset {
+        let words = b"--firewall ipset is read as auto: sets are made by nf_tables now";
+        log_error(kernel, &[words]);
+    }
     if start_up.capabilities & CAP_NET_ADMIN == 0 {
         let words =
             b"blocking needs CAP_NET_ADMIN: start it with sudo, or only watch with --dry-run";

@@ -195,6 +195,19 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         table.chain.exists() && lacks && self.has_blocks(place)
     }
 
+    /// Whether there may be changes of one place; where there are none, all went
+    /// through that were tried one by one.
+    pub(super) fn has_changes(&mut self, place: Place) -> bool {
+        let mut stages = [Stage::Expired, Stage::Lost, Stage::Wanted].into_iter();
+        let has_changes = self.has_stale_rules(place)
+            || self.lacks_frame(place)
+            || stages.any(|stage| self.step(&mut self.walk(stage, Some(place))).is_some());
+        if !has_changes {
+            self.table_mut(place).one_by_one = false;
+        }
+        has_changes
+    }
+
     /// Puts all changes of one place into `changes`: so many of blocks, so many
     /// others. What is removed comes first, so that a source is never in two
     /// rules; one by one, blocks come first.
@@ -247,7 +260,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         };
         let going = self.count_due(Stage::Expired, place, now);
         let rules = self.table(place).rules.saturating_sub(going);
-        for _ in CHAIN_RULES_MAX as u32..rules + wanted {
+        // What an earlier version left stays.
+        let excess = (rules + wanted).saturating_sub(CHAIN_RULES_MAX as u32);
+        for _ in 0..excess.min(wanted) {
             let Some(slot) = self.first_to_end(place) else {
                 return;
             };

@@ -117,9 +117,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             self.above.iter_mut().for_each(|above| above.clear());
             return Some(Job::List);
         }
-        let batch = Batch::new(invocation, tool);
         if self.task != Task::End
-            && let Some(job) = self.change(batch, place, host, now)
+            && self.has_changes(place)
+            && let Some(job) = self.change(Batch::new(invocation, tool), place, host, now)
         {
             return Some(job);
         }
@@ -229,15 +229,14 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let place = running.place;
         let family = place.family()?;
         let is_missing = exit == Some(Exit::Status(127));
-        let can_do_without =
-            self.can_use_sets(family) || self.task.is_single_pass() && self.knows_sets();
+        let does_without = self.does_without_tool(family);
         let table = self.table_mut(place);
         match table.program.next() {
             Some(program) if is_missing => {
                 table.program = program;
                 return None;
             }
-            _ if is_missing && can_do_without => {
+            _ if is_missing && does_without => {
                 table.is_given_up = true;
                 return None;
             }

@@ -349,6 +349,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 pub struct Policy<'a> {
     /// Where they go.
     pub choice: FirewallChoice,
+    /// A root directory was named where iptables is to be.
+    pub has_root: bool,
     /// This boot's id: its first 32 bits.
     pub boot_id: u32,
     /// Lengths of a source's first, second, … block; `None` is for ever, the
@@ -430,6 +432,7 @@ struct Walk {
 #[repr(C)]
 pub struct Firewall<const N: usize, const I: usize> {
     choice: FirewallChoice,
+    has_root: bool,
     boot_id: u32,
     lengths: Vec<Option<Duration>, 8>,
     /// From when on commands are made.
@@ -476,6 +479,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     pub const fn new() -> Self {
         Self {
             choice: FirewallChoice::Auto,
+            has_root: false,
             boot_id: 0,
             lengths: Vec::new(),
             enabled_at: None,
@@ -513,7 +517,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// made.
     pub fn enable(&mut self, hash_key: HashKey, policy: &Policy, task: Task, now: Instant) {
         self.task = task;
-        self.choice = policy.choice;
+        (self.choice, self.has_root) = (policy.choice, policy.has_root);
         self.table_mut(Place::Sets).state = State::Unlisted;
         self.enabled_at = Some(now);
         self.blocks.set_hash_key(hash_key);
@@ -577,6 +581,22 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             Some(Unusable::Family(Family::V4)) => !self.has_ipv6,
             Some(Unusable::Family(Family::V6)) | None => false,
         }
+    }
+
+    /// What cannot be used where nothing can.
+    pub fn names(&self) -> &'static [u8] {
+        match self.choice {
+            FirewallChoice::Iptables => b"iptables",
+            FirewallChoice::Nft => b"nf_tables",
+            FirewallChoice::Auto | FirewallChoice::None => b"iptables or nf_tables",
+        }
+    }
+
+    /// Whether nothing is amiss where there is no tool.
+    fn does_without_tool(&self, family: Family) -> bool {
+        let is_named = self.has_root || self.choice == FirewallChoice::Iptables;
+        let can_do = self.can_use_sets(family) || self.task.is_single_pass();
+        can_do && self.knows_sets() && !is_named
     }
 
     /// Whether nf_tables was listed.

@@ -45,8 +45,11 @@ pub(super) struct Sets {
     lacks_inet: bool,
     /// Kernels before 6.3 cannot take out what may be gone.
     lacks_destroy: bool,
-    /// The kernel's table carries our name and not our comment.
+    /// The kernel's table carries our name and not our comment, or none and not
+    /// all of our sets.
     is_strange: bool,
+    /// It carries none.
+    lacks_comment: bool,
     /// What stands under our name is refused: all of it goes, and is made anew.
     rebuilds: bool,
     excuses: u8,
@@ -78,6 +81,7 @@ impl Sets {
         lacks_inet: false,
         lacks_destroy: false,
         is_strange: false,
+        lacks_comment: false,
         rebuilds: false,
         excuses: 0,
         first: 0,
@@ -206,7 +210,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             }
             return Job::List;
         }
-        if self.task != Task::End {
+        if self.task != Task::End && self.has_changes(place) {
             let job = self.change_sets(out, host, now);
             if job != Job::None {
                 return job;
@@ -262,7 +266,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         self.send(changes.batch);
         Job::Change {
             blocks,
-            housekeeping: housekeeping + u32::from(puts_frame && exists),
+            // A block's failure with the frame is the block's.
+            housekeeping: housekeeping.max(u32::from(blocks == 0)),
             puts_frame,
         }
     }
@@ -323,6 +328,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 let family = self.sets.family();
                 let is_strange = table.owner == Owner::Other;
                 self.sets.is_strange = is_strange;
+                self.sets.lacks_comment = table.owner == Owner::Unknown;
                 let shown = self.shown_mut(Place::Sets);
                 shown.has_chain = true;
                 shown.is_torn = table.flags != 0;
@@ -389,7 +395,13 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             self.table_mut(Place::Sets).invalidate();
             return None;
         }
-        Some(self.failed(job, Place::Sets, FailureReason::Error(error), now))
+        let mut failure = self.failed(job, Place::Sets, FailureReason::Error(error), now);
+        if self.sets.is_strange {
+            failure
+                .explanation
+                .put(b"the table tcpparser is another program's");
+        }
+        Some(failure)
     }
 
     /// Whether a change was refused for what another look or another shape of it
@@ -464,13 +476,22 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             }
             (Some(Errno::ENOENT), step) => {
                 sets.step = step + 1;
-                self.shown_mut(place).is_torn = true;
+                sets.is_strange |= sets.lacks_comment;
+                let is_strange = sets.is_strange;
+                let shown = self.shown_mut(place);
+                shown.is_torn = true;
+                shown.has_foreign_rules |= is_strange;
             }
             (Some(Errno::EINTR), _) => {
-                // Other programs change their tables right now.
+                // Other programs change their tables right now. Blocks do not wait
+                // for that to end where the sets were known.
                 sets.job = Job::None;
                 sets.has_changed = true;
-                self.table_mut(place).retry.hold(now.after(FACTS_WAIT));
+                let table = self.table_mut(place);
+                table.next_listing = Some(now.after(VERIFY_GAP));
+                if !is_known {
+                    table.retry.hold(now.after(FACTS_WAIT));
+                }
                 return None;
             }
             (Some(error), _) => {

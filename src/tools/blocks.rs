@@ -161,7 +161,8 @@ fn end(
     }
     let why = trim(why.as_bytes());
     log_error(kernel, &[name.as_bytes(), b" cannot be ", be, b": ", why]);
-    if !commands.firewall.knows_sets() {
+    let is_lost = v4.is_some() && (v6.is_some() || !commands.firewall.has_ipv6());
+    if is_lost && !failures.are_sets && !commands.firewall.knows_sets() {
         commands.name_way_out(kernel);
     }
     Flow::Exit(1)
