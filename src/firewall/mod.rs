@@ -550,25 +550,28 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// The families whose blocks cannot be had.
+    #[inline(never)]
     pub fn unusable(&self) -> Option<Unusable> {
-        let fails = |family| {
-            let mut places = self.places();
-            let active = self.active(family);
-            places.any(|place| {
-                let table = self.table(place);
-                let is_spare = match place {
-                    Place::Sets => table.chain == Chain::Never,
-                    _ => active == Place::Sets && !place.is_other(),
-                };
-                place.holds(family) && !table.works(place) && (place == active || !is_spare)
-            })
-        };
-        match (fails(Family::V4), fails(Family::V6)) {
+        match (self.fails(Family::V4), self.fails(Family::V6)) {
             (false, false) => None,
             (true, true) => Some(Unusable::All),
             (true, false) => Some(Unusable::Family(Family::V4)),
             (false, true) => Some(Unusable::Family(Family::V6)),
         }
+    }
+
+    /// Whether blocks of this family cannot be had.
+    #[inline(never)]
+    fn fails(&self, family: Family) -> bool {
+        let active = self.active(family);
+        self.places().any(|place| {
+            let table = self.table(place);
+            let is_spare = match place {
+                Place::Sets => table.chain == Chain::Never,
+                _ => active == Place::Sets && !place.is_other(),
+            };
+            place.holds(family) && !table.works(place) && (place == active || !is_spare)
+        })
     }
 
     /// Whether no block can be had at all.

@@ -353,7 +353,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             },
             comment,
         };
-        self.listed_ours(Place::Sets, rule, now);
+        self.listed_ours(Place::Sets, &rule, now);
     }
 
     /// Takes in that all of the answer was received, or why it was not.
