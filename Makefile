@@ -35,7 +35,7 @@ have_musl_target = test -d "$$(rustc --print target-libdir --target $(TARGET))" 
 at_commit = SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$({ [ -e .git ] && git log -1 --format=%ct 2>/dev/null; } || date -r Cargo.toml +%s)}"
 
 # What tests need, command:package.
-TOOLS = iptables:iptables nft:nftables ipset:ipset ip:iproute2 sysctl:procps nmap:nmap curl:curl strace:strace \
+TOOLS = iptables:iptables nft:nftables ipset:ipset ip:iproute2 sysctl:procps nmap:nmap curl:curl strace:strace valgrind:valgrind \
 	python3:python3 shellcheck:shellcheck file:file nm:binutils musl-gcc:musl-tools dash:dash \
 	mandoc:mandoc qemu-x86_64:qemu-user buildah:buildah podman:podman runc:runc strace:strace
 # Init systems, whose packages would take over the machine: only fetched.
@@ -108,9 +108,10 @@ test: build build-quick tools ## every check and test; what lacks its tools says
 	awk '/^test result:/ { passed += $$4; failed += $$6; ignored += $$8 } /^exit status/ { status = $$3 } END { \
 	print "cargo test: " passed+0 " passed, " failed+0 " failed, " ignored+0 " skipped"; exit status }' target/cargo-test && exit $$pytest
 
-bench: build bench-tools ## readings against cat, HTTP against lighttpd and nginx, size, memory (needs root)
+bench: build tools bench-tools ## readings against cat, HTTP against lighttpd and nginx, blocks against other tools, size, memory (needs root)
 	@python3 -B tests/bench.py $(BINARY)
 	@LD_LIBRARY_PATH="$$(echo target/tools/usr/lib/*-linux-*)" python3 -B tests/bench_http.py $(BINARY)
+	@$(PYTHON) -B tests/bench_blocks.py $(BINARY)
 
 detect: build tools ## which scans are seen and how fast they are blocked (needs root)
 	@$(PYTHON) -B tests/detect.py $(BINARY)

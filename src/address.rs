@@ -4,7 +4,7 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::label::label;
-use crate::text::{Text, TextView, parse_decimal, split};
+use crate::text::{Text, TextView, has_byte, parse_decimal, split};
 
 /// The IP version; IPv4-mapped IPv6 (RFC 4291 section 2.5.5.2) is IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -296,7 +296,7 @@ pub fn is_loopback(address: IpAddr) -> bool {
 /// Parses a numeric address: dotted IPv4 or RFC 4291 text, without brackets,
 /// zone or blanks.
 pub fn parse_address(text: &[u8]) -> Option<IpAddr> {
-    if text.contains(&b':') {
+    if has_byte(text, b':') {
         parse_ipv6(text).map(IpAddr::V6)
     } else {
         parse_ipv4(text).map(IpAddr::V4)
@@ -345,7 +345,7 @@ fn parse_groups(text: &[u8], dotted_end: bool) -> Option<(u128, u32)> {
     }
     let mut parts = split(text, b':').peekable();
     while let Some(part) = parts.next() {
-        if dotted_end && parts.peek().is_none() && part.contains(&b'.') {
+        if dotted_end && parts.peek().is_none() && has_byte(part, b'.') {
             bits = bits << 32 | u128::from(parse_ipv4(part)?.to_bits());
             groups += 2;
         } else {

@@ -319,6 +319,7 @@ impl<const N: usize, const I: usize> Detector<N, I> {
     }
 
     /// Drops all evidence of a source: it is blocked.
+    #[inline(never)]
     pub fn forget(&mut self, source: Network) {
         if let Some(slot) = self.sources.find(&source) {
             self.sources.remove(slot);

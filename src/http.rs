@@ -28,7 +28,7 @@ use crate::limits::{
     HTTP_EXCHANGE_DEADLINE, HTTP_HEADER_DEADLINE, HTTP_KEEP_ALIVE, HTTP_LINGER, HTTP_LINGER_BYTES,
     HTTP_REQUEST, HTTP_RESPONSE,
 };
-use crate::text::{Text, TextView, eq_ignore_case, parse_decimal, split, trim};
+use crate::text::{Text, TextView, eq_ignore_case, has_byte, parse_decimal, split, trim};
 use crate::time::{Duration, Instant, nearest, order};
 
 /// Bytes kept free before a body for its head.
@@ -387,7 +387,7 @@ fn is_token(bytes: &[u8]) -> bool {
 /// 3.2.3); no userinfo, which RFC 9110 section 4.2.4 calls an error.
 fn is_host(value: &[u8]) -> bool {
     let is_name_byte =
-        |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(byte);
+        |byte: &u8| byte.is_ascii_alphanumeric() || has_byte(b"-._~!$&'()*+,;=%", *byte);
     let colon = value.iter().rposition(|byte| *byte == b':');
     let colon = colon.filter(|_| !value.ends_with(b"]"));
     let (host, port) = value

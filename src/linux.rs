@@ -20,7 +20,7 @@ use crate::kernel::{
 };
 use crate::limits;
 use crate::table::HashKey;
-use crate::text::{Text, parse_decimal, split, split_once, trim};
+use crate::text::{Text, has_byte, parse_decimal, split, split_once, trim};
 use crate::time::{Calendar, Duration};
 
 /// Interests one `poll` looks at; those behind are left unmet. The HTTP
@@ -55,6 +55,11 @@ const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 /// Signals go from 1 to 64 (signal(7)); mips has 128, whose upper half is
 /// unused.
 const SIGNALS: c_int = 64;
+const IS_MIPS: bool = cfg!(any(target_arch = "mips", target_arch = "mips64"));
+/// Bytes of a kernel's sigset_t.
+const SIGNAL_SET: usize = if IS_MIPS { 16 } else { 8 };
+/// One: words, the first with the bit of signal 1 lowest (asm/signal.h).
+type SignalSet = [usize; SIGNAL_SET / mem::size_of::<usize>()];
 /// The highest descriptor closed by hand where close_range(2) is missing.
 const DESCRIPTORS_BY_HAND: c_int = 65_536;
 
@@ -201,7 +206,7 @@ impl Terminated {
     /// ENAMETOOLONG where it does not fit; a NUL inside is refused.
     fn new(path: &[u8]) -> Result<Self, Errno> {
         let mut terminated = Self::EMPTY;
-        if path.len() >= terminated.0.len() || path.contains(&0) {
+        if path.len() >= terminated.0.len() || has_byte(path, 0) {
             return Err(Errno(libc::ENAMETOOLONG));
         }
         put_at(&mut terminated.0, 0, path);
@@ -213,7 +218,8 @@ impl core::ops::Deref for Terminated {
     type Target = CStr;
 
     fn deref(&self) -> &CStr {
-        CStr::from_bytes_until_nul(&self.0).unwrap_or(c"")
+        // SAFETY: a NUL stands behind the path, whose room `new` leaves.
+        unsafe { CStr::from_ptr(self.0.as_ptr().cast()) }
     }
 }
 
@@ -579,9 +585,9 @@ fn take_signals() -> Option<Descriptor> {
     set_disposition(libc::SIGPIPE, libc::SIG_IGN);
     set_disposition(libc::SIGTTOU, libc::SIG_IGN);
     set_disposition(libc::SIGCHLD, libc::SIG_DFL);
-    let mask = signal_set(&[libc::SIGTERM, libc::SIGINT, libc::SIGCHLD]);
-    let signals = signal_descriptor(&mask).ok()?;
-    set_signal_mask(&mask);
+    let mask = signal_set([libc::SIGTERM, libc::SIGINT, libc::SIGCHLD]);
+    let signals = signal_descriptor(mask).ok()?;
+    set_signal_mask(mask);
     Some(signals.release())
 }
 
@@ -684,7 +690,11 @@ impl<'a> Program<'a> {
         let mut arguments = Vector::new();
         let mut name = None;
         for word in words.as_bytes().split_inclusive(|byte| *byte == 0) {
-            let word = CStr::from_bytes_with_nul(word).map_err(|_| Errno::EINVAL)?;
+            if !word.ends_with(b"\0") {
+                return Err(Errno::EINVAL);
+            }
+            // SAFETY: its only NUL is at its end.
+            let word = unsafe { CStr::from_bytes_with_nul_unchecked(word) };
             arguments.push(word)?;
             name = name.or(Some(word));
         }
@@ -741,7 +751,7 @@ impl<'a> Program<'a> {
     /// the exit status for failure, as shells have it. Relative folders in
     /// PATH are skipped: the working folder is not to be trusted.
     fn execute(&self) -> c_int {
-        if self.name.to_bytes().contains(&b'/') {
+        if has_byte(self.name.to_bytes(), b'/') {
             return exit_status(self.execute_at(self.name));
         }
         let mut status = 127;
@@ -751,9 +761,7 @@ impl<'a> Program<'a> {
         } else {
             folders(DEFAULT_PATH)
         };
-        let is_colon = |byte: &u8| *byte == b':';
-        let folders = self.path.split(is_colon);
-        for folder in folders.chain(fallback.split(is_colon)) {
+        for folder in split(self.path, b':').chain(split(fallback, b':')) {
             if folder.first() != Some(&b'/') {
                 continue;
             }
@@ -818,7 +826,7 @@ fn run_child(program: &Program, standard: [c_int; 3]) -> ! {
     for signal in 1..=SIGNALS {
         set_disposition(signal, libc::SIG_DFL);
     }
-    set_signal_mask(&signal_set(&[]));
+    set_signal_mask(signal_set([]));
     for (number, descriptor) in (0..).zip(standard) {
         if duplicate(descriptor, number).is_err() {
             exit_now(126);
@@ -1068,14 +1076,19 @@ fn close(descriptor: c_int) {
 }
 
 fn is_open(descriptor: c_int) -> bool {
-    // SAFETY: F_GETFD takes no third argument.
-    unsafe { libc::fcntl(descriptor, libc::F_GETFD) >= 0 }
+    control(descriptor, libc::F_GETFD, 0).is_ok()
 }
 
 /// Only for descriptions that no other process shares.
 fn set_non_blocking(descriptor: c_int) -> Result<(), Errno> {
-    // SAFETY: F_SETFL takes an int and no memory.
-    check(unsafe { libc::fcntl(descriptor, libc::F_SETFL, libc::O_NONBLOCK) }).map(drop)
+    control(descriptor, libc::F_SETFL, libc::O_NONBLOCK)
+}
+
+/// fcntl(2), for commands that take an int or nothing.
+fn control(descriptor: c_int, command: c_int, argument: c_int) -> Result<(), Errno> {
+    // SAFETY: the commands used take no memory.
+    let result = unsafe { libc::syscall(libc::SYS_fcntl, descriptor, command, argument) };
+    check(result as c_int).map(drop)
 }
 
 fn duplicate(from: c_int, to: c_int) -> Result<(), Errno> {
@@ -1230,31 +1243,41 @@ fn is_writable(descriptor: c_int) -> bool {
     poll(&mut table, Some(Duration::ZERO)).is_ok() && table[0].revents != 0
 }
 
-fn signal_set(signals: &[c_int]) -> libc::sigset_t {
-    let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: sigemptyset(3) makes a valid set, sigaddset(3) keeps it one.
-    unsafe {
-        libc::sigemptyset(set.as_mut_ptr());
-        for signal in signals {
-            libc::sigaddset(set.as_mut_ptr(), *signal);
-        }
-        set.assume_init()
+/// Of the first word's signals.
+const fn signal_set<const N: usize>(signals: [c_int; N]) -> SignalSet {
+    let mut set: SignalSet = [0; SIGNAL_SET / mem::size_of::<usize>()];
+    let mut rest: &[c_int] = &signals;
+    while let [signal, others @ ..] = rest {
+        set[0] |= 1 << (*signal - 1);
+        rest = others;
     }
+    set
 }
 
-fn set_signal_mask(mask: &libc::sigset_t) {
-    // SAFETY: the set is valid and the old one is not asked for.
-    unsafe { libc::sigprocmask(libc::SIG_SETMASK, mask, ptr::null_mut()) };
+/// Signals by number: the C library brings handlers and locks along.
+fn set_signal_mask(mask: SignalSet) {
+    let (how, old) = (libc::SIG_SETMASK, ptr::null::<usize>());
+    let number = libc::SYS_rt_sigprocmask;
+    // SAFETY: the set is of the size given, and the old one is not asked for.
+    unsafe { libc::syscall(number, how, mask.as_ptr(), old, SIGNAL_SET) };
 }
 
+#[inline(never)]
 fn set_disposition(signal: c_int, disposition: libc::sighandler_t) {
-    // SAFETY: only SIG_IGN and SIG_DFL are set, no handler ever runs.
-    unsafe { libc::signal(signal, disposition) };
+    // The kernel's struct sigaction; on mips flags come first.
+    let mut action = [0; 8];
+    action[IS_MIPS as usize] = disposition;
+    let (action, old) = (action.as_ptr(), ptr::null::<usize>());
+    // SAFETY: only SIG_IGN and SIG_DFL are set, no handler ever runs, and the
+    // array is no shorter than the struct.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action, old, SIGNAL_SET) };
 }
 
-fn signal_descriptor(mask: &libc::sigset_t) -> Result<Owned, Errno> {
-    // SAFETY: the set is valid; -1 asks for a new descriptor.
-    Owned::new(unsafe { libc::signalfd(-1, mask, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) })
+fn signal_descriptor(mask: SignalSet) -> Result<Owned, Errno> {
+    let (mask, flags) = (mask.as_ptr(), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC);
+    // SAFETY: the set is of the size given; -1 asks for a new descriptor.
+    let result = unsafe { libc::syscall(libc::SYS_signalfd4, -1, mask, SIGNAL_SET, flags) };
+    Owned::new(result as c_int)
 }
 
 fn socket(family: c_int, kind: c_int, protocol: c_int) -> Result<Owned, Errno> {
@@ -1263,6 +1286,7 @@ fn socket(family: c_int, kind: c_int, protocol: c_int) -> Result<Owned, Errno> {
     Owned::new(unsafe { libc::socket(family, kind, protocol) })
 }
 
+#[inline(never)]
 fn set_option(socket: c_int, level: c_int, option: c_int, value: c_int) -> Result<(), Errno> {
     let value = (&raw const value).cast();
     let length = mem::size_of::<c_int>() as libc::socklen_t;
@@ -1364,7 +1388,8 @@ fn process_id() -> i32 {
 fn pipe() -> Result<(Owned, Owned), Errno> {
     let mut ends = [0; 2];
     // SAFETY: pipe2(2) writes two descriptors.
-    check(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) })?;
+    let result = unsafe { libc::syscall(libc::SYS_pipe2, ends.as_mut_ptr(), libc::O_CLOEXEC) };
+    check(result as c_int)?;
     Ok((Owned::new(ends[0])?, Owned::new(ends[1])?))
 }
 
@@ -1375,9 +1400,19 @@ fn memfd(flags: u32) -> Result<Owned, Errno> {
     Owned::new(result as c_int)
 }
 
+/// By number, without the locks and handlers of fork(3).
 fn fork() -> Result<i32, Errno> {
-    // SAFETY: the child only makes system calls and never returns (run_child).
-    check(unsafe { libc::fork() })
+    let (flags, none) = (libc::SIGCHLD as usize, 0_usize);
+    // clone(2): on s390 the stack comes first.
+    let (first, second) = if cfg!(target_arch = "s390x") {
+        (none, flags)
+    } else {
+        (flags, none)
+    };
+    // SAFETY: without a stack of its own the child goes on with a copy of ours;
+    // it only makes system calls and never returns (run_child).
+    let result = unsafe { libc::syscall(libc::SYS_clone, first, second, none, none, none) };
+    check(result as c_int)
 }
 
 /// A group of its own for `process` (0: the caller), so that what it starts

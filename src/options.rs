@@ -9,7 +9,9 @@ use heapless::Vec;
 use crate::address::{Endpoint, Network};
 use crate::kernel::{PATH_MAX_LENGTH, Path};
 use crate::limits;
-use crate::text::{Text, TextView, eq_ignore_case, parse_decimal, split, split_once, trim};
+use crate::text::{
+    Text, TextView, eq_ignore_case, has_byte, parse_decimal, split, split_once, trim,
+};
 use crate::time::Duration;
 
 /// Which option a row of the table is about.
@@ -411,7 +413,7 @@ impl Options {
         let (name, value) = split_once(argument, b'=');
         let name = name.strip_prefix(b"--").unwrap_or_default();
         let row = find_row(&|row| row.name == name).ok_or(UsageError::Unknown(argument))?;
-        let value = if argument.contains(&b'=') {
+        let value = if has_byte(argument, b'=') {
             value
         } else if row.is_flag() {
             b"on"
@@ -663,7 +665,7 @@ fn parse_listen(text: &[u8]) -> Option<Option<Endpoint>> {
 
 fn store_directory(directory: &mut Path, text: &[u8]) -> Option<()> {
     let fits = !text.is_empty() && text.len() <= DIRECTORY_MAX_LENGTH;
-    if !fits || text.contains(&0) {
+    if !fits || has_byte(text, 0) {
         return None;
     }
     directory.clear();

@@ -205,7 +205,7 @@ pub fn error_words(error: Errno) -> Text<48> {
         Errno::ETIMEDOUT => b"no answer in time",
         Errno::EADDRNOTAVAIL => b"address not there",
         Errno::EMFILE | Errno::ENFILE => b"too many open files",
-        Errno::EOPNOTSUPP => b"the kernel has none",
+        Errno::EOPNOTSUPP => b"not supported by this kernel",
         _ => b"error ",
     };
     text.put(words);
@@ -476,7 +476,7 @@ mod tests {
         (failed.tool, failed.explanation) = (None, Text::new());
         for (error, words) in [
             (Errno::EPERM, "permission denied"),
-            (Errno::EOPNOTSUPP, "the kernel has none"),
+            (Errno::EOPNOTSUPP, "not supported by this kernel"),
             (Errno::ENFILE, "the set is full"),
             (Errno::ENOBUFS, "error 105"),
         ] {

@@ -32,6 +32,7 @@ impl<const N: usize> Text<N> {
     }
 
     /// A text of `bytes`, cut at `N`.
+    #[inline(never)]
     pub fn from_bytes(bytes: &[u8]) -> Self {
         let mut text = Self::new();
         text.put(bytes);
@@ -253,6 +254,14 @@ impl<'a> Iterator for Split<'a> {
         self.rest = rest.get(length + 1..);
         rest.get(..length)
     }
+}
+
+/// Whether there is such a byte. Not `contains`, which searches long texts word
+/// by word, at each place anew.
+#[inline(never)]
+pub fn has_byte(bytes: &[u8], byte: u8) -> bool {
+    let (before, _) = split_once(bytes, byte);
+    before.len() < bytes.len()
 }
 
 /// What stands before the first such byte, and what behind it: nothing where

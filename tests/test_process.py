@@ -51,19 +51,6 @@ def states_of_children(pid):
     return states
 
 
-def test_memory_of_an_idle_daemon(t):
-    """What it alone has written to, and what is resident, on a host where nothing
-    happens and before metrics are asked for; the rest is pages of the file.
-    Where the stack begins is random, which is a page or two."""
-    guard = t.guard(t.lan().host, "--dry-run")
-    wait_for(lambda: len(guard.matching("^No TCP peer connection")) >= 5, "five readings")
-    found = {}
-    with open(f"/proc/{guard.pid}/smaps_rollup") as lines:
-        for name, value in re.findall(r"^(Rss|Anonymous): +(\d+) kB$", lines.read(), re.M):
-            found[name] = int(value)
-    assert found["Anonymous"] <= 96 and found["Rss"] <= 260, f"KiB: {found}"
-
-
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_signals_end_it(t, name):
     guard = t.guard(t.lan().host).ready()

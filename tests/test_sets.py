@@ -457,11 +457,32 @@ def test_table_of_somebody_else_stays(t, comment):
     before = scene.firewall.everything(scene.host)
     guard = scene.start()
     scene.scan()
-    guard.wait_line("Block failed: ")
-    assert any("tcpparser" in line and "table" in line for line in guard.error_output()), (
-        f"whose it is: {guard.error_output()}")
+    guard.wait_line("Block failed: .*: the table tcpparser is another program's; it is tried again")
     guard.wait_readings(2)
     assert scene.firewall.everything(scene.host) == before, "the table"
+
+
+@pytest.mark.parametrize("choice", ["nft", "auto"])
+def test_a_set_without_room_is_said(t, choice):
+    """Another program filled it: `auto` has the chain."""
+    scene = TwoPlaces(t, "iptables-nft", "v4", "--firewall", choice, "--block-time", "1h")
+    scene.host.must(scene.sets.nft, "-f", "-", input="""table inet tcpparser {
+        comment "port scan sources; tcpparser --unblock all lifts them"
+        set drop4 { type ipv4_addr; size 65536; flags timeout; }
+        set host4 { type ipv4_addr; size 65536; flags timeout; }
+        }\n""" + "".join(
+            f"add element inet tcpparser {name} {{ " + ", ".join(
+                f"172.{16 + n // 65536}.{n // 256 % 256}.{n % 256}" for n in range(65_536)) + " }\n"
+            for name in ("drop4", "host4")))
+    guard = scene.start()
+    scene.scan()
+    if choice == "nft":
+        guard.wait_line("Block failed: .* nf_tables refuses: the set is full; it is tried again")
+        assert total(guard, "block_failures_total", reason="refused") == 1, "failures"
+        assert not scene.in_chain(), "a rule in the chain"
+    else:
+        guard.wait_line(" Blocked: ")
+        assert len(scene.in_chain()) == 1, "rules in the chain"
 
 
 @pytest.mark.parametrize("shape", ["another priority", "no timeouts"])

@@ -22,6 +22,7 @@ impl KeptFile {
     }
 
     /// Names the file `name` below --proc.
+    #[inline(never)]
     pub(super) fn set_path(&mut self, proc_directory: &[u8], name: &[u8]) {
         self.path.clear();
         self.path.put(proc_directory);

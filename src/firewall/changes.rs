@@ -127,8 +127,9 @@ impl StaleRules {
         has_more: false,
     };
 
-    pub(super) fn add(&mut self, rule: Rule) {
-        self.has_more |= self.rules.push(rule).is_err();
+    #[inline(never)]
+    pub(super) fn add(&mut self, rule: &Rule) {
+        self.has_more |= self.rules.push(*rule).is_err();
     }
 
     fn is_empty(&self) -> bool {
@@ -194,6 +195,19 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         table.chain.exists() && lacks && self.has_blocks(place)
     }
 
+    /// Whether there may be changes of one place; where there are none, all went
+    /// through that were tried one by one.
+    pub(super) fn has_changes(&mut self, place: Place) -> bool {
+        let mut stages = [Stage::Expired, Stage::Lost, Stage::Wanted].into_iter();
+        let has_changes = self.has_stale_rules(place)
+            || self.lacks_frame(place)
+            || stages.any(|stage| self.step(&mut self.walk(stage, Some(place))).is_some());
+        if !has_changes {
+            self.table_mut(place).one_by_one = false;
+        }
+        has_changes
+    }
+
     /// Puts all changes of one place into `changes`: so many of blocks, so many
     /// others. What is removed comes first, so that a source is never in two
     /// rules; one by one, blocks come first.
@@ -238,41 +252,54 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Ends the blocks with least time left where a chain would hold more rules
     /// than is good for other traffic.
     fn make_room(&mut self, place: Place, now: Instant) {
-        let is_due = |slot| {
-            let block = self.blocks.value(slot);
-            block.is_some_and(|block| block.retry.is_over(now))
-        };
-        let count = |stage| {
-            let mut walk = self.walk(stage, Some(place));
-            core::iter::from_fn(|| self.step(&mut walk))
-                .filter(|slot| is_due(*slot))
-                .take(STALE_RULES)
-                .count() as u32
-        };
-        let rate_left = if self.is_rate_spent(now) {
+        let wanted = if self.is_rate_spent(now) {
             0
         } else {
-            self.max_per_minute
+            let wanted = self.count_due(Stage::Wanted, place, now);
+            wanted.min(self.max_per_minute)
         };
-        let wanted = count(Stage::Wanted).min(rate_left);
-        let rules = self
-            .table(place)
-            .rules
-            .saturating_sub(count(Stage::Expired));
+        let going = self.count_due(Stage::Expired, place, now);
+        let rules = self.table(place).rules.saturating_sub(going);
         // What an earlier version left stays.
         let excess = (rules + wanted).saturating_sub(CHAIN_RULES_MAX as u32);
         for _ in 0..excess.min(wanted) {
-            let standing = self.blocks.iter().filter(|(slot, _, block)| {
-                self.stage(*slot) == Stage::Standing && block.place == place
-            });
-            let first =
-                standing.min_by_key(|(_, _, block)| block.end.map_or(u64::MAX, Instant::as_secs));
-            let Some((slot, _, _)) = first else { return };
+            let Some(slot) = self.first_to_end(place) else {
+                return;
+            };
             if let Some(block) = self.blocks.value_mut(slot) {
                 block.end_reason = EndReason::Evicted;
             }
             self.set_stage(slot, Stage::Expired);
         }
+    }
+
+    /// How many blocks in that stage may be changed now, as far as that matters.
+    #[inline(never)]
+    fn count_due(&self, stage: Stage, place: Place, now: Instant) -> u32 {
+        let mut count = 0;
+        let mut walk = self.walk(stage, Some(place));
+        while let Some(slot) = self.step(&mut walk) {
+            let block = self.blocks.value(slot);
+            count += u32::from(block.is_some_and(|block| block.retry.is_over(now)));
+            if count >= STALE_RULES as u32 {
+                break;
+            }
+        }
+        count
+    }
+
+    /// The block with least time left.
+    fn first_to_end(&self, place: Place) -> Option<Slot> {
+        let (mut first, mut least) = (None, u64::MAX);
+        let mut walk = self.walk(Stage::Standing, Some(place));
+        while let Some(slot) = self.step(&mut walk) {
+            let end = self.blocks.value(slot).and_then(|block| block.end);
+            let end = end.map_or(u64::MAX, Instant::as_secs);
+            if first.is_none() || end < least {
+                (first, least) = (Some(slot), end);
+            }
+        }
+        first
     }
 
     /// Puts one block's change into `changes`. This is the last look at an

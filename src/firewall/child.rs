@@ -70,8 +70,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
         self.expire(now);
         // They take turns, so that one that keeps failing never starves another.
-        let turn = self.turn;
-        for place in Place::ALL.into_iter().cycle().skip(turn).take(Place::COUNT) {
+        let (last, first) = Place::ALL.split_at_checked(self.turn).unwrap_or_default();
+        for place in first.iter().chain(last).copied() {
             let Some(family) = place.family().filter(|_| self.is_present(place)) else {
                 continue;
             };
@@ -117,9 +117,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             self.above.iter_mut().for_each(|above| above.clear());
             return Some(Job::List);
         }
-        let batch = Batch::new(invocation, tool);
         if self.task != Task::End
-            && let Some(job) = self.change(batch, place, host, now)
+            && self.has_changes(place)
+            && let Some(job) = self.change(Batch::new(invocation, tool), place, host, now)
         {
             return Some(job);
         }

@@ -2,7 +2,7 @@
 
 use crate::detector::{Data, Ports};
 use crate::table::Blank;
-use crate::text::{Text, parse_decimal};
+use crate::text::{Text, parse_decimal, split};
 use crate::time::Instant;
 
 /// Longest comment, in bytes: nft takes 128 with its terminating NUL
@@ -119,7 +119,8 @@ impl Facts {
 
     /// Reads a comment of ours; `None` where a field is missing or odd.
     pub fn read(comment: &Comment) -> Option<Self> {
-        let mut words = comment.as_bytes().split(|byte| *byte == b' ').skip(1);
+        let mut words = split(comment.as_bytes(), b' ');
+        let _ours = words.next();
         if words.next() != Some(b"v1") {
             return None;
         }
@@ -159,8 +160,7 @@ impl Facts {
 
     /// The ports as the comment lists them.
     pub fn ports(comment: &Comment) -> &[u8] {
-        let words = comment.as_bytes().split(|byte| *byte == b' ');
-        words
+        split(comment.as_bytes(), b' ')
             .filter_map(|word| word.strip_prefix(b"p="))
             .next()
             .unwrap_or(b"")

@@ -45,10 +45,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                     note_above(above, self.lines.line());
                 }
             }
-            Listed::Ours(rule) => self.listed_ours(place, rule, now),
+            Listed::Ours(rule) => self.listed_ours(place, &rule, now),
             // Where our rules cannot have comments they look like that.
             Listed::Plain(rule) if self.table(place).lacks.comment => {
-                self.listed_rule(place, rule, now);
+                self.listed_rule(place, &rule, now);
             }
             Listed::Plain(_) | Listed::Foreign => self.shown_mut(place).has_foreign_rules = true,
             Listed::Other => {}
@@ -56,11 +56,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// Takes in a rule of ours, or an element.
-    pub(super) fn listed_ours(&mut self, place: Place, rule: Rule, now: Instant) {
+    pub(super) fn listed_ours(&mut self, place: Place, rule: &Rule, now: Instant) {
         match self.task {
             Task::Guard | Task::End => self.listed_rule(place, rule, now),
             Task::List => {
-                let _ = self.listing_ours.push(rule);
+                let _ = self.listing_ours.push(*rule);
             }
             Task::Unblock { target, .. } if target.touches(rule.source) => {
                 self.stale.get_mut(place).add(rule);
@@ -69,13 +69,13 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
     }
 
-    fn listed_rule(&mut self, place: Place, rule: Rule, now: Instant) {
+    fn listed_rule(&mut self, place: Place, rule: &Rule, now: Instant) {
         let Some(slot) = self.blocks.find(&rule.source) else {
             return self.adopt(place, rule, now);
         };
         let (listing, stage) = (self.shown(place).number, self.stage(slot));
         let is_here = self.place(slot) == place;
-        let is_known = self.rule(slot) == Some(rule);
+        let is_known = self.rule(slot).as_ref() == Some(rule);
         let Some(block) = self.blocks.value_mut(slot) else {
             return;
         };
@@ -96,7 +96,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             return;
         }
         if stage == Stage::Wanted && !is_listed {
-            if self.is_of_this_boot(&rule, now) {
+            if self.is_of_this_boot(rule, now) {
                 // The first scan was faster than the first listing: the block of
                 // the run before goes on as it is.
                 self.adopt(place, rule, now);
@@ -105,11 +105,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         } else if is_here && !is_listed && block.comment == rule.comment {
             // The same block in the shape of an earlier version: a reload.
             return self.adopt(place, rule, now);
-        } else if (is_listed || !is_here) && self.ends_later(slot, &rule) {
+        } else if (is_listed || !is_here) && self.ends_later(slot, rule) {
             // Of two rules the one that lasts longer stays.
             if let Some(shorter) = self.rule(slot).filter(|_| is_in_kernel) {
                 let at = self.place(slot);
-                self.stale.get_mut(at).add(shorter);
+                self.stale.get_mut(at).add(&shorter);
             }
             return self.adopt(place, rule, now);
         }
@@ -140,8 +140,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// A rule of an earlier run, or one put back by another program.
-    fn adopt(&mut self, place: Place, rule: Rule, now: Instant) {
-        let (block, stage) = self.adopted_block(place, &rule, now);
+    fn adopt(&mut self, place: Place, rule: &Rule, now: Instant) {
+        let (block, stage) = self.adopted_block(place, rule, now);
         self.adopted += u64::from(self.put(rule.source, &block, stage).is_ok());
     }
 

@@ -550,25 +550,28 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// The families whose blocks cannot be had.
+    #[inline(never)]
     pub fn unusable(&self) -> Option<Unusable> {
-        let fails = |family| {
-            let mut places = self.places();
-            let active = self.active(family);
-            places.any(|place| {
-                let table = self.table(place);
-                let is_spare = match place {
-                    Place::Sets => table.chain == Chain::Never,
-                    _ => active == Place::Sets && !place.is_other(),
-                };
-                place.holds(family) && !table.works(place) && (place == active || !is_spare)
-            })
-        };
-        match (fails(Family::V4), fails(Family::V6)) {
+        match (self.fails(Family::V4), self.fails(Family::V6)) {
             (false, false) => None,
             (true, true) => Some(Unusable::All),
             (true, false) => Some(Unusable::Family(Family::V4)),
             (false, true) => Some(Unusable::Family(Family::V6)),
         }
+    }
+
+    /// Whether blocks of this family cannot be had.
+    #[inline(never)]
+    fn fails(&self, family: Family) -> bool {
+        let active = self.active(family);
+        self.places().any(|place| {
+            let table = self.table(place);
+            let is_spare = match place {
+                Place::Sets => table.chain == Chain::Never,
+                _ => active == Place::Sets && !place.is_other(),
+            };
+            place.holds(family) && !table.works(place) && (place == active || !is_spare)
+        })
     }
 
     /// Whether no block can be had at all.
@@ -1104,7 +1107,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let rules = Place::chains(family).map(|place| self.table(place).rules);
         let is_full = rules.iter().sum::<u32>() >= CHAIN_RULES as u32;
         let prefers_sets = is_full || !self.table(chain).is_usable();
-        if self.choice == FirewallChoice::Nft || prefers_sets && self.can_use_sets(family) {
+        let is_only_place = self.table(chain).is_given_up && self.sets.takes(family);
+        if self.choice == FirewallChoice::Nft
+            || is_only_place
+            || prefers_sets && self.can_use_sets(family)
+        {
             Place::Sets
         } else {
             chain

@@ -63,8 +63,7 @@ pub(super) struct Sets {
     /// The first refusal, and the number of the message.
     error: Option<(u32, Errno)>,
     rules: usize,
-    /// That of all tables when ours was listed, or as our own changes have left
-    /// it since; 0 where it is not known.
+    /// That of all tables when ours was listed; 0 after a change of our own.
     generation: u32,
     listed_generation: u32,
     /// Another program changed our table since the last look.
@@ -119,13 +118,6 @@ impl Sets {
     fn set(&self) -> Option<Set> {
         let index = self.step.checked_sub(ELEMENTS)?;
         self.family().sets().get(index).copied()
-    }
-
-    /// One more change of our own.
-    fn count_generation(&mut self) {
-        if self.generation != 0 {
-            self.generation = self.generation.checked_add(1).unwrap_or(1);
-        }
     }
 }
 
@@ -205,12 +197,14 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         if self.is_listing_due(place, now) || may_be_gone {
             self.begin_listing(place);
             self.sets.step = GENERATION;
-            if !core::mem::take(&mut self.sets.has_changed) {
+            if core::mem::take(&mut self.sets.has_changed) {
+                self.sets.generation = 0;
+            } else {
                 self.sets.program.clear();
             }
             return Job::List;
         }
-        if self.task != Task::End {
+        if self.task != Task::End && self.has_changes(place) {
             let job = self.change_sets(out, host, now);
             if job != Job::None {
                 return job;
@@ -359,7 +353,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             },
             comment,
         };
-        self.listed_ours(Place::Sets, rule, now);
+        self.listed_ours(Place::Sets, &rule, now);
     }
 
     /// Takes in that all of the answer was received, or why it was not.
@@ -378,13 +372,13 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             return self.step_on(error, now);
         }
         let job = core::mem::replace(&mut sets.job, Job::None);
+        // A batch need not make a generation: one that takes out what timed out.
+        sets.generation = 0;
         let Some(error) = error else {
-            sets.count_generation();
             (sets.excuses, sets.rebuilds) = (0, false);
             self.succeeded(job, Place::Sets, now);
             return None;
         };
-        sets.generation = 0;
         if job == Job::RemoveChain && error == Errno::ENOENT {
             self.succeeded(job, Place::Sets, now);
             return None;
@@ -395,7 +389,13 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             self.table_mut(Place::Sets).invalidate();
             return None;
         }
-        Some(self.failed(job, Place::Sets, FailureReason::Error(error), now))
+        let mut failure = self.failed(job, Place::Sets, FailureReason::Error(error), now);
+        if self.sets.is_strange {
+            failure
+                .explanation
+                .put(b"the table tcpparser is another program's");
+        }
+        Some(failure)
     }
 
     /// Whether a change was refused for what another look or another shape of it
@@ -477,10 +477,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 shown.has_foreign_rules |= is_strange;
             }
             (Some(Errno::EINTR), _) => {
-                // Other programs change their tables right now.
+                // Other programs change their tables right now. Blocks do not wait
+                // for that to end where the sets were known.
                 sets.job = Job::None;
                 sets.has_changed = true;
-                self.table_mut(place).retry.hold(now.after(FACTS_WAIT));
+                let table = self.table_mut(place);
+                table.next_listing = Some(now.after(VERIFY_GAP));
+                if !is_known {
+                    table.retry.hold(now.after(FACTS_WAIT));
+                }
                 return None;
             }
             (Some(error), _) => {
