@@ -61,6 +61,7 @@ def test_standing_before_the_start_is_a_scan(t):
     assert len(held) == 4, "connections held"
 
 
+@pytest.mark.idle
 def test_ports_older_than_the_window_do_not_count(t):
     family = Family("v4")
     lan, guard = guarded(t, family, "--window", "1s")
@@ -79,6 +80,7 @@ def test_threshold_is_an_option(t):
     assert len(held) == 2, "connections held"
 
 
+@pytest.mark.idle
 def test_quiet_for_a_window_reports_again(t):
     family = Family("v4")
     lan, guard = guarded(t, family, "--window", "1s")

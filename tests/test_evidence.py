@@ -439,6 +439,7 @@ def test_late_closes_do_not_block_again(t):
     assert scene.guard.metric(NEW_INBOUND) == 4, NEW_INBOUND
 
 
+@pytest.mark.idle
 def test_short_connections_join_the_next_list(t):
     scene = Scene(t, "--dry-run", interval="2s").hears()
     scene.guard.wait_readings(1)
@@ -450,6 +451,7 @@ def test_short_connections_join_the_next_list(t):
     assert len(scene.guard.matching(re.escape(name))) == 1, "lines about it"
 
 
+@pytest.mark.idle
 def test_the_list_ends_after_a_hundred_short_connections(t):
     scene = Scene(t, "--dry-run", interval="3s").hears()
     scene.guard.wait_readings(1)

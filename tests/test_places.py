@@ -393,6 +393,7 @@ def has_chain(scene, tool):
 BOTH_WAYS = (("nft", "v4"), ("legacy", "v4"), ("nft", "v6"), ("legacy", "v6"))
 
 
+@pytest.mark.idle
 @pytest.mark.parametrize("preferred, family, tools", [
     *[case + ("PATH",) for case in BOTH_WAYS], ("nft", "v4", "exec-root"),
     ("legacy", "v6", "exec-root")])

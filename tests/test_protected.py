@@ -408,6 +408,7 @@ def test_a_kernel_that_sends_no_events_is_asked(t, what):
     assert scene.known(), "all is known"
 
 
+@pytest.mark.idle
 @pytest.mark.parametrize("seconds", [0, 8])
 def test_facts_that_cannot_be_had_at_all(t, seconds):
     """From the start: said once, shown, and no scan waits."""

@@ -544,6 +544,7 @@ def mptcp_socket(space):
         pytest.skip(f"MPTCP: {error}")
 
 
+@pytest.mark.idle
 @pytest.mark.parametrize("how", ["fin", "rst", "held"])
 def test_mptcp_clients(t, how):
     """All four are seen, none is missed, and the line names our address."""
