@@ -204,9 +204,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         host: &Host,
         now: Instant,
     ) -> (u32, u32) {
-        if place != Place::Sets {
-            self.make_room(place, now);
-        }
+        let room = if place == Place::Sets {
+            u32::MAX
+        } else {
+            self.make_room(place, now)
+        };
         let table = self.table(place);
         let one_by_one = table.one_by_one;
         let may_keep_house = table.housekeeping.is_over(now);
@@ -215,15 +217,18 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             housekeeping += self.remove_stale_rules(changes, place, STALE_RULES);
         }
         let most = if one_by_one { 1 } else { u32::MAX };
-        let mut blocks = 0;
+        let (mut blocks, mut added) = (0, 0);
         for stage in [Stage::Expired, Stage::Lost, Stage::Wanted] {
             let mut walk = self.walk(stage, Some(place));
             while let Some(slot) = self.step(&mut walk) {
                 let is_held_back = stage == Stage::Wanted && self.is_rate_spent(now);
-                if blocks >= most || !changes.has_room() || is_held_back {
+                let is_full = stage == Stage::Wanted && added >= room;
+                if is_full || blocks >= most || !changes.has_room() || is_held_back {
                     break;
                 }
-                blocks += u32::from(self.add_change(changes, slot, place, host, now));
+                let one = u32::from(self.add_change(changes, slot, place, host, now));
+                added += one * u32::from(stage == Stage::Wanted);
+                blocks += one;
             }
         }
         if may_keep_house && one_by_one && blocks == 0 {
@@ -237,7 +242,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Ends the blocks with least time left where a chain would hold more rules
     /// than is good for other traffic.
-    fn make_room(&mut self, place: Place, now: Instant) {
+    fn make_room(&mut self, place: Place, now: Instant) -> u32 {
         let is_due = |slot| {
             let block = self.blocks.value(slot);
             block.is_some_and(|block| block.retry.is_over(now))
@@ -261,18 +266,21 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             .saturating_sub(count(Stage::Expired));
         // What an earlier version left stays.
         let excess = (rules + wanted).saturating_sub(CHAIN_RULES_MAX as u32);
+        let mut room = (CHAIN_RULES_MAX as u32).saturating_sub(rules);
         for _ in 0..excess.min(wanted) {
             let standing = self.blocks.iter().filter(|(slot, _, block)| {
                 self.stage(*slot) == Stage::Standing && block.place == place
             });
             let first =
                 standing.min_by_key(|(_, _, block)| block.end.map_or(u64::MAX, Instant::as_secs));
-            let Some((slot, _, _)) = first else { return };
+            let Some((slot, _, _)) = first else { break };
+            room += 1;
             if let Some(block) = self.blocks.value_mut(slot) {
                 block.end_reason = EndReason::Evicted;
             }
             self.set_stage(slot, Stage::Expired);
         }
+        room.max(1)
     }
 
     /// Puts one block's change into `changes`. This is the last look at an
@@ -358,6 +366,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         } = self.table(place).lacks;
         let source = self.blocks.key(slot).copied();
         let is_new = self.stage(slot) == Stage::Wanted;
+        // What a chain without comments refused, the sets take only with one.
+        let anew = self.blocks.value(slot).map(|block| {
+            let facts = self.facts(block.strikes, block.end, block.since_seconds, block.data);
+            facts.write(&Vec::new())
+        });
         let block = self.blocks.value_mut(slot).filter(|_| is_new);
         if let (Some(block), Some(source)) = (block, source) {
             block.place = place;
@@ -369,6 +382,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             };
             if comment {
                 block.comment = Comment::BLANK;
+            } else if block.comment.is_none() {
+                block.comment = anew.unwrap_or(Comment::BLANK);
             }
         }
     }

@@ -53,6 +53,8 @@ pub(super) struct Sets {
     /// What stands under our name is refused: all of it goes, and is made anew.
     rebuilds: bool,
     excuses: u8,
+    /// The last batch puts something in, or takes the table away.
+    adds: bool,
     /// The last request's messages have these numbers, its end not included;
     /// from `frame` on they are about elements.
     first: u32,
@@ -65,7 +67,7 @@ pub(super) struct Sets {
     rules: usize,
     /// That of all tables when ours was listed, or as our own changes have left
     /// it since; 0 where it is not known.
-    generation: u32,
+    pub(super) generation: u32,
     listed_generation: u32,
     /// Another program changed our table since the last look.
     has_changed: bool,
@@ -84,6 +86,7 @@ impl Sets {
         lacks_comment: false,
         rebuilds: false,
         excuses: 0,
+        adds: false,
         first: 0,
         frame: 0,
         end: 0,
@@ -134,6 +137,7 @@ struct SetChanges<'a> {
     batch: Batch<'a>,
     removal: Removal,
     now: Instant,
+    adds: bool,
 }
 
 impl Changes for SetChanges<'_> {
@@ -143,6 +147,7 @@ impl Changes for SetChanges<'_> {
 
     fn add(&mut self, rule: &Rule) {
         let Some(set) = set_of(rule) else { return };
+        self.adds = true;
         let end = Facts::read(&rule.comment).and_then(|facts| facts.end());
         let left = end.map(|end| self.now.until(end).as_nanos() / 1_000_000);
         self.batch.add(&Element {
@@ -219,6 +224,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         if may_keep_house && self.may_remove_chain(place) {
             let mut batch = Batch::begin(out, self.sets.family(), self.sets.end);
             batch.delete_table();
+            self.sets.adds = true;
             self.send(batch);
             return Job::RemoveChain;
         }
@@ -258,11 +264,13 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             batch,
             removal,
             now,
+            adds: puts_frame,
         };
         let (blocks, housekeeping) = self.put_changes(&mut changes, place, host, now);
         if blocks == 0 && housekeeping == 0 && !is_torn {
             return Job::None;
         }
+        self.sets.adds = changes.adds;
         self.send(changes.batch);
         Job::Change {
             blocks,
@@ -380,6 +388,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let job = core::mem::replace(&mut sets.job, Job::None);
         let Some(error) = error else {
             sets.count_generation();
+            if !sets.adds {
+                // Without anything taken out it makes no generation.
+                sets.generation = 0;
+            }
             (sets.excuses, sets.rebuilds) = (0, false);
             self.succeeded(job, Place::Sets, now);
             return None;
@@ -522,7 +534,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Another program changed our table: it is looked at soon.
     pub fn note_change(&mut self, program: &ProgramName, now: Instant) {
-        self.sets.has_changed = true;
+        (self.sets.has_changed, self.sets.generation) = (true, 0);
         self.sets.program = program.clone();
         let table = self.table_mut(Place::Sets);
         if table.chain == Chain::Never {
