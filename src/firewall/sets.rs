@@ -64,7 +64,7 @@ pub(super) struct Sets {
     error: Option<(u32, Errno)>,
     rules: usize,
     /// That of all tables when ours was listed; 0 after a change of our own.
-    generation: u32,
+    pub(super) generation: u32,
     listed_generation: u32,
     /// Another program changed our table since the last look.
     has_changed: bool,
