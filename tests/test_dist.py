@@ -269,9 +269,10 @@ def test_man_page_is_readable(_t):
     need("mandoc")
     page = re.sub(".\b", "", must("mandoc", "-T", "ascii", PAGE))
     sections = re.findall(r"^([A-Z][A-Z ]+)$", page, re.M)
-    equal(sections, ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "ENVIRONMENT", "SIGNALS",
-                     "FILES", "EXIT STATUS", "EXAMPLES", "SEE ALSO", "STANDARDS", "HISTORY",
-                     "CAVEATS"], "sections")
+    equal(sections, ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "METRICS", "ENVIRONMENT",
+                     "SIGNALS", "FILES", "EXIT STATUS", "EXAMPLES", "DIAGNOSTICS", "COMPATIBILITY",
+                     "SEE ALSO", "STANDARDS", "HISTORY", "CAVEATS", "SECURITY CONSIDERATIONS"],
+          "sections")
     check("-i, --interval DUR" in page, "no --interval")
     wide = [line for line in page.splitlines() if len(line) > 80]
     equal(wide, [], "lines over 80 columns")
