@@ -5,13 +5,13 @@
 //! Metrics observe and decide nothing.
 //!
 //! ```text
-//!        /proc/net/tcp  sock_diag            :3021                     iptables
-//!              |read        |recv          recv|  ^send          fork+exec|  ^exit status
-//! linux.rs  ===|============|=================|==|=====================|==|====  all unsafe above
-//!              v            v                 v  |                     |  |
+//!        /proc/net/tcp  sock_diag            :3021            nf_tables    iptables
+//!              |read        |recv          recv|  ^send       send| ^recv  |fork+exec
+//! linux.rs  ===|============|=================|==|================|=|======|====  all unsafe above
+//!              v            v                 v  |                v |      v
 //!        proc_net_tcp   sock_diag           http  <- exposition <- metrics |
-//!              \           /                                               |
-//!            connections ---Event---> detector ---Verdict---> firewall --Command
+//!              \           /                                       |       |
+//!            connections ---Event---> detector ---Verdict---> firewall: sets | chain
 //! daemon: owns the tables; one `turn` calls these left to right and hands
 //! each result to the next
 //! ```
@@ -26,8 +26,12 @@
 //! Admission::admit         Case::verdict: counts, waits in Waiting, or neither
 //! Detector::observe        Evidence; next_scan -> Scan
 //! Commands::decide         what is protected; Firewall::block: it is wanted
+//!                          Firewall::active: in the sets or the chain
+//! Commands::converse       Firewall::request -> bytes; Netfilter::exchange;
+//!                          Firewall::answered: it stands in the sets
 //! Commands::start          Firewall::command -> Invocation; Kernel::spawn
-//! Commands::watch          the child's exit; Firewall::finished: it stands
+//! Commands::watch          the child's exit; Firewall::finished: it stands in
+//!                          the chain
 //! ```
 //!
 //! One destroy event, by `take_events`; from there on as above:
