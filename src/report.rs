@@ -269,10 +269,11 @@ pub fn listed_block(
     line
 }
 
-/// Appends the column up to `width`, and empties it.
+/// Appends the column up to `width`, at least a blank behind it, and empties it.
 fn put_column(line: &mut Line, column: &mut Text<160>, width: usize) {
     line.put(column.as_bytes());
-    for _ in column.as_bytes().len()..width + 1 {
+    let length = column.as_bytes().len();
+    for _ in length..length.max(width) + 1 {
         line.put_byte(b' ');
     }
     column.clear();
