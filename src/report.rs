@@ -201,6 +201,7 @@ pub fn error_words(error: Errno) -> Text<48> {
         Errno::ENOENT => b"no such file",
         Errno::EACCES | Errno::EPERM => b"permission denied",
         Errno::EADDRINUSE => b"address in use",
+        Errno::EEXIST => b"the name is taken",
         Errno::ECONNREFUSED => b"connection refused",
         Errno::ETIMEDOUT => b"no answer in time",
         Errno::EADDRNOTAVAIL => b"address not there",
