@@ -1265,8 +1265,12 @@ fn set_signal_mask(mask: SignalSet) {
 #[inline(never)]
 fn set_disposition(signal: c_int, disposition: libc::sighandler_t) {
     // The kernel's struct sigaction; on mips flags come first.
-    let mut action = [0; 8];
-    action[IS_MIPS as usize] = disposition;
+    let (first, second) = if IS_MIPS {
+        (0, disposition)
+    } else {
+        (disposition, 0)
+    };
+    let action = [first, second, 0, 0, 0, 0, 0, 0];
     let (action, old) = (action.as_ptr(), ptr::null::<usize>());
     // SAFETY: only SIG_IGN and SIG_DFL are set, no handler ever runs, and the
     // array is no shorter than the struct.

@@ -583,12 +583,16 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
     }
 
+    /// Whether blocks may go into a chain.
+    pub fn may_use_tools(&self) -> bool {
+        self.choice != FirewallChoice::Nft
+    }
+
     /// What cannot be used where nothing can.
     pub fn names(&self) -> &'static [u8] {
         match self.choice {
             FirewallChoice::Iptables => b"iptables",
-            FirewallChoice::Nft => b"nf_tables",
-            FirewallChoice::Auto | FirewallChoice::None => b"iptables or nf_tables",
+            _ => b"iptables or nf_tables",
         }
     }
 
@@ -698,6 +702,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             let table = self.table_mut(place);
             let soon = now.or_later(table.last_listing.map(|last| last.after(VERIFY_GAP)));
             table.next_listing = nearest(table.next_listing, Some(soon));
+            // What timed out before its end makes no generation.
+            self.sets.generation = 0;
         }
     }
 
@@ -1106,10 +1112,16 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let chain = self.active_chain(family);
         let rules = Place::chains(family).map(|place| self.table(place).rules);
         let is_full = rules.iter().sum::<u32>() >= CHAIN_RULES as u32;
-        let prefers_sets = is_full || !self.table(chain).is_usable();
-        let is_only_place = self.table(chain).is_given_up && self.sets.takes(family);
+        let table = self.table(chain);
+        // One that was never listed may hang.
+        let prefers_sets = is_full || !table.is_usable() || table.last_listing.is_none();
+        // Where the chain is of no use, sets that refused are tried all the same.
+        let is_last = !self.table(chain).is_usable()
+            && self.choice == FirewallChoice::Auto
+            && self.knows_sets()
+            && self.sets.takes(family);
         if self.choice == FirewallChoice::Nft
-            || is_only_place
+            || is_last
             || prefers_sets && self.can_use_sets(family)
         {
             Place::Sets
