@@ -1,8 +1,8 @@
 """How pytest runs the end-to-end tests: what each is given, which share the
 machine, and what the reader of a failure is shown.
 
-    make build build-quick tools
-    pytest tests -k four_ports      (as root)
+As root, `make build build-quick tools` and `pytest tests -k threshold` run those
+whose names hold that; `-n 0` runs them in this process.
 """
 
 import contextlib
@@ -88,17 +88,18 @@ def marks(item):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """One worker has what mostly waits, first; one has what runs alone, last."""
+    """One worker has what mostly waits, first; one has what runs alone, last.
+    Whether all tests run is noted, too: README's commands are counted then."""
     ranks = {"idle": 0, "alone": 2, "last": 3}
     items.sort(key=lambda item: max((ranks[mark] for mark in marks(item)), default=1))
     for item in items:
         if marks(item):
             group = "idle" if marks(item) == {"idle"} else "alone"
             item.add_marker(pytest.mark.xdist_group(group))
-    modules = {os.path.basename(item.path) for item in items}
-    is_cut = any("::" in argument for argument in config.args)
-    config.is_whole = not (is_cut or config.option.keyword or config.option.markexpr) and modules == {
-        os.path.basename(path) for path in glob.glob(f"{TESTS}/test_*.py")}
+    option = config.option
+    is_cut = option.keyword or option.markexpr or any("::" in one for one in config.args)
+    modules = {str(item.path) for item in items}
+    config.is_whole = not is_cut and modules == set(glob.glob(f"{TESTS}/test_*.py"))
 
 
 @contextlib.contextmanager
