@@ -34,6 +34,27 @@ have_musl_target = test -d "$$(rustc --print target-libdir --target $(TARGET))" 
 # its own an unpacked tree may lie in another project's repository.
 at_commit = SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$({ [ -e .git ] && git log -1 --format=%ct 2>/dev/null; } || date -r Cargo.toml +%s)}"
 
+# Without                                    tests say SKIPPED for
+#   root, or a sudo that does not ask; ip, curl
+#                                            whatever needs a network namespace
+#                                            or a container: most of them
+#   iptables, or one of its flavours         that flavour
+#   nft                                      a look into both flavours that makes
+#                                            no tables; blocks in the sets
+#   busybox, openrc-run, systemd-analyze, overlayfs, unshare, nsenter, setpriv,
+#   mount, pivot_root, tar, dpkg-deb         services on a machine of their own
+#   podman, buildah, runc                    the image
+#   rustup's targets, python3-venv, pip, wheel, twine, qemu-user
+#                                            release files, running those for
+#                                            other machines
+#   make, cargo, nmap, promtool, prometheus, vsftpd, ipset, setsid, prlimit, ss,
+#   sysctl, ldd, sh, strace, valgrind, ufw, firewalld
+#                                            what they are used for
+#   shellcheck, file, nm, mandoc, musl-gcc, rustfmt, clippy
+#                                            what they check
+#   all of `make test`                       the count of README's commands
+# `make bench` compares with wrk, lighttpd, nginx, iptables, nft and ipset.
+
 # What tests need, command:package.
 TOOLS = iptables:iptables nft:nftables ipset:ipset ip:iproute2 sysctl:procps nmap:nmap curl:curl strace:strace valgrind:valgrind \
 	python3:python3 shellcheck:shellcheck file:file nm:binutils musl-gcc:musl-tools dash:dash \
@@ -102,9 +123,10 @@ test: build build-quick tools ## every check and test; what lacks its tools says
 	sh tests/build.sh
 	$(as_root) python3 -B tests/run.py $(BINARY)
 
-bench: build bench-tools ## readings against cat, HTTP against lighttpd and nginx, size, memory (needs root)
+bench: build tools bench-tools ## readings against cat, HTTP against lighttpd and nginx, blocks against other tools, size, memory (needs root)
 	@python3 -B tests/bench.py $(BINARY)
 	@LD_LIBRARY_PATH="$$(echo target/tools/usr/lib/*-linux-*)" python3 -B tests/bench_http.py $(BINARY)
+	@python3 -B tests/bench_blocks.py $(BINARY)
 
 detect: build tools ## which scans are seen and how fast they are blocked (needs root)
 	@python3 -B tests/detect.py $(BINARY)

@@ -4,7 +4,13 @@
 #
 # Their bytes depend on the source, its revision, the time of its commit and the
 # version of rustc, not on the folder or the machine: rust-lld, which comes with
-# rustc, links them all, so that no architecture is a foreign one.
+# rustc, links them all, so that no architecture is a foreign one. Wheels also
+# need python3 with pip.
+#
+# To check a release without git, set TCPPARSER_REVISION to the last word of
+# `tcpparser --version` and SOURCE_DATE_EPOCH to what `date -r tcpparser +%s`
+# prints in the unpacked tarball. ARCHITECTURES='x86_64 aarch64' leaves out what
+# rustup does not have.
 set -eu
 umask 022
 export LC_ALL=C

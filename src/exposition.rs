@@ -558,55 +558,63 @@ mod tests {
         }
     }
 
-    /// README.md's table: name without labels -> type and meaning.
-    fn families_in_readme() -> BTreeMap<String, (String, String)> {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
-        let readme = std::fs::read_to_string(path).unwrap();
-        let rows = readme
-            .lines()
-            .filter_map(|line| line.strip_prefix("| `tcpparser_"));
-        let mut documented = BTreeMap::new();
-        for row in rows {
-            let (name, rest) = row.split_once("` | ").unwrap();
-            let (kind, meaning) = rest.split_once(" | ").unwrap();
-            let name = "tcpparser_".to_string() + name.split('{').next().unwrap();
-            let before = documented.insert(name, (kind.to_string(), meaning.to_string()));
-            assert_eq!(before, None, "documented twice: {row}");
-        }
-        documented
+    /// The list of dist/tcpparser.8: name with labels, type and meaning.
+    fn families_of_the_man_page() -> Vec<(String, String, String)> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/dist/tcpparser.8");
+        let page = std::fs::read_to_string(path).unwrap();
+        let (_, section) = page.split_once("\n.Sh METRICS\n").unwrap();
+        let (section, _) = section.split_once("\n.El\n").unwrap();
+        let entries = section.split("\n.It Li ").skip(1).map(|entry| {
+            let (head, meaning) = entry.split_once('\n').unwrap();
+            let (name, kind) = head.split_once(" Pq ").unwrap();
+            (
+                name.to_string(),
+                kind.to_string(),
+                meaning.replace('\n', " "),
+            )
+        });
+        entries.collect()
     }
 
-    /// Every family and no other, with its type.
+    /// Every family and no other, with its type and what its HELP says.
     #[test]
-    fn readme_documents_every_metric() {
+    fn the_man_page_documents_every_metric() {
         let metrics = Metrics::new();
         let text = written(&sample(&metrics), Format::Text);
-        let types = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("# TYPE tcpparser_"));
-        let families: BTreeMap<String, String> = types
-            .map(|line| line.split_once(' ').unwrap())
-            .map(|(name, kind)| ("tcpparser_".to_string() + name, kind.to_string()))
-            .collect();
-        let documented = families_in_readme().into_iter();
-        let documented: BTreeMap<_, _> = documented.map(|(name, (kind, _))| (name, kind)).collect();
-        assert_eq!(documented, families);
+        let lines: Vec<&str> = text.lines().collect();
+        let families = lines.windows(2).filter_map(|lines| {
+            let (name, help) = lines[0].strip_prefix("# HELP ")?.split_once(' ')?;
+            let kind = lines[1].strip_prefix(&std::format!("# TYPE {name} "))?;
+            name.starts_with("tcpparser_").then_some((name, kind, help))
+        });
+        let families: Vec<_> = families.collect();
+        assert!(families.len() > 40, "{} families", families.len());
+        let documented = families_of_the_man_page();
+        let own_names: Vec<&str> = documented.iter().map(|(name, ..)| name_of(name)).collect();
+        let names: Vec<&str> = families.iter().map(|(name, ..)| *name).collect();
+        assert_eq!(own_names, names);
+        for ((name, own_kind, meaning), (_, kind, help)) in documented.iter().zip(families) {
+            assert_eq!(own_kind, kind, "{name}");
+            assert!(meaning.starts_with(help), "{name}: {meaning}, not {help}");
+        }
     }
 
     /// The Python program's only metric has a successor.
     #[test]
-    fn readme_says_what_new_connections_total_became() {
-        let documented = families_in_readme();
-        let (kind, meaning) = &documented["tcpparser_new_connections_total"];
+    fn the_man_page_says_what_new_connections_total_became() {
+        let documented = families_of_the_man_page();
+        let mut successors = documented
+            .iter()
+            .filter(|(name, ..)| name_of(name) == "tcpparser_new_connections_total");
+        let (_, kind, meaning) = successors.next().unwrap();
         assert_eq!(kind, "counter");
-        assert!(meaning.contains(" `new_connections_total`"), "{meaning}");
+        assert!(meaning.contains(" new_connections_total"), "{meaning}");
     }
 
     /// Each label of a family stands behind its name.
     #[test]
-    fn readme_documents_every_label() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
-        let readme = std::fs::read_to_string(path).unwrap();
+    fn the_man_page_documents_every_label() {
+        let heads = families_of_the_man_page();
         let metrics = Metrics::new();
         let text = written(&sample(&metrics), Format::Text);
         let samples = text.lines().filter_map(|line| line.split_once('{'));
@@ -617,11 +625,16 @@ mod tests {
             if labels == ["le"] || name == "tcpparser_build_info" {
                 continue;
             }
-            let start = std::format!("| `{name}{{{}}}` | ", labels.join(","));
-            assert!(readme.contains(&start), "README.md has no {start}");
+            let head = std::format!("{name}{{{}}}", labels.join(","));
+            let is_there = heads.iter().any(|(name, ..)| *name == head);
+            assert!(is_there, "dist/tcpparser.8 has no {head}");
             documented += 1;
         }
         assert!(documented > 50, "{documented} samples with labels");
+    }
+
+    fn name_of(head: &str) -> &str {
+        head.split('{').next().unwrap_or_default()
     }
 
     fn last_word(text: &str) -> &str {

@@ -5,13 +5,13 @@
 //! Metrics observe and decide nothing.
 //!
 //! ```text
-//!        /proc/net/tcp  sock_diag            :3021                     iptables
-//!              |read        |recv          recv|  ^send          fork+exec|  ^exit status
-//! linux.rs  ===|============|=================|==|=====================|==|====  all unsafe above
-//!              v            v                 v  |                     |  |
+//!        /proc/net/tcp  sock_diag            :3021            nf_tables    iptables
+//!              |read        |recv          recv|  ^send       send| ^recv  |fork+exec
+//! linux.rs  ===|============|=================|==|================|=|======|====  all unsafe above
+//!              v            v                 v  |                v |      v
 //!        proc_net_tcp   sock_diag           http  <- exposition <- metrics |
-//!              \           /                                               |
-//!            connections ---Event---> detector ---Verdict---> firewall --Command
+//!              \           /                                       |       |
+//!            connections ---Event---> detector ---Verdict---> firewall: sets | chain
 //! daemon: owns the tables; one `turn` calls these left to right and hands
 //! each result to the next
 //! ```
@@ -26,8 +26,12 @@
 //! Admission::admit         Case::verdict: counts, waits in Waiting, or neither
 //! Detector::observe        Evidence; next_scan -> Scan
 //! Commands::decide         what is protected; Firewall::block: it is wanted
+//!                          Firewall::active: in the sets or the chain
+//! Commands::converse       Firewall::request -> bytes; Netfilter::exchange;
+//!                          Firewall::answered: it stands in the sets
 //! Commands::start          Firewall::command -> Invocation; Kernel::spawn
-//! Commands::watch          the child's exit; Firewall::finished: it stands
+//! Commands::watch          the child's exit; Firewall::finished: it stands in
+//!                          the chain
 //! ```
 //!
 //! One destroy event, by `take_events`; from there on as above:
@@ -48,6 +52,54 @@
 //! Resources, Page::update  what the parts count; Snapshot -> exposition::write
 //! Exchange::respond        Status, head, body; send(2) of Exchange::to_send
 //! Web::close_clients       the end, or its time is over
+//! ```
+//!
+//! What stands where (a test demands each file of this folder):
+//!
+//! ```text
+//! main.rs          C entry and panic handler
+//! limits.rs        every capacity and period, with its reason
+//! text.rs          bounded text
+//! time.rs          instants and durations
+//! address.rs       addresses and networks
+//! table.rs         fixed tables
+//! label.rs         values of labels of metrics
+//! kernel.rs        what is asked of the kernel
+//! linux.rs         the same for real, the only unsafe code
+//! options.rs       command line and environment
+//! proc_net_tcp.rs  rows to sockets
+//! sock_diag.rs     kernel events to sockets
+//! netlink.rs       dumps of addresses, routes and links
+//! nf_tables.rs     the table of nf_tables to messages of the kernel, and back
+//! host.rs          own addresses, networks, gateways and nameservers
+//! listeners.rs     which local ports are services
+//! waiting.rs       what waits until that is known
+//! connections.rs   this reading against the last: what opened, what closed, in
+//!                  which direction
+//! coverage.rs      what the kernel counted against what was seen
+//! detector.rs      events to verdicts
+//! firewall/        verdicts to commands, and the life of a block
+//!   place.rs         families and flavours
+//!   comment.rs       a block as the comment of its rule
+//!   iptables.rs      rules and command lines of the chain
+//!   child.rs         what the tools are to do, and what came of it
+//!   explanation.rs   what the tools say
+//!   sets.rs          conversations with nf_tables
+//!   changes.rs       what is next in one place, by child or netlink
+//!   filter_table.rs  what is known of one table
+//!   listing.rs       what stands against what is wanted
+//!   jump.rs          what has the first place
+//! report.rs        the lines of output
+//! http.rs          requests and answers
+//! metrics.rs       what is counted
+//! exposition.rs    that as text
+//! daemon/          ties all of it together in one loop: mod.rs has the turn, the
+//!                  other files one part of the state each, such as netfilter.rs
+//!                  the sockets of nf_tables
+//! tools/           commands that run once and end: --list, --unblock and
+//!                  --healthcheck
+//! testing/         fake kernel, simulator, oracles to compare with, scenarios,
+//!                  rules about the source
 //! ```
 //!
 //! A module imports only from those above it in the list below.

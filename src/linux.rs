@@ -55,8 +55,11 @@ const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 /// Signals go from 1 to 64 (signal(7)); mips has 128, whose upper half is
 /// unused.
 const SIGNALS: c_int = 64;
-/// Bytes of a set of them.
-const SIGNAL_SET: usize = mem::size_of::<u64>();
+const IS_MIPS: bool = cfg!(any(target_arch = "mips", target_arch = "mips64"));
+/// Bytes of a kernel's sigset_t.
+const SIGNAL_SET: usize = if IS_MIPS { 16 } else { 8 };
+/// One: words, the first with the bit of signal 1 lowest (asm/signal.h).
+type SignalSet = [usize; SIGNAL_SET / mem::size_of::<usize>()];
 /// The highest descriptor closed by hand where close_range(2) is missing.
 const DESCRIPTORS_BY_HAND: c_int = 65_536;
 
@@ -1240,43 +1243,42 @@ fn is_writable(descriptor: c_int) -> bool {
     poll(&mut table, Some(Duration::ZERO)).is_ok() && table[0].revents != 0
 }
 
-/// A kernel's sigset_t: 64 bits, the first for signal 1.
-const fn signal_set<const N: usize>(signals: [c_int; N]) -> u64 {
-    let mut set = 0;
+/// Of the first word's signals.
+const fn signal_set<const N: usize>(signals: [c_int; N]) -> SignalSet {
+    let mut set: SignalSet = [0; SIGNAL_SET / mem::size_of::<usize>()];
     let mut rest: &[c_int] = &signals;
     while let [signal, others @ ..] = rest {
-        set |= 1 << (*signal - 1);
+        set[0] |= 1 << (*signal - 1);
         rest = others;
     }
     set
 }
 
-fn set_signal_mask(mask: u64) {
-    let (mask, old) = (&raw const mask, ptr::null::<u64>());
+/// Signals by number: the C library brings handlers and locks along.
+fn set_signal_mask(mask: SignalSet) {
+    let (how, old) = (libc::SIG_SETMASK, ptr::null::<usize>());
+    let number = libc::SYS_rt_sigprocmask;
     // SAFETY: the set is of the size given, and the old one is not asked for.
-    unsafe {
-        libc::syscall(
-            libc::SYS_rt_sigprocmask,
-            libc::SIG_SETMASK,
-            mask,
-            old,
-            SIGNAL_SET,
-        )
-    };
+    unsafe { libc::syscall(number, how, mask.as_ptr(), old, SIGNAL_SET) };
 }
 
 #[inline(never)]
 fn set_disposition(signal: c_int, disposition: libc::sighandler_t) {
-    // The kernel's struct sigaction: without a handler all else is zero.
-    let action = [disposition, 0, 0, 0, 0];
+    // The kernel's struct sigaction; on mips flags come first.
+    let (first, second) = if IS_MIPS {
+        (0, disposition)
+    } else {
+        (disposition, 0)
+    };
+    let action = [first, second, 0, 0, 0, 0, 0, 0];
     let (action, old) = (action.as_ptr(), ptr::null::<usize>());
     // SAFETY: only SIG_IGN and SIG_DFL are set, no handler ever runs, and the
     // array is no shorter than the struct.
     unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action, old, SIGNAL_SET) };
 }
 
-fn signal_descriptor(mask: u64) -> Result<Owned, Errno> {
-    let (mask, flags) = (&raw const mask, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC);
+fn signal_descriptor(mask: SignalSet) -> Result<Owned, Errno> {
+    let (mask, flags) = (mask.as_ptr(), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC);
     // SAFETY: the set is of the size given; -1 asks for a new descriptor.
     let result = unsafe { libc::syscall(libc::SYS_signalfd4, -1, mask, SIGNAL_SET, flags) };
     Owned::new(result as c_int)
@@ -1405,9 +1407,15 @@ fn memfd(flags: u32) -> Result<Owned, Errno> {
 /// By number, without the locks and handlers of fork(3).
 fn fork() -> Result<i32, Errno> {
     let (flags, none) = (libc::SIGCHLD as usize, 0_usize);
+    // clone(2): on s390 the stack comes first.
+    let (first, second) = if cfg!(target_arch = "s390x") {
+        (none, flags)
+    } else {
+        (flags, none)
+    };
     // SAFETY: without a stack of its own the child goes on with a copy of ours;
     // it only makes system calls and never returns (run_child).
-    let result = unsafe { libc::syscall(libc::SYS_clone, flags, none, none, none, none) };
+    let result = unsafe { libc::syscall(libc::SYS_clone, first, second, none, none, none) };
     check(result as c_int)
 }
 

@@ -6,6 +6,13 @@ by several processes. CPU time is user + system as the scheduler accounts it:
 /proc/PID/schedstat of the running daemon, wait4(2) of each cat; where the
 kernel scales both to the same clock they are nanoseconds, not ticks. Absolute
 times belong to the machine; the ratios are what counts.
+
+Each cat runs every 0.1 s like the readings, and its start, as measured with a
+cat of /dev/null, does not count. Medians are of 21 (cat) and 7 rounds of 10
+readings, in turn. The ratio still moves with the machine's caches: 20,000 rows
+gave 0.93 to 1.08 in five runs. On 2026-11-29, on a virtual machine with 2 cores,
+Linux 6.18: 2,000 rows 1.04 (12.1 ms), 20,000 rows 0.93 (57.5 ms), the same with
+a list of 20,000 connections into a pipe 1.09 (67.1 ms).
 """
 
 import contextlib

@@ -4,6 +4,14 @@ static file of the same size.
 Each server has a namespace of its own, one process and loopback; wrk drives
 one after the other, alternating. Rates belong to the machine; the ratios are
 what counts.
+
+Each socket that ends is an event for the tcpparser of its host, and costs its
+owner a little, whichever program that is: hence nginx beside one as well. No more
+requests are polled for before a sleep, since a scrape is to cost little; so a
+client that asks again at once waits for a wake-up. On 2026-11-29, medians of 9
+rounds of a second with wrk, one thread and 8 connections, answers of 13.6 KB:
+keep-alive 0.77 of lighttpd's (65,000 a second), `Connection: close` 1.02 of
+nginx's (17,900 a second), and 1.04 of those beside a tcpparser.
 """
 
 import contextlib

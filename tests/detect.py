@@ -6,6 +6,22 @@ five times each, and prints a table: how many were detected, and how long after
 the fourth connection ended (where they are held: was opened) the DROP stood in
 the kernel. Then the chain and the sets side by side, and what must not be taken
 for a scan, for as long as it takes.
+
+The milliseconds, median and (longest), on 2026-11-28, Linux 6.18.44, 2 processors:
+
+| scan | events | ms | --interval 1h | ms | readings alone | ms |
+|---|---|---|---|---|---|---|
+| `nmap -sT -T4`, its 1000 ports | 5 of 5 | 3.0 (3.4) | 5 of 5 | 3.1 (5.7) | 0 of 5 | - |
+| `nmap -sT` of the ten | 5 of 5 | 2.8 (3.1) | 5 of 5 | 3.0 (3.4) | 0 of 5 | - |
+| `nmap -sT -T2` of the ten | 5 of 5 | 2.8 (3.2) | 5 of 5 | 3.0 (3.6) | 0 of 5 | - |
+| connect, closed by FIN | 5 of 5 | 2.4 (2.5) | 5 of 5 | 2.5 (2.9) | 1 of 5 | 4.1 (4.1) |
+| connect, closed by RST | 5 of 5 | 2.9 (3.7) | 5 of 5 | 2.7 (3.0) | 0 of 5 | - |
+| connect, aborted by the service (SO_LINGER 0) | 5 of 5 | 2.5 (3.4) | 5 of 5 | 2.8 (3.3) | 0 of 5 | - |
+| connect, held one second | 5 of 5 | 618.8 (1004.7) | 5 of 5 | 622.1 (1004.7) | 5 of 5 | 64.3 (71.7) |
+| connect, held 15 seconds | 5 of 5 | 606.9 (1017.0) | 5 of 5 | 581.5 (1003.5) | 5 of 5 | 64.7 (79.8) |
+
+Readings alone, every 100 ms: what resets its connections at once, as nmap does,
+leaves nothing to read.
 """
 
 import os

@@ -1,10 +1,10 @@
 """README.md against the real program: what it shows, what it lets one type, and
-what it says of messages, files and verbs.
+what it says of files and verbs; and what the man page says of messages.
 
 Fenced code blocks hold commands where their info string is `sh`, one a line, or
 `console`, behind a prompt; others hold none. Tests type commands as they stand,
 into a shell; a comment behind one that says what it needs marks it as not
-typed. The last test counts both.
+typed. The last test counts both. Some commands of the man page are typed too.
 """
 
 import glob
@@ -24,6 +24,7 @@ PRIVATE = {"172.31.": "10.172.", "206.11.": "10.206.", "99.84.": "10.99.", "198.
 HOST, CLIENT, SERVER = "10.172.59.87", "10.206.237.209", "10.99.191.103"
 NEIGHBOUR, STRANGER = "10.172.63.176", "10.198.100.23"
 MARKED_MAX = 10
+README_MAX = 16_384  # bytes: a few screens
 
 
 def text_of(name):
@@ -37,11 +38,31 @@ def section(heading):
     return found[1]
 
 
-def code_blocks(text):
-    """The info string and the lines of each fenced block, those in lists too."""
+def man_section(heading):
+    """The source of a section or subsection of the man page."""
+    found = re.search(rf"^\.S[hs] {heading}$(.*?)(?=^\.Sh |\Z)", text_of("dist/tcpparser.8"),
+                      re.M | re.S)
+    check(found, f"the man page has no section {heading}")
+    return found[1]
+
+
+def man_examples(heading):
+    """The lines of each literal block of a section, and each line that is shown
+    as one, without its prompt."""
+    found = re.findall(r"^\.Bd -literal.*\n((?:.*\n)*?)\.Ed$|^\.Dl (?:[$#] )?(.*)$",
+                       in_private(man_section(heading)).replace(r"\e", "\\"), re.M)
+    return [block.splitlines() or [line] for block, line in found]
+
+
+def in_private(text):
     for network, private in PRIVATE.items():
         text = text.replace(network, private)
-    found = re.findall(r"^( *)```(.*)\n((?:.*\n)*?)\1```$", text, re.M)
+    return text
+
+
+def code_blocks(text):
+    """The info string and the lines of each fenced block, those in lists too."""
+    found = re.findall(r"^( *)```(.*)\n((?:.*\n)*?)\1```$", in_private(text), re.M)
     return [(info, [line.removeprefix(indent) for line in body.splitlines()])
             for indent, info, body in found]
 
@@ -52,10 +73,13 @@ def commands_of(info, lines):
         lines = [line[2:] for line in lines if line.startswith(("$ ", "# "))]
     elif info != "sh":
         return []
-    lines = re.sub(r"\\\n *", "", "\n".join(lines)).splitlines()
-    found = [re.fullmatch(r"(.*?)(?: +# (.*))?", line).groups() for line in lines]
+    found = [re.fullmatch(r"(.*?)(?: +# (.*))?", line).groups() for line in unfolded(lines)]
     return [(line, mark if re.match("(needs|takes) ", mark or "") else None)
             for line, mark in found]
+
+
+def unfolded(lines):
+    return re.sub(r"\\\n *", "", "\n".join(lines)).splitlines()
 
 
 # --------------------------------------------------------------- typing them
@@ -70,9 +94,17 @@ def blocks_to_type(t, heading):
     return [lines for lines in found if lines]
 
 
+def man_line_to_type(t, heading, word):
+    """The command of a section of the man page that holds this word."""
+    examples = [unfolded(lines) for lines in man_examples(heading)]
+    line = next(lines[0] for lines in examples if word in lines[0])
+    t.to_type.add(line)
+    return line
+
+
 def typed(t, run, *lines, folder=ROOT, **options):
     """What lines of README print, typed into one shell that `run` starts."""
-    check(set(lines) <= t.to_type, f"{lines} do not stand in README.md")
+    check(set(lines) <= t.to_type, f"{lines} stand nowhere")
     script = "\n".join(["set -e", f"cd {shlex.quote(folder)}", *lines])
     done = run("/bin/sh", "-c", script, **options)
     equal(done.returncode, 0, f"exit status of {lines}: {done.stdout[-600:]!r}, "
@@ -86,7 +118,7 @@ class Terminal(Guard):
     of its own; `before` is a wrapping command."""
 
     def __init__(self, t, namespace, line, env, folder=ROOT, before=()):
-        check(line in t.to_type, f"{line!r} does not stand in README.md")
+        check(line in t.to_type, f"{line!r} stands nowhere")
         need("setsid")
         self.t, self.line = t, line
         self.keyboard, screen = os.openpty()
@@ -132,13 +164,18 @@ def shape(line):
     for pattern, word in ((r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "TIME"), (r" \d+m\d+s +", " LEFT "),
                           (r"\bb=[0-9a-f]{8} e=\d+", "b= e="), (r"\bt=\d+ d=[n?]", "t= d="),
                           (r"data sent: (no|unknown)", "data sent:"),
-                          (r"(timeout|expires) \w+", r"\1"), (r"  (0|all) +-- ", "  all -- ")):
+                          (r"(timeout|expires) \d\w*", r"\1"), (r"  (0|all) +-- ", "  all -- ")):
         line = re.sub(pattern, word, line)
     return line.rstrip()
 
 
 def shapes(lines):
     return [shape(line) for line in lines]
+
+
+def words(lines):
+    """Those of the shapes of lines, wherever these were folded."""
+    return shape(" ".join(" ".join(lines).split())).split()
 
 
 def check_in_order(wanted, found):
@@ -242,14 +279,13 @@ def test_everything_of_ours_goes_by_hand(t):
 def test_sets_are_seen_and_emptied_by_hand(t):
     """Where there is no iptables: what nft shows, and what it takes away."""
     need("nft")
-    shown = next(lines for info, lines in code_blocks(section("What a block is"))
-                 if info == "console")
-    blocks_to_type(t, "What a block is")
+    prompt, *shown = next(lines for lines in man_examples("EXAMPLES") if len(lines) > 1)
+    t.to_type.add(prompt[2:])
     lift = next(lines for lines in blocks_to_type(t, "Allow and undo")
                 if lines[0].startswith("nft "))
     scene = Scene(t, flavour=None).start()
     scene.scan(scene.far, STRANGER)
-    equal(shapes(scene.type(shown[0][2:])), shapes(shown[1:]), f"what {shown[0]!r} prints")
+    equal(words(scene.type(prompt[2:])), words(shown), f"what {prompt!r} prints")
     scene.type(*lift)
     scene.guard.wait_line(f" Unblocked: +{STRANGER} its rule was removed by nft$")
     scene.scan(scene.near, NEIGHBOUR)
@@ -315,7 +351,7 @@ def test_looking_on_needs_no_root(t):
 
 
 def test_http_on_one_address(t):
-    (line,), _ = blocks_to_type(t, "Hardening")
+    line = man_line_to_type(t, "SECURITY CONSIDERATIONS", "--listen")
     scene = Scene(t).start_line(line)
     wait_for(lambda: scene.host.run("curl", "-s", "http://10.92.2.1:3021/healthz").returncode == 0,
              "an answer")
@@ -325,7 +361,7 @@ def test_http_on_one_address(t):
 
 
 def test_without_root(t):
-    _, (line,) = blocks_to_type(t, "Hardening")
+    line = man_line_to_type(t, "SECURITY CONSIDERATIONS", "setpriv")
     need("setpriv")
     scene = Scene(t).start_line(line)
     scene.guard.ready()
@@ -339,7 +375,7 @@ def test_without_root(t):
 
 
 def test_another_firewall_takes_the_list(t):
-    once, (fill,) = blocks_to_type(t, "Prometheus, alerts, dashboard, many hosts")
+    once, (fill,) = blocks_to_type(t, "Many hosts")
     need("ipset")
     scene = Scene(t).start()
     scene.scan(scene.near, NEIGHBOUR)
@@ -358,7 +394,7 @@ def test_another_firewall_takes_the_list(t):
 def test_scrape_configuration_is_valid(t):
     need("promtool")
     config = next(lines for info, lines in
-                  code_blocks(section("Prometheus, alerts, dashboard, many hosts"))
+                  code_blocks(section("Many hosts"))
                   if info == "yaml")
     path = os.path.join(t.tmp, "prometheus.yml")
     with open(path, "w") as file:
@@ -371,10 +407,14 @@ def test_scrape_configuration_is_valid(t):
 
 
 HEADINGS = ("Run it in 30 seconds", "What you will see", "Allow and undo", "Start it at boot",
-            "Keep it running in a container", "Options", "Metrics",
-            "Prometheus, alerts, dashboard, many hosts", "How it decides", "What it does not see",
-            "What a block is", "Hardening", "Troubleshooting", "Limits and figures",
-            "Release files", "Tests", "Source", "Coming from the Python program", "Licence")
+            "Keep it running in a container", "Options", "Many hosts", "How it decides",
+            "What it does not see", "Limits and figures", "Release files", "Tests", "Contribute",
+            "Licence")
+
+
+def test_it_fits_on_a_few_screens(_t):
+    size = len(text_of("README.md").encode())
+    check(size <= README_MAX, f"README.md has {size} bytes, {size - README_MAX} too many")
 
 
 def test_headings_are_there_and_links_lead_to_them(_t):
@@ -409,19 +449,12 @@ def test_verbs_of_make_are_there(_t):
 
 
 def test_files_named_are_there(_t):
+    """In README.md and the man page; src/lib.rs has a test of its own."""
     named = set(re.findall(r"`((?:src|tests|dist)/[\w./-]*)`", text_of("README.md")))
-    check(len(named) > 30, f"files: {named}")
+    check(len(named) > 15, f"files: {named}")
+    named.update(re.findall(r"\.Pa ((?:src|tests|dist)/[\w./-]*)", text_of("dist/tcpparser.8")))
     missing = [name for name in named if not os.path.exists(os.path.join(ROOT, name))]
     equal(missing, [], "files that are not there")
-    sources = set(os.listdir(os.path.join(ROOT, "src"))) - {"lib.rs"} - only_for_tests()
-    missing = [name for name in sources if f"`src/{name}" not in text_of("README.md")]
-    equal(missing, [], "sources without a row")
-
-
-def test_drawing_is_that_of_the_source(_t):
-    drawing = re.search(r"^//! ```text\n((?://!.*\n)*?)//! ```$", text_of("src/lib.rs"), re.M)[1]
-    lines = [line.removeprefix("//!").removeprefix(" ") for line in drawing.splitlines()]
-    check(("text", lines) in code_blocks(section("Source")), f"README.md does not show {lines}")
 
 
 def test_figures_are_documented(_t):
@@ -458,12 +491,18 @@ def texts_of_the_source():
     return {text.strip(" ,:;") for text in found if not text.startswith(NO_MESSAGES)}
 
 
+def man_words(source):
+    """What the man page says, without its macros, on one line."""
+    source = re.sub(r'^\.(?:[A-Z][a-z] )+|"|\\[&e]', "", source, flags=re.M)
+    return re.sub(r" (?=[.,;:)])", "", re.sub(r"\s+", " ", source))
+
+
 def test_every_message_is_documented(_t):
     """Whatever it can say holds two words side by side."""
     messages = {text for text in texts_of_the_source() if re.search("[a-z]{2,} [a-z]", text)}
     check(len(messages) > 60, f"messages: {messages}")
-    readme = re.sub(r"\s+", " ", text_of("README.md"))
-    equal({text for text in messages if text not in readme}, set(), "messages without a row")
+    page = man_words(text_of("dist/tcpparser.8"))
+    equal({text for text in messages if text not in page}, set(), "messages without an entry")
 
 
 def test_documented_messages_are_those_of_the_source(_t):
@@ -471,20 +510,20 @@ def test_documented_messages_are_those_of_the_source(_t):
     variable part."""
     texts = [text for text in texts_of_the_source() if re.search("[a-z]{3}", text)]
     texts.sort(key=len, reverse=True)
-    tables = section("Troubleshooting").partition("On standard error")[2]
-    rows = re.findall(r"^\| (`.*?`) \| ", tables, re.M)
-    messages = [message for row in rows for message in re.findall("`(.*?)`", row)]
-    check(len(messages) > 60, f"messages: {messages}")
+    messages = re.findall(r"^\.It (.+)$", man_section("DIAGNOSTICS"), re.M)
+    check(len(messages) > 80, f"messages: {messages}")
     for message in messages:
         rest = message
         for text in texts:
             rest = re.sub(rf"(?<!\w){re.escape(text)}(?!\w)", "", rest)
-        check(re.fullmatch(r"(…|503|--firewall|--|[\s':;,])*", rest),
+        check(re.fullmatch(r"(\.\.\.|503|--firewall|--|[\s':;,])*", rest),
               f"nothing says {message!r}: {rest!r} is left")
 
 
 def test_what_lacking_tools_skip_is_documented(_t):
-    named = set(re.findall("`([^`\n]+)`", re.sub("^```.*", "", section("Tests"), flags=re.M)))
+    """At the head of the list of tools in the Makefile."""
+    comment = re.search("^# Without  .*\n((?:#.*\n)+)", text_of("Makefile"), re.M)[1]
+    named = set(re.findall(r"[\w-]+", comment))
     needed = set()
     for path in glob.glob(f"{ROOT}/tests/*.py"):
         for call in re.findall(r"\bneed\(([^)]*)\)", text_of(path)):

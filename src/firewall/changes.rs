@@ -218,9 +218,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         host: &Host,
         now: Instant,
     ) -> (u32, u32) {
-        if place != Place::Sets {
-            self.make_room(place, now);
-        }
+        let room = if place == Place::Sets {
+            u32::MAX
+        } else {
+            self.make_room(place, now)
+        };
         let table = self.table(place);
         let one_by_one = table.one_by_one;
         let may_keep_house = table.housekeeping.is_over(now);
@@ -229,15 +231,18 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             housekeeping += self.remove_stale_rules(changes, place, STALE_RULES);
         }
         let most = if one_by_one { 1 } else { u32::MAX };
-        let mut blocks = 0;
+        let (mut blocks, mut added) = (0, 0);
         for stage in [Stage::Expired, Stage::Lost, Stage::Wanted] {
             let mut walk = self.walk(stage, Some(place));
             while let Some(slot) = self.step(&mut walk) {
                 let is_held_back = stage == Stage::Wanted && self.is_rate_spent(now);
-                if blocks >= most || !changes.has_room() || is_held_back {
+                let is_full = stage == Stage::Wanted && added >= room;
+                if is_full || blocks >= most || !changes.has_room() || is_held_back {
                     break;
                 }
-                blocks += u32::from(self.add_change(changes, slot, place, host, now));
+                let one = u32::from(self.add_change(changes, slot, place, host, now));
+                added += one * u32::from(stage == Stage::Wanted);
+                blocks += one;
             }
         }
         if may_keep_house && one_by_one && blocks == 0 {
@@ -250,8 +255,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// Ends the blocks with least time left where a chain would hold more rules
-    /// than is good for other traffic.
-    fn make_room(&mut self, place: Place, now: Instant) {
+    /// than is good for other traffic; how many new ones it takes then.
+    fn make_room(&mut self, place: Place, now: Instant) -> u32 {
         let wanted = if self.is_rate_spent(now) {
             0
         } else {
@@ -262,15 +267,18 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let rules = self.table(place).rules.saturating_sub(going);
         // What an earlier version left stays.
         let excess = (rules + wanted).saturating_sub(CHAIN_RULES_MAX as u32);
+        let mut room = (CHAIN_RULES_MAX as u32).saturating_sub(rules);
         for _ in 0..excess.min(wanted) {
             let Some(slot) = self.first_to_end(place) else {
-                return;
+                break;
             };
+            room += 1;
             if let Some(block) = self.blocks.value_mut(slot) {
                 block.end_reason = EndReason::Evicted;
             }
             self.set_stage(slot, Stage::Expired);
         }
+        room.max(1)
     }
 
     /// How many blocks in that stage may be changed now, as far as that matters.
@@ -385,6 +393,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         } = self.table(place).lacks;
         let source = self.blocks.key(slot).copied();
         let is_new = self.stage(slot) == Stage::Wanted;
+        // What a chain without comments refused, the sets take only with one.
+        let anew = self.blocks.value(slot).map(|block| {
+            let facts = self.facts(block.strikes, block.end, block.since_seconds, block.data);
+            facts.write(&Vec::new())
+        });
         let block = self.blocks.value_mut(slot).filter(|_| is_new);
         if let (Some(block), Some(source)) = (block, source) {
             block.place = place;
@@ -396,6 +409,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             };
             if comment {
                 block.comment = Comment::BLANK;
+            } else if block.comment.is_none() {
+                block.comment = anew.unwrap_or(Comment::BLANK);
             }
         }
     }

@@ -210,6 +210,12 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
         if is_reload && has_blocks {
             self.repairs += 1;
+            // What flushed our own table may have flushed the chains.
+            let is_chain = |other: &Place| place == Place::Sets && *other != place;
+            for chain in Place::ALL.into_iter().filter(is_chain) {
+                let chain = self.table_mut(chain);
+                chain.next_listing = chain.next_listing.map(|_| now);
+            }
         }
         for stage in [
             Stage::Added,

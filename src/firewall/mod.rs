@@ -698,6 +698,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             let table = self.table_mut(place);
             let soon = now.or_later(table.last_listing.map(|last| last.after(VERIFY_GAP)));
             table.next_listing = nearest(table.next_listing, Some(soon));
+            // What timed out before its end makes no generation.
+            self.sets.generation = 0;
         }
     }
 
@@ -1107,7 +1109,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let rules = Place::chains(family).map(|place| self.table(place).rules);
         let is_full = rules.iter().sum::<u32>() >= CHAIN_RULES as u32;
         let prefers_sets = is_full || !self.table(chain).is_usable();
-        if self.choice == FirewallChoice::Nft || prefers_sets && self.can_use_sets(family) {
+        // Where the chain is of no use, sets that refused are tried all the same.
+        let is_last = !self.table(chain).is_usable()
+            && self.choice == FirewallChoice::Auto
+            && self.knows_sets()
+            && self.sets.takes(family);
+        if self.choice == FirewallChoice::Nft
+            || is_last
+            || prefers_sets && self.can_use_sets(family)
+        {
             Place::Sets
         } else {
             chain

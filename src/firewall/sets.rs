@@ -63,9 +63,8 @@ pub(super) struct Sets {
     /// The first refusal, and the number of the message.
     error: Option<(u32, Errno)>,
     rules: usize,
-    /// That of all tables when ours was listed, or as our own changes have left
-    /// it since; 0 where it is not known.
-    generation: u32,
+    /// That of all tables when ours was listed; 0 after a change of our own.
+    pub(super) generation: u32,
     listed_generation: u32,
     /// Another program changed our table since the last look.
     has_changed: bool,
@@ -119,13 +118,6 @@ impl Sets {
     fn set(&self) -> Option<Set> {
         let index = self.step.checked_sub(ELEMENTS)?;
         self.family().sets().get(index).copied()
-    }
-
-    /// One more change of our own.
-    fn count_generation(&mut self) {
-        if self.generation != 0 {
-            self.generation = self.generation.checked_add(1).unwrap_or(1);
-        }
     }
 }
 
@@ -205,7 +197,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         if self.is_listing_due(place, now) || may_be_gone {
             self.begin_listing(place);
             self.sets.step = GENERATION;
-            if !core::mem::take(&mut self.sets.has_changed) {
+            if core::mem::take(&mut self.sets.has_changed) {
+                self.sets.generation = 0;
+            } else {
                 self.sets.program.clear();
             }
             return Job::List;
@@ -379,13 +373,13 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             return self.step_on(error, now);
         }
         let job = core::mem::replace(&mut sets.job, Job::None);
+        // A batch need not make a generation: one that takes out what timed out.
+        sets.generation = 0;
         let Some(error) = error else {
-            sets.count_generation();
             (sets.excuses, sets.rebuilds) = (0, false);
             self.succeeded(job, Place::Sets, now);
             return None;
         };
-        sets.generation = 0;
         if job == Job::RemoveChain && error == Errno::ENOENT {
             self.succeeded(job, Place::Sets, now);
             return None;

@@ -1334,3 +1334,68 @@ fn both_places_are_listed_and_lifted() {
         assert!(!other.kernel.nf_tables.is_there());
     }
 }
+
+// What was found by attacking it.
+
+/// The kernel counts no generation for a batch that takes out what timed out
+/// already.
+#[test]
+fn a_flush_soon_after_a_block_timed_out_is_put_right() {
+    let mut run = bare();
+    run.checks.own_rules = false;
+    let tables = &mut run.kernel.nf_tables;
+    assert!(tables.add_table(
+        "port scan sources; tcpparser --unblock all lifts them",
+        false
+    ));
+    assert!(tables.add_set("drop4", true));
+    let end = run.kernel.now.as_secs() + 9_000;
+    let comment = format!("tcpparser v1 b=0badcafe e={end} s=3 t=10 d=n p=22");
+    run.kernel
+        .feed_element("198.51.100.7", Some(9_000_000), &comment);
+    assert_eq!(run.start(&["--block-time", "10s"]), Flow::Continue);
+    run.run_for(70);
+    assert_eq!(run.kernel.dropped(SCANNER), (true, true));
+    run.kernel.scan("198.18.0.1");
+    run.run_for(11);
+    assert_eq!(run.kernel.dropped("198.18.0.1"), (true, true));
+    run.kernel.close_all_of("198.18.0.1");
+    run.run_for(12);
+    assert_eq!(run.lines_with("Unblocked").len(), 1);
+    run.kernel
+        .interfere(|tables| assert!(tables.delete_table()));
+    run.run_for(2);
+    assert_eq!(run.kernel.dropped(SCANNER), (true, true), "within a second");
+}
+
+/// One refusal of the sets is not for ever where there is no other place.
+#[test]
+fn sets_that_refused_once_are_tried_again() {
+    let mut run = bare_started(&[]);
+    run.kernel.nf_tables.lacks.permission = true;
+    run.kernel.scan(SCANNER);
+    run.run_for(11);
+    run.kernel.nf_tables.lacks.permission = false;
+    run.run_for(200);
+    assert_eq!(run.kernel.dropped(SCANNER), (true, true));
+    assert_eq!(run.metric("tcpparser_firewall_up"), "1");
+}
+
+/// A frame that cannot be put right, and is no element's fault: said, and
+/// tried again later and later.
+#[test]
+fn a_frame_that_is_refused_is_not_tried_without_end() {
+    let mut run = bare();
+    run.checks.own_rules = false;
+    let tables = &mut run.kernel.nf_tables;
+    assert!(tables.add_table("of somebody else", false));
+    assert!(tables.add_chain("input", 0, -10));
+    assert_eq!(run.start(&["--firewall", "nft"]), Flow::Continue);
+    run.run_for(1);
+    run.kernel.scan(SCANNER);
+    run.run_for(21);
+    let failures = run.metric("tcpparser_block_failures_total{reason=\"refused\"}");
+    let failures: u64 = failures.parse().unwrap();
+    assert!(failures <= 6, "{failures} tries");
+    assert_eq!(run.lines_with("Block failed").len(), 1);
+}

@@ -129,6 +129,48 @@ fn modules_import_from_above_only() {
     assert_none(broken);
 }
 
+/// lib.rs says of each file and folder what it is for, and of no other. One file
+/// a part is what daemon and tools have; what is for tests alone explains itself.
+#[test]
+fn the_map_is_whole() {
+    let sources = sources();
+    let library = sources
+        .iter()
+        .find(|source| source.name == "lib.rs")
+        .unwrap();
+    let (_, map) = library.text.split_once("//! What stands where").unwrap();
+    let (map, _) = map.split_once("//! ```\n").unwrap();
+    let mut documented = Vec::new();
+    let mut folder = "";
+    for line in map.lines().filter_map(|line| line.strip_prefix("//! ")) {
+        let name = line.trim_start().split(' ').next().unwrap();
+        if let Some(of_folder) = name.strip_suffix('/') {
+            folder = of_folder;
+            documented.push(name.to_owned());
+        } else if name.ends_with(".rs") {
+            match line.len() - line.trim_start().len() {
+                0 => documented.push(name.to_owned()),
+                2 => documented.push(format!("{folder}/{name}")),
+                _ => {}
+            }
+        }
+    }
+    let mut wanted: Vec<String> = sources
+        .iter()
+        .filter_map(|source| match source.name.split_once('/') {
+            Some(("firewall", "mod.rs")) => Some("firewall/".to_owned()),
+            Some(("firewall", _)) => Some(source.name.clone()),
+            Some((folder, _)) => Some(format!("{folder}/")),
+            None if source.name == "lib.rs" => None,
+            None => Some(source.name.clone()),
+        })
+        .collect();
+    wanted.sort();
+    wanted.dedup();
+    documented.sort();
+    assert_eq!(documented, wanted);
+}
+
 #[test]
 fn unsafe_stands_in_one_file() {
     let mut broken = Vec::new();
