@@ -201,6 +201,7 @@ pub fn error_words(error: Errno) -> Text<48> {
         Errno::ENOENT => b"no such file",
         Errno::EACCES | Errno::EPERM => b"permission denied",
         Errno::EADDRINUSE => b"address in use",
+        Errno::EEXIST => b"the name is taken",
         Errno::ECONNREFUSED => b"connection refused",
         Errno::ETIMEDOUT => b"no answer in time",
         Errno::EADDRNOTAVAIL => b"address not there",
@@ -269,10 +270,11 @@ pub fn listed_block(
     line
 }
 
-/// Appends the column up to `width`, and empties it.
+/// Appends the column up to `width`, at least a blank behind it, and empties it.
 fn put_column(line: &mut Line, column: &mut Text<160>, width: usize) {
     line.put(column.as_bytes());
-    for _ in column.as_bytes().len()..width + 1 {
+    let length = column.as_bytes().len();
+    for _ in length..length.max(width) + 1 {
         line.put_byte(b' ');
     }
     column.clear();

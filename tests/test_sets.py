@@ -445,16 +445,19 @@ def test_restart_adopts_5000_blocks(t):
     equal((done.returncode, done.stdout), (0, "5001 blocks removed\n"), "--unblock all")
 
 
-@cases("", 'comment "another tool by this name"')
-def test_table_of_somebody_else_stays(t, comment):
+@cases(*((comment, priority) for comment in ("", 'comment "another tool by this name"')
+         for priority in ("5", "filter - 10")))
+def test_table_of_somebody_else_stays(t, comment, priority):
     """One of our name, without our comment and our sets."""
     scene = Scene(t, "nft")
     scene.firewall.load(scene.host, "table inet tcpparser {", comment, "chain input {",
-                        "type filter hook input priority 5; tcp dport 9 drop", "}", "}")
+                        f"type filter hook input priority {priority}; tcp dport 9 drop", "}", "}")
     before = scene.firewall.everything(scene.host)
     guard = scene.start()
     scene.scan()
-    guard.wait_line("Block failed: .*: the table tcpparser is another program's; it is tried again")
+    guard.wait_line("Block failed: ")
+    wait_for(lambda: "tcpparser: nf_tables refuses: the name is taken: the table tcpparser is another "
+             "program's; it is tried again" in guard.error_output(), "whose it is")
     guard.wait_readings(2)
     equal(scene.firewall.everything(scene.host), before, "the table")
 

@@ -583,12 +583,16 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
     }
 
+    /// Whether blocks may go into a chain.
+    pub fn may_use_tools(&self) -> bool {
+        self.choice != FirewallChoice::Nft
+    }
+
     /// What cannot be used where nothing can.
     pub fn names(&self) -> &'static [u8] {
         match self.choice {
             FirewallChoice::Iptables => b"iptables",
-            FirewallChoice::Nft => b"nf_tables",
-            FirewallChoice::Auto | FirewallChoice::None => b"iptables or nf_tables",
+            _ => b"iptables or nf_tables",
         }
     }
 
@@ -1108,7 +1112,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let chain = self.active_chain(family);
         let rules = Place::chains(family).map(|place| self.table(place).rules);
         let is_full = rules.iter().sum::<u32>() >= CHAIN_RULES as u32;
-        let prefers_sets = is_full || !self.table(chain).is_usable();
+        let table = self.table(chain);
+        // One that was never listed may hang.
+        let prefers_sets = is_full || !table.is_usable() || table.last_listing.is_none();
         // Where the chain is of no use, sets that refused are tried all the same.
         let is_last = !self.table(chain).is_usable()
             && self.choice == FirewallChoice::Auto

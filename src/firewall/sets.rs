@@ -320,14 +320,12 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let result = if self.sets.step == TABLE {
             table_answer(bytes, number).map(|table| {
                 let family = self.sets.family();
-                let is_strange = table.owner == Owner::Other;
-                self.sets.is_strange = is_strange;
+                self.sets.is_strange = table.owner == Owner::Other;
                 self.sets.lacks_comment = table.owner == Owner::Unknown;
                 let shown = self.shown_mut(Place::Sets);
                 shown.has_chain = true;
                 shown.is_torn = table.flags != 0;
-                let has_more = table.objects as usize > family.objects();
-                shown.has_foreign_rules |= is_strange || has_more;
+                shown.has_foreign_rules |= table.objects as usize > family.objects();
             })
         } else {
             generation_answer(bytes, number).map(|one| self.sets.listed_generation = one.id)
@@ -390,13 +388,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             self.table_mut(Place::Sets).invalidate();
             return None;
         }
-        let mut failure = self.failed(job, Place::Sets, FailureReason::Error(error), now);
-        if self.sets.is_strange {
-            failure
-                .explanation
-                .put(b"the table tcpparser is another program's");
-        }
-        Some(failure)
+        Some(self.failed(job, Place::Sets, FailureReason::Error(error), now))
     }
 
     /// Whether a change was refused for what another look or another shape of it
@@ -424,7 +416,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             // A chain with another hook, a set without timeouts, a table that is
             // dormant and lacks a chain.
             Errno::EOPNOTSUPP | Errno::EEXIST | Errno::EBUSY | Errno::EINVAL
-                if is_of_frame && !sets.is_strange && !sets.rebuilds =>
+                if is_of_frame && !sets.rebuilds =>
             {
                 sets.rebuilds = true;
             }
@@ -472,10 +464,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             (Some(Errno::ENOENT), step) => {
                 sets.step = step + 1;
                 sets.is_strange |= sets.lacks_comment;
-                let is_strange = sets.is_strange;
-                let shown = self.shown_mut(place);
-                shown.is_torn = true;
-                shown.has_foreign_rules |= is_strange;
+                self.shown_mut(place).is_torn = true;
             }
             (Some(Errno::EINTR), _) => {
                 // Other programs change their tables right now. Blocks do not wait
@@ -497,6 +486,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let sets = &mut self.sets;
         if sets.step >= ELEMENTS && sets.set().is_none() {
             sets.job = Job::None;
+            if sets.is_strange {
+                // To set up ours in it would take its rules away.
+                return self.failed_look(Errno::EEXIST, now);
+            }
             sets.generation = sets.listed_generation;
             self.succeeded(Job::List, place, now);
         }
@@ -513,10 +506,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let is_said = if self.task.is_single_pass() {
             !is_absent
         } else {
-            self.choice == FirewallChoice::Nft
+            self.choice == FirewallChoice::Nft || self.sets.is_strange
         };
         let mut failure = self.failed(Job::List, Place::Sets, FailureReason::Error(error), now);
         failure.is_first &= is_said;
+        if self.sets.is_strange {
+            failure
+                .explanation
+                .put(b"the table tcpparser is another program's");
+        }
         if is_absent {
             let table = self.table_mut(Place::Sets);
             table.retry.hold(now.after(RETRY_LONGEST));
