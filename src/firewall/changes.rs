@@ -393,11 +393,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         } = self.table(place).lacks;
         let source = self.blocks.key(slot).copied();
         let is_new = self.stage(slot) == Stage::Wanted;
-        // What a chain without comments refused, the sets take only with one.
-        let anew = self.blocks.value(slot).map(|block| {
-            let facts = self.facts(block.strikes, block.end, block.since_seconds, block.data);
-            facts.write(&Vec::new())
-        });
+        let boot_id = self.boot_id;
         let block = self.blocks.value_mut(slot).filter(|_| is_new);
         if let (Some(block), Some(source)) = (block, source) {
             block.place = place;
@@ -410,7 +406,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             if comment {
                 block.comment = Comment::BLANK;
             } else if block.comment.is_none() {
-                block.comment = anew.unwrap_or(Comment::BLANK);
+                // What a chain without comments refused, the sets take only with
+                // one.
+                block.comment = block.facts(boot_id).write(&Vec::new());
             }
         }
     }
