@@ -387,6 +387,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Last changes to a new rule: what is known of the host by now, and without
     /// what the kernel refuses.
+    #[inline(never)]
     fn complete(&mut self, slot: Slot, place: Place, host: &Host) {
         let Lacks {
             addrtype, comment, ..
