@@ -11,6 +11,7 @@ mod run;
 mod scenarios;
 mod simulator;
 mod tidy;
+mod trace;
 
 /// In a debug build a value stands on the stack first.
 pub fn boxed<T: Send + 'static>(build: fn() -> T) -> std::boxed::Box<T> {
