@@ -5,6 +5,7 @@ pub mod fake_kernel;
 pub mod fake_proc;
 mod filter_table;
 mod firewall_scenarios;
+pub mod golden;
 mod nf_tables_model;
 mod oracle;
 mod run;
