@@ -39,6 +39,7 @@ impl Family {
     }
 
     /// The family with this number.
+    #[inline(never)]
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|one| one.number() == number)
     }

@@ -241,13 +241,13 @@ impl Writer<'_> {
 
     /// One number for each value of a label.
     fn labelled<L: Label>(&mut self, numbers: &[u64]) {
-        self.row([L::NAME, L::VALUES], numbers);
+        self.row(L::NAME, L::VALUES, numbers);
     }
 
     #[inline(never)]
-    fn row(&mut self, columns: [&'static str; 2], numbers: &[u64]) {
+    fn row(&mut self, name: &'static str, values: &'static str, numbers: &[u64]) {
         self.begin();
-        self.series(&[b"{"], columns, numbers);
+        self.series(&[b"{"], [name, values], numbers);
     }
 
     /// One number for each pair of values of two labels.

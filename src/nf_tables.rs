@@ -310,6 +310,7 @@ impl<'a> Batch<'a> {
     /// Starts one in `out`, whose older content goes. Messages are numbered
     /// from `sequence` on; this first one's number is also that of errors that
     /// concern the whole batch, such as EOPNOTSUPP: no nf_tables.
+    #[inline(never)]
     pub fn begin(out: &'a mut TextView, family: TableFamily, sequence: u32) -> Self {
         out.clear();
         put_head(out, END, NFNL_MSG_BATCH_BEGIN, BOUNDARY, sequence);

@@ -201,6 +201,7 @@ impl TextView {
     }
 
     /// Empties the text.
+    #[inline(never)]
     pub fn clear(&mut self) {
         self.length = 0;
         self.truncated = false;

@@ -99,21 +99,29 @@ impl<const N: usize> Waiting<N> {
     }
 
     fn replace(&mut self, mut newer: Waiter) {
-        let most = self.waiters.iter().max_by_key(|waiter| waiter.rank);
-        let most = most.filter(|most| most.rank > newer.rank);
-        let source = most.map_or(newer.source, |most| most.source);
-        for waiter in self.waiters.iter_mut().chain([&mut newer]) {
-            if waiter.source == source {
-                waiter.rank = waiter.rank.saturating_sub(1);
+        let (mut most, mut source) = (newer.rank + 1, newer.source);
+        for waiter in &self.waiters {
+            if waiter.rank >= most {
+                (most, source) = (waiter.rank, waiter.source);
             }
+        }
+        if newer.source == source {
+            newer.rank = newer.rank.saturating_sub(1);
         }
         // Where it is the first of its source, and no source has more: the
         // oldest of all.
-        let oldest = self.waiters.iter_mut().min_by_key(|waiter| {
+        let mut oldest: Option<((bool, Instant), &mut Waiter)> = None;
+        for waiter in &mut self.waiters {
             let is_other = waiter.source != source;
-            (is_other, waiter.since)
-        });
-        if let Some(oldest) = oldest {
+            if !is_other {
+                waiter.rank = waiter.rank.saturating_sub(1);
+            }
+            let order = (is_other, waiter.since);
+            if oldest.as_ref().is_none_or(|(first, _)| order < *first) {
+                oldest = Some((order, waiter));
+            }
+        }
+        if let Some((_, oldest)) = oldest {
             *oldest = newer;
         }
     }

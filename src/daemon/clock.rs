@@ -14,6 +14,7 @@ pub struct Moment {
 }
 
 impl Moment {
+    #[inline(never)]
     pub fn read(kernel: &mut impl Kernel) -> Self {
         Self {
             now: now(kernel),

@@ -1,7 +1,7 @@
 //! The commands that carry out blocks: one child at a time, from the moment it
 //! is due to the report of its end, and the sockets of sources blocked.
 
-use crate::address::PerFamily;
+use crate::address::{Family, PerFamily};
 use crate::detector::{Data, Scan};
 use crate::firewall::comment::parse_hex;
 use crate::firewall::explanation::{is_forbidden, is_locked_out, lacks_capability};
@@ -114,7 +114,10 @@ impl Commands {
             lengths: &options.block_times,
             max_per_minute: options.max_blocks_per_minute,
             window: options.window,
-            has_legacy: PerFamily::from_fn(|family| has_legacy_table(kernel, family)),
+            has_legacy: PerFamily::new(
+                has_legacy_table(kernel, Family::V4),
+                has_legacy_table(kernel, Family::V6),
+            ),
         };
         self.firewall.enable(hash_key, &policy, task, now);
     }

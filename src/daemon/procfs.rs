@@ -72,6 +72,7 @@ pub(crate) fn has_ipv6(kernel: &mut impl Kernel, proc_directory: &[u8]) -> bool 
 
 /// Whether the kernel holds the legacy filter table here. The legacy tool would
 /// load and make it where it is only asked for it (iptable_filter.c).
+#[inline(never)]
 pub(super) fn has_legacy_table(kernel: &mut impl Kernel, family: Family) -> bool {
     let path: &[u8] = match family {
         Family::V4 => b"/proc/self/net/ip_tables_names",

@@ -387,17 +387,14 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Last changes to a new rule: what is known of the host by now, and without
     /// what the kernel refuses.
+    #[inline(never)]
     fn complete(&mut self, slot: Slot, place: Place, host: &Host) {
         let Lacks {
             addrtype, comment, ..
         } = self.table(place).lacks;
         let source = self.blocks.key(slot).copied();
         let is_new = self.stage(slot) == Stage::Wanted;
-        // What a chain without comments refused, the sets take only with one.
-        let anew = self.blocks.value(slot).map(|block| {
-            let facts = self.facts(block.strikes, block.end, block.since_seconds, block.data);
-            facts.write(&Vec::new())
-        });
+        let boot_id = self.boot_id;
         let block = self.blocks.value_mut(slot).filter(|_| is_new);
         if let (Some(block), Some(source)) = (block, source) {
             block.place = place;
@@ -410,7 +407,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             if comment {
                 block.comment = Comment::BLANK;
             } else if block.comment.is_none() {
-                block.comment = anew.unwrap_or(Comment::BLANK);
+                // What a chain without comments refused, the sets take only with
+                // one.
+                block.comment = block.facts(boot_id).write(&Vec::new());
             }
         }
     }

@@ -155,7 +155,13 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 let (strikes, data) =
                     read.map_or((1, Data::Unknown), |facts| (facts.strikes, facts.data));
                 let end = self.end(1, now);
-                let new = self.facts(strikes, end, now.as_secs(), data);
+                let new = Facts {
+                    boot_id: self.boot_id,
+                    end_seconds: end.map_or(0, Instant::as_secs),
+                    strikes,
+                    since_seconds: now.as_secs(),
+                    data,
+                };
                 let comment = if rule.comment.is_none() {
                     rule.comment
                 } else {

@@ -226,6 +226,19 @@ struct Block {
     listing: u32,
 }
 
+impl Block {
+    /// What its comment says in this boot.
+    fn facts(&self, boot_id: u32) -> Facts {
+        Facts {
+            boot_id,
+            end_seconds: self.end.map_or(0, Instant::as_secs),
+            strikes: self.strikes,
+            since_seconds: self.since_seconds,
+            data: self.data,
+        }
+    }
+}
+
 impl Blank for Block {
     const BLANK: Self = Self {
         end: None,
@@ -794,17 +807,16 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let (strikes, ended) = before.map_or((0, None), |block| (block.strikes, block.ended));
         let strikes = strikes.saturating_add(1);
         let end = self.end(strikes, now);
-        let facts = self.facts(strikes, end, now.as_secs(), scan.data());
-        let block = Block {
+        let mut block = Block {
             end,
             // Until this one stands, the last one's end is what counts.
             ended,
             since_seconds: now.as_secs(),
             strikes,
             data: scan.data(),
-            comment: facts.write(&scan.ports),
             ..Block::BLANK
         };
+        block.comment = block.facts(self.boot_id).write(&scan.ports);
         self.put(scan.source, &block, Stage::Wanted)
     }
 
@@ -839,16 +851,6 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     fn end(&self, strikes: u32, now: Instant) -> Option<Instant> {
         let length = self.nominal_length(strikes)?;
         Some(Instant::from_secs(now.after(length).as_secs_rounded_up()))
-    }
-
-    fn facts(&self, strikes: u32, end: Option<Instant>, since_seconds: u64, data: Data) -> Facts {
-        Facts {
-            boot_id: self.boot_id,
-            end_seconds: end.map_or(0, Instant::as_secs),
-            strikes,
-            since_seconds,
-            data,
-        }
     }
 
     /// The process is about to end.

@@ -61,6 +61,7 @@ impl Place {
     }
 
     /// Whose sources it holds, if not those of both families.
+    #[inline(never)]
     pub const fn family(self) -> Option<Family> {
         match self {
             Self::Ipv4 | Self::OtherIpv4 => Some(Family::V4),

@@ -336,6 +336,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
     }
 
+    #[inline(never)]
     fn listed_element(&mut self, element: &Element, now: Instant) {
         let Some(comment) = Comment::from_listing(element.comment) else {
             self.shown_mut(Place::Sets).has_foreign_rules = true;
