@@ -743,8 +743,8 @@ impl FakeKernel {
         (drops(false), drops(true))
     }
 
-    /// An element that an earlier run left.
-    fn feed_element(&mut self, source: &str, left_ms: Option<u64>, comment: &str) {
+    /// An element that an earlier run left; the torn rest is made anew.
+    pub fn feed_element(&mut self, source: &str, left_ms: Option<u64>, comment: &str) {
         let source = network(source);
         let (set, comment) = (Set::of(source, false).unwrap(), comment.as_bytes());
         let element = Element {
@@ -754,6 +754,10 @@ impl FakeKernel {
             comment,
         };
         self.nf_tables.expire(self.now);
+        if !self.nf_tables.is_there() {
+            assert!(self.nf_tables.add_table(NFT_COMMENT, false));
+            assert!(self.nf_tables.add_set("drop4", true));
+        }
         assert!(self.nf_tables.add_element(&element));
     }
 }
@@ -901,51 +905,30 @@ fn storms_of_changes_cost_a_look_a_second() {
 /// As a kill leaves them, of this boot and another; what is over goes.
 #[test]
 fn elements_are_adopted() {
-    let mut run = bare();
-    run.checks.own_rules = false;
-    run.kernel.nf_tables.add_table(NFT_COMMENT, false);
-    for set in Set::ALL {
-        // The torn rest is made anew.
-        let name = String::from_utf8(set.name().to_vec()).unwrap();
-        if set == Set::Drop4 {
-            assert!(run.kernel.nf_tables.add_set(&name, true));
-        }
-    }
-    let comment = |boot: &str, end: u64| format!("tcpparser v1 b={boot} e={end} s=3 t=10 d=n p=22");
-    let end = run.kernel.now.as_secs() + 100;
-    run.kernel
-        .feed_element("192.0.2.1", Some(100_000), &comment("0badcafe", end));
-    run.kernel
-        .feed_element("192.0.2.2", None, &comment("deadbeef", 0));
-    run.kernel
-        .feed_element("192.0.2.3", None, &comment("0badcafe", 1));
-    assert_eq!(run.start(&["--block-time", "10m"]), Flow::Continue);
-    run.run_for(3);
-    assert_eq!(run.kernel.dropped("192.0.2.1"), (true, true));
-    assert_eq!(run.kernel.dropped("192.0.2.3"), (false, false));
-    let elements = run.kernel.nf_tables.elements();
-    let left: Vec<_> = elements
-        .iter()
-        .map(|one| (one.source, one.left_ms))
-        .collect();
-    assert_eq!(left.len(), 2, "{left:?}");
-    let other = left
-        .iter()
-        .find(|one| one.0 == network("192.0.2.2"))
-        .unwrap();
-    assert!(
-        other
-            .1
-            .is_some_and(|left| (590_000..=601_000).contains(&left)),
-        "{left:?}"
+    let mut run = play(
+        "
+        kernel has nf_tables
+        iptables vanishes
+        with foreign rules
+        sets already hold 192.0.2.1 for 100s: b=0badcafe e=700 s=3 t=10 d=n p=22
+        sets already hold 192.0.2.2 for ever: b=deadbeef e=0 s=3 t=10 d=n p=22
+        sets already hold 192.0.2.3 for ever: b=0badcafe e=1 s=3 t=10 d=n p=22
+        at 0 s: start --block-time 10m
+        at 3 s: expect: Unblocked: 192.0.2.3 its time is over
+        packets from 192.0.2.1 are dropped
+        packets from 192.0.2.3 are passed
+        sets hold 2
+        ",
     );
+    let elements = run.kernel.nf_tables.elements();
+    let other = elements
+        .iter()
+        .find(|one| one.source == network("192.0.2.2"));
+    let left = other.and_then(|other| other.left_ms);
+    assert!(left.is_some_and(|left| (590_000..=601_000).contains(&left)));
     run.run_for(100);
     let said = run.lines_with("Unblocked");
-    assert!(
-        said.iter()
-            .any(|line| line.contains("192.0.2.1 its time is over")),
-        "{said:?}"
-    );
+    assert_eq!(said, ["Unblocked: 192.0.2.1 its time is over"]);
     assert_eq!(run.error_output(), "");
 }
 
@@ -1201,26 +1184,20 @@ fn a_chain_that_refuses_is_stood_in_for() {
 /// Each of the two places once; lifted by one command.
 #[test]
 fn a_source_in_both_places_is_one_block() {
-    let end = 9_000;
-    let mut run = host();
-    run.kernel.nf_tables.lacks.nf_tables = false;
-    run.checks.own_rules = false;
-    feed(
-        &mut run.kernel.tables.v4,
-        &[rule("198.51.100.7/32", "", end)],
-    );
-    let tables = &mut run.kernel.nf_tables;
-    assert!(tables.add_table(NFT_COMMENT, false));
-    assert!(tables.add_set("drop4", true));
-    let comment = format!("tcpparser v1 b=0badcafe e={} s=2 t=500 d=n p=22", end + 100);
-    run.kernel
-        .feed_element("198.51.100.7", Some(8_000_000), &comment);
-    assert_eq!(run.start(&[]), Flow::Continue);
-    run.run_for(5);
-    assert_eq!(run.metric("tcpparser_blocked_sources"), "1");
+    let rule = rule("198.51.100.7/32", "", 9_000);
+    let run = play(&format!(
+        "
+        kernel has nf_tables
+        with foreign rules
+        iptables already holds: {rule}
+        sets already hold 198.51.100.7 for 8000s: b=0badcafe e=9100 s=2 t=500 d=n p=22
+        at 0 s: start
+        at 5 s: metric tcpparser_blocked_sources is 1
+        packets from 198.51.100.7 are dropped
+        kernel holds what was said
+        "
+    ));
     assert_eq!(run.kernel.rules_of(Family::V4).len(), 1);
-    assert_eq!(run.kernel.dropped(SCANNER), (true, true));
-    run.check_quiet();
 }
 
 #[test]
@@ -1262,28 +1239,23 @@ fn both_places_are_listed_and_lifted() {
 /// already.
 #[test]
 fn a_flush_soon_after_a_block_timed_out_is_put_right() {
-    let mut run = bare();
-    run.checks.own_rules = false;
-    let tables = &mut run.kernel.nf_tables;
-    assert!(tables.add_table(NFT_COMMENT, false));
-    assert!(tables.add_set("drop4", true));
-    let end = run.kernel.now.as_secs() + 9_000;
-    let comment = format!("tcpparser v1 b=0badcafe e={end} s=3 t=10 d=n p=22");
-    run.kernel
-        .feed_element("198.51.100.7", Some(9_000_000), &comment);
-    assert_eq!(run.start(&["--block-time", "10s"]), Flow::Continue);
-    run.run_for(70);
-    assert_eq!(run.kernel.dropped(SCANNER), (true, true));
-    run.kernel.scan("198.18.0.1");
-    run.run_for(11);
-    assert_eq!(run.kernel.dropped("198.18.0.1"), (true, true));
-    run.kernel.close_all_of("198.18.0.1");
-    run.run_for(12);
-    assert_eq!(run.lines_with("Unblocked").len(), 1);
-    run.kernel
-        .interfere(|tables| assert!(tables.delete_table()));
-    run.run_for(2);
-    assert_eq!(run.kernel.dropped(SCANNER), (true, true), "within a second");
+    trace! {"
+        kernel has nf_tables
+        iptables vanishes
+        with foreign rules
+        sets already hold 198.51.100.7 for 9000s: b=0badcafe e=9600 s=3 t=10 d=n p=22
+        at 0 s: start --block-time 10s
+        at 70 s: packets from 198.51.100.7 are dropped
+        198.18.0.1 scans
+        at 81 s: 198.18.0.1 is blocked for 10s
+        packets from 198.18.0.1 are dropped
+        198.18.0.1 closes
+        at 93 s: expect: Unblocked: 198.18.0.1 its time is over
+        nft delete table
+
+        # Within a second.
+        at 95 s: packets from 198.51.100.7 are dropped
+    "}
 }
 
 /// One refusal of the sets is not for ever where there is no other place.

@@ -180,8 +180,8 @@ impl Trace {
                 self.is_running = false;
             }
             ["kill"] => self.is_running = false,
-            // The oracle reads rows only, and knows no protected host.
             ["with", "the", "list"] => self.has_list = true,
+            // It reads rows only.
             ["without", "oracle"] => self.run.checks.oracle = false,
             // Rules stand that no daemon of this run made.
             ["with", "foreign", "rules"] => self.run.checks.own_rules = false,
@@ -228,12 +228,10 @@ impl Trace {
             }
             ["opens", ref ports @ ..] => open(kernel, &mut self.next_port, peer, ports),
             // To four ports.
-            ["scans"] => open(
-                kernel,
-                &mut self.next_port,
-                peer,
-                &["22", "25", "80", "445"],
-            ),
+            ["scans"] => {
+                let ports = ["22", "25", "80", "445"];
+                open(kernel, &mut self.next_port, peer, &ports);
+            }
             // From one port of theirs, as a server we connected to.
             ["from", from, "opens", ref ports @ ..] => {
                 for port in ports {
@@ -298,7 +296,7 @@ impl Trace {
                 kernel.faults.child = ChildFault::LockHeld;
             }
             ["iptables", "refuses", ..] => {
-                kernel.faults.refused = Some(line.trim_start_matches("iptables refuses ").into());
+                kernel.faults.refused = line.strip_prefix("iptables refuses ").map(String::from);
             }
             ["iptables", "works"] => {
                 (kernel.faults.child, kernel.faults.refused) = (ChildFault::None, None);
@@ -325,15 +323,17 @@ impl Trace {
             }
             ["operator", "deletes", peer] => kernel.delete_rule_of(peer),
             ["kernel", "has", "nf_tables"] => kernel.nf_tables.lacks.nf_tables = false,
+            ["sets", "already", "hold", peer, "for", time, ..] => {
+                let (_, comment) = line.split_once(": ").unwrap();
+                let left = Duration::parse(time.trim_end_matches(':').as_bytes());
+                let left_ms = left.map(|left| left.as_secs_rounded_up() * 1_000);
+                kernel.feed_element(peer, left_ms, &format!("tcpparser v1 {comment}"));
+            }
             ["nft", "delete", "element", peer] => kernel.interfere(|tables| {
                 assert!(tables.delete_element(Set::Drop4, network(peer)));
             }),
-            ["nft", "delete", "table"] => {
-                kernel.interfere(|tables| assert!(tables.delete_table()));
-            }
-            ["nft", "flush", "table"] => {
-                kernel.interfere(|tables| assert!(tables.flush_table()));
-            }
+            ["nft", "delete", "table"] => kernel.interfere(|all| assert!(all.delete_table())),
+            ["nft", "flush", "table"] => kernel.interfere(|all| assert!(all.flush_table())),
             ["nft", "makes", "the", "table", "dormant"] => kernel.interfere(|tables| {
                 assert!(tables.add_table(NFT_COMMENT, true));
             }),
@@ -371,7 +371,6 @@ impl Trace {
                 self.start = kernel.now;
             }
             ["host", "has", "no", "rights"] => kernel.capabilities = 0,
-            ["host", "counts", opens] => kernel.passive_opens = number(opens),
             ["kernel", "reports", "no", "routes"] => kernel.faults.no_route_events = true,
             ["kernel", "lacks", what] => {
                 let lacks = &mut kernel.nf_tables.lacks;
@@ -431,7 +430,6 @@ impl Trace {
                 assert_eq!(elements.len(), number::<usize>(count));
             }
             ["sets", "are", "gone"] => assert!(!self.run.kernel.nf_tables.is_there()),
-            ["sets", "are", "there"] => assert!(self.run.kernel.nf_tables.is_there()),
             ["commands", "so", "far", count] => {
                 let commands = &self.run.kernel.commands;
                 assert_eq!(commands.len(), number::<usize>(count), "{commands:?}");
