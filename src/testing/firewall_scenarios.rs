@@ -313,7 +313,7 @@ fn what_is_held_back_leaves_nothing() {
         at 11 s: 198.51.100.7 is blocked for 10m
         198.51.100.8 scans
         at 21 s: expect: Port scan detected: 198.51.100.8 …
-        iptables has 1 rules
+        iptables has 1 rule
         operator deletes 198.51.100.7
         terminate
         expect: Unblocked: 198.51.100.7 its rule was removed by somebody
@@ -1078,7 +1078,7 @@ fn a_batch_is_cut_where_the_chain_is_full_enough() {
         at 12 s: 198.18.0.1-20 is blocked for 10m
         2001:db8:2::/64 is blocked for 10m
         iptables has {CHAIN_RULES} rules
-        ip6tables has 1 rules
+        ip6tables has 1 rule
         sets hold 4
         kernel holds what was said
 
@@ -1148,7 +1148,7 @@ fn iptables_that_vanishes_is_stood_in_for_at_once() {
         at 0 s: start --block-time 10m
         at 1 s: 198.51.100.7 scans
         at 12 s: 198.51.100.7 is blocked for 10m
-        iptables has 1 rules
+        iptables has 1 rule
         iptables vanishes
         198.51.100.8 scans
         at 23 s: 198.51.100.8 is blocked for 10m

@@ -13,7 +13,7 @@ use crate::limits::{CLAIM_TRIES, COUNTERS_AGAIN, EVENTS_LATENESS, EVENTS_REST, H
 use crate::proc_net_tcp::TcpState;
 use crate::time::{Duration, Instant};
 
-const OWN: &str = "203.0.113.5";
+pub const OWN: &str = "203.0.113.5";
 const OWN_IPV6: &str = "2001:db8:1::5";
 /// Off-link, IPv4.
 pub const SCANNER: &str = "198.51.100.7";
@@ -108,7 +108,7 @@ fn a_neighbour_is_blocked_towards_the_host_only() {
         at 0 s: start
         at 1 s: 10.0.0.9 scans
         at 11 s: 10.0.0.9 is blocked for 10m
-        iptables has 1 rules
+        iptables has 1 rule
         iptables shows in TCPPARSER: -s 10.0.0.9/32 -m addrtype --dst-type LOCAL -m comment…
     "}
 }
@@ -717,7 +717,7 @@ fn rules_against_protected_hosts_go_at_the_start() {
             at 0 s: start
             at 11 s: expect: Unblocked: 10.0.0.53 it holds a protected address now
             expect: Unblocked: 203.0.113.1 it holds a protected address now
-            iptables has 1 rules
+            iptables has 1 rule
             iptables shows in TCPPARSER: -s 198.51.100.7/32 …
         "}
     }
@@ -1241,7 +1241,7 @@ fn a_broken_stdout_stops_nothing() {
         at 0 s: start
         at 1 s: stdout breaks
         198.51.100.7 scans
-        at 12 s: iptables has 1 rules
+        at 12 s: iptables has 1 rule
         terminate
     "}
 }
@@ -1393,7 +1393,7 @@ fn closing_rows_are_evidence_where_the_kernel_lacks_tcp_diag() {
         198.51.100.7 opens 22, 25, 80, 445 in LAST_ACK
         at 12 s: 198.51.100.7 is blocked for 10m
         lookups so far 4
-        iptables has 1 rules
+        iptables has 1 rule
     "}
 }
 
@@ -1463,7 +1463,7 @@ fn forged_connections_are_no_evidence() {
         198.51.100.7 is real
         198.51.100.7 resets 22, 25, 80, 445
         at 129 s: 198.51.100.7 is blocked for 10m
-        iptables has 1 rules
+        iptables has 1 rule
         ",
     );
     let output = String::from_utf8_lossy(&run.kernel.output);
@@ -1477,7 +1477,7 @@ fn connections_first_seen_while_they_close_are_evidence() {
             at 0 s: start
             at 1 s: 198.51.100.7 opens 22, 25, 80, 445 in {state}
             at 12 s: 198.51.100.7 is blocked for 10m
-            iptables has 1 rules
+            iptables has 1 rule
         "}
     }
 }
@@ -1492,7 +1492,7 @@ fn connections_seen_before_they_close_are_not_asked_for() {
         at 103 s: lookups so far 0
         10.0.0.9 opens 445
         at 105 s: 10.0.0.9 is blocked for 10m
-        iptables has 1 rules
+        iptables has 1 rule
     "}
 }
 

@@ -20,7 +20,7 @@ use super::fake_proc::FakeSocket;
 use super::filter_table::FilterTable;
 use super::firewall_scenarios::feed;
 use super::run::Run;
-use super::scenarios::host;
+use super::scenarios::{OWN, host};
 use crate::address::{Family, Network};
 use crate::daemon::Flow;
 use crate::kernel::{Claim, Errno};
@@ -117,9 +117,8 @@ impl Trace {
 
     fn go_to(&mut self, time: &str) {
         self.nothing_more();
-        let at = self
-            .start
-            .after(Duration::parse(time.as_bytes()).expect(time));
+        let time_since = Duration::parse(time.as_bytes()).expect(time);
+        let at = self.start.after(time_since);
         assert!(at >= self.run.kernel.now, "it is later than {time}");
         if self.is_running {
             self.run.run_until(at);
@@ -213,24 +212,20 @@ impl Trace {
         match *words {
             // Standing connections; in a state of closing from the first.
             ["opens", ref ports @ .., "in", state] => {
-                open(kernel, &mut self.next_port, peer, ports);
-                let opened = kernel.sockets.iter_mut().rev().take(ports.len());
-                for socket in opened {
+                self.open(peer, ports);
+                let sockets = self.run.kernel.sockets.iter_mut();
+                for socket in sockets.rev().take(ports.len()) {
                     (socket.state, socket.inode) = (closing_state(state), 0);
                 }
             }
+            ["opens", ref ports @ ..] => self.open(peer, ports),
+            ["scans"] => self.open(peer, &["22", "25", "80", "445"]),
             ["enters", state] => {
                 let peer: IpAddr = peer.parse().unwrap();
                 let sockets = kernel.sockets.iter_mut();
                 for socket in sockets.filter(|socket| socket.remote.0 == peer) {
                     (socket.state, socket.inode) = (closing_state(state), 0);
                 }
-            }
-            ["opens", ref ports @ ..] => open(kernel, &mut self.next_port, peer, ports),
-            // To four ports.
-            ["scans"] => {
-                let ports = ["22", "25", "80", "445"];
-                open(kernel, &mut self.next_port, peer, &ports);
             }
             // From one port of theirs, as a server we connected to.
             ["from", from, "opens", ref ports @ ..] => {
@@ -251,14 +246,10 @@ impl Trace {
                 }
             }
             // Connections so short that events alone show them.
-            ["resets", ref ports @ .., "at", own] => {
-                reset(kernel, &mut self.next_port, peer, ports, own);
-            }
-            ["resets", ref ports @ ..] => {
-                reset(kernel, &mut self.next_port, peer, ports, "203.0.113.5");
-            }
-            ["from", from, "resets", ref ports @ ..] => {
-                reset(kernel, &mut number(from), peer, ports, "203.0.113.5");
+            ["resets", ref ports @ .., "at", own] => self.reset(peer, ports, own),
+            ["resets", ref ports @ ..] => self.reset(peer, ports, OWN),
+            ["from", from, "resets", port] => {
+                kernel.destroy((octets(OWN), number(port)), (octets(peer), number(from)));
             }
             // Ended before accept(2): the event names half of it.
             ["aborts", ref ports @ ..] => {
@@ -281,6 +272,22 @@ impl Trace {
             _ => return false,
         }
         true
+    }
+
+    fn open(&mut self, peer: &str, ports: &[&str]) {
+        for port in ports {
+            let kernel = &mut self.run.kernel;
+            kernel.open_connection(peer, self.next_port, number(port));
+            self.next_port += 1;
+        }
+    }
+
+    fn reset(&mut self, peer: &str, ports: &[&str], own: &str) {
+        for port in ports {
+            let (own, peer) = ((octets(own), number(port)), (octets(peer), self.next_port));
+            self.run.kernel.destroy(own, peer);
+            self.next_port += 1;
+        }
     }
 
     /// What becomes of iptables and nf_tables, and what others do there.
@@ -386,10 +393,12 @@ impl Trace {
                 }
             }
             ["kernel", "permits", "nf_tables"] => kernel.nf_tables.lacks.permission = false,
-            [what, "fails", error] => {
-                return fail(kernel, what, Some(errno(error)));
-            }
-            [what, "works"] => return fail(kernel, what, None),
+            ["tcp", "fails", error] => kernel.faults.rows.v4 = Some(errno(error)),
+            ["tcp", "works"] => kernel.faults.rows.v4 = None,
+            ["rtnetlink", "fails", error] => kernel.faults.netlink = Some(errno(error)),
+            ["rtnetlink", "works"] => kernel.faults.netlink = None,
+            ["bind", "fails", error] => kernel.faults.listen = Some(errno(error)),
+            ["bind", "works"] => kernel.faults.listen = None,
             _ => return false,
         }
         true
@@ -499,20 +508,6 @@ fn octets(address: &str) -> [u8; 4] {
     address.parse::<std::net::Ipv4Addr>().unwrap().octets()
 }
 
-fn open(kernel: &mut FakeKernel, from: &mut u16, peer: &str, ports: &[&str]) {
-    for port in ports {
-        kernel.open_connection(peer, *from, number(port));
-        *from += 1;
-    }
-}
-
-fn reset(kernel: &mut FakeKernel, from: &mut u16, peer: &str, ports: &[&str], own: &str) {
-    for port in ports {
-        kernel.destroy((octets(own), number(port)), (octets(peer), *from));
-        *from += 1;
-    }
-}
-
 fn closing_state(word: &str) -> TcpState {
     match word {
         "FIN_WAIT1" => TcpState::FinWait1,
@@ -531,18 +526,6 @@ fn errno(word: &str) -> Errno {
     }
 }
 
-/// A part of the kernel fails from now on, or works.
-fn fail(kernel: &mut FakeKernel, what: &str, error: Option<Errno>) -> bool {
-    let fault = match what {
-        "tcp" => &mut kernel.faults.rows.v4,
-        "rtnetlink" => &mut kernel.faults.netlink,
-        "bind" => &mut kernel.faults.listen,
-        _ => return false,
-    };
-    *fault = error;
-    true
-}
-
 fn table<'a>(kernel: &'a mut FakeKernel, tool: &str) -> &'a mut FilterTable {
     let family = if tool == "iptables" {
         Family::V4
@@ -555,7 +538,9 @@ fn table<'a>(kernel: &'a mut FakeKernel, tool: &str) -> &'a mut FilterTable {
 /// What `iptables -S` is to show.
 fn check_table(table: &FilterTable, words: &[&str], line: &str) -> bool {
     match *words {
-        ["has", count, "rules"] => assert_eq!(table.blocks().len(), number::<usize>(count)),
+        ["has", count, "rule" | "rules"] => {
+            assert_eq!(table.blocks().len(), number::<usize>(count))
+        }
         ["has", "no", "chain"] => assert!(!table.has_chain("TCPPARSER"), "{}", table.listing()),
         ["has", "an", "empty", "chain"] => {
             assert!(table.has_chain("TCPPARSER") && table.blocks().is_empty());
