@@ -135,7 +135,6 @@ struct Fact {
 struct Place(u128, u8);
 
 impl Place {
-    #[inline(never)]
     fn of(network: Network) -> Self {
         let length = network.prefix_length();
         match network.address() {
