@@ -48,7 +48,7 @@ at_commit = SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$({ [ -e .git ] && git log
 #                                            release files, running those for
 #                                            other machines
 #   make, cargo, nmap, promtool, prometheus, vsftpd, ipset, setsid, prlimit, ss,
-#   sysctl, ldd, sh, strace, valgrind, ufw, firewalld
+#   sysctl, ldd, sh, strace, valgrind, ufw, firewalld, pytest
 #                                            what they are used for
 #   shellcheck, file, nm, mandoc, musl-gcc, rustfmt, clippy
 #                                            what they check
@@ -78,6 +78,10 @@ need_cargo = command -v cargo >/dev/null || { echo 'cargo is missing: install Ru
 # A virtual environment; Debian has python3 without what makes one.
 venv = test -x target/tools/python/bin/pip || { { python3 -c 'import ensurepip' 2>/dev/null || $(call apt,python3-venv); } && \
 	python3 -m venv target/tools/python; }
+# The first python3 that has pytest and what it takes of plugins.
+PYTHON = $$(for python in python3 /usr/bin/python3 target/tools/python/bin/python3; do \
+	"$$python" -c 'import pytest, pytest_timeout, xdist' 2>/dev/null && echo "$$python" && break; done)
+PYTEST = pytest pytest-timeout pytest-xdist
 # $(call pip,program): puts it there.
 pip = command -v $(1) >/dev/null || { { $(venv); } && target/tools/python/bin/pip install -q --disable-pip-version-check $(1); }
 
@@ -119,17 +123,19 @@ test: build build-quick tools ## every check and test; what lacks its tools says
 	@! cargo fmt --version >/dev/null 2>&1 || cargo fmt --check
 	@cargo clippy --version >/dev/null 2>&1 || echo 'SKIPPED the lints: no clippy here'
 	@! cargo clippy --version >/dev/null 2>&1 || cargo clippy --all-targets -- -D warnings
-	cargo test
+	@{ cargo test 2>&1; echo "exit status $$?"; } | tee target/cargo-test
 	sh tests/build.sh
-	$(as_root) python3 -B tests/run.py $(BINARY)
+	@$(as_root) $(PYTHON) -B -m pytest tests --binary $(BINARY); pytest=$$?; \
+	awk '/^test result:/ { passed += $$4; failed += $$6; ignored += $$8 } /^exit status/ { status = $$3 } END { \
+	print "cargo test: " passed+0 " passed, " failed+0 " failed, " ignored+0 " skipped"; exit status }' target/cargo-test && exit $$pytest
 
 bench: build tools bench-tools ## readings against cat, HTTP against lighttpd and nginx, blocks against other tools, size, memory (needs root)
 	@python3 -B tests/bench.py $(BINARY)
 	@LD_LIBRARY_PATH="$$(echo target/tools/usr/lib/*-linux-*)" python3 -B tests/bench_http.py $(BINARY)
-	@python3 -B tests/bench_blocks.py $(BINARY)
+	@$(PYTHON) -B tests/bench_blocks.py $(BINARY)
 
 detect: build tools ## which scans are seen and how fast they are blocked (needs root)
-	@python3 -B tests/detect.py $(BINARY)
+	@$(PYTHON) -B tests/detect.py $(BINARY)
 
 fleet: build tools ## a real Prometheus scrapes three hosts while nmap scans one (needs root)
 	@$(as_root) python3 -B tests/fleet.py $(BINARY)
@@ -144,6 +150,9 @@ tools:
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy || true
 	@missing=; for tool in $(TOOLS); do command -v $${tool%:*} >/dev/null || missing="$$missing $${tool#*:}"; done; \
 	[ -z "$$missing" ] || $(call apt,$$missing) || echo "SKIPPED what needs$$missing: neither root nor apt here to install that"
+	@[ "$(PYTHON)" ] || $(call apt,$(PYTEST:%=python3-%)) && [ "$(PYTHON)" ] || \
+	{ { $(venv); } && target/tools/python/bin/pip install -q --disable-pip-version-check $(PYTEST); } || \
+	{ echo '$(PYTEST) are missing: install them with apt or pip' >&2; exit 1; }
 	@{ $(call pip,wheel) && $(call pip,twine); } || echo 'SKIPPED what needs pip, wheel and twine: they are not to be had here'
 	@{ command -v promtool && command -v prometheus; } >/dev/null || { mkdir -p target/tools && cd target/tools && apt-get -qq download prometheus && \
 	dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb; } || echo 'SKIPPED what needs promtool and prometheus: no apt here to get it'

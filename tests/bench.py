@@ -85,7 +85,7 @@ def start_holder(lan, number, count):
             os._exit(status)
     os.close(done)
     with os.fdopen(ready, "rb") as pipe:
-        harness.check(pipe.read(1) == b"+" or not reap(pid), "a holder failed")
+        assert pipe.read(1) == b"+" or not reap(pid), "a holder failed"
     return pid
 
 
@@ -140,7 +140,7 @@ class Daemon:
             for line in lines:
                 if line.startswith(name + ":"):
                     return int(line.split()[1])
-        raise harness.Failure(f"{file} has no {name}")
+        raise AssertionError(f"{file} has no {name}")
 
     def cpu(self):
         """Nanoseconds on a CPU so far."""
@@ -195,7 +195,7 @@ def cat_cost(host, files):
         process = subprocess.Popen(["cat", *files], stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = status
-    harness.check(status == 0, "cat failed")
+    assert status == 0, "cat failed"
     return (used.ru_utime + used.ru_stime) * 1e3
 
 

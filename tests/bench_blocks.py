@@ -15,6 +15,7 @@ import socket
 import statistics
 import subprocess
 import time
+from unittest import SkipTest
 
 import bench
 import harness
@@ -68,7 +69,7 @@ class Product:
     def end(self):
         """Its blocks stand."""
         self.guard.signal(signal.SIGTERM)
-        harness.equal(self.guard.wait_exit(), 0, "exit status")
+        assert self.guard.wait_exit() == 0, "exit status"
 
 
 class Tool:
@@ -87,7 +88,7 @@ class Tool:
             pid = os.posix_spawn(self.command[0], self.command, self.env, file_actions=[stdin])
             _, status = os.waitpid(pid, 0)
             took = time.perf_counter() - began
-        harness.equal(status, 0, f"{self.command}: status")
+        assert status == 0, f"{self.command}: status {status}"
         self.clear()
         return took
 
@@ -129,7 +130,7 @@ class Ipset(Tool):
         done = self.host.run(self.command[0], "create", "drop4", "hash:ip", "timeout", "0",
                              "comment")
         if done.returncode != 0:
-            raise harness.Skipped(f"ipset: {done.stderr.strip()[:100]}")
+            raise SkipTest(f"ipset: {done.stderr.strip()[:100]}")
 
     def text(self, entries):
         return "\n".join(f"add drop4 {one.source} timeout 3600 comment \"{one.comment()}\""
@@ -153,7 +154,7 @@ def tools_here(case):
     for name, made in TOOLS.items():
         try:
             found[name] = made(case)
-        except harness.Skipped as reason:
+        except SkipTest as reason:
             print(f"{name:34} SKIPPED {reason}")
     return found
 
@@ -175,11 +176,11 @@ def measure_blocks(case):
             took[count][PRODUCT].append(seconds)
             commands[count].append(number)
             entries = [one for one in sets.standing(host) if one not in before]
-            harness.equal(len(entries), count, "blocks that stand")
+            assert len(entries) == count, f"{len(entries)} blocks stand, not {count}"
             for name, tool in tools.items():
                 took[count][name].append(tool.seconds(entries))
         product.end()
-        harness.equal(sets.product(host, "--unblock", "all").returncode, 0, "--unblock all")
+        assert sets.product(host, "--unblock", "all").returncode == 0, "--unblock all"
     return took, {count: max(numbers) for count, numbers in commands.items()}
 
 
@@ -216,8 +217,8 @@ class Place:
             product = Product(case, lan.host, chain or sets, f"--firewall={option}")
             product.block(rules + elements)
             product.end()
-        harness.equal(len(chain.standing(lan.host)) if chain else 0, rules, "rules that stand")
-        harness.equal(len(sets.standing(lan.host)), elements, "elements that stand")
+        stand = len(chain.standing(lan.host)) if chain else 0, len(sets.standing(lan.host))
+        assert stand == (rules, elements), f"rules and elements that stand: {stand}"
         self.ends = [self.end(lan.host, lan.host_v4, lan.peer_v4),
                      self.end(lan.peer, lan.peer_v4, lan.host_v4)]
         self.server = self.start_server()

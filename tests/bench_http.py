@@ -75,7 +75,7 @@ class Served:
         """Requests a second."""
         output = self.namespace.must("wrk", "-t1", "-c8", f"-d{SECONDS}s", *headers,
                                    f"http://127.0.0.1:{PORT}/metrics", seconds=SECONDS + 20)
-        harness.check("Non-2xx" not in output, f"{self.name}: {output}")
+        assert "Non-2xx" not in output, f"{self.name}: {output}"
         return float(re.search(r"Requests/sec:\s+([\d.]+)", output)[1])
 
     def end(self):

@@ -39,7 +39,7 @@ check_refused() {
     fi
 }
 
-# typed LINE: a command of README.md, noted for tests/run.py.
+# typed LINE: a command of README.md, noted for tests/test_readme.py.
 typed() { sh -c "$1" && echo "$1" >>target/typed-in-build; }
 : >target/typed-in-build
 

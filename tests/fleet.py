@@ -12,7 +12,7 @@ import subprocess
 import urllib.parse
 
 import harness
-from harness import check, equal, wait_for
+from harness import wait_for
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 RULES = os.path.join(ROOT, "dist", "tcpparser.rules.yml")
@@ -59,7 +59,7 @@ class Prometheus:
         done = self.namespace.run("curl", "-sS", "--max-time", "5",
                                   f"http://127.0.0.1:9090/api/v1/{path}")
         if done.returncode != 0 or not done.stdout.startswith("{"):
-            check(self.process.poll() is None, f"prometheus ended: {self.tail()}")
+            assert self.process.poll() is None, f"prometheus ended: {self.tail()}"
             return None
         return json.loads(done.stdout).get("data")
 
@@ -82,8 +82,8 @@ class Prometheus:
             return found == wanted
         try:
             wait_for(is_so, expression, seconds)
-        except harness.Failure:
-            raise harness.Failure(f"{expression}: found {found}, wanted {wanted}") from None
+        except AssertionError:
+            raise AssertionError(f"{expression}: found {found}, wanted {wanted}") from None
 
     def targets(self):
         """What it says about its targets: instance -> (health, last error)."""
@@ -130,14 +130,15 @@ def scenario(case):
             print(f"ok {what}: {expression}", flush=True)
 
         expect("all hosts are scraped", "up", (1, 1, 1))
-        equal(prometheus.query('ALERTS{alertstate="firing"}'), {}, "alerts of a quiet fleet")
+        firing = prometheus.query('ALERTS{alertstate="firing"}')
+        assert firing == {}, f"alerts of a quiet fleet: {firing}"
         scanner.must("nmap", "-sT", "-Pn", "-n", "-p", ",".join(map(str, PORTS)), addresses[1],
                      seconds=30)
         guards[1].wait_line(f"Blocked: +{source} ")
         expect("the scan is on the right host", "tcpparser_port_scans_total", (0, 1, 0))
         expect("so is the block", "tcpparser_blocked_sources", (0, 1, 0))
-        check(not scanner.connects(addresses[1], PORTS[0]), "the scanner gets through")
-        check(scanner.connects(addresses[0], PORTS[0]), "another host blocks the scanner")
+        assert not scanner.connects(addresses[1], PORTS[0]), "the scanner gets through"
+        assert scanner.connects(addresses[0], PORTS[0]), "another host blocks the scanner"
         scan = 'ALERTS{alertname="TcpparserPortScan",alertstate="firing"}'
         prometheus.wait_query(scan, {targets[1]: 1.0})
         print(f"ok the alert fires for that host: {scan}", flush=True)
@@ -152,8 +153,8 @@ def main(binary):
     case = harness.Case(binary)
     try:
         scenario(case)
-    except harness.Failure as reason:
-        raise harness.Failure("\n".join([str(reason), *case.report()])) from None
+    except AssertionError as reason:
+        raise AssertionError("\n".join([str(reason), *case.report()])) from None
     finally:
         case.close()
 

@@ -1,14 +1,13 @@
-"""What the end-to-end tests stand on: network namespaces with real sockets,
-the real binary under watch, and a runner.
+"""What the end-to-end tests and the programs beside them stand on: network
+namespaces with real sockets, and the real binary under watch.
 
-A test is a function `test_…(t)` where `t` is a `Case`: it makes what the test
-needs and takes it all away again, also when the test fails. Namespaces are
-entered by one thread at a time with setns(2); a socket stays where it was
-made, so that tests hold both ends of a connection in plain Python.
+A test takes `t`, a `Case` (conftest.py): it makes what the test needs and takes
+it all away again, also when the test fails. Namespaces are entered by one thread
+at a time with setns(2); a socket stays where it was made, so that tests hold
+both ends of a connection in plain Python.
 """
 
 import atexit
-import concurrent.futures
 import contextlib
 import ctypes
 import errno
@@ -27,33 +26,15 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 import typing
+from unittest import SkipTest
 
 DEADLINE = 15.0  # seconds for what normally takes a fraction of one
-SUITE_DEADLINE = 1500  # seconds after which the whole run gives up
 CLONE_NEWNET = 0x40000000
 LIBC = ctypes.CDLL(None, use_errno=True)
 HOME = {**os.environ, "LC_ALL": "C"}
 NAMESPACE_NUMBERS = itertools.count(1)
 FOLDER = os.path.join(tempfile.gettempdir(), "tcpparser-test-")
-
-
-class Skipped(Exception):
-    """The machine lacks what the test needs."""
-
-
-class Failure(Exception):
-    """The product did not do what it must."""
-
-
-def check(condition, message):
-    if not condition:
-        raise Failure(message)
-
-
-def equal(found, wanted, what="value"):
-    check(found == wanted, f"{what}: found {found!r}, wanted {wanted!r}")
 
 
 def wait_for(predicate, what, seconds=DEADLINE):
@@ -63,7 +44,7 @@ def wait_for(predicate, what, seconds=DEADLINE):
         answer = predicate()
         if answer:
             return answer
-        check(time.monotonic() < end, f"waited {seconds} s in vain for {what}")
+        assert time.monotonic() < end, f"waited {seconds} s in vain for {what}"
         time.sleep(0.02)
 
 
@@ -79,14 +60,14 @@ def run(*command, env=None, seconds=20, input=None):
 def must(*command, **options):
     """Runs a tool of the test itself that has to succeed."""
     done = run(*command, **options)
-    check(done.returncode == 0, f"{' '.join(command)}: {done.stderr.strip()}")
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr.strip()}"
     return done.stdout
 
 
 def need(*tools):
     for tool in tools:
         if shutil.which(tool) is None:
-            raise Skipped(f"{tool} is not installed")
+            raise SkipTest(f"{tool} is not installed")
 
 
 # ---------------------------------------------------------------- namespaces
@@ -154,7 +135,7 @@ class Namespace:
         self.name = f"tcpp-{os.getpid()}-{next(NAMESPACE_NUMBERS)}-{role}"
         made = run("ip", "netns", "add", self.name)
         if made.returncode != 0:
-            raise Skipped(f"ip netns add: {made.stderr.strip()}")
+            raise SkipTest(f"ip netns add: {made.stderr.strip()}")
         Namespace.living[self.name] = self
         self.service = None
         self.sockets = []
@@ -409,7 +390,7 @@ def this_boot():
 def real_tool(name):
     found = shutil.which(name, path=HOME.get("PATH", "") + ":/usr/sbin:/sbin")
     if found is None:
-        raise Skipped(f"{name} is not installed")
+        raise SkipTest(f"{name} is not installed")
     return found
 
 
@@ -440,14 +421,14 @@ class Firewall:
         for tool in ("iptables", "ip6tables"):
             done = self.run(namespace, tool, "-w", "5", "-S")
             if done.returncode != 0:
-                raise Skipped(f"{tool}-{self.flavour}: {done.stderr.strip()[:100]}")
+                raise SkipTest(f"{tool}-{self.flavour}: {done.stderr.strip()[:100]}")
 
     def run(self, namespace, tool, *arguments, **options):
         return namespace.run(os.path.join(self.folder, tool), *arguments, env=self.env, **options)
 
     def must(self, namespace, tool, *arguments, **options):
         done = self.run(namespace, tool, *arguments, **options)
-        check(done.returncode == 0, f"{tool} {arguments}: {done.stderr.strip()}")
+        assert done.returncode == 0, f"{tool} {arguments}: {done.stderr.strip()}"
         return done.stdout
 
     def product(self, namespace, *arguments):
@@ -583,7 +564,7 @@ class Sets:
     def probe(self, namespace):
         done = namespace.run(self.nft, "list", "ruleset")
         if done.returncode != 0:
-            raise Skipped(f"nft: {done.stderr.strip()[:100]}")
+            raise SkipTest(f"nft: {done.stderr.strip()[:100]}")
 
     def must(self, namespace, *arguments, **options):
         return namespace.must(self.nft, *arguments, **options)
@@ -597,7 +578,7 @@ class Sets:
     def objects(self, namespace, *what):
         """Objects as nft lists them; none where there is no such table."""
         done = namespace.run(self.nft, "-j", "list", *(what or ("ruleset",)))
-        check(done.returncode == 0 or "No such file" in done.stderr, f"nft: {done.stderr.strip()}")
+        assert done.returncode == 0 or "No such file" in done.stderr, f"nft: {done.stderr.strip()}"
         return json.loads(done.stdout)["nftables"][1:] if done.returncode == 0 else []
 
     def everything(self, namespace):
@@ -793,7 +774,7 @@ class Guard:
         def found():
             ended = self.process.poll() is not None
             lines = self.matching(pattern)
-            check(lines or not ended, f"it ended before a line /{pattern}/")
+            assert lines or not ended, f"it ended before a line /{pattern}/"
             return lines
         return wait_for(found, f"a line /{pattern}/", seconds)[0]
 
@@ -806,7 +787,7 @@ class Guard:
         """All samples by name and labels."""
         done = self.namespace.run("curl", "-sS", "--max-time", "5",
                                   "http://127.0.0.1:3021/metrics")
-        check(done.returncode == 0, f"curl: {done.stderr.strip()}")
+        assert done.returncode == 0, f"curl: {done.stderr.strip()}"
         return samples(done.stdout)
 
     def metric(self, name):
@@ -815,8 +796,8 @@ class Guard:
     def readings(self):
         try:
             return self.metric("tcpparser_readings_total")
-        except Failure:
-            check(self.process.poll() is None, f"tcpparser ended: {self.process.returncode}")
+        except AssertionError:
+            assert self.process.poll() is None, f"tcpparser ended: {self.process.returncode}"
             return 0
 
     def wait_readings(self, count, since=None):
@@ -828,7 +809,7 @@ class Guard:
         try:
             status = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise Failure(f"still running after {seconds} s") from None
+            raise AssertionError(f"still running after {seconds} s") from None
         for reader in self.readers:
             reader.join(2)
         return status
@@ -862,11 +843,11 @@ def samples(text):
 class Case:
     """One run of one test, and all it made."""
 
-    def __init__(self, binary, ledger=None):
+    def __init__(self, binary):
         self.binary = binary
-        self.ledger = ledger
         # Lines of README.md: what this test is to type, and what it did.
         self.to_type, self.typed = set(), set()
+        self.has_passed = False
         self.tmp = tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-")
         os.chmod(self.tmp, 0o755)
         self.namespaces, self.guards, self.firewalls = [], [], {}
@@ -876,7 +857,7 @@ class Case:
         folder, name = os.path.split(self.binary)
         self.binary = os.path.join(folder, "quick", name)
         if not os.access(self.binary, os.X_OK):
-            raise Skipped(f"`make test` builds {self.binary}")
+            raise SkipTest(f"`make test` builds {self.binary}")
 
     def folder(self, name):
         path = os.path.join(self.tmp, name)
@@ -932,7 +913,7 @@ class Case:
         try:
             while process.poll() is None:
                 peak = max(peak, peak_memory(process.pid))
-                check(time.monotonic() - started < seconds, f"hangs: {seconds} s passed")
+                assert time.monotonic() - started < seconds, f"hangs: {seconds} s passed"
                 time.sleep(0.005)
         finally:
             process.kill()
@@ -991,127 +972,11 @@ def peak_memory(pid):
 
 def need_namespaces():
     if os.geteuid() != 0:
-        raise Skipped("network namespaces need root")
+        raise SkipTest("network namespaces need root")
     need("ip", "curl")
 
 
-# ---------------------------------------------------------------- the runner
-
-
-def cases(*values):
-    """Runs the test once for each value, named after it."""
-    def mark(function):
-        function.cases = values
-        return function
-    return mark
-
-
-def alone(function):
-    """Runs the test while no other one does: it measures time."""
-    function.alone = True
-    return function
-
-
-def idle(function):
-    """Runs the test beside the others: it mostly waits."""
-    function.idle = True
-    return function
-
-
-def last(function):
-    """Runs the test after all others."""
-    function.last = True
-    return function
-
-
-def collected(modules):
-    """All tests as (name, function, arguments), in the order of the source."""
-    for module in modules:
-        for name, function in vars(module).items():
-            if not name.startswith("test_"):
-                continue
-            full = f"{module.__name__.removeprefix('test_')}.{name.removeprefix('test_')}"
-            for value in getattr(function, "cases", ((),)):
-                arguments = value if isinstance(value, tuple) else (value,)
-                label = f"[{','.join(map(str, arguments))}]" if arguments else ""
-                yield full + label, function, arguments
-
-
-class Ledger:
-    """What became of the command lines of README.md: typed by some test, or not
-    typed since the tests that would have were skipped or failed."""
-
-    def __init__(self, is_whole):
-        self.is_whole = is_whole  # no test was left out by name
-        self.typed, self.untyped = set(), set()
-
-    def add(self, case, verdict):
-        self.typed |= case.typed
-        if verdict != "ok":
-            self.untyped |= case.to_type
-
-
-class Runner:
-    """Runs tests, two at a time, and reports. A test that fails once has failed:
-    one that a busy machine can fail is to be mended."""
-
-    def __init__(self, binary, ledger):
-        self.binary, self.ledger = binary, ledger
-        self.counts = {"ok": 0, "FAILED": 0, "SKIPPED": 0}
-        self.lock = threading.Lock()
-
-    def one(self, name, function, arguments):
-        started = time.monotonic()
-        case = Case(self.binary, self.ledger)
-        verdict, details = "ok", []
-        try:
-            function(case, *arguments)
-        except Skipped as reason:
-            verdict, details = "SKIPPED", [str(reason)]
-        except Exception as error:
-            verdict, details = "FAILED", self.explain(error) + case.report()
-        finally:
-            case.close()
-        with self.lock:
-            self.ledger.add(case, verdict)
-        self.report(name, verdict, details, time.monotonic() - started)
-
-    @staticmethod
-    def explain(error):
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__)
-                  if os.path.basename(frame.filename) != "harness.py"]
-        where = [f"at {os.path.basename(f.filename)}:{f.lineno}: {f.line}" for f in frames]
-        kind = "" if isinstance(error, Failure) else f"{type(error).__name__}: "
-        return [kind + str(error)] + where
-
-    def report(self, name, verdict, details, seconds):
-        with self.lock:
-            self.counts[verdict] += 1
-            if verdict == "ok":
-                print(f"ok {name} ({seconds:.1f} s)", flush=True)
-            elif verdict == "SKIPPED":
-                print(f"SKIPPED {name} {details[0]}", flush=True)
-            else:
-                print(f"{verdict} {name} ({seconds:.1f} s)", flush=True)
-                for line in details:
-                    print(f"    {line}", flush=True)
-
-    def all(self, tests):
-        def marked(mark):
-            return [test for test in tests if hasattr(test[1], mark)]
-
-        one_by_one, waiting, at_last = marked("alone"), marked("idle"), marked("last")
-        together = [test for test in tests if test not in one_by_one + waiting + at_last]
-        with concurrent.futures.ThreadPoolExecutor(2) as pool, \
-                concurrent.futures.ThreadPoolExecutor(2) as waiting_pool:
-            running = [waiting_pool.submit(self.one, *test) for test in waiting]
-            running += [pool.submit(self.one, *test) for test in together]
-            for done in running:
-                done.result()
-        for test in one_by_one + at_last:
-            self.one(*test)
-        print("{ok} passed, {FAILED} failed, {SKIPPED} skipped".format(**self.counts))
-        return 1 if self.counts["FAILED"] else 0
+# -------------------------------------------------------- nothing stays behind
 
 
 def remove_of(is_wanted):
@@ -1191,19 +1056,10 @@ def run_alone(main, seconds):
             sys.exit(f"usage: {os.path.basename(sys.argv[0])} BINARY")
         need_namespaces()
         sys.exit(main(os.path.abspath(sys.argv[1])))
-    except Skipped as reason:
+    except SkipTest as reason:
         print(f"SKIPPED {reason}")
-    except Failure as reason:
+    except AssertionError as reason:
         sys.exit(f"FAILED {reason}")
-
-
-def main(binary, filters, modules):
-    end_in_time(SUITE_DEADLINE)
-    if os.geteuid() == 0 and shutil.which("ip"):
-        remove_of(lambda number: not is_alive(number))  # those that were killed
-    tests = [test for test in collected(modules)
-             if not filters or any(wanted in test[0] for wanted in filters)]
-    return Runner(binary, Ledger(is_whole=not filters)).all(tests)
 
 
 # --------------------------------------------------------- lines of output

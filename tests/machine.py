@@ -9,8 +9,9 @@ import re
 import signal
 import subprocess
 import time
+from unittest import SkipTest
 
-from harness import (DEADLINE, HOME, Failure, Skipped, check, need, run, wait_for)
+from harness import DEADLINE, HOME, need, run, wait_for
 
 ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 # What `make tools` fetched because it is not installed here.
@@ -133,8 +134,8 @@ class Machine:
         with open(self.log, errors="replace") as log:
             said = log.read()
         if STANDS in said:
-            return Failure("the machine did not get as far as its own init")
-        return Skipped(f"no machine of its own here: {said[-200:].strip()!r}")
+            return AssertionError("the machine did not get as far as its own init")
+        return SkipTest(f"no machine of its own here: {said[-200:].strip()!r}")
 
     def is_prepared(self, prepare):
         """Whether process 1 has left the script that we gave it."""
@@ -175,8 +176,8 @@ class Machine:
 
     def must(self, *command, **options):
         done = self.run(*command, **options)
-        check(done.returncode == 0, f"{' '.join(command)}: exit {done.returncode}, "
-                                    f"{done.stdout[-600:]!r}, {done.stderr[-600:]!r}")
+        assert done.returncode == 0, (f"{' '.join(command)}: exit {done.returncode}, "
+                                      f"{done.stdout[-600:]!r}, {done.stderr[-600:]!r}")
         return done.stdout
 
     def guards(self):
@@ -215,7 +216,7 @@ class Machine:
         return number
 
     def __exit__(self, kind, error, _trace):
-        if isinstance(error, Failure):
+        if isinstance(error, AssertionError):
             error.args = (f"{error}\n{self.last_words()}",)
         if self.outside:
             self.outside.send_signal(signal.SIGKILL)

@@ -6,8 +6,10 @@ import shlex
 import signal
 import time
 
-from harness import (BACKENDS, FAMILIES, Family, Skipped, broken_firewall, carries_data, cases,
-                     check, equal, line_pattern, link, need, scan_pattern, this_boot, wait_for)
+import pytest
+
+from harness import (BACKENDS, FAMILIES, Family, broken_firewall, carries_data, line_pattern, link,
+                     need, scan_pattern, this_boot, wait_for)
 
 PORTS = (22, 25, 80, 443)
 BOTH = [(backend, family) for backend in BACKENDS for family in FAMILIES]
@@ -41,28 +43,28 @@ class Scene:
         return wait_for(self.entries, "an entry")[0]
 
 
-@cases(*BOTH)
+@pytest.mark.parametrize("backend, family", BOTH)
 def test_four_ports_are_blocked(t, backend, family):
     scene = Scene(t, backend, family)
     guard = scene.start()
-    check(scene.firewall.is_untouched(scene.host), "a quiet host was touched")
-    check(scene.reaches(seconds=5), "the services answer")
+    assert scene.firewall.is_untouched(scene.host), "a quiet host was touched"
+    assert scene.reaches(seconds=5), "the services answer"
     held = scene.scan()
     entry = scene.wait_blocked(guard)
-    equal(entry.source, f"{scene.family.peer}/{scene.family.single}", "source")
-    check(entry.local, "an on-link source is blocked towards the host only")
-    equal((entry.boot, entry.strike, entry.data, entry.ports),
-          (this_boot(), 1, "y", "22,25,80,443"), "comment")
+    assert entry.source == f"{scene.family.peer}/{scene.family.single}", "source"
+    assert entry.local, "an on-link source is blocked towards the host only"
+    assert ((entry.boot, entry.strike, entry.data, entry.ports)
+            == (this_boot(), 1, "y", "22,25,80,443")), "comment"
     now, since, end = time.clock_gettime(time.CLOCK_BOOTTIME), entry.since, entry.end
-    check(now - 30 <= since <= now + 1, f"since {since} at {now}")
-    check(since + 600 <= end <= since + 602, f"ten minutes from {since} is not {end}")
-    check(scene.is_whole(), "what leads packets to the entry")
-    check(not scene.reaches(), "new connections fail")
-    check(not carries_data(held[0]), "open connections carry no more data")
-    check(scene.reaches(scene.family.friend, 5), "another source goes on")
+    assert now - 30 <= since <= now + 1, f"since {since} at {now}"
+    assert since + 600 <= end <= since + 602, f"ten minutes from {since} is not {end}"
+    assert scene.is_whole(), "what leads packets to the entry"
+    assert not scene.reaches(), "new connections fail"
+    assert not carries_data(held[0]), "open connections carry no more data"
+    assert scene.reaches(scene.family.friend, 5), "another source goes on"
 
 
-@cases("iptables-nft", "nft")
+@pytest.mark.parametrize("backend", ["iptables-nft", "nft"])
 def test_scan_is_printed_before_its_block(t, backend):
     scene = Scene(t, backend)
     guard = scene.start()
@@ -70,13 +72,13 @@ def test_scan_is_printed_before_its_block(t, backend):
     scene.wait_blocked(guard)
     guard.wait_readings(3)
     order = [line for line in guard.output() if re.search("Port scan|Blocked", line)]
-    equal(len(order), 2, f"lines {order}")
-    check(re.search(scan_pattern(scene.family.peer, scene.family.host, PORTS), order[0]), order[0])
-    check(re.search(r": +Blocked: +10\.77\.0\.2 ", order[1]), order[1])
-    check("10m" in order[1] or "600" in order[1], f"how long: {order[1]!r}")
+    assert len(order) == 2, f"lines {order}"
+    assert re.search(scan_pattern(scene.family.peer, scene.family.host, PORTS), order[0]), order[0]
+    assert re.search(r": +Blocked: +10\.77\.0\.2 ", order[1]), order[1]
+    assert "10m" in order[1] or "600" in order[1], f"how long: {order[1]!r}"
 
 
-@cases(*BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_established_connections_of_the_source_end(t, backend):
     """Above any rule that accepts what is established."""
     scene = Scene(t, backend)
@@ -85,16 +87,17 @@ def test_established_connections_of_the_source_end(t, backend):
     guard = scene.start()
     friend = scene.peer.connect(scene.family.host, 22, scene.family.friend)
     held = scene.scan()
-    check(carries_data(held[0], 3), "the connection carries data first")
+    assert carries_data(held[0], 3), "the connection carries data first"
     scene.wait_blocked(guard)
-    check(not carries_data(held[1]), "the open connection carries no more data")
-    check(not scene.reaches(), "new connections fail")
-    check(carries_data(friend, 5), "another source's open connection goes on")
-    check(scene.reaches(scene.family.friend, 5), "another source connects")
-    equal(scene.firewall.foreign(scene.host), before, "foreign rules")
+    assert not carries_data(held[1]), "the open connection carries no more data"
+    assert not scene.reaches(), "new connections fail"
+    assert carries_data(friend, 5), "another source's open connection goes on"
+    assert scene.reaches(scene.family.friend, 5), "another source connects"
+    assert scene.firewall.foreign(scene.host) == before, "foreign rules"
 
 
-@cases(("iptables-nft", "v4"), ("iptables-nft", "v6"), ("nft", "v4"), ("nft", "v6"))
+@pytest.mark.parametrize("backend, name", [
+    ("iptables-nft", "v4"), ("iptables-nft", "v6"), ("nft", "v4"), ("nft", "v6")])
 def test_router_keeps_its_lan_on_the_internet(t, backend, name):
     """near -- guard -- inner, and far -- edge -- guard: a neighbour is refused
     by the router alone, a stranger reaches nothing behind it either."""
@@ -120,8 +123,8 @@ def test_router_keeps_its_lan_on_the_internet(t, backend, name):
     firewall = t.backend(router, backend)
     router.listen(*PORTS, address="::")
     inner.listen(22, address="::")
-    check(far.connects(behind, 22, seconds=5), "far reaches inner at first")
-    check(near.connects(behind, 22, seconds=5), "near reaches inner at first")
+    assert far.connects(behind, 22, seconds=5), "far reaches inner at first"
+    assert near.connects(behind, 22, seconds=5), "near reaches inner at first"
     guard = t.guard(router, env=firewall.env).ready()
     held = [space.connect(own, port) for space in (near, far) for port in PORTS]
     tool = "ip6tables" if v6 else "iptables"
@@ -129,17 +132,17 @@ def test_router_keeps_its_lan_on_the_internet(t, backend, name):
     for source in sources:
         wait_for(lambda s=source: firewall.blocks(router, s, tool), f"a block of {source}")
     local = {entry.source: entry.local for entry in firewall.standing(router, tool)}
-    check(local[sources[0]] and not local[sources[1]], f"towards the host only: {local}")
-    check(not near.connects(own, 22), "near is refused by the router")
-    check(near.connects(behind, 22, seconds=5), "near still reaches inner")
-    check(not far.connects(own, 22), "far is refused by the router")
-    check(not far.connects(behind, 22), "far does not reach inner")
-    equal(len(held), 8, "connections held")
-    equal(len(guard.matching("Blocked")), 2, "Blocked lines")
+    assert local[sources[0]] and not local[sources[1]], f"towards the host only: {local}"
+    assert not near.connects(own, 22), "near is refused by the router"
+    assert near.connects(behind, 22, seconds=5), "near still reaches inner"
+    assert not far.connects(own, 22), "far is refused by the router"
+    assert not far.connects(behind, 22), "far does not reach inner"
+    assert len(held) == 8, "connections held"
+    assert len(guard.matching("Blocked")) == 2, "Blocked lines"
 
 
-@cases(*((backend, option) for backend in ("iptables-nft", "nft")
-         for option in ("--dry-run", "--firewall=none")))
+@pytest.mark.parametrize("option", ["--dry-run", "--firewall=none"])
+@pytest.mark.parametrize("backend", ["iptables-nft", "nft"])
 def test_watching_changes_nothing(t, backend, option):
     scene = Scene(t, backend, "v4", option)
     before = scene.firewall.everything(scene.host)
@@ -147,14 +150,15 @@ def test_watching_changes_nothing(t, backend, option):
     held = scene.scan()
     guard.wait_line("Port scan")
     guard.wait_readings(3)
-    equal(scene.firewall.everything(scene.host), before, "rules")
-    check(carries_data(held[0], 5), "the connection goes on")
-    equal(len(guard.matching("Port scan")), 1, "scan lines")
-    equal(guard.metric("tcpparser_blocks_total"), 0, "blocks_total")
+    assert scene.firewall.everything(scene.host) == before, "rules"
+    assert carries_data(held[0], 5), "the connection goes on"
+    assert len(guard.matching("Port scan")) == 1, "scan lines"
+    assert guard.metric("tcpparser_blocks_total") == 0, "blocks_total"
 
 
-@cases(("iptables-nft", "v4"), ("iptables-nft", "v6"), ("iptables-legacy", "v4"), ("nft", "v4"),
-       ("nft", "v6"))
+@pytest.mark.parametrize("backend, family", [
+    ("iptables-nft", "v4"), ("iptables-nft", "v6"), ("iptables-legacy", "v4"), ("nft", "v4"),
+    ("nft", "v6")])
 def test_printed_command_undoes_the_block(t, backend, family):
     scene = Scene(t, backend, family)
     guard = scene.start()
@@ -162,10 +166,11 @@ def test_printed_command_undoes_the_block(t, backend, family):
     scene.wait_blocked(guard)
     line = guard.wait_line("Blocked: ")
     command = re.search(r"undo: tcpparser (--unblock \S+)$", line)
-    check(command, f"no command in {line!r}")
-    equal(scene.firewall.product(scene.host, *shlex.split(command[1])).returncode, 0, "exit status")
-    equal(scene.entries(), [], "rules left")
-    check(scene.reaches(seconds=5), "the source is back")
+    assert command, f"no command in {line!r}"
+    assert scene.firewall.product(scene.host, *shlex.split(command[1])).returncode == 0, (
+        "exit status")
+    assert scene.entries() == [], "rules left"
+    assert scene.reaches(seconds=5), "the source is back"
 
 
 def test_blocked_sources_leave_the_list(t):
@@ -177,27 +182,28 @@ def test_blocked_sources_leave_the_list(t):
     seen = len(guard.output())
     guard.wait_readings(3)
     shown = [line for line in guard.output()[seen:] if "10.77.0.2" in line]
-    equal(shown, [], "lines about a blocked source")
-    equal(len(held), 4, "connections held")
+    assert shown == [], "lines about a blocked source"
+    assert len(held) == 4, "connections held"
 
 
 def not_blocked(guard, scene, reason, source="10.77.0.2"):
     """A protected source: reported with the reason, once, and left alone."""
     line = guard.wait_line("Not blocked: ")
-    check(re.search(rf":        Not blocked: +{re.escape(source)} ", line), line)
-    check(re.search(reason, line, re.I), f"reason /{reason}/ in {line!r}")
+    assert re.search(rf":        Not blocked: +{re.escape(source)} ", line), line
+    assert re.search(reason, line, re.I), f"reason /{reason}/ in {line!r}"
     guard.wait_readings(4)
-    equal(len(guard.matching("Port scan")), 1, "scan lines")
-    equal(len(guard.matching("Not blocked")), 1, "Not blocked lines")
-    equal(guard.matching(" Blocked: "), [], "Blocked lines")
-    check(scene.firewall.is_untouched(scene.host), "a rule was made")
-    check(scene.reaches(seconds=5), "the source goes on")
+    assert len(guard.matching("Port scan")) == 1, "scan lines"
+    assert len(guard.matching("Not blocked")) == 1, "Not blocked lines"
+    assert guard.matching(" Blocked: ") == [], "Blocked lines"
+    assert scene.firewall.is_untouched(scene.host), "a rule was made"
+    assert scene.reaches(seconds=5), "the source goes on"
     refused = sum(value for name, value in guard.scrape().items()
                   if name.startswith("tcpparser_blocks_refused_total"))
-    equal(refused, 1, "blocks_refused_total")
+    assert refused == 1, "blocks_refused_total"
 
 
-@cases(("iptables-nft", "v4"), ("iptables-nft", "v6"), ("nft", "v4"), ("nft", "v6"))
+@pytest.mark.parametrize("backend, family", [
+    ("iptables-nft", "v4"), ("iptables-nft", "v6"), ("nft", "v4"), ("nft", "v6")])
 def test_gateway_is_never_blocked(t, backend, family):
     scene = Scene(t, backend, family)
     scene.host.ip(f"route add default via {scene.family.peer}")
@@ -220,7 +226,7 @@ def test_nameserver_is_never_blocked(t):
     with open(resolver, "w") as file:
         file.write("# a comment\nsearch example\nnameserver 10.77.0.2\n")
     if not os.path.exists("/etc/resolv.conf"):
-        raise Skipped("no /etc/resolv.conf to bind over")
+        pytest.skip("no /etc/resolv.conf to bind over")
     mounted = ("env", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "unshare", "-m", "sh", "-c",
                f'mount --bind {resolver} /etc/resolv.conf; PATH={t.folder("path-nft")}; exec "$@"',
                "sh")
@@ -230,7 +236,7 @@ def test_nameserver_is_never_blocked(t):
     not_blocked(guard, scene, "nameserver|resolv")
 
 
-@cases("10.77.0.2", "10.77.0.0/29", "fd00::/8,10.0.0.0/8")
+@pytest.mark.parametrize("allowed", ["10.77.0.2", "10.77.0.0/29", "fd00::/8,10.0.0.0/8"])
 def test_allowed_networks_are_never_blocked(t, allowed):
     options = [word for network in allowed.split(",") for word in ("--allow", network)]
     scene = Scene(t, "iptables-nft", "v4", *options)
@@ -264,13 +270,13 @@ def test_refusing_firewall_is_reported(t):
     found = guard.scrape()
     failures = sum(value for name, value in found.items()
                    if name.startswith("tcpparser_block_failures_total"))
-    check(failures >= 1, f"block_failures_total {failures}")
-    equal(found["tcpparser_port_scans_total"], 1, "port_scans_total")
-    equal(found["tcpparser_blocks_total"], 0, "blocks_total")
-    equal(found["tcpparser_blocked_sources"], 0, "blocked_sources")
+    assert failures >= 1, f"block_failures_total {failures}"
+    assert found["tcpparser_port_scans_total"] == 1, "port_scans_total"
+    assert found["tcpparser_blocks_total"] == 0, "blocks_total"
+    assert found["tcpparser_blocked_sources"] == 0, "blocked_sources"
     guard.wait_readings(3)
-    equal(len(guard.matching("Port scan")), 1, "scan lines")
-    check(len(guard.matching("Block failed")) <= 4, "a flood of failures")
+    assert len(guard.matching("Port scan")) == 1, "scan lines"
+    assert len(guard.matching("Block failed")) <= 4, "a flood of failures"
 
 
 def test_missing_firewall_is_reported(t):
@@ -279,10 +285,10 @@ def test_missing_firewall_is_reported(t):
                     env={"PATH": t.folder("path-empty"), "TZ": "UTC0"}).ready()
     scene.scan()
     guard.wait_line("Block failed: ")
-    equal(guard.process.poll(), None, "exit status")
+    assert guard.process.poll() is None, "exit status"
 
 
-@cases(*BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_block_ends_in_time(t, backend):
     """By connecting; and the stale connections are no new evidence."""
     scene = Scene(t, backend, "v4", "--block-time", "2s")
@@ -290,16 +296,16 @@ def test_block_ends_in_time(t, backend):
     held = scene.scan()
     scene.wait_blocked(guard)
     blocked_at = time.monotonic()
-    check(not scene.reaches(seconds=0.5), "it is blocked first")
+    assert not scene.reaches(seconds=0.5), "it is blocked first"
     wait_for(lambda: scene.reaches(seconds=0.5), "the end of the block", 10)
-    check(time.monotonic() - blocked_at > 1.0, "the block ended too early")
+    assert time.monotonic() - blocked_at > 1.0, "the block ended too early"
     guard.wait_readings(4)
-    equal(len(guard.matching("Port scan")), 1, "scan lines")
-    equal(guard.metric("tcpparser_blocked_sources"), 0, "blocked_sources")
-    equal(len(held), 4, "connections held")
+    assert len(guard.matching("Port scan")) == 1, "scan lines"
+    assert guard.metric("tcpparser_blocked_sources") == 0, "blocked_sources"
+    assert len(held) == 4, "connections held"
 
 
-@cases(*BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_all_goes_with_the_last_block(t, backend):
     scene = Scene(t, backend, "v4", "--block-time", "1s")
     before = scene.firewall.everything(scene.host)
@@ -309,7 +315,7 @@ def test_all_goes_with_the_last_block(t, backend):
     wait_for(lambda: scene.firewall.everything(scene.host) == before, "the rules as they were")
 
 
-@cases(*BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_foreign_rules_in_the_way_stay(t, backend):
     """Blocked before everything else, and nothing else moves."""
     scene = Scene(t, backend)
@@ -318,11 +324,11 @@ def test_foreign_rules_in_the_way_stay(t, backend):
     guard = scene.start()
     scene.scan()
     scene.wait_blocked(guard)
-    check(not scene.reaches(), "blocked although the service is accepted")
-    equal(scene.firewall.foreign(scene.host), before, "foreign rules")
+    assert not scene.reaches(), "blocked although the service is accepted"
+    assert scene.firewall.foreign(scene.host) == before, "foreign rules"
 
 
-@cases(*BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_killed_and_started_again_it_uses_the_same_chain(t, backend):
     scene = Scene(t, backend)
     guard = scene.start()
@@ -333,11 +339,11 @@ def test_killed_and_started_again_it_uses_the_same_chain(t, backend):
     guard = scene.start()
     scene.scan(scene.family.friend)
     wait_for(lambda: scene.firewall.blocks(scene.host, "10.77.0.3/32"), "the second block")
-    check(scene.is_whole(), "what leads packets to the entries is there once")
-    check(scene.firewall.blocks(scene.host, "10.77.0.2/32"), "the first block stays")
+    assert scene.is_whole(), "what leads packets to the entries is there once"
+    assert scene.firewall.blocks(scene.host, "10.77.0.2/32"), "the first block stays"
 
 
-@cases(*BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_hundred_sources_are_all_blocked(t, backend):
     scene = Scene(t, backend)
     guard = scene.start(*scene.firewall.only)
@@ -351,12 +357,12 @@ def test_hundred_sources_are_all_blocked(t, backend):
                 pass  # blocked already: no port beyond the fourth is needed
     wait_for(lambda: len(scene.entries()) == 100, "a hundred rules")
     found = {entry.source for entry in scene.entries()}
-    equal(found, {f"{source}/32" for source in sources}, "sources")
+    assert found == {f"{source}/32" for source in sources}, "sources"
     wait_for(lambda: guard.metric("tcpparser_blocked_sources") == 100, "blocked_sources 100")
-    check(scene.is_whole(), "what leads packets to the entries is there once")
+    assert scene.is_whole(), "what leads packets to the entries is there once"
 
 
-@cases(*BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_longest_comment_lists_the_ports_cut(t, backend):
     """Many five-digit ports: the comment keeps within 120 bytes."""
     lan = t.lan()
@@ -367,10 +373,10 @@ def test_longest_comment_lists_the_ports_cut(t, backend):
     guard = t.guard(lan.host, "--ports", "40", env=firewall.env)
     guard.wait_line("Blocked: ")
     comment = wait_for(lambda: firewall.standing(lan.host), "an entry")[0].comment()
-    check(len(comment) <= 120, f"{len(comment)} bytes: {comment}")
+    assert len(comment) <= 120, f"{len(comment)} bytes: {comment}"
     cut = re.search(r" p=((?:\d+,)*\d+)\+(\d+)$", comment)
-    check(cut, f"no +N in {comment!r}")
-    equal(len(cut[1].split(",")) + int(cut[2]), len(held), "ports named and not named")
+    assert cut, f"no +N in {comment!r}"
+    assert len(cut[1].split(",")) + int(cut[2]) == len(held), "ports named and not named"
 
 
 def test_other_label_lines_are_aligned(t):
@@ -379,4 +385,4 @@ def test_other_label_lines_are_aligned(t):
     scene.scan()
     line = guard.wait_line("Blocked: ")
     start = line_pattern("Blocked", "10.77.0.2", "")[:-1]
-    check(re.match(start, line), f"{line!r} does not start like {start!r}")
+    assert re.match(start, line), f"{line!r} does not start like {start!r}"

@@ -6,7 +6,9 @@ import platform
 import re
 import shutil
 
-from harness import Skipped, cases, check, need, run, wait_for
+import pytest
+
+from harness import need, run, wait_for
 from test_files import fixture, listening, tcp_row
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
@@ -22,14 +24,14 @@ def budgets():
 
 def test_size_of_the_file(t):
     size, most = os.path.getsize(t.binary), int(budgets()["file"])
-    check(size <= most, f"{size} bytes, at most {most}")
+    assert size <= most, f"{size} bytes, at most {most}"
 
 
 def test_size_of_the_packed_file(t):
     with open(t.binary, "rb") as file:
         packed = lzma.compress(file.read(), preset=9 | lzma.PRESET_EXTREME)
     most = int(budgets()["xz"])
-    check(len(packed) <= most, f"{len(packed)} bytes, at most {most}")
+    assert len(packed) <= most, f"{len(packed)} bytes, at most {most}"
 
 
 def test_memory_of_an_idle_daemon(t):
@@ -41,8 +43,8 @@ def test_memory_of_an_idle_daemon(t):
     with open(f"/proc/{guard.pid}/smaps_rollup") as lines:
         found = dict(re.findall(r"^(Rss|Anonymous): +(\d+) kB$", lines.read(), re.M))
     most = budgets()
-    check(int(found["Anonymous"]) <= int(most["dirty"])
-          and int(found["Rss"]) <= int(most["resident"]), f"KiB: {found}")
+    assert (int(found["Anonymous"]) <= int(most["dirty"])
+            and int(found["Rss"]) <= int(most["resident"])), f"KiB: {found}"
 
 
 def instructions(t, folder):
@@ -50,7 +52,7 @@ def instructions(t, folder):
     out = os.path.join(t.tmp, "callgrind.out")
     done = run("valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", t.binary,
                "--once", "--show", "scans", "--proc", folder, seconds=100)
-    check(done.returncode == 0, f"valgrind: {done.stderr[-300:]}")
+    assert done.returncode == 0, f"valgrind: {done.stderr[-300:]}"
     return int(re.search(r"Collected : (\d+)", done.stderr)[1])
 
 
@@ -64,14 +66,14 @@ def peers(name, count):
                           1, n, n + 1)
 
 
-@cases("reading_v4", "reading_v6", "reading_both")
+@pytest.mark.parametrize("name", ["reading_v4", "reading_v6", "reading_both"])
 def test_instructions_of_a_reading(t, name):
     """Less those of a reading of one row. Another compiler makes other code."""
     need("valgrind")
     wanted = budgets()
     version = run("rustc", "--version").stdout if shutil.which("rustc") else ""
     if platform.machine() != "x86_64" or wanted["rustc"] not in version.split():
-        raise Skipped(f"the figure is of rustc {wanted['rustc']} on x86_64")
+        pytest.skip(f"the figure is of rustc {wanted['rustc']} on x86_64")
     counts = []
     for rows in (1, ROWS):
         v6, v4 = [], [listening("0.0.0.0", 443)]
@@ -79,5 +81,5 @@ def test_instructions_of_a_reading(t, name):
             (v6 if len(row.split()[1]) > 20 else v4).append(row)
         counts.append(instructions(t, fixture(t, v4, v6, name=f"proc-{rows}")))
     count, figure = counts[1] - counts[0], int(wanted[name])
-    check(abs(count - figure) <= CLOSE * figure,
-          f"{count} instructions for {ROWS} rows, {figure} committed")
+    assert abs(count - figure) <= CLOSE * figure, (
+        f"{count} instructions for {ROWS} rows, {figure} committed")

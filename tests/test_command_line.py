@@ -3,7 +3,9 @@
 import os
 import re
 
-from harness import Skipped, cases, check, equal, need
+import pytest
+
+from harness import need
 from test_files import fixture, listening, tcp_row
 
 DROPPED = ("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin")
@@ -12,34 +14,34 @@ DROPPED = ("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin")
 def refused(t, arguments, env=None):
     """A usage error: one line on stderr, nothing on stdout, status 2."""
     ended = t.once(*arguments, env=env)
-    equal(ended.status, 2, f"exit status of {arguments} {env or ''}, {ended}")
-    equal(ended.stdout, "", f"stdout of {arguments}")
-    equal(len(ended.errors), 1, f"lines on stderr of {arguments}: {ended.stderr!r}")
+    assert ended.status == 2, f"exit status of {arguments} {env or ''}, {ended}"
+    assert ended.stdout == "", f"stdout of {arguments}"
+    assert len(ended.errors) == 1, f"lines on stderr of {arguments}: {ended.stderr!r}"
     return ended.errors[0]
 
 
 def test_version_is_one_line(t):
     for option in ("--version", "-V"):
         ended = t.once(option)
-        equal(ended.status, 0, "exit status")
-        equal(len(ended.lines), 1, "lines")
+        assert ended.status == 0, "exit status"
+        assert len(ended.lines) == 1, "lines"
         words = ended.lines[0].split()
-        equal(words[0], "tcpparser", "name")
-        check(words[1][:1].isdigit(), f"no version in {ended.lines[0]!r}")
-        check("linux" in ended.stdout, f"no target in {ended.lines[0]!r}")
-        check(len(words) >= 4, f"no revision in {ended.lines[0]!r}")
+        assert words[0] == "tcpparser", "name"
+        assert words[1][:1].isdigit(), f"no version in {ended.lines[0]!r}"
+        assert "linux" in ended.stdout, f"no target in {ended.lines[0]!r}"
+        assert len(words) >= 4, f"no revision in {ended.lines[0]!r}"
 
 
 def test_help_fits_one_screen(t):
     for option in ("--help", "-h"):
         ended = t.once(option)
-        equal(ended.status, 0, "exit status")
-        check(len(ended.lines) <= 24, f"{len(ended.lines)} lines")
+        assert ended.status == 0, "exit status"
+        assert len(ended.lines) <= 24, f"{len(ended.lines)} lines"
         wide = [line for line in ended.lines if len(line) > 80]
-        check(not wide, f"lines over 80 columns: {wide}")
+        assert not wide, f"lines over 80 columns: {wide}"
         for name in ("interval", "window", "ports", "show", "allow", "block-time",
                      "firewall", "dry-run", "listen", "proc", "once", "help", "version"):
-            check(f"--{name}" in ended.stdout, f"--{name} is not in the help")
+            assert f"--{name}" in ended.stdout, f"--{name} is not in the help"
 
 
 BAD = [
@@ -62,10 +64,10 @@ def test_bad_values_name_option_and_value(t):
         line = refused(t, arguments)
         option = arguments[0].split("=")[0].lstrip("-")
         if len(option) > 1:
-            check(option in line, f"{option} is not named in {line!r}")
+            assert option in line, f"{option} is not named in {line!r}"
         if len(arguments) > 1:
-            check(any(value in line for value in arguments[1].split(",")),
-                  f"{arguments[1]} is not named in {line!r}")
+            assert any(value in line for value in arguments[1].split(",")), (
+                f"{arguments[1]} is not named in {line!r}")
 
 
 def test_unknown_words_are_refused(t):
@@ -81,10 +83,10 @@ def test_missing_values_are_refused(t):
 def test_terminal_escapes_are_not_echoed(t):
     for arguments in (["--show", "\x1b[31mred"], ["\x1b]0;title\x07"], ["--interval=\n\n5"]):
         ended = t.once(*arguments)
-        equal(ended.status, 2, "exit status")
-        check("\x1b" not in ended.stderr and "\x07" not in ended.stderr,
-              f"control bytes on stderr: {ended.stderr!r}")
-        equal(len(ended.errors), 1, f"lines on stderr: {ended.stderr!r}")
+        assert ended.status == 2, "exit status"
+        assert "\x1b" not in ended.stderr and "\x07" not in ended.stderr, (
+            f"control bytes on stderr: {ended.stderr!r}")
+        assert len(ended.errors) == 1, f"lines on stderr: {ended.stderr!r}"
 
 
 def test_overlong_arguments_are_refused(t):
@@ -99,7 +101,7 @@ def test_too_many_allowed_networks_are_refused(t):
 
 def test_environment_is_read(t):
     line = refused(t, [], env={"TCPPARSER_INTERVAL": "50ms"})
-    check("50ms" in line and "interval" in line.lower(), line)
+    assert "50ms" in line and "interval" in line.lower(), line
     refused(t, [], env={"TCPPARSER_BLOCK_TIME": "25d"})
     refused(t, [], env={"TCPPARSER_ALLOW": "10.0.0.0/8,nonsense"})
 
@@ -111,43 +113,43 @@ def two_ports_fixture(t):
 
 
 def scans(ended):
-    equal(ended.status, 0, f"exit status, {ended}")
+    assert ended.status == 0, f"exit status, {ended}"
     return [line for line in ended.lines if "Port scan detected" in line]
 
 
 def test_options_come_in_every_spelling(t):
     once = ["--once", "--proc", two_ports_fixture(t)]
-    equal(len(scans(t.once(*once))), 0, "scans with the default")
-    equal(len(scans(t.once(*once, "--ports", "1"))), 1, "scans with --ports 1")
-    equal(len(scans(t.once(*once, "--ports=1"))), 1, "scans with --ports=1")
-    equal(len(scans(t.once(*once, "-p", "1"))), 1, "scans with -p 1")
-    equal(len(scans(t.once(*once, env={"TCPPARSER_PORTS": "1"}))), 1, "scans by environment")
+    assert len(scans(t.once(*once))) == 0, "scans with the default"
+    assert len(scans(t.once(*once, "--ports", "1"))) == 1, "scans with --ports 1"
+    assert len(scans(t.once(*once, "--ports=1"))) == 1, "scans with --ports=1"
+    assert len(scans(t.once(*once, "-p", "1"))) == 1, "scans with -p 1"
+    assert len(scans(t.once(*once, env={"TCPPARSER_PORTS": "1"}))) == 1, "scans by environment"
 
 
 def test_command_line_beats_environment(t):
     ended = t.once("--once", "--proc", two_ports_fixture(t), "--ports", "3",
                    env={"TCPPARSER_PORTS": "1"})
-    equal(len(scans(ended)), 0, "scans")
+    assert len(scans(ended)) == 0, "scans"
 
 
 def test_ipset_is_read_as_auto(t):
     """It was an option of earlier versions."""
     guard = t.guard(t.lan().host, "--firewall", "ipset").ready()
-    equal(len(guard.error_output()), 1, f"lines on stderr: {guard.error_output()}")
-    check(re.search("--firewall ipset.* auto", guard.error_output()[0]), guard.error_output()[0])
+    assert len(guard.error_output()) == 1, f"lines on stderr: {guard.error_output()}"
+    assert re.search("--firewall ipset.* auto", guard.error_output()[0]), guard.error_output()[0]
 
 
 def test_without_net_admin_the_way_out_is_named(t):
     need("setpriv")
     host = t.namespace("host")
     guard = t.guard(host, before=DROPPED)
-    equal(guard.wait_exit(), 1, "exit status")
+    assert guard.wait_exit() == 1, "exit status"
     errors = "\n".join(guard.error_output())
-    equal(len(guard.error_output()), 1, f"lines on stderr: {errors!r}")
-    check("sudo" in errors and "--dry-run" in errors, f"no way out in {errors!r}")
+    assert len(guard.error_output()) == 1, f"lines on stderr: {errors!r}"
+    assert "sudo" in errors and "--dry-run" in errors, f"no way out in {errors!r}"
 
 
-@cases("--dry-run", "--firewall=none")
+@pytest.mark.parametrize("option", ["--dry-run", "--firewall=none"])
 def test_without_net_admin_it_still_watches(t, option):
     need("setpriv")
     host = t.namespace("host")
@@ -159,24 +161,24 @@ def test_second_watching_daemon_is_welcome(t):
     t.guard(host).ready()
     second = t.guard(host, "--listen", "none", "--dry-run")
     second.wait_line("No TCP peer connection established yet")
-    equal(second.process.poll(), None, "exit status")
+    assert second.process.poll() is None, "exit status"
 
 
 def test_once_needs_no_rights_and_no_port(t):
     if os.geteuid() != 0:
-        raise Skipped("needs root to give up its rights")
+        pytest.skip("needs root to give up its rights")
     need("setpriv")
     host = t.namespace("host")
     host.listen(3021)
     with host.entered():
         ended = t.once("--once", before=("setpriv", "--reuid=65534", "--regid=65534",
                                          "--clear-groups", "--bounding-set=-all"))
-    equal(ended.status, 0, f"exit status, {ended}")
-    equal(ended.lines, ["tcpparser starting...", "", "No TCP peer connection established yet"],
-          "output")
+    assert ended.status == 0, f"exit status, {ended}"
+    assert ended.lines == ["tcpparser starting...", "", "No TCP peer connection established yet"], (
+        "output")
 
 
 def test_once_fails_where_tcp_cannot_be_read(t):
     ended = t.once("--once", "--proc", t.folder("nothing-here"))
-    equal(ended.status, 1, f"exit status, {ended}")
-    equal(len(ended.errors), 1, f"lines on stderr: {ended.stderr!r}")
+    assert ended.status == 1, f"exit status, {ended}"
+    assert len(ended.errors) == 1, f"lines on stderr: {ended.stderr!r}"

@@ -11,7 +11,9 @@ import sys
 import tarfile
 import zipfile
 
-from harness import HOME, STAMP, Skipped, cases, check, equal, must, need, run
+import pytest
+
+from harness import HOME, STAMP, must, need, run
 from test_files import fixture, listening, tcp_row
 from test_readme import ROOT, blocks_to_type, text_of, typed
 
@@ -43,9 +45,9 @@ def released(t, name, verb):
     folder = os.path.join(os.path.dirname(t.binary), "dist")
     made = glob.glob(os.path.join(folder, "*" + os.path.splitext(name)[1]))
     if not made:
-        raise Skipped(f"`make {verb}` makes {name}")
+        pytest.skip(f"`make {verb}` makes {name}")
     path = os.path.join(folder, name)
-    check(path in made, f"no {name}, but {made}")
+    assert path in made, f"no {name}, but {made}"
     return path
 
 
@@ -62,7 +64,7 @@ def unpacked(t, architecture):
     """The folder that a tarball holds."""
     folder = t.folder(architecture)
     must("tar", "-xzf", tarball(t, architecture), "-C", folder)
-    equal(os.listdir(folder), [f"tcpparser-{VERSION}-{architecture}-linux-musl"], "what it holds")
+    assert os.listdir(folder) == [f"tcpparser-{VERSION}-{architecture}-linux-musl"], "what it holds"
     return os.path.join(folder, os.listdir(folder)[0])
 
 
@@ -99,19 +101,19 @@ def check_output(t, before=()):
            tcp_row("192.0.2.1", 37474, "198.51.100.8", 443, 1)],
         [listening("::", 443), tcp_row("2001:db8::1", 443, "2001:db8:5::7", 50001, 1)])
     ended = t.once("--once", "--proc", folder, before=before)
-    equal(ended.status, 0, f"exit status, {ended}")
+    assert ended.status == 0, f"exit status, {ended}"
     lines = [re.sub(f"^{STAMP}", "", line) for line in ended.lines]
-    equal(sorted(lines), sorted(OUTPUT.splitlines()), "lines")
+    assert sorted(lines) == sorted(OUTPUT.splitlines()), "lines"
     now = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
     for stamp in re.findall(f"^{STAMP}", ended.stdout, re.M):
         late = now - datetime.datetime.strptime(stamp, "%Y-%m-%d %H:%M:%S")
-        check(-5 < late.total_seconds() < 60, f"printed {stamp}, it is {now}")
+        assert -5 < late.total_seconds() < 60, f"printed {stamp}, it is {now}"
 
 
 # ------------------------------------------------------------------- tarballs
 
 
-@cases(*ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_tarball_holds_what_a_user_needs(t, architecture):
     found = below(unpacked(t, architecture))
     wanted = below(os.path.join(ROOT, "dist"))
@@ -120,12 +122,12 @@ def test_tarball_holds_what_a_user_needs(t, architecture):
     for name in ("README.md", "LICENSE"):
         wanted[name] = read(os.path.join(ROOT, name))
     program = found.pop("tcpparser")
-    check(len(program) <= SIZE_MAX, f"the program has {len(program)} bytes")
-    equal(sorted(found), sorted(wanted), "files")
-    equal([name for name in wanted if found[name] != wanted[name]], [], "files that differ")
+    assert len(program) <= SIZE_MAX, f"the program has {len(program)} bytes"
+    assert sorted(found) == sorted(wanted), "files"
+    assert [name for name in wanted if found[name] != wanted[name]] == [], "files that differ"
 
 
-@cases("none", "sysv", "openrc", "procd", "systemd")
+@pytest.mark.parametrize("init", ["none", "sysv", "openrc", "procd", "systemd"])
 def test_tarball_installs(t, init):
     folder = unpacked(t, "x86_64")
     script, tree = os.path.join(folder, "install.sh"), t.folder("tree")
@@ -135,54 +137,54 @@ def test_tarball_installs(t, init):
     for name, place in (("tcpparser", "bin/tcpparser"),
                         ("tcpparser.8", "share/man/man8/tcpparser.8")):
         packed = read(os.path.join(folder, name))
-        check(found.pop(f"{prefix}/{place}", None) == packed, f"no {place}, but {list(found)}")
-    check(os.access(os.path.join(tree, prefix, "bin/tcpparser"), os.X_OK), "not to be started")
-    equal(len(found), 0 if init == "none" else 2, f"a service and its settings: {list(found)}")
+        assert found.pop(f"{prefix}/{place}", None) == packed, f"no {place}, but {list(found)}"
+    assert os.access(os.path.join(tree, prefix, "bin/tcpparser"), os.X_OK), "not to be started"
+    assert len(found) == (0 if init == "none" else 2), f"a service and its settings: {list(found)}"
     must(script, "uninstall", f"DESTDIR={tree}")
-    equal(list(below(tree)), [], "what is left")
+    assert list(below(tree)) == [], "what is left"
 
 
-@cases(*ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_tarball_holds_nothing_of_its_maker(t, architecture):
     with tarfile.open(tarball(t, architecture)) as opened:
         members = opened.getmembers()
     names = [member.name for member in members]
-    equal(names, sorted(names), "order")
-    equal({(m.uid, m.gid, m.uname, m.gname) for m in members}, {(0, 0, "", "")}, "owners")
-    equal(len({member.mtime for member in members}), 1, "times")
+    assert names == sorted(names), "order"
+    assert {(m.uid, m.gid, m.uname, m.gname) for m in members} == {(0, 0, "", "")}, "owners"
+    assert len({member.mtime for member in members}) == 1, "times"
     modes = {member.name: oct(member.mode) for member in members}
-    check(set(modes.values()) <= {"0o755", "0o644"}, f"modes: {modes}")
-    equal(modes[f"{names[0]}/tcpparser"], "0o755", "mode of the program")
+    assert set(modes.values()) <= {"0o755", "0o644"}, f"modes: {modes}"
+    assert modes[f"{names[0]}/tcpparser"] == "0o755", "mode of the program"
 
 
 def test_tarballs_have_their_sums(t):
     folder = os.path.dirname(tarball(t, "x86_64"))
     checked = must("sh", "-c", 'cd "$1" && sha256sum --strict -c SHA256SUMS', "sh", folder)
     names = [os.path.basename(tarball(t, architecture)) for architecture in ARCHITECTURES]
-    equal(sorted(checked.splitlines()), sorted(f"{name}: OK" for name in names), "sums")
+    assert sorted(checked.splitlines()) == sorted(f"{name}: OK" for name in names), "sums"
 
 
-@cases(*ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_program_is_static_and_for_its_machine(t, architecture):
     need("file")
     kind = must("file", "-b", os.path.join(unpacked(t, architecture), "tcpparser"))
-    check(re.match(ARCHITECTURES[architecture][0], kind), f"it is {kind!r}")
-    check(re.search(r"\b(statically|static-pie) linked\b", kind), f"it is {kind!r}")
+    assert re.match(ARCHITECTURES[architecture][0], kind), f"it is {kind!r}"
+    assert re.search(r"\b(statically|static-pie) linked\b", kind), f"it is {kind!r}"
 
 
-@cases(*ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_program_reads_rows(t, architecture):
     t.binary = os.path.join(unpacked(t, architecture), "tcpparser")
     before = foreign(t.binary, architecture)
     words = must(*before, t.binary, "--version").split()
-    equal(words[:3], ["tcpparser", VERSION, f"{architecture}-unknown-linux-musl"], "version")
+    assert words[:3] == ["tcpparser", VERSION, f"{architecture}-unknown-linux-musl"], "version"
     check_output(t, before)
 
 
 # --------------------------------------------------------------------- wheels
 
 
-@cases(*ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_wheel_is_the_program_and_words_about_it(t, architecture):
     name = f"tcpparser-{VERSION}"
     with zipfile.ZipFile(wheel(t, architecture)) as opened:
@@ -190,18 +192,18 @@ def test_wheel_is_the_program_and_words_about_it(t, architecture):
         mode = opened.getinfo(f"{name}.data/scripts/tcpparser").external_attr >> 16
     info = [f"{name}.dist-info/{file}"
             for file in ("METADATA", "RECORD", "WHEEL", "licenses/LICENSE")]
-    equal(sorted(found), sorted([f"{name}.data/scripts/tcpparser", *info]), "files")
-    equal(oct(mode), "0o100755", "mode of the program")
-    equal(found[f"{name}.data/scripts/tcpparser"],
-          read(os.path.join(unpacked(t, architecture), "tcpparser")), "the program")
-    equal(found[f"{name}.dist-info/licenses/LICENSE"].decode(), text_of("LICENSE"), "licence")
+    assert sorted(found) == sorted([f"{name}.data/scripts/tcpparser", *info]), "files"
+    assert oct(mode) == "0o100755", "mode of the program"
+    assert (found[f"{name}.data/scripts/tcpparser"]
+            == read(os.path.join(unpacked(t, architecture), "tcpparser"))), "the program"
+    assert found[f"{name}.dist-info/licenses/LICENSE"].decode() == text_of("LICENSE"), "licence"
     words = email.message_from_bytes(found[f"{name}.dist-info/METADATA"])
-    equal((words["Name"], words["Version"]), ("tcpparser", VERSION), "whose words they are")
-    check(words["Summary"] in text_of("Cargo.toml"), f"summary: {words['Summary']}")
-    equal(words.get_payload(decode=True).decode(), text_of("README.md"), "long description")
+    assert (words["Name"], words["Version"]) == ("tcpparser", VERSION), "whose words they are"
+    assert words["Summary"] in text_of("Cargo.toml"), f"summary: {words['Summary']}"
+    assert words.get_payload(decode=True).decode() == text_of("README.md"), "long description"
 
 
-@cases(*ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_wheel_has_its_sums(t, architecture):
     """`wheel unpack` compares each file with RECORD."""
     need("wheel")
@@ -212,17 +214,17 @@ def test_wheels_please_the_index(t):
     need("twine")
     files = [wheel(t, architecture) for architecture in ARCHITECTURES]
     done = run("twine", "check", "--strict", *files, seconds=60)
-    equal(done.returncode, 0, f"twine check: {done.stdout}{done.stderr}")
-    equal(done.stdout.count("PASSED"), len(files), f"passed, {done.stdout}")
+    assert done.returncode == 0, f"twine check: {done.stdout}{done.stderr}"
+    assert done.stdout.count("PASSED") == len(files), f"passed, {done.stdout}"
 
 
 def test_pip_installs_a_command_and_takes_it_away(t):
     install = blocks_to_type(t, "Release files")[-1]
     architecture = platform.machine()
     if architecture not in ARCHITECTURES:
-        raise Skipped(f"no wheel for {architecture}")
+        pytest.skip(f"no wheel for {architecture}")
     if run(sys.executable, "-c", "import ensurepip").returncode != 0:
-        raise Skipped("python3-venv is not installed")
+        pytest.skip("python3-venv is not installed")
     packed = os.path.join(unpacked(t, architecture), "tcpparser")
     links = os.path.dirname(wheel(t, architecture))
     folder = os.path.join(t.tmp, "virtual")
@@ -231,22 +233,23 @@ def test_pip_installs_a_command_and_takes_it_away(t):
     env = {**HOME, "PATH": f"{folder}/bin:{HOME['PATH']}"}
     typed(t, run, *install, folder=os.path.join(links, "../.."), env=env, seconds=60)
     t.binary = os.path.join(folder, "bin", "tcpparser")
-    equal(read(t.binary), read(packed), "the program")
-    equal(must(t.binary, "--version"), must(packed, "--version"), "version")
+    assert read(t.binary) == read(packed), "the program"
+    assert must(t.binary, "--version") == must(packed, "--version"), "version"
     check_output(t)
     must(pip, "check")
     must(pip, "uninstall", "--yes", "tcpparser")
-    check(not os.path.exists(t.binary), "the program is still there")
+    assert not os.path.exists(t.binary), "the program is still there"
 
 
-@cases(("manylinux2014", "x86_64"), ("manylinux_2_17", "i686"), ("musllinux_1_1", "aarch64"))
+@pytest.mark.parametrize("kind, architecture", [
+    ("manylinux2014", "x86_64"), ("manylinux_2_17", "i686"), ("musllinux_1_1", "aarch64")])
 def test_pip_finds_the_wheel(t, kind, architecture):
     need("pip")
     made = wheel(t, architecture)
     must("pip", "download", "--no-index", "--no-deps", "--only-binary", ":all:", "--dest", t.tmp,
          "--platform", f"{kind}_{architecture}", "--find-links", os.path.dirname(made),
          "tcpparser", seconds=60)
-    equal(os.listdir(t.tmp), [os.path.basename(made)], "what it finds")
+    assert os.listdir(t.tmp) == [os.path.basename(made)], "what it finds"
 
 
 # ------------------------------------------------------------------- man page
@@ -255,24 +258,25 @@ def test_pip_finds_the_wheel(t, kind, architecture):
 PAGE = os.path.join(ROOT, "dist", "tcpparser.8")
 
 
-def test_man_page_is_clean(_t):
+def test_man_page_is_clean():
     """Which other pages are installed here says nothing about ours."""
     need("mandoc")
     done = run("mandoc", "-T", "lint", "-W", "all", PAGE)
     about_others = ("referenced manual not found", "outdated mandoc.db")
     found = [line for line in (done.stdout + done.stderr).splitlines()
              if not any(words in line for words in about_others)]
-    equal(found, [], "what mandoc says")
+    assert found == [], "what mandoc says"
 
 
-def test_man_page_is_readable(_t):
+def test_man_page_is_readable():
     need("mandoc")
     page = re.sub(".\b", "", must("mandoc", "-T", "ascii", PAGE))
     sections = re.findall(r"^([A-Z][A-Z ]+)$", page, re.M)
-    equal(sections, ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "METRICS", "ENVIRONMENT",
-                     "SIGNALS", "FILES", "EXIT STATUS", "EXAMPLES", "DIAGNOSTICS", "COMPATIBILITY",
-                     "SEE ALSO", "STANDARDS", "HISTORY", "CAVEATS", "SECURITY CONSIDERATIONS"],
-          "sections")
-    check("-i, --interval DUR" in page, "no --interval")
+    assert (sections
+            == ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "METRICS", "ENVIRONMENT",
+                "SIGNALS", "FILES", "EXIT STATUS", "EXAMPLES", "DIAGNOSTICS", "COMPATIBILITY",
+                "SEE ALSO", "STANDARDS", "HISTORY", "CAVEATS", "SECURITY CONSIDERATIONS"]), (
+        "sections")
+    assert "-i, --interval DUR" in page, "no --interval"
     wide = [line for line in page.splitlines() if len(line) > 80]
-    equal(wide, [], "lines over 80 columns")
+    assert wide == [], "lines over 80 columns"

@@ -8,8 +8,9 @@ import subprocess
 import time
 
 import traffic
-from harness import (FAMILIES, Family, alone, cases, check, connection_pattern, equal, name_of,
-                     scan_pattern, wait_for)
+import pytest
+
+from harness import FAMILIES, Family, connection_pattern, name_of, scan_pattern, wait_for
 from traffic import (Attack, ConnectScan, Forger, Nmap, deaf, end, has_events, helper,
                      serve, touch, until)
 
@@ -46,58 +47,59 @@ class Scene:
         """Looks seldom: a scrape is a connection too, and what is missed can
         hide behind others for an interval."""
         until(lambda: self.guard.metric(name) >= value, seconds, every=0.5)
-        equal(self.guard.metric(name), value, name)
+        assert self.guard.metric(name) == value, name
 
     def wait_blocked(self, data=None):
         line = self.guard.wait_line(": +Blocked: ")
         rule = wait_for(self.entries, "a rule in TCPPARSER")[0]
         if data:
             words, letter = {"yes": ("yes", "y"), "no": ("no", "n")}[data]
-            check(f"data sent: {words}," in line, line)
-            check(f" d={letter} " in rule, rule)
+            assert f"data sent: {words}," in line, line
+            assert f" d={letter} " in rule, rule
         return rule
 
     def nothing_found(self, readings=2):
         """Neither now nor by the next readings."""
         self.guard.wait_readings(readings)
-        equal(self.guard.matching("Port scan|Blocked"), [], "scans")
-        equal(self.guard.metric("tcpparser_port_scans_total"), 0, "port_scans_total")
-        equal(self.entries(), [], "rules")
+        assert self.guard.matching("Port scan|Blocked") == [], "scans"
+        assert self.guard.metric("tcpparser_port_scans_total") == 0, "port_scans_total"
+        assert self.entries() == [], "rules"
 
 
 # --------------------------------------------------------------------- scans
 
 
-@cases(*traffic.SCANS)
+@pytest.mark.parametrize("kind", traffic.SCANS)
 def test_scans_are_blocked(t, kind):
     """`make detect` measures; here the bounds are those of a busy machine."""
     attack = Attack(t, kind)
-    check(attack.is_detected, "not detected")
+    assert attack.is_detected, "not detected"
     after = attack.after()
-    check(after is not None, "no DROP in the kernel")
-    check(after < (4 if "held" in kind else 1), f"blocked {after:.3f} s after")
-    equal(attack.guard.metric("tcpparser_blocks_total"), 1, "blocks_total")
-    check(attack.firewall.blocks(attack.lan.host, "10.77.0.2/32"), "the rule")
+    assert after is not None, "no DROP in the kernel"
+    assert after < (4 if "held" in kind else 1), f"blocked {after:.3f} s after"
+    assert attack.guard.metric("tcpparser_blocks_total") == 1, "blocks_total"
+    assert attack.firewall.blocks(attack.lan.host, "10.77.0.2/32"), "the rule"
 
 
-@cases("nmap -sT", "connect, aborted", "connect, held 15 s")
+@pytest.mark.parametrize("kind", ["nmap -sT", "connect, aborted", "connect, held 15 s"])
 def test_scans_are_blocked_between_readings_of_an_hour(t, kind):
     attack = Attack(t, kind, interval="1h")
-    check(attack.after() is not None, "no DROP in the kernel")
+    assert attack.after() is not None, "no DROP in the kernel"
     scheduled = attack.guard.metric("tcpparser_scheduled_readings_total")
-    equal(scheduled, 1, "scheduled readings")
+    assert scheduled == 1, "scheduled readings"
 
 
-@cases(*((family, how) for family in FAMILIES for how in ("fin", "rst")))
+@pytest.mark.parametrize("how", ["fin", "rst"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_short_scans_of_every_family(t, family, how):
     scene = Scene(t, family=family, interval="1h").hears()
-    equal(scene.touch(*PORTS, how=how), 4, "connections")
+    assert scene.touch(*PORTS, how=how) == 4, "connections"
     scene.guard.wait_line(scan_pattern(scene.family.peer, scene.family.host, PORTS))
-    check(f"-s {scene.family.peer}/{scene.family.single} " in scene.wait_blocked(), "source")
-    equal(len(scene.guard.matching("Port scan")), 1, "scans")
+    assert f"-s {scene.family.peer}/{scene.family.single} " in scene.wait_blocked(), "source"
+    assert len(scene.guard.matching("Port scan")) == 1, "scans"
 
 
-@cases("legacy")
+@pytest.mark.parametrize("flavour", ["legacy"])
 def test_short_scans_with_another_iptables(t, flavour):
     lan = t.lan()
     firewall = t.firewall(lan.host, flavour)
@@ -113,8 +115,8 @@ def test_scans_of_listeners_that_no_reading_saw_yet(t):
     serve(scene.host, *PORTS)
     scene.touch(*PORTS)
     scene.wait_blocked()
-    equal(scene.guard.metric("tcpparser_scheduled_readings_total"), 1, "scheduled readings")
-    check(scene.guard.metric("tcpparser_early_readings_total") >= 1, "an early reading")
+    assert scene.guard.metric("tcpparser_scheduled_readings_total") == 1, "scheduled readings"
+    assert scene.guard.metric("tcpparser_early_readings_total") >= 1, "an early reading"
 
 
 # ------------------------------------------------------------ without events
@@ -128,19 +130,19 @@ def deaf_scene(t, **options):
 
 def said_once(scene, pattern):
     said = [line for line in scene.guard.error_output() if re.search(pattern, line)]
-    equal(len(said), 1, f"{pattern} in {scene.guard.error_output()}")
+    assert len(said) == 1, f"{pattern} in {scene.guard.error_output()}"
 
 
 def test_events_that_never_come(t):
     """What is held open is caught, what is short is not; both is said."""
     scene = deaf_scene(t)
-    equal(scene.guard.metric(EVENTS_UP), 0, EVENTS_UP)
+    assert scene.guard.metric(EVENTS_UP) == 0, EVENTS_UP
     scene.touch(*PORTS, source=scene.family.friend)
     held = ConnectScan(scene.peer, scene.family.host, PORTS, "fin", hold=15)
     scene.wait_blocked("no")
     held.close()
     said_once(scene, "no destroy events: the kernel sends none")
-    check(not scene.guard.matching("Port scan.*10.77.0.3 "), "short connections are not seen")
+    assert not scene.guard.matching("Port scan.*10.77.0.3 "), "short connections are not seen"
 
 
 def test_what_only_events_show_is_missed_without_them(t):
@@ -150,7 +152,7 @@ def test_what_only_events_show_is_missed_without_them(t):
     opened = scene.touch(*PORTS, times=25)
     until(lambda: scene.guard.metric(MISSED) >= opened, 5, every=0.5)
     missed = scene.guard.metric(MISSED)
-    check(opened <= missed <= opened + 20, f"missed {missed} of {opened}")
+    assert opened <= missed <= opened + 20, f"missed {missed} of {opened}"
 
 
 def test_events_that_are_not_to_be_had(t):
@@ -158,9 +160,9 @@ def test_events_that_are_not_to_be_had(t):
     scene = Scene(t, before=deaf("socket"), interval="10s")
     wait_for(scene.guard.error_output, "words about destroy events")
     held = ConnectScan(scene.peer, scene.family.host, PORTS, "fin", hold=15)
-    check(" d=? " in scene.wait_blocked(), "whether data was sent is unknown")
+    assert " d=? " in scene.wait_blocked(), "whether data was sent is unknown"
     held.close()
-    check(scene.guard.matching("data sent: unknown,"), "the Blocked line")
+    assert scene.guard.matching("data sent: unknown,"), "the Blocked line"
     said_once(scene, "no destroy events: no socket for them")
 
 
@@ -173,7 +175,7 @@ def test_events_come_without_loopback(t):
     guard.wait_line("No TCP peer")
     touch(lan.peer, lan.host_v4, *PORTS)
     guard.wait_line(scan_pattern(lan.peer_v4, lan.host_v4, PORTS))
-    equal(guard.error_output(), [], "words")
+    assert guard.error_output() == [], "words"
 
 
 def test_another_namespace_has_no_events(t):
@@ -185,12 +187,12 @@ def test_another_namespace_has_no_events(t):
         guard = t.guard(t.namespace("elsewhere"), "--dry-run", "--proc", f"/proc/{inside.pid}",
                         interval="10s").ready()
         wait_for(guard.error_output, "words about destroy events")
-        check("another network namespace" in guard.error_output()[0], guard.error_output()[0])
-        equal(guard.metric(EVENTS_UP), 0, EVENTS_UP)
+        assert "another network namespace" in guard.error_output()[0], guard.error_output()[0]
+        assert guard.metric(EVENTS_UP) == 0, EVENTS_UP
         held = [lan.peer.connect(lan.host_v4, port) for port in PORTS]
         guard.wait_line(scan_pattern(lan.peer_v4, lan.host_v4, PORTS))
-        equal(len(held), 4, "connections held")
-        equal(len(guard.error_output()), 1, f"lines {guard.error_output()}")
+        assert len(held) == 4, "connections held"
+        assert len(guard.error_output()) == 1, f"lines {guard.error_output()}"
     finally:
         inside.kill()
         inside.wait()
@@ -199,7 +201,7 @@ def test_another_namespace_has_no_events(t):
 # --------------------------------------------------------------- the coverage
 
 
-@alone
+@pytest.mark.alone
 def test_every_connection_of_a_flood_is_counted(t):
     count = 20_000
     lan = t.lan()
@@ -211,7 +213,7 @@ def test_every_connection_of_a_flood_is_counted(t):
         # that is known, which takes all the memory there is to take.
         for flooded in (count, 2 * count):
             with helper(lan.peer, "flood", lan.host_v4, 8080, count) as flood:
-                equal(int(flood.stdout.readline()), count, "connections the test opened")
+                assert int(flood.stdout.readline()) == count, "connections the test opened"
             wait_for(lambda: guard.metric(NEW_INBOUND) + guard.metric(MISSED) >= flooded, "all of them")
             guard.wait_readings(2)
         opened = 2 * count
@@ -225,18 +227,18 @@ def test_every_connection_of_a_flood_is_counted(t):
             print(f"    the kernel dropped events {found[OVERFLOWS]:.0f} times (ENOBUFS)")
             add_up(found, opened)
         else:
-            equal((found[NEW_INBOUND], found[MISSED]), (opened, 0), "seen, missed")
-        equal(found["tcpparser_port_scans_total"], before["tcpparser_port_scans_total"], "scans")
+            assert (found[NEW_INBOUND], found[MISSED]) == (opened, 0), "seen, missed"
+        assert found["tcpparser_port_scans_total"] == before["tcpparser_port_scans_total"], "scans"
         wait_for(lambda: resources(guard)[0] == descriptors, f"{descriptors} descriptors")
         now_memory = resources(guard)[1]
-        check(now_memory <= memory + 512, f"memory: {memory} KiB, then {now_memory} KiB")
+        assert now_memory <= memory + 512, f"memory: {memory} KiB, then {now_memory} KiB"
 
 
 def add_up(found, opened):
     """A scrape on its way, or a connect(2) that failed after its handshake, is
     one more."""
     total = found[NEW_INBOUND] + found[MISSED]
-    check(abs(total - opened) <= 3, f"{total:.0f} seen and missed of {opened}")
+    assert abs(total - opened) <= 3, f"{total:.0f} seen and missed of {opened}"
 
 
 def test_events_that_the_kernel_dropped_are_missed(t):
@@ -257,10 +259,10 @@ def test_events_that_the_kernel_dropped_are_missed(t):
         guard.signal(signal.SIGCONT)
         until(lambda: guard.metric(MISSED), 10, every=0.5)
     found = guard.scrape()
-    check(found[OVERFLOWS] >= 1, "the kernel dropped none")
-    check(found[NEW_INBOUND] > 0 and found[MISSED] > 0, f"{found[NEW_INBOUND]}, {found[MISSED]}")
+    assert found[OVERFLOWS] >= 1, "the kernel dropped none"
+    assert found[NEW_INBOUND] > 0 and found[MISSED] > 0, f"{found[NEW_INBOUND]}, {found[MISSED]}"
     add_up(found, opened)
-    check(has_events(guard), "events go on")
+    assert has_events(guard), "events go on"
 
 
 def dropped_events(host):
@@ -288,9 +290,9 @@ def counted(scene, connections):
     # then the kernel completed one fewer than connect(2) says.
     until(lambda: total() >= connections, 5, every=0.5)
     time.sleep(0.5)
-    check(connections - 2 <= total() <= connections, f"{total()} of {connections} seen and missed")
+    assert connections - 2 <= total() <= connections, f"{total()} of {connections} seen and missed"
     missed = scene.guard.metric(MISSED)
-    check(missed >= 1, "nothing was missed")
+    assert missed >= 1, "nothing was missed"
     return missed
 
 
@@ -304,21 +306,21 @@ def test_resets_before_accept_are_missed(t):
     """And those that come to light late do not hide those missed later."""
     scene = Scene(t, kind="busy").hears()
     listener = scene.listeners[0]
-    equal(scene.touch(22, times=100), 100, "connections")
+    assert scene.touch(22, times=100) == 100, "connections"
     missed = counted(scene, 100)
-    check(missed >= 90, f"{missed} of 100 missed")
+    assert missed >= 90, f"{missed} of 100 missed"
     for _ in range(98):
         listener.accept()[0].close()
     until(lambda: scene.guard.metric(NEW_INBOUND) >= 98, 15, every=0.5)
     time.sleep(0.5)
     found = scene.guard.scrape()
-    check(found[NEW_INBOUND] >= 98, f"{found[NEW_INBOUND]} came to light late")
-    equal(scene.touch(22, times=50), 50, "connections")
+    assert found[NEW_INBOUND] >= 98, f"{found[NEW_INBOUND]} came to light late"
+    assert scene.touch(22, times=50) == 50, "connections"
     counted(scene, found[NEW_INBOUND] + found[MISSED] + 50)
     scene.nothing_found()
 
 
-@alone
+@pytest.mark.alone
 def test_a_steady_stream_is_not_missed(t):
     """At any moment some connection is between its close and its event."""
     scene = Scene(t, "--dry-run", "--show", "scans").hears()
@@ -328,7 +330,7 @@ def test_a_steady_stream_is_not_missed(t):
     scene.guard.wait_readings(3)
     found = scene.guard.scrape()
     lost = " (ENOBUFS)" if found[OVERFLOWS] else ""
-    equal((found[NEW_INBOUND], found[MISSED]), (opened, 0), f"seen, missed{lost}")
+    assert (found[NEW_INBOUND], found[MISSED]) == (opened, 0), f"seen, missed{lost}"
 
 
 def test_loopback_traffic_is_not_missed(t):
@@ -344,8 +346,8 @@ def loopback_traffic(t, seconds):
         touch(scene.host, scene.lan.host_v4, 80, data=b"x")
         time.sleep(0.02)
     scene.guard.wait_readings(3)
-    equal(scene.guard.metric(MISSED), 0, MISSED)
-    equal(scene.guard.metric(NEW_INBOUND), 0, NEW_INBOUND)
+    assert scene.guard.metric(MISSED) == 0, MISSED
+    assert scene.guard.metric(NEW_INBOUND) == 0, NEW_INBOUND
     scene.nothing_found()
 
 
@@ -353,15 +355,16 @@ def test_resets_sent_are_counted(t):
     scene = Scene(t, "--dry-run")
     before = scene.guard.metric("tcpparser_resets_sent_total")
     for port in range(1000, 1020):
-        check(not scene.peer.connects(scene.family.host, port), f"port {port} is closed")
+        assert not scene.peer.connects(scene.family.host, port), f"port {port} is closed"
     scene.wait_metric("tcpparser_resets_sent_total", before + 20)
 
 
 # ----------------------------------------------------------------------- data
 
 
-@cases(*((family, how, data) for family in FAMILIES for how in ("short", "held")
-         for data in ("yes", "no")))
+@pytest.mark.parametrize("data", ["yes", "no"])
+@pytest.mark.parametrize("how", ["short", "held"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_data_stands_in_line_and_comment(t, family, how, data):
     """From the events of short connections, from a dump of held ones."""
     scene = Scene(t, family=family).hears()
@@ -382,21 +385,21 @@ def test_silent_only_spares_who_asks(t):
     scene = Scene(t, "--require-silent").hears()
     scene.peer.ip("address add 10.77.0.4/24 dev lan0", "address add 10.77.0.5/24 dev lan0")
     for _ in range(3):
-        equal(scene.touch(*PORTS, source=scene.family.friend, data=b"GET /metrics"), 4, "scrapes")
+        assert scene.touch(*PORTS, source=scene.family.friend, data=b"GET /metrics") == 4, "scrapes"
     scene.guard.wait_line("Not blocked: +10.77.0.3 .*data")
     mail = [scene.peer.connect(scene.family.host, port, source="10.77.0.4") for port in PORTS]
     for connection in mail:
         connection.sendall(b"a1 NOOP")
     scene.guard.wait_line("Not blocked: +10.77.0.4 .*data")
     scene.guard.wait_readings(2)
-    equal(scene.entries(), [], "rules")
+    assert scene.entries() == [], "rules"
     Nmap(scene.peer, "-sT", "-p", "22,25,80,443", scene.family.host).wait()
     scene.guard.wait_line("Blocked: +10.77.0.2 .*data sent: no,")
     held = [scene.peer.connect(scene.family.host, port, source="10.77.0.5") for port in PORTS]
     scene.guard.wait_line("Blocked: +10.77.0.5 .*data sent: no,")
     wait_for(lambda: len(scene.entries()) == 2, "two rules")
-    check(scene.touch(*PORTS, source=scene.family.friend, data=b"GET /metrics") == 4, "it goes on")
-    equal((len(mail), len(held)), (4, 4), "connections held")
+    assert scene.touch(*PORTS, source=scene.family.friend, data=b"GET /metrics") == 4, "it goes on"
+    assert (len(mail), len(held)) == (4, 4), "connections held"
 
 
 # ---------------------------------------------------------------- late and odd
@@ -417,8 +420,8 @@ def late_close(t, seconds):
     scene.host.service.close_kept()
     wait_for(lambda: scene.guard.metric("tcpparser_destroy_events_total") > events, "its event")
     scene.guard.wait_readings(2)
-    equal(scene.guard.metric(NEW_INBOUND), 1, NEW_INBOUND)
-    equal(scene.guard.metric(MISSED), 0, MISSED)
+    assert scene.guard.metric(NEW_INBOUND) == 1, NEW_INBOUND
+    assert scene.guard.metric(MISSED) == 0, MISSED
 
 
 def test_late_closes_do_not_block_again(t):
@@ -432,10 +435,11 @@ def test_late_closes_do_not_block_again(t):
     scene.guard.wait_readings(2)
     scene.host.service.close_kept()
     scene.guard.wait_readings(2)
-    equal(len(scene.guard.matching("Port scan")), 1, "scans")
-    equal(scene.guard.metric(NEW_INBOUND), 4, NEW_INBOUND)
+    assert len(scene.guard.matching("Port scan")) == 1, "scans"
+    assert scene.guard.metric(NEW_INBOUND) == 4, NEW_INBOUND
 
 
+@pytest.mark.idle
 def test_short_connections_join_the_next_list(t):
     scene = Scene(t, "--dry-run", interval="2s").hears()
     scene.guard.wait_readings(1)
@@ -444,15 +448,16 @@ def test_short_connections_join_the_next_list(t):
     end(client, "rst")
     scene.guard.wait_line(connection_pattern(name, "->", "10.77.0.1:22"))
     scene.guard.wait_readings(1)
-    equal(len(scene.guard.matching(re.escape(name))), 1, "lines about it")
+    assert len(scene.guard.matching(re.escape(name))) == 1, "lines about it"
 
 
+@pytest.mark.idle
 def test_the_list_ends_after_a_hundred_short_connections(t):
     scene = Scene(t, "--dry-run", interval="3s").hears()
     scene.guard.wait_readings(1)
     scene.touch(22, times=250)
     scene.guard.wait_line("^… and 150 more$")
-    equal(len(scene.guard.matching("New connection")), 100, "lines")
+    assert len(scene.guard.matching("New connection")) == 100, "lines"
 
 
 # ------------------------------------------------------------ forged, no scan
@@ -461,7 +466,7 @@ def test_the_list_ends_after_a_hundred_short_connections(t):
 FORGED = [(kind, source) for kind in ("syn", "ack", "data") for source in ("silent", "live")]
 
 
-@cases(*FORGED)
+@pytest.mark.parametrize("kind, source", FORGED)
 def test_forged_segments_prove_nothing(t, kind, source):
     """Neither from an address where no host answers, nor from one whose owner
     resets what it did not ask for. Watched until the sockets are gone."""
@@ -480,14 +485,14 @@ def test_forged_segments_prove_nothing(t, kind, source):
         forger.send(address, lan.host_v4, port, flags, data, count=20)
     forger.close()
     taken = counters(lan.host, "snmp")
-    check(taken["InSegs"] >= 80 and taken["InCsumErrors"] == 0, f"the kernel took {taken}")
+    assert taken["InSegs"] >= 80 and taken["InCsumErrors"] == 0, f"the kernel took {taken}"
     if kind == "data":
-        check(counters(lan.host, "netstat")["TCPFastOpenPassive"] >= 4, "no forged data taken")
+        assert counters(lan.host, "netstat")["TCPFastOpenPassive"] >= 4, "no forged data taken"
     wait_for(lambda: not peers(lan.host, address), "the end of its sockets", 40)
     guard.wait_readings(3)
-    equal(guard.matching("Port scan|Blocked"), [], "scans")
-    equal(firewall.entries(lan.host), [], "rules")
-    equal(guard.error_output(), [], "words")
+    assert guard.matching("Port scan|Blocked") == [], "scans"
+    assert firewall.entries(lan.host) == [], "rules"
+    assert guard.error_output() == [], "words"
 
 
 def counters(space, file):
@@ -515,20 +520,21 @@ def nothing_heard(scene, new, family=4):
     """All `new` inbound connections were seen, and none of them is a scan."""
     name = f'tcpparser_new_connections_total{{direction="in",family="{family}"}}'
     scene.wait_metric(name, new)
-    equal(scene.guard.matching("Port scan|Blocked"), [], "scans")
-    equal(scene.guard.metric("tcpparser_port_scans_total"), 0, "port_scans_total")
+    assert scene.guard.matching("Port scan|Blocked") == [], "scans"
+    assert scene.guard.metric("tcpparser_port_scans_total") == 0, "port_scans_total"
 
 
-@cases(*((family, how) for family in FAMILIES for how in ("fin", "rst")))
+@pytest.mark.parametrize("how", ["fin", "rst"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_short_connections_to_three_ports(t, family, how):
     scene = heard(t, family=family)
-    equal(scene.touch(*PORTS[:3], how=how, times=5), 15, "connections")
+    assert scene.touch(*PORTS[:3], how=how, times=5) == 15, "connections"
     nothing_heard(scene, 15, 6 if family == "v6" else 4)
 
 
 def test_short_connections_to_one_port(t):
     scene = heard(t)
-    equal(scene.touch(443, times=200), 200, "connections")
+    assert scene.touch(443, times=200) == 200, "connections"
     nothing_heard(scene, 200)
 
 
@@ -566,20 +572,20 @@ def test_short_connections_older_than_the_window(t):
 
 def test_refused_connects(t):
     scene = heard(t)
-    equal(scene.touch(*range(1000, 1020)), 0, "connections")
-    equal(scene.touch(22), 1, "connections")
+    assert scene.touch(*range(1000, 1020)) == 0, "connections"
+    assert scene.touch(22) == 1, "connections"
     nothing_heard(scene, 1)
 
 
 def test_short_loopback_connections(t):
     scene = heard(t, family="mapped")
     for address in ("127.0.0.1", "::1", scene.lan.host_v4, scene.lan.host_v6):
-        equal(touch(scene.host, address, *PORTS), 4, "connections")
-    equal(scene.touch(22), 1, "connections")
+        assert touch(scene.host, address, *PORTS) == 4, "connections"
+    assert scene.touch(22) == 1, "connections"
     nothing_heard(scene, 1)
 
 
-@cases("fin", "rst", "aborted")
+@pytest.mark.parametrize("how", ["fin", "rst", "aborted"])
 def test_short_outgoing_connections(t, how):
     """Six ports of one peer, six times one port, and TIME_WAIT on our side."""
     scene = heard(t)
@@ -587,8 +593,8 @@ def test_short_outgoing_connections(t, how):
     for ports, times in ((range(9001, 9007), 1), ((9001,), 6)):
         made = touch(scene.host, scene.lan.peer_v4, *ports, how=how, times=times)
         # A reset may come before connect(2) returns.
-        check(made == 6 or how == "aborted", f"{made} connections")
-    equal(scene.touch(22), 1, "connections")
+        assert made == 6 or how == "aborted", f"{made} connections"
+    assert scene.touch(22) == 1, "connections"
     nothing_heard(scene, 1)
 
 
@@ -612,7 +618,7 @@ def test_restarted_listeners(t):
     """Those that end with no client connected, and those that come back."""
     scene = heard(t)
     for restarts in range(3):
-        equal(scene.touch(*PORTS[:3]), 3, "connections")
+        assert scene.touch(*PORTS[:3]) == 3, "connections"
         scene.wait_metric(NEW_INBOUND, 3 * restarts + 3)
         for listener in scene.listeners:
             scene.host.service.remove(listener)
@@ -625,9 +631,9 @@ def test_time_wait_on_our_side(t):
     scene = Scene(t, kind="closing", interval="500ms").hears()
     for port in PORTS[:3] * 5:
         connection = scene.peer.connect(scene.family.host, port)
-        equal(connection.recv(1), b"", "end of file")
+        assert connection.recv(1) == b"", "end of file"
         connection.close()
     scene.wait_metric(NEW_INBOUND, 15)
     scene.nothing_found()
-    equal(scene.guard.metric(NEW_INBOUND), 15, NEW_INBOUND)
-    equal(scene.guard.metric(MISSED), 0, MISSED)
+    assert scene.guard.metric(NEW_INBOUND) == 15, NEW_INBOUND
+    assert scene.guard.metric(MISSED) == 0, MISSED

@@ -8,7 +8,9 @@ import re
 import struct
 import sys
 
-from harness import STAMP, canonical, cases, check, endpoint, equal
+import pytest
+
+from harness import STAMP, canonical, endpoint
 
 HEADER = ("  sl  local_address rem_address   st tx_queue rx_queue tr tm->when "
           "retrnsmt   uid  timeout inode\n")
@@ -104,26 +106,26 @@ LISTED = re.compile(rf"^{STAMP}:     New connection: +(\S+) (->|<-) (\S+)$")
 
 def listed_by(ended):
     """What the product listed, each line checked and none twice."""
-    equal(ended.lines[:2], ["tcpparser starting...", ""], "start lines")
+    assert ended.lines[:2] == ["tcpparser starting...", ""], "start lines"
     found = []
     for line in ended.lines[2:]:
         if line != NO_PEER and "Port scan detected:" not in line:
             match = LISTED.match(line)
-            check(match, f"a strange line: {line!r}")
+            assert match, f"a strange line: {line!r}"
             found.append(match.groups())
-    equal(len(found), len(set(found)), "a connection is listed twice: lines")
-    equal(NO_PEER in ended.lines, not found, f"`{NO_PEER}` with {len(found)} lines")
+    assert len(found) == len(set(found)), "a connection is listed twice: lines"
+    assert (NO_PEER in ended.lines) == (not found), f"`{NO_PEER}` with {len(found)} lines"
     return set(found)
 
 
 def agrees(t, folder):
     """Reads the folder once and compares with the oracle."""
     ended = t.once("--once", "--proc", folder)
-    equal(ended.status, 0, f"exit status, {ended}")
+    assert ended.status == 0, f"exit status, {ended}"
     found, wanted = listed_by(ended), oracle(folder)
-    check(found == wanted, f"missing {sorted(wanted - found)[:3]}, "
-                           f"invented {sorted(found - wanted)[:3]}")
-    check(ended.peak_kib < MEMORY_KIB, f"{ended.peak_kib} KiB resident")
+    assert found == wanted, (f"missing {sorted(wanted - found)[:3]}, "
+                             f"invented {sorted(found - wanted)[:3]}")
+    assert ended.peak_kib < MEMORY_KIB, f"{ended.peak_kib} KiB resident"
     return found
 
 
@@ -142,11 +144,11 @@ def test_list_is_what_the_rows_say(t):
          tcp_row("192.0.2.1", 22, "198.51.100.9", 52240, 6)],
         [listening("::", 443), tcp_row("2001:db8::1", 443, "2001:db8:5::7", 1, 1),
          tcp_row("::ffff:192.0.2.1", 443, "::ffff:198.51.100.7", 65535, 1)])
-    equal(agrees(t, folder), {
-        ("198.51.100.7:52239", "->", "192.0.2.1:22"),
-        ("198.51.100.8:443", "<-", "192.0.2.1:37474"),
-        ("[2001:db8:5::7]:1", "->", "[2001:db8::1]:443"),
-        ("198.51.100.7:65535", "->", "192.0.2.1:443")}, "list")
+    assert agrees(t, folder) == {
+           ("198.51.100.7:52239", "->", "192.0.2.1:22"),
+           ("198.51.100.8:443", "<-", "192.0.2.1:37474"),
+           ("[2001:db8:5::7]:1", "->", "[2001:db8::1]:443"),
+           ("198.51.100.7:65535", "->", "192.0.2.1:443")}, "list"
 
 
 def test_lines_are_aligned_to_the_letter(t):
@@ -155,8 +157,8 @@ def test_lines_are_aligned_to_the_letter(t):
         tcp_row("172.31.59.87", 37474, "99.84.191.103", 443, 1)])
     ended = t.once("--once", "--proc", folder)
     texts = sorted(re.sub(STAMP, "", line, count=1) for line in ended.lines[2:])
-    equal(texts, [":     New connection:     99.84.191.103:443 <- 172.31.59.87:37474",
-                  ":     New connection:  206.11.237.209:52239 -> 172.31.59.87:22"], "lines")
+    assert texts == [":     New connection:     99.84.191.103:443 <- 172.31.59.87:37474",
+                     ":     New connection:  206.11.237.209:52239 -> 172.31.59.87:22"], "lines"
 
 
 def test_scan_line_is_to_the_letter(t):
@@ -165,9 +167,10 @@ def test_scan_line_is_to_the_letter(t):
         tcp_row("172.31.59.87", port, "172.31.63.176", 40000, 1) for port in ports])
     ended = t.once("--once", "--proc", folder)
     lines = [line for line in ended.lines if "Port scan" in line]
-    equal(len(lines), 1, "scan lines")
-    equal(re.sub(STAMP, "", lines[0], count=1), ": Port scan detected:         172.31.63.176"
-          " -> 172.31.59.87 on ports 22,25,80,445", "scan line")
+    assert len(lines) == 1, "scan lines"
+    assert (re.sub(STAMP, "", lines[0], count=1)
+            == ": Port scan detected:         172.31.63.176"
+" -> 172.31.59.87 on ports 22,25,80,445"), "scan line"
 
 
 def test_half_open_rows_are_no_evidence(t):
@@ -175,29 +178,29 @@ def test_half_open_rows_are_no_evidence(t):
     folder = fixture(t, [listening("0.0.0.0", port) for port in ports] + [
         tcp_row("192.0.2.1", port, "198.51.100.7", 40000, 3) for port in ports])
     ended = t.once("--once", "--proc", folder)
-    equal([line for line in ended.lines if "Port scan" in line], [], "scan lines")
+    assert [line for line in ended.lines if "Port scan" in line] == [], "scan lines"
 
 
-@cases(1, 4, 5, 6, 8, 9, 11)
+@pytest.mark.parametrize("state", [1, 4, 5, 6, 8, 9, 11])
 def test_rows_past_the_handshake_are_evidence(t, state):
     ports = (22, 25, 80, 443)
     folder = fixture(t, [listening("0.0.0.0", port) for port in ports] + [
         tcp_row("192.0.2.1", port, "198.51.100.7", 40000, state) for port in ports])
     ended = t.once("--once", "--proc", folder)
-    equal(len([line for line in ended.lines if "Port scan" in line]), 1, f"scans, {ended}")
+    assert len([line for line in ended.lines if "Port scan" in line]) == 1, f"scans, {ended}"
 
 
 def test_empty_file(t):
-    equal(agrees(t, fixture(t, b"", b"")), set(), "list")
+    assert agrees(t, fixture(t, b"", b"")) == set(), "list"
 
 
 def test_header_only(t):
-    equal(agrees(t, fixture(t, HEADER.encode(), HEADER.encode())), set(), "list")
+    assert agrees(t, fixture(t, HEADER.encode(), HEADER.encode())) == set(), "list"
 
 
 def test_tcp6_absent_is_no_error(t):
     ended = t.once("--once", "--proc", fixture(t, GOOD))
-    equal((ended.status, ended.stderr), (0, ""), "status and stderr")
+    assert (ended.status, ended.stderr) == (0, ""), "status and stderr"
 
 
 def test_random_bytes(t):
@@ -205,19 +208,19 @@ def test_random_bytes(t):
     agrees(t, fixture(t, noise, noise))
     good = "".join(GOOD).encode()
     found = agrees(t, fixture(t, noise + b"\n" + good + noise + b"\n" + good))
-    equal(len(found), 3, "connections among the noise")
+    assert len(found) == 3, "connections among the noise"
 
 
 def test_text_of_the_right_letters(t):
     chance = random.Random(2)
     noise = "".join(chance.choice("0123456789ABCDEF: \n") for _ in range(1 << 19))
     found = agrees(t, fixture(t, [noise, "\n", *GOOD]))
-    equal(len(found), 3, "connections among the noise")
+    assert len(found) == 3, "connections among the noise"
 
 
 def test_nul_bytes(t):
     found = agrees(t, fixture(t, bytes(1 << 20) + b"\n" + "".join(GOOD).encode()))
-    equal(len(found), 3, "connections after the NULs")
+    assert len(found) == 3, "connections after the NULs"
 
 
 def test_nul_inside_rows(t):
@@ -231,18 +234,18 @@ def test_megabyte_lines(t):
     long_line = "7" * (1 << 20) + "\n"
     torn_and_long = GOOD[0][:20] + "7" * (1 << 20) + "\n"
     rows = [long_line, GOOD[1], torn_and_long, GOOD[2], long_line.rstrip()]
-    equal(len(agrees(t, fixture(t, rows))), 2, "connections between long lines")
+    assert len(agrees(t, fixture(t, rows))) == 2, "connections between long lines"
 
 
 def test_five_digit_ports(t):
     bad = [GOOD[0].replace(":0016", ":00016"), GOOD[1].replace(":9C42", ":19C42")]
-    check(bad[0] != GOOD[0] and bad[1] != GOOD[1], "the test's own rows")
-    equal(len(agrees(t, fixture(t, [*bad, GOOD[2]]))), 1, "connections")
+    assert bad[0] != GOOD[0] and bad[1] != GOOD[1], "the test's own rows"
+    assert len(agrees(t, fixture(t, [*bad, GOOD[2]]))) == 1, "connections"
 
 
 def test_unknown_states(t):
     rows = [GOOD[0].replace(" 01 ", f" {state} ") for state in ("00", "0C", "0D", "7F", "FF", "G1")]
-    equal(len(agrees(t, fixture(t, [*rows, GOOD[2]]))), 1, "connections")
+    assert len(agrees(t, fixture(t, [*rows, GOOD[2]]))) == 1, "connections"
 
 
 def test_torn_rows(t):
@@ -251,7 +254,7 @@ def test_torn_rows(t):
     rows = []
     for cut in range(len(torn)):
         rows += [torn[:cut] + "\n", tcp_row("192.0.2.1", 22, "198.51.100.9", 50000 + cut, 1)]
-    equal(len(agrees(t, fixture(t, rows))), len(torn) + 1, "connections")
+    assert len(agrees(t, fixture(t, rows))) == len(torn) + 1, "connections"
 
 
 def test_torn_ipv6_rows(t):
@@ -259,17 +262,17 @@ def test_torn_ipv6_rows(t):
     rows = []
     for cut in range(len(torn)):
         rows += [torn[:cut] + "\n", tcp_row("2001:db8::1", 22, "2001:db8::9", 50000 + cut, 1)]
-    equal(len(agrees(t, fixture(t, [], rows))), len(torn) + 1, "connections")
+    assert len(agrees(t, fixture(t, [], rows))) == len(torn) + 1, "connections"
 
 
 def test_repeated_rows_are_one_connection(t):
-    equal(len(agrees(t, fixture(t, GOOD * 100))), 3, "connections")
+    assert len(agrees(t, fixture(t, GOOD * 100))) == 3, "connections"
 
 
 def test_same_row_in_both_files_is_one_connection(t):
     """A fixture taken while an IPv4 connection moved between the tables."""
     mapped = tcp_row("::ffff:192.0.2.1", 22, "::ffff:198.51.100.1", 40001, 1)
-    equal(len(agrees(t, fixture(t, GOOD, [mapped]))), 3, "connections")
+    assert len(agrees(t, fixture(t, GOOD, [mapped]))) == 3, "connections"
 
 
 def test_suspect_survives_a_flood_of_sources(t):
@@ -281,7 +284,7 @@ def test_suspect_survives_a_flood_of_sources(t):
     folder = fixture(t, [listening("0.0.0.0", port) for port in ports]
                      + suspect[:3] + flood + suspect[3:])
     ended = t.once("--once", "--proc", folder)
-    equal(len([line for line in ended.lines if "Port scan" in line]), 1, f"scans, {ended}")
+    assert len([line for line in ended.lines if "Port scan" in line]) == 1, f"scans, {ended}"
 
 
 def test_million_rows(t):
@@ -298,29 +301,29 @@ def test_million_rows(t):
             if index % 100_000 == 77:
                 file.write(f"{index}: torn\n")
     ended = t.once("--once", "--proc", t.folder("proc"), seconds=60)
-    equal(ended.status, 0, f"exit status, {ended}")
+    assert ended.status == 0, f"exit status, {ended}"
     found = listed_by(ended)
     wanted = {(f"10.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}:443", "<-", "192.0.2.1:50000")
               for n in range(0, 1_000_000, 50)}
-    check(found == wanted, f"{len(found)} connections, {len(wanted)} wanted")
-    check(ended.peak_kib < MEMORY_KIB, f"{ended.peak_kib} KiB resident")
+    assert found == wanted, f"{len(found)} connections, {len(wanted)} wanted"
+    assert ended.peak_kib < MEMORY_KIB, f"{ended.peak_kib} KiB resident"
 
 
-@cases("fifo", "folder", "endless")
+@pytest.mark.parametrize("kind", ["fifo", "folder", "endless"])
 def test_strange_tcp_is_refused(t, kind):
     folder = fixture(t, GOOD, GOOD)
     put_in_place(kind, os.path.join(folder, "net", "tcp"))
     ended = t.once("--once", "--proc", folder, seconds=10)
-    equal(ended.status, 1, f"exit status, {ended}")
-    equal(len(ended.errors), 1, f"lines on stderr: {ended.stderr!r}")
+    assert ended.status == 1, f"exit status, {ended}"
+    assert len(ended.errors) == 1, f"lines on stderr: {ended.stderr!r}"
 
 
-@cases("fifo", "folder", "endless")
+@pytest.mark.parametrize("kind", ["fifo", "folder", "endless"])
 def test_strange_tcp6_leaves_tcp_readable(t, kind):
     folder = fixture(t, GOOD, GOOD)
     put_in_place(kind, os.path.join(folder, "net", "tcp6"))
     ended = t.once("--once", "--proc", folder, seconds=10)
-    equal(len([line for line in ended.lines if "New connection" in line]), 3, f"lines, {ended}")
+    assert len([line for line in ended.lines if "New connection" in line]) == 3, f"lines, {ended}"
 
 
 def put_in_place(kind, path):
@@ -336,10 +339,10 @@ def put_in_place(kind, path):
 def test_peers_without_address_are_not_listed(t):
     rows = [tcp_row("0.0.0.0", 111, "0.0.0.0", 0, 1), tcp_row("192.0.2.1", 22, "0.0.0.0", 0, 1)]
     rows6 = [tcp_row("::", 6600, "::", 0, 1)]
-    equal(agrees(t, fixture(t, rows, rows6)), set(), "list")
+    assert agrees(t, fixture(t, rows, rows6)) == set(), "list"
 
 
-@cases(*RECORDED)
+@pytest.mark.parametrize("name", RECORDED)
 def test_rows_recorded_on_another_machine(t, name):
     agrees(t, os.path.join(SAMPLES, name))
 
@@ -349,4 +352,4 @@ def test_canonical_ipv6_text(t):
                  "fe80::ff", "2001:db8::1:0:0:1")
     folder = fixture(t, [], [tcp_row("2001:db8::99", 50000, peer, 443, 1) for peer in addresses])
     wanted = {(f"[{canonical(peer)}]:443", "<-", "[2001:db8::99]:50000") for peer in addresses}
-    equal(agrees(t, folder), wanted, "list")
+    assert agrees(t, folder) == wanted, "list"

@@ -14,8 +14,10 @@ import threading
 import time
 
 import traffic
-from harness import (BACKENDS, JUMPS, Entry, Firewall, Sets, Skipped, alone, carries_data, cases,
-                     check, equal, idle, need, this_boot, wait_for, wrapped_firewall)
+import pytest
+
+from harness import (BACKENDS, JUMPS, Entry, Firewall, Sets, carries_data, need, this_boot,
+                     wait_for, wrapped_firewall)
 from test_blocking import PORTS, Scene
 from test_files import fixture, listening, tcp_row
 from test_process import states_of_children
@@ -120,7 +122,7 @@ def bytes_until_silence(connection, seconds=1.0):
     with contextlib.suppress(OSError):
         while more := connection.recv(65536):
             count += len(more)
-            check(count < 50_000_000, "the service still sends")
+            assert count < 50_000_000, "the service still sends"
     return count
 
 
@@ -131,7 +133,8 @@ def rows_with(scene, address):
     return [line for line in shown if address in line and not line.startswith("TIME-WAIT")]
 
 
-@cases(*BACKENDS_AND_V6, ("iptables-nft", "mapped"), ("nft", "mapped"))
+@pytest.mark.parametrize("backend, family", [
+    *BACKENDS_AND_V6, ("iptables-nft", "mapped"), ("nft", "mapped")])
 def test_open_connections_are_gone(t, backend, family):
     need("ss")
     scene = Scene(t, backend, family)
@@ -140,19 +143,19 @@ def test_open_connections_are_gone(t, backend, family):
     guard = scene.start()
     stream = scene.peer.connect(scene.family.host, 5000)
     friend = scene.peer.connect(scene.family.host, 22, scene.family.friend)
-    check(stream.recv(1), "the stream runs")
+    assert stream.recv(1), "the stream runs"
     held = block(scene, guard)
     if any("cannot be destroyed" in line for line in guard.error_output()):
-        raise Skipped("this kernel lacks CONFIG_INET_DIAG_DESTROY")
+        pytest.skip("this kernel lacks CONFIG_INET_DIAG_DESTROY")
     wait_for(lambda: not rows_with(scene, scene.family.peer), "an empty table", 2)
     bytes_until_silence(stream, 0.2)
-    equal(bytes_until_silence(stream), 0, "bytes after the block")
-    check(not any(carries_data(one, 0.2) for one in held), "no client gets bytes")
-    check(carries_data(friend, 5), "another source's connection goes on")
-    check(total(guard, "sockets_destroyed_total") >= 4, "sockets_destroyed_total")
+    assert bytes_until_silence(stream) == 0, "bytes after the block"
+    assert not any(carries_data(one, 0.2) for one in held), "no client gets bytes"
+    assert carries_data(friend, 5), "another source's connection goes on"
+    assert total(guard, "sockets_destroyed_total") >= 4, "sockets_destroyed_total"
 
 
-@cases("v4", "mapped")
+@pytest.mark.parametrize("family", ["v4", "mapped"])
 def test_late_ends_of_destroyed_sockets_are_no_connections(t, family):
     scene = Scene(t, "iptables-nft", family)
     scene.host.service.stop()
@@ -164,18 +167,18 @@ def test_late_ends_of_destroyed_sockets_are_no_connections(t, family):
     guard.wait_line(" Blocked: ")
     guard.wait_readings(2)
     before = total(guard, "new_connections_total")
-    equal(before, len(held), "new_connections_total")
+    assert before == len(held), "new_connections_total"
     scene.host.service.close_kept()
     guard.wait_readings(4)
-    equal(total(guard, "new_connections_total"), before, "after the application closed")
-    equal(len(guard.matching("Port scan")), 1, "scan lines")
+    assert total(guard, "new_connections_total") == before, "after the application closed"
+    assert len(guard.matching("Port scan")) == 1, "scan lines"
 
 
 # ----------------------------------------------------------- adoption and expiry
 
 
-@idle
-@cases(*BACKENDS_AND_V6)
+@pytest.mark.idle
+@pytest.mark.parametrize("backend, family", BACKENDS_AND_V6)
 def test_blocks_end_one_by_one(t, backend, family):
     """A, then B in a later batch; when A ends, exactly B remains."""
     scene = Scene(t, backend, family, "--block-time", "6s")
@@ -183,13 +186,13 @@ def test_blocks_end_one_by_one(t, backend, family):
     block(scene, guard)
     time.sleep(3)
     block(scene, guard, scene.family.friend)
-    equal(sources(scene), sorted([cidr(scene), cidr(scene, scene.family.friend)]), "both")
+    assert sources(scene) == sorted([cidr(scene), cidr(scene, scene.family.friend)]), "both"
     wait_for(lambda: scene.reaches(seconds=0.3), "the end of A")
-    check(not scene.reaches(scene.family.friend, 0.3), "B is blocked")
-    equal(sources(scene), [cidr(scene, scene.family.friend)], "entries")
+    assert not scene.reaches(scene.family.friend, 0.3), "B is blocked"
+    assert sources(scene) == [cidr(scene, scene.family.friend)], "entries"
     wait_for(lambda: scene.reaches(scene.family.friend, 0.3), "the end of B")
     wait_for(lambda: is_untouched(scene), "nothing of ours")
-    equal(total(guard, "unblocks_total", reason="expired"), 2, "unblocks_total")
+    assert total(guard, "unblocks_total", reason="expired") == 2, "unblocks_total"
 
 
 LISTED = re.compile(r"^(\S+) +(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) +(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)? +"
@@ -199,18 +202,18 @@ LISTED = re.compile(r"^(\S+) +(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) +(?:(\d+)h)?(?:(\
 def listed(scene):
     """What --list prints, by source: seconds left, strikes, ports, place."""
     done = scene.firewall.product(scene.host, "--list")
-    equal(done.returncode, 0, f"--list: {done.stderr!r}; exit status")
+    assert done.returncode == 0, f"--list: {done.stderr!r}; exit status"
     rows = [LISTED.match(line) for line in done.stdout.splitlines()[1:]]
-    check(all(rows), f"--list: {done.stdout!r}")
+    assert all(rows), f"--list: {done.stdout!r}"
     found = {}
     for row in rows:
         hours, minutes, seconds = (int(part or 0) for part in row.groups()[2:5])
         found[row[1]] = (hours * 3600 + minutes * 60 + seconds, int(row[6]), row[7], row[8])
-    equal(len(found), len(rows), "no source stands twice")
+    assert len(found) == len(rows), "no source stands twice"
     return found
 
 
-@cases(*BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_restart_adopts_500_blocks(t, backend):
     scene = Scene(t, backend)
     now = boot_seconds()
@@ -223,22 +226,23 @@ def test_restart_adopts_500_blocks(t, backend):
         guard = scene.start()
         wait_for(lambda: guard.metric("tcpparser_blocked_sources") == 500, "500 blocks")
         commands = total(guard, "firewall_commands_total")
-        check(commands <= 7, f"{commands} children")
+        assert commands <= 7, f"{commands} children"
         guard.wait_readings(2)
-        equal(guard.matching("locked"), [], "lines about blocks")
-        equal(scene.firewall.everything(scene.host), before, "rules")
+        assert guard.matching("locked") == [], "lines about blocks"
+        assert scene.firewall.everything(scene.host) == before, "rules"
         found = listed(scene)
-        equal(set(found), set(ends) | set(ends_v6), "sources")
-        equal({row[3] for row in found.values()}, {scene.firewall.name}, "where they stand")
+        assert set(found) == set(ends) | set(ends_v6), "sources"
+        assert {row[3] for row in found.values()} == {scene.firewall.name}, "where they stand"
         now = boot_seconds()
         for source, end in {**ends, **ends_v6}.items():
-            check(abs(now + found[source][0] - end) <= 1, f"end of {source}: {found[source]}")
+            assert abs(now + found[source][0] - end) <= 1, f"end of {source}: {found[source]}"
         guard.signal(signal.SIGKILL if how == "killed" else signal.SIGTERM)
         guard.wait_exit()
-    equal(guard.output()[-1], "500 blocks stand; to lift all: tcpparser --unblock all", "last line")
+    assert guard.output()[-1] == "500 blocks stand; to lift all: tcpparser --unblock all", (
+        "last line")
 
 
-@cases(*BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_killed_at_any_moment(t, backend):
     """Every scanner is blocked in the end, and once."""
     kills = int(os.environ.get("KILLS", "12")) // len(BACKENDS)
@@ -263,30 +267,30 @@ def test_killed_at_any_moment(t, backend):
     wanted = sorted(f"{scanner}/32" for scanner in scanners)
     wait_for(lambda: len(scene.entries()) >= len(wanted), f"every scanner's block (SEED={seed})")
     guard.wait_readings(2)
-    equal(sources(scene), wanted, f"sources (SEED={seed})")
-    check(scene.is_whole(), f"what leads packets to the entries (SEED={seed})")
-    check(not scene.peer.connects(scene.family.host, 22, scanners[0]), "it is blocked")
-    check(scene.reaches(seconds=5), "others are not")
-    equal(guard.matching("Block failed"), [], f"failures (SEED={seed})")
+    assert sources(scene) == wanted, f"sources (SEED={seed})"
+    assert scene.is_whole(), f"what leads packets to the entries (SEED={seed})"
+    assert not scene.peer.connects(scene.family.host, 22, scanners[0]), "it is blocked"
+    assert scene.reaches(seconds=5), "others are not"
+    assert guard.matching("Block failed") == [], f"failures (SEED={seed})"
 
 
-@cases(*BACKENDS_AND_V6)
+@pytest.mark.parametrize("backend, family", BACKENDS_AND_V6)
 def test_entries_of_another_boot_start_anew(t, backend, family):
     scene = Scene(t, backend, family, "--block-time", "5s,1h")
     feed(scene, entry(cidr(scene), 999_999_999, OTHER_BOOT, 2, 1, True))
-    check(not scene.reaches(seconds=0.3), "it is blocked from boot on")
+    assert not scene.reaches(seconds=0.3), "it is blocked from boot on"
     guard = scene.start()
     found = wait_for(lambda: [entry for entry in scene.entries() if entry.boot == this_boot()],
                      "a comment of this boot")[0]
-    check(0 < found.end - boot_seconds() <= 6, f"end {found.end} at {boot_seconds()}")
-    equal((found.ports, found.strike, found.local), ("22,25,80,443", 2, True), "rest")
-    check(not scene.reaches(seconds=0.3), "it is still blocked")
+    assert 0 < found.end - boot_seconds() <= 6, f"end {found.end} at {boot_seconds()}"
+    assert (found.ports, found.strike, found.local) == ("22,25,80,443", 2, True), "rest"
+    assert not scene.reaches(seconds=0.3), "it is still blocked"
     wait_for(lambda: scene.reaches(seconds=0.3), "the end of the block")
     wait_for(lambda: is_untouched(scene), "nothing of ours")
-    equal(guard.matching(" Blocked:"), [], "Blocked lines")
+    assert guard.matching(" Blocked:") == [], "Blocked lines"
 
 
-@cases(*BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_foreign_entries_stay_and_ended_ones_go(t, backend):
     scene = Scene(t, backend)
     now = boot_seconds()
@@ -297,18 +301,18 @@ def test_foreign_entries_stay_and_ended_ones_go(t, backend):
         return [line for line in scene.firewall.everything(scene.host) if words in line]
 
     foreign = standing("192.0.2.")
-    check(not scene.reaches(seconds=0.3), "it is blocked at first")
+    assert not scene.reaches(seconds=0.3), "it is blocked at first"
     guard = scene.start()
     wait_for(lambda: scene.reaches(seconds=0.3), "the end of what had ended")
     wait_for(lambda: guard.metric("tcpparser_blocked_sources") == 2, "two blocks adopted")
-    check(scene.is_whole(), "what leads packets to the entries")
-    equal(standing("192.0.2."), foreign, "foreign entries")
-    equal(scene.firewall.product(scene.host, "--unblock", "all").returncode, 0, "--unblock all")
-    equal(standing("198.51.100."), [], "ours")
-    equal(standing("192.0.2."), foreign, "foreign entries, which keep what holds them")
+    assert scene.is_whole(), "what leads packets to the entries"
+    assert standing("192.0.2.") == foreign, "foreign entries"
+    assert scene.firewall.product(scene.host, "--unblock", "all").returncode == 0, "--unblock all"
+    assert standing("198.51.100.") == [], "ours"
+    assert standing("192.0.2.") == foreign, "foreign entries, which keep what holds them"
 
 
-@cases(*CHAINS)
+@pytest.mark.parametrize("backend", CHAINS)
 def test_torn_rules_are_mended_at_start(t, backend):
     """One jump is missing, the other stands twice and last; a source too."""
     scene = Scene(t, backend)
@@ -321,33 +325,34 @@ def test_torn_rules_are_mended_at_start(t, backend):
     guard = scene.start()
     wait_for(lambda: scene.firewall.first_rules(scene.host) == JUMPS, "jumps")
     wait_for(lambda: len(scene.entries()) == 2, "no source twice")
-    equal(sources(scene), [cidr(scene), "198.51.100.9/32"], "sources")
-    check(not scene.reaches(seconds=0.3), "it is blocked")
-    equal(guard.metric("tcpparser_blocked_sources"), 2, "blocked_sources")
-    equal(scene.firewall.product(scene.host, "--unblock", "all").returncode, 0, "exit status")
+    assert sources(scene) == [cidr(scene), "198.51.100.9/32"], "sources"
+    assert not scene.reaches(seconds=0.3), "it is blocked"
+    assert guard.metric("tcpparser_blocked_sources") == 2, "blocked_sources"
+    assert scene.firewall.product(scene.host, "--unblock", "all").returncode == 0, "exit status"
     guard.signal(signal.SIGTERM)
     guard.wait_exit()
-    equal(guard.error_output(), [], "stderr")
+    assert guard.error_output() == [], "stderr"
 
 
-@cases(*((backend, *words) for backend in ("iptables-nft", "nft") for words in (
-    ("2001:db8:9::2", "2001:db8:9::3", "/64"),
+@pytest.mark.parametrize("scanner, neighbour, length, option", [
+    ("2001:db8:9::2", "2001:db8:9::3", "/64", ""),
     ("2001:db8:9::2", "2001:db8:9::3", "/128", "--allow=2001:db8:9::3"),
-    ("64:ff9b::c000:201", "64:ff9b::c000:202", "/128"),
-    ("2001:0:c000:201::7", "2001:0:c000:201::8", "/128"))))
-def test_neighbours_in_a_64(t, backend, scanner, neighbour, length, *options):
+    ("64:ff9b::c000:201", "64:ff9b::c000:202", "/128", ""),
+    ("2001:0:c000:201::7", "2001:0:c000:201::8", "/128", "")])
+@pytest.mark.parametrize("backend", ["iptables-nft", "nft"])
+def test_neighbours_in_a_64(t, backend, scanner, neighbour, length, option):
     """A source is its /64, but where unrelated or protected hosts share it."""
-    scene = Scene(t, backend, "v6", *options)
+    scene = Scene(t, backend, "v6", *filter(None, [option]))
     scene.peer.ip(*(f"address add {one}/128 dev lan0 nodad" for one in (scanner, neighbour)))
     scene.host.ip(*(f"route add {one}/128 via {scene.family.peer}" for one in (scanner, neighbour)))
-    check(scene.reaches(neighbour, 5), "the neighbour reaches us")
+    assert scene.reaches(neighbour, 5), "the neighbour reaches us"
     guard = scene.start()
     scene.scan(scanner)
     guard.wait_line(" Blocked: ")
     found = sources(scene)
-    check(len(found) == 1 and found[0].endswith(length), f"sources {found}")
-    check(not scene.reaches(scanner, 0.3), "it is blocked")
-    equal(scene.reaches(neighbour, 0.5), length == "/128", "the neighbour reaches us")
+    assert len(found) == 1 and found[0].endswith(length), f"sources {found}"
+    assert not scene.reaches(scanner, 0.3), "it is blocked"
+    assert scene.reaches(neighbour, 0.5) == (length == "/128"), "the neighbour reaches us"
 
 
 def test_cloud_metadata_is_never_blocked(t):
@@ -358,10 +363,10 @@ def test_cloud_metadata_is_never_blocked(t):
     scene.scan("169.254.169.254")
     guard.wait_line(r" Not blocked: +169\.254\.169\.254 ")
     guard.wait_readings(2)
-    check(is_untouched(scene), "a rule was made")
+    assert is_untouched(scene), "a rule was made"
 
 
-@cases(*BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_block_that_became_protected_is_lifted(t, backend):
     scene = Scene(t, backend)
     feed(scene, entry(cidr(scene), 0, local=True), entry(cidr(scene, scene.family.friend), 0,
@@ -370,9 +375,9 @@ def test_block_that_became_protected_is_lifted(t, backend):
     wait_for(lambda: guard.metric("tcpparser_blocked_sources") == 2, "adoption")
     scene.host.ip(f"route add default via {scene.family.peer} table 77")
     guard.wait_line(r" Unblocked: +10\.77\.0\.2 it holds a protected address now")
-    check(scene.reaches(seconds=5), "the gateway is back")
-    check(not scene.reaches(scene.family.friend, 0.5), "the other stays blocked")
-    equal(total(guard, "unblocks_total", reason="protected"), 1, "unblocks_total")
+    assert scene.reaches(seconds=5), "the gateway is back"
+    assert not scene.reaches(scene.family.friend, 0.5), "the other stays blocked"
+    assert total(guard, "unblocks_total", reason="protected") == 1, "unblocks_total"
 
 
 # ------------------------------------------------------- what others do to it
@@ -381,13 +386,13 @@ def test_block_that_became_protected_is_lifted(t, backend):
 def is_rebuilt(scene, guard, before, repairs):
     """All is back as it was."""
     wait_for(lambda: scene.is_whole() and scene.entries() == before, "all as before", PERIOD)
-    check(not scene.reaches(seconds=0.3), "A is blocked")
-    check(not scene.reaches(scene.family.friend, 0.3), "B is blocked")
-    equal(guard.matching("Unblocked"), [], "Unblocked lines")
-    equal(len(guard.matching(" Blocked:")), 2, "Blocked lines: it was put right in silence")
+    assert not scene.reaches(seconds=0.3), "A is blocked"
+    assert not scene.reaches(scene.family.friend, 0.3), "B is blocked"
+    assert guard.matching("Unblocked") == [], "Unblocked lines"
+    assert len(guard.matching(" Blocked:")) == 2, "Blocked lines: it was put right in silence"
     wait_for(lambda: guard.metric("tcpparser_firewall_repairs_total") == repairs,
              f"firewall_repairs_total {repairs}", 3)
-    equal(guard.metric("tcpparser_firewall_jump_first"), 1, "firewall_jump_first")
+    assert guard.metric("tcpparser_firewall_jump_first") == 1, "firewall_jump_first"
 
 
 class TamperedScene(Scene):
@@ -414,10 +419,11 @@ class TamperedScene(Scene):
         self.firewall.restore(self.host, self.family.tool, self.saved[name])
 
 
-@cases(*[(backend, "v4", how) for backend in CHAINS for how in Firewall.losses],
-       *[("nft", "v4", how) for how in Sets.losses],
-       ("iptables-nft", "v6", "flush_all"), ("iptables-legacy", "v6", "push_down"),
-       ("nft", "v6", "flush_all"))
+@pytest.mark.parametrize("backend, family, how", [
+    *[(backend, "v4", how) for backend in CHAINS for how in Firewall.losses],
+    *[("nft", "v4", how) for how in Sets.losses],
+    ("iptables-nft", "v6", "flush_all"), ("iptables-legacy", "v6", "push_down"),
+    ("nft", "v6", "flush_all")])
 def test_reload_is_put_right(t, backend, family, how):
     scene = TamperedScene(t, backend, family)
     before = scene.entries()
@@ -432,24 +438,26 @@ def unblocked_from_outside(scene, *addresses, by=None):
     for address in addresses:
         scene.guard.wait_line(rf" Unblocked: +{re.escape(address)} its rule was removed by "
                               f"{by or scene.firewall.operator}$", PERIOD)
-    equal(len(scene.guard.matching("Unblocked")), len(addresses), "Unblocked lines")
-    equal(total(scene.guard, "unblocks_total", reason="operator"), len(addresses), "unblocks_total")
-    equal(total(scene.guard, "firewall_repairs_total"), 0, "firewall_repairs_total")
+    assert len(scene.guard.matching("Unblocked")) == len(addresses), "Unblocked lines"
+    assert total(scene.guard, "unblocks_total", reason="operator") == len(addresses), (
+        "unblocks_total")
+    assert total(scene.guard, "firewall_repairs_total") == 0, "firewall_repairs_total"
 
 
-@cases(*BACKENDS_AND_V6)
+@pytest.mark.parametrize("backend, family", BACKENDS_AND_V6)
 def test_one_entry_deleted_is_unblocked(t, backend, family):
     scene = TamperedScene(t, backend, family)
     scene.tamper("delete", cidr(scene))
     unblocked_from_outside(scene, scene.family.peer)
-    check(scene.reaches(seconds=5), "A is back")
-    check(not scene.reaches(scene.family.friend, 0.3), "B stays blocked")
-    check(scene.is_whole(), "what leads packets to the entries")
+    assert scene.reaches(seconds=5), "A is back"
+    assert not scene.reaches(scene.family.friend, 0.3), "B stays blocked"
+    assert scene.is_whole(), "what leads packets to the entries"
 
 
-@cases(("iptables-nft", "v4", "flushed"), ("iptables-legacy", "v4", "flushed"),
-       ("nft", "v4", "flushed"), ("iptables-nft", "v6", "one by one"),
-       ("iptables-legacy", "v4", "one by one"), ("nft", "v6", "one by one"))
+@pytest.mark.parametrize("backend, family, how", [
+    ("iptables-nft", "v4", "flushed"), ("iptables-legacy", "v4", "flushed"),
+    ("nft", "v4", "flushed"), ("iptables-nft", "v6", "one by one"),
+    ("iptables-legacy", "v4", "one by one"), ("nft", "v6", "one by one")])
 def test_all_entries_deleted_are_unblocked(t, backend, family, how):
     scene = TamperedScene(t, backend, family)
     if how == "flushed":
@@ -459,29 +467,29 @@ def test_all_entries_deleted_are_unblocked(t, backend, family, how):
         scene.tamper("delete", cidr(scene, scene.family.friend))
     unblocked_from_outside(scene, scene.family.peer, scene.family.friend)
     wait_for(lambda: is_untouched(scene), "no chain", PERIOD)
-    check(scene.reaches(seconds=5) and scene.reaches(scene.family.friend, 5), "both are back")
+    assert scene.reaches(seconds=5) and scene.reaches(scene.family.friend, 5), "both are back"
     scene.guard.wait_readings(2)
-    equal(len(scene.guard.matching("Port scan")), 2, "old connections lead to no block")
+    assert len(scene.guard.matching("Port scan")) == 2, "old connections lead to no block"
 
 
-@cases(*BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_old_saved_rules_restore_no_block(t, backend):
     """A was unblocked when rules were loaded that hold A and lack B."""
     scene = TamperedScene(t, backend, "v4")
-    equal(scene.firewall.product(scene.host, "--unblock", scene.family.peer).returncode, 0,
-          "exit status")
+    assert scene.firewall.product(scene.host, "--unblock", scene.family.peer).returncode == 0, (
+        "exit status")
     unblocked_from_outside(scene, scene.family.peer, by=scene.firewall.unblocker)
     with_b = scene.entries()
     scene.restore_saved("with A")
-    check(not scene.reaches(seconds=0.3), "A is in the rules loaded")
+    assert not scene.reaches(seconds=0.3), "A is in the rules loaded"
     wait_for(lambda: scene.entries() == with_b, "B, and B alone", PERIOD)
-    check(scene.reaches(seconds=5), "A stays unblocked")
-    check(not scene.reaches(scene.family.friend, 0.3), "B stays blocked")
-    equal(len(scene.guard.matching("Unblocked")), 1, "Unblocked lines")
-    equal(total(scene.guard, "firewall_repairs_total"), 1, "firewall_repairs_total")
+    assert scene.reaches(seconds=5), "A stays unblocked"
+    assert not scene.reaches(scene.family.friend, 0.3), "B stays blocked"
+    assert len(scene.guard.matching("Unblocked")) == 1, "Unblocked lines"
+    assert total(scene.guard, "firewall_repairs_total") == 1, "firewall_repairs_total"
 
 
-@cases(*CHAINS)
+@pytest.mark.parametrize("backend", CHAINS)
 def test_jump_moved_twice_stays(t, backend):
     scene = TamperedScene(t, backend, "v4")
     for count in range(2):
@@ -490,19 +498,19 @@ def test_jump_moved_twice_stays(t, backend):
             wait_for(scene.is_whole, "the jump moved back", PERIOD)
     said = wait_for(lambda: [line for line in scene.guard.error_output() if "moved twice" in line],
                     "a line", PERIOD)
-    check("iptables: the jump in INPUT" in said[0] and "--dport 1 -j ACCEPT" in said[0], said)
+    assert "iptables: the jump in INPUT" in said[0] and "--dport 1 -j ACCEPT" in said[0], said
     time.sleep(2.5)
-    equal(len(scene.guard.error_output()), 1, f"lines: {scene.guard.error_output()}")
-    equal(scene.guard.metric("tcpparser_firewall_jump_first"), 0, "firewall_jump_first")
+    assert len(scene.guard.error_output()) == 1, f"lines: {scene.guard.error_output()}"
+    assert scene.guard.metric("tcpparser_firewall_jump_first") == 0, "firewall_jump_first"
     rules = [rule for rule in scene.firewall.rules(scene.host) if rule.startswith("-A INPUT")]
-    equal(rules.index(JUMPS[0]), 1, f"it stays: {rules}")
-    check(not scene.reaches(seconds=0.3), "blocked all the same")
+    assert rules.index(JUMPS[0]) == 1, f"it stays: {rules}"
+    assert not scene.reaches(seconds=0.3), "blocked all the same"
     scene.tamper("change", "-D", "INPUT", "1")
     scene.tamper("change", "-D", "INPUT", "2")
     wait_for(lambda: scene.guard.metric("tcpparser_firewall_jump_first") == 1, "gauge 1", PERIOD)
 
 
-@cases(*CHAINS_AND_V6, ("iptables-legacy", "mapped"))
+@pytest.mark.parametrize("backend, family", [*CHAINS_AND_V6, ("iptables-legacy", "mapped")])
 def test_lost_rules_are_back_once_the_source_connects(t, backend, family):
     """Long before the minute is over."""
     scene = Scene(t, backend, family)
@@ -511,14 +519,14 @@ def test_lost_rules_are_back_once_the_source_connects(t, backend, family):
     before = scene.entries()
     time.sleep(0.6)
     scene.firewall.must(scene.host, scene.family.tool, "-w", "5", "-F")
-    check(scene.reaches(seconds=5), "nothing keeps it out now")
+    assert scene.reaches(seconds=5), "nothing keeps it out now"
     wait_for(lambda: scene.entries() == before, "the rule")
-    check(not scene.reaches(seconds=0.3), "it is blocked again")
-    equal(total(guard, "firewall_repairs_total"), 1, "firewall_repairs_total")
-    equal(len(guard.matching("Port scan")), 1, "scan lines")
+    assert not scene.reaches(seconds=0.3), "it is blocked again"
+    assert total(guard, "firewall_repairs_total") == 1, "firewall_repairs_total"
+    assert len(guard.matching("Port scan")) == 1, "scan lines"
 
 
-@idle
+@pytest.mark.idle
 def test_lost_rules_are_back_within_the_real_minute(t):
     scene = Scene(t)
     guard = scene.start()
@@ -526,9 +534,9 @@ def test_lost_rules_are_back_within_the_real_minute(t):
     before, started = scene.entries(), time.monotonic()
     scene.firewall.must(scene.host, "iptables", "-w", "5", "-F")
     wait_for(lambda: time.sleep(0.5) or scene.entries() == before, "the rule", 65)
-    check(time.monotonic() - started > 40, "a minute, not less")
-    check(not scene.reaches(seconds=0.3), "it is blocked again")
-    equal(total(guard, "firewall_repairs_total"), 1, "firewall_repairs_total")
+    assert time.monotonic() - started > 40, "a minute, not less"
+    assert not scene.reaches(seconds=0.3), "it is blocked again"
+    assert total(guard, "firewall_repairs_total") == 1, "firewall_repairs_total"
 
 
 # ------------------------------------------------------------------ the child
@@ -566,15 +574,15 @@ class OnTime:
             return
         took = time.monotonic() - self.started
         readings = self.guard.readings() - self.readings
-        check(readings >= took / 0.2 * 0.3, f"{readings} readings in {took:.1f} s")
+        assert readings >= took / 0.2 * 0.3, f"{readings} readings in {took:.1f} s"
         # Three seconds and more is what the children take.
-        check(self.slowest < 2.5, f"HTTP took {self.slowest:.2f} s")
-        check(self.most <= 1, f"{self.most} children at a time")
+        assert self.slowest < 2.5, f"HTTP took {self.slowest:.2f} s"
+        assert self.most <= 1, f"{self.most} children at a time"
         wait_for(lambda: not self.zombies & set(states_of_children(self.guard.pid)),
                  "no zombie", 3)
 
 
-@cases((3, 0), (7, 1))
+@pytest.mark.parametrize("seconds, failures", [(3, 0), (7, 1)])
 def test_held_lock_is_waited_for(t, seconds, failures):
     """-w 5 waits for the shorter one, a retry for the longer one."""
     scene = Scene(t, "iptables-legacy", "v4", *CHAIN_ALONE)
@@ -584,12 +592,12 @@ def test_held_lock_is_waited_for(t, seconds, failures):
         scene.scan()
         guard.wait_line("Port scan")
         time.sleep(seconds)
-        equal(guard.matching(" Blocked:"), [], "blocked behind the lock")
+        assert guard.matching(" Blocked:") == [], "blocked behind the lock"
         fcntl.flock(lock, fcntl.LOCK_UN)
         guard.wait_line(" Blocked: ", 8)
-    equal(len(guard.matching("Block failed: .* lock")), failures, "Block failed lines")
-    equal(total(guard, "block_failures_total", reason="lock"), failures, "block_failures_total")
-    check(not scene.reaches(seconds=0.3), "it is blocked")
+    assert len(guard.matching("Block failed: .* lock")) == failures, "Block failed lines"
+    assert total(guard, "block_failures_total", reason="lock") == failures, "block_failures_total"
+    assert not scene.reaches(seconds=0.3), "it is blocked"
 
 
 # What iptables-restore does, the words that say it, the reason counted.
@@ -607,7 +615,7 @@ FAULTS = {
 }
 
 
-@cases(*FAULTS)
+@pytest.mark.parametrize("fault", FAULTS)
 def test_failing_restore_is_reported_and_tried_again(t, fault):
     script, words, reason = FAULTS[fault]
     scene = Scene(t)
@@ -618,14 +626,14 @@ def test_failing_restore_is_reported_and_tried_again(t, fault):
     with open(flag, "w"), OnTime(guard):
         scene.scan()
         line = guard.wait_line(r" Block failed: +10\.77\.0\.2 iptables-restore ")
-        check(words in line and line.endswith("; it is tried again"), line)
-        check(len(line) < 400 and line.isprintable(), f"printable and short: {line!r}")
-        equal(total(guard, "block_failures_total"),
-              total(guard, "block_failures_total", reason=reason), "block_failures_total")
+        assert words in line and line.endswith("; it is tried again"), line
+        assert len(line) < 400 and line.isprintable(), f"printable and short: {line!r}"
+        assert (total(guard, "block_failures_total")
+                == total(guard, "block_failures_total", reason=reason)), "block_failures_total"
         os.unlink(flag)
         guard.wait_line(" Blocked: ", 10)
-    equal(len(guard.matching("Block failed")), 1, "Block failed lines")
-    check(not scene.reaches(seconds=0.3), "it is blocked")
+    assert len(guard.matching("Block failed")) == 1, "Block failed lines"
+    assert not scene.reaches(seconds=0.3), "it is blocked"
 
 
 HANGS = "trap '' TERM INT; while :; do /bin/sleep 1; done"
@@ -640,21 +648,21 @@ def hanging_once(t, scene, pattern):
                            f"[ ! -e {flag} ] || {{ /bin/rm {flag}; {HANGS}; }};; esac")
 
 
-@idle
+@pytest.mark.idle
 def test_hanging_restore_is_ended_and_tried_again(t):
     scene = Scene(t)
     guard = t.guard(scene.host, *CHAIN_ALONE, env=hanging_once(t, scene, "*-restore*")).ready()
     with OnTime(guard):
         scene.scan()
         line = guard.wait_line("Block failed: ", 14)
-        check("iptables-restore did not end in time; it is tried again" in line, line)
+        assert "iptables-restore did not end in time; it is tried again" in line, line
         guard.wait_line(" Blocked: ", 6)
-    equal(total(guard, "block_failures_total", reason="timeout"), 1, "block_failures_total")
-    equal(total(guard, "firewall_commands_total", exit="timeout"), 1, "firewall_commands_total")
-    check(not scene.reaches(seconds=0.3), "it is blocked")
+    assert total(guard, "block_failures_total", reason="timeout") == 1, "block_failures_total"
+    assert total(guard, "firewall_commands_total", exit="timeout") == 1, "firewall_commands_total"
+    assert not scene.reaches(seconds=0.3), "it is blocked"
 
 
-@idle
+@pytest.mark.idle
 def test_hanging_listing_is_ended_and_tried_again(t):
     scene = Scene(t)
     guard = t.guard(scene.host, *CHAIN_ALONE, env=hanging_once(t, scene, '"iptables "*-S')).ready()
@@ -662,10 +670,10 @@ def test_hanging_listing_is_ended_and_tried_again(t):
         scene.scan()
         guard.wait_line("Port scan", 4)
         guard.wait_line(" Blocked: ", 16)
-    equal(guard.error_output(), ["tcpparser: iptables did not end in time; it is tried again"],
-          "stderr")
-    equal(total(guard, "firewall_commands_total", exit="timeout"), 1, "firewall_commands_total")
-    check(not scene.reaches(seconds=0.3), "it is blocked")
+    assert guard.error_output() == ["tcpparser: iptables did not end in time; it is tried again"], (
+        "stderr")
+    assert total(guard, "firewall_commands_total", exit="timeout") == 1, "firewall_commands_total"
+    assert not scene.reaches(seconds=0.3), "it is blocked"
 
 
 # What each tool does, what stands on stderr.
@@ -680,7 +688,7 @@ UNUSABLE = {
 }
 
 
-@cases(*UNUSABLE)
+@pytest.mark.parametrize("fault", UNUSABLE)
 def test_unusable_iptables_is_reported_and_tried_again(t, fault):
     text, words = UNUSABLE[fault]
     scene = Scene(t)
@@ -696,19 +704,19 @@ def test_unusable_iptables_is_reported_and_tried_again(t, fault):
         scene.scan()
         guard.wait_line(" Block failed: +10.77.0.2 the firewall cannot be used yet; it is tried")
         said = wait_for(lambda: len(said_of_tools(guard)) >= 2 and said_of_tools(guard), "stderr")
-        equal(total(guard, "block_failures_total"), 1, "block_failures_total")
-        equal(guard.metric("tcpparser_firewall_up"), 0, "firewall_up")
+        assert total(guard, "block_failures_total") == 1, "block_failures_total"
+        assert guard.metric("tcpparser_firewall_up") == 0, "firewall_up"
         for name in os.listdir(scene.firewall.folder):
             path = os.path.join(folder, name)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             os.symlink(os.path.realpath(os.path.join(scene.firewall.folder, name)), path)
         guard.wait_line(" Blocked: ", 10)
-    equal([line.split(":", 1)[1][:len(f" {tool} {words}")] for tool, line
-           in zip(("iptables", "ip6tables"), sorted(said, reverse=True))],
-          [f" {tool} {words}" for tool in ("iptables", "ip6tables")], "stderr")
-    equal(len(said_of_tools(guard)), 2, f"lines on stderr: {guard.error_output()}")
-    check(not scene.reaches(seconds=0.3), "it is blocked")
+    assert ([line.split(":", 1)[1][:len(f" {tool} {words}")] for tool, line
+             in zip(("iptables", "ip6tables"), sorted(said, reverse=True))]
+            == [f" {tool} {words}" for tool in ("iptables", "ip6tables")]), "stderr"
+    assert len(said_of_tools(guard)) == 2, f"lines on stderr: {guard.error_output()}"
+    assert not scene.reaches(seconds=0.3), "it is blocked"
 
 
 def test_listing_of_10_mb(t):
@@ -722,11 +730,11 @@ def test_listing_of_10_mb(t):
     with OnTime(guard):
         scene.scan()
         guard.wait_line(" Blocked: ")
-    equal(guard.metric("tcpparser_blocked_sources"), 2, "one adopted, one made")
-    equal(guard.error_output(), [], "stderr")
+    assert guard.metric("tcpparser_blocked_sources") == 2, "one adopted, one made"
+    assert guard.error_output() == [], "stderr"
 
 
-@cases("exited", "unknown")
+@pytest.mark.parametrize("words", ["exited", "unknown"])
 def test_old_iptables_without_wait(t, words):
     """Before 1.4.20, restore before 1.6.2: `unknown option '-w'`, exit 2."""
     scene = Scene(t)
@@ -737,14 +745,14 @@ def test_old_iptables_without_wait(t, words):
     guard = t.guard(scene.host, env=env).ready()
     scene.scan()
     guard.wait_line(" Blocked: ")
-    equal((guard.error_output(), guard.matching("failed")), ([], []), "errors")
+    assert (guard.error_output(), guard.matching("failed")) == ([], []), "errors"
     for word, status in (("--list", 0), ("--unblock=10.77.0.2", 0), ("--unblock=10.77.0.2", 1)):
         done = scene.host.run(t.binary, word, env=env)
-        equal(done.returncode, status, f"{word}: {done.stderr!r}; exit status")
-    check(scene.reaches(seconds=5), "it is back")
+        assert done.returncode == status, f"{word}: {done.stderr!r}; exit status"
+    assert scene.reaches(seconds=5), "it is back"
 
 
-@cases("comment", "addrtype")
+@pytest.mark.parametrize("match", ["comment", "addrtype"])
 def test_kernels_that_refuse_a_match(t, match):
     """Rules go in without it, which is said once, and they end in time."""
     scene = Scene(t)
@@ -756,15 +764,15 @@ def test_kernels_that_refuse_a_match(t, match):
     scene.scan()
     guard.wait_line(" Blocked: ")
     rules = [rule for rule in scene.firewall.rules(scene.host) if "-s 10.77.0.2/32" in rule]
-    check(len(rules) == 1 and f"-m {match}" not in rules[0], f"{rules}")
+    assert len(rules) == 1 and f"-m {match}" not in rules[0], f"{rules}"
     said = [line for line in guard.error_output() if f"the match {match} is refused" in line]
-    equal(len(said), 1, f"words about it in {guard.error_output()}")
+    assert len(said) == 1, f"words about it in {guard.error_output()}"
     guard.wait_line(" Unblocked: ")
-    check(scene.reaches(seconds=5), "it is back")
+    assert scene.reaches(seconds=5), "it is back"
 
 
-@alone
-@cases(*BACKENDS)
+@pytest.mark.alone
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_thousand_sources_in_one_reading(t, backend):
     """`auto`, which has sixteen in the chain where there is iptables."""
     scene = Scene(t, backend)
@@ -783,54 +791,55 @@ def test_thousand_sources_in_one_reading(t, backend):
     wait_for(lambda: len(blocked()) == len(peers), "a thousand blocks")
     took = time.monotonic() - started
     print(f"    {took:.2f} s from the start to 1,000 sources listed ({backend})", flush=True)
-    equal(blocked(), sorted(f"{peer}/32" for peer in peers), "sources")
-    check(guard.wait_line(" Blocked: "), "a line")
+    assert blocked() == sorted(f"{peer}/32" for peer in peers), "sources"
+    assert guard.wait_line(" Blocked: "), "a line"
 
 
 # ------------------------------------------------------------- list and unblock
 
 
-@cases(*BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_list_shows_what_stands(t, backend):
     scene = Scene(t, backend)
     empty = scene.firewall.product(scene.host, "--list")
-    equal((empty.returncode, empty.stdout, empty.stderr),
-          (1, "", "tcpparser: no source is blocked\n"), "--list where no source is blocked")
+    assert ((empty.returncode, empty.stdout, empty.stderr)
+            == (1, "", "tcpparser: no source is blocked\n")), "--list where no source is blocked"
     now = boot_seconds()
     feed(scene, entry("198.51.100.7/32", now + 3700, strikes=3, since=now - 100),
          entry("198.51.100.8/32", 0), entry("198.51.100.9/32", 77, OTHER_BOOT))
     feed(scene, entry("2001:db8:1:2::/64", now + 90), tool="ip6tables")
     for guard in (None, t.guard(scene.host, "--dry-run", env=scene.firewall.env).ready()):
         done = scene.firewall.product(scene.host, "--list")
-        equal((done.returncode, done.stderr), (0, ""), "exit status and stderr")
+        assert (done.returncode, done.stderr) == (0, ""), "exit status and stderr"
         lines = done.stdout.splitlines()
-        equal(lines[0].split(), "SOURCE SINCE LEFT STRIKES PORTS FIREWALL".split(), "the head")
+        assert lines[0].split() == "SOURCE SINCE LEFT STRIKES PORTS FIREWALL".split(), "the head"
         shown = {line.split()[0]: line for line in lines[1:]}
-        equal(sorted(shown), ["198.51.100.7", "198.51.100.8", "198.51.100.9",
-                              "2001:db8:1:2::/64"], "sources")
+        assert sorted(shown) == ["198.51.100.7", "198.51.100.8", "198.51.100.9",
+                                 "2001:db8:1:2::/64"], "sources"
         ends = rf" 22,25,80,443 +{backend}$"
         for source, wanted in (("198.51.100.7", r" \d+-\d\d-\d\d \d\d:\d\d:\d\d 1h1m +3 +"),
                                ("198.51.100.8", " for ever +1 +"),
                                ("198.51.100.9", r" before this boot +\? +\? +"),
                                ("2001:db8:1:2::/64", r" 1m(30|2\d)s +1 +")):
-            check(re.search(wanted + ends, shown[source]), f"{wanted} in {shown[source]!r}")
+            assert re.search(wanted + ends, shown[source]), f"{wanted} in {shown[source]!r}"
         since = time.strptime(shown["198.51.100.7"][44:63], "%Y-%m-%d %H:%M:%S")
         age = time.mktime(time.gmtime()) - time.mktime(since)
-        check(98 <= age <= 115, f"since {age} s")
+        assert 98 <= age <= 115, f"since {age} s"
 
 
-@cases("--list", "--unblock=all")
+@pytest.mark.parametrize("command", ["--list", "--unblock=all"])
 def test_commands_without_any_firewall(t, command):
     """What cannot be looked at is not called empty."""
     done = t.namespace("host").run(*traffic.deaf("netfilter"), t.binary, command,
                                    env={"PATH": t.folder("path-empty")})
-    equal((done.returncode, done.stdout), (1, ""), "exit status and output")
+    assert (done.returncode, done.stdout) == (1, ""), "exit status and output"
     words = "listed" if command == "--list" else "changed"
-    equal(done.stderr.splitlines()[0], f"tcpparser: the firewall cannot be {words}: "
-          "not permitted, or no iptables here", "stderr")
+    assert (done.stderr.splitlines()[0]
+            == f"tcpparser: the firewall cannot be {words}: "
+"not permitted, or no iptables here"), "stderr"
 
 
-@cases("iptables", "ip6tables")
+@pytest.mark.parametrize("missing", ["iptables", "ip6tables"])
 def test_commands_without_one_of_the_tools(t, missing):
     """And without nf_tables."""
     host, folder = t.namespace("host"), t.folder("tools")
@@ -840,12 +849,12 @@ def test_commands_without_one_of_the_tools(t, missing):
             os.symlink(os.path.realpath(f"{legacy}/{tool}"), os.path.join(folder, tool))
     for command, be in (("--list", "listed"), ("--unblock=all", "changed")):
         done = host.run(*traffic.deaf("netfilter"), t.binary, command, env={"PATH": folder})
-        equal((done.returncode, done.stdout, done.stderr.splitlines()[0]),
-              (1, "", f"tcpparser: {missing} cannot be {be}: not permitted, or no {missing} here"),
-              command)
+        assert ((done.returncode, done.stdout, done.stderr.splitlines()[0])
+                == (1, "", f"tcpparser: {missing} cannot be {be}: not permitted, or no {missing} here")), (
+            command)
 
 
-@cases(*BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_unblock_without_a_daemon(t, backend):
     scene = Scene(t, backend)
     before = scene.firewall.everything(scene.host)
@@ -855,41 +864,44 @@ def test_unblock_without_a_daemon(t, backend):
 
     def unblock(target, status, words):
         done = scene.firewall.product(scene.host, "--unblock", target)
-        equal((done.returncode, done.stdout + done.stderr), (status, words), f"--unblock {target}")
+        assert (done.returncode, done.stdout + done.stderr) == (status, words), (
+            f"--unblock {target}")
 
     unblock("192.0.2.1", 1, "tcpparser: no such block\n")
-    check(not scene.reaches(seconds=0.3), "it is blocked")
+    assert not scene.reaches(seconds=0.3), "it is blocked"
     unblock("10.77.0.2", 0, "1 block removed\n")
-    check(scene.reaches(seconds=5), "it is back")
+    assert scene.reaches(seconds=5), "it is back"
     unblock("198.51.0.0/23", 0, "2 blocks removed\n")
     unblock("2001:db8:1:2::77", 0, "1 block removed\n")
-    equal(len(scene.entries()), 3, "entries left")
-    equal(scene.firewall.standing(scene.host, "ip6tables"), [], "IPv6 entries left")
+    assert len(scene.entries()) == 3, "entries left"
+    assert scene.firewall.standing(scene.host, "ip6tables") == [], "IPv6 entries left"
     if backend != "nft":
-        check("-N TCPPARSER" not in scene.firewall.rules(scene.host, "ip6tables"),
-              "the empty chain is gone")
+        assert "-N TCPPARSER" not in scene.firewall.rules(scene.host, "ip6tables"), (
+            "the empty chain is gone")
     unblock("all", 0, "3 blocks removed\n")
-    equal(scene.firewall.everything(scene.host), before, "rules")
+    assert scene.firewall.everything(scene.host) == before, "rules"
     unblock("all", 1, "tcpparser: no such block\n")
-    equal(scene.firewall.product(scene.host, "--unblock", "everything").returncode, 2, "exit status")
+    assert scene.firewall.product(scene.host, "--unblock", "everything").returncode == 2, (
+        "exit status")
 
 
-@cases(("iptables-nft", "v4", "address"), ("iptables-nft", "v6", "address"),
-       ("iptables-legacy", "v4", "network"), ("iptables-nft", "v4", "all"),
-       ("nft", "v4", "address"), ("nft", "v6", "address"), ("nft", "v4", "network"),
-       ("nft", "v4", "all"))
+@pytest.mark.parametrize("backend, family, target", [
+    ("iptables-nft", "v4", "address"), ("iptables-nft", "v6", "address"),
+    ("iptables-legacy", "v4", "network"), ("iptables-nft", "v4", "all"),
+    ("nft", "v4", "address"), ("nft", "v6", "address"), ("nft", "v4", "network"),
+    ("nft", "v4", "all")])
 def test_unblock_beside_a_daemon(t, backend, family, target):
     scene = quick_scene(t, backend, family, "--block-time", "10m,1h")
     scene.guard = scene.start()
     block(scene, scene.guard)
     targets = {"address": scene.family.peer, "network": "10.0.0.0/8", "all": "all"}
     done = scene.firewall.product(scene.host, "--unblock", targets[target])
-    equal((done.returncode, done.stdout), (0, "1 block removed\n"), "--unblock")
-    check(scene.reaches(seconds=5), "it is back at once")
+    assert (done.returncode, done.stdout) == (0, "1 block removed\n"), "--unblock"
+    assert scene.reaches(seconds=5), "it is back at once"
     unblocked_from_outside(scene, scene.family.peer, by=scene.firewall.unblocker)
     wait_for(lambda: is_untouched(scene), "the daemon removes what is empty", PERIOD)
     scene.guard.wait_readings(2)
-    equal(len(scene.guard.matching("Port scan")), 1, "old connections lead to no block")
+    assert len(scene.guard.matching("Port scan")) == 1, "old connections lead to no block"
     scene.scan()
     wait_for(lambda: len(scene.guard.matching(" Blocked:")) == 2, "the second block")
-    check(" for 10m," in scene.guard.matching(" Blocked:")[1], "that strike did not count")
+    assert " for 10m," in scene.guard.matching(" Blocked:")[1], "that strike did not count"

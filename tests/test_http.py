@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 
-from harness import alone, broken_firewall, cases, check, equal, need, samples, wait_for
+import pytest
+
+from harness import broken_firewall, need, samples, wait_for
 from test_files import fixture
 from test_firewall import entry
 
@@ -39,7 +41,7 @@ class Response:
             return stream.read()
         length = int(self.headers["content-length"])
         body = stream.read(length)
-        equal(len(body), length, "bytes of body")
+        assert len(body) == length, "bytes of body"
         return body
 
 
@@ -105,17 +107,17 @@ def check_row(host, name, request, status, goes_on):
     with client(host) as (sock, stream):
         sock.sendall(request)
         answer = Response(stream, request.startswith(b"HEAD"))
-        equal((answer.status, answer.version), (status, "HTTP/1.1"), f"answer to {name}")
-        check(re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", answer.headers["date"]),
-              f"Date of {name}: {answer.headers['date']!r}")
-        equal("allow" in answer.headers, status == 405, f"Allow in the answer to {name}")
+        assert (answer.status, answer.version) == (status, "HTTP/1.1"), f"answer to {name}"
+        assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", answer.headers["date"]), (
+            f"Date of {name}: {answer.headers['date']!r}")
+        assert ("allow" in answer.headers) == (status == 405), f"Allow in the answer to {name}"
         if goes_on:
-            check(answer.headers.get("connection") != "close", f"{name} is answered with close")
+            assert answer.headers.get("connection") != "close", f"{name} is answered with close"
             sock.sendall(get("/healthz"))
-            equal(Response(stream).status, 200, f"what follows {name}")
+            assert Response(stream).status == 200, f"what follows {name}"
         else:
-            equal(answer.headers.get("connection"), "close", f"Connection of {name}")
-            equal(stream.read(), b"", f"what follows {name}")
+            assert answer.headers.get("connection") == "close", f"Connection of {name}"
+            assert stream.read() == b"", f"what follows {name}"
 
 
 def test_every_kind_of_request(t):
@@ -132,7 +134,7 @@ def test_request_in_single_bytes(t):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in get("/healthz"):
             sock.sendall(bytes([byte]))
-        equal(Response(stream).status, 200, "status")
+        assert Response(stream).status == 200, "status"
 
 
 def test_pipelined_requests_are_answered_in_order(t):
@@ -142,7 +144,7 @@ def test_pipelined_requests_are_answered_in_order(t):
     with client(host) as (sock, stream):
         sock.sendall(b"".join(get(path) for path, _ in wanted))
         statuses = [Response(stream).status for _ in wanted]
-        equal(statuses, [status for _, status in wanted], "statuses")
+        assert statuses == [status for _, status in wanted], "statuses"
 
 
 def test_half_closed_client_gets_its_answers(t):
@@ -152,11 +154,11 @@ def test_half_closed_client_gets_its_answers(t):
         sock.sendall(get("/metrics") * 3)
         sock.shutdown(socket.SHUT_WR)
         for _ in range(3):
-            check(Response(stream).body.endswith(b"\n"), "an answer was cut")
-        equal(stream.read(), b"", "what follows")
+            assert Response(stream).body.endswith(b"\n"), "an answer was cut"
+        assert stream.read() == b"", "what follows"
 
 
-@cases("long line", "two lengths", "chunked body", "nul")
+@pytest.mark.parametrize("name", ["long line", "two lengths", "chunked body", "nul"])
 def test_no_reset_eats_an_answer(t, name):
     """The client goes on sending before it reads: with a plain close its
     kernel would get a reset and drop the answer."""
@@ -168,8 +170,8 @@ def test_no_reset_eats_an_answer(t, name):
         for _ in range(20):
             sock.sendall(b"x" * 1_000)
             time.sleep(0.01)
-        equal(Response(stream).status, status, "status")
-        equal(stream.read(), b"", "what follows")
+        assert Response(stream).status == status, "status"
+        assert stream.read() == b"", "what follows"
 
 
 def test_no_reset_eats_an_answer_that_is_taken_slowly(t):
@@ -186,9 +188,10 @@ def test_no_reset_eats_an_answer_that_is_taken_slowly(t):
         sock.sendall(b"\r\n")
         time.sleep(0.2)
         answer = Response(stream)
-        equal(answer.status, 200, "status")
-        check(answer.body.endswith(b"\n") and len(answer.body) > 10_000, f"{len(answer.body)} bytes")
-        equal(stream.read(), b"", "what follows")
+        assert answer.status == 200, "status"
+        assert answer.body.endswith(b"\n") and len(answer.body) > 10_000, (
+            f"{len(answer.body)} bytes")
+        assert stream.read() == b"", "what follows"
 
 
 def test_slow_head_is_answered_408(t):
@@ -198,10 +201,10 @@ def test_slow_head_is_answered_408(t):
         started = time.monotonic()
         sock.sendall(b"GET / HT")
         sock.settimeout(15)
-        equal(Response(stream).status, 408, "status")
+        assert Response(stream).status == 408, "status"
         took = time.monotonic() - started
-        check(4.5 <= took <= 9, f"after {took:.1f} s")
-        equal(silent.read(), b"", "words to a client that asked nothing")
+        assert 4.5 <= took <= 9, f"after {took:.1f} s"
+        assert silent.read() == b"", "words to a client that asked nothing"
 
 
 # ------------------------------------------------------- healthz and blocked
@@ -212,7 +215,7 @@ def test_healthz_shows_the_firewall(t):
     t.guard(host, "--firewall=iptables", env=broken_firewall(t, "exit 3\n"))
     wait_for(lambda: host.listens_at(HOME, PORT), "a listener")
     wait_for(lambda: b"firewall" in ask(host, get("/healthz")).body, "the reason")
-    equal(ask(host, get("/healthz")).status, 503, "status")
+    assert ask(host, get("/healthz")).status == 503, "status"
 
 
 def test_healthz_shows_readings(t):
@@ -220,10 +223,10 @@ def test_healthz_shows_readings(t):
     folder = fixture(t, [])
     t.guard(host, "--dry-run", "--proc", folder).ready()
     answer = ask(host, get("/healthz"))
-    equal((answer.status, answer.body), (200, b"ok\n"), "healthz")
+    assert (answer.status, answer.body) == (200, b"ok\n"), "healthz"
     os.rename(os.path.join(folder, "net"), os.path.join(folder, "gone"))
     wait_for(lambda: ask(host, get("/healthz")).status == 503, "503")
-    check(b"reading" in ask(host, get("/healthz")).body, "it does not say why")
+    assert b"reading" in ask(host, get("/healthz")).body, "it does not say why"
     os.rename(os.path.join(folder, "gone"), os.path.join(folder, "net"))
     wait_for(lambda: ask(host, get("/healthz")).status == 200, "200 again")
 
@@ -244,19 +247,20 @@ def test_blocked_is_streamed_and_for_neighbours_only(t):
     for place, address in ((lan.host, HOME), (lan.peer, lan.host_v4), (lan.peer, lan.host_v6)):
         for version in ("1.1", "1.0"):
             answer = ask(place, get("/blocked", version=version), address=address)
-            equal(answer.status, 200, f"status at {address}")
+            assert answer.status == 200, f"status at {address}"
             lines = answer.body.decode().split("\n")
-            equal((len(lines), lines[-1]), (BLOCKS + 1, ""), f"lines in HTTP/{version}")
-            equal({line.removesuffix("/32") for line in lines[:-1]},
-                  {source.removesuffix("/32") for source in sources}, "sources")
+            assert (len(lines), lines[-1]) == (BLOCKS + 1, ""), f"lines in HTTP/{version}"
+            assert ({line.removesuffix("/32") for line in lines[:-1]}
+                    == {source.removesuffix("/32") for source in sources}), "sources"
     far = {"address": lan.host_v4, "source": FAR}
-    equal(ask(lan.peer, get("/blocked"), **far).status, 403, "status for a stranger")
-    equal(ask(lan.peer, get("/metrics"), **far).status, 200, "metrics for a stranger")
+    assert ask(lan.peer, get("/blocked"), **far).status == 403, "status for a stranger"
+    assert ask(lan.peer, get("/metrics"), **far).status == 200, "metrics for a stranger"
     with client(lan.host) as (sock, stream):
         sock.sendall(get("/healthz") + get("/blocked", method="HEAD") + get("/healthz"))
-        equal(Response(stream).body, b"ok\n", "what comes first")
-        equal(Response(stream, is_head=True).headers["connection"], "close", "HEAD of a long list")
-        equal(stream.read(), b"", "what follows")
+        assert Response(stream).body == b"ok\n", "what comes first"
+        assert Response(stream, is_head=True).headers["connection"] == "close", (
+            "HEAD of a long list")
+        assert stream.read() == b"", "what follows"
 
 
 def test_blocked_is_for_allowed_clients(t):
@@ -265,7 +269,7 @@ def test_blocked_is_for_allowed_clients(t):
     lan.host.ip(f"route add {FAR}/32 via {lan.peer_v4}")
     t.guard(lan.host, "--dry-run", "--allow", "10.51.100.0/24").ready()
     answer = ask(lan.peer, get("/blocked"), address=lan.host_v4, source=FAR)
-    equal((answer.status, answer.body), (200, b""), "an allowed stranger")
+    assert (answer.status, answer.body) == (200, b""), "an allowed stranger"
 
 
 # ------------------------------------------------------------------- hostile
@@ -277,7 +281,7 @@ def cpu(pid):
         return int(file.read().split()[0]) / 1e9
 
 
-@cases(20, 40)
+@pytest.mark.parametrize("limit", [20, 40])
 def test_few_descriptors_starve_no_client(t, limit):
     """Idle clients take every descriptor there is; the newest is served all
     the same, and so is the firewall."""
@@ -289,14 +293,14 @@ def test_few_descriptors_starve_no_client(t, limit):
     idle = [lan.host.connect(HOME, PORT) for _ in range(100)]
     for _ in range(5):
         started = time.monotonic()
-        equal(ask(lan.host, get("/metrics")).status, 200, "status")
-        check(time.monotonic() - started < 3, "a scrape had to wait")
+        assert ask(lan.host, get("/metrics")).status == 200, "status"
+        assert time.monotonic() - started < 3, "a scrape had to wait"
     before = cpu(guard.pid)
     time.sleep(1)
-    check(cpu(guard.pid) - before < 0.3, "it spins")
+    assert cpu(guard.pid) - before < 0.3, "it spins"
     held = [lan.peer.connect(lan.host_v4, port) for port in PORTS]
     guard.wait_line("Blocked: ")
-    equal((len(idle), len(held)), (100, len(PORTS)), "connections held")
+    assert (len(idle), len(held)) == (100, len(PORTS)), "connections held"
 
 
 class Load:
@@ -313,7 +317,7 @@ class Load:
 
     def __enter__(self):
         for process in self.processes:
-            equal(process.stdout.readline(), "ready\n", "the load")
+            assert process.stdout.readline() == "ready\n", "the load"
         return self
 
     def __exit__(self, *_):
@@ -364,7 +368,7 @@ def settled(host, pid):
     """Memory once it grew no more for two seconds: soon, if ever."""
     sizes = [0]
     while len(sizes) < 2 or sizes[-1] != sizes[-2]:
-        check(len(sizes) <= 20, f"KiB resident each two seconds: {sizes}")
+        assert len(sizes) <= 20, f"KiB resident each two seconds: {sizes}"
         watch(host, 2)
         sizes.append(resident(pid))
     return sizes[-1]
@@ -377,10 +381,10 @@ def touch_all_places(host):
         clients = [stack.enter_context(client(host)) for _ in range(64)]
         for sock, stream in clients:
             sock.sendall(long)
-            equal(Response(stream).status, 200, "status of a long request")
+            assert Response(stream).status == 200, "status of a long request"
 
 
-@alone
+@pytest.mark.alone
 def test_hostile_clients_delay_no_answer(t):
     """5,000 idle clients, 200 slow ones, 50 that never read and a flood of
     connections, all at once. There are only 8,000 different connections, so
@@ -396,17 +400,17 @@ def test_hostile_clients_delay_no_answer(t):
         during = resident(guard.pid)
         accepted = guard.metric("tcpparser_http_clients_accepted_total")
     after = resident(guard.pid)
-    check(accepted > 5_250, f"only {accepted} clients came")
-    check(len(took) > 5, f"only {len(took)} scrapes")
+    assert accepted > 5_250, f"only {accepted} clients came"
+    assert len(took) > 5, f"only {len(took)} scrapes"
     # A SYN that finds the queue full is sent again a second later; Prometheus
     # waits for ten.
-    check(statistics.median(took) < 1 and max(took) < 5,
-          f"scrapes took {statistics.median(took):.3f} s, at most {max(took):.3f} s")
+    assert statistics.median(took) < 1 and max(took) < 5, (
+        f"scrapes took {statistics.median(took):.3f} s, at most {max(took):.3f} s")
     period = (beats[-1][0] - beats[0][0]) / (beats[-1][1] - beats[0][1])
     print(f"    a scrape took {statistics.median(took) * 1e3:.1f} ms in the median, at most "
           f"{max(took) * 1e3:.0f} ms; {accepted:.0f} clients; a reading each {period:.3f} s",
           flush=True)
-    check(0.45 <= period <= 0.55, f"a reading each {period:.3f} s")
+    assert 0.45 <= period <= 0.55, f"a reading each {period:.3f} s"
     # A stack page or two is no growth.
     sizes = (before, during, after)
-    check(max(sizes) - min(sizes) <= 16, f"KiB resident before, during and after: {sizes}")
+    assert max(sizes) - min(sizes) <= 16, f"KiB resident before, during and after: {sizes}"

@@ -16,11 +16,11 @@ import socket
 import subprocess
 import tarfile
 import tempfile
-import threading
 import time
 
-from harness import (AT_END, FOLDER, HOME, Family, Guard, Skipped, cases, check, equal, must, need,
-                     run, wait_for)
+import pytest
+
+from harness import AT_END, FOLDER, HOME, Family, Guard, must, need, run, wait_for
 from test_readme import Terminal, blocks_to_type, typed
 from traffic import Nmap, touch
 
@@ -28,6 +28,8 @@ ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 ARCHIVE = "target/image/tcpparser.tar"
 # What configuration, manifest and tar headers may add to the program.
 BYTES_MORE = 16 * 1024
+# One worker has all of them: the image is built and loaded once.
+pytestmark = pytest.mark.xdist_group("image")
 PORTS = (22, 25, 80, 443)
 NAMES = itertools.count(1)
 # No systemd and no more files than this machine may give.
@@ -53,26 +55,24 @@ class Engines:
     """podman and buildah in a mount namespace where /run and /dev/shm are their
     own: what they leave there and what they mount is gone with this process."""
 
-    lock = threading.Lock()
     folder = None
 
     @classmethod
     def path(cls):
         """A PATH folder that holds them."""
-        with cls.lock:
-            if cls.folder is None:
-                cls.folder = cls.apart()
+        if cls.folder is None:
+            cls.folder = cls.apart()
         return cls.folder
 
     @staticmethod
     def apart():
         if os.geteuid() != 0:
-            raise Skipped("containers of the test need root")
+            pytest.skip("containers of the test need root")
         need("unshare", "nsenter")
         holder = subprocess.Popen(["unshare", "--mount", "sh", "-c", APART],
                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         if holder.stdout.readline() != b"apart\n":
-            raise Skipped("no mount namespace for containers here")
+            pytest.skip("no mount namespace for containers here")
         AT_END.append(holder.kill)
         folder = tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-")
         for name in filter(shutil.which, ("podman", "buildah")):
@@ -117,24 +117,22 @@ def make_image(t, name, engine, **environment):
 class Loaded:
     """The image, built once, saved, and loaded into another storage."""
 
-    lock = threading.Lock()
     env = None
     why_not = None  # no container runs here, whatever its image
 
     @classmethod
     def podman(cls, t):
         """The environment for a podman that has it."""
-        with cls.lock:
-            if cls.why_not:
-                raise Skipped(cls.why_not)
-            if cls.env is None:
-                folder = tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-")
-                env = storage(folder)
-                archive = make_image(t, "loaded", "buildah")
-                said = must(*PODMAN, "load", "-i", archive, env=env)
-                check(re.search(r"tcpparser:latest$", said.strip()), f"loaded: {said!r}")
-                cls.probe(t, env)
-                cls.env = env
+        if cls.why_not:
+            pytest.skip(cls.why_not)
+        if cls.env is None:
+            folder = tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-")
+            env = storage(folder)
+            archive = make_image(t, "loaded", "buildah")
+            said = must(*PODMAN, "load", "-i", archive, env=env)
+            assert re.search(r"tcpparser:latest$", said.strip()), f"loaded: {said!r}"
+            cls.probe(t, env)
+            cls.env = env
         return cls.env
 
     @classmethod
@@ -147,7 +145,7 @@ class Loaded:
                    env=env)
         if done.returncode in (125, 126, 127):
             cls.why_not = f"no containers here: {done.stderr.strip().rpartition(chr(10))[2]}"
-            raise Skipped(cls.why_not)
+            pytest.skip(cls.why_not)
 
 
 class Container(Guard):
@@ -167,7 +165,7 @@ class Container(Guard):
 
     def inspected(self, what):
         done = self.podman("inspect", "--format", "{{" + what + "}}", self.name)
-        equal(done.returncode, 0, done.stderr)
+        assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
     def exec(self, *arguments):
@@ -204,7 +202,7 @@ class Scene:
         flags = ("-6",) if self.family.is_v6 else ()
         said = Nmap(self.peer, *flags, "-sT", "-Pn", "-p", ",".join(map(str, PORTS)),
                     self.family.host).wait()
-        check("scanned" in said, said)
+        assert "scanned" in said, said
 
     def wait_blocked(self):
         self.guard.wait_line("Blocked: ")
@@ -218,35 +216,35 @@ class Scene:
         os.kill(process, signal.SIGTERM)
         # Less than the ten seconds after which an engine kills it.
         wait_for(lambda: not os.path.exists(f"/proc/{process}/exe"), "its end", 5)
-        equal(self.guard.wait_exit(), 0, "exit status")
+        assert self.guard.wait_exit() == 0, "exit status"
 
 
 def is_blocked_until_lifted(scene):
     """The whole scenario: a scan is blocked, shown, and undone."""
     guard = scene.guard
-    equal(guard.errors, [], "errors")
-    check(scene.reaches(seconds=5), "the services answer")
+    assert guard.errors == [], "errors"
+    assert scene.reaches(seconds=5), "the services answer"
     scene.scan()
     scene.wait_blocked()
-    check(not scene.reaches(), "new connections fail")
-    check(scene.reaches(scene.family.friend, 5), "another source goes on")
-    equal(guard.metric("tcpparser_blocks_total"), 1, "blocks_total")
-    equal(guard.metric("tcpparser_firewall_up"), 1, "firewall_up")
-    equal(guard.podman("healthcheck", "run", guard.name).returncode, 0, "healthcheck")
+    assert not scene.reaches(), "new connections fail"
+    assert scene.reaches(scene.family.friend, 5), "another source goes on"
+    assert guard.metric("tcpparser_blocks_total") == 1, "blocks_total"
+    assert guard.metric("tcpparser_firewall_up") == 1, "firewall_up"
+    assert guard.podman("healthcheck", "run", guard.name).returncode == 0, "healthcheck"
     undo = re.search(r"undo: tcpparser (.*)$", guard.wait_line("Blocked: "))
     listed = guard.exec("--list", *undo[1].split()[2:])
-    check(scene.family.peer in listed.stdout, f"--list: {listed}")
-    equal(guard.exec(*undo[1].split()).returncode, 0, f"exit status of {undo[0]}")
-    check(scene.reaches(seconds=5), "the source is back")
+    assert scene.family.peer in listed.stdout, f"--list: {listed}"
+    assert guard.exec(*undo[1].split()).returncode == 0, f"exit status of {undo[0]}"
+    assert scene.reaches(seconds=5), "the source is back"
 
 
-@cases("v4", "v6")
+@pytest.mark.parametrize("family", ["v4", "v6"])
 def test_it_blocks_with_one_capability_and_nothing_else(t, family):
     """No tool, no shell, no file to write to, no right but NET_ADMIN."""
     scene = Scene(t, family).start()
     is_blocked_until_lifted(scene)
     scene.stop()
-    check(scene.firewall.is_untouched(scene.host), "a table without blocks")
+    assert scene.firewall.is_untouched(scene.host), "a table without blocks"
 
 
 def default():
@@ -268,7 +266,7 @@ def host_tools(t, flavour):
     return options
 
 
-@cases(("nft", "v4"), ("nft", "v6"), ("legacy", "v4"))
+@pytest.mark.parametrize("flavour, family", [("nft", "v4"), ("nft", "v6"), ("legacy", "v4")])
 def test_the_iptables_of_its_host_blocks(t, flavour, family):
     scene = Scene(t, family, flavour)
     scene.start("--firewall", "iptables", options=host_tools(t, flavour))
@@ -293,10 +291,10 @@ def test_where_nothing_blocks_the_way_out_is_said_and_is_one(t):
     scene.start(options=seccomp)
     said = wait_for(lambda: [line for line in scene.guard.error_output() if WAY_OUT in line],
                     "the way out")
-    equal(len(said), 1, f"it is said once, {scene.guard.error_output()}")
+    assert len(said) == 1, f"it is said once, {scene.guard.error_output()}"
     scene.scan()
     scene.guard.wait_line("Block failed: ")
-    equal(scene.guard.metric("tcpparser_firewall_up"), 0, "firewall_up")
+    assert scene.guard.metric("tcpparser_firewall_up") == 0, "firewall_up"
     scene.stop()
     scene.start(options=(*seccomp, *host_tools(t, "legacy")))
     is_blocked_until_lifted(scene)
@@ -308,15 +306,15 @@ def test_another_container_lists_and_unblocks(t):
     scene.scan()
     scene.wait_blocked()
     scene.stop()
-    check(not scene.reaches(), "the block stays")
+    assert not scene.reaches(), "the block stays"
     done = once(t, scene.host, "--list")
-    equal(done.returncode, 0, f"--list: {done}")
-    check(re.search(r"^10\.77\.0\.2 .* nft$", done.stdout, re.M), f"--list: {done}")
-    equal(once(t, scene.host, "--healthcheck").returncode, 1, "no daemon is well")
+    assert done.returncode == 0, f"--list: {done}"
+    assert re.search(r"^10\.77\.0\.2 .* nft$", done.stdout, re.M), f"--list: {done}"
+    assert once(t, scene.host, "--healthcheck").returncode == 1, "no daemon is well"
     done = once(t, scene.host, "--unblock", "all")
-    equal(done.returncode, 0, f"--unblock: {done}")
-    check(scene.reaches(seconds=5), "the source is back")
-    check(scene.firewall.is_untouched(scene.host), "a table without blocks")
+    assert done.returncode == 0, f"--unblock: {done}"
+    assert scene.reaches(seconds=5), "the source is back"
+    assert scene.firewall.is_untouched(scene.host), "a table without blocks"
 
 
 def docker(t):
@@ -353,7 +351,7 @@ def test_commands_of_README(t):
                  "an answer")
         touch(lan.peer, lan.host_v4, *PORTS)
         wait_for(lambda: firewall.blocks(lan.host, f"{lan.peer_v4}/32"), "a block")
-        check(not lan.peer.connects(lan.host_v4, 22), "new connections fail")
+        assert not lan.peer.connects(lan.host_v4, 22), "new connections fail"
 
     try:
         for line in build:
@@ -361,18 +359,18 @@ def test_commands_of_README(t):
         _, load_it, run_it = load
         type_line(load_it)
         guard = Terminal(t, lan.host, run_it, env, folder).ready()
-        equal(guard.control_c(), 0, "exit status")
+        assert guard.control_c() == 0, "exit status"
 
         start, logs, list_, *others = keep
         type_line(start)
         scan(firewalls[0])
-        check("Blocked: " in type_line(logs), logs)
-        check(lan.peer_v4 in type_line(list_), list_)
+        assert "Blocked: " in type_line(logs), logs
+        assert lan.peer_v4 in type_line(list_), list_
         for line in others:
             type_line(line)
-        check(not lan.peer.connects(lan.host_v4, 22), "the block outlasts the container")
+        assert not lan.peer.connects(lan.host_v4, 22), "the block outlasts the container"
         type_line(lift[0])
-        check(lan.peer.connects(lan.host_v4, 22, seconds=5), "the source is back")
+        assert lan.peer.connects(lan.host_v4, 22, seconds=5), "the source is back"
 
         type_line(door[0])
         scan(firewalls[1])
@@ -389,10 +387,10 @@ def test_local_time_is_that_of_TZ(t):
         options = ("-e", f"TZ={zone}") if zone else ()
         done = once(t, lan.host, "--once", options=options)
         stamp = re.search(r"^(\S+ \S+):     New connection", done.stdout, re.M)
-        check(stamp, f"--once: {done}")
+        assert stamp, f"--once: {done}"
         seconds[zone] = time.mktime(time.strptime(stamp[1], "%Y-%m-%d %H:%M:%S"))
     ahead = seconds["XXX-5"] - seconds[""]
-    check(5 * 3600 <= ahead < 5 * 3600 + 15, f"{ahead} s ahead of UTC")
+    assert 5 * 3600 <= ahead < 5 * 3600 + 15, f"{ahead} s ahead of UTC"
     client.close()
 
 
@@ -415,23 +413,24 @@ def test_image_is_the_one_file(t):
     archive = make_image(t, "image", "buildah")
     manifest, config, files = contents(archive)
     more = os.path.getsize(archive) - os.path.getsize(t.binary)
-    check(0 < more <= BYTES_MORE, f"{ARCHIVE} has {more} bytes more than the program")
-    equal(manifest["RepoTags"], ["tcpparser:latest"], "name")
-    equal(len(config["rootfs"]["diff_ids"]), 1, "layers")
-    equal([(name, file.uid, file.gid, oct(file.mode & 0o7777)) for name, file in files.items()],
-          [("bin", 0, 0, "0o755"), ("bin/tcpparser", 0, 0, "0o755")], "files")
+    assert 0 < more <= BYTES_MORE, f"{ARCHIVE} has {more} bytes more than the program"
+    assert manifest["RepoTags"] == ["tcpparser:latest"], "name"
+    assert len(config["rootfs"]["diff_ids"]) == 1, "layers"
+    assert ([(name, file.uid, file.gid, oct(file.mode & 0o7777)) for name, file in files.items()]
+            == [("bin", 0, 0, "0o755"), ("bin/tcpparser", 0, 0, "0o755")]), "files"
     config = config["config"]
-    equal(config["Entrypoint"], ["/bin/tcpparser"], "Entrypoint")
-    check(not config.get("Cmd"), "no Cmd: arguments follow the image's name")
-    equal(config["Healthcheck"]["Test"], ["CMD", "/bin/tcpparser", "--healthcheck"], "Healthcheck")
-    equal([entry.partition("=")[0] for entry in config["Env"]], ["PATH"], "Env")
+    assert config["Entrypoint"] == ["/bin/tcpparser"], "Entrypoint"
+    assert not config.get("Cmd"), "no Cmd: arguments follow the image's name"
+    assert config["Healthcheck"]["Test"] == ["CMD", "/bin/tcpparser", "--healthcheck"], (
+        "Healthcheck")
+    assert [entry.partition("=")[0] for entry in config["Env"]] == ["PATH"], "Env"
     _, version, _, revision = run(t.binary, "--version").stdout.split()
     label = "org.opencontainers.image."
     labels = {name.removeprefix(label): value for name, value in config["Labels"].items()
               if name.startswith(label)}
-    equal((labels["title"], labels["version"], labels["revision"], labels["licenses"]),
-          ("tcpparser", version, revision, "MIT"), "labels")
-    check(labels["description"], "a description")
+    assert ((labels["title"], labels["version"], labels["revision"], labels["licenses"])
+            == ("tcpparser", version, revision, "MIT")), "labels"
+    assert labels["description"], "a description"
 
 
 def test_same_files_same_image(t):
@@ -443,7 +442,7 @@ def test_same_files_same_image(t):
         os.umask(before)
     other = make_image(t, "an other", "buildah")
     with open(one, "rb") as first, open(other, "rb") as second:
-        check(first.read() == second.read(), "the archives differ")
+        assert first.read() == second.read(), "the archives differ"
 
 
 def test_missing_files_name_make_image(t):
@@ -453,7 +452,7 @@ def test_missing_files_name_make_image(t):
         shutil.copy(os.path.join(ROOT, name), folder)
     done = run("buildah", "build", "-f", "Dockerfile.scratch", "-t", "tcpparser", folder,
                env=storage(t.folder("storage")))
-    check(done.returncode != 0 and re.search("make.image", done.stderr), f"buildah: {done}")
+    assert done.returncode != 0 and re.search("make.image", done.stderr), f"buildah: {done}"
 
 
 def fake_engines(t, **scripts):
@@ -494,20 +493,20 @@ def test_docker_without_its_engine_is_passed_over(t):
     log, saved = os.path.join(t.tmp, "log"), os.path.join(t.tmp, "saved.tar")
     refuses = "exit 1\n"
     done = run("sh", script, env=fake_engines(t, docker=refuses))
-    equal(done.returncode, 1, "exit status with an engine that does not run")
-    check("install podman" in done.stderr, f"it says {done.stderr!r}")
+    assert done.returncode == 1, "exit status with an engine that does not run"
+    assert "install podman" in done.stderr, f"it says {done.stderr!r}"
     works = f'echo "${{0##*/}} $1" >>{log}\n[ $1 != push ] || cp {saved} {ARCHIVE}\n'
     env = fake_engines(t, docker=refuses, podman=refuses, buildah=works)
     ids = set()
     for _ in range(2):
         random_archive(saved)
         done = run("sh", script, env=env)
-        equal(done.returncode, 0, f"exit status: {done.stderr}")
+        assert done.returncode == 0, f"exit status: {done.stderr}"
         with tarfile.open(os.path.join(folder, ARCHIVE)) as archive:
             ids.add(json.load(archive.extractfile("manifest.json"))[0]["Config"])
-    equal(len(ids), 1, "ids")
+    assert len(ids) == 1, "ids"
     with open(log) as file:
-        equal(file.read().split()[1:10:2], ["info", "build", "push", "rmi", "pull"], "verbs")
+        assert file.read().split()[1:10:2] == ["info", "build", "push", "rmi", "pull"], "verbs"
 
 
 def test_docker_builds_from_the_same_files(t):
@@ -515,11 +514,12 @@ def test_docker_builds_from_the_same_files(t):
     log = os.path.join(t.tmp, "log")
     docker = f'echo "$*" >>{log}\n[ $1 != save ] || echo archive >"$3"\n'
     done = run("sh", os.path.join(folder, "dist/image.sh"), env=fake_engines(t, docker=docker))
-    equal(done.returncode, 0, f"exit status: {done.stderr}")
+    assert done.returncode == 0, f"exit status: {done.stderr}"
     with open(log) as file:
         info, version, build, save = file.read().splitlines()
-    equal((info, version, save), ("info", "--version", f"save -o {ARCHIVE} tcpparser:latest"), "commands")
-    check(re.search(r"^build .*-f Dockerfile\.scratch .*-t tcpparser:latest .* \.$", build), build)
+    assert (info, version, save) == ("info", "--version", f"save -o {ARCHIVE} tcpparser:latest"), (
+        "commands")
+    assert re.search(r"^build .*-f Dockerfile\.scratch .*-t tcpparser:latest .* \.$", build), build
 
 
 def test_podman_by_the_name_of_docker_builds_as_podman(t):
@@ -531,8 +531,8 @@ def test_podman_by_the_name_of_docker_builds_as_podman(t):
     docker = podman + '[ "$1" != --version ] || echo podman version 4.3.1\n'
     done = run("sh", os.path.join(folder, "dist/image.sh"),
                env=fake_engines(t, docker=docker, podman=podman))
-    equal(done.returncode, 0, f"exit status: {done.stderr}")
+    assert done.returncode == 0, f"exit status: {done.stderr}"
     with open(log) as file:
         builds = [line for line in file.read().splitlines() if " build " in line]
-    check(len(builds) == 1 and builds[0].startswith("podman ") and "--format docker" in builds[0],
-          f"builds: {builds}")
+    assert len(builds) == 1 and builds[0].startswith("podman ") and "--format docker" in builds[0], (
+        f"builds: {builds}")

@@ -6,8 +6,9 @@ import re
 import socket
 import struct
 
-from harness import (Family, STAMP, cases, check, connection_pattern, endpoint, equal,
-                     name_of, wait_for)
+import pytest
+
+from harness import Family, STAMP, connection_pattern, endpoint, name_of, wait_for
 from test_files import fixture, tcp_row
 
 NO_PEER = "No TCP peer connection established yet"
@@ -16,10 +17,10 @@ NO_PEER = "No TCP peer connection established yet"
 def test_first_lines_and_no_peer(t):
     guard = t.guard(t.lan().host).ready()
     guard.wait_line(f"^{NO_PEER}$")
-    equal(guard.output()[:3], ["tcpparser starting...", "", NO_PEER], "first lines")
+    assert guard.output()[:3] == ["tcpparser starting...", "", NO_PEER], "first lines"
 
 
-@cases("v4", "v6", "mapped")
+@pytest.mark.parametrize("name", ["v4", "v6", "mapped"])
 def test_peer_connected_to_us(t, name):
     family, lan = Family(name), t.lan()
     lan.host.listen(22, address=family.wildcard)
@@ -28,7 +29,7 @@ def test_peer_connected_to_us(t, name):
     guard.wait_line(connection_pattern(name_of(client), "->", endpoint(family.host, 22)))
 
 
-@cases("v4", "v6")
+@pytest.mark.parametrize("name", ["v4", "v6"])
 def test_we_connected_to_a_peer(t, name):
     family, lan = Family(name), t.lan()
     lan.peer.listen(443, address=family.wildcard)
@@ -55,14 +56,14 @@ def test_show_new_says_it_once(t):
     guard, client, pattern = connected(t, "--show", "new")
     guard.wait_line(pattern)
     guard.wait_readings(3)
-    equal(len(guard.matching(pattern)), 1, "lines")
+    assert len(guard.matching(pattern)) == 1, "lines"
     client.close()
 
 
 def test_show_scans_lists_nothing(t):
     guard, _, _ = connected(t, "--show", "scans")
     guard.wait_readings(3)
-    equal(guard.output(), ["tcpparser starting...", ""], "output")
+    assert guard.output() == ["tcpparser starting...", ""], "output"
 
 
 def test_closed_connections_leave_the_list(t):
@@ -98,7 +99,7 @@ def test_same_connection_by_its_inode(t):
         following = os.path.join(fixture(t, [row], name="following"), "net/tcp")
         os.replace(following, os.path.join(folder, "net/tcp"))
         guard.wait_readings(1)
-        equal(len(guard.matching("New connection")), lines, f"lines once the inode is {inode}")
+        assert len(guard.matching("New connection")) == lines, f"lines once the inode is {inode}"
 
 
 def test_link_local_peers(t):
@@ -123,8 +124,8 @@ def test_loopback_and_own_addresses_are_not_shown(t):
             for address in ("127.0.0.1", "::1", lan.host_v4, lan.host_v6)]
     guard = t.guard(lan.host).ready()
     guard.wait_readings(3)
-    equal(guard.matching("New connection"), [], "lines")
-    check(all(held), "the connections stand")
+    assert guard.matching("New connection") == [], "lines"
+    assert all(held), "the connections stand"
 
 
 def test_direction_outlives_the_listener(t):
@@ -136,11 +137,11 @@ def test_direction_outlives_the_listener(t):
     lan.host.service.remove(listener)
     guard.wait_readings(3)
     wrong = [line for line in guard.matching("New connection") if " <- " in line]
-    equal(wrong, [], "lines that turned round")
+    assert wrong == [], "lines that turned round"
     client.close()
 
 
-@cases((40080, "<-"), (8080, "->"))
+@pytest.mark.parametrize("port, arrow", [(40080, "<-"), (8080, "->")])
 def test_listener_at_another_address_does_not_count(t, port, arrow):
     """A service on loopback does not make a download's port an open one. Where
     no socket listens the arrow is a guess by the port."""
@@ -154,13 +155,13 @@ def test_listener_at_another_address_does_not_count(t, port, arrow):
     guard.wait_line(connection_pattern("10.77.0.2:443", arrow, f"10.77.0.1:{port}"))
 
 
-@cases("UTC0", "XXX-5:30")
+@pytest.mark.parametrize("zone", ["UTC0", "XXX-5:30"])
 def test_stamps_are_local_time(t, zone):
     folder = fixture(t, [tcp_row("192.0.2.1", 50000, "198.51.100.7", 443, 1)])
     ended = t.once("--once", "--proc", folder, env={"TZ": zone})
     stamp = re.match(f"({STAMP}): ", ended.lines[2])
-    check(stamp, f"no time in {ended.lines[2]!r}")
+    assert stamp, f"no time in {ended.lines[2]!r}"
     shown = datetime.datetime.strptime(stamp[1], "%Y-%m-%d %H:%M:%S")
     shift = datetime.timedelta(hours=5, minutes=30) if zone != "UTC0" else datetime.timedelta()
     now = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None) + shift
-    check(abs((shown - now).total_seconds()) < 5, f"{shown} is not {now}")
+    assert abs((shown - now).total_seconds()) < 5, f"{shown} is not {now}"

@@ -4,7 +4,9 @@ import re
 import threading
 import time
 
-from harness import alone, cases, check, equal, need, run, wait_for
+import pytest
+
+from harness import need, run, wait_for
 from test_files import fixture, tcp_row
 
 PORTS = (22, 25, 80, 443)
@@ -17,7 +19,7 @@ http_requests_total build_info""".split()
 def curl(guard, *arguments):
     """Headers and body of one request by the real curl."""
     done = guard.namespace.run("curl", "-sS", "-i", "--max-time", "5", *arguments)
-    equal(done.returncode, 0, f"curl {arguments}: {done.stderr.strip()}")
+    assert done.returncode == 0, f"curl {arguments}: {done.stderr.strip()}"
     head, _, body = done.stdout.replace("\r\n", "\n").partition("\n\n")
     first, *rest = head.split("\n")
     headers = {name.lower(): value.strip()
@@ -68,40 +70,40 @@ def faults(text):
 
 def test_our_own_checks_can_fail(t):
     good = "# HELP tcpparser_a_total A.\n# TYPE tcpparser_a_total counter\n"
-    equal(faults(good + "tcpparser_a_total 1\n"), [], "faults of a good one")
+    assert faults(good + "tcpparser_a_total 1\n") == [], "faults of a good one"
     for bad in ("tcpparser_a_total 1", "tcpparser_a_total 1\ntcpparser_a_total 1\n", "nonsense\n",
                 "other 1\n", 'tcpparser_a_total{ip="10.0.0.1"} 1\n', good + "tcpparser_a_total 1\n",
                 'tcpparser_a_total{b="1"} 1\n' + good.replace("_a_", "_b_")
                 + 'tcpparser_b_total 1\ntcpparser_a_total{b="2"} 1\n'):
-        check(faults(good + bad), f"nothing found in {bad!r}")
+        assert faults(good + bad), f"nothing found in {bad!r}"
 
 
 def test_scrape_with_curl(t):
     guard = t.guard(t.lan().host).ready()
     for path in ("/metrics", "/", "/metrics?name[]=up"):
         status, headers, body = curl(guard, f"http://127.0.0.1:3021{path}")
-        equal(status, 200, f"status of {path}")
-        check(re.fullmatch(r"text/plain; version=0\.0\.4(; charset=utf-8)?",
-                           headers["content-type"]), f"content type {headers['content-type']!r}")
-        equal(int(headers["content-length"]), len(body.encode()), "Content-Length")
-        check("tcpparser_readings_total" in body, "no readings_total")
+        assert status == 200, f"status of {path}"
+        assert re.fullmatch(r"text/plain; version=0\.0\.4(; charset=utf-8)?",
+                            headers["content-type"]), f"content type {headers['content-type']!r}"
+        assert int(headers["content-length"]) == len(body.encode()), "Content-Length"
+        assert "tcpparser_readings_total" in body, "no readings_total"
 
 
 def test_head_has_headers_only(t):
     guard = t.guard(t.lan().host).ready()
     for path in ("/metrics", "/"):
         status, headers, body = curl(guard, "-I", f"http://127.0.0.1:3021{path}")
-        equal((status, body), (200, ""), "status and body")
-        check(int(headers["content-length"]) > 0, "Content-Length")
+        assert (status, body) == (200, ""), "status and body"
+        assert int(headers["content-length"]) > 0, "Content-Length"
 
 
 def test_other_requests_are_refused(t):
     guard = t.guard(t.lan().host).ready()
-    equal(curl(guard, "http://127.0.0.1:3021/nothing")[0], 404, "status of /nothing")
-    equal(curl(guard, "-d", "x=1", "http://127.0.0.1:3021/metrics")[0], 413, "status of a POST")
+    assert curl(guard, "http://127.0.0.1:3021/nothing")[0] == 404, "status of /nothing"
+    assert curl(guard, "-d", "x=1", "http://127.0.0.1:3021/metrics")[0] == 413, "status of a POST"
     status, headers, _ = curl(guard, "-X", "DELETE", "http://127.0.0.1:3021/metrics")
-    equal(status, 405, "status of a DELETE")
-    check("GET" in headers.get("allow", ""), f"Allow: {headers.get('allow')!r}")
+    assert status == 405, "status of a DELETE"
+    assert "GET" in headers.get("allow", ""), f"Allow: {headers.get('allow')!r}"
 
 
 def test_ipv6_and_ipv4_are_served(t):
@@ -112,7 +114,7 @@ def test_ipv6_and_ipv4_are_served(t):
         url = f"http://{address}:3021/"
         done = place.run("curl", "-sSg", "--max-time", "5", "-o", "/dev/null",
                          "-w", "%{http_code}", url)
-        equal(done.stdout, "200", f"status of {url}")
+        assert done.stdout == "200", f"status of {url}"
 
 
 def test_host_without_ipv6_is_served(t):
@@ -127,36 +129,36 @@ def test_listen_option(t):
     guard.wait_line("No TCP peer")
     wait_for(lambda: lan.peer.run("curl", "-sSf", "--max-time", "5", "-o", "/dev/null",
                                   "http://10.77.0.1:8080/").returncode == 0, "an answer on 8080")
-    check(not lan.host.listens_at("127.0.0.1", 8080), "it listens on loopback too")
+    assert not lan.host.listens_at("127.0.0.1", 8080), "it listens on loopback too"
 
 
 def test_listen_none(t):
     lan = t.lan()
     guard = t.guard(lan.host, "--listen", "none")
     guard.wait_line("No TCP peer")
-    check(not lan.host.listens_at("127.0.0.1", 3021), "it listens")
+    assert not lan.host.listens_at("127.0.0.1", 3021), "it listens"
 
 
 def test_promtool_is_silent(t):
     need("promtool")
     guard = t.guard(t.lan().host).ready()
     done = run("promtool", "check", "metrics", input=body_of(guard))
-    equal((done.returncode, done.stdout + done.stderr), (0, ""), "promtool")
+    assert (done.returncode, done.stdout + done.stderr) == (0, ""), "promtool"
 
 
 def test_exposition_is_well_formed(t):
     guard = t.guard(t.lan().host).ready()
     text = body_of(guard)
-    equal(faults(text), [], "faults")
+    assert faults(text) == [], "faults"
     for name in NAMES:
-        check(f"# TYPE tcpparser_{name} " in text, f"tcpparser_{name} is missing")
+        assert f"# TYPE tcpparser_{name} " in text, f"tcpparser_{name} is missing"
     for name in ("tcpparser_port_scans_total", "tcpparser_blocks_total",
                  "tcpparser_blocked_sources"):
-        check(re.search(f"^{name} 0$", text, re.M), f"{name} does not start at 0")
+        assert re.search(f"^{name} 0$", text, re.M), f"{name} does not start at 0"
     for direction in ("in", "out"):
         for family in ("4", "6"):
             label = f'{{direction="{direction}",family="{family}"}}'
-            check(f"tcpparser_new_connections_total{label} 0\n" in text, f"no {label}")
+            assert f"tcpparser_new_connections_total{label} 0\n" in text, f"no {label}"
 
 
 def test_counters_match_the_scenario(t):
@@ -178,9 +180,9 @@ def test_counters_match_the_scenario(t):
         'tcpparser_new_connections_total{direction="in",family="6"}': 2,
         'tcpparser_new_connections_total{direction="out",family="4"}': 1,
         'tcpparser_new_connections_total{direction="out",family="6"}': 0}
-    equal({name: found.get(name) for name in expected}, expected, "samples")
-    equal(faults(body_of(guard)), [], "faults")
-    equal(len(held), 7, "connections held")
+    assert {name: found.get(name) for name in expected} == expected, "samples"
+    assert faults(body_of(guard)) == [], "faults"
+    assert len(held) == 7, "connections held"
 
 
 def test_connections_by_state(t):
@@ -200,7 +202,7 @@ def test_connections_by_state(t):
         return sum(value for name, value in established().items() if f'family="{family}"' in name)
 
     wait_for(lambda: (counted(4), counted(6)) == (3, 2), "three and two established connections")
-    equal(len(held), 5, "connections held")
+    assert len(held) == 5, "connections held"
 
 
 def test_malformed_rows_are_counted(t):
@@ -209,8 +211,8 @@ def test_malformed_rows_are_counted(t):
     guard = t.guard(host, "--dry-run", "--proc", fixture(t, [good, "torn\n", good[:30] + "\n"]))
     guard.ready()
     found = guard.scrape()
-    check(found["tcpparser_malformed_rows_total"] >= 2, "malformed_rows_total")
-    equal(found["tcpparser_malformed_rows_total"] % 2, 0, "two a reading: the rest")
+    assert found["tcpparser_malformed_rows_total"] >= 2, "malformed_rows_total"
+    assert found["tcpparser_malformed_rows_total"] % 2 == 0, "two a reading: the rest"
 
 
 def test_process_metrics_are_true(t):
@@ -219,9 +221,9 @@ def test_process_metrics_are_true(t):
     with open(f"/proc/{guard.pid}/status") as status:
         resident = int(re.search(r"VmRSS:\s+(\d+)", status.read())[1]) * 1024
     reported = found["process_resident_memory_bytes"]
-    check(0.5 * resident <= reported <= 1.5 * resident, f"{reported} reported, {resident} found")
-    check(abs(found["process_start_time_seconds"] - time.time()) < 60, "start time")
-    check(found["process_open_fds"] >= 3, "open descriptors")
+    assert 0.5 * resident <= reported <= 1.5 * resident, f"{reported} reported, {resident} found"
+    assert abs(found["process_start_time_seconds"] - time.time()) < 60, "start time"
+    assert found["process_open_fds"] >= 3, "open descriptors"
 
 
 STRANGE = {
@@ -233,7 +235,7 @@ STRANGE = {
 }
 
 
-@cases(*STRANGE)
+@pytest.mark.parametrize("name", STRANGE)
 def test_strange_requests_do_no_harm(t, name):
     host = t.lan().host
     guard = t.guard(host).ready()
@@ -242,7 +244,7 @@ def test_strange_requests_do_no_harm(t, name):
         client.sendall(STRANGE[name])
         if close_at_once:
             client.close()
-    equal(curl(guard, "http://127.0.0.1:3021/metrics")[0], 200, "status")
+    assert curl(guard, "http://127.0.0.1:3021/metrics")[0] == 200, "status"
 
 
 def test_keep_alive_serves_many(t):
@@ -252,11 +254,11 @@ def test_keep_alive_serves_many(t):
     done = host.run("curl", "-sS", "--max-time", "10", *["-o", "/dev/null", url] * 10,
                     "-w", "%{http_code} %{num_connects}\n")
     answers = [line.split() for line in done.stdout.splitlines()]
-    equal([status for status, _ in answers], ["200"] * 10, "statuses")
-    check(sum(int(made) for _, made in answers) <= 10, "connections")
+    assert [status for status, _ in answers] == ["200"] * 10, "statuses"
+    assert sum(int(made) for _, made in answers) <= 10, "connections"
 
 
-@alone
+@pytest.mark.alone
 def test_slow_clients_do_not_delay_readings(t):
     """Twenty clients that send one byte a second, over ten seconds."""
     host = t.lan().host
@@ -282,13 +284,13 @@ def test_slow_clients_do_not_delay_readings(t):
         time.sleep(10)
         started = time.monotonic()
         last = settled(guard)
-        check(time.monotonic() - started < 3, "a scrape had to wait")
+        assert time.monotonic() - started < 3, "a scrape had to wait"
     finally:
         stop.set()
         for thread in threads:
             thread.join(3)
     period = (last[1] - first[1]) / (last[0] - first[0])
-    check(0.45 <= period <= 0.55, f"a reading each {period:.3f} s")
+    assert 0.45 <= period <= 0.55, f"a reading each {period:.3f} s"
 
 
 def settled(guard):
@@ -304,5 +306,5 @@ def test_sixty_five_clients_at_once(t):
     held = [host.connect("127.0.0.1", 3021) for _ in range(100)]
     for client in held:
         client.setblocking(True)
-    equal(curl(guard, "http://127.0.0.1:3021/metrics")[0], 200, "status")
+    assert curl(guard, "http://127.0.0.1:3021/metrics")[0] == 200, "status"
     guard.wait_readings(2)

@@ -4,7 +4,6 @@ what is left at the end.
 """
 
 import contextlib
-import itertools
 import os
 import re
 import resource
@@ -14,8 +13,10 @@ import threading
 import time
 
 import traffic
-from harness import (BACKENDS, IPTABLES_NAMES, TO_HOST, Firewall, Skipped, alone, cases, check,
-                     equal, idle, link, need, real_tool, wait_for, wrapped_firewall)
+import pytest
+
+from harness import (BACKENDS, IPTABLES_NAMES, TO_HOST, Firewall, link, need, real_tool, wait_for,
+                     wrapped_firewall)
 from test_blocking import PORTS, Scene
 from test_firewall import (CHAINS, block, boot_seconds, cidr, entry, feed, is_untouched,
                            quick_scene, rows_with, said_of_tools, sources, total)
@@ -26,7 +27,7 @@ SPARED = "! -p ipv6-icmp " + TO_HOST
 def is_blocked_by(scene, guard):
     """The control: an ordinary scanner is blocked as ever."""
     block(scene, guard, scene.family.friend)
-    check(not scene.reaches(scene.family.friend, 0.3), "the scanner is blocked")
+    assert not scene.reaches(scene.family.friend, 0.3), "the scanner is blocked"
 
 
 # ------------------------------------------------------------------ neighbours
@@ -107,8 +108,9 @@ NEIGHBOURS = {"IPv4": ("10.1.0.2", "10.1.0.1", "10.3.0.2", 6),
               "IPv6": ("fd00:1::2", "fd00:1::1", "fd00:3::2", 24)}
 
 
-@idle
-@cases(*itertools.product(BACKENDS, NEIGHBOURS))
+@pytest.mark.idle
+@pytest.mark.parametrize("family", NEIGHBOURS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_neighbour_keeps_what_lies_behind_the_router(t, backend, family):
     scanner, router, far, count = NEIGHBOURS[family]
     scene = Routed(t, backend)
@@ -117,14 +119,14 @@ def test_neighbour_keeps_what_lies_behind_the_router(t, backend, family):
     held = [scene.near.connect(router, port) for port in PORTS]
     guard.wait_line(f" Blocked: +{re.escape(scanner)} ")
     lost = exchanges_lost(scene.near, far, count)
-    check(lost <= 1, f"{lost} of {count} exchanges lost behind the router")
-    check(scene.is_shut(scanner, router), "the router is shut to it")
+    assert lost <= 1, f"{lost} of {count} exchanges lost behind the router"
+    assert scene.is_shut(scanner, router), "the router is shut to it"
     if ":" in router:
-        equal(exchanges_lost(scene.near, router, 2), 2, "lost to the router itself")
+        assert exchanges_lost(scene.near, router, 2) == 2, "lost to the router itself"
     del held
 
 
-@cases(*CHAINS)
+@pytest.mark.parametrize("backend", CHAINS)
 def test_rule_of_the_older_shape_is_renewed(t, backend):
     """With its end and its strikes, and without a word."""
     scene, end = Scene(t, backend, "v6"), boot_seconds() + 300
@@ -133,37 +135,38 @@ def test_rule_of_the_older_shape_is_renewed(t, backend):
     guard = scene.start()
     wait_for(lambda: [rule for rule in scene.firewall.entries(scene.host, scene.family.tool)
                       if SPARED in rule], "the new shape")
-    equal(sources(scene), ["2001:db8:7::/64", cidr(scene)], "sources")
+    assert sources(scene) == ["2001:db8:7::/64", cidr(scene)], "sources"
     renewed = next(one for one in scene.entries() if one.local)
-    equal((renewed.end, renewed.strike, renewed.ports), (end, 3, "22,25,80,443"), "comment")
-    check(not scene.reaches(seconds=0.3), "it is still blocked")
+    assert (renewed.end, renewed.strike, renewed.ports) == (end, 3, "22,25,80,443"), "comment"
+    assert not scene.reaches(seconds=0.3), "it is still blocked"
     guard.wait_readings(2)
-    equal((guard.matching("locked"), said_of_tools(guard)), ([], []), "words")
+    assert (guard.matching("locked"), said_of_tools(guard)) == ([], []), "words"
     is_blocked_by(scene, guard)
-    equal(guard.metric("tcpparser_blocked_sources"), 3, "blocked_sources")
+    assert guard.metric("tcpparser_blocked_sources") == 3, "blocked_sources"
 
 
-@cases(*CHAINS)
+@pytest.mark.parametrize("backend", CHAINS)
 def test_both_shapes_are_listed_and_lifted(t, backend):
     scene = Scene(t, backend, "v6")
     before = scene.firewall.everything(scene.host)
     feed(scene, entry("fd00:77::8/128", 0, local=TO_HOST), entry("fd00:77::9/128", 0, local=True))
     shown = scene.firewall.product(scene.host, "--list").stdout
-    equal([line.split()[0] for line in shown.splitlines()[1:]], ["fd00:77::8", "fd00:77::9"],
-          "--list")
+    assert [line.split()[0] for line in shown.splitlines()[1:]] == ["fd00:77::8", "fd00:77::9"], (
+        "--list")
     for target in ("fd00:77::8", "fd00:77::9"):
         done = scene.firewall.product(scene.host, "--unblock", target)
-        equal((done.returncode, done.stdout), (0, "1 block removed\n"), f"--unblock {target}")
-    equal(scene.firewall.everything(scene.host), before, "rules")
+        assert (done.returncode, done.stdout) == (0, "1 block removed\n"), f"--unblock {target}"
+    assert scene.firewall.everything(scene.host) == before, "rules"
     is_blocked_by(scene, scene.start())
 
 
 # ----------------------------------------------------------------------- jumps
 
 
-@idle
-@cases(("iptables-nft", "v4", "INPUT"), ("iptables-legacy", "v4", "FORWARD"),
-       ("iptables-nft", "v6", "both"))
+@pytest.mark.idle
+@pytest.mark.parametrize("backend, family, hook", [
+    ("iptables-nft", "v4", "INPUT"), ("iptables-legacy", "v4", "FORWARD"),
+    ("iptables-nft", "v6", "both")])
 def test_two_deploys_do_not_open_the_host_for_good(t, backend, family, hook):
     """Another tool puts its rules first, twice in a few seconds; the quick
     binary tries again after ten seconds instead of ten minutes."""
@@ -184,10 +187,10 @@ def test_two_deploys_do_not_open_the_host_for_good(t, backend, family, hook):
     wait_for(scene.is_whole, "the jumps moved back")
     deploy()
     wait_for(lambda: len(said()) == len(hooks), "a word for each jump left behind")
-    equal(guard.metric("tcpparser_firewall_jump_first"), 0, "firewall_jump_first")
+    assert guard.metric("tcpparser_firewall_jump_first") == 0, "firewall_jump_first"
     wait_for(scene.is_whole, "one more try", 60)
     wait_for(lambda: guard.metric("tcpparser_firewall_jump_first") == 1, "firewall_jump_first")
-    equal(len(said()), len(hooks), f"lines: {guard.error_output()}")
+    assert len(said()) == len(hooks), f"lines: {guard.error_output()}"
     is_blocked_by(scene, guard)
 
 
@@ -204,36 +207,37 @@ def without(t, scene, missing):
     return {**scene.firewall.env, "PATH": folder}
 
 
-@cases(("ip6tables", "v4", "v6"), ("iptables", "v6", "v4"))
+@pytest.mark.parametrize("missing, works, fails", [
+    ("ip6tables", "v4", "v6"), ("iptables", "v6", "v4")])
 def test_the_tool_that_is_missing_is_named(t, missing, works, fails):
     """The other family's blocks work all the same."""
     scene = Scene(t, "iptables-nft", "mapped")
     env = without(t, scene, missing)
     guard = t.guard(scene.host, "--firewall=iptables", env=env).ready()
     wait_for(lambda: said_of_tools(guard), "a line")
-    equal(said_of_tools(guard), [f"tcpparser: {missing} could not be started; it is tried again"],
-          "stderr")
+    assert said_of_tools(guard) == [f"tcpparser: {missing} could not be started; it is tried again"], (
+        "stderr")
     address = {"v4": ("10.77.0.1", "10.77.0.2"), "v6": ("fd00:77::1", "fd00:77::2")}
     held = [scene.peer.connect(address[family][0], port)
             for family in (works, fails) for port in PORTS]
     guard.wait_line(rf" Blocked: +{re.escape(address[works][1])} ")
     line = guard.wait_line(rf" Block failed: +{re.escape(address[fails][1])} ")
-    check(line.endswith(f" {missing} cannot be used yet; it is tried again"), line)
+    assert line.endswith(f" {missing} cannot be used yet; it is tried again"), line
     health = scene.host.run("curl", "-sS", "http://127.0.0.1:3021/healthz").stdout
-    equal(health, f"{missing} cannot be used\n", "/healthz")
+    assert health == f"{missing} cannot be used\n", "/healthz"
     done = scene.host.run(t.binary, "--healthcheck", env=env)
-    equal((done.returncode, done.stderr),
-          (1, f"tcpparser: 127.0.0.1:3021: 503 {missing} cannot be used\n"), "--healthcheck")
+    assert ((done.returncode, done.stderr)
+            == (1, f"tcpparser: 127.0.0.1:3021: 503 {missing} cannot be used\n")), "--healthcheck"
     # Nothing can stand where there is no tool; they look at nf_tables, too.
     done = scene.host.run(t.binary, "--list", env=env)
-    equal((done.returncode, [line.split()[0] for line in done.stdout.splitlines()[1:]]),
-          (0, [address[works][1]]), "--list")
+    assert ((done.returncode, [line.split()[0] for line in done.stdout.splitlines()[1:]])
+            == (0, [address[works][1]])), "--list"
     done = scene.host.run(t.binary, "--unblock=192.0.2.9", env=env)
-    equal((done.returncode, done.stderr), (1, "tcpparser: no such block\n"), "--unblock")
+    assert (done.returncode, done.stderr) == (1, "tcpparser: no such block\n"), "--unblock"
     del held
 
 
-@cases("--list", "--unblock=all")
+@pytest.mark.parametrize("command", ["--list", "--unblock=all"])
 def test_without_any_tool_it_is_the_firewall(t, command):
     scene = Scene(t)
     env = without(t, scene, "iptables|ip6tables")
@@ -241,9 +245,9 @@ def test_without_any_tool_it_is_the_firewall(t, command):
     guard = t.guard(scene.host, env=env, before=deaf).ready()
     wait_for(lambda: len(said_of_tools(guard)) == 2, "two lines")
     health = scene.host.run("curl", "-sS", "http://127.0.0.1:3021/healthz").stdout
-    equal(health, "the firewall cannot be used\n", "/healthz")
+    assert health == "the firewall cannot be used\n", "/healthz"
     done = scene.host.run(*deaf, t.binary, command, env=env)
-    check(done.stderr.startswith("tcpparser: the firewall cannot be "), done.stderr)
+    assert done.stderr.startswith("tcpparser: the firewall cannot be "), done.stderr
 
 
 # --------------------------------------------------------------------- the end
@@ -252,13 +256,14 @@ def test_without_any_tool_it_is_the_firewall(t, command):
 def ends(guard):
     started = time.monotonic()
     guard.signal(signal.SIGTERM)
-    equal(guard.wait_exit(), 0, "exit status")
+    assert guard.wait_exit() == 0, "exit status"
     return time.monotonic() - started
 
 
-@cases(("iptables-nft", "v4", "all"), ("iptables-legacy", "v4", "all"), ("nft", "v4", "all"),
-       ("iptables-nft", "v6", "address"), ("nft", "v6", "address"),
-       ("iptables-legacy", "v6", "by hand"), ("nft", "v6", "by hand"))
+@pytest.mark.parametrize("backend, family, how", [
+    ("iptables-nft", "v4", "all"), ("iptables-legacy", "v4", "all"), ("nft", "v4", "all"),
+    ("iptables-nft", "v6", "address"), ("nft", "v6", "address"),
+    ("iptables-legacy", "v6", "by hand"), ("nft", "v6", "by hand")])
 def test_lifted_and_then_stopped_leaves_nothing(t, backend, family, how):
     scene = Scene(t, backend, family)
     guard = scene.start()
@@ -269,31 +274,31 @@ def test_lifted_and_then_stopped_leaves_nothing(t, backend, family, how):
     else:
         target = scene.family.peer if how == "address" else "all"
         done = scene.firewall.product(scene.host, "--unblock", target)
-        equal((done.returncode, done.stdout), (0, "1 block removed\n"), "--unblock")
+        assert (done.returncode, done.stdout) == (0, "1 block removed\n"), "--unblock"
     took = ends(guard)
-    check(took < 3, f"it took {took:.1f} s to end")
-    equal(guard.matching("to lift all"), [], "blocks said to stand")
+    assert took < 3, f"it took {took:.1f} s to end"
+    assert guard.matching("to lift all") == [], "blocks said to stand"
     by = scene.firewall.operator if how == "by hand" else scene.firewall.unblocker
-    equal(len(guard.matching(f"its rule was removed by {by}$")), 1, "Unblocked lines")
-    equal(scene.firewall.everything(scene.host), before, "rules")
+    assert len(guard.matching(f"its rule was removed by {by}$")) == 1, "Unblocked lines"
+    assert scene.firewall.everything(scene.host) == before, "rules"
 
 
-@cases(*BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_the_end_says_how_many_stand(t, backend):
     scene = Scene(t, backend)
     guard = scene.start()
     block(scene, guard)
     block(scene, guard, scene.family.friend)
-    equal(scene.firewall.product(scene.host, "--unblock", scene.family.peer).returncode, 0,
-          "--unblock")
+    assert scene.firewall.product(scene.host, "--unblock", scene.family.peer).returncode == 0, (
+        "--unblock")
     ends(guard)
-    equal(guard.output()[-1], "1 block stands; to lift all: tcpparser --unblock all", "last line")
-    equal(sources(scene), [cidr(scene, scene.family.friend)], "entries")
-    check(scene.is_whole(), "what leads packets to the entry")
+    assert guard.output()[-1] == "1 block stands; to lift all: tcpparser --unblock all", "last line"
+    assert sources(scene) == [cidr(scene, scene.family.friend)], "entries"
+    assert scene.is_whole(), "what leads packets to the entry"
 
 
-@alone
-@cases(*CHAINS)
+@pytest.mark.alone
+@pytest.mark.parametrize("backend", CHAINS)
 def test_lifted_and_stopped_while_a_child_runs(t, backend):
     """It listed before the block was lifted, and has not ended yet."""
     t.use_quick_binary()
@@ -305,33 +310,33 @@ def test_lifted_and_stopped_while_a_child_runs(t, backend):
     block(scene, guard)
     open(flag, "w").close()
     wait_for(lambda: not os.path.exists(flag), "a listing")
-    equal(scene.firewall.product(scene.host, "--unblock", "all").returncode, 0, "--unblock")
+    assert scene.firewall.product(scene.host, "--unblock", "all").returncode == 0, "--unblock"
     ends(guard)
-    equal(guard.matching("to lift all"), [], "blocks said to stand")
-    equal(scene.firewall.everything(scene.host), before, "rules")
+    assert guard.matching("to lift all") == [], "blocks said to stand"
+    assert scene.firewall.everything(scene.host) == before, "rules"
 
 
-@cases(*BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_killed_leaves_its_blocks(t, backend):
     scene = Scene(t, backend)
     guard = scene.start()
     block(scene, guard)
     guard.signal(signal.SIGKILL)
     guard.wait_exit()
-    equal(sources(scene), [cidr(scene)], "entries")
+    assert sources(scene) == [cidr(scene)], "entries"
     is_blocked_by(scene, scene.start())
 
 
 # --------------------------------------------------------------------- sockets
 
 
-@cases("v4", "mapped")
+@pytest.mark.parametrize("family", ["v4", "mapped"])
 def test_thousands_of_sockets_are_destroyed(t, family):
     need("ss")
     count = 3000
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 4 * count:
-        raise Skipped(f"at most {hard} open files")
+        pytest.skip(f"at most {hard} open files")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4 * count), hard))
     scene = Scene(t, "iptables-nft", family)
     held = [scene.peer.connect(scene.family.host, 22) for _ in range(count)]
@@ -339,10 +344,10 @@ def test_thousands_of_sockets_are_destroyed(t, family):
     guard = scene.start()
     block(scene, guard)
     if any("cannot be destroyed" in line for line in guard.error_output()):
-        raise Skipped("this kernel lacks CONFIG_INET_DIAG_DESTROY")
+        pytest.skip("this kernel lacks CONFIG_INET_DIAG_DESTROY")
     wait_for(lambda: not rows_with(scene, scene.family.peer), "an empty table", 30)
-    check(total(guard, "sockets_destroyed_total") >= count, "sockets_destroyed_total")
-    check(rows_with(scene, scene.family.friend), "another source's connection stays")
+    assert total(guard, "sockets_destroyed_total") >= count, "sockets_destroyed_total"
+    assert rows_with(scene, scene.family.friend), "another source's connection stays"
     guard.wait_readings(2)
     del held, friend
 
@@ -388,39 +393,41 @@ def has_chain(scene, tool):
 BOTH_WAYS = (("nft", "v4"), ("legacy", "v4"), ("nft", "v6"), ("legacy", "v6"))
 
 
-@cases(*[case + ("PATH",) for case in BOTH_WAYS], ("nft", "v4", "exec-root"),
-       ("legacy", "v6", "exec-root"))
+@pytest.mark.idle
+@pytest.mark.parametrize("preferred, family, tools", [
+    *[case + ("PATH",) for case in BOTH_WAYS], ("nft", "v4", "exec-root"),
+    ("legacy", "v6", "exec-root")])
 def test_block_of_the_other_flavour_is_found(t, preferred, family, tools):
     t.use_quick_binary()
     root = ("--exec-root=/",) if tools == "exec-root" else ()
     scene = scene_of_both(t, preferred, family)
     fed = boot_seconds() + 9
     feed(scene, entry(cidr(scene), fed, local=True), tool=scene.other_tool)
-    check(not scene.reaches(seconds=0.3), "it is blocked")
+    assert not scene.reaches(seconds=0.3), "it is blocked"
     guard = t.guard(scene.host, *root, env=scene.firewall.env).ready()
     wait_for(lambda: guard.metric("tcpparser_blocked_sources") == 1, "its adoption")
     is_blocked_by(scene, guard)
-    equal(other_sources(scene), sorted([cidr(scene), cidr(scene, scene.family.friend)]),
-          "the flavour in use goes on")
-    check(not has_chain(scene, scene.family.tool), "nothing stands in the other one")
+    assert other_sources(scene) == sorted([cidr(scene), cidr(scene, scene.family.friend)]), (
+        "the flavour in use goes on")
+    assert not has_chain(scene, scene.family.tool), "nothing stands in the other one"
     flavour = f"iptables-{scene.other}"
-    equal(shows(scene), sorted([(scene.family.peer, flavour), (scene.family.friend, flavour)]),
-          "--list")
+    assert shows(scene) == sorted([(scene.family.peer, flavour), (scene.family.friend, flavour)]), (
+        "--list")
     guard.wait_line(rf" Unblocked: +{re.escape(scene.family.peer)} its time is over", 20)
-    check(boot_seconds() >= fed, "not before its time")
-    check(scene.reaches(seconds=5), "it is back")
-    equal(len(guard.matching(" Blocked:")), 1, "no source is blocked twice")
+    assert boot_seconds() >= fed, "not before its time"
+    assert scene.reaches(seconds=5), "it is back"
+    assert len(guard.matching(" Blocked:")) == 1, "no source is blocked twice"
     done = scene.firewall.product(scene.host, "--unblock", scene.family.friend)
-    equal((done.returncode, done.stdout), (0, "1 block removed\n"), "--unblock")
+    assert (done.returncode, done.stdout) == (0, "1 block removed\n"), "--unblock"
     guard.wait_line("its rule was removed by somebody")
     wait_for(lambda: not has_chain(scene, scene.other_tool), "no chain")
     block(scene, guard)
-    equal((sources(scene), other_sources(scene)), ([cidr(scene)], []),
-          "the next one goes to iptables itself")
-    equal(said_of_tools(guard), [], "stderr")
+    assert (sources(scene), other_sources(scene)) == ([cidr(scene)], []), (
+        "the next one goes to iptables itself")
+    assert said_of_tools(guard) == [], "stderr"
 
 
-@cases(*BOTH_WAYS)
+@pytest.mark.parametrize("preferred, family", BOTH_WAYS)
 def test_other_flavour_after_kill_and_change(t, preferred, family):
     """Blocked in one flavour, killed, `iptables` becomes the other: the block
     goes on where it stands, once."""
@@ -430,20 +437,20 @@ def test_other_flavour_after_kill_and_change(t, preferred, family):
     block(scene, guard)
     guard.signal(signal.SIGKILL)
     guard.wait_exit()
-    equal(other_sources(scene), [cidr(scene)], "entries")
+    assert other_sources(scene) == [cidr(scene)], "entries"
     guard = t.guard(scene.host, env=scene.firewall.env).ready()
     wait_for(lambda: guard.metric("tcpparser_blocked_sources") == 1, "its adoption")
     guard.wait_readings(2)
-    equal(guard.matching(" Blocked:"), [], "no source is blocked twice")
+    assert guard.matching(" Blocked:") == [], "no source is blocked twice"
     is_blocked_by(scene, guard)
-    check(not has_chain(scene, scene.family.tool), "one flavour is in use")
-    equal(scene.firewall.product(scene.host, "--unblock", "all").stdout, "2 blocks removed\n",
-          "--unblock all")
+    assert not has_chain(scene, scene.family.tool), "one flavour is in use"
+    assert scene.firewall.product(scene.host, "--unblock", "all").stdout == "2 blocks removed\n", (
+        "--unblock all")
     ends(guard)
-    check(not has_chain(scene, scene.other_tool), "the chain is gone")
+    assert not has_chain(scene, scene.other_tool), "the chain is gone"
 
 
-@cases(*BOTH_WAYS)
+@pytest.mark.parametrize("preferred, family", BOTH_WAYS)
 def test_source_in_both_flavours_is_blocked_once(t, preferred, family):
     """Rules that were copied, as by `iptables-save | iptables-legacy-restore`."""
     scene, rule = scene_of_both(t, preferred, family), entry("198.51.100.9/32", 0)
@@ -452,14 +459,14 @@ def test_source_in_both_flavours_is_blocked_once(t, preferred, family):
     feed(scene, rule, tool=scene.other_tool)
     guard = t.guard(scene.host, env=scene.firewall.env).ready()
     wait_for(lambda: not has_chain(scene, scene.other_tool), "one chain")
-    equal(len(scene.entries()), 1, "entries")
-    equal(guard.metric("tcpparser_blocked_sources"), 1, "blocked_sources")
-    equal((guard.matching("locked"), said_of_tools(guard)), ([], []), "words")
+    assert len(scene.entries()) == 1, "entries"
+    assert guard.metric("tcpparser_blocked_sources") == 1, "blocked_sources"
+    assert (guard.matching("locked"), said_of_tools(guard)) == ([], []), "words"
     is_blocked_by(scene, guard)
-    equal(len(scene.entries()), 2, "entries")
+    assert len(scene.entries()) == 2, "entries"
 
 
-@cases(*BOTH_WAYS)
+@pytest.mark.parametrize("preferred, family", BOTH_WAYS)
 def test_both_flavours_are_listed_and_lifted(t, preferred, family):
     scene = scene_of_both(t, preferred, family)
     before = [scene.firewall.rules(scene.host, tool)
@@ -469,19 +476,19 @@ def test_both_flavours_are_listed_and_lifted(t, preferred, family):
     suffix = "/32" if family == "v4" else ""
     feed(scene, entry(here + suffix, 0))
     feed(scene, entry(there + suffix, 0), tool=scene.other_tool)
-    equal(shows(scene), [(here, f"iptables-{preferred}"), (there, f"iptables-{scene.other}")],
-          "--list")
+    assert shows(scene) == [(here, f"iptables-{preferred}"), (there, f"iptables-{scene.other}")], (
+        "--list")
     for target in (there, here):
         done = scene.firewall.product(scene.host, "--unblock", target)
-        equal((done.returncode, done.stdout, done.stderr), (0, "1 block removed\n", ""), target)
-    equal([scene.firewall.rules(scene.host, tool)
-           for tool in (scene.family.tool, scene.other_tool)], before, "rules")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "1 block removed\n", ""), target
+    assert [scene.firewall.rules(scene.host, tool)
+            for tool in (scene.family.tool, scene.other_tool)] == before, "rules"
     done = scene.firewall.product(scene.host, "--unblock", "all")
-    equal((done.returncode, done.stderr), (1, "tcpparser: no such block\n"), "--unblock all")
+    assert (done.returncode, done.stderr) == (1, "tcpparser: no such block\n"), "--unblock all"
     is_blocked_by(scene, t.guard(scene.host, env=scene.firewall.env).ready())
 
 
-@cases("daemon", "--list", "--unblock=all")
+@pytest.mark.parametrize("how", ["daemon", "--list", "--unblock=all"])
 def test_a_look_makes_no_tables(t, how):
     """The legacy tool would load and make them, where it is only asked."""
     need("nft")
@@ -496,18 +503,18 @@ def test_a_look_makes_no_tables(t, how):
     if how == "daemon":
         guard = t.guard(host, env=firewall.env).ready()
         guard.wait_readings(2)
-        equal(tables(), ["", "", ""], "tables")
+        assert tables() == ["", "", ""], "tables"
         held = [peer.connect(lan.host_v4, port) for port in PORTS]
         guard.wait_line(" Blocked: ")
-        equal(tables()[:2], ["", ""], "legacy tables")
+        assert tables()[:2] == ["", ""], "legacy tables"
         del held
     else:
         done = firewall.product(host, how)
-        equal(done.returncode, 1, f"{done.stderr!r}; exit status")
-        equal(tables(), ["", "", ""], "tables")
+        assert done.returncode == 1, f"{done.stderr!r}; exit status"
+        assert tables() == ["", "", ""], "tables"
 
 
-@cases("nft", "legacy")
+@pytest.mark.parametrize("flavour", ["nft", "legacy"])
 def test_a_flavour_that_is_alone_is_used(t, flavour):
     """There is no `iptables`, as on hosts whose alternatives were taken away."""
     scene = Scene(t, f"iptables-{flavour}")
@@ -520,10 +527,10 @@ def test_a_flavour_that_is_alone_is_used(t, flavour):
     env = {**scene.firewall.env, "PATH": folder}
     guard = t.guard(scene.host, env=env).ready()
     block(scene, guard)
-    check(not scene.reaches(seconds=0.3), "it is blocked")
-    equal(said_of_tools(guard), [], "stderr")
+    assert not scene.reaches(seconds=0.3), "it is blocked"
+    assert said_of_tools(guard) == [], "stderr"
     for command, words in (("--list", "22,25,80,443"), ("--unblock=all", "1 block removed")):
         done = scene.host.run(t.binary, command, env=env)
-        check(done.returncode == 0 and words in done.stdout, f"{command}: {done}")
+        assert done.returncode == 0 and words in done.stdout, f"{command}: {done}"
     ends(guard)
-    check(is_untouched(scene), "nothing is left")
+    assert is_untouched(scene), "nothing is left"

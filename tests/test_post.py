@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 
-from harness import cases, check, equal, need, wait_for
+import pytest
+
+from harness import need, wait_for
 
 PORTS = (22, 25, 80, 443)
 USERS = {"root": (), "nobody": (
@@ -89,7 +91,7 @@ def stranger(space, script):
         process = subprocess.Popen([sys.executable, "-c", script], cwd="/", text=True,
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
-        equal(process.stdout.readline(), "taken\n", "the stranger's word")
+        assert process.stdout.readline() == "taken\n", "the stranger's word"
         yield
     finally:
         process.kill()
@@ -118,7 +120,7 @@ class Scene:
         held = [self.peer.connect(self.lan.host_v4, port, source) for port in PORTS]
         guard.wait_line(f" Blocked: +{source} ")
         wait_for(lambda: self.firewall.blocks(self.host, f"{source}/32"), "the rule")
-        check(not self.peer.connects(self.lan.host_v4, 22, source), "blocked")
+        assert not self.peer.connects(self.lan.host_v4, 22, source), "blocked"
         return held
 
     def unblock(self):
@@ -141,38 +143,39 @@ def first_reading(guard, count=1):
 # ------------------------------------------------------------------ the name
 
 
-@cases(*HOLDERS)
+@pytest.mark.parametrize("holder", HOLDERS)
 def test_name_is_held_by_another(t, holder):
     script, why = HOLDERS[holder]
     scene = Scene(t)
     with stranger(scene.host, script):
         guard = scene.start().ready()
-        equal(guard.error_output(), without_name(why), "what it says")
+        assert guard.error_output() == without_name(why), "what it says"
         scene.blocks(guard, scene.lan.peer_v4)
-        equal(scene.unblock().returncode, 0, "exit status of --unblock beside it")
-        equal(scene.firewall.entries(scene.host), [], "what --unblock leaves")
-        check(scene.peer.connects(scene.lan.host_v4, 22, seconds=5), "unblocked")
+        assert scene.unblock().returncode == 0, "exit status of --unblock beside it"
+        assert scene.firewall.entries(scene.host) == [], "what --unblock leaves"
+        assert scene.peer.connects(scene.lan.host_v4, 22, seconds=5), "unblocked"
         scene.blocks(guard, scene.lan.friend_v4)
         guard.signal(signal.SIGTERM)
-        equal(guard.wait_exit(), 0, "exit status")
-        equal(scene.unblock().returncode, 0, "exit status of --unblock without it")
-        equal(scene.firewall.entries(scene.host), [], "what --unblock leaves")
+        assert guard.wait_exit() == 0, "exit status"
+        assert scene.unblock().returncode == 0, "exit status of --unblock without it"
+        assert scene.firewall.entries(scene.host) == [], "what --unblock leaves"
     guard = scene.start().ready()
     scene.blocks(guard, scene.lan.peer_v4)
-    equal(guard.error_output(), [], "what it says where the name is free")
+    assert guard.error_output() == [], "what it says where the name is free"
 
 
-@cases(("root", "root"), ("nobody", "nobody"), ("root", "nobody"))
+@pytest.mark.parametrize("first, second", [
+    ("root", "root"), ("nobody", "nobody"), ("root", "nobody")])
 def test_second_one_ends(t, first, second):
     need("setpriv")
     scene = Scene(t)
     guard = scene.start(first).ready()
     descriptors = guard.metric("process_open_fds")
     for _ in range(3):
-        equal(scene.second(second), (1, ANOTHER), "the second one")
+        assert scene.second(second) == (1, ANOTHER), "the second one"
     scene.blocks(guard, scene.lan.peer_v4)
-    equal(guard.error_output(), [], "what the first one says")
-    equal(guard.metric("process_open_fds"), descriptors, "descriptors of the first one")
+    assert guard.error_output() == [], "what the first one says"
+    assert guard.metric("process_open_fds") == descriptors, "descriptors of the first one"
 
 
 def test_first_one_of_another_user_ends_no_start(t):
@@ -181,7 +184,7 @@ def test_first_one_of_another_user_ends_no_start(t):
     scene.start("nobody").ready()
     guard = scene.start(arguments=("--listen", "none"))
     first_reading(guard)
-    equal(guard.error_output(), without_name(STRANGER), "what it says")
+    assert guard.error_output() == without_name(STRANGER), "what it says"
     scene.blocks(guard, scene.lan.peer_v4)
 
 
@@ -202,26 +205,26 @@ while True:
 """):
         second = scene.start(arguments=("--listen", "none"))
         first_reading(second)
-        equal(second.error_output(), without_name(UNKNOWN), "what the second one says")
+        assert second.error_output() == without_name(UNKNOWN), "what the second one says"
         second.signal(signal.SIGTERM)
-        equal(second.wait_exit(), 0, "its exit status")
+        assert second.wait_exit() == 0, "its exit status"
         scene.blocks(guard, scene.lan.peer_v4)
-        equal(scene.unblock().returncode, 0, "exit status of --unblock")
-        equal(scene.firewall.entries(scene.host), [], "what --unblock leaves")
-        check("-N TCPPARSER" in scene.firewall.rules(scene.host), "its chain is the daemon's")
+        assert scene.unblock().returncode == 0, "exit status of --unblock"
+        assert scene.firewall.entries(scene.host) == [], "what --unblock leaves"
+        assert "-N TCPPARSER" in scene.firewall.rules(scene.host), "its chain is the daemon's"
     # State, Recv-Q, and what else ss(8) shows.
     wait_for(lambda: scene.host.run("ss", "-Hxln", "src", "@tcpparser").stdout.split()[2] == "0",
              "an empty queue")
-    equal(scene.second(), (1, ANOTHER), "one more")
+    assert scene.second() == (1, ANOTHER), "one more"
     scene.blocks(guard, scene.lan.friend_v4)
-    equal(guard.metric("process_open_fds"), descriptors, "descriptors of the first one")
-    equal(guard.error_output(), [], "what the first one says")
+    assert guard.metric("process_open_fds") == descriptors, "descriptors of the first one"
+    assert guard.error_output() == [], "what the first one says"
 
 
 # ------------------------------------------------------------------ the port
 
 
-@cases("::", "0.0.0.0", "127.0.0.1")
+@pytest.mark.parametrize("address", ["::", "0.0.0.0", "127.0.0.1"])
 def test_port_is_taken(t, address):
     scene = Scene(t)
     script = f"{NOBODY}{TAKE}held = port({address!r})"
@@ -230,18 +233,19 @@ def test_port_is_taken(t, address):
         first_reading(guard)
         scene.blocks(guard, scene.lan.peer_v4)
         done = scene.firewall.product(scene.host, "--healthcheck")
-        equal((done.returncode, done.stderr),
-              (1, "tcpparser: 127.0.0.1:3021: that is no answer of tcpparser\n"), "--healthcheck")
+        assert ((done.returncode, done.stderr)
+                == (1, "tcpparser: 127.0.0.1:3021: that is no answer of tcpparser\n")), (
+            "--healthcheck")
         # Two seconds more, in which it is tried again.
         first_reading(guard, len(guard.matching("^No TCP peer connection")) + 11)
-        equal(guard.error_output(),
-              ["tcpparser: cannot listen on [::]:3021: address in use; it is tried again"],
-              "what it says")
+        assert (guard.error_output()
+                == ["tcpparser: cannot listen on [::]:3021: address in use; it is tried again"]), (
+            "what it says")
     wait_for(lambda: guard.error_output()[1:], "a word about the port")
-    equal(guard.error_output()[1:], ["tcpparser: listening on [::]:3021 now"], "what it says")
-    equal(guard.metric("tcpparser_blocked_sources"), 1, "blocked sources")
+    assert guard.error_output()[1:] == ["tcpparser: listening on [::]:3021 now"], "what it says"
+    assert guard.metric("tcpparser_blocked_sources") == 1, "blocked sources"
     done = scene.firewall.product(scene.host, "--healthcheck")
-    equal((done.returncode, done.stderr), (0, ""), "--healthcheck")
+    assert (done.returncode, done.stderr) == (0, ""), "--healthcheck"
     scene.blocks(guard, scene.lan.friend_v4)
 
 
@@ -252,4 +256,4 @@ def test_silent_holder_of_the_port_is_not_healthy(t):
         first_reading(guard)
         scene.blocks(guard, scene.lan.peer_v4)
         done = scene.firewall.product(scene.host, "--healthcheck")
-        check(done.returncode == 1 and re.search("no answer in time", done.stderr), f"{done}")
+        assert done.returncode == 1 and re.search("no answer in time", done.stderr), f"{done}"

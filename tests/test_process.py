@@ -7,7 +7,9 @@ import signal
 import subprocess
 import time
 
-from harness import STAMP, broken_firewall, cases, check, equal, need, wait_for
+import pytest
+
+from harness import STAMP, broken_firewall, need, wait_for
 from test_files import fixture, tcp_row
 
 PORTS = (22, 25, 80, 443)
@@ -28,11 +30,11 @@ def scan(lan):
 def ends_well(guard, number=signal.SIGTERM):
     started = time.monotonic()
     guard.signal(number)
-    equal(guard.wait_exit(), 0, "exit status")
+    assert guard.wait_exit() == 0, "exit status"
     took = time.monotonic() - started
     # A second is promised and held by the simulator to the letter; what waits
     # for a child waits for ten.
-    check(took < 4, f"it took {took:.2f} s")
+    assert took < 4, f"it took {took:.2f} s"
 
 
 def states_of_children(pid):
@@ -49,17 +51,17 @@ def states_of_children(pid):
     return states
 
 
-@cases("SIGTERM", "SIGINT")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_signals_end_it(t, name):
     guard = t.guard(t.lan().host).ready()
     lines = len(guard.output())
     ends_well(guard, getattr(signal, name))
-    equal(guard.error_output(), [], "stderr")
+    assert guard.error_output() == [], "stderr"
     said = [line for line in guard.output()[lines:] if "block" in line.lower()]
-    equal(said, [], "words about blocks where none stands")
+    assert said == [], "words about blocks where none stands"
 
 
-@cases("SIGTERM", "SIGINT")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_exit_line_counts_standing_blocks(t, name):
     lan, firewall = scene(t)
     guard = t.guard(lan.host, "--show", "scans", env=firewall.env).ready()
@@ -68,12 +70,12 @@ def test_exit_line_counts_standing_blocks(t, name):
     lines = len(guard.output())
     ends_well(guard, getattr(signal, name))
     said = guard.output()[lines:]
-    equal(len(said), 1, f"lines at exit: {said}")
-    check(re.search(r"\b1\b|\bone\b", said[0]) and "block" in said[0].lower(), said[0])
-    equal(len(firewall.entries(lan.host)), 1, "the block stays")
+    assert len(said) == 1, f"lines at exit: {said}"
+    assert re.search(r"\b1\b|\bone\b", said[0]) and "block" in said[0].lower(), said[0]
+    assert len(firewall.entries(lan.host)) == 1, "the block stays"
 
 
-@cases("SIGTERM", "SIGINT")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_first_process_of_a_container_ends(t, name):
     need("unshare")
     guard = t.guard(t.lan().host, before=(
@@ -92,7 +94,7 @@ def test_first_process_blocks_and_reaps(t):
     guard.wait_line("Blocked: ")
     guard.pid = next(iter(states_of_children(guard.pid)))
     guard.wait_readings(2)
-    check("Z" not in states_of_children(guard.pid).values(), "zombies")
+    assert "Z" not in states_of_children(guard.pid).values(), "zombies"
     ends_well(guard)
 
 
@@ -114,7 +116,7 @@ def test_hanging_child_does_not_delay_the_end(t):
     ends_well(guard)
     with open(pids) as file:
         numbers = file.read().split()
-    check(numbers, "a child was started")
+    assert numbers, "a child was started"
     wait_for(lambda: not any(os.path.exists(f"/proc/{n}") for n in numbers), "the child's end", 3)
 
 
@@ -123,9 +125,9 @@ def test_hanging_child_does_not_delay_readings(t):
     guard, pids = hanging(t, lan)
     started = time.monotonic()
     guard.wait_readings(5)
-    check(time.monotonic() - started < 8, "readings wait for the child")
+    assert time.monotonic() - started < 8, "readings wait for the child"
     with open(pids) as file:
-        equal(len(file.read().split()), 1, "children at a time")
+        assert len(file.read().split()) == 1, "children at a time"
 
 
 def test_standard_descriptors_closed_at_start(t):
@@ -134,7 +136,7 @@ def test_standard_descriptors_closed_at_start(t):
     guard = t.guard(lan.host, env=firewall.env, before=(
         "sh", "-c", 'exec "$@" 0<&- 1>&- 2>&-', "sh")).ready()
     for number in (0, 1, 2):
-        equal(os.readlink(f"/proc/{guard.pid}/fd/{number}"), "/dev/null", f"descriptor {number}")
+        assert os.readlink(f"/proc/{guard.pid}/fd/{number}") == "/dev/null", f"descriptor {number}"
     scan(lan)
     wait_for(lambda: firewall.blocks(lan.host, "10.77.0.2/32"), "the block")
     ends_well(guard)
@@ -158,15 +160,15 @@ def test_full_output_stops_nothing(t):
         wait_for(lambda: firewall.blocks(lan.host, "10.77.0.2/32"), "the block")
         dropped = {name: value for name, value in guard.scrape().items()
                    if re.match(r"tcpparser_\w*(output|lines)\w*", name) and value > 0}
-        check(dropped, "no metric counts the dropped lines")
+        assert dropped, "no metric counts the dropped lines"
         ends_well(guard)
         os.set_blocking(reader, False)
         text = os.read(reader, 1 << 20).decode()
         torn = [line for line in text.splitlines()[2:]
                 if line != "No TCP peer connection established yet"
                 and not re.fullmatch(rf"{STAMP}: [A-Z ].*: .*:\d+ -> 10\.77\.0\.1:\d+", line)]
-        equal(torn, [], "torn lines")
-        equal(len(crowd), 100, "connections held")
+        assert torn == [], "torn lines"
+        assert len(crowd) == 100, "connections held"
     finally:
         os.close(reader)
         os.close(writer)
@@ -204,7 +206,7 @@ def test_output_reader_that_leaves_stops_nothing(t):
     os.close(reader)
     try:
         guard = t.guard(lan.host, env=firewall.env, stdout=writer).ready()
-        equal(head.wait(10), 0, "exit status of head")
+        assert head.wait(10) == 0, "exit status of head"
         guard.wait_readings(2)
         scan(lan)
         wait_for(lambda: firewall.blocks(lan.host, "10.77.0.2/32"), "the block")
@@ -236,7 +238,7 @@ def test_unreadable_tcp_is_said_once_and_retried(t):
 
     wait_for(messages, "a message")
     time.sleep(1.5)
-    equal(len(messages()), 1, f"lines on stderr: {guard.error_output()}")
+    assert len(messages()) == 1, f"lines on stderr: {guard.error_output()}"
     row = tcp_row("192.0.2.1", 40000, "198.51.100.7", 443, 1)
     tcp = os.path.join(fixture(t, [row], name="later"), "net/tcp")
     guard.wait_line("198.51.100.7:443 <- 192.0.2.1:40000")
@@ -264,7 +266,7 @@ def test_no_allocation_ever(t):
     guard.wait_readings(2)
     size = heap_size(guard.pid)
     guard.wait_readings(5)
-    equal(heap_size(guard.pid), size, "heap size")
+    assert heap_size(guard.pid) == size, "heap size"
 
 
 def heap_size(pid):

@@ -9,7 +9,7 @@ import threading
 import urllib.request
 
 from fleet import ROOT, RULES, Prometheus
-from harness import check, equal, need, run, wait_for
+from harness import need, run, wait_for
 from test_metrics import body_of, curl, faults
 
 DASHBOARD = os.path.join(ROOT, "dist", "grafana-dashboard.json")
@@ -39,24 +39,24 @@ def names_exposed(text):
 def test_rules_are_valid(t):
     need("promtool")
     done = run("promtool", "check", "rules", RULES)
-    equal(done.returncode, 0, f"promtool check rules: {done.stdout}{done.stderr}")
+    assert done.returncode == 0, f"promtool check rules: {done.stdout}{done.stderr}"
 
 
 def test_rules_fire_when_they_should(t):
     need("promtool")
     done = run("promtool", "test", "rules", RULES.replace(".yml", ".test.yml"))
-    equal(done.returncode, 0, f"promtool test rules: {done.stdout}{done.stderr}")
+    assert done.returncode == 0, f"promtool test rules: {done.stdout}{done.stderr}"
 
 
 def test_every_alert_is_tested_and_says_what_it_means(t):
     rules, tests = read(RULES), read(RULES.replace(".yml", ".test.yml"))
     alerts = re.findall(r"- alert: (\w+)", rules)
-    check(len(alerts) > 5, f"alerts: {alerts}")
+    assert len(alerts) > 5, f"alerts: {alerts}"
     for alert in alerts:
-        check(f"alertname: {alert}\n" in tests, f"{alert} is never seen to fire")
-        check(f"alertname: {alert}, eval" in tests, f"{alert} is never seen to be quiet")
-    equal(rules.count("summary:"), len(alerts), "summaries")
-    equal(rules.count("severity:"), len(alerts), "severities")
+        assert f"alertname: {alert}\n" in tests, f"{alert} is never seen to fire"
+        assert f"alertname: {alert}, eval" in tests, f"{alert} is never seen to be quiet"
+    assert rules.count("summary:") == len(alerts), "summaries"
+    assert rules.count("severity:") == len(alerts), "severities"
 
 
 def test_rules_and_dashboard_ask_for_metrics_that_exist(t):
@@ -64,22 +64,22 @@ def test_rules_and_dashboard_ask_for_metrics_that_exist(t):
     expressions = re.findall(r"expr: ((?:.|\n)*?)\n +(?:for|labels):", read(RULES))
     for source, text in (("rules", "\n".join(expressions)), ("dashboard", read(DASHBOARD))):
         asked = names_in(text)
-        check(len(asked) > 5, f"{source} ask for {asked}")
-        equal(asked - exposed, set(), f"names that {source} ask for and no family has")
+        assert len(asked) > 5, f"{source} ask for {asked}"
+        assert asked - exposed == set(), f"names that {source} ask for and no family has"
 
 
 def test_dashboard_is_whole(t):
     dashboard = json.loads(read(DASHBOARD))
     panels = dashboard["panels"]
-    equal(len({panel["id"] for panel in panels}), len(panels), "different ids")
+    assert len({panel["id"] for panel in panels}) == len(panels), "different ids"
     for panel in panels:
-        check(panel["title"], f"panel {panel['id']} has no title")
-        check(panel["type"] == "row" or panel["description"], f"{panel['title']}: description")
+        assert panel["title"], f"panel {panel['id']} has no title"
+        assert panel["type"] == "row" or panel["description"], f"{panel['title']}: description"
         place = panel["gridPos"]
-        check(place["x"] + place["w"] <= 24, f"{panel['title']} does not fit")
+        assert place["x"] + place["w"] <= 24, f"{panel['title']} does not fit"
     used = set(re.findall(r"\$\{?([a-z]+)", " ".join(queries()) + json.dumps(panels)))
     known = {variable["name"] for variable in dashboard["templating"]["list"]}
-    equal(used - known, set(), "variables that are not set")
+    assert used - known == set(), "variables that are not set"
 
 
 def test_dashboard_queries_are_valid(t):
@@ -93,8 +93,8 @@ def test_dashboard_queries_are_valid(t):
     with open(path, "w") as file:
         json.dump(rules, file)
     done = run("promtool", "check", "rules", path)
-    equal(done.returncode, 0, f"promtool check rules: {done.stdout}{done.stderr}")
-    check(f"{len(filled)} rules found" in done.stdout, done.stdout)
+    assert done.returncode == 0, f"promtool check rules: {done.stdout}{done.stderr}"
+    assert f"{len(filled)} rules found" in done.stdout, done.stdout
 
 
 def openmetrics_faults(text):
@@ -118,13 +118,13 @@ def test_both_formats_have_the_same_metrics(t):
     url = "http://127.0.0.1:3021/metrics"
     text = curl(guard, url)[2]
     _, headers, open_text = curl(guard, "-H", f"Accept: {OPENMETRICS}", url)
-    equal(headers["content-type"], OPENMETRICS + "; charset=utf-8", "content type")
-    equal(openmetrics_faults(open_text), [], "faults")
-    equal(faults(text), [], "faults of the text format")
-    equal(names_exposed(open_text), names_exposed(text), "names")
+    assert headers["content-type"] == OPENMETRICS + "; charset=utf-8", "content type"
+    assert openmetrics_faults(open_text) == [], "faults"
+    assert faults(text) == [], "faults of the text format"
+    assert names_exposed(open_text) == names_exposed(text), "names"
     for bad in (open_text.removesuffix("# EOF\n"), open_text.replace("_bytes 1", "_bytes  1"),
                 open_text.replace("# TYPE tcpparser_rows ", "# TYPE tcpparser_rows_total ")):
-        check(bad == open_text or openmetrics_faults(bad), "these checks find nothing")
+        assert bad == open_text or openmetrics_faults(bad), "these checks find nothing"
 
 
 class TextOnly(http.server.BaseHTTPRequestHandler):
@@ -177,12 +177,12 @@ def test_prometheus_scrapes_both_formats(t):
     with text_only(host, 3022) as formats, Prometheus(t, host, jobs) as prometheus:
         prometheus.wait_query("up", {direct: 1.0, relayed: 1.0})
         wait_for(lambda: len(prometheus.query("tcpparser_readings_total")) == 2, "samples")
-        equal(prometheus.targets(), {direct: ("up", ""), relayed: ("up", "")}, "targets")
+        assert prometheus.targets() == {direct: ("up", ""), relayed: ("up", "")}, "targets"
         counts = prometheus.query("scrape_samples_scraped")
-        equal(counts.get(direct), counts.get(relayed), "samples in both formats")
-        check(counts[direct] > 100, f"samples: {counts}")
+        assert counts.get(direct) == counts.get(relayed), "samples in both formats"
+        assert counts[direct] > 100, f"samples: {counts}"
         types = {name: entries[0]["type"] for name, entries in prometheus.get("metadata").items()}
-        equal(types.get("tcpparser_port_scans_total", types.get("tcpparser_port_scans")),
-              "counter", "type")
-    equal(formats, {"text/plain; version=0.0.4; charset=utf-8"}, "formats passed on")
-    check(guard.process.poll() is None, "it ended")
+        assert (types.get("tcpparser_port_scans_total", types.get("tcpparser_port_scans"))
+                == "counter"), "type"
+    assert formats == {"text/plain; version=0.0.4; charset=utf-8"}, "formats passed on"
+    assert guard.process.poll() is None, "it ended"

@@ -4,7 +4,9 @@ one forged SYN makes a connection that the service accepts."""
 import socket
 
 import traffic
-from harness import cases, check, equal, wait_for
+import pytest
+
+from harness import wait_for
 from test_evidence import EVENTS_UP, counters, peers
 from traffic import ConnectScan, Forger, Nmap, deaf, end, has_events, serve, touch
 
@@ -57,7 +59,7 @@ class Host:
             forger.send(STRANGER, self.lan.host_v4, port, traffic.SYN, b"hello", count=count)
         forger.close()
         taken = counters(self.space, "netstat")["TCPFastOpenPassive"]
-        equal(taken, count * len(PORTS), "forged connections accepted")
+        assert taken == count * len(PORTS), "forged connections accepted"
         return taken
 
     def closing(self):
@@ -70,21 +72,21 @@ class Host:
 
     def nothing_found(self):
         self.guard.wait_readings(2)
-        equal(self.guard.matching("Port scan|Blocked"), [], "scans")
-        equal(self.guard.metric(SCANS), 0, SCANS)
-        equal(self.firewall.entries(self.space), [], "rules")
+        assert self.guard.matching("Port scan|Blocked") == [], "scans"
+        assert self.guard.metric(SCANS) == 0, SCANS
+        assert self.firewall.entries(self.space) == [], "rules"
 
     def blocks_scanners(self):
         """The control: an ordinary scan of the same services."""
         Nmap(self.peer, "-sT", "-p", LISTED, self.lan.host_v4).wait()
         wait_for(lambda: self.blocks(self.lan.peer_v4), "the scanner's block")
-        check(not self.blocks(STRANGER), "the forged address is blocked")
+        assert not self.blocks(STRANGER), "the forged address is blocked"
 
 
 # ------------------------------------------------------------------ forgeries
 
 
-@cases(*((way, kind) for way in WAYS for kind in ("reading", "echo")))
+@pytest.mark.parametrize("way, kind", [(way, kind) for way in WAYS for kind in ("reading", "echo")])
 def test_forged_connections_prove_nothing(t, way, kind):
     """The service closes first, or keeps the connection until it fails."""
     # What is left at the start has to stand a while longer.
@@ -106,16 +108,16 @@ def watch_to_the_end(host, forged, kind):
     if kind == "reading":
         wait_for(lambda: len(host.closing()) == forged, "rows in FIN_WAIT1")
         host.nothing_found()
-        check(host.closing(), "the rows went before the readings")
+        assert host.closing(), "the rows went before the readings"
     wait_for(lambda: not peers(host.space, STRANGER), "the end of its sockets", 60)
     host.nothing_found()
     wait_for(lambda: host.guard.metric(UNPROVEN) == forged, "their destroy events")
-    equal(host.guard.metric(EVENTS_UP), 1, EVENTS_UP)
-    equal(host.guard.matching(STRANGER), [], "lines about it")
-    equal(host.guard.error_output(), [], "words")
+    assert host.guard.metric(EVENTS_UP) == 1, EVENTS_UP
+    assert host.guard.matching(STRANGER) == [], "lines about it"
+    assert host.guard.error_output() == [], "words"
 
 
-@cases("setting", "socket")
+@pytest.mark.parametrize("way", ["setting", "socket"])
 def test_forged_connections_to_dual_stack_services_prove_nothing(t, way):
     """Their rows stand in tcp6; they are asked for as IPv4."""
     host = Host(t, way, "reading", address="::").start().hears()
@@ -123,17 +125,17 @@ def test_forged_connections_to_dual_stack_services_prove_nothing(t, way):
     host.blocks_scanners()
 
 
-@cases("fin", "aborted")
+@pytest.mark.parametrize("how", ["fin", "aborted"])
 def test_forged_connections_that_only_events_show_prove_nothing(t, how):
     """Between readings an hour apart, but for early ones."""
     host = Host(t, "setting", "reading" if how == "fin" else "abort").start(interval="1h").hears()
     forged = host.forge()
     wait_for(lambda: host.guard.metric(UNPROVEN) == forged, "their destroy events", 60)
-    equal(host.guard.metric(SCANS), 0, SCANS)
+    assert host.guard.metric(SCANS) == 0, SCANS
     host.blocks_scanners()
 
 
-@cases("setting", "setting for all")
+@pytest.mark.parametrize("way", ["setting", "setting for all"])
 def test_without_sock_diag_the_setting_decides(t, way):
     """Neither events nor sockets can be had: rows that close prove nothing."""
     host = Host(t, way, "reading").start(before=deaf("socket"))
@@ -141,17 +143,17 @@ def test_without_sock_diag_the_setting_decides(t, way):
     forged = host.forge()
     wait_for(lambda: len(host.closing()) == forged, "rows in FIN_WAIT1")
     host.nothing_found()
-    check(host.closing(), "the rows went before the readings")
+    assert host.closing(), "the rows went before the readings"
     held = [host.peer.connect(host.lan.host_v4, port) for port in PORTS]
     wait_for(lambda: host.blocks(host.lan.peer_v4), "the scanner's block")
-    equal(len(held), len(PORTS), "connections held")
+    assert len(held) == len(PORTS), "connections held"
 
 
 # ------------------------------------------------------------ what still proves
 
 
-@cases(*((way, kind) for way in ("setting", "setting for all")
-         for kind in ("nmap -sT", "fin", "rst", "held")))
+@pytest.mark.parametrize("way, kind", [(way, kind) for way in ("setting", "setting for all")
+                                       for kind in ("nmap -sT", "fin", "rst", "held")])
 def test_scanners_are_blocked_whatever_can_be_forged(t, way, kind):
     """Readings an hour apart: what is short is known by its events."""
     host = Host(t, way).start(interval="1h").hears()
@@ -161,10 +163,10 @@ def test_scanners_are_blocked_whatever_can_be_forged(t, way, kind):
                        hold=15 if kind == "held" else 0)
     wait_for(lambda: host.blocks(host.lan.peer_v4), "the scanner's block")
     scan.close()
-    equal(host.guard.metric(UNPROVEN), 0, UNPROVEN)
+    assert host.guard.metric(UNPROVEN) == 0, UNPROVEN
 
 
-@cases("setting", "socket")
+@pytest.mark.parametrize("way", ["setting", "socket"])
 def test_connections_first_seen_while_they_close_are_proof(t, way):
     """The services closed, and the peer's answers are lost."""
     settings = ["net.ipv4.tcp_orphan_retries=3"]
@@ -175,8 +177,8 @@ def test_connections_first_seen_while_they_close_are_proof(t, way):
     host.space.service.close_kept()
     host.start()
     wait_for(lambda: host.blocks(host.lan.peer_v4), "the scanner's block")
-    equal(len(held), len(PORTS), "connections held")
-    equal(host.guard.metric(UNPROVEN), 0, UNPROVEN)
+    assert len(held) == len(PORTS), "connections held"
+    assert host.guard.metric(UNPROVEN) == 0, UNPROVEN
 
 
 ANSWERS_LOST = """table ip lossy {
@@ -198,8 +200,8 @@ FIRST_LOST = """table ip lossy {
 """
 
 
-@cases(*((kind, way) for kind in ("aborted", "never accepted", "cookies", "SYN-ACK lost")
-         for way in ("setting", "socket")))
+@pytest.mark.parametrize("way", ["setting", "socket"])
+@pytest.mark.parametrize("kind", ["aborted", "never accepted", "cookies", "SYN-ACK lost"])
 def test_odd_handshakes_are_proof(t, kind, way):
     """Those whose sockets have no round trip time to show at their end."""
     service = {"aborted": "abort", "never accepted": "busy"}.get(kind, "echo")
@@ -217,4 +219,4 @@ def test_odd_handshakes_are_proof(t, kind, way):
     else:
         touch(host.peer, host.lan.host_v4, *PORTS)
     wait_for(lambda: host.blocks(host.lan.peer_v4), "the scanner's block")
-    equal(host.guard.metric(UNPROVEN), 0, UNPROVEN)
+    assert host.guard.metric(UNPROVEN) == 0, UNPROVEN

@@ -12,7 +12,9 @@ import threading
 import time
 
 import harness
-from harness import Lan, alone, cases, check, equal, must, need, wait_for
+import pytest
+
+from harness import Lan, must, need, wait_for
 from traffic import deaf, end, has_events, touch
 
 PORTS = (22, 25, 80, 443)
@@ -48,12 +50,12 @@ class Scene:
         wait_for(lambda: has_events(self.guard) or self.guard.error_output(), "the self-test")
 
     def scan(self, source=Lan.peer_v4):
-        equal(touch(self.peer, Lan.host_v4, *PORTS, source=source), 4, "connections")
+        assert touch(self.peer, Lan.host_v4, *PORTS, source=source) == 4, "connections"
 
     def is_not_blocked(self, why, source=Lan.peer_v4):
         self.scan(source)
         self.guard.wait_line(rf": +Not blocked: +{re.escape(source)} .*{why}")
-        check(not self.firewall.blocks(self.host, f"{source}/32"), "no rule")
+        assert not self.firewall.blocks(self.host, f"{source}/32"), "no rule"
 
     def is_blocked(self, source=Lan.friend_v4):
         """The control: whatever else is protected, a scanner is blocked."""
@@ -100,7 +102,7 @@ def numbered(count, template):
 # ------------------------------------------------------------- own addresses
 
 
-@cases(("lo", 3000), ("kube-ipvs0", 10_000))
+@pytest.mark.parametrize("device, count", [("lo", 3000), ("kube-ipvs0", 10_000)])
 def test_thousands_of_own_addresses(t, device, count):
     def prepare(host):
         if device != "lo":
@@ -109,12 +111,12 @@ def test_thousands_of_own_addresses(t, device, count):
 
     scene = Scene(t, prepare=prepare)
     scene.is_blocked()
-    check(scene.known(), "all is known")
-    equal(scene.guard.error_output(), [], "words")
-    equal(scene.health(), (200, "ok"), "health")
+    assert scene.known(), "all is known"
+    assert scene.guard.error_output() == [], "words"
+    assert scene.health() == (200, "ok"), "health"
 
 
-@cases("from the start", "later")
+@pytest.mark.parametrize("when", ["from the start", "later"])
 def test_more_own_addresses_than_fit(t, when):
     """Said, shown, and no scan waits for what may never come."""
     routes = numbered(16_500, "route add local {} dev lo table local")
@@ -125,27 +127,27 @@ def test_more_own_addresses_than_fit(t, when):
         scene.is_blocked(Lan.friend_v4)
         batch(scene.host, routes)
     wait_for(guard.error_output, "words about it")
-    check(UNKNOWN in guard.error_output()[0], guard.error_output())
-    check(not scene.known(), "the gauge is 0")
+    assert UNKNOWN in guard.error_output()[0], guard.error_output()
+    assert not scene.known(), "the gauge is 0"
     status, words = scene.health()
-    check(status == 503 and UNKNOWN in words, f"{status} {words}")
+    assert status == 503 and UNKNOWN in words, f"{status} {words}"
     scene.is_not_blocked("own addresses and gateways not fully known")
-    equal(guard.metric("tcpparser_blocks_pending"), 0, "blocks_pending")
-    equal(len(guard.error_output()), 1, f"lines {guard.error_output()}")
+    assert guard.metric("tcpparser_blocks_pending") == 0, "blocks_pending"
+    assert len(guard.error_output()) == 1, f"lines {guard.error_output()}"
     # What was not blocked then is not blocked afterwards.
     must("ip", "-n", scene.host.name, "route", "flush", "table", "local", "root", "10.100.0.0/16",
          seconds=60)
     wait_for(scene.known, "all is known again")
     wait_for(lambda: scene.health() == (200, "ok"), "health")
     guard.wait_readings(3)
-    check(not scene.firewall.blocks(scene.host, f"{Lan.peer_v4}/32"), "no late block")
+    assert not scene.firewall.blocks(scene.host, f"{Lan.peer_v4}/32"), "no late block"
     # A new scan is. The source was quiet for a window.
     if when == "from the start":
         scene.is_blocked(Lan.friend_v4)
-    equal(len(guard.error_output()), 1, f"lines {guard.error_output()}")
+    assert len(guard.error_output()) == 1, f"lines {guard.error_output()}"
 
 
-@cases("later", "from the start")
+@pytest.mark.parametrize("when", ["later", "from the start"])
 def test_thousands_of_link_local_gateways(t, when):
     """A host on a link has them added by router advertisements
     (net.ipv6.conf.*.accept_ra is 1): no link-local source is blocked then, every
@@ -179,9 +181,9 @@ def test_thousands_of_link_local_gateways(t, when):
         scene.guard.wait_line(f": +Not blocked: +{source} +{why}")
     scene.host.ip(f"route add 198.51.100.0/24 via {Lan.peer_v4}")
     scene.is_not_blocked("gateway")
-    check(scene.known(), "all is known")
-    equal(scene.guard.error_output(), [], "words")
-    equal(scene.health(), (200, "ok"), "health")
+    assert scene.known(), "all is known"
+    assert scene.guard.error_output() == [], "words"
+    assert scene.health() == (200, "ok"), "health"
 
 
 # --------------------------------------------------------------- nameservers
@@ -203,12 +205,12 @@ FILES = {
 }
 
 
-@cases(*FILES)
+@pytest.mark.parametrize("kind", FILES)
 def test_nameservers_behind_a_stub(t, kind):
     scene = Scene(t, files=FILES[kind])
     scene.is_not_blocked("nameserver")
     scene.is_blocked()
-    equal(scene.guard.error_output(), [], "words")
+    assert scene.guard.error_output() == [], "words"
 
 
 RESOLVED = FILES["systemd-resolved"]
@@ -222,7 +224,7 @@ LINES = {
 }
 
 
-@cases(*LINES)
+@pytest.mark.parametrize("kind", LINES)
 def test_nameservers_on_lines_of_any_shape(t, kind):
     files = {"/etc/resolv.conf": STUB, "/etc/dnsmasq.conf": LINES[kind]}
     if kind == "a comment":
@@ -230,7 +232,7 @@ def test_nameservers_on_lines_of_any_shape(t, kind):
     scene = Scene(t, files=files)
     scene.is_not_blocked("nameserver")
     scene.is_blocked()
-    equal(scene.guard.error_output(), [], "words")
+    assert scene.guard.error_output() == [], "words"
 
 
 def many_nameservers(line):
@@ -238,7 +240,7 @@ def many_nameservers(line):
                    for n in range(1, 300))
 
 
-@cases("resolv.conf", "dnsmasq")
+@pytest.mark.parametrize("kind", ["resolv.conf", "dnsmasq"])
 def test_more_nameservers_than_fit(t, kind):
     """Said once; scanners are blocked, and those that fit are not."""
     files = {"/etc/resolv.conf": "nameserver 10.77.0.2\n" + many_nameservers("nameserver {}\n")}
@@ -250,12 +252,12 @@ def test_more_nameservers_than_fit(t, kind):
     scene.is_not_blocked("nameserver")
     scene.guard.wait_readings(2)
     said = scene.guard.error_output()
-    check(len(said) == 1 and "more nameservers than fit" in said[0], f"lines {said}")
-    equal(scene.health(), (200, "ok"), "health")
-    check(scene.known(), "no fact is missing")
+    assert len(said) == 1 and "more nameservers than fit" in said[0], f"lines {said}"
+    assert scene.health() == (200, "ok"), "health"
+    assert scene.known(), "no fact is missing"
 
 
-@cases(6, 7)
+@pytest.mark.parametrize("limit", [6, 7])
 def test_no_descriptor_for_the_resolvers_file(t, limit):
     """That is no file without nameservers. Later there are descriptors."""
     need("prlimit")
@@ -271,9 +273,9 @@ def test_no_descriptor_for_the_resolvers_file(t, limit):
             for source in (Lan.friend_v4, Lan.peer_v4) for port in PORTS]
     guard.wait_line(rf": +Blocked: +{Lan.friend_v4} ", 60)
     guard.wait_line(rf": +Not blocked: +{Lan.peer_v4} nameserver", 60)
-    equal(len(held), 8, "connections held")
+    assert len(held) == 8, "connections held"
     said = guard.error_output()
-    check(not any("no nameserver" in line for line in said), f"lines {said}")
+    assert not any("no nameserver" in line for line in said), f"lines {said}"
 
 
 AUTO = "resolv.conf.d/resolv.conf.auto"
@@ -287,7 +289,7 @@ BY_OTHERS = {
 }
 
 
-@cases(*BY_OTHERS)
+@pytest.mark.parametrize("what", BY_OTHERS)
 def test_what_other_users_write_decides_nothing(t, what):
     need("nsenter", "setpriv")
     secret = f"nameserver {Lan.friend_v4}\n"
@@ -301,23 +303,23 @@ def test_what_other_users_write_decides_nothing(t, what):
     scene.is_blocked(Lan.friend_v4)
     # The file of systemd-resolved is believed: the folder above is root's.
     scene.is_not_blocked("nameserver")
-    equal(scene.guard.error_output(), [], "words")
-    equal(scene.health(), (200, "ok"), "health")
+    assert scene.guard.error_output() == [], "words"
+    assert scene.health() == (200, "ok"), "health"
 
 
-@cases("a stub", "no file")
+@pytest.mark.parametrize("what", ["a stub", "no file"])
 def test_unknown_nameservers_are_said_once(t, what):
     files = {"/etc/resolv.conf": STUB} if what == "a stub" else {}
     scene = Scene(t, files=files)
     scene.is_blocked()
-    equal(len(scene.guard.error_output()), 1, f"lines {scene.guard.error_output()}")
+    assert len(scene.guard.error_output()) == 1, f"lines {scene.guard.error_output()}"
     said = scene.guard.error_output()[0]
-    check("nameserver" in said and "--allow" in said, said)
-    equal(scene.health(), (200, "ok"), "health")
-    check(scene.known(), "no fact is missing")
+    assert "nameserver" in said and "--allow" in said, said
+    assert scene.health() == (200, "ok"), "health"
+    assert scene.known(), "no fact is missing"
 
 
-@cases("empty", "away")
+@pytest.mark.parametrize("how", ["empty", "away"])
 def test_nameservers_stay_while_their_file_is_written(t, how):
     scene = Scene(t, files=FILES["OpenWrt"])
     path = scene.path("/tmp/resolv.conf.d/resolv.conf.auto")
@@ -333,7 +335,8 @@ def test_nameservers_stay_while_their_file_is_written(t, how):
 # --------------------------------------------------- between readings an hour
 
 
-@cases("gateway", "gateway of another table", "nexthop object", "nameserver")
+@pytest.mark.parametrize("what", [
+    "gateway", "gateway of another table", "nexthop object", "nameserver"])
 def test_what_is_protected_since_the_last_reading(t, what):
     """Also a minute before: it is asked for, or was reported, before the block."""
     scene = Scene(t, "--interval", "1h", files=FILES["OpenWrt"] if what == "nameserver" else None)
@@ -351,10 +354,10 @@ def test_what_is_protected_since_the_last_reading(t, what):
                         "nexthop object": ["nexthop add id 7 via 10.77.0.2 dev lan0"]}[what])
     scene.is_not_blocked(what.split()[0] if what != "nexthop object" else "gateway")
     scene.is_blocked()
-    equal(scene.guard.metric("tcpparser_scheduled_readings_total"), readings, "readings")
+    assert scene.guard.metric("tcpparser_scheduled_readings_total") == readings, "readings"
 
 
-@cases("gateway", "own address", "nameserver")
+@pytest.mark.parametrize("what", ["gateway", "own address", "nameserver"])
 def test_a_block_ends_when_its_source_becomes_protected(t, what):
     files = {"/etc/resolv.conf": "nameserver 10.77.0.9\n"} if what == "nameserver" else None
     # The nameservers are read again as often as the firewall is looked at.
@@ -369,10 +372,10 @@ def test_a_block_ends_when_its_source_becomes_protected(t, what):
                        "own address": f"address add {Lan.peer_v4}/32 dev lo"}[what])
     scene.guard.wait_line(rf": +Unblocked: +{Lan.peer_v4} it holds a protected address now", 30)
     wait_for(lambda: not scene.firewall.blocks(scene.host, f"{Lan.peer_v4}/32"), "no rule")
-    check(scene.firewall.blocks(scene.host, f"{Lan.friend_v4}/32"), "the other block stands")
+    assert scene.firewall.blocks(scene.host, f"{Lan.friend_v4}/32"), "the other block stands"
 
 
-@cases("notified", "replaced", "with its link")
+@pytest.mark.parametrize("how", ["notified", "replaced", "with its link"])
 def test_what_is_protected_no_longer_is_blocked(t, how):
     """A gateway that has gone, two of the three without a message."""
     def prepare(host):
@@ -389,7 +392,7 @@ def test_what_is_protected_no_longer_is_blocked(t, how):
     scene.is_not_blocked("gateway", Lan.peer_v4)
 
 
-@cases("gateway", "nexthop object")
+@pytest.mark.parametrize("what", ["gateway", "nexthop object"])
 def test_a_kernel_that_sends_no_events_is_asked(t, what):
     """Before a block, whatever --interval is. Destroy events are not to be had
     there either, so the scan is held open."""
@@ -401,11 +404,12 @@ def test_a_kernel_that_sends_no_events_is_asked(t, what):
             for source in (Lan.friend_v4, Lan.peer_v4) for port in PORTS]
     scene.guard.wait_line(rf": +Blocked: +{Lan.friend_v4} ")
     scene.guard.wait_line(rf": +Not blocked: +{Lan.peer_v4} gateway")
-    equal(len(held), 8, "connections held")
-    check(scene.known(), "all is known")
+    assert len(held) == 8, "connections held"
+    assert scene.known(), "all is known"
 
 
-@cases(0, 8)
+@pytest.mark.idle
+@pytest.mark.parametrize("seconds", [0, 8])
 def test_facts_that_cannot_be_had_at_all(t, seconds):
     """From the start: said once, shown, and no scan waits."""
     scene = Scene(t, "--window", "5s", before=deaf("route"))
@@ -413,10 +417,10 @@ def test_facts_that_cannot_be_had_at_all(t, seconds):
     time.sleep(seconds)
     scene.is_not_blocked("own addresses and gateways not fully known")
     said = [line for line in scene.guard.error_output() if UNKNOWN in line]
-    equal(len(said), 1, f"lines {scene.guard.error_output()}")
+    assert len(said) == 1, f"lines {scene.guard.error_output()}"
     status, words = scene.health()
-    check(status == 503 and UNKNOWN in words, f"{status} {words}")
-    check(not scene.known(), "the gauge is 0")
+    assert status == 503 and UNKNOWN in words, f"{status} {words}"
+    assert not scene.known(), "the gauge is 0"
     # The control: without that filter the same scan is blocked.
     scene.guard.kill()
     scene.guard = t.guard(scene.host, env=scene.firewall.env).ready()
@@ -473,8 +477,9 @@ def routes_via_three(count, is_v6=False):
             for n in range(count)]
 
 
-@alone
-@cases(("IPv4", 400_000, "quiet"), ("IPv4", 400_000, "flapping"), ("IPv6", 100_000, "flapping"))
+@pytest.mark.alone
+@pytest.mark.parametrize("family, count, kind", [
+    ("IPv4", 400_000, "quiet"), ("IPv4", 400_000, "flapping"), ("IPv6", 100_000, "flapping")])
 def test_a_full_routing_table(t, family, count, kind):
     """Clients are answered, scanners blocked, gateways known. An IPv6 table that
     flaps starts each dump anew again and again, from the start on."""
@@ -498,16 +503,16 @@ def test_a_full_routing_table(t, family, count, kind):
     rounds = f", {running[0].rounds} rounds of 10,000 changes" if running else ""
     print(f"    {family} {kind}: {len(times)} answers, median {median * 1000:.1f} ms, "
           f"longest {longest * 1000:.1f} ms{rounds}", flush=True)
-    check(median < 0.1 and longest < 2, f"median {median:.3f} s, longest {longest:.3f} s")
-    equal(scene.health(), (200, "ok"), "health")
-    check(scene.known(), "all is known")
-    equal(scene.guard.error_output(), [], "words")
+    assert median < 0.1 and longest < 2, f"median {median:.3f} s, longest {longest:.3f} s"
+    assert scene.health() == (200, "ok"), "health"
+    assert scene.known(), "all is known"
+    assert scene.guard.error_output() == [], "words"
 
 
 # ---------------------------------------------------------- networks on links
 
 
-@cases(1_500, 17_000)
+@pytest.mark.parametrize("count", [1_500, 17_000])
 def test_many_networks_on_links(t, count):
     """far -- peer -- guard: no block shrinks, however many there are."""
     inner = t.namespace("inner")
@@ -523,20 +528,20 @@ def test_many_networks_on_links(t, count):
     scene = Scene(t, prepare=prepare)
     scene.peer.ip("address add 10.98.0.9/32 dev lo", "route add 10.79.0.0/24 via 10.77.0.1")
     far = "10.98.0.9"
-    check(scene.peer.connects("10.79.0.2", 22, far, 5), "it reaches what is behind the host")
+    assert scene.peer.connects("10.79.0.2", 22, far, 5), "it reaches what is behind the host"
     scene.is_blocked(far)
     rule = next(rule for rule in scene.firewall.entries(scene.host) if far in rule)
-    check("dst-type" not in rule, f"a stranger is blocked altogether: {rule}")
-    check(not scene.peer.connects("10.79.0.2", 22, far), "it reaches it no more")
+    assert "dst-type" not in rule, f"a stranger is blocked altogether: {rule}"
+    assert not scene.peer.connects("10.79.0.2", 22, far), "it reaches it no more"
     # A neighbour is kept from the host only.
     scene.is_blocked(Lan.friend_v4)
     rule = next(rule for rule in scene.firewall.entries(scene.host) if Lan.friend_v4 in rule)
-    check("dst-type LOCAL" in rule, rule)
+    assert "dst-type LOCAL" in rule, rule
     said = [line for line in scene.guard.error_output() if "on links" in line]
-    equal(len(said), int(count > 16_384), f"words: {scene.guard.error_output()}")
+    assert len(said) == int(count > 16_384), f"words: {scene.guard.error_output()}"
 
 
-@cases("--once", "--dry-run")
+@pytest.mark.parametrize("option", ["--once", "--dry-run"])
 def test_watching_says_no_more_than_needed(t, option):
     lan = t.lan()
     batch(lan.host, numbered(16_500, "route add local {} dev lo table local"))
@@ -553,6 +558,6 @@ def test_watching_says_no_more_than_needed(t, option):
         output, errors = started.communicate(timeout=20)
     finally:
         started.kill()
-    check("Port scan detected" in output, output)
-    check(UNKNOWN not in errors and "--allow" not in errors, errors)
-    equal(len(held), 4, "connections held")
+    assert "Port scan detected" in output, output
+    assert UNKNOWN not in errors and "--allow" not in errors, errors
+    assert len(held) == 4, "connections held"

@@ -13,7 +13,9 @@ import re
 import shlex
 import signal
 
-from harness import HOME, Guard, Skipped, check, equal, last, link, must, need, wait_for
+import pytest
+
+from harness import HOME, Guard, link, must, need, need_namespaces, run, wait_for
 
 ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 PORTS = (22, 25, 80, 445)
@@ -34,7 +36,7 @@ def text_of(name):
 
 def section(heading):
     found = re.search(rf"^## {heading}$(.*?)(?=^## |\Z)", text_of("README.md"), re.M | re.S)
-    check(found, f"README.md has no section {heading}")
+    assert found, f"README.md has no section {heading}"
     return found[1]
 
 
@@ -42,7 +44,7 @@ def man_section(heading):
     """The source of a section or subsection of the man page."""
     found = re.search(rf"^\.S[hs] {heading}$(.*?)(?=^\.Sh |\Z)", text_of("dist/tcpparser.8"),
                       re.M | re.S)
-    check(found, f"the man page has no section {heading}")
+    assert found, f"the man page has no section {heading}"
     return found[1]
 
 
@@ -104,11 +106,11 @@ def man_line_to_type(t, heading, word):
 
 def typed(t, run, *lines, folder=ROOT, **options):
     """What lines of README print, typed into one shell that `run` starts."""
-    check(set(lines) <= t.to_type, f"{lines} stand nowhere")
+    assert set(lines) <= t.to_type, f"{lines} stand nowhere"
     script = "\n".join(["set -e", f"cd {shlex.quote(folder)}", *lines])
     done = run("/bin/sh", "-c", script, **options)
-    equal(done.returncode, 0, f"exit status of {lines}: {done.stdout[-600:]!r}, "
-                              f"{done.stderr[-600:]!r}")
+    assert done.returncode == 0, (f"exit status of {lines}: {done.stdout[-600:]!r}, "
+                                  f"{done.stderr[-600:]!r}")
     t.typed.update(lines)
     return done.stdout
 
@@ -118,7 +120,7 @@ class Terminal(Guard):
     of its own; `before` is a wrapping command."""
 
     def __init__(self, t, namespace, line, env, folder=ROOT, before=()):
-        check(line in t.to_type, f"{line!r} stands nowhere")
+        assert line in t.to_type, f"{line!r} stands nowhere"
         need("setsid")
         self.t, self.line = t, line
         self.keyboard, screen = os.openpty()
@@ -182,7 +184,7 @@ def check_in_order(wanted, found):
     """All of `wanted` stand in `found`, in this order, others between them."""
     rest = iter(found)
     for line in wanted:
-        check(line in rest, f"README.md shows {line!r}, found {found}")
+        assert line in rest, f"README.md shows {line!r}, found {found}"
 
 
 class Scene:
@@ -239,7 +241,7 @@ class Scene:
 
 def test_what_you_will_see(t):
     seen = code_blocks(section("What you will see"))
-    equal([info for info, _ in seen], ["text", "text", "console", "console", "console"], "blocks")
+    assert [info for info, _ in seen] == ["text", "text", "console", "console", "console"], "blocks"
     demo, end, *typing = [lines for _, lines in seen]
     blocks_to_type(t, "What you will see")
     undo = next(lines for lines in blocks_to_type(t, "Allow and undo") if "--unblock" in lines[0])
@@ -251,17 +253,17 @@ def test_what_you_will_see(t):
     scene.scan(scene.far, STRANGER)
     check_in_order(shapes(demo), shapes(scene.guard.output()))
     for prompt, *shown in typing:
-        equal(shapes(scene.type(prompt[2:])), shapes(shown), f"what {prompt!r} prints")
+        assert shapes(scene.type(prompt[2:])) == shapes(shown), f"what {prompt!r} prints"
     one, every = undo
-    equal(scene.type(one), ["1 block removed"], f"what {one!r} prints")
+    assert scene.type(one) == ["1 block removed"], f"what {one!r} prints"
     # A connection in the first half second does not trigger a verification yet.
     wait_for(lambda: scene.near.connects(HOST, 22)
              and scene.guard.matching(f"Unblocked: +{NEIGHBOUR} "), "the end of the block")
     scene.guard.signal(signal.SIGTERM)
-    equal(scene.guard.wait_exit(), 0, "exit status")
-    equal(scene.guard.output()[-1:], end, "last line")
+    assert scene.guard.wait_exit() == 0, "exit status"
+    assert scene.guard.output()[-1:] == end, "last line"
     scene.type(every)
-    check(scene.nothing_left(), "something of ours is left")
+    assert scene.nothing_left(), "something of ours is left"
 
 
 def test_everything_of_ours_goes_by_hand(t):
@@ -271,9 +273,9 @@ def test_everything_of_ours_goes_by_hand(t):
     scene.scan(scene.near, NEIGHBOUR)
     scene.guard.signal(signal.SIGTERM)
     scene.guard.wait_exit()
-    check(not scene.nothing_left(), "the block stays")
+    assert not scene.nothing_left(), "the block stays"
     scene.type(*commands)
-    check(scene.nothing_left(), f"left: {scene.firewall.everything(scene.host)}")
+    assert scene.nothing_left(), f"left: {scene.firewall.everything(scene.host)}"
 
 
 def test_sets_are_seen_and_emptied_by_hand(t):
@@ -285,7 +287,7 @@ def test_sets_are_seen_and_emptied_by_hand(t):
                 if lines[0].startswith("nft "))
     scene = Scene(t, flavour=None).start()
     scene.scan(scene.far, STRANGER)
-    equal(words(scene.type(prompt[2:])), words(shown), f"what {prompt!r} prints")
+    assert words(scene.type(prompt[2:])) == words(shown), f"what {prompt!r} prints"
     scene.type(*lift)
     scene.guard.wait_line(f" Unblocked: +{STRANGER} its rule was removed by nft$")
     scene.scan(scene.near, NEIGHBOUR)
@@ -293,7 +295,7 @@ def test_sets_are_seen_and_emptied_by_hand(t):
     scene.guard.wait_exit()
     (command,) = set(re.findall("`(nft delete table [^`]*)`", section("Allow and undo")))
     scene.host.must(*command.split())
-    equal(scene.host.run("nft", "list", "tables").stdout, "", "tables that are left")
+    assert scene.host.run("nft", "list", "tables").stdout == "", "tables that are left"
 
 
 def test_allowed_sources_are_not_blocked(t):
@@ -312,7 +314,7 @@ def test_release_runs_where_it_is_unpacked(t):
     unpack = blocks_to_type(t, "Run it in 30 seconds")[0]
     tarballs = glob.glob(os.path.join(os.path.dirname(t.binary), "dist", "*-x86_64-*.tar.gz"))
     if not tarballs or os.uname().machine != "x86_64":
-        raise Skipped("`make dist` makes the tarball, and this machine runs it")
+        pytest.skip("`make dist` makes the tarball, and this machine runs it")
     folder = t.folder("unpacked")
     os.symlink(*tarballs, os.path.join(folder, os.path.basename(*tarballs)))
     scene = Scene(t)
@@ -320,7 +322,7 @@ def test_release_runs_where_it_is_unpacked(t):
     scene.start_line(unpack[1], folder=folder)
     scene.guard.ready()
     scene.scan(scene.far, STRANGER)
-    equal(scene.guard.control_c(), 0, "exit status")
+    assert scene.guard.control_c() == 0, "exit status"
 
 
 def test_make_run_blocks_until_control_c(t):
@@ -328,7 +330,7 @@ def test_make_run_blocks_until_control_c(t):
                 if lines[0] == "make run")
     need("make", "cargo")
     if os.stat(ROOT).st_uid != os.geteuid() or os.path.dirname(t.binary) != f"{ROOT}/target":
-        raise Skipped("the program was built elsewhere or by another user")
+        pytest.skip("the program was built elsewhere or by another user")
     scene = Scene(t)
     scene.start_line(line)
     scene.guard.ready()
@@ -344,10 +346,10 @@ def test_looking_on_needs_no_root(t):
     scene = Scene(t)
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"]
     if scene.host.run(*nobody, "test", "-x", t.binary).returncode != 0:
-        raise Skipped(f"others may not look into {ROOT}")
+        pytest.skip(f"others may not look into {ROOT}")
     scene.start_line(line, before=nobody).guard.ready()
     scene.scan(scene.far, STRANGER, "Not blocked")
-    check(scene.nothing_left(), "it changed the firewall")
+    assert scene.nothing_left(), "it changed the firewall"
 
 
 def test_http_on_one_address(t):
@@ -355,8 +357,8 @@ def test_http_on_one_address(t):
     scene = Scene(t).start_line(line)
     wait_for(lambda: scene.host.run("curl", "-s", "http://10.92.2.1:3021/healthz").returncode == 0,
              "an answer")
-    equal(scene.host.run("curl", "-s", f"http://{HOST}:3021/healthz").returncode, 7,
-          "exit status of curl for another address")
+    assert scene.host.run("curl", "-s", f"http://{HOST}:3021/healthz").returncode == 7, (
+        "exit status of curl for another address")
     scene.guard.works()
 
 
@@ -369,9 +371,9 @@ def test_without_root(t):
         text = status.read()
     for words in ("Uid:\t65534\t", *(f"Cap{name}:\t0000000000001000\n" for name in
                                      ("Inh", "Prm", "Eff", "Bnd", "Amb"))):
-        check(words in text, f"no {words!r} in {text}")
+        assert words in text, f"no {words!r} in {text}"
     scene.scan(scene.far, STRANGER)
-    equal(scene.guard.control_c(), 0, "exit status")
+    assert scene.guard.control_c() == 0, "exit status"
 
 
 def test_another_firewall_takes_the_list(t):
@@ -382,13 +384,13 @@ def test_another_firewall_takes_the_list(t):
     scene.scan(scene.far, STRANGER)
     set_up = scene.far.run("ipset", "create", "probe", "hash:net", "timeout", "1")
     if set_up.returncode != 0:
-        raise Skipped(f"ipset create: {set_up.stderr.strip()}")
+        pytest.skip(f"ipset create: {set_up.stderr.strip()}")
     scene.type(*once, space=scene.far)
     for _ in range(2):
         scene.type(fill, space=scene.far)
         listed = scene.far.must("ipset", "list", "scanners")
         found = set(re.findall(r"^(\S+) timeout 1[78]\d$", listed, re.M))
-        equal(found, {NEIGHBOUR, STRANGER}, f"members of {listed}")
+        assert found == {NEIGHBOUR, STRANGER}, f"members of {listed}"
 
 
 def test_scrape_configuration_is_valid(t):
@@ -412,59 +414,59 @@ HEADINGS = ("Run it in 30 seconds", "What you will see", "Allow and undo", "Star
             "Licence")
 
 
-def test_it_fits_on_a_few_screens(_t):
+def test_it_fits_on_a_few_screens():
     size = len(text_of("README.md").encode())
-    check(size <= README_MAX, f"README.md has {size} bytes, {size - README_MAX} too many")
+    assert size <= README_MAX, f"README.md has {size} bytes, {size - README_MAX} too many"
 
 
-def test_headings_are_there_and_links_lead_to_them(_t):
+def test_headings_are_there_and_links_lead_to_them():
     text = text_of("README.md")
-    equal(tuple(re.findall("^## (.*)$", text, re.M)), HEADINGS, "headings")
+    assert tuple(re.findall("^## (.*)$", text, re.M)) == HEADINGS, "headings"
     anchors = {re.sub("[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in HEADINGS}
     links = re.findall(r"\]\(([^)]*)\)", text)
     lost = [link for link in links if not link.startswith("https://")
             and not (link[1:] in anchors if link[0] == "#" else os.path.exists(f"{ROOT}/{link}"))]
-    equal(lost, [], f"links to nowhere among {len(links)}")
+    assert lost == [], f"links to nowhere among {len(links)}"
 
 
-def test_first_command_stands_on_the_first_screen(_t):
+def test_first_command_stands_on_the_first_screen():
     text = text_of("README.md")
     blocks = [block for block in code_blocks(text) if commands_of(*block)]
     lines = text[:text.index(blocks[0][1][0])].count("\n")
-    check(lines < 20, f"{lines} lines above the first command")
+    assert lines < 20, f"{lines} lines above the first command"
 
 
-def test_blocks_say_what_they_hold(_t):
+def test_blocks_say_what_they_hold():
     kinds = [info for info, _ in code_blocks(text_of("README.md"))]
-    equal(set(kinds), {"sh", "console", "text", "yaml"}, "info strings")
-    equal(2 * len(kinds), len(re.findall("^ *```", text_of("README.md"), re.M)), "fences")
-    check("TBD" not in text_of("README.md"), "README.md has a TBD")
+    assert set(kinds) == {"sh", "console", "text", "yaml"}, "info strings"
+    assert 2 * len(kinds) == len(re.findall("^ *```", text_of("README.md"), re.M)), "fences"
+    assert "TBD" not in text_of("README.md"), "README.md has a TBD"
 
 
-def test_verbs_of_make_are_there(_t):
+def test_verbs_of_make_are_there():
     verbs = set(re.findall(r"(?:^|`|\d )make ([a-z]+)", text_of("README.md"), re.M))
     known = set(re.findall(r"^([a-z]+):.*## ", text_of("Makefile"), re.M))
-    equal(verbs - known, set(), "verbs that make does not know")
-    equal(known - verbs, {"clean"}, "verbs that README.md does not name")
+    assert verbs - known == set(), "verbs that make does not know"
+    assert known - verbs == {"clean"}, "verbs that README.md does not name"
 
 
-def test_files_named_are_there(_t):
+def test_files_named_are_there():
     """In README.md and the man page; src/lib.rs has a test of its own."""
     named = set(re.findall(r"`((?:src|tests|dist)/[\w./-]*)`", text_of("README.md")))
-    check(len(named) > 15, f"files: {named}")
+    assert len(named) > 15, f"files: {named}"
     named.update(re.findall(r"\.Pa ((?:src|tests|dist)/[\w./-]*)", text_of("dist/tcpparser.8")))
     missing = [name for name in named if not os.path.exists(os.path.join(ROOT, name))]
-    equal(missing, [], "files that are not there")
+    assert missing == [], "files that are not there"
 
 
-def test_figures_are_documented(_t):
+def test_figures_are_documented():
     limits = section("Limits and figures")
-    check(re.search(r"\| figure \| aim \| measured on \d{4}-\d\d-\d\d \|", limits), "no date")
+    assert re.search(r"\| figure \| aim \| measured on \d{4}-\d\d-\d\d \|", limits), "no date"
     for row in (r"size of the binary \| at most 64 KiB \| [\d.]+ KiB",
                 r"resident memory, idle \| at most 128 KiB \| \d+ KiB",
                 r"resident memory, 20,000 rows \| - \| [\d,]+ KiB",
                 r"CPU of a reading of 20,000 rows, .* \| at most 1\.10 \| \d\.\d\d \([\d.]+ ms\)"):
-        check(re.search(rf"^\| {row}", limits, re.M), f"no row /{row}/")
+        assert re.search(rf"^\| {row}", limits, re.M), f"no row /{row}/"
 
 
 # What --help and a debug build's panic say needs no row.
@@ -475,7 +477,7 @@ def only_for_tests():
     """Files of modules that are no part of the product; the folder of the fake
     world has a row all the same."""
     modules = re.findall(r"^#\[cfg\(test\)\]\nmod (\w+);", text_of("src/lib.rs"), re.M)
-    check("testing" in modules, f"modules of tests: {modules}")
+    assert "testing" in modules, f"modules of tests: {modules}"
     return {f"{name}.rs" for name in modules}
 
 
@@ -497,30 +499,30 @@ def man_words(source):
     return re.sub(r" (?=[.,;:)])", "", re.sub(r"\s+", " ", source))
 
 
-def test_every_message_is_documented(_t):
+def test_every_message_is_documented():
     """Whatever it can say holds two words side by side."""
     messages = {text for text in texts_of_the_source() if re.search("[a-z]{2,} [a-z]", text)}
-    check(len(messages) > 60, f"messages: {messages}")
+    assert len(messages) > 60, f"messages: {messages}"
     page = man_words(text_of("dist/tcpparser.8"))
-    equal({text for text in messages if text not in page}, set(), "messages without an entry")
+    assert {text for text in messages if text not in page} == set(), "messages without an entry"
 
 
-def test_documented_messages_are_those_of_the_source(_t):
+def test_documented_messages_are_those_of_the_source():
     """What is left of each when texts of the source are taken away is its
     variable part."""
     texts = [text for text in texts_of_the_source() if re.search("[a-z]{3}", text)]
     texts.sort(key=len, reverse=True)
     messages = re.findall(r"^\.It (.+)$", man_section("DIAGNOSTICS"), re.M)
-    check(len(messages) > 80, f"messages: {messages}")
+    assert len(messages) > 80, f"messages: {messages}"
     for message in messages:
         rest = message
         for text in texts:
             rest = re.sub(rf"(?<!\w){re.escape(text)}(?!\w)", "", rest)
-        check(re.fullmatch(r"(\.\.\.|503|--firewall|--|[\s':;,])*", rest),
-              f"nothing says {message!r}: {rest!r} is left")
+        assert re.fullmatch(r"(\.\.\.|503|--firewall|--|[\s':;,])*", rest), (
+            f"nothing says {message!r}: {rest!r} is left")
 
 
-def test_what_lacking_tools_skip_is_documented(_t):
+def test_what_lacking_tools_skip_is_documented():
     """At the head of the list of tools in the Makefile."""
     comment = re.search("^# Without  .*\n((?:#.*\n)+)", text_of("Makefile"), re.M)[1]
     named = set(re.findall(r"[\w-]+", comment))
@@ -529,11 +531,22 @@ def test_what_lacking_tools_skip_is_documented(_t):
         for call in re.findall(r"\bneed\(([^)]*)\)", text_of(path)):
             needed.update(re.findall('"([^"]+)"', call))
     needed.update(re.findall(r"(?:if|&&) has ([\w-]+)", text_of("tests/build.sh")))
-    check(len(needed) > 20, f"tools: {needed}")
-    equal(needed - named, set(), "tools without a row")
+    assert len(needed) > 20, f"tools: {needed}"
+    assert needed - named == set(), "tools without a row"
 
 
 # ------------------------------------------------------------------ the count
+
+
+def test_single_tests_run_by_name(t):
+    need_namespaces()
+    need("pytest")
+    ((*_, line),) = blocks_to_type(t, "Tests")
+    if t.binary != f"{ROOT}/target/tcpparser":
+        pytest.skip("the program was built elsewhere")
+    env = {name: value for name, value in HOME.items() if not name.startswith("PYTEST_")}
+    said = typed(t, run, line, env=env, seconds=60)
+    assert re.search(r"^=+ 1 passed in ", said.splitlines()[-1]), said
 
 
 def makes_test():
@@ -553,26 +566,26 @@ def test_make_test_types_others(t):
     """It is typed now, and tests/build.sh before us has typed some."""
     t.to_type.update(["make test", "make image", "make dist", "make wheel"])
     if not makes_test():
-        raise Skipped("`make test` does not run this")
+        pytest.skip("`make test` does not run this")
     t.typed.add("make test")
     t.typed.update(text_of("target/typed-in-build").splitlines())
     if t.to_type - t.typed:
-        raise Skipped(f"tests/build.sh has skipped {sorted(t.to_type - t.typed)}")
+        pytest.skip(f"tests/build.sh has skipped {sorted(t.to_type - t.typed)}")
 
 
-@last
-def test_every_command_is_typed_or_marked(t):
-    if not t.ledger.is_whole:
-        raise Skipped("not all tests run")
+@pytest.mark.last
+def test_every_command_is_typed_or_marked(ledger):
+    if not ledger.is_whole:
+        pytest.skip("not all tests run")
     commands = dict(command for block in code_blocks(text_of("README.md"))
                     for command in commands_of(*block))
     marked = {line: mark for line, mark in commands.items() if mark}
-    executed = {line for line in commands if line in t.ledger.typed}
+    executed = {line for line in commands if line in ledger.typed}
     print(f"README: {len(executed)} commands executed, {len(marked)} marked ("
           + ", ".join(f"{line}: {mark}" for line, mark in marked.items()) + ")", flush=True)
-    equal(sorted(executed & set(marked)), [], "marked, and typed all the same")
+    assert sorted(executed & set(marked)) == [], "marked, and typed all the same"
     left = set(commands) - executed - set(marked)
-    equal(sorted(left - t.ledger.untyped), [], "neither typed by a test nor marked")
-    check(len(marked) <= MARKED_MAX, f"{len(marked)} commands are marked")
+    assert sorted(left - ledger.untyped) == [], "neither typed by a test nor marked"
+    assert len(marked) <= MARKED_MAX, f"{len(marked)} commands are marked"
     if left:
-        raise Skipped(f"not typed, since tests were skipped or failed: {sorted(left)}")
+        pytest.skip(f"not typed, since tests were skipped or failed: {sorted(left)}")

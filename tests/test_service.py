@@ -10,8 +10,10 @@ import signal
 import socket
 import time
 
-from harness import (DEADLINE, FLAVOURS, HOME, IPTABLES_NAMES, broken_firewall, cases, check, equal,
-                     must, need, wait_for, wrapped_firewall)
+import pytest
+
+from harness import (DEADLINE, FLAVOURS, HOME, IPTABLES_NAMES, broken_firewall, must, need,
+                     wait_for, wrapped_firewall)
 from test_files import fixture
 
 PORTS = (22, 25, 80, 443)
@@ -70,26 +72,26 @@ class Scene:
         return self.lan.host.run(self.t.binary, *arguments, env={**self.env, **env})
 
 
-@cases(*FLAVOURS)
+@pytest.mark.parametrize("flavour", FLAVOURS)
 def test_tools_of_another_root(t, flavour):
     """From the first look to the last unblock, whatever our own PATH says."""
     scene = Scene(t, flavour)
     guard = t.guard(scene.lan.host, "--exec-root", scene.root, env=scene.env).ready()
     scene.scan()
     undo = guard.wait_line(" Blocked: +10.77.0.2 ").partition("undo: tcpparser ")[2].split()
-    equal(undo, ["--unblock", "10.77.0.2", "--exec-root", scene.root], "the undo command")
-    check(scene.firewall.blocks(scene.lan.host, "10.77.0.2/32"), "it stands in the kernel")
-    equal(guard.error_output(), [], "stderr")
+    assert undo == ["--unblock", "10.77.0.2", "--exec-root", scene.root], "the undo command"
+    assert scene.firewall.blocks(scene.lan.host, "10.77.0.2/32"), "it stands in the kernel"
+    assert guard.error_output() == [], "stderr"
     for command in ("/proc/self", f"/proc/{guard.pid}"):
-        equal(os.readlink(f"{command}/root"), "/", "only the commands' root is another one")
+        assert os.readlink(f"{command}/root") == "/", "only the commands' root is another one"
     if flavour == "legacy":
-        check(os.path.exists(f"{scene.root}/run/lock-of-the-root"), "XTABLES_LOCKFILE is in it")
+        assert os.path.exists(f"{scene.root}/run/lock-of-the-root"), "XTABLES_LOCKFILE is in it"
     listed = scene.command("--list", TCPPARSER_EXEC_ROOT=scene.root)
-    check("10.77.0.2" in listed.stdout, f"--list: {listed.stdout!r} {listed.stderr!r}")
-    equal(scene.command("--list").returncode, 1, "--list without it")
+    assert "10.77.0.2" in listed.stdout, f"--list: {listed.stdout!r} {listed.stderr!r}"
+    assert scene.command("--list").returncode == 1, "--list without it"
     undone = scene.command(*undo)
-    equal((undone.returncode, undone.stdout), (0, "1 block removed\n"), undone.stderr)
-    check(not scene.firewall.entries(scene.lan.host), "no entry is left")
+    assert (undone.returncode, undone.stdout) == (0, "1 block removed\n"), undone.stderr
+    assert not scene.firewall.entries(scene.lan.host), "no entry is left"
 
 
 def test_our_path_comes_first_in_another_root(t):
@@ -98,10 +100,10 @@ def test_our_path_comes_first_in_another_root(t):
     guard = t.guard(scene.lan.host, env={**scene.env, "TCPPARSER_EXEC_ROOT": scene.root}).ready()
     scene.scan()
     guard.wait_line(" Blocked: ")
-    equal(guard.error_output(), [], "stderr")
+    assert guard.error_output() == [], "stderr"
 
 
-@cases("no capability", "no directory", "no tool", "not executable")
+@pytest.mark.parametrize("trouble", ["no capability", "no directory", "no tool", "not executable"])
 def test_another_root_that_is_of_no_use(t, trouble):
     """Said once for each family and tried again; the commands say it, too."""
     scene, before = Scene(t), ()
@@ -127,21 +129,21 @@ def test_another_root_that_is_of_no_use(t, trouble):
     scene.scan()
     guard.wait_line(" Block failed: ")
     said = wait_for(lambda: len(guard.error_output()) >= 3 and guard.error_output(), "stderr")
-    equal(sorted(said), sorted([NOTHING, *(
-        f"tcpparser: {tool} could not be started: {words}; it is tried again"
-        for tool in ("iptables", "ip6tables"))]), "stderr")
+    assert sorted(said) == sorted([NOTHING, *(
+           f"tcpparser: {tool} could not be started: {words}; it is tried again"
+           for tool in ("iptables", "ip6tables"))]), "stderr"
     if before:
         return
     for command in ("--list", "--unblock=all"):
         ended = scene.command(command, "--exec-root", root, *IPTABLES_ALONE)
-        equal((ended.returncode, ended.stdout), (1, ""), f"{command}: {ended.stderr}")
-        check(words in ended.stderr, f"{command}: {ended.stderr!r}")
+        assert (ended.returncode, ended.stdout) == (1, ""), f"{command}: {ended.stderr}"
+        assert words in ended.stderr, f"{command}: {ended.stderr!r}"
     if trouble == "no tool":
         os.rename(root + "/usr/away", root + "/usr/sbin")
         guard.wait_line(" Blocked: ")
 
 
-@cases(*FLAVOURS)
+@pytest.mark.parametrize("flavour", FLAVOURS)
 def test_kernels_without_tables_for_iptables(t, flavour):
     """The real tools report a table that really is not there: nf_tables take
     the blocks, and with iptables alone it is a failure."""
@@ -151,19 +153,19 @@ def test_kernels_without_tables_for_iptables(t, flavour):
                            'case $name in *tables) exec "$real" -t nosuch "$@";; esac')
     guard = t.guard(lan.host, *IPTABLES_ALONE, env=env).ready()
     wait_for(lambda: NOTHING + WAY_OUT in guard.error_output(), "the way out")
-    check("nosuch" in guard.error_output()[0], f"stderr: {guard.error_output()}")
+    assert "nosuch" in guard.error_output()[0], f"stderr: {guard.error_output()}"
     listed = lan.host.run(t.binary, "--list", env=env)
-    equal((listed.returncode, listed.stdout), (1, ""), f"--list: {listed.stderr}")
+    assert (listed.returncode, listed.stdout) == (1, ""), f"--list: {listed.stderr}"
     guard.kill()
     guard = t.guard(lan.host, env=env).ready()
     for port in PORTS:
         lan.peer.connect(lan.host_v4, port)
     guard.wait_line(" Blocked: ")
     listed = lan.host.run(t.binary, "--list", env=env)
-    check(re.search(rf"^{lan.peer_v4} .* nft$", listed.stdout, re.M), f"--list: {listed}")
+    assert re.search(rf"^{lan.peer_v4} .* nft$", listed.stdout, re.M), f"--list: {listed}"
 
 
-@cases("no tool", "it fails", "in another root")
+@pytest.mark.parametrize("trouble", ["no tool", "it fails", "in another root"])
 def test_way_out_is_named_where_it_is_one(t, trouble):
     """Once, for both families."""
     root = ("--exec-root", t.folder("root")) if trouble == "in another root" else ()
@@ -172,8 +174,8 @@ def test_way_out_is_named_where_it_is_one(t, trouble):
     guard = t.guard(t.namespace("host"), *root, *IPTABLES_ALONE, env=env).ready()
     wait_for(lambda: any(NOTHING in line for line in guard.error_output()), "the way out")
     guard.wait_readings(2)
-    equal([line for line in guard.error_output() if not line.endswith("; it is tried again")],
-          [NOTHING if root else NOTHING + WAY_OUT], "what is said beside each tool's failure")
+    assert ([line for line in guard.error_output() if not line.endswith("; it is tried again")]
+            == [NOTHING if root else NOTHING + WAY_OUT]), "what is said beside each tool's failure"
 
 
 # ----------------------------------------------------------- --healthcheck
@@ -184,17 +186,18 @@ def healthcheck(t, host, *arguments, before=(), **env):
     started = time.monotonic()
     done = host.run(*before, t.binary, "--healthcheck", *arguments,
                     env={"PATH": HOME["PATH"], **env})
-    equal(done.stdout, "", "stdout")
+    assert done.stdout == "", "stdout"
     return done.returncode, done.stderr, time.monotonic() - started
 
 
-@cases("[::]:3021", "0.0.0.0:3021", "10.77.0.1:80", "[fd00:77::1]:80", "[::1]:80")
+@pytest.mark.parametrize("listen", [
+    "[::]:3021", "0.0.0.0:3021", "10.77.0.1:80", "[fd00:77::1]:80", "[::1]:80"])
 def test_healthcheck_of_a_healthy_daemon(t, listen):
     host = t.lan().host
     guard = t.guard(host, "--listen", listen, "--dry-run")
     guard.wait_line("No TCP peer connection")
-    equal(healthcheck(t, host, "--listen", listen)[:2], (0, ""), "by option")
-    equal(healthcheck(t, host, TCPPARSER_LISTEN=listen)[:2], (0, ""), "by environment")
+    assert healthcheck(t, host, "--listen", listen)[:2] == (0, ""), "by option"
+    assert healthcheck(t, host, TCPPARSER_LISTEN=listen)[:2] == (0, ""), "by environment"
 
 
 def test_healthcheck_needs_no_rights_and_leaves_no_trace(t):
@@ -203,19 +206,19 @@ def test_healthcheck_needs_no_rights_and_leaves_no_trace(t):
     guard = t.guard(host).ready()
     before = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all")
     for _ in range(20):
-        equal(healthcheck(t, host, before=before)[:2], (0, ""), "as nobody")
+        assert healthcheck(t, host, before=before)[:2] == (0, ""), "as nobody"
     guard.wait_readings(3)
     scraped = guard.scrape()
     for name in ("new_connections_total", "connections_missed_total"):
-        equal(sum(value for key, value in scraped.items() if name in key), 0, name)
-    equal(guard.matching("New connection"), [], "lines")
+        assert sum(value for key, value in scraped.items() if name in key) == 0, name
+    assert guard.matching("New connection") == [], "lines"
 
 
 def test_healthcheck_without_ipv6(t):
     host = t.namespace("host")
     host.must("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6")
     t.guard(host).ready()
-    equal(healthcheck(t, host)[:2], (0, ""), "healthy")
+    assert healthcheck(t, host)[:2] == (0, ""), "healthy"
 
 
 def test_healthcheck_says_what_is_wrong(t):
@@ -223,7 +226,7 @@ def test_healthcheck_says_what_is_wrong(t):
 
     def unhealthy(words, *arguments):
         status, said, _ = healthcheck(t, host, *arguments)
-        equal((status, said), (1, f"tcpparser: {words}\n"), "unhealthy")
+        assert (status, said) == (1, f"tcpparser: {words}\n"), "unhealthy"
 
     unhealthy("127.0.0.1:3021: connection refused")
     unhealthy("192.0.2.1:80: address not there", "--listen", "192.0.2.1:80")
@@ -233,8 +236,8 @@ def test_healthcheck_says_what_is_wrong(t):
     unhealthy("127.0.0.1:3021: 503 the firewall cannot be used")
     guard.signal(signal.SIGSTOP)
     status, said, seconds = healthcheck(t, host)
-    equal((status, said), (1, "tcpparser: 127.0.0.1:3021: no answer in time\n"), "unhealthy")
-    check(2.9 < seconds < 10, f"it took {seconds:.1f} s")
+    assert (status, said) == (1, "tcpparser: 127.0.0.1:3021: no answer in time\n"), "unhealthy"
+    assert 2.9 < seconds < 10, f"it took {seconds:.1f} s"
     guard.signal(signal.SIGCONT)
 
 
@@ -243,18 +246,18 @@ def test_healthcheck_without_iptables(t):
     host = t.namespace("host")
     guard = t.guard(host, env={"PATH": t.folder("empty"), "TZ": "UTC0"}).ready()
     wait_for(lambda: guard.metric("tcpparser_firewall_up") == 1, "firewall_up")
-    equal(guard.metric("tcpparser_firewall_jump_first"), 1, "jump_first, without a chain")
-    equal(healthcheck(t, host)[:2], (0, ""), "healthy")
-    equal(guard.error_output(), [], "stderr")
+    assert guard.metric("tcpparser_firewall_jump_first") == 1, "jump_first, without a chain"
+    assert healthcheck(t, host)[:2] == (0, ""), "healthy"
+    assert guard.error_output() == [], "stderr"
 
 
 def test_healthcheck_when_readings_stop(t):
     folder, host = fixture(t, []), t.namespace("host")
     t.guard(host, "--dry-run", "--proc", folder).ready()
-    equal(healthcheck(t, host)[:2], (0, ""), "healthy")
+    assert healthcheck(t, host)[:2] == (0, ""), "healthy"
     os.rename(f"{folder}/net/tcp", f"{folder}/net/away")
     said = wait_for(lambda: healthcheck(t, host)[1], "trouble", 3)
-    equal(said, "tcpparser: 127.0.0.1:3021: 503 the last good reading is too old\n", "stderr")
+    assert said == "tcpparser: 127.0.0.1:3021: 503 the last good reading is too old\n", "stderr"
 
 
 # --------------------------------------------------------------- sd_notify
@@ -285,19 +288,19 @@ class Init:
         return said
 
 
-@cases("path", "abstract")
+@pytest.mark.parametrize("kind", ["path", "abstract"])
 def test_init_learns_of_start_life_and_end(t, kind):
     host = t.namespace("host")
     init = Init(t, host, "@tcpparser-test" if kind == "abstract" else None)
     guard = t.guard(host, "--dry-run", env=init.env)
-    equal([init.hears() for _ in range(4)], ["READY=1"] + ["WATCHDOG=1"] * 3, "said")
+    assert [init.hears() for _ in range(4)] == ["READY=1"] + ["WATCHDOG=1"] * 3, "said"
     guard.wait_line("No TCP peer connection")
     guard.signal(signal.SIGTERM)
-    equal(guard.wait_exit(), 0, "exit status")
+    assert guard.wait_exit() == 0, "exit status"
     said = init.heard()
-    equal(said[-1:], ["STOPPING=1"], "the last word")
-    equal(set(said[:-1]) - {"WATCHDOG=1"}, set(), "words before")
-    equal(guard.error_output(), [], "stderr")
+    assert said[-1:] == ["STOPPING=1"], "the last word"
+    assert set(said[:-1]) - {"WATCHDOG=1"} == set(), "words before"
+    assert guard.error_output() == [], "stderr"
 
 
 def test_watchdog_is_fed_by_good_readings_alone(t):
@@ -305,33 +308,33 @@ def test_watchdog_is_fed_by_good_readings_alone(t):
     init = Init(t, host)
     os.rename(f"{folder}/net/tcp", f"{folder}/net/away")
     guard = t.guard(host, "--dry-run", "--proc", folder, env=init.env)
-    equal(init.hears(), "READY=1", "a host without rows starts")
+    assert init.hears() == "READY=1", "a host without rows starts"
     guard.wait_readings(3)
-    equal(init.heard(), [], "said while nothing can be read")
+    assert init.heard() == [], "said while nothing can be read"
     os.rename(f"{folder}/net/away", f"{folder}/net/tcp")
-    equal(init.hears(), "WATCHDOG=1", "said once it can")
+    assert init.hears() == "WATCHDOG=1", "said once it can"
     os.rename(f"{folder}/net/tcp", f"{folder}/net/away")
     guard.wait_readings(2)
     init.heard()
     guard.wait_readings(3)
-    equal(init.heard(), [], "said when it cannot any more")
+    assert init.heard() == [], "said when it cannot any more"
 
 
 def test_watchdog_is_fed_in_time_whatever_the_interval(t):
     host = t.namespace("host")
     init = Init(t, host)
     t.guard(host, "--dry-run", env={**init.env, "WATCHDOG_USEC": "3000000"}, interval="1h")
-    equal(init.hears(), "READY=1", "first word")
+    assert init.hears() == "READY=1", "first word"
     times = []
     for _ in range(4):
-        equal(init.hears(), "WATCHDOG=1", "word")
+        assert init.hears() == "WATCHDOG=1", "word"
         times.append(time.monotonic())
     gaps = [after - before for before, after in zip(times, times[1:])]
-    check(max(gaps) < 3, f"seconds between: {gaps}")
-    check(sum(gaps) > 3 * 1.25, f"seconds between: {gaps}")
+    assert max(gaps) < 3, f"seconds between: {gaps}"
+    assert sum(gaps) > 3 * 1.25, f"seconds between: {gaps}"
 
 
-@cases("full", "missing", "path too long")
+@pytest.mark.parametrize("trouble", ["full", "missing", "path too long"])
 def test_deaf_init_delays_nothing(t, trouble):
     host = t.namespace("host")
     init = Init(t, host)
@@ -348,14 +351,14 @@ def test_deaf_init_delays_nothing(t, trouble):
     guard = t.guard(host, "--dry-run", env=init.env).ready()
     started = time.monotonic()
     guard.wait_readings(5)
-    check(time.monotonic() - started < 10, "readings wait")
+    assert time.monotonic() - started < 10, "readings wait"
     said = guard.error_output()
     if trouble == "full":
-        equal(said, [], "stderr")
+        assert said == [], "stderr"
         wait_for(lambda: "READY=1" in init.heard(), "READY=1 once there is room")
     else:
-        equal(len(said), 1, f"lines on stderr: {said}")
-        check("NOTIFY_SOCKET cannot be notified: " in said[0], said[0])
+        assert len(said) == 1, f"lines on stderr: {said}"
+        assert "NOTIFY_SOCKET cannot be notified: " in said[0], said[0]
 
 
 def test_commands_of_the_firewall_know_nothing_of_it(t):
@@ -366,4 +369,4 @@ def test_commands_of_the_firewall_know_nothing_of_it(t):
     t.guard(host, env={**env, **init.env, "PATH": env["PATH"], "WATCHDOG_USEC": "9000000"}).ready()
     with open(kept) as file:
         names = {line.partition("=")[0] for line in file} - {"PWD", "OLDPWD", "SHLVL", "_"}
-    equal(names, {"PATH", "LC_ALL", "XTABLES_LOCKFILE"}, "variables of a command")
+    assert names == {"PATH", "LC_ALL", "XTABLES_LOCKFILE"}, "variables of a command"

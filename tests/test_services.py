@@ -13,8 +13,9 @@ import subprocess
 import time
 
 import traffic
-from harness import (Skipped, cases, check, connection_pattern, equal, idle,
-                     scan_pattern, wait_for)
+import pytest
+
+from harness import connection_pattern, scan_pattern, wait_for
 from test_evidence import MISSED, NEW_INBOUND, PORTS, Scene
 from traffic import ConnectScan, end, helper, serve, touch, until
 
@@ -35,7 +36,7 @@ def control(scene, *ports):
 
 
 def spared(scene, source):
-    equal(scene.guard.matching(f"(Port scan detected|Blocked): +{source} "), [], "scans")
+    assert scene.guard.matching(f"(Port scan detected|Blocked): +{source} ") == [], "scans"
 
 
 # ----------------------------------------------------------- passive FTP
@@ -47,7 +48,7 @@ def ftp_server(t, scene, *settings):
     path = f"{os.environ.get('PATH', '')}:{ROOT}/target/tools/usr/sbin"
     binary = shutil.which("vsftpd", path=path)
     if binary is None:
-        raise Skipped("vsftpd is not installed")
+        pytest.skip("vsftpd is not installed")
     folder = t.folder("ftp")
     os.chmod(folder, 0o755)
     with open(f"{folder}/file", "wb") as file:
@@ -96,7 +97,7 @@ def download(scene, seconds, delay=0.0):
                 size += len(data)
 
             client.retrbinary("RETR file", take)
-            equal(size, 20_000, "bytes of a file")
+            assert size == 20_000, "bytes of a file"
             spared(scene, scene.family.peer)
             count += 1
     return count
@@ -108,31 +109,31 @@ FTP = {"any port": ((), "10s", 6, 0), "eleven ports": (FEW_PORTS, "10s", 6, 0),
        "slow client": (FEW_PORTS, "300ms", 20, 1.5), "slow, any port": ((), "1s", 20, 1.5)}
 
 
-@cases(*FTP)
-@idle
+@pytest.mark.parametrize("kind", FTP)
+@pytest.mark.idle
 def test_ftp_clients_are_no_scanners(t, kind):
     settings, interval, seconds, delay = FTP[kind]
     scene = Scene(t, interval=interval).hears()
     with ftp_server(t, scene, *settings) as server:
         wait_for(lambda: is_up(scene, server), "vsftpd")
         count = download(scene, seconds, delay)
-        check(count > (10 if delay else 100), f"{count} files")
+        assert count > (10 if delay else 100), f"{count} files"
         scene.guard.wait_readings(2 if interval != "10s" else 1)
         spared(scene, scene.family.peer)
         if settings:
-            equal(scene.guard.metric(MISSED), 0, MISSED)
+            assert scene.guard.metric(MISSED) == 0, MISSED
         control(scene)
 
 
 def is_up(scene, server):
-    check(server.poll() is None, "vsftpd ended")
+    assert server.poll() is None, "vsftpd ended"
     with contextlib.suppress(OSError):
         end(scene.peer.connect(scene.family.host, 21), "fin")
         return True
 
 
-@cases(21100, 40000)
-@idle
+@pytest.mark.parametrize("lowest", [21100, 40000])
+@pytest.mark.idle
 def test_ftp_ports_without_connections(t, lowest):
     """Listened on until the client gives up, and by the next one again."""
     scene = Scene(t, interval="500ms").hears()
@@ -149,14 +150,14 @@ def test_ftp_ports_without_connections(t, lowest):
         waiting.close()
         scene.guard.wait_readings(2)
         count = download(scene, 6)
-        check(count > 100, f"{count} files")
+        assert count > 100, f"{count} files"
         control(scene)
 
 
 # ------------------------------------------------------------ new services
 
 
-@cases("10s", "1h")
+@pytest.mark.parametrize("interval", ["10s", "1h"])
 def test_services_that_just_started(t, interval):
     """None of them was there at the first reading."""
     scene = Scene(t, ports=(), interval=interval).hears()
@@ -166,10 +167,10 @@ def test_services_that_just_started(t, interval):
     scene.wait_blocked()
     took = time.monotonic() - started
     print(f"    blocked {took:.2f} s after the scan of services that had just started")
-    check(took < 6, f"{took:.2f} s")
+    assert took < 6, f"{took:.2f} s"
 
 
-@cases("fin", "rst")
+@pytest.mark.parametrize("how", ["fin", "rst"])
 def test_new_services_whose_scan_is_held(t, how):
     scene = Scene(t, ports=(), interval="1h").hears()
     serve(scene.host, *PORTS)
@@ -180,7 +181,7 @@ def test_new_services_whose_scan_is_held(t, how):
         scan.close()
 
 
-@cases("127.0.0.1", "10.77.0.1")
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.77.0.1"])
 def test_new_services_beside_a_full_table(t, address):
     """Any user can listen so often; that keeps no service of all addresses out."""
     scene = Scene(t, ports=(), interval="500ms").hears()
@@ -192,7 +193,7 @@ def test_new_services_beside_a_full_table(t, address):
         control(scene)
 
 
-@cases("10s", "1h")
+@pytest.mark.parametrize("interval", ["10s", "1h"])
 def test_ports_of_services_that_stopped_serve_outgoing_connections(t, interval):
     """The last reading shows listeners where connections go out from by now."""
     scene = Scene(t, ports=range(40001, 40031))
@@ -230,7 +231,7 @@ def test_a_listener_that_goes_is_no_service(t):
         served.close()
     scene.guard.wait_readings(5)
     spared(scene, scene.family.peer)
-    equal(scene.guard.metric(MISSED), 0, MISSED)
+    assert scene.guard.metric(MISSED) == 0, MISSED
     control(scene)
 
 
@@ -251,12 +252,12 @@ def many(scene, kind, count):
     return helper(scene.host, "many", kind, count)
 
 
-@cases("short", "held")
+@pytest.mark.parametrize("how", ["short", "held"])
 def test_four_thousand_listeners(t, how):
     scene = Scene(t, interval="1s").hears()
     with many(scene, "wildcard", 4000):
         scene.guard.wait_readings(3)
-        equal(scene.guard.error_output(), [], "words")
+        assert scene.guard.error_output() == [], "words"
         if how == "short":
             scene.touch(*PORTS)
         else:
@@ -272,7 +273,7 @@ def test_more_new_listeners_than_the_table_has_places(t):
     with many(scene, "wildcard", 1500):
         scene.touch(11496, 11497, 11498, 11499)
         scene.wait_blocked()
-        equal(scene.guard.error_output(), [], "words")
+        assert scene.guard.error_output() == [], "words"
 
 
 def test_more_listeners_of_one_address_than_fit(t):
@@ -281,10 +282,10 @@ def test_more_listeners_of_one_address_than_fit(t):
     with many(scene, scene.family.host, 1500):
         scene.guard.wait_readings(3)
         said = [line for line in scene.guard.error_output() if "more listeners of one address" in line]
-        equal(len(said), 1, f"lines {scene.guard.error_output()}")
+        assert len(said) == 1, f"lines {scene.guard.error_output()}"
         found_metrics = scene.guard.scrape()
-        equal(found_metrics['tcpparser_table_entries{table="listeners"}'], 1024, "entries")
-        check(found_metrics['tcpparser_table_evictions_total{table="listeners"}'] > 0, "refused")
+        assert found_metrics['tcpparser_table_entries{table="listeners"}'] == 1024, "entries"
+        assert found_metrics['tcpparser_table_evictions_total{table="listeners"}'] > 0, "refused"
         scene.touch(*PORTS)
         scene.wait_blocked()
 
@@ -318,7 +319,7 @@ class Proxied:
         rules = TPROXY.format(ip=self.ip, lan=lan, proxy=proxy)
         done = scene.host.run("nft", "-f", "-", input=rules)
         if done.returncode:
-            raise Skipped(f"tproxy: {done.stderr.strip().splitlines()[0]}")
+            pytest.skip(f"tproxy: {done.stderr.strip().splitlines()[0]}")
         option = "-6 " if self.is_v6 else ""
         net = "::/0" if self.is_v6 else "0.0.0.0/0"
         for words in (f"{option}rule add fwmark 1 lookup 100",
@@ -339,7 +340,8 @@ class Proxied:
         return f"2001:db8:5::{number}" if self.is_v6 else f"198.51.100.{number}"
 
 
-@cases(*((family, how) for family in ("v4", "v6") for how in ("fin", "rst", "held")))
+@pytest.mark.parametrize("how", ["fin", "rst", "held"])
+@pytest.mark.parametrize("family", ["v4", "v6"])
 def test_a_proxy_takes_what_was_meant_for_others(t, family, how):
     proxied = Proxied(t, family)
     scene, peer = proxied.scene, proxied.scene.peer
@@ -347,14 +349,14 @@ def test_a_proxy_takes_what_was_meant_for_others(t, family, how):
     for number, port in enumerate(PORTS, 1):
         connection = peer.connect(proxied.elsewhere(number), port)
         connection.sendall(b"ping")
-        equal(connection.recv(4), b"ping", "the proxy's answer")
+        assert connection.recv(4) == b"ping", "the proxy's answer"
         if how == "held":
             held.append(connection)
         else:
             end(connection, how)
     scene.guard.wait_readings(5)
     spared(scene, scene.family.peer)
-    equal(scene.guard.metric(MISSED), 0, MISSED)
+    assert scene.guard.metric(MISSED) == 0, MISSED
     if held:
         name = proxied.elsewhere(1)
         local = f"[{name}]:22" if proxied.is_v6 else f"{name}:22"
@@ -364,7 +366,8 @@ def test_a_proxy_takes_what_was_meant_for_others(t, family, how):
     control(scene)
 
 
-@cases(*((family, how) for family in ("v4", "v6") for how in ("aborts", "ends")))
+@pytest.mark.parametrize("how", ["aborts", "ends"])
+@pytest.mark.parametrize("family", ["v4", "v6"])
 def test_a_proxy_whose_upstream_is_away(t, family, how):
     """What it aborts, or leaves in its queue, no longer names an address."""
     proxied = Proxied(t, family, interval="10s", serves=False)
@@ -374,13 +377,13 @@ def test_a_proxy_whose_upstream_is_away(t, family, how):
         if how == "aborts":
             end(proxied.listener.accept()[0], "rst")
     proxied.listener.close()
-    equal(len(held), 4, "connections")
+    assert len(held) == 4, "connections"
     # The kernel reports the control's connections after those.
     control(scene)
     spared(scene, scene.family.peer)
 
 
-@cases("v4", "v6")
+@pytest.mark.parametrize("family", ["v4", "v6"])
 def test_aborted_scans_beside_local_networks(t, family):
     """They are evidence where a local network is the host's own (AnyIP, IPVS)."""
     scene = Scene(t, family=family, interval="10s", kind="abort").hears()
@@ -390,7 +393,7 @@ def test_aborted_scans_beside_local_networks(t, family):
     scene.wait_blocked()
 
 
-@cases("v4", "v6")
+@pytest.mark.parametrize("family", ["v4", "v6"])
 def test_an_address_that_comes_is_own(t, family):
     """A floating address: scanned as soon as it is here."""
     scene = Scene(t, family=family, interval="1s").hears()
@@ -413,7 +416,7 @@ def test_a_scraper_of_three_exporters_and_us(t):
     kept = [scene.peer.connect(scene.family.host, port) for port in (*exporters, 3021)]
     for connection in kept:
         connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-        check(connection.recv(1 << 16), "an answer")
+        assert connection.recv(1 << 16), "an answer"
     for _ in range(3):
         touch(scene.peer, scene.family.host, *exporters, 3021)
     scene.guard.wait_readings(4)
@@ -444,7 +447,7 @@ def flood_out(scene, count, peers=1):
             end(scene.host.connect(address, 9001), "rst")
 
 
-@cases(1, 200)
+@pytest.mark.parametrize("peers", [1, 200])
 def test_outgoing_connections_evict_no_service(t, peers):
     """All ports are given to outgoing connections; services just started."""
     lan = t.lan()
@@ -463,7 +466,7 @@ def test_outgoing_connections_evict_no_service(t, peers):
     flood_out(scene, 700, peers)
     guard.wait_line(scan_pattern(lan.peer_v4, lan.host_v4, new))
     wait_for(lambda: firewall.blocks(lan.host, "10.77.0.2/32"), "the block")
-    equal(len(guard.matching("Port scan")), 1, "scans")
+    assert len(guard.matching("Port scan")) == 1, "scans"
 
 
 # -------------------------------------------------------------- source port 0
@@ -493,7 +496,7 @@ def from_port_zero(scene):
     rules = PORT_ZERO.format(out=out, in_=in_)
     done = scene.peer.run("nft", "-f", "-", input=rules)
     if done.returncode:
-        raise Skipped(f"nft: {done.stderr.strip()}")
+        pytest.skip(f"nft: {done.stderr.strip()}")
 
 
 def connect_from_zero(scene, port):
@@ -505,7 +508,7 @@ def connect_from_zero(scene, port):
     return made
 
 
-@cases("held", "rst")
+@pytest.mark.parametrize("how", ["held", "rst"])
 def test_connections_from_port_0(t, how):
     """A service that asks accept(2) for the address gets an error and closes:
     only where it does not (or accepts later) is such a connection held."""
@@ -538,10 +541,11 @@ def mptcp_socket(space):
         with space.entered():
             return socket.socket(socket.AF_INET, socket.SOCK_STREAM, IPPROTO_MPTCP)
     except OSError as error:
-        raise Skipped(f"MPTCP: {error}") from None
+        pytest.skip(f"MPTCP: {error}")
 
 
-@cases("fin", "rst", "held")
+@pytest.mark.idle
+@pytest.mark.parametrize("how", ["fin", "rst", "held"])
 def test_mptcp_clients(t, how):
     """All four are seen, none is missed, and the line names our address."""
     scene = Scene(t, "--dry-run", ports=(), interval="1s").hears()
@@ -565,12 +569,12 @@ def test_mptcp_clients(t, how):
             end(client, how)
     scene.guard.wait_line(scan_pattern(scene.family.peer, scene.family.host, PORTS))
     scene.guard.wait_readings(3)
-    equal(scene.guard.metric(MISSED), 0, MISSED)
+    assert scene.guard.metric(MISSED) == 0, MISSED
     for client in made:
         client.close()
     scene.guard.wait_readings(3)
-    equal(scene.guard.metric(MISSED), 0, MISSED)
-    equal(len(scene.guard.matching("Port scan")), 1, "scans")
+    assert scene.guard.metric(MISSED) == 0, MISSED
+    assert len(scene.guard.matching("Port scan")) == 1, "scans"
     touch(scene.peer, scene.family.host, *PORTS, source=scene.family.friend)
     scene.guard.wait_line(f"Port scan detected: +{scene.family.friend} ")
 
@@ -578,7 +582,8 @@ def test_mptcp_clients(t, how):
 # ----------------------------------------------------------------- SIGSTOP
 
 
-@cases(("100ms", "once"), ("1s", "once"), ("100ms", "again and again"))
+@pytest.mark.parametrize("interval, how", [
+    ("100ms", "once"), ("1s", "once"), ("100ms", "again and again")])
 def test_what_waited_while_we_were_stopped_is_not_missed(t, interval, how):
     """Less than the kernel's buffer holds, more than one turn takes in."""
     scene = Scene(t, "--show", "scans", interval=interval).hears()
@@ -603,6 +608,6 @@ def test_what_waited_while_we_were_stopped_is_not_missed(t, interval, how):
         scene.guard.wait_readings(3)
         found = scene.guard.scrape()
         lost = found["tcpparser_destroy_event_overflows_total"]
-        equal((found[NEW_INBOUND], found[MISSED], lost), (opened, 0, 0),
-              "seen, missed, overflows")
+        assert (found[NEW_INBOUND], found[MISSED], lost) == (opened, 0, 0), (
+            "seen, missed, overflows")
     control(scene)

@@ -9,8 +9,9 @@ import signal
 import time
 
 import traffic
-from harness import (Failure, Sets, Skipped, alone, carries_data, cases, check, equal, link, need,
-                     run, wait_for, wrapped_firewall)
+import pytest
+
+from harness import Sets, carries_data, link, need, run, wait_for, wrapped_firewall
 from machine import Machine
 from test_blocking import PORTS, Scene
 from test_files import fixture, listening, tcp_row
@@ -69,14 +70,16 @@ class TwoPlaces(Scene):
 
     def unblock(self, target, count):
         done = self.chain.product(self.host, "--unblock", target)
-        equal((done.returncode, done.stdout, done.stderr),
-              (0, f"{count} block{'s' if count > 1 else ''} removed\n", ""), f"--unblock {target}")
+        assert ((done.returncode, done.stdout, done.stderr)
+                == (0, f"{count} block{'s' if count > 1 else ''} removed\n", "")), (
+            f"--unblock {target}")
 
 
 # ------------------------------------------------------------------- placement
 
 
-@cases(("iptables-nft", "v4"), ("iptables-legacy", "v4"), ("iptables-nft", "v6"))
+@pytest.mark.parametrize("backend, family", [
+    ("iptables-nft", "v4"), ("iptables-legacy", "v4"), ("iptables-nft", "v6")])
 def test_sixteen_go_into_the_chain_and_the_rest_into_the_sets(t, backend, family):
     t.use_quick_binary()
     scene = TwoPlaces(t, backend, family)
@@ -84,20 +87,20 @@ def test_sixteen_go_into_the_chain_and_the_rest_into_the_sets(t, backend, family
     guard = scene.start("--proc", scanned_by(t, peers), "--show", "scans")
     wait_for(lambda: len(guard.matching(" Blocked: ")) == len(peers), "all blocks")
     chain, sets = scene.in_chain(), scene.in_sets()
-    equal((len(chain), len(sets)), (IN_CHAIN, 4), "in the chain, in the sets")
-    equal(sorted(chain + sets), sorted(map(as_blocked, peers)), "sources")
-    equal(guard.metric("tcpparser_blocked_sources"), len(peers), "blocked_sources")
-    check(scene.is_whole() and scene.sets.is_whole(scene.host), "what leads packets there")
+    assert (len(chain), len(sets)) == (IN_CHAIN, 4), "in the chain, in the sets"
+    assert sorted(chain + sets) == sorted(map(as_blocked, peers)), "sources"
+    assert guard.metric("tcpparser_blocked_sources") == len(peers), "blocked_sources"
+    assert scene.is_whole() and scene.sets.is_whole(scene.host), "what leads packets there"
     shown = listed(scene)
-    equal(sorted(shown), sorted(map(as_listed, peers)), "--list")
-    equal(sorted(row[3] for row in shown.values()), [backend] * IN_CHAIN + ["nft"] * 4, "places")
+    assert sorted(shown) == sorted(map(as_listed, peers)), "--list"
+    assert sorted(row[3] for row in shown.values()) == [backend] * IN_CHAIN + ["nft"] * 4, "places"
     one_of_each = [place[0].removesuffix("/32") for place in (chain, sets)]
     for source in one_of_each:
         scene.unblock(source, 1)
         guard.wait_line(rf" Unblocked: +{re.escape(source)} its rule was removed by ")
     scene.unblock("all", len(peers) - 2)
     ends(guard)
-    check(not scene.has_chain() and not scene.has_table(), "nothing is left")
+    assert not scene.has_chain() and not scene.has_table(), "nothing is left"
 
 
 def test_each_family_has_sixteen_in_the_chain(t):
@@ -107,8 +110,8 @@ def test_each_family_has_sixteen_in_the_chain(t):
          tool="iptables")
     guard = scene.start()
     block(scene, guard)
-    equal((scene.in_chain(), scene.in_sets()), ([cidr(scene)], []), "the first of IPv6")
-    check(not scene.has_table(), "no table of ours")
+    assert (scene.in_chain(), scene.in_sets()) == ([cidr(scene)], []), "the first of IPv6"
+    assert not scene.has_table(), "no table of ours"
 
 
 def test_option_iptables_leaves_the_sets_alone(t):
@@ -116,8 +119,8 @@ def test_option_iptables_leaves_the_sets_alone(t):
     peers = numbered(IN_CHAIN + 4)
     guard = scene.start("--proc", scanned_by(t, peers), "--show", "scans", "--firewall=iptables")
     wait_for(lambda: len(guard.matching(" Blocked: ")) == len(peers), "all blocks")
-    equal(scene.in_chain(), sorted(map(as_blocked, peers)), "in the chain")
-    check(not scene.has_table(), "no table of ours")
+    assert scene.in_chain() == sorted(map(as_blocked, peers)), "in the chain"
+    assert not scene.has_table(), "no table of ours"
 
 
 def test_option_nft_starts_no_child(t):
@@ -128,21 +131,21 @@ def test_option_nft_starts_no_child(t):
     guard = t.guard(scene.host, "--firewall=nft", "--block-time=2s", env=scene.chain.env, before=(
         "strace", "-D", "-f", "-qq", "-e", "trace=process", "-o", log)).ready()
     block(scene, guard)
-    equal((scene.in_chain(), scene.in_sets()), (["198.51.100.9/32"], [cidr(scene)]), "places")
-    check(not scene.reaches(seconds=0.3), "it is blocked")
-    equal(shows(scene), [(scene.family.peer, "nft"), ("198.51.100.9", "iptables-nft")], "--list")
+    assert (scene.in_chain(), scene.in_sets()) == (["198.51.100.9/32"], [cidr(scene)]), "places"
+    assert not scene.reaches(seconds=0.3), "it is blocked"
+    assert shows(scene) == [(scene.family.peer, "nft"), ("198.51.100.9", "iptables-nft")], "--list"
     guard.wait_line(" Unblocked: ")
     wait_for(lambda: not scene.has_table(), "no table")
     guard.wait_readings(2)
     with open(log) as lines:
         calls = [line.split(None, 1)[1] for line in lines]
-    equal([call for call in calls if re.match("clone|fork|vfork", call)], [], "processes")
-    equal(len([call for call in calls if call.startswith("execve")]), 1, "programs started")
-    equal(scene.in_chain(), ["198.51.100.9/32"], "the chain")
+    assert [call for call in calls if re.match("clone|fork|vfork", call)] == [], "processes"
+    assert len([call for call in calls if call.startswith("execve")]) == 1, "programs started"
+    assert scene.in_chain() == ["198.51.100.9/32"], "the chain"
     scene.unblock("all", 1)
 
 
-@cases("auto", "iptables", "nft")
+@pytest.mark.parametrize("option", ["auto", "iptables", "nft"])
 def test_blocks_of_both_places_are_adopted(t, option):
     """And end, whatever the option says; with `nft` the chain stays."""
     scene = TwoPlaces(t, "iptables-nft", "v4")
@@ -152,29 +155,29 @@ def test_blocks_of_both_places_are_adopted(t, option):
     guard = scene.start(f"--firewall={option}")
     seen = ours[1:] if option == "nft" else ours
     wait_for(lambda: guard.metric("tcpparser_blocked_sources") == len(seen), "their adoption")
-    equal(shows(scene), list(zip(ours, ("iptables-nft", "nft"))), "--list")
+    assert shows(scene) == list(zip(ours, ("iptables-nft", "nft"))), "--list"
     for source in seen:
         guard.wait_line(rf" Unblocked: +{re.escape(source)} its time is over", 8)
     wait_for(lambda: not scene.has_table(), "no table")
     wait_for(lambda: scene.in_chain() == ([] if option != "nft" else ["198.51.100.8/32"]),
              "the chain")
-    equal(guard.matching(" Blocked:"), [], "no source is blocked twice")
+    assert guard.matching(" Blocked:") == [], "no source is blocked twice"
 
 
-@cases("v4", "v6")
+@pytest.mark.parametrize("family", ["v4", "v6"])
 def test_source_in_both_places_is_one_block(t, family):
     scene = TwoPlaces(t, "iptables-nft", family)
     both = entry(cidr(scene), boot_seconds() + 600, local=True)
     feed(scene, both)
     scene.sets.feed(scene.host, scene.family.tool, both)
-    check({source for source, _ in shows(scene)} == {scene.family.peer}, f"--list: {shows(scene)}")
+    assert {source for source, _ in shows(scene)} == {scene.family.peer}, f"--list: {shows(scene)}"
     guard = scene.start()
     wait_for(lambda: len(scene.in_chain() + scene.in_sets()) == 1, "one place")
-    equal(guard.metric("tcpparser_blocked_sources"), 1, "blocked_sources")
-    check(not scene.reaches(seconds=0.3), "it is blocked")
-    equal(guard.matching("locked"), [], "words about blocks")
+    assert guard.metric("tcpparser_blocked_sources") == 1, "blocked_sources"
+    assert not scene.reaches(seconds=0.3), "it is blocked"
+    assert guard.matching("locked") == [], "words about blocks"
     scene.unblock(scene.family.peer, 1)
-    check(scene.reaches(seconds=5), "it is back")
+    assert scene.reaches(seconds=5), "it is back"
 
 
 def test_unblock_lifts_a_source_from_both_places(t):
@@ -182,11 +185,11 @@ def test_unblock_lifts_a_source_from_both_places(t):
     both = entry(cidr(scene), 0, local=True)
     feed(scene, both)
     scene.sets.feed(scene.host, "iptables", both)
-    check(not scene.reaches(seconds=0.3), "it is blocked")
+    assert not scene.reaches(seconds=0.3), "it is blocked"
     done = scene.chain.product(scene.host, "--unblock", scene.family.peer)
-    equal((done.returncode, done.stderr), (0, ""), "--unblock")
-    check(scene.reaches(seconds=5), "it is back")
-    check(not scene.has_chain() and not scene.has_table(), "nothing is left")
+    assert (done.returncode, done.stderr) == (0, ""), "--unblock"
+    assert scene.reaches(seconds=5), "it is back"
+    assert not scene.has_chain() and not scene.has_table(), "nothing is left"
 
 
 def appear(scene, folder):
@@ -205,20 +208,20 @@ def test_iptables_that_vanishes(t):
     guard = t.guard(scene.host, env={**scene.chain.env, "PATH": folder}).ready()
     scene.peer.ip("address add 10.77.0.4/24 dev lan0")
     block(scene, guard)
-    equal((scene.in_chain(), scene.in_sets()), ([cidr(scene)], []), "the first one")
+    assert (scene.in_chain(), scene.in_sets()) == ([cidr(scene)], []), "the first one"
     for name in os.listdir(folder):
         os.unlink(os.path.join(folder, name))
     started = time.monotonic()
     block(scene, guard, scene.family.friend)
-    check(time.monotonic() - started < 3, "at once")
-    equal((scene.in_chain(), scene.in_sets()), ([cidr(scene)], [cidr(scene, scene.family.friend)]),
-          "the second one")
+    assert time.monotonic() - started < 3, "at once"
+    assert ((scene.in_chain(), scene.in_sets())
+            == ([cidr(scene)], [cidr(scene, scene.family.friend)])), "the second one"
     appear(scene, folder)
     time.sleep(PERIOD)
     block(scene, guard, "10.77.0.4")
-    equal((scene.in_chain(), scene.in_sets()),
-          ([cidr(scene), "10.77.0.4/32"], [cidr(scene, scene.family.friend)]), "the third one")
-    equal(guard.matching("Unblocked"), [], "all of them stand")
+    assert ((scene.in_chain(), scene.in_sets())
+            == ([cidr(scene), "10.77.0.4/32"], [cidr(scene, scene.family.friend)])), "the third one"
+    assert guard.matching("Unblocked") == [], "all of them stand"
 
 
 def test_start_without_iptables_decides_for_the_sets(t):
@@ -230,13 +233,13 @@ def test_start_without_iptables_decides_for_the_sets(t):
     env = wrapped_firewall(t, scene.chain, f": >{tried}")
     time.sleep(PERIOD)
     block(scene, guard, scene.family.friend)
-    equal((scene.in_chain(), len(scene.in_sets())), ([], 2), "in the chain, in the sets")
-    check(not os.path.exists(tried), "iptables was tried")
-    equal((guard.error_output(), guard.matching("failed")), ([], []), "words")
+    assert (scene.in_chain(), len(scene.in_sets())) == ([], 2), "in the chain, in the sets"
+    assert not os.path.exists(tried), "iptables was tried"
+    assert (guard.error_output(), guard.matching("failed")) == ([], []), "words"
     ends(guard)
     scene.peer.ip("address add 10.77.0.4/24 dev lan0")
     block(scene, t.guard(scene.host, env=env).ready(), "10.77.0.4")
-    equal((scene.in_chain(), len(scene.in_sets())), (["10.77.0.4/32"], 2), "at the next start")
+    assert (scene.in_chain(), len(scene.in_sets())) == (["10.77.0.4/32"], 2), "at the next start"
 
 
 def test_neither_iptables_nor_nf_tables(t):
@@ -246,9 +249,9 @@ def test_neither_iptables_nor_nf_tables(t):
     scene.scan()
     guard.wait_line("Block failed: ")
     said = [line for line in guard.error_output() if WAY_OUT in line]
-    equal(len(said), 1, f"the way out in {guard.error_output()}")
-    equal(guard.metric("tcpparser_firewall_up"), 0, "firewall_up")
-    check(scene.firewall.is_untouched(scene.host), "a table was made")
+    assert len(said) == 1, f"the way out in {guard.error_output()}"
+    assert guard.metric("tcpparser_firewall_up") == 0, "firewall_up"
+    assert scene.firewall.is_untouched(scene.host), "a table was made"
 
 
 # -------------------------------------------------------------- the full chain
@@ -261,12 +264,12 @@ def test_long_chain_of_an_earlier_version_stands(t):
     guard = scene.start()
     wait_for(lambda: guard.metric("tcpparser_blocked_sources") == len(sources), "their adoption")
     block(scene, guard)
-    equal(scene.in_sets(), [cidr(scene)], "the new one")
-    equal(scene.in_chain(), sorted(sources), "in the chain")
-    equal(guard.matching("Unblocked"), [], "Unblocked lines")
+    assert scene.in_sets() == [cidr(scene)], "the new one"
+    assert scene.in_chain() == sorted(sources), "in the chain"
+    assert guard.matching("Unblocked") == [], "Unblocked lines"
 
 
-@cases("iptables-nft", "iptables-legacy")
+@pytest.mark.parametrize("backend", ["iptables-nft", "iptables-legacy"])
 def test_full_chain_ends_the_block_with_least_time_left(t, backend):
     scene = TwoPlaces(t, backend, "v4", "--firewall=iptables", "--block-time=1h")
     now, sources = boot_seconds(), numbered(499)
@@ -275,21 +278,21 @@ def test_full_chain_ends_the_block_with_least_time_left(t, backend):
     guard = scene.start()
     wait_for(lambda: guard.metric("tcpparser_blocked_sources") == 499, "their adoption")
     block(scene, guard)
-    equal(guard.matching("Unblocked"), [], "five hundred fit")
+    assert guard.matching("Unblocked") == [], "five hundred fit"
     block(scene, guard, scene.family.friend)
     guard.wait_line(rf" Unblocked: +{re.escape(sources[0])} .*newer")
     wanted = [*(f"{source}/32" for source in sources[1:]), cidr(scene),
               cidr(scene, scene.family.friend)]
-    equal(scene.in_chain(), sorted(wanted), "in the chain")
-    equal(total(guard, "unblocks_total", reason="evicted"), 1, "unblocks_total")
-    equal(guard.metric("tcpparser_blocked_sources"), 500, "blocked_sources")
-    check(not scene.has_table(), "no table of ours")
+    assert scene.in_chain() == sorted(wanted), "in the chain"
+    assert total(guard, "unblocks_total", reason="evicted") == 1, "unblocks_total"
+    assert guard.metric("tcpparser_blocked_sources") == 500, "blocked_sources"
+    assert not scene.has_table(), "no table of ours"
 
 
 # --------------------------------------------------------------------- the end
 
 
-@cases("v4", "v6")
+@pytest.mark.parametrize("family", ["v4", "v6"])
 def test_blocks_end_with_no_process_alive(t, family):
     scene = Scene(t, "nft", family, "--block-time", "4s")
     guard = scene.start()
@@ -297,27 +300,27 @@ def test_blocks_end_with_no_process_alive(t, family):
     end = scene.entries()[0].end
     guard.signal(signal.SIGKILL)
     guard.wait_exit()
-    check(not scene.reaches(seconds=0.3), "it is blocked")
+    assert not scene.reaches(seconds=0.3), "it is blocked"
     wait_for(lambda: scene.reaches(seconds=0.3), "the end of the block")
     late = time.clock_gettime(time.CLOCK_BOOTTIME) - end
-    check(-1 <= late <= 2, f"it ended {late:.1f} s after its end")
-    equal(scene.entries(), [], "entries")
+    assert -1 <= late <= 2, f"it ended {late:.1f} s after its end"
+    assert scene.entries() == [], "entries"
     scene.start()
     wait_for(lambda: scene.firewall.is_untouched(scene.host), "the empty table goes at a start")
 
 
-@cases("90s", "forever")
+@pytest.mark.parametrize("length", ["90s", "forever"])
 def test_kernel_holds_the_end(t, length):
     scene = Scene(t, "nft", "v4", "--block-time", length)
     block(scene, scene.start())
     shown = scene.firewall.must(scene.host, "list", "set", "inet", "tcpparser", "host4")
     left = re.search(r" expires (?:(\d+)m)?(?:(\d+)s)?", shown)
     if length == "forever":
-        check(not left and " e=0 " in shown, shown)
+        assert not left and " e=0 " in shown, shown
     else:
         seconds = int(left[1] or 0) * 60 + int(left[2] or 0)
         wanted = scene.entries()[0].end - boot_seconds()
-        check(abs(seconds - wanted) <= 2, f"{seconds} s left, {wanted} s by the comment")
+        assert abs(seconds - wanted) <= 2, f"{seconds} s left, {wanted} s by the comment"
 
 
 def test_nothing_is_left_after_all_are_lifted(t):
@@ -331,7 +334,7 @@ def test_nothing_is_left_after_all_are_lifted(t):
         if not is_running:
             ends(guard)
         done = scene.firewall.product(scene.host, "--unblock", "all")
-        equal((done.returncode, done.stdout), (0, "1 block removed\n"), "--unblock all")
+        assert (done.returncode, done.stdout) == (0, "1 block removed\n"), "--unblock all"
         wait_for(lambda: scene.firewall.everything(scene.host) == before, "the rules as before", 5)
         wait_for(lambda: scene.reaches(seconds=0.3), "it is back")
         guard.lines.clear()
@@ -352,7 +355,7 @@ def seconds_to_repair(scene):
         watch.close()
 
 
-@alone
+@pytest.mark.alone
 def test_flushed_ruleset_is_repaired_at_once(t):
     """By the binary that verifies each minute; `make detect` measures."""
     scene = Scene(t, "nft")
@@ -365,8 +368,8 @@ def test_flushed_ruleset_is_repaired_at_once(t):
         print(f"    repaired after {took * 1000:.1f} ms", flush=True)
         wait_for(lambda: scene.entries() == before and scene.is_whole(), "all as before", 1)
         wait_for(lambda: guard.metric("tcpparser_firewall_repairs_total") == count, "a repair", 2)
-    check(not scene.reaches(seconds=0.3), "it is blocked")
-    equal(guard.matching("Unblocked"), [], "Unblocked lines")
+    assert not scene.reaches(seconds=0.3), "it is blocked"
+    assert guard.matching("Unblocked") == [], "Unblocked lines"
 
 
 def test_deleted_element_is_said_at_once(t):
@@ -376,11 +379,11 @@ def test_deleted_element_is_said_at_once(t):
     block(scene, guard)
     scene.firewall.delete(scene.host, "iptables", cidr(scene))
     guard.wait_line(r" Unblocked: +10\.77\.0\.2 its rule was removed by nft$", 3)
-    equal(total(guard, "unblocks_total", reason="operator"), 1, "unblocks_total")
+    assert total(guard, "unblocks_total", reason="operator") == 1, "unblocks_total"
     wait_for(lambda: scene.firewall.is_untouched(scene.host), "no table", 3)
 
 
-@alone
+@pytest.mark.alone
 def test_other_programs_loads_cost_little(t):
     """Twenty of a thousand elements each, while a scan is to be blocked."""
     scene = Scene(t, "nft")
@@ -396,12 +399,12 @@ def test_other_programs_loads_cost_little(t):
     guard.wait_line(rf" Blocked: +{re.escape(scene.family.friend)} ", 3)
     spent = guard.metric("process_cpu_seconds_total") - spent
     print(f"    {spent:.2f} s of CPU time", flush=True)
-    check(spent < 1, f"{spent:.2f} s of CPU time")
-    equal(guard.matching("Unblocked"), [], "Unblocked lines")
-    equal(guard.metric("tcpparser_firewall_repairs_total"), 0, "firewall_repairs_total")
+    assert spent < 1, f"{spent:.2f} s of CPU time"
+    assert guard.matching("Unblocked") == [], "Unblocked lines"
+    assert guard.metric("tcpparser_firewall_repairs_total") == 0, "firewall_repairs_total"
     scene.firewall.delete(scene.host, "iptables", cidr(scene))
     guard.wait_line(" Unblocked: .* by nft$", 3)
-    equal(len(held), 4, "connections")
+    assert len(held) == 4, "connections"
 
 
 # --------------------------------------------------------------------- listing
@@ -417,19 +420,19 @@ def test_table_is_readable_and_can_be_loaded_again(t):
     before, text = scene.firewall.everything(scene.host), scene.firewall.save(scene.host, "")
     for words in ("table inet tcpparser {", "tcpparser --unblock all lifts them",
                   "ip saddr @drop4 drop", "10.77.0.2 timeout ", 'comment "tcpparser v1 b='):
-        check(words in text, f"{words!r} in {text}")
+        assert words in text, f"{words!r} in {text}"
     entries = scene.entries()
     scene.firewall.restore(scene.host, "", text)
-    equal(scene.firewall.everything(scene.host), before, "the table")
-    check(not scene.reaches(seconds=0.3), "it is blocked")
+    assert scene.firewall.everything(scene.host) == before, "the table"
+    assert not scene.reaches(seconds=0.3), "it is blocked"
     guard = scene.start()
     wait_for(lambda: guard.metric("tcpparser_blocked_sources") == 2, "adoption")
     guard.wait_readings(2)
-    equal(scene.entries(), entries, "entries")
-    equal(guard.matching("locked"), [], "words about blocks")
+    assert scene.entries() == entries, "entries"
+    assert guard.matching("locked") == [], "words about blocks"
 
 
-@alone
+@pytest.mark.alone
 def test_restart_adopts_5000_blocks(t):
     scene, now = Scene(t, "nft"), boot_seconds()
     sources = [f"198.{18 + n // 62500}.{n // 250 % 250}.{1 + n % 250}" for n in range(5000)]
@@ -440,13 +443,14 @@ def test_restart_adopts_5000_blocks(t):
              and guard.metric("tcpparser_blocked_sources") == len(sources), "all")
     print(f"    {time.monotonic() - started:.2f} s from the start to 5,000 blocks known", flush=True)
     block(scene, guard)
-    equal(guard.metric("tcpparser_blocked_sources"), 5001, "blocked_sources")
+    assert guard.metric("tcpparser_blocked_sources") == 5001, "blocked_sources"
     done = scene.firewall.product(scene.host, "--unblock", "all")
-    equal((done.returncode, done.stdout), (0, "5001 blocks removed\n"), "--unblock all")
+    assert (done.returncode, done.stdout) == (0, "5001 blocks removed\n"), "--unblock all"
 
 
-@cases(*((comment, priority) for comment in ("", 'comment "another tool by this name"')
-         for priority in ("5", "filter - 10")))
+@pytest.mark.parametrize("comment, priority",
+    [(comment, priority) for comment in ("", 'comment "another tool by this name"')
+     for priority in ("5", "filter - 10")])
 def test_table_of_somebody_else_stays(t, comment, priority):
     """One of our name, without our comment and our sets."""
     scene = Scene(t, "nft")
@@ -459,10 +463,10 @@ def test_table_of_somebody_else_stays(t, comment, priority):
     wait_for(lambda: "tcpparser: nf_tables refuses: the name is taken: the table tcpparser is another "
              "program's; it is tried again" in guard.error_output(), "whose it is")
     guard.wait_readings(2)
-    equal(scene.firewall.everything(scene.host), before, "the table")
+    assert scene.firewall.everything(scene.host) == before, "the table"
 
 
-@cases("nft", "auto")
+@pytest.mark.parametrize("choice", ["nft", "auto"])
 def test_a_set_without_room_is_said(t, choice):
     """Another program filled it: `auto` has the chain."""
     scene = TwoPlaces(t, "iptables-nft", "v4", "--firewall", choice, "--block-time", "1h")
@@ -478,14 +482,14 @@ def test_a_set_without_room_is_said(t, choice):
     scene.scan()
     if choice == "nft":
         guard.wait_line("Block failed: .* nf_tables refuses: the set is full; it is tried again")
-        equal(total(guard, "block_failures_total", reason="refused"), 1, "failures")
-        check(not scene.in_chain(), "a rule in the chain")
+        assert total(guard, "block_failures_total", reason="refused") == 1, "failures"
+        assert not scene.in_chain(), "a rule in the chain"
     else:
         guard.wait_line(" Blocked: ")
-        equal(len(scene.in_chain()), 1, "rules in the chain")
+        assert len(scene.in_chain()) == 1, "rules in the chain"
 
 
-@cases("another priority", "no timeouts")
+@pytest.mark.parametrize("shape", ["another priority", "no timeouts"])
 def test_table_of_ours_of_another_shape_is_made_anew(t, shape):
     scene = Scene(t, "nft")
     scene.firewall.load(
@@ -494,8 +498,8 @@ def test_table_of_ours_of_another_shape_is_made_anew(t, shape):
         *(["chain input { type filter hook input priority 5; }"] if shape[0] == "a" else
           ["set host4 { type ipv4_addr; }"]), "}")
     block(scene, scene.start())
-    check(scene.is_whole(), "what leads packets to the entry")
-    check(not scene.reaches(seconds=0.3), "it is blocked")
+    assert scene.is_whole(), "what leads packets to the entry"
+    assert not scene.reaches(seconds=0.3), "it is blocked"
 
 
 # --------------------------------------------------------------- beside others
@@ -574,25 +578,25 @@ class Forwarding:
                 for address in (self.scene.family.host, BEHIND)]
 
     def is_shut(self, open_ones):
-        equal(self.reaches(STRANGER), [False, False], "new connections of the source")
-        check(not any(carries_data(one, 0.3) for one in open_ones), "open ones carry data")
-        equal(self.reaches(BYSTANDER, 5), [True, True], "another source's connections")
+        assert self.reaches(STRANGER) == [False, False], "new connections of the source"
+        assert not any(carries_data(one, 0.3) for one in open_ones), "open ones carry data"
+        assert self.reaches(BYSTANDER, 5) == [True, True], "another source's connections"
 
 
-@cases(*OTHERS)
+@pytest.mark.parametrize("other", OTHERS)
 def test_blocked_beside_other_rules(t, other):
     """In INPUT and FORWARD, new connections and open ones."""
     path = Forwarding(t)
     OTHERS[other](t)(path.host)
-    equal(path.reaches(STRANGER, 5), [True, True], "at first")
+    assert path.reaches(STRANGER, 5) == [True, True], "at first"
     guard = path.scene.start()
     foreign = path.scene.firewall.foreign(path.host)
     through = path.peer.connect(BEHIND, 22, STRANGER)
-    check(carries_data(through, 5), "the open connection carries data at first")
+    assert carries_data(through, 5), "the open connection carries data at first"
     held = path.scene.scan(STRANGER)
     guard.wait_line(rf" Blocked: +{re.escape(STRANGER)} ")
     path.is_shut([through, *held])
-    equal(path.scene.firewall.foreign(path.host), foreign, "other programs' rules")
+    assert path.scene.firewall.foreign(path.host) == foreign, "other programs' rules"
 
 
 # How to start each in a machine of its own, with what its package's scripts would
@@ -612,35 +616,35 @@ def start_firewall(machine, name):
     """Before anything of ours: a machine where it does not run is no failure."""
     start, allow, reload, state = FIREWALLS[name]
     if machine.run("sh", "-c", f"command -v {name}").returncode != 0:
-        raise Skipped(f"{name} could not be fetched")
+        pytest.skip(f"{name} could not be fetched")
     try:
         machine.must("sh", "-c", start, seconds=60)
         wait_for(lambda: machine.run("sh", "-c", state, seconds=60).returncode == 0, state)
         for port in PORTS:
             machine.must("sh", "-c", f"{allow}{port}/tcp", seconds=60)
         machine.must("sh", "-c", reload, seconds=60)
-    except Failure as reason:
-        raise Skipped(f"{name} does not run here: {str(reason)[-200:]}") from None
+    except AssertionError as reason:
+        pytest.skip(f"{name} does not run here: {str(reason)[-200:]}")
     return lambda: machine.must("sh", "-c", reload, seconds=60)
 
 
-@cases(*FIREWALLS)
+@pytest.mark.parametrize("name", FIREWALLS)
 def test_reload_of_a_real_firewall_leaves_blocks(t, name):
     scene = Scene(t, "nft")
     with Machine(t, scene.host) as machine:
         machine.boot("", "sleep", "infinity", packages=None, folder="firewalls")
         reload = start_firewall(machine, name)
-        check(scene.reaches(seconds=5), "the services are open")
+        assert scene.reaches(seconds=5), "the services are open"
         guard = scene.start()
         block(scene, guard)
         entries = scene.entries()
-        check(not scene.reaches(seconds=0.3), "it is blocked")
+        assert not scene.reaches(seconds=0.3), "it is blocked"
         for _ in range(2):
             reload()
-            check(not scene.reaches(seconds=0.3), "it is still blocked")
-            check(scene.reaches(scene.family.friend, 5), "another source is not")
-        equal((scene.entries(), scene.is_whole()), (entries, True), "entries")
-        equal(guard.matching("Unblocked"), [], "Unblocked lines")
+            assert not scene.reaches(seconds=0.3), "it is still blocked"
+            assert scene.reaches(scene.family.friend, 5), "another source is not"
+        assert (scene.entries(), scene.is_whole()) == (entries, True), "entries"
+        assert guard.matching("Unblocked") == [], "Unblocked lines"
 
 
 # ------------------------------------------------------------------- few rights
@@ -656,13 +660,13 @@ def test_one_capability_suffices(t):
     guard = scene.start()
     with open(f"/proc/{guard.pid}/status") as status:
         effective = re.search(r"^CapEff:\s+(\w+)$", status.read(), re.M)[1]
-    equal(int(effective, 16), 1 << 12, "capabilities")
+    assert int(effective, 16) == 1 << 12, "capabilities"
     block(scene, guard)
-    check(not scene.reaches(seconds=0.3), "it is blocked")
-    equal(guard.error_output(), [], "stderr")
+    assert not scene.reaches(seconds=0.3), "it is blocked"
+    assert guard.error_output() == [], "stderr"
     with scene.host.entered():
         done = run(*only, t.binary, "--unblock", "all", env={"PATH": "/usr/bin:/bin"})
-    equal((done.returncode, done.stdout), (0, "1 block removed\n"), "--unblock all")
+    assert (done.returncode, done.stdout) == (0, "1 block removed\n"), "--unblock all"
     guard.wait_line(" Unblocked: ")
     wait_for(lambda: scene.firewall.is_untouched(scene.host), "nothing of ours")
     is_blocked_by(scene, guard)

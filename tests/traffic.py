@@ -22,9 +22,10 @@ import subprocess
 import sys
 import threading
 import time
+from unittest import SkipTest
 
 import harness
-from harness import Skipped, check, wait_for
+from harness import wait_for
 
 TEN = (21, 22, 25, 80, 110, 143, 443, 993, 3306, 8080)  # all among nmap's default 1000
 RESET = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
@@ -222,7 +223,7 @@ class Attack:
         scan = start_scan(kind, self.lan)
         try:
             end_of_scan = until(lambda: self.watch.dropped or scan.is_over(), 60)
-            check(end_of_scan, f"{kind} goes on and on")
+            assert end_of_scan, f"{kind} goes on and on"
             until(lambda: self.watch.dropped, wait_budget)
         finally:
             scan.close()
@@ -236,7 +237,7 @@ class Attack:
         times = self.watch.starts() if "held" in self.kind else self.watch.ends()
         if self.watch.dropped is None:
             return None
-        check(len(times) > 3, f"blocked after {len(times)} connections")
+        assert len(times) > 3, f"blocked after {len(times)} connections"
         return self.watch.dropped - times[3]
 
 
@@ -417,7 +418,7 @@ def helper(space, *arguments):
         process = subprocess.Popen([sys.executable, "-B", PROGRAM, *map(str, arguments)],
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
-        check(process.stdout.readline() == "ready\n", f"{arguments}: did not start")
+        assert process.stdout.readline() == "ready\n", f"{arguments}: did not start"
         yield process
     finally:
         process.kill()
@@ -430,7 +431,7 @@ def deaf(how="join"):
     NETLINK_SOCK_DIAG is not to be had at all ("socket"). Or NETLINK_ROUTE is not
     ("route"), or NETLINK_NETFILTER ("netfilter")."""
     if platform.machine() not in MACHINES:
-        raise Skipped(f"no seccomp filter for {platform.machine()} here")
+        raise SkipTest(f"no seccomp filter for {platform.machine()} here")
     return (sys.executable, "-B", PROGRAM, "deaf", how)
 
 
