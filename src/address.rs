@@ -511,50 +511,19 @@ mod tests {
 
     #[test]
     fn parsing_refuses_what_std_refuses() {
-        for text in [
-            "",
-            "1",
-            "1.2.3",
-            "1.2.3.4.5",
-            "1.2.3.256",
-            "01.2.3.4",
-            "1.2.3.4 ",
-            ":",
-            ":::",
-            "1::2::3",
-            "::1%eth0",
-            "12345::",
-            "1:2:3:4:5:6:7:8:9",
-            "1:2:3:4:5:6:7",
-            "g::",
-            "1:2:3:4:5:6:7:8::",
-            "::1.2.3",
-            "1:",
-            ":1",
-            "::ffff:1.2.3.4.5",
-            "1:2:3:4:5:6:7:1.2.3.4",
-            "1.2.3.4::",
-        ] {
-            assert_eq!(
-                text.parse::<IpAddr>().ok(),
-                parse_address(text.as_bytes()),
-                "{text}"
-            );
+        let bad = "1 1.2.3 1.2.3.4.5 1.2.3.256 01.2.3.4 : ::: 1::2::3 ::1%eth0 12345:: \
+            1:2:3:4:5:6:7:8:9 1:2:3:4:5:6:7 g:: 1:2:3:4:5:6:7:8:: ::1.2.3 1: :1 \
+            ::ffff:1.2.3.4.5 1:2:3:4:5:6:7:1.2.3.4 1.2.3.4::";
+        let good = ":: ::1 1:: ::1.2.3.4 1:2:3:4:5:6:1.2.3.4 1:2:3:4:5:6:7:: 0:0:0::";
+        for (texts, is_good) in [(bad, false), (good, true)] {
+            for text in texts.split(' ') {
+                let expected = text.parse::<IpAddr>().ok();
+                assert_eq!(parse_address(text.as_bytes()), expected, "{text}");
+                assert_eq!(expected.is_some(), is_good, "{text}");
+            }
         }
-        for text in [
-            "::",
-            "::1",
-            "1::",
-            "::1.2.3.4",
-            "1:2:3:4:5:6:1.2.3.4",
-            "1:2:3:4:5:6:7::",
-            "0:0:0::",
-        ] {
-            assert_eq!(
-                text.parse::<IpAddr>().ok(),
-                parse_address(text.as_bytes()),
-                "{text}"
-            );
+        for text in ["", "1.2.3.4 "] {
+            assert_eq!(parse_address(text.as_bytes()), None, "{text}");
         }
     }
 
@@ -577,19 +546,16 @@ mod tests {
     #[test]
     fn networks() {
         let parse = |text: &str| Network::parse(text.as_bytes());
-        assert_eq!(written(parse("10.1.2.3/8").unwrap()), "10.0.0.0/8");
-        assert_eq!(written(parse("10.1.2.3").unwrap()), "10.1.2.3");
-        assert_eq!(written(parse("2001:db8::1/64").unwrap()), "2001:db8::/64");
-        assert_eq!(written(parse("::ffff:10.1.2.3").unwrap()), "10.1.2.3");
-        assert_eq!(written(parse("0.0.0.0/0").unwrap()), "0.0.0.0/0");
-        for text in [
-            "10.0.0.0/33",
-            "::/129",
-            "10.0.0.0/",
-            "10.0.0.0/+8",
-            "/8",
-            "10.0.0.0/8/8",
+        for (text, expected) in [
+            ("10.1.2.3/8", "10.0.0.0/8"),
+            ("10.1.2.3", "10.1.2.3"),
+            ("2001:db8::1/64", "2001:db8::/64"),
+            ("::ffff:10.1.2.3", "10.1.2.3"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
         ] {
+            assert_eq!(written(parse(text).unwrap()), expected);
+        }
+        for text in "10.0.0.0/33 ::/129 10.0.0.0/ 10.0.0.0/+8 /8 10.0.0.0/8/8".split(' ') {
             assert_eq!(parse(text), None, "{text}");
         }
         let wide = parse("2001:db8::/32").unwrap();
@@ -602,27 +568,11 @@ mod tests {
 
     #[test]
     fn endpoints() {
-        for text in [
-            "192.0.2.1:80",
-            "[2001:db8::1]:443",
-            "0.0.0.0:0",
-            "[::]:65535",
-        ] {
+        for text in "192.0.2.1:80 [2001:db8::1]:443 0.0.0.0:0 [::]:65535".split(' ') {
             let endpoint = Endpoint::parse(text.as_bytes()).unwrap();
-            assert_eq!(
-                std::str::from_utf8(endpoint.to_text().as_bytes()).unwrap(),
-                text
-            );
+            assert_eq!(endpoint.to_text().as_bytes(), text.as_bytes());
         }
-        for text in [
-            "1.2.3.4",
-            "1.2.3.4:",
-            "1.2.3.4:65536",
-            "::1:80",
-            "[::1]",
-            "[1.2.3.4]:80",
-            "[::1:80",
-        ] {
+        for text in "1.2.3.4 1.2.3.4: 1.2.3.4:65536 ::1:80 [::1] [1.2.3.4]:80 [::1:80".split(' ') {
             assert_eq!(Endpoint::parse(text.as_bytes()), None, "{text}");
         }
     }

@@ -880,8 +880,6 @@ mod tests {
         texts.collect()
     });
 
-    type Variables<'a> = &'a [(&'a str, &'a [u8])];
-
     fn parse_bytes<'a>(
         arguments: &[&'a [u8]],
         variables: &[(&str, &'a [u8])],
@@ -949,27 +947,94 @@ mod tests {
         String::from_utf8(text.as_bytes().to_vec()).unwrap()
     }
 
+    /// Options as they are given, but for those that are as by default.
+    fn shown(options: &Options) -> String {
+        let text = |write: &dyn Fn(&mut TextView)| {
+            let mut text: Text<64> = Text::new();
+            write(&mut text);
+            String::from_utf8(text.as_bytes().to_vec()).unwrap()
+        };
+        let time = |length: Duration| text(&|out| length.write(out));
+        let cidr = |network: Network| text(&|out| network.write_cidr(out));
+        let word = |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase();
+        let forever = || String::from("forever");
+        let block_times = options.block_times.iter();
+        let block_times = block_times.map(|length| length.map_or_else(forever, time));
+        let allow = options.allow.iter().map(|network| cidr(*network));
+        let listen = options.listen.map(|listen| text(&|out| listen.write(out)));
+        let action = match options.action {
+            Action::Unblock(Target::Network(network)) => format!("unblock={}", cidr(network)),
+            Action::Unblock(Target::All) => String::from("unblock=all"),
+            action => word(&action),
+        };
+        let path = |path: &Path| String::from_utf8(path.as_bytes().to_vec()).unwrap();
+        let values = [
+            ("", action, "run"),
+            ("interval=", time(options.interval), "10s"),
+            ("window=", time(options.window), "1m"),
+            ("ports=", options.ports.to_string(), "3"),
+            ("show=", word(&options.show), "all"),
+            ("allow=", allow.collect::<List<_>>().join(","), ""),
+            (
+                "block-time=",
+                block_times.collect::<List<_>>().join(","),
+                "10m,1h,1d,7d",
+            ),
+            ("firewall=", word(&options.firewall), "auto"),
+            ("ipset=", word(&options.names_ipset), "false"),
+            ("dry-run=", word(&options.dry_run), "false"),
+            ("listen=", listen.unwrap_or("none".into()), "[::]:3021"),
+            ("proc=", path(&options.proc_directory), "/proc"),
+            ("exec-root=", path(&options.exec_root), ""),
+            ("require-silent=", word(&options.require_silent), "false"),
+            (
+                "max-blocks-per-minute=",
+                word(&options.max_blocks_per_minute),
+                "1000",
+            ),
+        ];
+        let values = values
+            .into_iter()
+            .filter(|(_, value, default)| value != default);
+        let values = values.map(|(name, value, _)| format!("{name}{value}"));
+        values.collect::<List<_>>().join(" ")
+    }
+
+    /// Command lines, and what comes of each: the options that are not as by
+    /// default, or the message. An underscore stands for a blank, two quotes
+    /// for an empty word; words that begin with `$` are variables.
+    fn check(rows: &[(&str, &str)]) {
+        for (line_given, expected) in rows {
+            let words = line_given.split(' ').filter(|word| !word.is_empty());
+            let (variables, arguments) =
+                words.partition::<List<&str>, _>(|word| word.starts_with('$'));
+            let value = |word: &str| word.replace("''", "").replace('_', " ");
+            let variables = variables.into_iter().map(|word| {
+                let (name, given) = word[1..].split_once('=').unwrap();
+                (format!("TCPPARSER_{name}"), value(given))
+            });
+            let variables: List<(String, String)> = variables.collect();
+            let variables = variables.iter();
+            let variables = variables.map(|(name, value)| (name.as_str(), value.as_bytes()));
+            let arguments: List<String> = arguments.into_iter().map(value).collect();
+            let arguments: List<&[u8]> = arguments.iter().map(|word| word.as_bytes()).collect();
+            let answer = match parse_bytes(&arguments, &variables.collect::<List<_>>()) {
+                Ok(options) => shown(&options),
+                Err(error) => {
+                    let line = line(&error);
+                    line.strip_prefix("tcpparser: ").unwrap().to_string()
+                }
+            };
+            assert_eq!(answer, *expected, "{line_given}");
+        }
+    }
+
     #[test]
     fn nothing_given() {
-        let options = accepted(&[]);
-        assert_eq!(options.action, Action::Run);
-        assert_eq!(options.interval, seconds(10));
-        assert_eq!(options.window, seconds(60));
-        assert_eq!(options.ports, 3);
-        assert_eq!(options.show, Show::All);
-        assert!(options.allow.is_empty());
-        let block_times = [600, 3_600, 86_400, 604_800].map(|length| Some(seconds(length)));
-        assert_eq!(options.block_times.as_slice(), block_times);
-        assert_eq!(options.firewall, FirewallChoice::Auto);
-        assert!(!options.dry_run);
-        assert_eq!(options.listen, Endpoint::parse(b"[::]:3021"));
-        assert_eq!(options.proc_directory.as_bytes(), b"/proc");
-        assert!(options.exec_root.is_empty());
-        assert!(!options.require_silent);
-        assert_eq!(options.max_blocks_per_minute, 1_000);
+        check(&[("", "")]);
         let mut defaults = Options::new();
         defaults.set_defaults();
-        assert_eq!(options, defaults);
+        assert_eq!(accepted(&[]), defaults);
     }
 
     #[test]
@@ -1117,27 +1182,27 @@ mod tests {
     #[rustfmt::skip]
     #[test]
     fn values_arrive() {
-        let options = accepted(&[
-            "-i250ms", "--window=5m", "-p", "10", "--show", "scans", "--allow", "10.9.8.7/8",
-            "-a2001:db8::1", "--block-time", "30s,forever", "--firewall=none", "-n", "-l",
-            "127.0.0.1:9", "--proc", "/host/proc/1", "--once",
+        check(&[
+            ("-i250ms", "interval=250ms"),
+            ("--window=5m", "window=5m"),
+            ("-p 10", "ports=10"),
+            ("--show scans", "show=scans"),
+            ("--show=new", "show=new"),
+            ("--allow 10.9.8.7/8 -a2001:db8::1", "allow=10.0.0.0/8,2001:db8::1/128"),
+            ("--block-time 30s,forever", "block-time=30s,forever"),
+            ("--firewall=none", "firewall=none"),
+            ("--firewall=iptables", "firewall=iptables"),
+            ("-n", "dry-run=true"),
+            ("-l 127.0.0.1:9", "listen=127.0.0.1:9"),
+            ("-l none", "listen=none"),
+            ("-l:80", "listen=[::]:80"),
+            ("--proc /host/proc/1", "proc=/host/proc/1"),
+            ("--exec-root /host", "exec-root=/host"),
+            ("--require-silent", "require-silent=true"),
+            ("--max-blocks-per-minute 7", "max-blocks-per-minute=7"),
+            ("--once", "once"),
+            ("--once -n -p4 -i1", "once interval=1s ports=4 dry-run=true"),
         ]);
-        assert_eq!(options.interval, Duration::from_millis(250));
-        assert_eq!(options.window, seconds(300));
-        assert_eq!(options.ports, 10);
-        assert_eq!(options.show, Show::Scans);
-        let allowed = ["10.0.0.0/8", "2001:db8::1"].map(|t| Network::parse(t.as_bytes()).unwrap());
-        assert_eq!(options.allow.as_slice(), allowed);
-        assert_eq!(options.block_times.as_slice(), [Some(seconds(30)), None]);
-        assert_eq!(options.firewall, FirewallChoice::None);
-        assert!(options.dry_run);
-        assert_eq!(options.listen, Endpoint::parse(b"127.0.0.1:9"));
-        assert_eq!(options.proc_directory.as_bytes(), b"/host/proc/1");
-        assert_eq!(options.action, Action::Once);
-        assert_eq!(accepted(&["-l", "none"]).listen, None);
-        assert_eq!(accepted(&["-l:80"]).listen, Endpoint::parse(b"[::]:80"));
-        assert_eq!(accepted(&["--show=new"]).show, Show::New);
-        assert_eq!(accepted(&["--firewall=iptables"]).firewall, FirewallChoice::Iptables);
     }
 
     /// Every spelling of a value means the same.
@@ -1173,89 +1238,50 @@ mod tests {
         }
     }
 
+    /// The letter takes all that follows.
+    #[rustfmt::skip]
     #[test]
     fn clusters() {
-        let options = accepted(&["-nh"]);
-        assert_eq!((options.action, options.dry_run), (Action::Help, true));
-        let options = accepted(&["-ni5s", "-np", "4"]);
-        assert!(options.dry_run);
-        assert_eq!((options.interval, options.ports), (seconds(5), 4));
-        // The letter takes all that follows.
-        assert_eq!(
-            refused(&["-in"]),
-            "tcpparser: --interval: 'n' is not allowed: 100ms..1h"
-        );
-        assert_eq!(
-            refused(&["-i=5s"]),
-            "tcpparser: --interval: '=5s' is not allowed: 100ms..1h"
-        );
-        assert_eq!(
-            refused(&["-nx"]),
-            "tcpparser: '-nx' is not an option: see --help"
-        );
+        check(&[
+            ("-nh", "help dry-run=true"),
+            ("-ni5s", "interval=5s dry-run=true"),
+            ("-np 4", "ports=4 dry-run=true"),
+            ("-in", "--interval: 'n' is not allowed: 100ms..1h"),
+            ("-i=5s", "--interval: '=5s' is not allowed: 100ms..1h"),
+            ("-nx", "'-nx' is not an option: see --help"),
+        ]);
     }
 
+    #[rustfmt::skip]
     #[test]
     fn the_last_of_two_wins() {
-        let options = accepted(&[
-            "-p4",
-            "--ports=5",
-            "-l:80",
-            "-l",
-            "none",
-            "-n",
-            "--dry-run=no",
+        check(&[
+            ("-p4 --ports=5", "ports=5"),
+            ("-l:80 -l none", "listen=none"),
+            ("-n --dry-run=no", ""),
+            ("--block-time=1s,2s --block-time=3s", "block-time=3s"),
+            ("--proc=/long --proc=/p", "proc=/p"),
+            ("--once --once=no", ""),
+            ("--list --list=off", ""),
+            ("--firewall=ipset --firewall=nft", "firewall=nft"),
+            ("--firewall=nft --firewall=ipset", "ipset=true"),
+            ("-a::1 -a::2 -a::1", "allow=::1/128,::2/128,::1/128"),
         ]);
-        assert_eq!(
-            (options.ports, options.listen, options.dry_run),
-            (5, None, false)
-        );
-        let options = accepted(&["--block-time=1s,2s", "--block-time=3s"]);
-        assert_eq!(options.block_times.as_slice(), [Some(seconds(3))]);
-        assert_eq!(
-            accepted(&["--proc=/long", "--proc=/p"])
-                .proc_directory
-                .as_bytes(),
-            b"/p"
-        );
-        assert_eq!(accepted(&["--once", "--once=no"]).action, Action::Run);
-        assert_eq!(accepted(&["--list", "--list=off"]).action, Action::Run);
-        let options = accepted(&["--firewall=ipset", "--firewall=nft"]);
-        assert_eq!(
-            (options.firewall, options.names_ipset),
-            (FirewallChoice::Nft, false)
-        );
-        let options = accepted(&["--firewall=nft", "--firewall=ipset"]);
-        assert_eq!(
-            (options.firewall, options.names_ipset),
-            (FirewallChoice::Auto, true)
-        );
-        assert_eq!(accepted(&["-a::1", "-a::2", "-a::1"]).allow.len(), 3);
     }
 
+    #[rustfmt::skip]
     #[test]
     fn arguments_beat_the_environment() {
-        let variables: Variables = &[
-            ("TCPPARSER_PORTS", b"9"),
-            ("TCPPARSER_DRY_RUN", b"1"),
-            ("TCPPARSER_ALLOW", b"::2, 10.0.0.0/8"),
-            ("TCPPARSER_BLOCK_TIME", b"1h,2h"),
-        ];
-        let options = parse_bytes(&[], variables).unwrap();
-        assert_eq!((options.ports, options.dry_run), (9, true));
-        let arguments: [&[u8]; 4] = [b"-p4", b"--dry-run=0", b"-a::1", b"--block-time=7"];
-        let options = parse_bytes(&arguments, variables).unwrap();
-        assert_eq!((options.ports, options.dry_run), (4, false));
-        assert_eq!(options.block_times.as_slice(), [Some(seconds(7))]);
-        let allowed = ["::1", "::2", "10.0.0.0/8"].map(|t| Network::parse(t.as_bytes()).unwrap());
-        assert_eq!(options.allow.as_slice(), allowed);
-        // What is not used may be wrong.
-        let wrong: Variables = &[("TCPPARSER_PORTS", b"none"), ("TCPPARSER_ONCE", b"maybe")];
-        assert_eq!(parse_bytes(&[b"-p5", b"--once"], wrong).unwrap().ports, 5);
-        assert_eq!(
-            parse_bytes(&[b"--help"], wrong).unwrap().action,
-            Action::Help
-        );
+        check(&[
+            ("$PORTS=9 $DRY_RUN=1", "ports=9 dry-run=true"),
+            ("$PORTS=9 $DRY_RUN=1 -p4 --dry-run=0", "ports=4"),
+            ("$BLOCK_TIME=1h,2h --block-time=7", "block-time=7s"),
+            ("$ALLOW=::2,_10.0.0.0/8", "allow=::2/128,10.0.0.0/8"),
+            ("$ALLOW=::2,_10.0.0.0/8 -a::1", "allow=::1/128,::2/128,10.0.0.0/8"),
+            // What is not used may be wrong.
+            ("$PORTS=none $ONCE=maybe -p5 --once", "once ports=5"),
+            ("$PORTS=none $ONCE=maybe --help", "help"),
+        ]);
     }
 
     #[rustfmt::skip]
@@ -1290,32 +1316,30 @@ mod tests {
     #[rustfmt::skip]
     #[test]
     fn messages() {
-        for (arguments, expected) in [
-            (&["--ports", "99"][..], "--ports: '99' is not allowed: 1..63"),
-            (&["-p"], "--ports: a value is missing: 1..63"),
-            (&["--ports"], "--ports: a value is missing: 1..63"),
-            (&["--ports", "--once"], "--ports: '--once' is not allowed: 1..63"),
-            (&["--show=x"], "--show: 'x' is not allowed: all/new/scans"),
-            (&["--block-time=1s,x"], "--block-time: 'x' is not allowed: 1..8 of 1s..24d/forever"),
-            (&["--block-time=1,1,1,1,1,1,1,1,2"], "--block-time: '2' is one too many: at most 8"),
-            (&["--bogus=1"], "'--bogus=1' is not an option: see --help"),
-            (&["--port", "1"], "'--port' is not an option: see --help"),
-            (&["--Ports=1"], "'--Ports=1' is not an option: see --help"),
-            (&["ports"], "'ports' is not an option: see --help"),
-            (&["--once", "x"], "'x' is not an option: see --help"),
-            (&["--", "--once"], "'--' is not an option: see --help"),
-            (&["--=1"], "'--=1' is not an option: see --help"),
-            (&["---once"], "'---once' is not an option: see --help"),
-            (&["-"], "'-' is not an option: see --help"),
-            (&["- "], "'- ' is not an option: see --help"),
-            (&[""], "'' is not an option: see --help"),
-            (&["--once=2"], "--once: '2' is not allowed: 1/true/yes/on or 0/false/no/off"),
-            (&["--once", "--list"], "--once: not together with --list"),
-            (&["--unblock=all", "--list"], "--list: not together with --unblock"),
-            (&["--healthcheck", "--once"], "--once: not together with --healthcheck"),
-        ] {
-            assert_eq!(refused(arguments), format!("tcpparser: {expected}"), "{arguments:?}");
-        }
+        check(&[
+            ("--ports 99", "--ports: '99' is not allowed: 1..63"),
+            ("-p", "--ports: a value is missing: 1..63"),
+            ("--ports", "--ports: a value is missing: 1..63"),
+            ("--ports --once", "--ports: '--once' is not allowed: 1..63"),
+            ("--show=x", "--show: 'x' is not allowed: all/new/scans"),
+            ("--block-time=1s,x", "--block-time: 'x' is not allowed: 1..8 of 1s..24d/forever"),
+            ("--block-time=1,1,1,1,1,1,1,1,2", "--block-time: '2' is one too many: at most 8"),
+            ("--bogus=1", "'--bogus=1' is not an option: see --help"),
+            ("--port 1", "'--port' is not an option: see --help"),
+            ("--Ports=1", "'--Ports=1' is not an option: see --help"),
+            ("ports", "'ports' is not an option: see --help"),
+            ("--once x", "'x' is not an option: see --help"),
+            ("-- --once", "'--' is not an option: see --help"),
+            ("--=1", "'--=1' is not an option: see --help"),
+            ("---once", "'---once' is not an option: see --help"),
+            ("-", "'-' is not an option: see --help"),
+            ("-_", "'- ' is not an option: see --help"),
+            ("''", "'' is not an option: see --help"),
+            ("--once=2", "--once: '2' is not allowed: 1/true/yes/on or 0/false/no/off"),
+            ("--once --list", "--once: not together with --list"),
+            ("--unblock=all --list", "--list: not together with --unblock"),
+            ("--healthcheck --once", "--once: not together with --healthcheck"),
+        ]);
     }
 
     #[test]
@@ -1330,34 +1354,21 @@ mod tests {
                 assert_eq!(outcome(parse(&[one, text])), outcome(parse(&[text, one])));
             }
         }
-        assert_eq!(accepted(&["-V", "-h"]).action, Action::Help);
-        // An argument decides against a variable.
-        let listing: Variables = &[("TCPPARSER_LIST", b"1"), ("TCPPARSER_HELP", b"1")];
-        assert_eq!(
-            parse_bytes(&[b"--once"], listing).unwrap().action,
-            Action::Once
-        );
-        let result = parse_bytes(&[b"--once=no"], listing);
-        assert_eq!(result.unwrap().action, Action::Help);
+        check(&[
+            ("-V -h", "help"),
+            // An argument decides against a variable.
+            ("$LIST=1 $HELP=1 --once", "once"),
+            ("$LIST=1 $HELP=1 --once=no", "help"),
+        ]);
     }
 
-    /// Unblock's target is parsed although nothing acts on it yet.
+    #[rustfmt::skip]
     #[test]
     fn unblock_target() {
-        for (text, target) in [
-            ("all", Target::All),
-            (
-                "192.0.2.7/24",
-                Target::Network(Network::parse(b"192.0.2.0/24").unwrap()),
-            ),
-        ] {
-            let mut given = Given::new();
-            let row = row_of(Id::Unblock);
-            Options::new()
-                .take(&row, text.as_bytes(), Origin::Argument, &mut given)
-                .unwrap();
-            assert_eq!(given.action().unwrap(), Action::Unblock(target));
-        }
+        check(&[
+            ("--unblock all", "unblock=all"),
+            ("--unblock=192.0.2.7/24", "unblock=192.0.2.0/24"),
+        ]);
     }
 
     #[test]
@@ -1428,47 +1439,12 @@ mod tests {
     /// whatever is refused is one clean line.
     #[test]
     fn random_command_lines() {
+        #[rustfmt::skip]
         let pieces = [
-            "--",
-            "-",
-            "=",
-            "i",
-            "n",
-            "h",
-            "V",
-            "p",
-            "a",
-            "w",
-            "l",
-            "interval",
-            "ports",
-            "once",
-            "show",
-            "allow",
-            "block-time",
-            "listen",
-            "proc",
-            "firewall",
-            "window",
-            "1",
-            "63",
-            "64",
-            "5s",
-            "1h",
-            "24d",
-            "forever",
-            ",",
-            "all",
-            "new",
-            "none",
-            "::1",
-            "/8",
-            "10.0.0.0",
-            ":80",
-            "[::]",
-            "\u{1b}",
-            "\u{ff}",
-            "",
+            "--", "-", "=", "i", "n", "h", "V", "p", "a", "w", "l", "interval", "ports", "once",
+            "show", "allow", "block-time", "listen", "proc", "firewall", "window", "1", "63",
+            "64", "5s", "1h", "24d", "forever", ",", "all", "new", "none", "::1", "/8",
+            "10.0.0.0", ":80", "[::]", "\u{1b}", "\u{ff}", "",
         ];
         let mut state: u64 = 0x2545_f491_4f6c_dd1d;
         let mut random = |below: usize| {

@@ -108,7 +108,9 @@ class Scene:
         self.firewall = t.firewall(self.host)
 
     def start(self, user="root", arguments=()):
-        return self.t.guard(self.host, *arguments, env=self.firewall.env, before=USERS[user])
+        # Where two change the chain at once, `auto` goes on in the sets.
+        return self.t.guard(self.host, "--firewall=iptables", *arguments, env=self.firewall.env,
+                            before=USERS[user])
 
     def second(self, user="root"):
         """How a second one ends, and what it says."""

@@ -546,36 +546,24 @@ mod tests {
         }
     }
 
+    #[rustfmt::skip]
     #[test]
     fn other_lines() {
+        let rule = "-A TCPPARSER -s 10.0.0.9/32";
         for (line, expected) in [
             ("-P INPUT ACCEPT", Listed::Other),
             ("-N TCPPARSER", Listed::Chain),
             ("-N TCPPARSER2", Listed::Other),
             ("-A INPUT -j TCPPARSER", Listed::HookRule(Hook::Input, true)),
-            (
-                "-A INPUT -i eth0 -j TCPPARSER",
-                Listed::HookRule(Hook::Input, false),
-            ),
+            ("-A INPUT -i eth0 -j TCPPARSER", Listed::HookRule(Hook::Input, false)),
             ("-A INPUTS -j TCPPARSER", Listed::Other),
-            (
-                "-A FORWARD -j ACCEPT",
-                Listed::HookRule(Hook::Forward, false),
-            ),
-            (
-                "-A TCPPARSER -s 10.0.0.9/32 -m comment --comment \"mine\" -j DROP",
-                Listed::Foreign,
-            ),
-            (
-                "-A TCPPARSER -s 10.0.0.9/32 -p tcp -m comment --comment \"tcpparser v1\" -j DROP",
-                Listed::Foreign,
-            ),
-            (
-                "-A TCPPARSER -s 10.0.0.9/32 -m comment --comment \"tcpparser v1\" -j ACCEPT",
-                Listed::Foreign,
-            ),
+            ("-A FORWARD -j ACCEPT", Listed::HookRule(Hook::Forward, false)),
+            ("{rule} -m comment --comment \"mine\" -j DROP", Listed::Foreign),
+            ("{rule} -p tcp -m comment --comment \"tcpparser v1\" -j DROP", Listed::Foreign),
+            ("{rule} -m comment --comment \"tcpparser v1\" -j ACCEPT", Listed::Foreign),
             ("", Listed::Other),
         ] {
+            let line = line.replace("{rule}", rule);
             assert_eq!(read_line(line.as_bytes()), expected, "{line}");
         }
     }

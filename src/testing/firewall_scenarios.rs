@@ -6,18 +6,17 @@ use super::fake_kernel::{ChildFault, Command, FakeKernel, Tools};
 use super::filter_table::FilterTable;
 use super::nf_tables_model::NfTables;
 use super::run::Run;
-use super::scenarios::{NEIGHBOUR, SCANNER, host, started};
-use crate::address::{Family, Network, PerFamily};
+use super::scenarios::{SCANNER, host, started};
+use super::trace::{NFT_COMMENT, network, play, trace};
+use crate::address::{Family, PerFamily};
 use crate::daemon::Flow;
-use crate::kernel::Claim;
 use crate::limits::{
     CHAIN_RULES, CHAIN_RULES_MAX, DESTROYS_PER_TURN, DOOMED, MOVE_MEMORY, VERIFY_PERIOD,
 };
 use crate::nf_tables::{Element, Set};
 use crate::time::Duration;
 
-/// Neighbours and strangers of both families, and how a rule names them.
-const NEIGHBOUR_IPV6: &str = "2001:db8:1::9";
+/// Off-link, IPv6; and how a rule names a neighbour.
 const SCANNER_IPV6: &str = "2001:db8:2::9";
 const TO_HOST: &str = "-m addrtype --dst-type LOCAL ";
 
@@ -29,7 +28,7 @@ fn rule(source: &str, scope: &str, end: u64) -> String {
     )
 }
 
-fn feed(table: &mut FilterTable, rules: &[String]) {
+pub fn feed(table: &mut FilterTable, rules: &[String]) {
     let _ = table.command("-N TCPPARSER");
     let _ = table.command("-I INPUT 1 -j TCPPARSER");
     let _ = table.command("-I FORWARD 1 -j TCPPARSER");
@@ -42,27 +41,21 @@ fn feed(table: &mut FilterTable, rules: &[String]) {
 
 #[test]
 fn an_ipv6_neighbour_keeps_what_the_router_needs_to_find_it() {
-    let mut run = started(&[]);
-    run.kernel.scan(NEIGHBOUR);
-    run.kernel.scan(NEIGHBOUR_IPV6);
-    run.kernel.scan(SCANNER_IPV6);
-    run.run_for(10);
-    let PerFamily { v4, v6 } = &run.kernel.tables;
-    assert!(v4.blocks()[0].starts_with("-s 10.0.0.9/32 -m addrtype --dst-type LOCAL -m comment"));
-    let starts = v6
-        .blocks()
-        .iter()
-        .map(|rule| rule.split(" -m comment").next().unwrap());
-    let mut starts: Vec<_> = starts.collect();
-    starts.sort();
-    assert_eq!(
-        starts,
-        [
-            "-s 2001:db8:1::9/128 ! -p ipv6-icmp -m addrtype --dst-type LOCAL",
-            "-s 2001:db8:2::/64"
-        ]
-    );
-    run.check_quiet();
+    let why =
+        "-m comment --comment \"tcpparser v1 b=0badcafe e=1210 s=1 t=610 d=? p=22,25,80,445\"";
+    let to_host = "-m addrtype --dst-type LOCAL";
+    trace! {"
+        at 0 s: start
+        at 1 s: 10.0.0.9 scans
+        2001:db8:1::9 scans
+        2001:db8:2::9 scans
+        at 11 s: 10.0.0.9 is blocked for 10m
+        2001:db8:1::9 is blocked for 10m
+        2001:db8:2::/64 is blocked for 10m
+        iptables shows in TCPPARSER: -s 10.0.0.9/32 {to_host} {why} -j DROP
+        ip6tables shows in TCPPARSER: -s 2001:db8:1::9/128 ! -p ipv6-icmp {to_host} {why} -j DROP | -s 2001:db8:2::/64 {why} -j DROP
+        kernel holds what was said
+    "}
 }
 
 /// Same end, same strikes, no word; whether the version before was stopped or
@@ -70,42 +63,28 @@ fn an_ipv6_neighbour_keeps_what_the_router_needs_to_find_it() {
 #[test]
 fn a_rule_of_the_older_shape_is_renewed() {
     let old = rule("2001:db8:1::9/128", TO_HOST, 900);
-    let new = rule(
-        "2001:db8:1::9/128",
-        &format!("! -p ipv6-icmp {TO_HOST}"),
-        900,
-    );
-    let mut run = host();
-    run.checks.own_rules = false;
-    feed(&mut run.kernel.tables.v6, std::slice::from_ref(&old));
-    assert_eq!(run.start(&[]), Flow::Continue);
-    run.run_for(2);
-    assert_eq!(run.kernel.tables.v6.blocks(), [&*new]);
-    assert!(run.lines_with("locked").is_empty());
-    assert_eq!(run.metric("tcpparser_blocked_sources"), "1");
-    // An old saved ruleset, in place of ours and beside it.
-    let with_old = format!("-A TCPPARSER {old}");
-    let without_new = format!("-D TCPPARSER {new}");
-    for commands in [
-        &[&without_new, &with_old][..],
-        &[&with_old],
-        &[&without_new, &with_old, &format!("-A TCPPARSER {new}")],
-    ] {
-        for command in commands {
-            run.kernel.tables.v6.command(command).unwrap();
-        }
-        run.kernel.interfered = Some(run.kernel.now);
-        run.run_for(65);
-        assert_eq!(run.kernel.tables.v6.blocks(), [&*new], "{commands:?}");
-    }
-    assert!(run.lines_with("locked").is_empty());
-    run.run_for(150);
-    assert_eq!(
-        run.lines_with("locked"),
-        ["Unblocked: 2001:db8:1::9 its time is over"]
-    );
-    run.check_quiet();
-    assert_eq!(run.error_output(), "");
+    let scope = format!("! -p ipv6-icmp {TO_HOST}");
+    let new = rule("2001:db8:1::9/128", &scope, 900);
+    trace! {"
+        with foreign rules
+        ip6tables already holds: {old}
+        at 0 s: start
+        at 2 s: ip6tables shows in TCPPARSER: {new}
+        metric tcpparser_blocked_sources is 1
+
+        # An old saved ruleset, in place of ours and beside it.
+        ip6tables -D TCPPARSER {new}
+        ip6tables -A TCPPARSER {old}
+        at 67 s: ip6tables shows in TCPPARSER: {new}
+        ip6tables -A TCPPARSER {old}
+        at 132 s: ip6tables shows in TCPPARSER: {new}
+        ip6tables -D TCPPARSER {new}
+        ip6tables -A TCPPARSER {old}
+        ip6tables -A TCPPARSER {new}
+        at 197 s: ip6tables shows in TCPPARSER: {new}
+        at 347 s: expect: Unblocked: 2001:db8:1::9 its time is over
+        kernel holds what was said
+    "}
 }
 
 /// Lifted by an operator: an old saved ruleset restores no block.
@@ -113,24 +92,19 @@ fn a_rule_of_the_older_shape_is_renewed() {
 fn a_lifted_rule_stays_lifted_in_its_older_shape() {
     let old = rule("2001:db8:1::9/128", TO_HOST, 9_000);
     let other = rule("2001:db8:2::/64", "", 0);
-    let mut run = host();
-    run.checks.own_rules = false;
-    feed(&mut run.kernel.tables.v6, &[old.clone(), other.clone()]);
-    assert_eq!(run.start(&[]), Flow::Continue);
-    run.run_for(2);
-    let table = &mut run.kernel.tables.v6;
-    let mut rules = table.blocks().iter();
-    let new = rules.find(|rule| rule.contains("1::9")).unwrap().clone();
-    table.command(&format!("-D TCPPARSER {new}")).unwrap();
-    run.run_for(65);
-    assert_eq!(run.lines_with("removed by somebody").len(), 1);
-    let table = &mut run.kernel.tables.v6;
-    table.command(&format!("-A TCPPARSER {old}")).unwrap();
-    run.kernel.interfered = Some(run.kernel.now);
-    run.run_for(65);
-    assert_eq!(run.kernel.tables.v6.blocks(), [&*other]);
-    assert!(run.lines_with("locked").is_empty());
-    run.check_quiet();
+    let scope = format!("! -p ipv6-icmp {TO_HOST}");
+    let new = rule("2001:db8:1::9/128", &scope, 9_000);
+    trace! {"
+        with foreign rules
+        ip6tables already holds: {old}
+        ip6tables -A TCPPARSER {other}
+        at 0 s: start
+        at 2 s: ip6tables -D TCPPARSER {new}
+        at 67 s: expect: Unblocked: 2001:db8:1::9 its rule was removed by somebody
+        ip6tables -A TCPPARSER {old}
+        at 132 s: ip6tables shows in TCPPARSER: {other}
+        kernel holds what was said
+    "}
 }
 
 // Jumps.
@@ -214,51 +188,33 @@ fn a_stubborn_manager_is_not_fought() {
 
 #[test]
 fn the_tool_that_is_missing_is_named() {
-    let mut run = host();
-    run.kernel.tools.lacks_ipv6 = true;
-    assert_eq!(run.start(&[]), Flow::Continue);
-    run.run_for(3);
-    run.lines();
-    let said = run.error_output();
-    assert_eq!(
-        said,
-        "tcpparser: ip6tables could not be started; it is tried again\n"
-    );
-    let health = run.get("/healthz");
-    assert!(health.starts_with("HTTP/1.1 503 "), "{health}");
-    assert!(
-        health.ends_with("\r\n\r\nip6tables cannot be used\n"),
-        "{health}"
-    );
-    run.kernel.scan(SCANNER);
-    run.kernel.scan(SCANNER_IPV6);
-    run.run_for(10);
-    let lines = run.lines_with("Block");
-    assert_eq!(lines.len(), 2, "{lines:?}");
-    assert!(
-        lines
-            .iter()
-            .any(|line| line.starts_with("Blocked: 198.51.100.7 "))
-    );
-    let words = "Block failed: 2001:db8:2::/64 ip6tables cannot be used yet; it is tried again";
-    assert!(lines.iter().any(|line| line == words), "{lines:?}");
-    run.kernel.tools.lacks_ipv6 = false;
-    run.run_for(61);
-    assert!(run.get("/healthz").ends_with("\r\n\r\nok\n"));
-    run.check_quiet();
+    trace! {"
+        ip6tables vanishes
+        at 0 s: start
+        at 3 s: stderr: tcpparser: ip6tables could not be started; it is tried again
+        get /healthz gives 503 ip6tables cannot be used
+        198.51.100.7 scans
+        2001:db8:2::9 scans
+        at 13 s: 198.51.100.7 is blocked for 10m
+        expect: Port scan detected: 2001:db8:2::/64 …
+        expect: Block failed: 2001:db8:2::/64 ip6tables cannot be used yet; it is tried again
+        ip6tables returns
+        at 74 s: expect: Blocked: 2001:db8:2::/64 for 10m, …
+        get /healthz gives 200 ok
+        kernel holds what was said
+    "}
 }
 
 #[test]
 fn without_any_tool_it_is_the_firewall() {
-    let mut run = host();
-    run.kernel.tools.has_preferred = false;
-    assert_eq!(run.start(&[]), Flow::Continue);
-    run.run_for(3);
-    let health = run.get("/healthz");
-    assert!(
-        health.ends_with("\r\n\r\nthe firewall cannot be used\n"),
-        "{health}"
-    );
+    trace! {"
+        iptables vanishes
+        at 0 s: start
+        at 3 s: stderr: tcpparser: iptables could not be started; it is tried again
+        stderr: tcpparser: ip6tables could not be started; it is tried again
+        stderr: tcpparser: nothing can be blocked by iptables or nf_tables: …
+        get /healthz gives 503 the firewall cannot be used
+    "}
 }
 
 // The end.
@@ -340,26 +296,29 @@ fn the_last_look_is_no_reason_to_stay() {
 /// A start that blocked no source ends without a listing.
 #[test]
 fn a_quiet_daemon_ends_as_it_came() {
-    let mut run = started(&[]);
-    let before = run.kernel.commands.len();
-    run.terminate();
-    assert_eq!(run.kernel.commands.len(), before);
+    trace! {"
+        at 0 s: start
+        at 1 s: commands so far 4
+        terminate
+        commands so far 4
+    "}
 }
 
 /// What waits for its block when the end comes keeps no chain.
 #[test]
 fn what_is_held_back_leaves_nothing() {
-    let mut run = started(&["--max-blocks-per-minute", "1"]);
-    run.kernel.scan(SCANNER);
-    run.run_for(10);
-    run.kernel.scan("198.51.100.8");
-    run.run_for(10);
-    assert_eq!(run.kernel.tables.v4.blocks().len(), 1);
-    run.lines();
-    run.kernel.delete_rule_of(SCANNER);
-    run.terminate();
-    assert!(run.lines_with("to lift all").is_empty());
-    assert_eq!(run.kernel.tables.v4, FilterTable::new());
+    trace! {"
+        at 0 s: start --max-blocks-per-minute 1
+        at 1 s: 198.51.100.7 scans
+        at 11 s: 198.51.100.7 is blocked for 10m
+        198.51.100.8 scans
+        at 21 s: expect: Port scan detected: 198.51.100.8 …
+        iptables has 1 rule
+        operator deletes 198.51.100.7
+        terminate
+        expect: Unblocked: 198.51.100.7 its rule was removed by somebody
+        iptables is untouched
+    "}
 }
 
 // Two flavours.
@@ -626,28 +585,29 @@ fn more_rules_than_a_batch_takes_are_lifted_and_the_chain_with_its_jumps() {
 #[test]
 fn only_what_is_meant_is_lifted() {
     let rules = ["192.0.2.7/32", "192.0.2.8/32"].map(|source| rule(source, "", 0));
-    let mut run = host();
-    feed(&mut run.kernel.tables.v4, &rules);
-    let output = run.one_shot(&["--unblock", "192.0.2.7"]);
-    assert_eq!(output, "1 block removed\n");
-    assert_eq!(run.kernel.tables.v4.blocks(), [&*rules[1]]);
-    // A rule of another program keeps the chain.
-    let mut run = host();
-    feed(&mut run.kernel.tables.v4, &rules);
-    let foreign = "-s 192.0.2.9/32 -j ACCEPT";
-    let command = format!("-A TCPPARSER {foreign}");
-    run.kernel.tables.v4.command(&command).unwrap();
-    let output = run.one_shot(&["--unblock", "all"]);
-    assert_eq!(output, "2 blocks removed\n");
-    assert_eq!(run.kernel.tables.v4.blocks(), [foreign]);
-    // So does a daemon that runs.
-    let mut run = host();
-    run.kernel.claims.push_back(Claim::Silent);
-    feed(&mut run.kernel.tables.v4, &rules);
-    let output = run.one_shot(&["--unblock", "all"]);
-    assert_eq!(output, "2 blocks removed\n");
-    assert!(run.kernel.tables.v4.blocks().is_empty());
-    assert!(run.kernel.tables.v4.has_chain("TCPPARSER"));
+    let [first, second] = &rules;
+    trace! {"
+        iptables already holds: {first}
+        iptables -A TCPPARSER {second}
+        run --unblock 192.0.2.7 prints: 1 block removed
+        iptables shows in TCPPARSER: {second}
+    "}
+    trace! {"
+        # A rule of another program keeps the chain.
+        iptables already holds: {first}
+        iptables -A TCPPARSER {second}
+        iptables -A TCPPARSER -s 192.0.2.9/32 -j ACCEPT
+        run --unblock all prints: 2 blocks removed
+        iptables shows in TCPPARSER: -s 192.0.2.9/32 -j ACCEPT
+    "}
+    trace! {"
+        # So does a daemon that runs.
+        another daemon runs
+        iptables already holds: {first}
+        iptables -A TCPPARSER {second}
+        run --unblock all prints: 2 blocks removed
+        iptables has an empty chain
+    "}
 }
 
 /// A block that ends meanwhile vetoes the whole batch.
@@ -737,7 +697,7 @@ fn thousands_of_sockets_are_destroyed_some_in_a_turn() {
 
 impl Run {
     /// What a command prints that ends well and at once.
-    fn one_shot(&mut self, arguments: &[&str]) -> String {
+    pub fn one_shot(&mut self, arguments: &[&str]) -> String {
         let (daemon, kernel) = self.daemon();
         let arguments = arguments.iter().map(|word| word.as_bytes());
         let start_up = kernel.start_up(&|_| None);
@@ -775,20 +735,16 @@ fn both_started(arguments: &[&str]) -> Run {
     run
 }
 
-fn network(text: &str) -> Network {
-    Network::parse(text.as_bytes()).unwrap()
-}
-
 impl FakeKernel {
     /// Whether a packet to the host is dropped, and one to be forwarded.
-    fn dropped(&self, source: &str) -> (bool, bool) {
+    pub fn dropped(&self, source: &str) -> (bool, bool) {
         let source = source.parse().unwrap();
         let drops = |is_forwarded| self.nf_tables.drops(source, is_forwarded);
         (drops(false), drops(true))
     }
 
-    /// An element that an earlier run left.
-    fn feed_element(&mut self, source: &str, left_ms: Option<u64>, comment: &str) {
+    /// An element that an earlier run left; the torn rest is made anew.
+    pub fn feed_element(&mut self, source: &str, left_ms: Option<u64>, comment: &str) {
         let source = network(source);
         let (set, comment) = (Set::of(source, false).unwrap(), comment.as_bytes());
         let element = Element {
@@ -798,144 +754,126 @@ impl FakeKernel {
             comment,
         };
         self.nf_tables.expire(self.now);
+        if !self.nf_tables.is_there() {
+            assert!(self.nf_tables.add_table(NFT_COMMENT, false));
+            assert!(self.nf_tables.add_set("drop4", true));
+        }
         assert!(self.nf_tables.add_element(&element));
     }
 }
 
 #[test]
 fn without_iptables_the_sets_take_each_kind_of_source() {
-    let mut run = bare_started(&["--block-time", "1m"]);
-    assert_eq!(run.error_output(), "");
-    assert!(!run.kernel.nf_tables.is_there(), "looked at only");
-    let tried = run.kernel.commands.len();
-    assert!(
-        run.kernel
-            .commands
-            .iter()
-            .all(|command| command.words.ends_with("-V"))
+    // No tool is looked for again; the router must go on finding its neighbour.
+    let run = play(
+        "
+        kernel has nf_tables
+        iptables vanishes
+        at 0 s: start --block-time 1m
+        at 1 s: sets are gone
+        commands so far 6
+        198.51.100.7 scans
+        2001:db8:2::9 scans
+        10.0.0.9 scans
+        2001:db8:1::9 scans
+        at 12 s: 198.51.100.7 is blocked for 1m
+        2001:db8:2::/64 is blocked for 1m
+        10.0.0.9 is blocked for 1m
+        2001:db8:1::9 is blocked for 1m
+        packets from 198.51.100.7 are dropped
+        packets from 198.51.100.8 are passed
+        packets from 2001:db8:2::9 are dropped
+        packets from 2001:db8:2::77 are dropped
+        packets from 2001:db8:3::9 are passed
+        packets from 10.0.0.9 are dropped towards the host
+        packets from 2001:db8:1::9 are dropped towards the host
+        packets of ICMPv6 from 2001:db8:1::9 are passed
+        get /healthz gives 200 ok
+        198.51.100.7 closes
+        2001:db8:2::9 closes
+        10.0.0.9 closes
+        2001:db8:1::9 closes
+        at 82 s: expect: Unblocked: 198.51.100.7 its time is over
+        expect: Unblocked: 2001:db8:2::/64 its time is over
+        expect: Unblocked: 10.0.0.9 its time is over
+        expect: Unblocked: 2001:db8:1::9 its time is over
+        kernel holds what was said
+        sets are gone
+        commands so far 6
+        ",
     );
-    for source in [SCANNER, SCANNER_IPV6, NEIGHBOUR, NEIGHBOUR_IPV6] {
-        run.kernel.scan(source);
-    }
-    run.run_for(11);
-    assert_eq!(run.lines_with("Blocked").len(), 4);
-    for (source, expected) in [
-        (SCANNER, (true, true)),
-        ("198.51.100.8", (false, false)),
-        (SCANNER_IPV6, (true, true)),
-        ("2001:db8:2::77", (true, true)),
-        ("2001:db8:3::9", (false, false)),
-        (NEIGHBOUR, (true, false)),
-        (NEIGHBOUR_IPV6, (true, false)),
-    ] {
-        assert_eq!(run.kernel.dropped(source), expected, "{source}");
-    }
-    // The router must go on finding its neighbour.
-    let icmp = libc::IPPROTO_ICMPV6;
-    let neighbour = NEIGHBOUR_IPV6.parse().unwrap();
-    assert!(!run.kernel.nf_tables.drops_protocol(neighbour, false, icmp));
-    assert!(run.get("/healthz").ends_with("\r\n\r\nok\n"));
-    for source in [SCANNER, SCANNER_IPV6, NEIGHBOUR, NEIGHBOUR_IPV6] {
-        run.kernel.close_all_of(source);
-    }
-    run.run_for(70);
-    let ended = run.lines_with("Unblocked");
-    assert_eq!(ended.len(), 4, "{ended:?}");
-    assert!(ended.iter().all(|line| line.ends_with("its time is over")));
-    run.check_quiet();
-    assert!(!run.kernel.nf_tables.is_there());
-    assert_eq!(
-        run.kernel.commands.len(),
-        tried,
-        "no tool is looked for again"
-    );
-    assert_eq!(run.error_output(), "");
+    let mut commands = run.kernel.commands.iter();
+    assert!(commands.all(|command| command.words.ends_with("-V")));
 }
 
 /// Kernels before 6.3 and 6.12, of which each refusal costs a batch.
 #[test]
 fn blocks_of_older_kernels_end_as_well() {
-    let mut run = bare();
-    run.kernel.nf_tables.lacks.destroy = true;
-    run.kernel.nf_tables.lacks.timeout_updates = true;
-    run.kernel.nf_tables.lacks.comments = true;
-    assert_eq!(run.start(&["--block-time", "1m,2m"]), Flow::Continue);
-    for length in [60, 120] {
-        run.kernel.scan_again(SCANNER);
-        run.run_for(11);
-        assert_eq!(run.lines_with("Blocked").len(), 1);
-        run.kernel.close_all_of(SCANNER);
-        run.run_for(length);
-        assert_eq!(run.lines_with("Unblocked").len(), 1);
-    }
-    // One that ends early is taken out.
-    run.kernel.scan_again(SCANNER);
-    run.run_for(11);
-    run.kernel.host.nameservers.push(SCANNER.parse().unwrap());
-    run.run_for(11);
-    assert_eq!(run.lines_with("protected address now").len(), 1);
-    assert_eq!(run.kernel.dropped(SCANNER), (false, false));
-    run.check_quiet();
-    assert_eq!(run.error_output(), "");
+    trace! {"
+        kernel has nf_tables
+        iptables vanishes
+        kernel lacks destroy
+        kernel lacks timeout_updates
+        kernel lacks comments
+        at 0 s: start --block-time 1m,2m
+        198.51.100.7 scans
+        at 11 s: 198.51.100.7 is blocked for 1m
+        198.51.100.7 closes
+        at 71 s: expect: Unblocked: 198.51.100.7 its time is over
+        198.51.100.7 scans
+        at 82 s: 198.51.100.7 is blocked for 2m
+        198.51.100.7 closes
+        at 202 s: expect: Unblocked: 198.51.100.7 its time is over
+
+        # One that ends early is taken out.
+        198.51.100.7 scans
+        at 213 s: 198.51.100.7 is blocked for 2m
+        198.51.100.7 is a nameserver
+        at 224 s: expect: Unblocked: 198.51.100.7 it holds a protected address now
+        packets from 198.51.100.7 are passed
+        kernel holds what was said
+    "}
 }
 
 #[test]
 fn an_element_that_is_deleted_is_unblocked_by_its_deleter() {
-    let mut run = bare_started(&["--block-time", "1h,2h"]);
-    run.kernel.scan(SCANNER);
-    run.kernel.scan(SCANNER_IPV6);
-    run.run_for(11);
-    run.lines();
-    run.kernel.interfere(|tables| {
-        assert!(tables.delete_element(Set::Drop4, network(SCANNER)));
-    });
-    run.run_for(1);
-    assert_eq!(
-        run.lines_with("Unblocked"),
-        ["Unblocked: 198.51.100.7 its rule was removed by nft"]
-    );
-    assert_eq!(run.metric("tcpparser_firewall_repairs_total"), "0");
-    assert_eq!(run.kernel.dropped(SCANNER_IPV6), (true, true));
-    // No strike is left of it.
-    run.kernel.scan_again(SCANNER);
-    run.run_for(11);
-    assert!(run.lines_with("Blocked")[0].contains("for 1h,"));
-    run.check_quiet();
+    trace! {"
+        kernel has nf_tables
+        iptables vanishes
+        at 0 s: start --block-time 1h,2h
+        at 1 s: 198.51.100.7 scans
+        2001:db8:2::9 scans
+        at 12 s: 198.51.100.7 is blocked for 1h
+        2001:db8:2::/64 is blocked for 1h
+        nft delete element 198.51.100.7
+        at 13 s: expect: Unblocked: 198.51.100.7 its rule was removed by nft
+        metric tcpparser_firewall_repairs_total is 0
+        packets from 2001:db8:2::9 are dropped
+
+        # No strike is left of it.
+        198.51.100.7 scans
+        at 24 s: 198.51.100.7 is blocked for 1h
+        kernel holds what was said
+    "}
 }
 
 /// What takes away more than elements is a reload: all is back at once, without
 /// a word.
 #[test]
 fn a_flushed_ruleset_is_put_right_at_once() {
-    type Reload = fn(&mut NfTables) -> bool;
-    let reloads: [Reload; 3] = [NfTables::delete_table, NfTables::flush_table, |tables| {
-        tables.add_table(
-            "port scan sources; tcpparser --unblock all lifts them",
-            true,
-        )
-    }];
-    for reload in reloads {
-        let mut run = bare_started(&["--block-time", "1h"]);
-        for number in 1..=100 {
-            run.kernel.scan(&format!("198.18.0.{number}"));
-        }
-        run.run_for(11);
-        assert_eq!(run.lines_with("Blocked").len(), 100);
-        run.kernel.interfere(|tables| assert!(reload(tables)));
-        assert_eq!(run.kernel.dropped("198.18.0.1"), (false, false));
-        let deadline = run.kernel.now.after(Duration::from_millis(100));
-        run.run_until(deadline);
-        for number in 1..=100 {
-            assert_eq!(
-                run.kernel.dropped(&format!("198.18.0.{number}")),
-                (true, true)
-            );
-        }
-        assert_eq!(run.metric("tcpparser_firewall_repairs_total"), "1");
-        run.run_for(60);
-        assert!(run.lines_with("locked").is_empty());
-        run.check_quiet();
-        assert_eq!(run.error_output(), "");
+    for reload in ["delete table", "flush table", "makes the table dormant"] {
+        trace! {"
+            kernel has nf_tables
+            iptables vanishes
+            at 0 s: start --block-time 1h
+            at 1 s: 198.18.0.1-100 scans
+            at 12 s: 198.18.0.1-100 is blocked for 1h
+            nft {reload}
+            packets from 198.18.0.1 are passed
+            at 12100 ms: packets from 198.18.0.1-100 are dropped
+            metric tcpparser_firewall_repairs_total is 1
+            at 72 s: kernel holds what was said
+        "}
     }
 }
 
@@ -967,54 +905,30 @@ fn storms_of_changes_cost_a_look_a_second() {
 /// As a kill leaves them, of this boot and another; what is over goes.
 #[test]
 fn elements_are_adopted() {
-    let mut run = bare();
-    run.checks.own_rules = false;
-    run.kernel.nf_tables.add_table(
-        "port scan sources; tcpparser --unblock all lifts them",
-        false,
+    let mut run = play(
+        "
+        kernel has nf_tables
+        iptables vanishes
+        with foreign rules
+        sets already hold 192.0.2.1 for 100s: b=0badcafe e=700 s=3 t=10 d=n p=22
+        sets already hold 192.0.2.2 for ever: b=deadbeef e=0 s=3 t=10 d=n p=22
+        sets already hold 192.0.2.3 for ever: b=0badcafe e=1 s=3 t=10 d=n p=22
+        at 0 s: start --block-time 10m
+        at 3 s: expect: Unblocked: 192.0.2.3 its time is over
+        packets from 192.0.2.1 are dropped
+        packets from 192.0.2.3 are passed
+        sets hold 2
+        ",
     );
-    for set in Set::ALL {
-        // The torn rest is made anew.
-        let name = String::from_utf8(set.name().to_vec()).unwrap();
-        if set == Set::Drop4 {
-            assert!(run.kernel.nf_tables.add_set(&name, true));
-        }
-    }
-    let comment = |boot: &str, end: u64| format!("tcpparser v1 b={boot} e={end} s=3 t=10 d=n p=22");
-    let end = run.kernel.now.as_secs() + 100;
-    run.kernel
-        .feed_element("192.0.2.1", Some(100_000), &comment("0badcafe", end));
-    run.kernel
-        .feed_element("192.0.2.2", None, &comment("deadbeef", 0));
-    run.kernel
-        .feed_element("192.0.2.3", None, &comment("0badcafe", 1));
-    assert_eq!(run.start(&["--block-time", "10m"]), Flow::Continue);
-    run.run_for(3);
-    assert_eq!(run.kernel.dropped("192.0.2.1"), (true, true));
-    assert_eq!(run.kernel.dropped("192.0.2.3"), (false, false));
     let elements = run.kernel.nf_tables.elements();
-    let left: Vec<_> = elements
+    let other = elements
         .iter()
-        .map(|one| (one.source, one.left_ms))
-        .collect();
-    assert_eq!(left.len(), 2, "{left:?}");
-    let other = left
-        .iter()
-        .find(|one| one.0 == network("192.0.2.2"))
-        .unwrap();
-    assert!(
-        other
-            .1
-            .is_some_and(|left| (590_000..=601_000).contains(&left)),
-        "{left:?}"
-    );
+        .find(|one| one.source == network("192.0.2.2"));
+    let left = other.and_then(|other| other.left_ms);
+    assert!(left.is_some_and(|left| (590_000..=601_000).contains(&left)));
     run.run_for(100);
     let said = run.lines_with("Unblocked");
-    assert!(
-        said.iter()
-            .any(|line| line.contains("192.0.2.1 its time is over")),
-        "{said:?}"
-    );
+    assert_eq!(said, ["Unblocked: 192.0.2.1 its time is over"]);
     assert_eq!(run.error_output(), "");
 }
 
@@ -1063,7 +977,7 @@ fn an_empty_table_goes_and_one_with_more_in_it_stays() {
 /// What stands under our name and cannot be used is made anew where it is ours.
 #[test]
 fn what_is_refused_is_rebuilt_if_it_is_ours() {
-    let ours = "port scan sources; tcpparser --unblock all lifts them";
+    let ours = NFT_COMMENT;
     for (comment, is_ours) in [(ours, true), ("of another program", false)] {
         for has_chain in [false, true] {
             let mut run = bare();
@@ -1103,96 +1017,95 @@ fn what_is_refused_is_rebuilt_if_it_is_ours() {
 
 #[test]
 fn a_kernel_without_tables_of_both_families_blocks_ipv4() {
-    let mut run = bare();
-    run.kernel.nf_tables.lacks.inet = true;
-    assert_eq!(run.start(&[]), Flow::Continue);
-    run.run_for(1);
-    run.kernel.scan(SCANNER);
-    run.run_for(11);
-    assert_eq!(run.kernel.dropped(SCANNER), (true, true));
-    run.kernel
-        .interfere(|tables| assert!(tables.delete_table()));
-    run.run_for(2);
-    assert_eq!(run.kernel.dropped(SCANNER), (true, true));
-    run.check_quiet();
+    trace! {"
+        kernel has nf_tables
+        iptables vanishes
+        kernel lacks inet
+        at 0 s: start
+        at 1 s: 198.51.100.7 scans
+        at 12 s: 198.51.100.7 is blocked for 10m
+        packets from 198.51.100.7 are dropped
+        nft delete table
+        at 14 s: packets from 198.51.100.7 are dropped
+        kernel holds what was said
+    "}
 }
 
 #[test]
 fn a_kernel_that_permits_nothing_is_named() {
-    let mut run = bare();
-    run.kernel.nf_tables.lacks.permission = true;
-    assert_eq!(run.start(&["--firewall", "nft"]), Flow::Continue);
-    run.run_for(3);
-    run.kernel.scan(SCANNER);
-    run.run_for(11);
-    let said = run.error_output();
-    assert!(
-        said.contains("nf_tables refuses: permission denied; it is tried again"),
-        "{said}"
-    );
-    assert_eq!(run.lines_with("Block failed").len(), 1);
-    assert_eq!(run.kernel.commands.len(), 0);
-    run.kernel.nf_tables.lacks.permission = false;
-    run.run_for(61);
-    assert_eq!(run.kernel.dropped(SCANNER), (true, true));
-    run.check_quiet();
+    trace! {"
+        kernel has nf_tables
+        iptables vanishes
+        kernel lacks permission
+        at 0 s: start --firewall nft
+        at 3 s: stderr: tcpparser: nf_tables refuses: permission denied; it is tried again
+        198.51.100.7 scans
+        at 14 s: expect: Port scan detected: 198.51.100.7 …
+        expect: Block failed: 198.51.100.7 …
+        commands so far 0
+        kernel permits nf_tables
+        at 75 s: expect: Blocked: 198.51.100.7 for 10m, …
+        packets from 198.51.100.7 are dropped
+        kernel holds what was said
+    "}
 }
 
 /// Where there is neither: what helps, once; and it is tried again.
 #[test]
 fn the_way_out_is_named_where_nothing_blocks() {
-    let mut run = host();
-    run.kernel.tools.has_preferred = false;
-    assert_eq!(run.start(&[]), Flow::Continue);
-    run.run_for(150);
-    let said = run.error_output();
-    let words = "-v /:/host:ro --cap-add=NET_RAW --cap-add=SYS_CHROOT -e TCPPARSER_EXEC_ROOT=/host";
-    assert_eq!(said.matches(words).count(), 1, "{said}");
-    run.kernel.scan(SCANNER);
-    run.run_for(11);
-    run.kernel.nf_tables.lacks.nf_tables = false;
-    run.run_for(70);
-    assert_eq!(run.kernel.dropped(SCANNER), (true, true));
+    trace! {"
+        iptables vanishes
+        at 0 s: start
+        at 150 s: stderr: tcpparser: iptables could not be started; it is tried again
+        stderr: tcpparser: ip6tables could not be started; it is tried again
+        stderr: tcpparser: nothing can be blocked by iptables or nf_tables: install iptables, or use that of a container's host by -v /:/host:ro --cap-add=NET_RAW --cap-add=SYS_CHROOT -e TCPPARSER_EXEC_ROOT=/host
+        198.51.100.7 scans
+        at 161 s: expect: Port scan detected: 198.51.100.7 …
+        expect: Block failed: 198.51.100.7 …
+        kernel has nf_tables
+        at 231 s: expect: Blocked: 198.51.100.7 for 10m, …
+        packets from 198.51.100.7 are dropped
+    "}
 }
 
 #[test]
 fn a_batch_is_cut_where_the_chain_is_full_enough() {
-    let mut run = both_started(&["--block-time", "10m"]);
-    for number in 1..=20 {
-        run.kernel.scan(&format!("198.18.0.{number}"));
-    }
-    run.kernel.scan(SCANNER_IPV6);
-    run.run_for(11);
-    assert_eq!(run.lines_with("Blocked").len(), 21);
-    assert_eq!(run.kernel.tables.v4.blocks().len(), CHAIN_RULES);
-    assert_eq!(run.kernel.tables.v6.blocks().len(), 1);
-    assert_eq!(run.kernel.nf_tables.elements().len(), 4);
-    run.check_quiet();
-    // Both are known to the next start, and taken away by it.
-    run.checks.own_rules = false;
-    for number in 1..=20 {
-        run.kernel.close_all_of(&format!("198.18.0.{number}"));
-    }
-    assert_eq!(run.restart(&["--block-time", "10m"]), Flow::Continue);
-    run.run_for(2);
-    assert_eq!(run.metric("tcpparser_blocked_sources"), "21");
-    run.run_for(700);
-    assert_eq!(run.kernel.tables.v4, FilterTable::new());
-    assert!(!run.kernel.nf_tables.is_there());
+    trace! {"
+        kernel has nf_tables
+        at 0 s: start --block-time 10m
+        at 1 s: 198.18.0.1-20 scans
+        2001:db8:2::9 scans
+        at 12 s: 198.18.0.1-20 is blocked for 10m
+        2001:db8:2::/64 is blocked for 10m
+        iptables has {CHAIN_RULES} rules
+        ip6tables has 1 rule
+        sets hold 4
+        kernel holds what was said
+
+        # Both are known to the next start, and taken away by it.
+        198.18.0.1-20 closes
+        kill
+        start --block-time 10m
+        at 14 s: metric tcpparser_blocked_sources is 21
+        at 714 s: expect 21: Unblocked: …
+        iptables is untouched
+        sets are gone
+    "}
 }
 
 #[test]
 fn only_the_place_that_is_asked_for_is_used() {
-    for (choice, rules, elements) in [("iptables", 20, 0), ("nft", 0, 20)] {
-        let mut run = both_started(&["--firewall", choice]);
-        for number in 1..=20 {
-            run.kernel.scan(&format!("198.18.0.{number}"));
-        }
-        run.run_for(11);
-        assert_eq!(run.kernel.tables.v4.blocks().len(), rules);
-        assert_eq!(run.kernel.nf_tables.elements().len(), elements);
-        assert_eq!(run.kernel.commands.is_empty(), choice == "nft");
-        run.check_quiet();
+    for (choice, rules, elements, commands) in [("iptables", 20, 0, 5), ("nft", 0, 20, 0)] {
+        trace! {"
+            kernel has nf_tables
+            at 0 s: start --firewall {choice}
+            at 1 s: 198.18.0.1-20 scans
+            at 12 s: 198.18.0.1-20 is blocked for 10m
+            iptables has {rules} rules
+            sets hold {elements}
+            commands so far {commands}
+            kernel holds what was said
+        "}
     }
 }
 
@@ -1230,76 +1143,61 @@ fn a_full_chain_ends_the_block_with_least_time_left() {
 /// A package upgrade takes the program away for a moment.
 #[test]
 fn iptables_that_vanishes_is_stood_in_for_at_once() {
-    let mut run = both_started(&["--block-time", "10m"]);
-    run.kernel.scan(SCANNER);
-    run.run_for(11);
-    assert_eq!(run.kernel.tables.v4.blocks().len(), 1);
-    run.kernel.tools.has_preferred = false;
-    run.lines();
-    run.kernel.scan("198.51.100.8");
-    run.run_for(11);
-    let lines = run.lines_with("Block");
-    assert!(
-        lines.len() == 1 && lines[0].starts_with("Blocked: 198.51.100.8 "),
-        "{lines:?}"
-    );
-    assert_eq!(run.kernel.dropped("198.51.100.8"), (true, true));
-    assert!(run.get("/healthz").ends_with("\r\n\r\nok\n"));
-    let said = run.error_output();
-    assert_eq!(said.lines().count(), 1, "{said}");
-    run.kernel.tools.has_preferred = true;
-    run.run_for(70);
-    run.kernel.scan("198.51.100.9");
-    run.run_for(11);
-    assert_eq!(run.kernel.tables.v4.blocks().len(), 2);
-    run.check_quiet();
+    trace! {"
+        kernel has nf_tables
+        at 0 s: start --block-time 10m
+        at 1 s: 198.51.100.7 scans
+        at 12 s: 198.51.100.7 is blocked for 10m
+        iptables has 1 rule
+        iptables vanishes
+        198.51.100.8 scans
+        at 23 s: 198.51.100.8 is blocked for 10m
+        stderr: tcpparser: iptables…
+        packets from 198.51.100.8 are dropped
+        get /healthz gives 200 ok
+        iptables returns
+        at 93 s: 198.51.100.9 scans
+        at 104 s: 198.51.100.9 is blocked for 10m
+        iptables has 2 rules
+        kernel holds what was said
+    "}
 }
 
 /// The chain refuses every rule, and the sets take them.
 #[test]
 fn a_chain_that_refuses_is_stood_in_for() {
-    let mut run = both_started(&[]);
-    run.kernel.faults.refused = Some("-A TCPPARSER".to_owned());
-    run.kernel.scan(SCANNER);
-    run.kernel.scan("198.51.100.8");
-    run.run_for(11);
-    let lines = run.lines_with("Block");
-    let failed = lines
-        .iter()
-        .filter(|line| line.starts_with("Block failed: "));
-    assert_eq!((failed.count(), lines.len()), (1, 3), "{lines:?}");
-    for source in [SCANNER, "198.51.100.8"] {
-        assert_eq!(run.kernel.dropped(source), (true, true));
-    }
-    run.check_quiet();
+    trace! {"
+        kernel has nf_tables
+        at 0 s: start
+        at 1 s: iptables refuses -A TCPPARSER
+        198.51.100.7 scans
+        198.51.100.8 scans
+        at 12 s: 198.51.100.7 is blocked for 10m
+        198.51.100.8 is blocked for 10m
+        expect: Block failed: …
+        packets from 198.51.100.7 are dropped
+        packets from 198.51.100.8 are dropped
+        kernel holds what was said
+    "}
 }
 
 /// Each of the two places once; lifted by one command.
 #[test]
 fn a_source_in_both_places_is_one_block() {
-    let end = 9_000;
-    let mut run = host();
-    run.kernel.nf_tables.lacks.nf_tables = false;
-    run.checks.own_rules = false;
-    feed(
-        &mut run.kernel.tables.v4,
-        &[rule("198.51.100.7/32", "", end)],
-    );
-    let tables = &mut run.kernel.nf_tables;
-    assert!(tables.add_table(
-        "port scan sources; tcpparser --unblock all lifts them",
-        false
+    let rule = rule("198.51.100.7/32", "", 9_000);
+    let run = play(&format!(
+        "
+        kernel has nf_tables
+        with foreign rules
+        iptables already holds: {rule}
+        sets already hold 198.51.100.7 for 8000s: b=0badcafe e=9100 s=2 t=500 d=n p=22
+        at 0 s: start
+        at 5 s: metric tcpparser_blocked_sources is 1
+        packets from 198.51.100.7 are dropped
+        kernel holds what was said
+        "
     ));
-    assert!(tables.add_set("drop4", true));
-    let comment = format!("tcpparser v1 b=0badcafe e={} s=2 t=500 d=n p=22", end + 100);
-    run.kernel
-        .feed_element("198.51.100.7", Some(8_000_000), &comment);
-    assert_eq!(run.start(&[]), Flow::Continue);
-    run.run_for(5);
-    assert_eq!(run.metric("tcpparser_blocked_sources"), "1");
     assert_eq!(run.kernel.rules_of(Family::V4).len(), 1);
-    assert_eq!(run.kernel.dropped(SCANNER), (true, true));
-    run.check_quiet();
 }
 
 #[test]
@@ -1341,44 +1239,42 @@ fn both_places_are_listed_and_lifted() {
 /// already.
 #[test]
 fn a_flush_soon_after_a_block_timed_out_is_put_right() {
-    let mut run = bare();
-    run.checks.own_rules = false;
-    let tables = &mut run.kernel.nf_tables;
-    assert!(tables.add_table(
-        "port scan sources; tcpparser --unblock all lifts them",
-        false
-    ));
-    assert!(tables.add_set("drop4", true));
-    let end = run.kernel.now.as_secs() + 9_000;
-    let comment = format!("tcpparser v1 b=0badcafe e={end} s=3 t=10 d=n p=22");
-    run.kernel
-        .feed_element("198.51.100.7", Some(9_000_000), &comment);
-    assert_eq!(run.start(&["--block-time", "10s"]), Flow::Continue);
-    run.run_for(70);
-    assert_eq!(run.kernel.dropped(SCANNER), (true, true));
-    run.kernel.scan("198.18.0.1");
-    run.run_for(11);
-    assert_eq!(run.kernel.dropped("198.18.0.1"), (true, true));
-    run.kernel.close_all_of("198.18.0.1");
-    run.run_for(12);
-    assert_eq!(run.lines_with("Unblocked").len(), 1);
-    run.kernel
-        .interfere(|tables| assert!(tables.delete_table()));
-    run.run_for(2);
-    assert_eq!(run.kernel.dropped(SCANNER), (true, true), "within a second");
+    trace! {"
+        kernel has nf_tables
+        iptables vanishes
+        with foreign rules
+        sets already hold 198.51.100.7 for 9000s: b=0badcafe e=9600 s=3 t=10 d=n p=22
+        at 0 s: start --block-time 10s
+        at 70 s: packets from 198.51.100.7 are dropped
+        198.18.0.1 scans
+        at 81 s: 198.18.0.1 is blocked for 10s
+        packets from 198.18.0.1 are dropped
+        198.18.0.1 closes
+        at 93 s: expect: Unblocked: 198.18.0.1 its time is over
+        nft delete table
+
+        # Within a second.
+        at 95 s: packets from 198.51.100.7 are dropped
+    "}
 }
 
 /// One refusal of the sets is not for ever where there is no other place.
 #[test]
 fn sets_that_refused_once_are_tried_again() {
-    let mut run = bare_started(&[]);
-    run.kernel.nf_tables.lacks.permission = true;
-    run.kernel.scan(SCANNER);
-    run.run_for(11);
-    run.kernel.nf_tables.lacks.permission = false;
-    run.run_for(200);
-    assert_eq!(run.kernel.dropped(SCANNER), (true, true));
-    assert_eq!(run.metric("tcpparser_firewall_up"), "1");
+    trace! {"
+        kernel has nf_tables
+        iptables vanishes
+        at 0 s: start
+        at 1 s: kernel lacks permission
+        198.51.100.7 scans
+        at 12 s: expect: Port scan detected: 198.51.100.7 …
+        expect: Block failed: 198.51.100.7 …
+        stderr: tcpparser: nothing can be blocked by iptables or nf_tables: …
+        kernel permits nf_tables
+        at 212 s: expect: Blocked: 198.51.100.7 for 10m, …
+        packets from 198.51.100.7 are dropped
+        metric tcpparser_firewall_up is 1
+    "}
 }
 
 /// A frame that cannot be put right, and is no element's fault: said, and

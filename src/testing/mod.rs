@@ -5,12 +5,14 @@ pub mod fake_kernel;
 pub mod fake_proc;
 mod filter_table;
 mod firewall_scenarios;
+pub mod golden;
 mod nf_tables_model;
 mod oracle;
 mod run;
 mod scenarios;
 mod simulator;
 mod tidy;
+mod trace;
 
 /// In a debug build a value stands on the stack first.
 pub fn boxed<T: Send + 'static>(build: fn() -> T) -> std::boxed::Box<T> {

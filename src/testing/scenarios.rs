@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::fake_kernel::{ChildFault, FakeKernel, Random, Service, Stdout};
 use super::fake_proc::FakeSocket;
 use super::run::Run;
+use super::trace::{play, trace};
 use crate::address::{Family, Network};
 use crate::daemon::Flow;
 use crate::kernel::{Claim, Errno};
@@ -12,12 +13,10 @@ use crate::limits::{CLAIM_TRIES, COUNTERS_AGAIN, EVENTS_LATENESS, EVENTS_REST, H
 use crate::proc_net_tcp::TcpState;
 use crate::time::{Duration, Instant};
 
-const OWN: &str = "203.0.113.5";
+pub const OWN: &str = "203.0.113.5";
 const OWN_IPV6: &str = "2001:db8:1::5";
 /// Off-link, IPv4.
 pub const SCANNER: &str = "198.51.100.7";
-/// In the host's own network.
-pub const NEIGHBOUR: &str = "10.0.0.9";
 
 /// A host that listens on 22, 25, 80, 443 and 445, on all addresses.
 pub fn host() -> Run {
@@ -79,236 +78,195 @@ impl FakeKernel {
 
 #[test]
 fn a_scanner_is_printed_and_blocked() {
-    let mut run = started(&[]);
-    run.kernel.scan(SCANNER);
-    run.run_for(10);
-    let lines = run.lines();
-    assert_eq!(
-        lines[4],
-        "Port scan detected: 198.51.100.7 -> 203.0.113.5 on ports 22,25,80,445"
-    );
-    assert_eq!(
-        lines[5],
-        "Blocked: 198.51.100.7 for 10m, data sent: unknown, undo: tcpparser --unblock 198.51.100.7"
-    );
-    assert_eq!(
-        run.kernel.tables.v4.blocks(),
-        ["-s 198.51.100.7/32 -m comment --comment \
-         \"tcpparser v1 b=0badcafe e=1210 s=1 t=610 d=? p=22,25,80,445\" -j DROP"]
-    );
-    assert_eq!(run.kernel.tables.v4.rules("INPUT"), ["-j TCPPARSER"]);
-    assert_eq!(run.kernel.tables.v4.rules("FORWARD"), ["-j TCPPARSER"]);
-    run.check_quiet();
-    run.terminate();
-    assert_eq!(
-        run.lines(),
-        ["1 block stands; to lift all: tcpparser --unblock all"]
-    );
+    trace! {"
+        at 0 s: start
+        at 1 s: 198.51.100.7 scans
+        at 11 s: expect: Port scan detected: 198.51.100.7 -> 203.0.113.5 on ports 22,25,80,445
+        expect: Blocked: 198.51.100.7 for 10m, data sent: unknown, undo: tcpparser --unblock 198.51.100.7
+        iptables shows in TCPPARSER: -s 198.51.100.7/32 -m comment --comment \"tcpparser v1 b=0badcafe e=1210 s=1 t=610 d=? p=22,25,80,445\" -j DROP
+        iptables shows in INPUT: -j TCPPARSER
+        iptables shows in FORWARD: -j TCPPARSER
+        kernel holds what was said
+        terminate
+        expect: 1 block stands; to lift all: tcpparser --unblock all
+    "}
 }
 
 #[test]
 fn three_ports_are_no_scan() {
-    let mut run = started(&[]);
-    for (from, port) in (50_000..).zip([22, 25, 80, 22, 25, 80]) {
-        run.kernel.open_connection(SCANNER, from, port);
-    }
-    run.run_for(120);
-    assert!(run.lines_with("scan").is_empty());
-    assert_eq!(run.kernel.commands.len(), 4, "start-up only looks");
+    // Start-up only looks.
+    trace! {"
+        at 0 s: start
+        at 1 s: 198.51.100.7 opens 22, 25, 80, 22, 25, 80
+        at 121 s: commands so far 4
+    "}
 }
 
 #[test]
 fn a_neighbour_is_blocked_towards_the_host_only() {
-    let mut run = started(&[]);
-    run.kernel.scan(NEIGHBOUR);
-    run.run_for(10);
-    let [rule] = run.kernel.tables.v4.blocks() else {
-        panic!("one rule");
-    };
-    let expected = "-s 10.0.0.9/32 -m addrtype --dst-type LOCAL -m comment";
-    assert!(rule.starts_with(expected), "{rule}");
+    trace! {"
+        at 0 s: start
+        at 1 s: 10.0.0.9 scans
+        at 11 s: 10.0.0.9 is blocked for 10m
+        iptables has 1 rule
+        iptables shows in TCPPARSER: -s 10.0.0.9/32 -m addrtype --dst-type LOCAL -m comment…
+    "}
 }
 
 #[test]
 fn an_operator_takes_one_rule_away() {
-    let mut run = started(&["--block-time", "10m,1h"]);
-    run.kernel.scan(SCANNER);
-    run.kernel.scan(NEIGHBOUR);
-    run.run_for(10);
-    assert_eq!(run.lines_with("Blocked: 1").len(), 2);
-    run.kernel.delete_rule_of(SCANNER);
-    run.run_for(60);
-    assert_eq!(
-        run.lines_with("nblocked"),
-        ["Unblocked: 198.51.100.7 its rule was removed by somebody"]
-    );
-    // What stood before is no evidence, what comes anew is; and the strike
-    // did not count.
-    run.run_for(60);
-    assert!(run.lines_with("scan").is_empty());
-    run.kernel.close_all_of(SCANNER);
-    run.run_for(10);
-    run.kernel.scan_again(SCANNER);
-    run.run_for(10);
-    let blocked = run.lines_with("Blocked: 198.51.100.7");
-    assert!(blocked[0].contains("for 10m"), "{blocked:?}");
-    run.check_quiet();
+    trace! {"
+        at 0 s: start --block-time 10m,1h
+        at 1 s: 198.51.100.7 scans
+        10.0.0.9 scans
+        at 11 s: 10.0.0.9 is blocked for 10m
+        198.51.100.7 is blocked for 10m
+        operator deletes 198.51.100.7
+        at 71 s: expect: Unblocked: 198.51.100.7 its rule was removed by somebody
+
+        # What stood before is no evidence, what comes anew is; and the strike did not count.
+        at 131 s: 198.51.100.7 closes
+        at 141 s: 198.51.100.7 scans
+        at 151 s: 198.51.100.7 is blocked for 10m
+        kernel holds what was said
+    "}
 }
 
 #[test]
 fn a_lost_jump_is_put_back() {
-    let mut run = started(&[]);
-    run.kernel.scan(SCANNER);
-    run.run_for(10);
-    run.lines();
-    for lost in ["-F INPUT", "-F FORWARD"] {
-        run.kernel.tables.v4.command(lost).unwrap();
-        run.kernel
-            .tables
-            .v4
-            .command("-A INPUT -p tcp -j ACCEPT")
-            .unwrap();
-        run.run_for(61);
-        assert_eq!(run.kernel.tables.v4.rules("INPUT")[0], "-j TCPPARSER");
-        assert_eq!(run.kernel.tables.v4.rules("FORWARD"), ["-j TCPPARSER"]);
-    }
-    assert!(run.lines_with("locked").is_empty(), "repaired in silence");
-    assert_eq!(run.metric("tcpparser_firewall_repairs_total"), "2");
+    trace! {"
+        at 0 s: start
+        at 1 s: 198.51.100.7 scans
+        at 11 s: 198.51.100.7 is blocked for 10m
+        iptables -F INPUT
+        iptables -A INPUT -p tcp -j ACCEPT
+        at 72 s: iptables shows in INPUT: -j TCPPARSER | -p tcp -j ACCEPT
+        iptables shows in FORWARD: -j TCPPARSER
+        iptables -F FORWARD
+        iptables -A INPUT -p tcp -j ACCEPT
+        at 133 s: iptables shows in INPUT: -j TCPPARSER | -p tcp -j ACCEPT | -p tcp -j ACCEPT
+        iptables shows in FORWARD: -j TCPPARSER
+        metric tcpparser_firewall_repairs_total is 2
+    "}
 }
 
 #[test]
 fn a_lost_chain_is_rebuilt_with_its_rules() {
-    let mut run = started(&[]);
-    run.kernel.scan(SCANNER);
-    run.kernel.scan(NEIGHBOUR);
-    run.run_for(10);
-    run.lines();
-    let before = run.kernel.tables.v4.blocks().to_vec();
-    run.kernel.tables.v4 = super::filter_table::FilterTable::new();
-    run.run_for(61);
-    assert_eq!(run.kernel.tables.v4.blocks(), before);
-    assert!(run.lines_with("locked").is_empty(), "repaired in silence");
-    assert_eq!(run.metric("tcpparser_firewall_repairs_total"), "1");
-    run.check_quiet();
+    let why = "--comment \"tcpparser v1 b=0badcafe e=1210 s=1 t=610 d=? p=22,25,80,445\" -j DROP";
+    let first = format!("-s 198.51.100.7/32 -m comment {why}");
+    let second = format!("-s 10.0.0.9/32 -m addrtype --dst-type LOCAL -m comment {why}");
+    trace! {"
+        at 0 s: start
+        at 1 s: 198.51.100.7 scans
+        10.0.0.9 scans
+        at 11 s: 10.0.0.9 is blocked for 10m
+        198.51.100.7 is blocked for 10m
+        iptables shows in TCPPARSER: {first} | {second}
+        iptables is emptied
+        at 72 s: iptables shows in TCPPARSER: {first} | {second}
+        metric tcpparser_firewall_repairs_total is 1
+        kernel holds what was said
+    "}
 }
 
 #[test]
 fn a_flushed_chain_is_an_operators_judgement() {
-    let mut run = started(&[]);
-    run.kernel.scan(SCANNER);
-    run.kernel.scan(NEIGHBOUR);
-    run.run_for(10);
-    run.kernel.tables.v4.command("-F TCPPARSER").unwrap();
-    run.kernel.interfered = Some(run.kernel.now);
-    run.run_for(61);
-    assert_eq!(run.lines_with("removed by somebody").len(), 2);
-    assert!(!run.kernel.tables.v4.has_chain("TCPPARSER"));
-    run.check_quiet();
+    trace! {"
+        at 0 s: start
+        at 1 s: 198.51.100.7 scans
+        10.0.0.9 scans
+        at 11 s: 10.0.0.9 is blocked for 10m
+        198.51.100.7 is blocked for 10m
+        iptables -F TCPPARSER
+        at 72 s: expect: Unblocked: 10.0.0.9 its rule was removed by somebody
+        expect: Unblocked: 198.51.100.7 its rule was removed by somebody
+        iptables has no chain
+        kernel holds what was said
+    "}
 }
 
 #[test]
 fn rules_of_others_in_our_chain_keep_it() {
-    let mut run = started(&["--block-time", "90s"]);
-    run.kernel.scan(SCANNER);
-    run.run_for(10);
-    let foreign = "-A TCPPARSER -s 192.0.2.0/24 -j DROP";
-    run.kernel.tables.v4.command(foreign).unwrap();
-    run.run_for(300);
-    assert_eq!(
-        run.kernel.tables.v4.blocks(),
-        ["-s 192.0.2.0/24 -j DROP"],
-        "not ours to touch"
-    );
-    assert_eq!(run.error_output(), "");
+    trace! {"
+        at 0 s: start --block-time 90s
+        at 1 s: 198.51.100.7 scans
+        at 11 s: 198.51.100.7 is blocked for 90s
+        iptables -A TCPPARSER -s 192.0.2.0/24 -j DROP
+        at 311 s: expect: Unblocked: 198.51.100.7 its time is over
+        iptables shows in TCPPARSER: -s 192.0.2.0/24 -j DROP
+    "}
 }
 
 #[test]
 fn a_restart_adopts_blocks_with_their_ends() {
-    let mut run = started(&[]);
-    run.kernel.scan(SCANNER);
-    run.run_for(10);
-    let before = run.kernel.tables.v4.clone();
-    run.checks.oracle = false;
-    assert_eq!(run.restart(&[]), Flow::Continue);
-    run.run_for(500);
-    assert_eq!(run.kernel.tables.v4, before, "the block goes on");
-    let lines = run.lines_with("198.51.100.7");
-    assert_eq!(
-        lines.len(),
-        6,
-        "what was said once is not said again: {lines:?}"
-    );
-    run.run_for(110);
-    assert_eq!(
-        run.lines_with("Unblocked"),
-        ["Unblocked: 198.51.100.7 its time is over"]
-    );
-    run.check_quiet();
+    const RULE: &str = "-s 198.51.100.7/32 -m comment --comment \
+        \"tcpparser v1 b=0badcafe e=1210 s=1 t=610 d=? p=22,25,80,445\" -j DROP";
+    // What was said once is not said again.
+    trace! {"
+        at 0 s: start
+        at 1 s: 198.51.100.7 scans
+        at 11 s: 198.51.100.7 is blocked for 10m
+        iptables shows in TCPPARSER: {RULE}
+        kill
+        start
+        at 511 s: iptables shows in TCPPARSER: {RULE}
+        iptables shows in INPUT: -j TCPPARSER
+        iptables shows in FORWARD: -j TCPPARSER
+        at 621 s: expect: Unblocked: 198.51.100.7 its time is over
+        kernel holds what was said
+    "}
 }
 
 #[test]
 fn what_ended_while_no_daemon_ran_goes_at_the_start() {
-    let mut run = started(&["--block-time", "2m"]);
-    run.kernel.scan(SCANNER);
-    run.run_for(10);
-    run.terminate();
-    run.kernel.now = run.kernel.now.after(Duration::from_secs(600));
-    run.kernel.close_all_of(SCANNER);
-    assert_eq!(run.restart(&[]), Flow::Continue);
-    run.run_for(1);
-    assert!(!run.kernel.tables.v4.has_chain("TCPPARSER"));
+    trace! {"
+        at 0 s: start --block-time 2m
+        at 1 s: 198.51.100.7 scans
+        at 11 s: 198.51.100.7 is blocked for 2m
+        terminate
+        expect: 1 block stands; …
+        at 611 s: 198.51.100.7 closes
+        start
+        at 612 s: expect: Unblocked: 198.51.100.7 its time is over
+        iptables has no chain
+    "}
 }
 
 #[test]
 fn blocks_of_another_boot_get_the_first_length_from_now() {
-    let mut run = started(&["--block-time", "10m,1h"]);
-    run.kernel.scan(SCANNER);
-    run.run_for(10);
-    run.terminate();
-    run.kernel.close_all_of(SCANNER);
-    run.kernel.boot_id = "feedbeef-0000-4000-8000-000000000000".to_owned();
-    run.kernel.now = crate::time::Instant::from_secs(50);
-    assert_eq!(run.restart(&["--block-time", "10m,1h"]), Flow::Continue);
-    run.run_for(10);
-    assert_eq!(
-        run.kernel.tables.v4.blocks(),
-        [
-            "-s 198.51.100.7/32 -m comment --comment \"tcpparser v1 b=feedbeef e=651 s=1 t=50 d=? \
-          p=22,25,80,445\" -j DROP"
-        ]
-    );
-    run.run_for(600);
-    assert!(!run.kernel.tables.v4.has_chain("TCPPARSER"));
+    trace! {"
+        at 0 s: start --block-time 10m,1h
+        at 1 s: 198.51.100.7 scans
+        at 11 s: 198.51.100.7 is blocked for 10m
+        terminate
+        expect: 1 block stands; …
+        198.51.100.7 closes
+        host boots anew
+        at 0 s: start --block-time 10m,1h
+        at 10 s: iptables shows in TCPPARSER: -s 198.51.100.7/32 -m comment --comment \"tcpparser v1 b=feedbeef e=651 s=1 t=50 d=? p=22,25,80,445\" -j DROP
+        at 610 s: expect: Unblocked: 198.51.100.7 its time is over
+        iptables has no chain
+    "}
 }
 
 #[test]
 fn a_missing_iptables_is_said_once_and_tried_again() {
-    let mut run = host();
-    run.kernel.faults.child = ChildFault::Exit(127);
-    assert_eq!(run.start(&[]), Flow::Continue);
-    run.run_for(5);
-    let errors = run.error_output();
-    assert_eq!(
-        errors.matches("iptables could not be started").count(),
-        1,
-        "{errors}"
+    // Three names of each are tried, ever less often.
+    let mut run = play(
+        "
+        iptables exits 127
+        at 0 s: start
+        at 5 s: stderr: tcpparser: iptables could not be started; …
+        stderr: tcpparser: ip6tables could not be started; …
+        stderr: tcpparser: nothing can be blocked by iptables or nf_tables: …
+        198.51.100.7 scans
+        at 15 s: expect: Port scan detected: 198.51.100.7 …
+        expect: Block failed: 198.51.100.7 the firewall cannot be used yet; it is tried again
+        at 315 s:
+        ",
     );
-    assert_eq!(
-        errors.matches("ip6tables could not be started").count(),
-        1,
-        "{errors}"
-    );
-    run.kernel.scan(SCANNER);
-    run.run_for(10);
-    assert_eq!(
-        run.lines_with("Block"),
-        ["Block failed: 198.51.100.7 the firewall cannot be used yet; it is tried again"]
-    );
-    run.run_for(300);
-    assert_eq!(run.error_output(), "", "no flood");
-    // Three names of each are tried.
     let tries = run.kernel.commands.len() / 3;
-    assert!(tries < 40, "{tries} tries: no back-off");
+    assert!(tries < 40, "{tries} tries");
     run.kernel.faults.child = ChildFault::None;
     run.run_for(61);
     assert_eq!(run.lines_with("Blocked: 198.51.100.7").len(), 1);
@@ -364,36 +322,35 @@ fn a_firewall_that_lists_but_never_changes_is_not_hammered() {
 
 #[test]
 fn a_jump_that_stands_twice_does_not_keep_the_chain() {
-    let mut run = started(&["--block-time", "90s"]);
-    run.kernel.scan(SCANNER);
-    run.run_for(10);
-    run.kernel
-        .tables
-        .v4
-        .command("-A INPUT -j TCPPARSER")
-        .unwrap();
-    run.run_for(180);
-    run.check_quiet();
-    assert_eq!(run.error_output(), "");
+    trace! {"
+        at 0 s: start --block-time 90s
+        at 1 s: 198.51.100.7 scans
+        at 11 s: 198.51.100.7 is blocked for 90s
+        iptables -A INPUT -j TCPPARSER
+        at 191 s: expect: Unblocked: 198.51.100.7 its time is over
+        kernel holds what was said
+    "}
 }
 
 #[test]
 fn one_refused_entry_never_vetoes_the_others() {
-    let mut run = started(&[]);
-    run.kernel.faults.refused = Some("198.51.100.3/32".to_owned());
-    for number in 1..=5 {
-        run.kernel.scan(&format!("198.51.100.{number}"));
-    }
-    run.run_for(11);
-    assert_eq!(run.lines_with("Blocked:").len(), 4);
-    run.run_for(300);
-    assert!(run.lines_with("failed").len() <= 1, "no flood");
+    let run = play(
+        "
+        at 0 s: start
+        at 1 s: iptables refuses 198.51.100.3/32
+        198.51.100.1-5 scans
+        at 12 s: 198.51.100.1-2 is blocked for 10m
+        198.51.100.4-5 is blocked for 10m
+        expect: Port scan detected: 198.51.100.3 …
+        expect: Block failed: 198.51.100.3 …
+        at 312 s: iptables has 4 rules
+        iptables works
+        at 373 s: expect: Blocked: 198.51.100.3 …
+        kernel holds what was said
+        ",
+    );
     let commands = run.kernel.commands.len();
     assert!(commands < 60, "{commands}");
-    run.kernel.faults.refused = None;
-    run.run_for(61);
-    assert_eq!(run.lines_with("Blocked:").len(), 1);
-    run.check_quiet();
 }
 
 #[test]
@@ -418,53 +375,59 @@ fn a_thousand_scanners_need_few_children() {
 
 #[test]
 fn blocks_end_and_grow_longer() {
-    let mut run = started(&["--block-time", "1m,5m"]);
-    for length in ["1m", "5m", "5m"] {
-        run.kernel.scan_again(SCANNER);
-        run.run_for(11);
-        let lines = run.lines_with("Blocked: 198.51.100.7");
-        assert!(lines[0].contains(&format!("for {length},")), "{lines:?}");
-        run.kernel.close_all_of(SCANNER);
-        run.run_for(311);
-        assert_eq!(run.lines_with("Unblocked: 198.51.100.7").len(), 1);
-        run.check_quiet();
-    }
+    trace! {"
+        at 0 s: start --block-time 1m,5m
+        at 1 s: 198.51.100.7 scans
+        at 12 s: 198.51.100.7 is blocked for 1m
+        198.51.100.7 closes
+        at 323 s: expect: Unblocked: 198.51.100.7 its time is over
+        kernel holds what was said
+        198.51.100.7 scans
+        at 334 s: 198.51.100.7 is blocked for 5m
+        198.51.100.7 closes
+        at 645 s: expect: Unblocked: 198.51.100.7 its time is over
+        kernel holds what was said
+        198.51.100.7 scans
+        at 656 s: 198.51.100.7 is blocked for 5m
+        198.51.100.7 closes
+        at 967 s: expect: Unblocked: 198.51.100.7 its time is over
+        kernel holds what was said
+    "}
 }
 
 #[test]
 fn protected_between_verdict_and_command() {
-    let mut run = started(&[]);
-    run.kernel.faults.child = ChildFault::LockHeld;
-    run.kernel.scan(NEIGHBOUR);
-    run.run_for(12);
-    // It answers names from now on.
-    run.kernel.host.nameservers.push(NEIGHBOUR.parse().unwrap());
-    run.run_for(10);
-    run.kernel.faults.child = ChildFault::None;
-    run.run_for(60);
-    assert_eq!(
-        run.lines_with("locked: 10.0.0.9"),
-        ["Not blocked: 10.0.0.9 nameserver"],
-        "said once, while its connections stand"
-    );
-    assert!(!run.kernel.tables.v4.has_chain("TCPPARSER"));
+    // Said once, while its connections stand.
+    trace! {"
+        at 0 s: start
+        at 1 s: iptables finds its lock held
+        10.0.0.9 scans
+        at 13 s: expect: Port scan detected: 10.0.0.9 …
+        10.0.0.9 is a nameserver
+        at 23 s: expect: Block failed: 10.0.0.9 iptables-restore exited with 4: …
+        stderr: tcpparser: iptables exited with 4: …
+        iptables works
+        at 83 s: expect: Not blocked: 10.0.0.9 nameserver
+        iptables has no chain
+    "}
 }
 
 #[test]
 fn protected_hosts_are_reported_and_never_blocked() {
-    let mut run = started(&["--allow", "198.51.100.0/24"]);
-    let protected = [SCANNER, "10.0.0.53", "203.0.113.1"];
-    for peer in protected {
-        run.kernel.scan(peer);
-    }
-    run.run_for(120);
-    let lines = run.lines();
-    let count = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
-    assert_eq!(count("Port scan detected"), 3);
-    assert_eq!(count("Not blocked: 198.51.100.7 --allow"), 1);
-    assert_eq!(count("Not blocked: 10.0.0.53 nameserver"), 1);
-    assert_eq!(count("Not blocked: 203.0.113.1 gateway"), 1);
-    assert_eq!(run.kernel.commands.len(), 4, "two names, two looks");
+    // Two names, two looks.
+    trace! {"
+        at 0 s: start --allow 198.51.100.0/24
+        at 1 s: 198.51.100.7 scans
+        10.0.0.53 scans
+        203.0.113.1 scans
+        at 121 s: expect: Port scan detected: 10.0.0.53 …
+        expect: Not blocked: 10.0.0.53 nameserver
+        expect: Port scan detected: 198.51.100.7 …
+        expect: Not blocked: 198.51.100.7 --allow
+        expect: Port scan detected: 203.0.113.1 …
+        expect: Not blocked: 203.0.113.1 gateway
+        commands so far 4
+    "}
 }
 
 const UNKNOWN: &str = "tcpparser: own addresses and gateways are not fully known; nothing is blocked until they are\n";
@@ -473,35 +436,26 @@ const UNKNOWN: &str = "tcpparser: own addresses and gateways are not fully known
 /// scan waits for it.
 #[test]
 fn an_unknown_host_blocks_no_source_and_says_so() {
-    let mut run = host();
-    run.kernel.faults.netlink = Some(Errno::EACCES);
-    run.checks.oracle = false;
-    assert_eq!(run.start(&["--window=5s", "--interval=1s"]), Flow::Continue);
-    run.run_for(3);
-    assert_eq!(run.error_output(), UNKNOWN);
-    let answer = run.get("/healthz");
-    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    assert!(answer.ends_with("own addresses and gateways are not fully known\n"));
-    assert_eq!(run.metric("tcpparser_host_facts_known"), "0");
-    run.kernel.scan(SCANNER);
-    run.run_for(2);
-    let said = run.lines_with("locked");
-    let expected = "Not blocked: 198.51.100.7 own addresses and gateways not fully known";
-    assert_eq!(said, [expected]);
-    assert_eq!(run.metric("tcpparser_blocks_pending"), "0");
+    trace! {"
+        rtnetlink fails EACCES
+        without oracle
+        at 0 s: start --window=5s --interval=1s
+        at 3 s: stderr: tcpparser: own addresses and gateways are not fully known; nothing is blocked until they are
+        get /healthz gives 503 own addresses and gateways are not fully known
+        metric tcpparser_host_facts_known is 0
+        198.51.100.7 scans
+        at 5 s: expect: Port scan detected: 198.51.100.7 …
+        expect: Not blocked: 198.51.100.7 own addresses and gateways not fully known
+        metric tcpparser_blocks_pending is 0
 
-    // Nothing that was said comes true later.
-    run.kernel.close_all_of(SCANNER);
-    run.run_for(60);
-    run.kernel.faults.netlink = None;
-    run.run_for(60);
-    assert!(run.lines_with("locked").is_empty());
-    assert!(run.get("/healthz").starts_with("HTTP/1.1 200 "));
-    assert_eq!(run.metric("tcpparser_host_facts_known"), "1");
-    run.kernel.scan("198.51.100.8");
-    run.run_for(2);
-    assert_eq!(run.lines_with("Blocked: 198.51.100.8").len(), 1);
-    assert_eq!(run.error_output(), "");
+        # Nothing that was said comes true later.
+        198.51.100.7 closes
+        at 65 s: rtnetlink works
+        at 125 s: get /healthz gives 200 ok
+        metric tcpparser_host_facts_known is 1
+        198.51.100.8 scans
+        at 127 s: 198.51.100.8 is blocked for 10m
+    "}
 }
 
 /// It becomes so, ends, and becomes so again: said each time.
@@ -530,107 +484,77 @@ fn a_host_that_becomes_unknown_is_said_each_time() {
 /// The first dump takes its time: blocks wait for its end, and clients do not.
 #[test]
 fn a_block_waits_for_the_first_dump() {
-    let mut run = host();
-    run.kernel.faults.dump_pause = Duration::from_millis(100);
-    run.checks.oracle = false;
-    assert_eq!(run.start(&[]), Flow::Continue);
-    run.kernel.scan(SCANNER);
-    run.kernel.scan("203.0.113.1");
-    run.run_for(1);
-    let mut said = run.lines();
-    assert!(!said.iter().any(|line| line.starts_with("Blocked")));
-    assert_eq!(run.metric("tcpparser_host_facts_known"), "0");
-    assert!(run.get("/healthz").starts_with("HTTP/1.1 200 "));
-    run.run_for(5);
-    assert_eq!(run.metric("tcpparser_host_facts_known"), "1");
-    said.extend(run.lines());
-    let count = |words: &str| said.iter().filter(|line| line.starts_with(words)).count();
-    assert_eq!(count("Port scan detected: "), 2);
-    assert_eq!(count("Blocked: 198.51.100.7 for 10m"), 1);
-    assert_eq!(count("Not blocked: 203.0.113.1 gateway"), 1);
-    assert_eq!(run.error_output(), "");
+    trace! {"
+        dumps pause 100 ms
+        without oracle
+        at 0 s: start
+        198.51.100.7 scans
+        203.0.113.1 scans
+        at 1 s: expect 2: Port scan detected: …
+        metric tcpparser_host_facts_known is 0
+        get /healthz gives 200 ok
+        expect: Not blocked: 203.0.113.1 gateway
+        at 6 s: expect: Blocked: 198.51.100.7 for 10m, …
+        metric tcpparser_host_facts_known is 1
+    "}
 }
 
 /// But no longer than its evidence counts.
 #[test]
 fn a_block_waits_for_a_dump_no_longer_than_the_window() {
-    let mut run = host();
-    let many = (1..=60).map(|low| (IpAddr::V4([10, 1, 1, low].into()), 32));
-    run.kernel.host.addresses.extend(many);
-    run.kernel.faults.dump_pause = Duration::from_millis(500);
-    run.checks.oracle = false;
-    assert_eq!(run.start(&["--window=5s"]), Flow::Continue);
-    run.kernel.scan(SCANNER);
-    run.run_for(4);
-    assert_eq!(run.lines_with("scan").len(), 1);
-    assert!(run.lines_with("locked").is_empty());
-    run.run_for(3);
-    let said = run.lines_with("locked");
-    let expected = "Not blocked: 198.51.100.7 own addresses and gateways not fully known";
-    assert_eq!(said, [expected]);
-    run.kernel.close_all_of(SCANNER);
-    run.run_for(120);
-    assert_eq!(run.metric("tcpparser_host_facts_known"), "1");
-    assert!(run.lines_with("locked").is_empty());
+    trace! {"
+        10.1.1.1-60 is own
+        dumps pause 500 ms
+        without oracle
+        at 0 s: start --window=5s
+        198.51.100.7 scans
+        at 4 s: expect: Port scan detected: 198.51.100.7 …
+        at 7 s: expect: Not blocked: 198.51.100.7 own addresses and gateways not fully known
+        198.51.100.7 closes
+        at 127 s: metric tcpparser_host_facts_known is 1
+    "}
 }
 
 /// Between two readings an hour apart the host gets another gateway, address
 /// and nameserver.
 #[test]
 fn what_came_to_be_protected_since_the_reading_is_not_blocked() {
-    let mut run = started(&["--interval=1h", "--allow=192.0.2.9"]);
-    run.checks.oracle = false;
-    let (gateway, own, nameserver) = ("198.51.100.1", "198.51.100.2", "198.51.100.3");
-    run.kernel.host.gateways.push(gateway.parse().unwrap());
-    run.kernel.host.addresses.push((own.parse().unwrap(), 24));
-    run.kernel
-        .host
-        .nameservers
-        .push(nameserver.parse().unwrap());
-    run.run_for(10);
-    for peer in [gateway, nameserver, SCANNER] {
-        run.scan_by_events(peer);
-    }
-    run.run_for(10);
-    one_is_blocked_but(
-        &mut run,
-        &[
-            "Not blocked: 198.51.100.1 gateway",
-            "Not blocked: 198.51.100.3 nameserver",
-        ],
-    );
-    // In our own network by now: towards the host only.
-    assert!(run.kernel.tables.v4.blocks()[0].contains("addrtype"));
-
-    // A standing block of what becomes protected ends at once.
-    run.kernel.host.gateways.push(SCANNER.parse().unwrap());
-    run.run_for(1);
-    assert_eq!(run.lines_with("it holds a protected address now").len(), 1);
+    // In our own network by now: towards the host only. A standing block of
+    // what becomes protected ends at once.
+    trace! {"
+        without oracle
+        at 0 s: start --interval=1h --allow=192.0.2.9
+        at 1 s: 198.51.100.1 is a gateway
+        198.51.100.2 is own
+        198.51.100.3 is a nameserver
+        at 11 s: 198.51.100.1 resets 22, 25, 80, 445
+        198.51.100.3 resets 22, 25, 80, 445
+        198.51.100.7 resets 22, 25, 80, 445
+        at 21 s: expect: Port scan detected: 198.51.100.1 …
+        expect: Not blocked: 198.51.100.1 gateway
+        expect: Port scan detected: 198.51.100.3 …
+        expect: Not blocked: 198.51.100.3 nameserver
+        198.51.100.7 is blocked for 10m
+        iptables shows in TCPPARSER: -s 198.51.100.7/32 -m addrtype --dst-type LOCAL …
+        198.51.100.7 is a gateway
+        at 22 s: expect: Unblocked: 198.51.100.7 it holds a protected address now
+    "}
 }
 
 /// Where the kernel reports no changes it is asked before a block.
 #[test]
 fn a_kernel_that_reports_nothing_is_asked_before_a_block() {
-    let mut run = host();
-    run.kernel.faults.no_route_events = true;
-    run.checks.oracle = false;
-    assert_eq!(run.start(&["--interval=1h"]), Flow::Continue);
-    run.run_for(2);
-    run.kernel.host.gateways.push(SCANNER.parse().unwrap());
-    run.run_for(10);
-    run.scan_by_events(SCANNER);
-    run.scan_by_events("198.51.100.8");
-    run.run_for(5);
-    one_is_blocked_but(&mut run, &["Not blocked: 198.51.100.7 gateway"]);
-}
-
-fn one_is_blocked_but(run: &mut Run, refused: &[&str]) {
-    let said = run.lines_with("locked");
-    for line in refused {
-        assert!(said.iter().any(|said| said == line), "{said:?}");
-    }
-    let blocked = said.iter().filter(|line| line.starts_with("Blocked"));
-    assert_eq!(blocked.count(), 1, "{said:?}");
+    trace! {"
+        kernel reports no routes
+        without oracle
+        at 0 s: start --interval=1h
+        at 2 s: 198.51.100.7 is a gateway
+        at 12 s: 198.51.100.7 resets 22, 25, 80, 445
+        198.51.100.8 resets 22, 25, 80, 445
+        at 17 s: expect 2: Port scan detected: 198.51.100.…
+        expect: Not blocked: 198.51.100.7 gateway
+        expect: Blocked: 198.51.100.8 for 10m, …
+    "}
 }
 
 /// resolv.conf names a stub; what it asks stands elsewhere, or nowhere.
@@ -780,92 +704,73 @@ fn neighbours_behind_a_translator_are_distinguished() {
 #[test]
 fn rules_against_protected_hosts_go_at_the_start() {
     for boot in ["0badcafe", "feedbeef"] {
-        let mut run = host();
-        (run.checks.oracle, run.checks.own_rules) = (false, false);
-        run.checks.output = false;
-        let rules = ["203.0.113.1", "10.0.0.53", SCANNER].map(|source| {
-            format!(
-                "-A TCPPARSER -s {source}/32 -m comment --comment \
-                 \"tcpparser v1 b={boot} e=9999 s=1 t=10 d=n p=22,25,80,443\" -j DROP\n"
-            )
-        });
-        let batch = format!(
-            "*filter\n-N TCPPARSER\n-I INPUT 1 -j TCPPARSER\n-I FORWARD 1 -j TCPPARSER\n{}COMMIT\n",
-            rules.concat()
-        );
-        run.kernel.tables.v4.restore(&batch, None).unwrap();
-        assert_eq!(run.start(&[]), Flow::Continue);
-        run.run_for(11);
-        let [rule] = run.kernel.tables.v4.blocks() else {
-            panic!("{}", run.kernel.tables.v4.listing());
-        };
-        assert!(rule.contains(SCANNER), "{rule}");
-        let lifted = run.lines_with("it holds a protected address now");
-        assert_eq!(lifted.len(), 2, "{boot}: {lifted:?}");
+        let comment =
+            format!("--comment \"tcpparser v1 b={boot} e=9999 s=1 t=10 d=n p=22,25,80,443\"");
+        trace! {"
+            with foreign rules
+            iptables -N TCPPARSER
+            iptables -I INPUT 1 -j TCPPARSER
+            iptables -I FORWARD 1 -j TCPPARSER
+            iptables -A TCPPARSER -s 203.0.113.1/32 -m comment {comment} -j DROP
+            iptables -A TCPPARSER -s 10.0.0.53/32 -m comment {comment} -j DROP
+            iptables -A TCPPARSER -s 198.51.100.7/32 -m comment {comment} -j DROP
+            at 0 s: start
+            at 11 s: expect: Unblocked: 10.0.0.53 it holds a protected address now
+            expect: Unblocked: 203.0.113.1 it holds a protected address now
+            iptables has 1 rule
+            iptables shows in TCPPARSER: -s 198.51.100.7/32 …
+        "}
     }
 }
 
 #[test]
 fn more_blocks_than_a_minute_may_have_are_held_back() {
-    let mut run = started(&["--max-blocks-per-minute=2", "--window=2m"]);
-    run.checks.oracle = false;
-    let peers: Vec<_> = (1..=7).map(|n| format!("198.51.100.{n}")).collect();
-    for peer in &peers {
-        run.kernel.scan(peer);
-    }
-    run.run_for(10);
-    for peer in &peers {
-        run.kernel.close_all_of(peer);
-    }
-    assert_eq!(run.lines_with("Blocked:").len(), 2);
-    assert_eq!(run.metric("tcpparser_blocks_pending"), "5");
-    run.run_for(58);
-    assert!(run.lines_with("locked").is_empty(), "not within the minute");
-    run.run_for(2);
-    let blocked = run.lines_with("locked");
-    assert_eq!(blocked.len(), 2, "the oldest of those that wait");
-    assert!(blocked[0].starts_with("Blocked: 198.51.100.3 for 10m"));
-    assert!(blocked[1].starts_with("Blocked: 198.51.100.4 for 10m"));
-    run.run_for(60);
-    let said = run.lines_with("locked");
-    assert_eq!(said.len(), 3, "{said:?}");
-    assert!(said[1].starts_with("Blocked: 198.51.100.6 for 10m"));
-    // The window is over: what still scans is seen again.
-    let dropped = "Not blocked: 198.51.100.7 held back by --max-blocks-per-minute";
-    assert_eq!(said[2], dropped);
-    assert_eq!(run.kernel.tables.v4.blocks().len(), 6);
-    run.check_quiet();
+    // Two a minute, the oldest of those that wait; what still scans when the
+    // window is over is seen again.
+    trace! {"
+        without oracle
+        at 0 s: start --max-blocks-per-minute=2 --window=2m
+        at 1 s: 198.51.100.1-7 scans
+        at 11 s: expect 7: Port scan detected: 198.51.100.…
+        expect: Blocked: 198.51.100.1 for 10m, …
+        expect: Blocked: 198.51.100.2 for 10m, …
+        198.51.100.1-7 closes
+        metric tcpparser_blocks_pending is 5
+        at 69 s:
+        at 71 s: expect: Blocked: 198.51.100.3 for 10m, …
+        expect: Blocked: 198.51.100.4 for 10m, …
+        at 131 s: expect: Blocked: 198.51.100.5 for 10m, …
+        expect: Blocked: 198.51.100.6 for 10m, …
+        expect: Not blocked: 198.51.100.7 held back by --max-blocks-per-minute
+        iptables has 6 rules
+        kernel holds what was said
+    "}
 }
 
 #[test]
 fn stale_rows_never_block_again() {
-    let mut run = started(&["--block-time", "1m"]);
-    run.kernel.scan(SCANNER);
-    run.run_for(120);
-    assert_eq!(run.lines_with("locked: 198.51.100.7").len(), 2);
-    // The kernel keeps rows of a dead peer for a quarter of an hour.
-    run.run_for(900);
-    assert!(run.lines_with("scan").is_empty());
-    run.kernel.open_connection(SCANNER, 51_000, 22);
-    run.run_for(60);
-    assert!(
-        run.lines_with("scan").is_empty(),
-        "one new port is one port"
-    );
+    // The kernel keeps rows of a dead peer for a quarter of an hour; one new
+    // port is one port.
+    trace! {"
+        at 0 s: start --block-time 1m
+        at 1 s: 198.51.100.7 scans
+        at 121 s: 198.51.100.7 is blocked for 1m
+        expect: Unblocked: 198.51.100.7 its time is over
+        at 1021 s: 198.51.100.7 opens 22
+        at 1081 s:
+    "}
 }
 
 #[test]
 fn a_dry_run_changes_nothing() {
-    let mut run = host();
-    run.kernel.capabilities = 0;
-    assert_eq!(run.start(&["--dry-run"]), Flow::Continue);
-    run.kernel.scan(SCANNER);
-    run.run_for(120);
-    let lines = run.lines();
-    let count = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
-    assert_eq!(count("Port scan detected: 198.51.100.7"), 1);
-    assert_eq!(count("Not blocked: 198.51.100.7 --dry-run"), 1);
-    assert!(run.kernel.commands.is_empty());
+    trace! {"
+        host has no rights
+        at 0 s: start --dry-run
+        198.51.100.7 scans
+        at 120 s: expect: Port scan detected: 198.51.100.7 …
+        expect: Not blocked: 198.51.100.7 --dry-run
+        commands so far 0
+    "}
 }
 
 #[test]
@@ -962,88 +867,76 @@ fn lifting_blocks_never_stands_in_the_way_of_a_start() {
 #[test]
 fn a_listen_address_that_cannot_be_had_is_tried_again() {
     for (error, why) in [
-        (Errno::EADDRINUSE, "address in use"),
-        (Errno::EADDRNOTAVAIL, "address not there"),
-        (Errno::EACCES, "permission denied"),
+        ("EADDRINUSE", "address in use"),
+        ("EADDRNOTAVAIL", "address not there"),
+        ("EACCES", "permission denied"),
     ] {
-        let mut run = host();
-        run.kernel.faults.listen = Some(error);
-        assert_eq!(run.start(&["--interval", "5s"]), Flow::Continue);
-        assert!(blocks(&mut run));
-        assert_eq!(
-            run.error_output(),
-            format!("tcpparser: cannot listen on [::]:3021: {why}; it is tried again\n")
-        );
-        run.kernel.faults.listen = None;
-        run.run_for(2);
-        assert_eq!(
-            run.error_output(),
-            "tcpparser: listening on [::]:3021 now\n"
-        );
-        let request = b"GET /healthz HTTP/1.0\r\n\r\n";
-        let client = run.kernel.connect("192.0.2.9", request);
-        run.run_for(1);
-        assert!(run.kernel.clients[client].answer.ends_with(b"\r\n\r\nok\n"));
+        trace! {"
+            bind fails {error}
+            at 0 s: start --interval 5s
+            stderr: tcpparser: cannot listen on [::]:3021: {why}; it is tried again
+            198.51.100.7 scans
+            at 15 s: 198.51.100.7 is blocked for 10m
+            bind works
+            at 17 s: stderr: tcpparser: listening on [::]:3021 now
+            get /healthz from 192.0.2.9 gives 200 ok
+        "}
     }
 }
 
 #[test]
 fn the_list_in_three_modes() {
-    let connect = |run: &mut Run| run.kernel.open_connection(SCANNER, 50_000, 22);
     let line = "New connection: 198.51.100.7:50000 -> 203.0.113.5:22";
-    let nothing = "No TCP peer connection established yet";
-    for (show, first, second) in [
-        ("all", vec![nothing, line], vec![line]),
-        ("new", vec![nothing, line], vec![]),
-        ("scans", vec![], vec![]),
-    ] {
-        let mut run = host();
-        run.checks.oracle = false;
-        assert_eq!(run.start(&["--show", show]), Flow::Continue);
-        assert_eq!(run.lines(), ["tcpparser starting...", ""]);
-        run.run_for(5);
-        connect(&mut run);
-        run.run_for(6);
-        assert_eq!(run.lines(), first, "{show}");
-        run.run_for(10);
-        assert_eq!(run.lines(), second, "{show}");
+    for (show, nothing, first, second) in [("all", 1, 1, 1), ("new", 1, 1, 0), ("scans", 0, 0, 0)] {
+        trace! {"
+            with the list
+            without oracle
+            at 0 s: start --show {show}
+            expect: tcpparser starting...
+            expect 1:
+            at 5 s: expect {nothing}: No TCP peer connection established yet
+            198.51.100.7 opens 22
+            at 11 s: expect {first}: {line}
+            at 21 s: expect {second}: {line}
+        "}
     }
 }
 
 #[test]
 fn one_reading_and_out() {
-    let mut run = host();
-    run.kernel.scan(SCANNER);
-    run.checks.oracle = false;
-    assert_eq!(run.start(&["--once"]), Flow::Exit(0));
-    let lines = run.lines();
-    assert_eq!(lines.len(), 7, "{lines:?}");
-    assert!(lines[6].starts_with("Port scan detected: 198.51.100.7"));
-    assert!(run.kernel.commands.is_empty() && !run.kernel.is_listening());
-    let mut run = host();
-    run.kernel.faults.rows.v4 = Some(Errno::EACCES);
-    assert_eq!(run.start(&["--once"]), Flow::Exit(1));
+    let run = play(
+        "
+        with the list
+        without oracle
+        198.51.100.7 scans
+        start --once exits 0
+        expect: tcpparser starting...
+        expect 1:
+        expect 4: New connection: 198.51.100.7:…
+        expect: Port scan detected: 198.51.100.7 …
+        commands so far 0
+        ",
+    );
+    assert!(!run.kernel.is_listening());
+    trace! {"
+        tcp fails EACCES
+        start --once exits 1
+        stderr: tcpparser: cannot read /proc/net/tcp: permission denied
+    "}
 }
 
 #[test]
 fn healthz_shows_when_readings_stop() {
-    let mut run = started(&[]);
-    assert!(run.get("/healthz").starts_with("HTTP/1.1 200 OK\r\n"));
-    run.kernel.faults.rows.v4 = Some(Errno::EACCES);
-    run.run_for(29);
-    assert!(run.get("/healthz").starts_with("HTTP/1.1 200 OK\r\n"));
-    run.run_for(10);
-    assert!(
-        run.get("/healthz")
-            .starts_with("HTTP/1.1 503 Service Unavailable\r\n")
-    );
-    assert_eq!(
-        run.error_output(),
-        "tcpparser: cannot read /proc/net/tcp: permission denied\n"
-    );
-    run.kernel.faults.rows.v4 = None;
-    run.run_for(11);
-    assert!(run.get("/healthz").starts_with("HTTP/1.1 200 OK\r\n"));
+    trace! {"
+        at 0 s: start
+        at 1 s: get /healthz gives 200 ok
+        tcp fails EACCES
+        at 30 s: stderr: tcpparser: cannot read /proc/net/tcp: permission denied
+        get /healthz gives 200 ok
+        at 40 s: get /healthz gives 503 …
+        tcp works
+        at 51 s: get /healthz gives 200 ok
+    "}
 }
 
 /// How --healthcheck ends, and what it says.
@@ -1240,23 +1133,15 @@ fn a_deaf_init_system_is_notified_again_that_we_are_ready() {
 
 #[test]
 fn blocked_is_for_neighbours() {
-    let mut run = started(&[]);
-    run.kernel.scan(SCANNER);
-    run.run_for(11);
-    for (peer, expected) in [
-        ("127.0.0.1", "HTTP/1.1 200 OK"),
-        ("::1", "HTTP/1.1 200 OK"),
-        (NEIGHBOUR, "HTTP/1.1 200 OK"),
-        ("198.51.100.77", "HTTP/1.1 403 Forbidden"),
-    ] {
-        let answer = run.get_from(peer, "/blocked");
-        assert!(answer.starts_with(expected), "{peer}: {answer}");
-        assert_eq!(
-            answer.contains("198.51.100.7/32"),
-            expected.contains("200"),
-            "{peer}"
-        );
-    }
+    trace! {"
+        at 0 s: start
+        at 1 s: 198.51.100.7 scans
+        at 12 s: 198.51.100.7 is blocked for 10m
+        get /blocked from 127.0.0.1 gives 200 198.51.100.7/32
+        get /blocked from ::1 gives 200 198.51.100.7/32
+        get /blocked from 10.0.0.9 gives 200 198.51.100.7/32
+        get /blocked from 198.51.100.77 gives 403 403 Forbidden
+    "}
 }
 
 #[test]
@@ -1352,34 +1237,31 @@ fn a_slow_stdout_costs_lines_not_time() {
 
 #[test]
 fn a_broken_stdout_stops_nothing() {
-    let mut run = started(&[]);
-    run.checks = super::run::Checks {
-        oracle: false,
-        output: false,
-        own_rules: true,
-    };
-    run.kernel.stdout = Stdout::Broken;
-    run.kernel.scan(SCANNER);
-    run.run_for(11);
-    assert_eq!(run.kernel.tables.v4.blocks().len(), 1);
-    run.terminate();
+    trace! {"
+        at 0 s: start
+        at 1 s: stdout breaks
+        198.51.100.7 scans
+        at 12 s: iptables has 1 rule
+        terminate
+    "}
 }
 
 #[test]
 fn an_exit_waits_for_no_child() {
-    for (ignores_sigterm, closes_output) in
-        [(false, false), (true, false), (false, true), (true, true)]
-    {
-        let mut run = started(&[]);
-        run.kernel.faults.child = ChildFault::Hangs {
-            ignores_sigterm,
-            closes_output,
-            worked: false,
-        };
-        run.kernel.scan(SCANNER);
-        run.run_for(11);
-        assert!(run.kernel.has_child());
-        run.terminate();
+    for how in [
+        "until SIGTERM",
+        "until SIGKILL",
+        "silently until SIGTERM",
+        "silently until SIGKILL",
+    ] {
+        trace! {"
+            at 0 s: start
+            at 1 s: iptables hangs {how}
+            198.51.100.7 scans
+            at 12 s: expect: Port scan detected: 198.51.100.7 …
+            a child runs
+            terminate
+        "}
     }
 }
 
@@ -1447,12 +1329,11 @@ fn a_client_of_a_dual_stack_listener_counts_as_ipv4() {
 
 #[test]
 fn parallel_downloads_are_no_scan() {
-    let mut run = started(&[]);
-    for port in 40_000..40_006 {
-        run.kernel.open_connection(SCANNER, 443, port);
-    }
-    run.run_for(60);
-    assert!(run.lines_with("scan").is_empty());
+    trace! {"
+        at 0 s: start
+        at 1 s: 198.51.100.7 from 443 opens 40000, 40001, 40002, 40003, 40004, 40005
+        at 61 s:
+    "}
 }
 
 /// Those of other hosts are evidence and do not wait.
@@ -1504,15 +1385,16 @@ fn readings_come_fast_where_events_never_do() {
 /// Without tcp_diag no socket is found: that is no sign that one is gone.
 #[test]
 fn closing_rows_are_evidence_where_the_kernel_lacks_tcp_diag() {
-    let mut run = host();
-    run.kernel.faults.late_events = Duration::from_secs(3_600);
-    run.kernel.faults.lacks_tcp_diag = true;
-    assert_eq!(run.start(&[]), Flow::Continue);
-    run.run_for(10);
-    run.kernel.scan_closing(SCANNER, TcpState::LastAck);
-    run.run_for(2);
-    assert_eq!(run.kernel.lookups, 4);
-    assert_eq!(run.kernel.tables.v4.blocks().len(), 1);
+    trace! {"
+        kernel lacks events
+        kernel lacks tcp_diag
+        at 0 s: start
+        at 10 s: stderr: tcpparser: …
+        198.51.100.7 opens 22, 25, 80, 445 in LAST_ACK
+        at 12 s: 198.51.100.7 is blocked for 10m
+        lookups so far 4
+        iptables has 1 rule
+    "}
 }
 
 #[test]
@@ -1562,72 +1444,72 @@ fn a_backlog_of_events_is_not_missed() {
 /// The service took the data and closed; no answer will ever come.
 #[test]
 fn forged_connections_are_no_evidence() {
-    let mut run = started(&["--interval=1s"]);
-    run.kernel.forged.push(SCANNER.parse().unwrap());
-    run.kernel.scan_closing(SCANNER, TcpState::FinWait1);
-    run.run_for(5);
-    assert_eq!(run.kernel.lookups, 4, "each is asked for once");
-    run.kernel.scan_closing(SCANNER, TcpState::Closing);
-    run.kernel.scan_closing(SCANNER, TcpState::LastAck);
-    run.run_for(2);
-    // Their ends come, and those of some that no reading showed.
-    run.kernel.close_all_of(SCANNER);
-    for from in [50_000, 51_000] {
-        run.kernel.end_scan(SCANNER, from);
-    }
-    run.run_for(120);
-    assert_eq!(run.metric("tcpparser_events_unproven_total"), "8");
-    assert_eq!(run.metric("tcpparser_port_scans_total"), "0");
-    assert!(run.lines_with("New connection").is_empty(), "nor listed");
-    // The real owner of that address is no less a scanner.
-    run.kernel.forged.clear();
-    run.kernel.end_scan(SCANNER, 50_000);
-    run.run_for(1);
-    assert_eq!(run.kernel.tables.v4.blocks().len(), 1);
+    // Each is asked for once, and none is listed. Their ends come, and those of
+    // some that no reading showed. The real owner of that address is no less a
+    // scanner.
+    let run = play(
+        "
+        at 0 s: start --interval=1s
+        at 1 s: 198.51.100.7 is forged
+        198.51.100.7 opens 22, 25, 80, 445 in FIN_WAIT1
+        at 6 s: lookups so far 4
+        198.51.100.7 closes
+        198.51.100.7 opens 22, 25 in CLOSING
+        198.51.100.7 opens 80, 445 in LAST_ACK
+        at 8 s: 198.51.100.7 ends
+        198.51.100.7 resets 22, 25, 80, 445
+        at 128 s: metric tcpparser_events_unproven_total is 8
+        metric tcpparser_port_scans_total is 0
+        198.51.100.7 is real
+        198.51.100.7 resets 22, 25, 80, 445
+        at 129 s: 198.51.100.7 is blocked for 10m
+        iptables has 1 rule
+        ",
+    );
+    let output = String::from_utf8_lossy(&run.kernel.output);
+    assert!(!output.contains("New connection"));
 }
 
 #[test]
 fn connections_first_seen_while_they_close_are_evidence() {
-    for state in [TcpState::FinWait1, TcpState::Closing, TcpState::LastAck] {
-        let mut run = started(&[]);
-        run.kernel.scan_closing(SCANNER, state);
-        run.run_for(11);
-        assert_eq!(run.kernel.tables.v4.blocks().len(), 1, "{state:?}");
+    for state in ["FIN_WAIT1", "CLOSING", "LAST_ACK"] {
+        trace! {"
+            at 0 s: start
+            at 1 s: 198.51.100.7 opens 22, 25, 80, 445 in {state}
+            at 12 s: 198.51.100.7 is blocked for 10m
+            iptables has 1 rule
+        "}
     }
 }
 
 /// A row that proved a handshake stays proof, and nothing is asked for.
 #[test]
 fn connections_seen_before_they_close_are_not_asked_for() {
-    let mut run = started(&["--interval=1s"]);
-    run.kernel.scan(NEIGHBOUR);
-    run.kernel.sockets.pop();
-    run.run_for(2);
-    for socket in &mut run.kernel.sockets {
-        if socket.state == TcpState::Established {
-            (socket.state, socket.inode) = (TcpState::FinWait1, 0);
-        }
-    }
-    run.run_for(100);
-    assert_eq!(run.kernel.lookups, 0);
-    run.kernel.open_connection(NEIGHBOUR, 50_003, 445);
-    run.run_for(2);
-    assert_eq!(run.kernel.tables.v4.blocks().len(), 1);
+    trace! {"
+        at 0 s: start --interval=1s
+        at 1 s: 10.0.0.9 opens 22, 25, 80
+        at 3 s: 10.0.0.9 enters FIN_WAIT1
+        at 103 s: lookups so far 0
+        10.0.0.9 opens 445
+        at 105 s: 10.0.0.9 is blocked for 10m
+        iptables has 1 rule
+    "}
 }
 
 /// Where no socket can be asked for, the setting decides.
 #[test]
 fn what_cannot_be_asked_for_is_forgeable_by_the_setting_alone() {
-    for (tcp_fastopen, blocks) in [(3, 1), (0x203, 0)] {
-        let mut run = started(&[]);
-        run.checks.oracle = false;
-        run.kernel.tcp_fastopen = tcp_fastopen;
-        run.kernel.faults.netlink = Some(Errno::EACCES);
-        run.run_for(70);
-        run.kernel.scan_closing(SCANNER, TcpState::LastAck);
-        run.run_for(11);
-        assert_eq!(run.kernel.lookups, 0);
-        assert_eq!(run.kernel.tables.v4.blocks().len(), blocks);
+    let said = "198.51.100.7 is blocked for 10m";
+    for (setting, expected) in [("3", said), ("515", "iptables has no chain")] {
+        trace! {"
+            without oracle
+            at 0 s: start
+            at 1 s: sysctl tcp_fastopen {setting}
+            rtnetlink fails EACCES
+            at 71 s: 198.51.100.7 opens 22, 25, 80, 445 in LAST_ACK
+            at 82 s: lookups so far 0
+            {expected}
+        "}
     }
 }
 
@@ -1703,53 +1585,47 @@ const NEW_INBOUND: &str = "tcpparser_new_connections_total{direction=\"in\",fami
 /// A scraper of us and three exporters is no scanner.
 #[test]
 fn our_own_port_is_no_evidence() {
-    let mut run = started(&["--interval=1m"]);
-    run.end_connections(OWN_OCTETS, 50_000, &[22, 25, 80]);
-    run.kernel.connect(SCANNER, b"");
-    run.run_for(1);
-    assert_eq!(run.metric(NEW_INBOUND), "4");
-    // Its end is no other connection.
-    run.end_connections(OWN_OCTETS, 40_000, &[3021]);
-    run.run_for(1);
-    assert_eq!(run.metric(NEW_INBOUND), "4");
-    assert!(run.lines_with("Port scan detected").is_empty());
-    run.end_connections(OWN_OCTETS, 50_010, &[443]);
-    run.run_for(1);
-    assert_eq!(
-        run.lines_with("Port scan detected"),
-        ["Port scan detected: 198.51.100.7 -> 203.0.113.5 on ports 22,25,80,443"]
-    );
+    // The end of our own client is no other connection.
+    trace! {"
+        at 0 s: start --interval=1m
+        at 1 s: 198.51.100.7 resets 22, 25, 80
+        198.51.100.7 connects
+        at 2 s: metric {NEW_INBOUND} is 4
+        198.51.100.7 from 40000 resets 3021
+        at 3 s: metric {NEW_INBOUND} is 4
+        198.51.100.7 resets 443
+        at 4 s: expect: Port scan detected: 198.51.100.7 -> 203.0.113.5 on ports 22,25,80,443
+        expect: Blocked: 198.51.100.7 for 10m, …
+    "}
 }
 
 /// Without a listener of ours it is a port like any other.
 #[test]
 fn the_port_of_another_listener_is_evidence() {
-    let mut run = host();
-    run.kernel.listen_on("0.0.0.0", 3021);
-    assert_eq!(run.start(&["--listen", "none"]), Flow::Continue);
-    run.run_for(1);
-    run.end_connections(OWN_OCTETS, 50_000, &[22, 25, 80, 3021]);
-    run.run_for(1);
-    assert_eq!(run.lines_with("Port scan detected").len(), 1);
+    trace! {"
+        host listens on 3021
+        at 0 s: start --listen none
+        at 1 s: 198.51.100.7 resets 22, 25, 80, 3021
+        at 2 s: 198.51.100.7 is blocked for 10m
+    "}
 }
 
 #[test]
 fn services_that_just_started_are_seen_within_two_seconds() {
-    for ports in [
-        [6_001, 6_002, 6_003, 6_004],
-        [40_001, 40_002, 40_003, 6_004],
+    for (ports, interval) in [
+        ("6001, 6002, 6003, 6004", "10s"),
+        ("6001, 6002, 6003, 6004", "1h"),
+        ("40001, 40002, 40003, 6004", "10s"),
+        ("40001, 40002, 40003, 6004", "1h"),
     ] {
-        for interval in ["10s", "1h"] {
-            let mut run = started(&["--interval", interval]);
-            run.checks.oracle = false;
-            for port in ports {
-                run.kernel.listen_on("0.0.0.0", port);
-            }
-            run.end_connections(OWN_OCTETS, 50_000, &ports);
-            run.run_for(2);
-            assert_eq!(run.lines_with("Blocked: 198.51.100.7").len(), 1);
-            assert_eq!(run.metric(NEW_INBOUND), "4");
-        }
+        trace! {"
+            without oracle
+            at 0 s: start --interval {interval}
+            at 1 s: host listens on {ports}
+            198.51.100.7 resets {ports}
+            at 3 s: 198.51.100.7 is blocked for 10m
+            metric {NEW_INBOUND} is 4
+        "}
     }
 }
 
@@ -1779,77 +1655,52 @@ fn the_data_ports_of_ftp_are_no_services() {
 /// A proxy takes connections to addresses that are not the host's.
 #[test]
 fn an_address_that_is_not_ours_has_no_services() {
-    let mut run = started(&["--interval=10s"]);
-    run.checks.oracle = false;
-    let moving = [203, 0, 113, 99];
-    run.end_connections(moving, 50_000, &[22, 25, 80, 443]);
-    run.run_for(20);
-    assert!(run.lines_with("Port scan detected").is_empty());
     // Nor can an aborted connection be distinguished from one to such an
-    // address.
-    for port in [22, 25, 80, 443] {
-        run.kernel.destroy(([0; 4], port), ([198, 51, 100, 8], 0));
-    }
-    run.run_for(2);
-    assert!(run.lines_with("Port scan detected").is_empty());
-    // It moves here within the window.
-    let address = (IpAddr::from(moving), 24);
-    run.kernel.host.addresses.push(address);
-    run.run_for(11);
-    assert_eq!(
-        run.lines_with("Port scan detected"),
-        ["Port scan detected: 198.51.100.7 -> 203.0.113.99 on ports 22,25,80,443"]
-    );
+    // address. It moves here within the window.
+    trace! {"
+        without oracle
+        at 0 s: start --interval=10s
+        at 1 s: 198.51.100.7 resets 22, 25, 80, 443 at 203.0.113.99
+        at 21 s: 198.51.100.8 aborts 22, 25, 80, 443
+        at 23 s: 203.0.113.99 is own
+        at 34 s: expect: Port scan detected: 198.51.100.7 -> 203.0.113.99 on ports 22,25,80,443
+        expect: Blocked: 198.51.100.7 for 10m, …
+    "}
 }
 
 /// What a proxy aborts no longer names the address it was meant for: while
 /// packets may be diverted, and ten minutes after, it is no evidence.
 #[test]
 fn what_is_aborted_beside_a_proxy_is_no_evidence() {
-    for networks in [&["0.0.0.0"][..], &["::"], &["0.0.0.0", "::"]] {
-        let mut run = started(&["--interval=1m"]);
-        run.checks.oracle = false;
-        let networks = networks.iter().map(|one| (one.parse().unwrap(), 0));
-        run.kernel.host.diverted = networks.collect();
-        run.run_for(2);
-        let abort = |run: &mut Run, last: u8| {
-            for port in [22, 25, 80, 443] {
-                run.kernel.destroy(([0; 4], port), ([10, 0, 0, last], 0));
-            }
-            run.run_for(2);
-        };
-        abort(&mut run, 7);
-        run.run_for(700);
-        abort(&mut run, 8);
-        run.kernel.host.diverted.clear();
-        run.run_for(590);
-        abort(&mut run, 9);
-        assert!(run.lines_with("Port scan detected").is_empty());
-        // What names its address is.
-        run.end_connections(OWN_OCTETS, 50_000, &[22, 25, 80, 443]);
-        run.run_for(2);
-        assert_eq!(run.lines_with("Blocked: 198.51.100.7").len(), 1);
-        run.run_for(20);
-        abort(&mut run, 10);
-        assert_eq!(
-            run.lines_with("Port scan detected: 10.0.0"),
-            ["Port scan detected: 10.0.0.10 -> 10.0.0.1 on ports 22,25,80,443"]
-        );
+    for networks in ["0.0.0.0", "::", "0.0.0.0 ::"] {
+        trace! {"
+            without oracle
+            at 0 s: start --interval=1m
+            at 1 s: packets to {networks} are diverted
+            at 3 s: 10.0.0.7 aborts 22, 25, 80, 443
+            at 705 s: 10.0.0.8 aborts 22, 25, 80, 443
+            at 707 s: packets to none are diverted
+            at 1297 s: 10.0.0.9 aborts 22, 25, 80, 443
+
+            # What names its address is.
+            at 1299 s: 198.51.100.7 resets 22, 25, 80, 443
+            at 1301 s: 198.51.100.7 is blocked for 10m
+            at 1321 s: 10.0.0.10 aborts 22, 25, 80, 443
+            at 1323 s: expect: Port scan detected: 10.0.0.10 -> 10.0.0.1 on ports 22,25,80,443
+            expect: Blocked: 10.0.0.10 for 10m, …
+        "}
     }
 }
 
 #[test]
 fn aborted_connections_name_an_own_address() {
-    let mut run = started(&["--interval=1m"]);
-    for port in [22, 25, 80, 443] {
-        run.kernel.destroy(([0; 4], port), ([10, 0, 0, 9], 0));
-    }
-    run.run_for(1);
-    assert_eq!(
-        run.lines_with("Port scan detected"),
-        ["Port scan detected: 10.0.0.9 -> 10.0.0.1 on ports 22,25,80,443"]
-    );
-    assert_eq!(run.metric(NEW_INBOUND), "0", "which is unknown");
+    // Their direction is unknown.
+    trace! {"
+        at 0 s: start --interval=1m
+        at 1 s: 10.0.0.9 aborts 22, 25, 80, 443
+        at 2 s: 10.0.0.9 is blocked for 10m
+        metric {NEW_INBOUND} is 0
+    "}
 }
 
 /// More of them than fit, to peers that differ, around one scan.
@@ -1956,18 +1807,7 @@ fn a_table_of_blocks_that_is_full_refuses() {
 }
 
 impl Run {
-    /// Four short connections that only events show.
-    fn scan_by_events(&mut self, peer: &str) {
-        let IpAddr::V4(peer) = peer.parse().unwrap() else {
-            panic!("{peer}");
-        };
-        for (from, port) in (52_000..).zip([22, 25, 80, 445]) {
-            let own = [203, 0, 113, 5];
-            self.kernel.destroy((own, port), (peer.octets(), from));
-        }
-    }
-
-    fn get_from(&mut self, peer: &str, path: &str) -> String {
+    pub fn get_from(&mut self, peer: &str, path: &str) -> String {
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         let client = self.kernel.connect(peer, request.as_bytes());
         self.run_for(0);
@@ -1991,15 +1831,6 @@ impl Run {
 }
 
 impl FakeKernel {
-    /// A scan whose connections are first seen while they close.
-    fn scan_closing(&mut self, peer: &str, state: TcpState) {
-        self.close_all_of(peer);
-        self.scan(peer);
-        for socket in self.sockets.iter_mut().rev().take(4) {
-            (socket.state, socket.inode) = (state, 0);
-        }
-    }
-
     /// The ends of a scan's connections, from that port on.
     fn end_scan(&mut self, peer: &str, from: u16) {
         let octets = |text: &str| text.parse::<Ipv4Addr>().unwrap().octets();
