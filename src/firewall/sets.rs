@@ -526,8 +526,12 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Another program changed our table: it is looked at soon.
     pub fn note_change(&mut self, program: &ProgramName, now: Instant) {
-        self.sets.has_changed = true;
-        self.sets.program = program.clone();
+        // Which of two programs took what away is not known.
+        if !core::mem::replace(&mut self.sets.has_changed, true) {
+            self.sets.program = program.clone();
+        } else if self.sets.program != *program {
+            self.sets.program.clear();
+        }
         let table = self.table_mut(Place::Sets);
         if table.chain == Chain::Never {
             return table.invalidate();

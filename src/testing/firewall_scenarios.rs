@@ -857,6 +857,34 @@ fn an_element_that_is_deleted_is_unblocked_by_its_deleter() {
     "}
 }
 
+/// Two programs changed something before the next look: which did what is not
+/// known.
+#[test]
+fn the_deleter_is_named_where_there_was_one() {
+    for (second, words) in [("nft", "nft"), ("python3", "somebody")] {
+        let mut run = bare_started(&["--block-time", "1h"]);
+        let sources = [SCANNER, "198.51.100.8", "198.51.100.9"];
+        for source in sources {
+            run.kernel.scan(source);
+        }
+        run.run_for(11);
+        run.lines();
+        // The first one is seen at once, and the next look is a second later.
+        for (source, program) in sources.into_iter().zip(["nft", "nft", second]) {
+            run.kernel.interfere(|tables| {
+                tables.program = program;
+                assert!(tables.delete_element(Set::Drop4, network(source)));
+            });
+            run.run_until(run.kernel.now.after(Duration::from_millis(100)));
+        }
+        run.run_for(2);
+        let mut lines = run.lines_with("Unblocked").into_iter();
+        let is_named = |line: &str, by: &str| line.ends_with(&format!(" was removed by {by}"));
+        assert!(lines.next().is_some_and(|line| is_named(&line, "nft")));
+        assert_eq!(lines.filter(|line| is_named(line, words)).count(), 2);
+    }
+}
+
 /// What takes away more than elements is a reload: all is back at once, without
 /// a word.
 #[test]

@@ -506,6 +506,8 @@ pub struct Lacks {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NfTables {
     pub lacks: Lacks,
+    /// What the other program is called.
+    pub program: &'static str,
     table: Option<Table>,
     generation: u32,
     events: Vec<Bytes>,
@@ -519,6 +521,7 @@ impl NfTables {
     pub fn new() -> Self {
         Self {
             lacks: Lacks::default(),
+            program: "nft",
             table: None,
             generation: 1,
             events: Vec::new(),
@@ -775,7 +778,7 @@ impl NfTables {
         let bytes = [boundary(BATCH_BEGIN), command, boundary(BATCH_END)].concat();
         let lacks = self.lacks;
         self.lacks.permission = false;
-        let answers = self.request(&bytes, FOREIGN, "nft", self.now);
+        let answers = self.request(&bytes, FOREIGN, self.program, self.now);
         self.lacks = lacks;
         answers.is_empty()
     }
