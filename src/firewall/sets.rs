@@ -196,7 +196,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 .is_some();
         if self.is_listing_due(place, now) || may_be_gone {
             self.begin_listing(place);
-            self.sets.step = GENERATION;
+            (self.sets.step, self.sets.is_strange) = (GENERATION, false);
             if core::mem::take(&mut self.sets.has_changed) {
                 self.sets.generation = 0;
             } else {

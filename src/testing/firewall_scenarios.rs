@@ -857,6 +857,27 @@ fn an_element_that_is_deleted_is_unblocked_by_its_deleter() {
     "}
 }
 
+/// Once it is gone the sets are ours again.
+#[test]
+fn another_programs_table_is_waited_for() {
+    let mut run = bare();
+    run.checks.own_rules = false;
+    assert!(run.kernel.nf_tables.add_table("of another program", false));
+    assert_eq!(run.start(&["--firewall", "nft"]), Flow::Continue);
+    run.run_for(1);
+    run.kernel.scan(SCANNER);
+    run.run_for(11);
+    assert_eq!(run.kernel.dropped(SCANNER), (false, false));
+    assert!(
+        run.error_output()
+            .contains("is another program's; it is tried again")
+    );
+    run.kernel
+        .interfere(|tables| assert!(tables.delete_table()));
+    run.run_for(61);
+    assert_eq!(run.kernel.dropped(SCANNER), (true, true));
+}
+
 /// Two programs changed something before the next look: which did what is not
 /// known.
 #[test]
