@@ -51,7 +51,9 @@ struct Shown {
     /// The number of the reading that showed it last.
     reading: u32,
     first_seen: Option<Instant>,
-    /// The last reading that did not show it, if there was one.
+    /// What came before then it can't have accepted: the last reading that did
+    /// not show it, or, where that showed another socket there, the first that
+    /// did.
     absent_at: Option<Instant>,
 }
 
@@ -85,9 +87,11 @@ impl Blank for Listener {
 impl Listener {
     /// A reading shows one of its sockets; the one before was at `last_reading`.
     fn stand(&mut self, inode: u32, reading: u32, last_reading: Option<Instant>, now: Instant) {
+        let mut takes_over = self.reading != 0 && self.reading != reading;
         if order(self.last_seen) < order(last_reading) {
             // Whatever stood here went meanwhile.
             self.sockets = Self::BLANK.sockets;
+            takes_over = false;
         }
         (self.reading, self.last_seen) = (reading, Some(now));
         let mut sockets = self.sockets.iter_mut();
@@ -102,7 +106,7 @@ impl Listener {
                 inode,
                 reading,
                 first_seen: Some(now),
-                absent_at: last_reading,
+                absent_at: if takes_over { Some(now) } else { last_reading },
             };
         }
     }
@@ -587,7 +591,7 @@ mod tests {
             let mut listeners = small();
             let asked = local("10.0.0.1:21100");
             read(&mut listeners, 1, &[]);
-            read(&mut listeners, 3, &[(address, 7)]);
+            read(&mut listeners, 3, &[]);
             for second in [5, 7, 9] {
                 read(&mut listeners, second, &[(address, 8)]);
                 for connected in [2, 3] {
@@ -614,6 +618,24 @@ mod tests {
         read(&mut listeners, 60, &[]);
         assert_eq!(port(&listeners, "10.0.0.1:21100", 60), Port::Unknown);
         assert_eq!(listeners.entries(), 0, "nothing of it is remembered");
+    }
+
+    /// Within one interval it accepts, closes, and the next transfer draws the
+    /// same port: who accepted is gone.
+    #[test]
+    fn one_that_takes_over_proves_nothing_of_earlier_connections() {
+        for address in ["0.0.0.0:21100", "10.0.0.1:21100"] {
+            let mut listeners = small();
+            let asked = local("10.0.0.1:21100");
+            read(&mut listeners, 1, &[]);
+            read(&mut listeners, 3, &[(address, 7)]);
+            for second in [5, 7, 9] {
+                read(&mut listeners, second, &[(address, 8)]);
+                let result = listeners.outlives(asked, at(4), at(4));
+                assert_eq!(result, Err(None), "{address} at {second}");
+            }
+            assert_eq!(listeners.outlives(asked, at(6), at(6)), Ok(()));
+        }
     }
 
     #[test]

@@ -235,6 +235,36 @@ def test_a_listener_that_goes_is_no_service(t):
     control(scene)
 
 
+def test_a_listener_that_another_follows_at_once_is_no_service(t):
+    """Six data ports of slow clients, each drawn again for the next transfer."""
+    scene = Scene(t, interval="300ms").hears()
+
+    def opened(port):
+        with scene.host.entered():
+            listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("0.0.0.0", port))
+        listener.listen(1)
+        return listener
+
+    listeners = {port: opened(port) for port in range(5001, 5007)}
+    for _ in range(3):
+        time.sleep(1.5)
+        for port, listener in listeners.items():
+            client = scene.peer.connect(scene.family.host, port)
+            served, _ = listener.accept()
+            listener.close()
+            end(client, "fin")
+            served.close()
+            listeners[port] = opened(port)
+    time.sleep(1.5)
+    for listener in listeners.values():
+        listener.close()
+    spared(scene, scene.family.peer)
+    assert scene.guard.metric(MISSED) == 0, MISSED
+    control(scene)
+
+
 def test_a_service_is_remembered_through_its_restart(t):
     scene = Scene(t, interval="300ms").hears()
     for listener in scene.listeners:
