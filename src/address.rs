@@ -221,6 +221,49 @@ impl Network {
         }
     }
 
+    /// Whether it is one of many IPv6 /64s.
+    pub const fn is_wide(self) -> bool {
+        self.is_ipv6() && self.prefix_length < 64
+    }
+
+    /// The network of which an IPv6 /64 or /56 is one of 256 parts, as providers
+    /// delegate them (RFC 6177 section 2).
+    pub fn wider(self) -> Option<Self> {
+        let length = self.prefix_length.wrapping_sub(8);
+        let is_delegated = self.is_ipv6() && (length == 56 || length == 48);
+        is_delegated.then(|| Self::new(self.address, length))
+    }
+
+    /// One of the 256 parts of a `wider` network.
+    #[inline(never)]
+    pub fn part(self, number: u8) -> Self {
+        let length = self.prefix_length.saturating_add(8);
+        let bits = match self.address {
+            IpAddr::V4(v4) => u128::from(v4.to_bits()),
+            IpAddr::V6(v6) => v6.to_bits(),
+        };
+        let number = u128::from(number) << (128u8.saturating_sub(length) & 127);
+        Self::new(IpAddr::V6(Ipv6Addr::from_bits(bits | number)), length)
+    }
+
+    /// The block of so many bits around it, for either family. An address that
+    /// NAT64 made of an IPv4 address (RFC 6052 section 2.1, RFC 8215 section 5)
+    /// counts as that.
+    #[inline(never)]
+    pub fn around(self, v4_length: u8, v6_length: u8) -> Self {
+        match self.address {
+            IpAddr::V6(v6) => {
+                let bits = v6.to_bits();
+                if bits >> 96 == 0x0064_ff9b || bits >> 80 == 0x0064_ff9b_0001 {
+                    let v4 = Ipv4Addr::from_bits(bits as u32);
+                    return Self::new(IpAddr::V4(v4), v4_length);
+                }
+                Self::new(self.address, v6_length)
+            }
+            IpAddr::V4(_) => Self::new(self.address, v4_length),
+        }
+    }
+
     /// Parses `192.0.2.0/24`, `2001:db8::/32` or a single address. Host bits
     /// are cleared. An IPv4-mapped IPv6 address is folded to IPv4 when single.
     pub fn parse(text: &[u8]) -> Option<Self> {

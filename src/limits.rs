@@ -60,6 +60,15 @@ limit! {
     PORTS_PER_SOURCE: usize = 64
 }
 limit! {
+    /// Blocks held back at once: more than a thousandth of a minute's may be.
+    HELD_BLOCKS: usize = 512
+}
+limit! {
+    /// Networks whose share of a minute's blocks is known: those with more than
+    /// a sixty-fourth of it are among them.
+    SHARES: usize = 64
+}
+limit! {
     /// 4-tuples remembered: several times what a router's conntrack holds.
     CONNECTIONS: usize = 131_072
 }

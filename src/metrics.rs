@@ -372,7 +372,7 @@ pub struct Metrics {
     /// Tries to block that failed.
     pub block_failures: Labelled<BlockFailure, 8>,
     /// Blocks that ended.
-    pub unblocks: Labelled<EndReason, 4>,
+    pub unblocks: Labelled<EndReason, 5>,
     /// Scans that no block followed.
     pub blocks_refused: Labelled<Refusal, { Refusal::COUNT }>,
     /// Now: sources blocked in the kernel.
@@ -515,6 +515,7 @@ mod tests {
             (Refusal::DryRun, "dry_run"),
             (Refusal::NoFirewall, "no_firewall"),
             (Refusal::TableFull, "table_full"),
+            (Refusal::Spread, "spread"),
         ] {
             assert_eq!(value(refusal), expected);
             assert!(!words.contains(&refusal.words()), "{expected}");

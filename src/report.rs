@@ -74,6 +74,11 @@ pub fn scan(time: Calendar, scan: &Scan) -> Line {
         }
         line.put_decimal(u64::from(*port));
     }
+    if scan.members > 0 {
+        line.put(b", from ");
+        line.put_decimal(scan.members as u64);
+        line.put(b" addresses");
+    }
     line
 }
 
@@ -136,6 +141,7 @@ pub fn unblocked(time: Calendar, source: Network, reason: EndReason, program: &[
             b"Unblocked",
             b"the chain is full, a newer block takes its place",
         ),
+        EndReason::Widened => (b"Unblocked", b"a wider block holds it"),
         EndReason::NeverStood => (
             b"Block failed",
             b"its time was over before the firewall took it",
@@ -378,6 +384,7 @@ mod tests {
             "2021-11-01 21:11:53:     New connection:     99.84.191.103:443 <- 172.31.59.87:37474",
         );
         let seen = Scan {
+            members: 0,
             source: network("172.31.63.176"),
             local: endpoint("172.31.59.87:1").address,
             ports: Ports::from_slice(&[22, 25, 80, 445]).unwrap(),
@@ -408,6 +415,7 @@ mod tests {
             "2021-11-01 21:11:53:     New connection:     [2001:db8::1]:443 -> [2001:db8::2]:22",
         );
         let seen = Scan {
+            members: 0,
             source: network("2001:db8:1:2::/64"),
             local: endpoint("[2001:db8::2]:1").address,
             ports: Ports::from_slice(&[1, 2, 3, 4]).unwrap(),
@@ -501,6 +509,7 @@ mod tests {
         let line = scan(
             TIME,
             &Scan {
+                members: 0,
                 source: longest,
                 local: local.address,
                 ports,

@@ -5,7 +5,9 @@ use crate::address::{Family, PerFamily};
 use crate::detector::{Data, Scan};
 use crate::firewall::comment::parse_hex;
 use crate::firewall::explanation::{is_forbidden, is_locked_out, lacks_capability};
-use crate::firewall::{Failure, FailureReason, Notice, Overdue, Policy, Refusal, Task, Unusable};
+use crate::firewall::{
+    EndReason, Failure, FailureReason, Notice, Overdue, Policy, Refusal, Task, Unusable,
+};
 use crate::host::{Host, Knowledge, Protection};
 use crate::kernel::{Child, Descriptor, Errno, Exit, Interest, Invocation, Kernel};
 use crate::limits::OUTPUT_BUFFER;
@@ -113,6 +115,7 @@ impl Commands {
             boot_id: boot_id(kernel).unwrap_or(0),
             lengths: &options.block_times,
             max_per_minute: options.max_blocks_per_minute,
+            widen: options.widen,
             window: options.window,
             has_legacy: PerFamily::new(
                 has_legacy_table(kernel, Family::V4),
@@ -393,6 +396,7 @@ impl Commands {
                     data,
                 } => {
                     metrics.blocks += 1;
+                    detector.forget(rule.source);
                     if destroys {
                         self.destroyer.add(rule.source);
                     }
@@ -400,8 +404,10 @@ impl Commands {
                     report::blocked(calendar, rule, length, data, exec_root)
                 }
                 Notice::Refused { source, refusal } => {
-                    if let Refusal::Protected(_) = refusal {
-                        detector.silence(source, moment.now);
+                    match refusal {
+                        Refusal::Protected(_) => detector.silence(source, moment.now),
+                        // Who goes on scanning is found again.
+                        _ => detector.forget(source),
                     }
                     metrics.blocks_refused.count(refusal);
                     report::not_blocked(calendar, source, refusal.words())
@@ -421,8 +427,11 @@ impl Commands {
                     reason,
                     ref program,
                 } => {
-                    detector.forget(source);
                     metrics.unblocks.count(reason);
+                    if reason == EndReason::Widened {
+                        continue;
+                    }
+                    detector.forget(source);
                     report::unblocked(calendar, source, reason, program.as_bytes())
                 }
             };
@@ -441,7 +450,7 @@ impl Commands {
         now: Instant,
     ) -> Result<(), Refusal> {
         refusal(scan, options, host).map_or(Ok(()), Err)?;
-        let result = self.firewall.block(scan, now);
+        let result = self.firewall.block(scan, host, now);
         result.map_err(|_| Refusal::TableFull)
     }
 
@@ -529,6 +538,9 @@ fn boot_id(kernel: &mut impl Kernel) -> Option<u32> {
 
 /// Why no block is to follow.
 fn refusal(scan: &Scan, options: &Options, host: &Host) -> Option<Refusal> {
+    if scan.members > 0 {
+        return Some(Refusal::Spread);
+    }
     if options.dry_run {
         return Some(Refusal::DryRun);
     }

@@ -432,7 +432,7 @@ impl Daemon {
                 self.intake.detector.forget(scan.source);
                 continue;
             }
-            if looks < DATA_LOOKS {
+            if looks < DATA_LOOKS && scan.members == 0 {
                 looks += 1;
                 self.look_for_data(kernel, &mut scan);
             }
@@ -452,7 +452,8 @@ impl Daemon {
         let (metrics, output) = (&mut self.metrics, &mut self.output);
         self.commands
             .report_verdict(kernel, &scan, verdict, metrics, output, moment);
-        if verdict.is_ok() {
+        // What a source does that is held back goes on to count.
+        if self.commands.firewall.is_blocked(scan.source) {
             self.intake.detector.forget(scan.source);
         }
     }
@@ -542,11 +543,12 @@ impl Daemon {
     pub(crate) fn want_blocked(&mut self, source: Network, now: Instant) {
         let scan = Scan {
             source,
+            members: 0,
             local: source.address(),
             ports: crate::detector::Ports::from_slice(&[22, 25, 80, 445]).unwrap_or_default(),
             port_data: Vec::new(),
         };
-        assert!(self.commands.firewall.block(&scan, now).is_ok());
+        assert!(self.commands.firewall.block(&scan, &self.host, now).is_ok());
     }
 
     /// The source that a peer's evidence is held against.

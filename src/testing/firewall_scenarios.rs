@@ -699,11 +699,12 @@ impl Run {
     /// What a command prints that ends well and at once.
     pub fn one_shot(&mut self, arguments: &[&str]) -> String {
         let (daemon, kernel) = self.daemon();
+        let before = kernel.output.len();
         let arguments = arguments.iter().map(|word| word.as_bytes());
         let start_up = kernel.start_up(&|_| None);
         assert_eq!(daemon.start(kernel, &start_up, arguments), Flow::Exit(0));
         assert_eq!(self.error_output(), "");
-        String::from_utf8(std::mem::take(&mut self.kernel.output)).unwrap()
+        String::from_utf8(self.kernel.output.split_off(before)).unwrap()
     }
 }
 

@@ -725,26 +725,227 @@ fn rules_against_protected_hosts_go_at_the_start() {
 
 #[test]
 fn more_blocks_than_a_minute_may_have_are_held_back() {
-    // Two a minute, the oldest of those that wait; what still scans when the
-    // window is over is seen again.
+    // A /24 gets a quarter of eight a minute, and then one each 30 s: the newest
+    // of those that wait. What still scans when the window is over is seen again.
     trace! {"
         without oracle
-        at 0 s: start --max-blocks-per-minute=2 --window=2m
+        at 0 s: start --max-blocks-per-minute=8 --window=2m
         at 1 s: 198.51.100.1-7 scans
         at 11 s: expect 7: Port scan detected: 198.51.100.…
         expect: Blocked: 198.51.100.1 for 10m, …
         expect: Blocked: 198.51.100.2 for 10m, …
         198.51.100.1-7 closes
         metric tcpparser_blocks_pending is 5
+        at 12 s: 192.0.2.9 scans
+        at 21 s: 192.0.2.9 is blocked for 10m
+        at 39 s:
+        at 41 s: expect: Blocked: 198.51.100.7 for 10m, …
         at 69 s:
-        at 71 s: expect: Blocked: 198.51.100.3 for 10m, …
-        expect: Blocked: 198.51.100.4 for 10m, …
-        at 131 s: expect: Blocked: 198.51.100.5 for 10m, …
-        expect: Blocked: 198.51.100.6 for 10m, …
-        expect: Not blocked: 198.51.100.7 held back by --max-blocks-per-minute
-        iptables has 6 rules
-        kernel holds what was said
+        at 71 s: expect: Blocked: 198.51.100.6 for 10m, …
+        at 99 s:
+        at 101 s: expect: Blocked: 198.51.100.5 for 10m, …
+        at 132 s: expect: Blocked: 198.51.100.4 for 10m, …
+        expect: Not blocked: 198.51.100.3 held back by --max-blocks-per-minute
+        iptables has 7 rules
+        198.51.100.3 scans
+        at 141 s: expect: Port scan detected: 198.51.100.3 …
     "}
+}
+
+/// What a source does while it is held back goes on to count.
+#[test]
+fn a_source_held_back_is_not_taken_for_blocked() {
+    trace! {"
+        without oracle
+        at 0 s: start --max-blocks-per-minute=1 --show new --window 30s
+        at 1 s: 198.51.100.1 resets 22 25 80 445
+        at 2 s: expect: Port scan detected: 198.51.100.1 …
+        expect: Blocked: 198.51.100.1 for 10m, …
+        198.51.100.2 resets 22 25 80 445
+        at 3 s: expect: Port scan detected: 198.51.100.2 …
+        198.51.100.2 opens 443
+        at 34 s: expect: Not blocked: 198.51.100.2 held back by --max-blocks-per-minute
+        198.51.100.2 resets 22 25 80
+        at 41 s: expect: Port scan detected: 198.51.100.2 -> 203.0.113.5 on ports 22,25,80,443
+        at 62 s: expect: Blocked: 198.51.100.2 for 10m, …
+    "}
+}
+
+/// A thousand decoys of five /48s, or of a /16, do not keep other scanners from
+/// being blocked.
+#[test]
+fn decoys_spend_the_share_of_their_own_network() {
+    for decoys in ["2001:db8", "198.18"] {
+        let arguments = ["--max-blocks-per-minute=60", "--show=scans"];
+        let mut run = started(&arguments);
+        run.checks.oracle = false;
+        for second in 0..20u32 {
+            for number in second * 50..second * 50 + 50 {
+                let (site, host) = (number % 5, number / 5);
+                let peer = if decoys.contains(':') {
+                    format!("{decoys}:{}:{host:x}::1", 0x50 + site)
+                } else {
+                    format!("{decoys}.{site}.{}", 1 + host)
+                };
+                run.kernel.scan(&peer);
+            }
+            if second == 10 {
+                run.kernel.scan("192.0.2.77");
+                run.kernel.scan("2001:dead:1::7");
+            }
+            run.run_for(1);
+        }
+        run.run_for(12);
+        let blocked = run.lines_with("Blocked: ");
+        for scanner in ["192.0.2.77 ", "2001:dead:1::/64 "] {
+            assert!(
+                blocked.iter().any(|line| line.contains(scanner)),
+                "{scanner} beside {decoys}: {} blocks",
+                blocked.len()
+            );
+        }
+    }
+}
+
+/// Sixteen /64s of one /56 are one scanner, so are sixteen /56s of one /48.
+#[test]
+fn many_scanners_of_one_network_are_blocked_as_one() {
+    let scans = |site: u32, count: u32| {
+        let peers = (0..count).map(|number| format!("2001:db8:5:{site:x}{number:02x}::7 scans"));
+        peers.collect::<Vec<_>>().join("\n")
+    };
+    let fifteen = scans(1, 15);
+    trace! {"
+        kernel has nf_tables
+        without oracle
+        at 0 s: start --firewall nft
+        at 1 s: {fifteen}
+        at 11 s: expect 15: Port scan detected: 2001:db8:5:1…
+        expect 15: Blocked: 2001:db8:5:1…
+        sets hold 15
+        at 12 s: 2001:db8:5:1ff::7 scans
+        at 21 s: expect: Port scan detected: 2001:db8:5:1ff::/64 …
+        expect: Blocked: 2001:db8:5:100::/56 for 10m, …
+        sets hold 1
+        metric tcpparser_unblocks_total{{reason=\"widened\"}} is 15
+        metric tcpparser_blocked_sources is 1
+        # Whatever comes from there is of a blocked source.
+        2001:db8:5:1aa::7 scans
+        at 622 s: expect: Unblocked: 2001:db8:5:100::/56 its time is over
+        metric tcpparser_blocked_sources is 0
+        # What counted within the hour counts on; this is the second time.
+        at 623 s: 2001:db8:5:1ab::7 scans
+        at 631 s: expect: Port scan detected: 2001:db8:5:1ab::/64 …
+        expect: Blocked: 2001:db8:5:100::/56 for 1h, …
+        at 640 s: nft delete element 2001:db8:5:100::/56
+        at 641 s: expect: Unblocked: 2001:db8:5:100::/56 its rule was removed by …
+        # An operator's decision outweighs ours.
+        at 692 s: 2001:db8:5:1ac::7 scans
+        at 701 s: expect: Port scan detected: 2001:db8:5:1ac::/64 …
+        expect: Blocked: 2001:db8:5:1ac::/64 for 10m, …
+    "}
+    trace! {"
+        kernel has nf_tables
+        without oracle
+        at 0 s: start --firewall nft --widen 2
+        at 1 s: 2001:db8:5:101::7 scans
+        at 11 s: expect: Port scan detected: 2001:db8:5:101::/64 …
+        expect: Blocked: 2001:db8:5:101::/64 for 10m, …
+        at 12 s: 2001:db8:5:102::7 scans
+        at 21 s: expect: Port scan detected: 2001:db8:5:102::/64 …
+        expect: Blocked: 2001:db8:5:100::/56 for 10m, …
+        at 22 s: 2001:db8:5:201::7 scans
+        at 31 s: expect: Port scan detected: 2001:db8:5:201::/64 …
+        expect: Blocked: 2001:db8:5:201::/64 for 10m, …
+        at 32 s: 2001:db8:5:202::7 scans
+        at 41 s: expect: Port scan detected: 2001:db8:5:202::/64 …
+        expect: Blocked: 2001:db8:5::/48 for 10m, …
+        sets hold 1
+        terminate
+        expect: 1 block stands; to lift all: tcpparser --unblock all
+        run --unblock 2001:db8:5:177::1 prints: 2001:db8:5::/48 is blocked as one network, and lifted as one…
+        sets hold 0
+    "}
+}
+
+/// Nor are those one network that hold what must not be blocked, or where each
+/// address is a source.
+#[test]
+fn networks_that_hold_others_are_never_blocked_as_one() {
+    for (protect, site) in [
+        ("2001:db8:5:1ee::53 is a nameserver", "2001:db8:5:1"),
+        ("2001:db8:5:1ee::1 is a gateway", "2001:db8:5:1"),
+        // Own links, and NAT64.
+        ("", "2001:db8:1:"),
+        ("", "64:ff9b:1:"),
+    ] {
+        let peers = (2..40).map(|number| format!("{site}{number:02x}::7 scans"));
+        let peers = peers.collect::<Vec<_>>().join("\n");
+        let protect = if protect.is_empty() {
+            String::new()
+        } else {
+            format!("at 0 s: {protect}")
+        };
+        trace! {"
+            kernel has nf_tables
+            without oracle
+            {protect}
+            at 0 s: start --firewall nft --widen 2
+            at 1 s: {peers}
+            at 11 s: expect 38: Port scan detected: {site}…
+            expect 38: Blocked: {site}…
+            sets hold 38
+        "}
+    }
+}
+
+/// Three ports from each of six addresses: told once, by their network.
+#[test]
+fn a_scan_spread_over_sources_is_told_and_not_blocked() {
+    for (family, network) in [
+        ("198.51.100.", "198.51.100.0/24"),
+        ("2001:db8:9:", "2001:db8:9::/48"),
+    ] {
+        let peer = |number: u32| match family {
+            "198.51.100." => format!("{family}{number}"),
+            _ => format!("{family}{number:x}::1"),
+        };
+        let scan = |first: u32, count: u32| {
+            let scans = (first..first + count).map(|number| {
+                let port = 1000 + 3 * number;
+                format!("{} opens {} {} {}", peer(number), port, port + 1, port + 2)
+            });
+            scans.collect::<Vec<_>>().join("\n")
+        };
+        let (six, more) = (scan(1, 6), scan(7, 6));
+        let ports = (1003..1050)
+            .map(|port| port.to_string())
+            .collect::<Vec<_>>();
+        let ports = ports.join(" ");
+        trace! {"
+            without oracle
+            at 0 s: host listens on {ports}
+            start
+            at 1 s: {six}
+            at 11 s: expect: Port scan detected: {network} -> …
+            expect: Not blocked: {network} it was spread over several sources
+            at 12 s: {more}
+            at 21 s: metric tcpparser_blocks_refused_total{{reason=\"spread\"}} is 1
+            metric tcpparser_port_scans_total is 1
+            kernel holds what was said
+        "}
+        // Sixteen ports are no such scan, nor are three sources.
+        let five = scan(1, 5);
+        let first = peer(1);
+        trace! {"
+            without oracle
+            at 0 s: host listens on {ports}
+            start
+            at 1 s: {five}
+            {first} opens 1003
+            at 31 s: metric tcpparser_port_scans_total is 0
+        "}
+    }
 }
 
 #[test]
@@ -1789,11 +1990,11 @@ fn a_table_of_blocks_that_is_full_refuses() {
     ]);
     assert_eq!(started, Flow::Continue);
     run.run_for(1);
-    // Half by half: more sources at once than the detector watches.
-    let half = (crate::limits::BLOCKS / 2) as u32;
+    // In parts: more sources at once than the detector watches.
+    let part = (crate::limits::BLOCKS / 4) as u32;
     let peer = |number: u32| IpAddr::V4((0xc612_0000 + number).into()).to_string();
-    for start in [0, half, 2 * half] {
-        let count = if start == 2 * half { 5 } else { half };
+    for start in (0..=4 * part).step_by(part as usize) {
+        let count = if start == 4 * part { 5 } else { part };
         run.kernel
             .sockets
             .retain(|socket| socket.state == TcpState::Listen);

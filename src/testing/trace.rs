@@ -337,7 +337,8 @@ impl Trace {
                 kernel.feed_element(peer, left_ms, &format!("tcpparser v1 {comment}"));
             }
             ["nft", "delete", "element", peer] => kernel.interfere(|tables| {
-                assert!(tables.delete_element(Set::Drop4, network(peer)));
+                let set = Set::of(network(peer), false).unwrap();
+                assert!(tables.delete_element(set, network(peer)));
             }),
             ["nft", "delete", "table"] => kernel.interfere(|all| assert!(all.delete_table())),
             ["nft", "flush", "table"] => kernel.interfere(|all| assert!(all.flush_table())),

@@ -73,7 +73,11 @@ pub fn run(
             if let Some(failure) = &ended.failure {
                 failures.add(failure);
             }
-            count += print_blocks(kernel, commands, output, count == 0, moment);
+            if task == Task::List {
+                count += print_blocks(kernel, commands, output, count == 0, moment);
+            } else {
+                print_networks(kernel, commands, output);
+            }
         }
         // One family after the other, IPv6 only where the kernel has it.
         if commands.firewall.has_ipv6() || !has_ipv6(kernel, options.proc_directory.as_bytes()) {
@@ -115,6 +119,19 @@ fn print_blocks(
     let count = rules.len() as u64;
     rules.clear();
     count
+}
+
+/// Names the networks of many sources that are about to be lifted: an address
+/// was given, maybe.
+fn print_networks(kernel: &mut impl Kernel, commands: &mut Commands, output: &mut Output) {
+    let (rules, ..) = commands.firewall.take_listing();
+    for rule in rules.iter() {
+        let mut line: Text<120> = Text::new();
+        rule.source.write(&mut line);
+        line.put(b" is blocked as one network, and lifted as one");
+        output.line(kernel, line.as_bytes());
+    }
+    rules.clear();
 }
 
 fn print_removed(kernel: &mut impl Kernel, output: &mut Output, removed: u64) {
