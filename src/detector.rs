@@ -229,11 +229,11 @@ impl Watched {
 const CROSSED: usize = PORTS_PER_SOURCE + 2;
 /// Reported and not blocked: silent until it was quiet for one window.
 const REPORTED: usize = PORTS_PER_SOURCE + 1;
+const CLASSES: usize = PORTS_PER_SOURCE + 3;
 /// Networks, until they are reported. They take an eighth of the table at most.
-const NETWORKS: usize = PORTS_PER_SOURCE + 3;
-const CLASSES: usize = PORTS_PER_SOURCE + 4;
-/// The last class of sources that have just come: a quarter of the table is
-/// theirs.
+const NETWORKS: usize = 1;
+/// Sources with one or two ports. A quarter of the table is theirs, and they
+/// evict each other, the oldest first.
 const NEWCOMERS: usize = 2;
 
 /// The network that a source's neighbours under the same hand come from, and
@@ -313,7 +313,7 @@ impl<const N: usize, const I: usize> Detector<N, I> {
                 let (most, sources, class) = if is_network(key) {
                     (SPREAD_PORTS.max(self.threshold), SPREAD_SOURCES, NETWORKS)
                 } else {
-                    (self.threshold, 1, usize::from(watched.count))
+                    (self.threshold, 1, NEWCOMERS.max(watched.count.into()))
                 };
                 if watched.count > most && watched.members() >= sources {
                     CROSSED
@@ -330,45 +330,23 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         if let Some(slot) = self.sources.find(&source) {
             return Some(slot);
         }
-        if is_network(source) && self.sources.class_len(NETWORKS) >= N.div_ceil(8) {
-            self.evict(NETWORKS..NETWORKS + 1);
-        } else if self.sources.len() >= N {
-            let newcomers: usize = (0..=NEWCOMERS)
-                .map(|class| self.sources.class_len(class))
-                .sum();
-            if newcomers >= N.div_ceil(4) || !self.evict(NEWCOMERS + 1..NETWORKS) {
-                self.evict_newcomer();
-            }
+        let is_network = is_network(source);
+        let share = if is_network { N / 8 } else { N / 4 };
+        let class = if is_network { NETWORKS } else { NEWCOMERS };
+        let has_share = self.sources.class_len(class) >= share.max(1);
+        if self.sources.len() >= N || is_network && has_share {
+            // Who has no share yet takes the place of one with more ports.
+            let first = class + usize::from(!has_share && !is_network);
+            let mut classes = (first..CLASSES).chain(0..CLASSES);
+            let oldest = classes.find_map(|class| self.sources.oldest(class))?;
+            self.sources.remove(oldest);
+            self.evictions += 1;
         }
         let slot = self.sources.place(source, 0).ok()?;
         if let Some(watched) = self.sources.value_mut(slot) {
             watched.clear();
         }
         Some(slot)
-    }
-
-    /// Evicts the oldest of the lowest of these classes.
-    fn evict(&mut self, mut classes: core::ops::Range<usize>) -> bool {
-        let oldest = classes.find_map(|class| self.sources.oldest(class));
-        if let Some(oldest) = oldest {
-            self.sources.remove(oldest);
-            self.evictions += 1;
-        }
-        oldest.is_some()
-    }
-
-    /// Evicts the oldest of those that have just come, whatever its class.
-    fn evict_newcomer(&mut self) {
-        let last_seen = |class: &usize| {
-            let oldest = self.sources.value(self.sources.oldest(*class)?)?;
-            Some(order(oldest.last_seen))
-        };
-        let filled = (0..=NEWCOMERS).filter(|class| last_seen(class).is_some());
-        if let Some(class) = filled.min_by_key(last_seen) {
-            self.evict(class..class + 1);
-        } else {
-            self.evict(0..CLASSES);
-        }
     }
 
     /// Whether `next_scan` has one.

@@ -265,6 +265,16 @@ impl Target {
         }
     }
 
+    /// Whether a block holds this address, or network, and many sources more.
+    pub fn is_within(self, block: Network) -> bool {
+        match self {
+            Self::All => false,
+            Self::Network(network) => {
+                block.is_wide() && network.prefix_length() > block.prefix_length()
+            }
+        }
+    }
+
     fn parse(text: &[u8]) -> Option<Self> {
         match text {
             b"all" => Some(Self::All),

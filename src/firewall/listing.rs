@@ -63,8 +63,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 let _ = self.listing_ours.push(*rule);
             }
             Task::Unblock { target, .. } if target.touches(rule.source) => {
-                if rule.source.is_wide() {
-                    let _ = self.listing_ours.push(*rule);
+                if target.is_within(rule.source) {
+                    self.lifted = Some(rule.source);
                 }
                 self.stale.get_mut(place).add(rule);
             }

@@ -480,8 +480,10 @@ pub struct Firewall<const N: usize, const I: usize> {
     /// Rules that the listing showed above our jumps in INPUT and FORWARD.
     above: [Text<ABOVE_MAX>; 2],
     task: Task,
-    /// Rules that `Task::Unblock` took away.
+    /// Rules that `Task::Unblock` took away, and one that held more than it is
+    /// about.
     removed: u64,
+    lifted: Option<Network>,
     max_per_minute: u32,
     window: Duration,
     widen: u16,
@@ -530,6 +532,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             listing_ours: Vec::new(),
             listing_place: Place::Ipv4,
             removed: 0,
+            lifted: None,
             max_per_minute: 0,
             window: Duration::ZERO,
             widen: 0,
@@ -689,9 +692,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         (&mut self.listing_ours, name, self.boot_id)
     }
 
-    /// Rules that `Task::Unblock` took away.
-    pub fn removed(&self) -> u64 {
-        self.removed
+    /// Rules that `Task::Unblock` took away, and the widest of those that held
+    /// more than it is about.
+    pub fn removed(&self) -> (u64, Option<Network>) {
+        (self.removed, self.lifted)
     }
 
     /// When the source's last block ended: connections first seen before are
@@ -713,7 +717,12 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             | Stage::Removing
             | Stage::Refused => None,
         };
-        self.slots(source).filter_map(ended).max()
+        let (mut last, mut network) = (None, Some(source));
+        while let Some(one) = network {
+            last = last.max(self.blocks.find(&one).and_then(ended));
+            network = self.around(one);
+        }
+        last
     }
 
     /// A blocked source opened a connection: if its rule should have kept it
@@ -836,7 +845,6 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         block.comment = block.facts(self.boot_id).write(&scan.ports);
         self.put(source, &block, Stage::Held)?;
         self.grant(now);
-        self.drop_held_back(now);
         Ok(())
     }
 
@@ -897,7 +905,6 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
         if now.reaches(self.next_grant) {
             self.grant(now);
-            self.drop_held_back(now);
         }
         if !now.reaches(self.next_end) {
             return;

@@ -1,10 +1,9 @@
 //! Who gets how many of a minute's blocks, so that nobody's scans use up what
 //! the scanners from elsewhere need.
 
-use heapless::Vec;
-
-use crate::address::Network;
+use crate::address::{Family, Network};
 use crate::limits::{HELD_BLOCKS, SHARES};
+use crate::table::Slot;
 use crate::time::{Duration, Instant, order};
 
 use super::{Firewall, Refusal, Stage};
@@ -15,51 +14,44 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// often.
 const GRANT_PERIOD: Duration = Duration::from_millis(50);
 
-/// A bucket that holds one minute's budget and is refilled all the time: the
-/// moment at which it is full again says all there is to it.
-type Bucket = Option<Instant>;
-
-/// `bucket` without what one block costs, if it holds that much.
-fn taken(bucket: Bucket, cost: Duration, now: Instant) -> Option<Instant> {
-    let full = now.or_later(bucket).after(cost);
-    (full.since(now) <= MINUTE).then_some(full)
-}
-
-/// The buckets; all bytes zero when new.
+/// Buckets that hold one minute's budget each and are refilled all the time:
+/// the moment at which one is full again says all there is to it. All bytes zero
+/// when new.
 pub(super) struct Shares {
-    all: Bucket,
-    /// Those of networks that had blocks lately. Where there are more, the
-    /// fullest is dropped: it says least.
-    networks: Vec<(Network, Instant), SHARES>,
+    /// Of everything, and of networks that had blocks lately. Where there are
+    /// more, the one that is fullest is dropped: it says least.
+    buckets: [(Network, Option<Instant>); SHARES],
 }
 
 impl Shares {
     pub(super) const NONE: Self = Self {
-        all: None,
-        networks: Vec::new(),
+        buckets: [(Network::BLANK, None); SHARES],
     };
 
+    /// How long a bucket takes to be full.
     #[inline(never)]
-    fn bucket(&self, network: Network) -> Bucket {
-        let mut known = self.networks.iter();
+    fn spent(&self, network: Network, now: Instant) -> Duration {
+        let mut known = self.buckets.iter();
         let known = known.find(|(one, _)| *one == network);
-        known.map(|(_, full)| *full)
+        let full = known.and_then(|(_, full)| *full);
+        full.map_or(Duration::ZERO, |full| full.since(now))
     }
 
     #[inline(never)]
-    fn set(&mut self, network: Network, full: Instant) {
-        if let Some(known) = self.networks.iter_mut().find(|(one, _)| *one == network) {
-            known.1 = full;
-        } else if let Err(new) = self.networks.push((network, full))
-            && let Some(fullest) = self.networks.iter_mut().min_by_key(|(_, full)| *full)
-        {
-            *fullest = new;
+    fn charge(&mut self, network: Network, cost: Duration, now: Instant) {
+        let full = now.after(self.spent(network, now)).after(cost);
+        let rank = |(one, full): &&mut (Network, Option<Instant>)| (*one != network, order(*full));
+        if let Some(place) = self.buckets.iter_mut().min_by_key(rank) {
+            *place = (network, Some(full));
         }
     }
 }
 
-/// What most of a source's blocks are charged to: no more than a quarter of a
-/// minute's for one IPv6 /48 or IPv4 /24.
+/// What all blocks are charged to.
+const ALL: Network = Network::any(Family::V6);
+
+/// What a source's blocks are charged to: no more than a quarter of a minute's
+/// for one IPv6 /48 or IPv4 /24.
 fn site(source: Network) -> Network {
     source.around(24, 48)
 }
@@ -70,9 +62,11 @@ fn provider(source: Network) -> Network {
 }
 
 impl<const N: usize, const I: usize> Firewall<N, I> {
-    /// Wants as many of the blocks held back as the minute's budget allows:
-    /// the next one is always of the provider that had least lately, and of
-    /// that the newest.
+    /// Wants as many of the blocks held back as the minute's budget allows.
+    /// Those held back until their evidence left the window are given up: a
+    /// source that goes on scanning is seen again. So is one where there are
+    /// too many.
+    #[inline(never)]
     pub(super) fn grant(&mut self, now: Instant) {
         let per_minute = u64::from(self.max_per_minute());
         let cost = |blocks: u64| {
@@ -80,62 +74,47 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             Duration::from_nanos(nanoseconds.unwrap_or(0))
         };
         let (one, quarter) = (cost(per_minute), cost(per_minute.div_ceil(4)));
-        while let Some(all) = taken(self.shares.all, one, now) {
-            let mut least = u64::MAX;
-            let mut next = None;
-            let mut walk = self.walk(Stage::Held, None);
-            while let Some(slot) = self.step(&mut walk) {
-                let Some(source) = self.blocks.key(slot).copied() else {
-                    break;
-                };
-                let spent = self.spent(source, now);
-                let site = site(source);
-                let share = taken(self.shares.bucket(site), quarter, now);
-                if let Some(share) = share.filter(|_| spent <= least) {
-                    least = spent;
-                    next = Some((slot, provider(source), site, share));
-                }
-            }
-            let Some((slot, provider, site, share)) = next else {
-                break;
-            };
-            self.shares.all = Some(all);
-            self.shares.set(site, share);
-            let turn = now.or_later(self.shares.bucket(provider)).after(one);
-            self.shares.set(provider, turn);
+        while self.shares.spent(ALL, now).saturating_add(one) <= MINUTE
+            && let Some((slot, source)) = self.rank(quarter, true, now)
+        {
+            self.shares.charge(ALL, one, now);
+            self.shares.charge(provider(source), one, now);
+            self.shares.charge(site(source), quarter, now);
             self.set_stage(slot, Stage::Wanted);
         }
-        let is_rest = self.blocks.class_len(Stage::Held as usize) > 0;
-        self.next_grant = is_rest.then(|| now.after(GRANT_PERIOD));
-    }
-
-    /// What a source's provider had lately.
-    fn spent(&self, source: Network, now: Instant) -> u64 {
-        order(self.shares.bucket(provider(source))).saturating_sub(now.as_nanos())
-    }
-
-    /// Blocks held back until their evidence left the window are given up: a
-    /// source that goes on scanning is seen again. So is the oldest of the
-    /// provider that had most, where too many are held back.
-    pub(super) fn drop_held_back(&mut self, now: Instant) {
-        let mut most = None;
-        let mut walk = self.walk(Stage::Held, None);
-        while let Some(slot) = self.step(&mut walk) {
-            let (Some(source), Some(block)) = (self.blocks.key(slot), self.blocks.value(slot))
-            else {
-                break;
-            };
-            let spent = self.spent(*source, now);
-            if now.since(Instant::from_secs(block.since_seconds)) > self.window {
-                self.refuse(slot, Refusal::Rate);
-            } else if most.is_none_or(|(most, _)| spent > most) {
-                most = Some((spent, slot));
-            }
-        }
-        let is_full = self.blocks.class_len(Stage::Held as usize) > HELD_BLOCKS;
-        if let Some((_, slot)) = most.filter(|_| is_full) {
+        while let Some(slot) = self.blocks.oldest(Stage::Held as usize)
+            && let Some(block) = self.blocks.value(slot)
+            && now.since(Instant::from_secs(block.since_seconds)) > self.window
+        {
             self.refuse(slot, Refusal::Rate);
         }
+        let held = self.blocks.class_len(Stage::Held as usize);
+        if held > HELD_BLOCKS
+            && let Some((slot, _)) = self.rank(Duration::ZERO, false, now)
+        {
+            self.refuse(slot, Refusal::Rate);
+        }
+        self.next_grant = (held > 0).then(|| now.after(GRANT_PERIOD));
+    }
+
+    /// Of those held back whose site can bear `cost` the one whose turn it is:
+    /// of the provider that had least lately the newest; or the last one: of the
+    /// provider that had most the oldest.
+    #[inline(never)]
+    fn rank(&self, cost: Duration, is_first: bool, now: Instant) -> Option<(Slot, Network)> {
+        let (mut best, mut least) = (None, u64::MAX);
+        let mut walk = self.walk(Stage::Held, None);
+        while let Some(slot) = self.step(&mut walk) {
+            let source = self.blocks.key(slot).copied()?;
+            let spent = self.shares.spent(provider(source), now).as_nanos();
+            let place = if is_first { spent } else { !spent };
+            let is_better = place < least || is_first && place == least;
+            let share = self.shares.spent(site(source), now);
+            if is_better && (!is_first || share.saturating_add(cost) <= MINUTE) {
+                (best, least) = (Some((slot, source)), place);
+            }
+        }
+        best
     }
 
     /// What --max-blocks-per-minute says, or what the place of blocks can bear.

@@ -12,24 +12,23 @@ use super::{EndReason, Firewall, Stage};
 const HOUR: Duration = Duration::from_secs(3_600);
 
 impl<const N: usize, const I: usize> Firewall<N, I> {
-    /// Where a source's block may be: its own, and those of the networks around
-    /// it.
-    pub(super) fn slots(&self, source: Network) -> impl Iterator<Item = Slot> {
-        let wider = source.wider().filter(|_| self.has_wide);
-        let networks = [Some(source), wider, wider.and_then(Network::wider)];
-        networks
-            .into_iter()
-            .flatten()
-            .filter_map(|network| self.blocks.find(&network))
+    /// The network around one, where some of those are or were blocked.
+    pub(super) fn around(&self, network: Network) -> Option<Network> {
+        network.wider().filter(|_| self.has_wide)
     }
 
-    /// The block that a source is under.
+    /// The block that a source is under: its own, or that of a network around it.
+    #[inline(never)]
     pub(super) fn blocked_slot(&self, source: Network) -> Option<Slot> {
-        if self.blocks.is_empty() {
-            return None;
+        let mut network = Some(source).filter(|_| !self.blocks.is_empty());
+        while let Some(one) = network {
+            let slot = self.blocks.find(&one);
+            if slot.is_some_and(|slot| self.stage(slot).is_blocked()) {
+                return slot;
+            }
+            network = self.around(one);
         }
-        self.slots(source)
-            .find(|slot| self.stage(*slot).is_blocked())
+        None
     }
 
     /// What to block for a scanner: the widest network of which enough parts

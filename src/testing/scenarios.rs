@@ -863,7 +863,7 @@ fn many_scanners_of_one_network_are_blocked_as_one() {
         sets hold 1
         terminate
         expect: 1 block stands; to lift all: tcpparser --unblock all
-        run --unblock 2001:db8:5:177::1 prints: 2001:db8:5::/48 is blocked as one network, and lifted as one…
+        run --unblock 2001:db8:5:177::1 prints: 1 block removed; all of 2001:db8:5::/48 was blocked as one
         sets hold 0
     "}
 }

@@ -2,7 +2,7 @@
 //! firewall's own commands over every table. What they know they read from the
 //! kernel's rules.
 
-use crate::address::PerFamily;
+use crate::address::{Network, PerFamily};
 use crate::daemon::Flow;
 use crate::daemon::clock::Moment;
 use crate::daemon::commands::Commands;
@@ -73,11 +73,7 @@ pub fn run(
             if let Some(failure) = &ended.failure {
                 failures.add(failure);
             }
-            if task == Task::List {
-                count += print_blocks(kernel, commands, output, count == 0, moment);
-            } else {
-                print_networks(kernel, commands, output);
-            }
+            count += print_blocks(kernel, commands, output, count == 0, moment);
         }
         // One family after the other, IPv6 only where the kernel has it.
         if commands.firewall.has_ipv6() || !has_ipv6(kernel, options.proc_directory.as_bytes()) {
@@ -85,9 +81,9 @@ pub fn run(
         }
         commands.firewall.set_ipv6();
     }
-    let removed = commands.firewall.removed();
+    let (removed, lifted) = commands.firewall.removed();
     if removed > 0 {
-        print_removed(kernel, output, removed);
+        print_removed(kernel, output, removed, lifted);
     }
     output.finish(kernel);
     end(kernel, commands, &failures, task, count + removed)
@@ -121,25 +117,22 @@ fn print_blocks(
     count
 }
 
-/// Names the networks of many sources that are about to be lifted: an address
-/// was given, maybe.
-fn print_networks(kernel: &mut impl Kernel, commands: &mut Commands, output: &mut Output) {
-    let (rules, ..) = commands.firewall.take_listing();
-    for rule in rules.iter() {
-        let mut line: Text<120> = Text::new();
-        rule.source.write(&mut line);
-        line.put(b" is blocked as one network, and lifted as one");
-        output.line(kernel, line.as_bytes());
-    }
-    rules.clear();
-}
-
-fn print_removed(kernel: &mut impl Kernel, output: &mut Output, removed: u64) {
-    let mut line: Text<40> = Text::new();
+fn print_removed(
+    kernel: &mut impl Kernel,
+    output: &mut Output,
+    removed: u64,
+    lifted: Option<Network>,
+) {
+    let mut line: Text<120> = Text::new();
     line.put_decimal(removed);
     line.put(b" block");
     line.put(if removed == 1 { b"" } else { b"s" });
     line.put(b" removed");
+    if let Some(network) = lifted {
+        line.put(b"; all of ");
+        network.write(&mut line);
+        line.put(b" was blocked as one");
+    }
     output.line(kernel, line.as_bytes());
 }
 
