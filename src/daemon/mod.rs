@@ -150,7 +150,7 @@ impl Daemon {
         start_up: &StartUp<'a>,
         arguments: impl Iterator<Item = &'a [u8]>,
     ) -> Flow {
-        let parsed = self.options.parse_into(arguments, start_up.environment);
+        let parsed = self.options.parse_into(arguments, start_up.variables());
         if let Some(line) = parsed.err().map(|error| error.line()) {
             write_error(kernel, line.as_bytes());
             return start::USAGE;
@@ -162,6 +162,7 @@ impl Daemon {
         match self.options.action {
             Action::Help => start::print(kernel, &mut self.output, write_help),
             Action::Version => start::print(kernel, &mut self.output, write_version),
+            Action::Check => Flow::Exit(0),
             Action::Once => self.once(kernel, start_up),
             Action::Run => self.run(kernel, start_up),
             Action::List => self.run_blocks(kernel, start_up, Task::List),

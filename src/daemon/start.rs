@@ -48,7 +48,7 @@ pub(super) fn protect(start_up: &StartUp, host: &mut Host, options: &Options) {
     for network in &options.allow {
         host.allow(*network);
     }
-    if let Some(value) = (start_up.environment)(b"SSH_CONNECTION") {
+    if let Some(value) = start_up.variable(b"SSH_CONNECTION") {
         host.set_ssh_connection(value);
     }
 }

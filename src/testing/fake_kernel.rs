@@ -508,7 +508,7 @@ impl FakeKernel {
     /// What a new process is handed, with this environment.
     pub fn start_up<'a>(
         &mut self,
-        environment: &'a dyn Fn(&[u8]) -> Option<&'a [u8]>,
+        environment: &'a dyn Fn(usize) -> Option<&'a [u8]>,
     ) -> StartUp<'a> {
         StartUp {
             signals: Descriptor::new(SIGNALS),
