@@ -234,7 +234,7 @@ install_all() {
     put 755 "$BINARY" "$PROGRAM"
     [ ! -f "$here/tcpparser.8" ] || put 644 "$here/tcpparser.8" "$MAN_PAGE"
     if [ -z "$file" ]; then
-        echo "nothing starts it yet; by hand, as root: $PROGRAM"
+        echo "nothing starts it; by hand, as root: $PROGRAM"
         echo "at boot: again with INIT=sysv, openrc, procd or systemd, whichever runs this machine"
         return
     fi

@@ -1,6 +1,6 @@
 //! The lines of standard output, to the letter.
 
-use crate::address::{Endpoint, Network, write_address};
+use crate::address::{Endpoint, Family, Network, write_address};
 use crate::connections::Direction;
 use crate::detector::{Data, Scan};
 use crate::firewall::comment::Facts;
@@ -167,8 +167,31 @@ pub fn failure(failure: &Failure) -> Text<320> {
     if !failure.is_listing && failure.tool.is_some() {
         text.put(b"-restore");
     }
+    put_reason(&mut text, failure);
+    let explanation = crate::text::trim(failure.explanation.as_bytes());
+    if !explanation.is_empty() {
+        text.put(b": ");
+        text.put(explanation);
+    }
+    text.put(b"; it is tried again");
+    text
+}
+
+/// Appends what a command did, for a line that begins with its name.
+pub fn put_reason(text: &mut TextView, failure: &Failure) {
     match failure.reason {
-        FailureReason::Missing => text.put(b" could not be started"),
+        FailureReason::Missing => {
+            text.put(b" is not installed");
+            // What is said says of another root that it is not there.
+            if failure.explanation.is_empty() {
+                text.put(b": install the package iptables");
+                // One of its own on some systems.
+                if failure.tool.is_some_and(|tool| tool.family == Family::V6) {
+                    text.put(b" or ip6tables");
+                }
+            }
+        }
+        FailureReason::Unstarted => text.put(b" could not be started"),
         FailureReason::Status(status) => {
             text.put(b" exited with ");
             text.put_decimal(u64::from(status));
@@ -185,13 +208,6 @@ pub fn failure(failure: &Failure) -> Text<320> {
             text.put(error_words(error).as_bytes());
         }
     }
-    let explanation = crate::text::trim(failure.explanation.as_bytes());
-    if !explanation.is_empty() {
-        text.put(b": ");
-        text.put(explanation);
-    }
-    text.put(b"; it is tried again");
-    text
 }
 
 /// An errno in words, for a diagnostic.
@@ -328,7 +344,6 @@ pub fn cidr_line(out: &mut TextView, source: Network) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::address::Family;
     use crate::detector::Ports;
     use crate::firewall::comment::Comment;
     use crate::firewall::iptables::Scope;

@@ -678,7 +678,7 @@ def test_hanging_listing_is_ended_and_tried_again(t):
 
 # What each tool does, what stands on stderr.
 UNUSABLE = {
-    "missing": (None, "could not be started"),
+    "missing": (None, "is not installed: install the package iptables"),
     "not executable": ("#!/bin/sh\n", "could not be started"),
     "garbage": ("\x01\x02\x03\x04 garbage\n" * 20, "could not be started"),
     "exit 1": ("#!/bin/sh\necho no >&2; exit 1\n", "exited with 1: no;"),
@@ -702,7 +702,7 @@ def test_unusable_iptables_is_reported_and_tried_again(t, fault):
                     env={**scene.firewall.env, "PATH": folder}).ready()
     with OnTime(guard):
         scene.scan()
-        guard.wait_line(" Block failed: +10.77.0.2 the firewall cannot be used yet; it is tried")
+        guard.wait_line(" Block failed: +10.77.0.2 the firewall cannot be used; it is tried")
         said = wait_for(lambda: len(said_of_tools(guard)) >= 2 and said_of_tools(guard), "stderr")
         assert total(guard, "block_failures_total") == 1, "block_failures_total"
         assert guard.metric("tcpparser_firewall_up") == 0, "firewall_up"
@@ -835,12 +835,13 @@ def test_commands_without_any_firewall(t, command):
     assert (done.returncode, done.stdout) == (1, ""), "exit status and output"
     words = "listed" if command == "--list" else "changed"
     assert (done.stderr.splitlines()[0]
-            == f"tcpparser: the firewall cannot be {words}: "
-"not permitted, or no iptables here"), "stderr"
+            == f"tcpparser: the firewall cannot be {words}: iptables is not installed: "
+               "install the package iptables"), "stderr"
 
 
-@pytest.mark.parametrize("missing", ["iptables", "ip6tables"])
-def test_commands_without_one_of_the_tools(t, missing):
+@pytest.mark.parametrize("missing, package", [
+    ("iptables", "iptables"), ("ip6tables", "iptables or ip6tables")])
+def test_commands_without_one_of_the_tools(t, missing, package):
     """And without nf_tables."""
     host, folder = t.namespace("host"), t.folder("tools")
     legacy = t.firewall(host, "legacy").folder
@@ -850,8 +851,8 @@ def test_commands_without_one_of_the_tools(t, missing):
     for command, be in (("--list", "listed"), ("--unblock=all", "changed")):
         done = host.run(*traffic.deaf("netfilter"), t.binary, command, env={"PATH": folder})
         assert ((done.returncode, done.stdout, done.stderr.splitlines()[0])
-                == (1, "", f"tcpparser: {missing} cannot be {be}: not permitted, or no {missing} here")), (
-            command)
+                == (1, "", f"tcpparser: {missing} cannot be {be}: {missing} is not installed: "
+                           f"install the package {package}")), command
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

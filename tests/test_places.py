@@ -207,22 +207,22 @@ def without(t, scene, missing):
     return {**scene.firewall.env, "PATH": folder}
 
 
-@pytest.mark.parametrize("missing, works, fails", [
-    ("ip6tables", "v4", "v6"), ("iptables", "v6", "v4")])
-def test_the_tool_that_is_missing_is_named(t, missing, works, fails):
+@pytest.mark.parametrize("missing, package, works, fails", [
+    ("ip6tables", "iptables or ip6tables", "v4", "v6"), ("iptables", "iptables", "v6", "v4")])
+def test_the_tool_that_is_missing_is_named(t, missing, package, works, fails):
     """The other family's blocks work all the same."""
     scene = Scene(t, "iptables-nft", "mapped")
     env = without(t, scene, missing)
     guard = t.guard(scene.host, "--firewall=iptables", env=env).ready()
     wait_for(lambda: said_of_tools(guard), "a line")
-    assert said_of_tools(guard) == [f"tcpparser: {missing} could not be started; it is tried again"], (
+    assert said_of_tools(guard) == [f"tcpparser: {missing} is not installed: install the package {package}; it is tried again"], (
         "stderr")
     address = {"v4": ("10.77.0.1", "10.77.0.2"), "v6": ("fd00:77::1", "fd00:77::2")}
     held = [scene.peer.connect(address[family][0], port)
             for family in (works, fails) for port in PORTS]
     guard.wait_line(rf" Blocked: +{re.escape(address[works][1])} ")
     line = guard.wait_line(rf" Block failed: +{re.escape(address[fails][1])} ")
-    assert line.endswith(f" {missing} cannot be used yet; it is tried again"), line
+    assert line.endswith(f" {missing} cannot be used; it is tried again"), line
     health = scene.host.run("curl", "-sS", "http://127.0.0.1:3021/healthz").stdout
     assert health == f"{missing} cannot be used\n", "/healthz"
     done = scene.host.run(t.binary, "--healthcheck", env=env)

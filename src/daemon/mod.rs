@@ -157,6 +157,7 @@ impl Daemon {
         }
         self.metrics.start_unix_nanoseconds = Moment::read(kernel).unix_nanoseconds;
         self.commands.signals = start_up.signals;
+        self.commands.is_container = start::is_container(start_up);
         self.output.open(start_up.output);
         self.commands.invocation.root = self.options.exec_root.clone();
         match self.options.action {

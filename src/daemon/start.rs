@@ -43,6 +43,12 @@ fn print_lines(kernel: &mut impl Kernel, output: &mut Output, text: &[u8]) {
     }
 }
 
+/// Whether this is a container: podman, systemd and our own image have the
+/// variable (systemd.io/CONTAINER_INTERFACE).
+pub(super) fn is_container(start_up: &StartUp) -> bool {
+    start_up.variable(b"container").is_some()
+}
+
 /// What is never to be blocked: --allow, and the peer of an SSH session.
 pub(super) fn protect(start_up: &StartUp, host: &mut Host, options: &Options) {
     for network in &options.allow {

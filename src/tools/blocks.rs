@@ -27,6 +27,8 @@ struct Failures {
     are_sets: bool,
     /// What the first of them that wrote anything wrote on its standard error.
     explanation: Explanation,
+    /// What the first tool did.
+    reason: Text<80>,
 }
 
 impl Failures {
@@ -43,6 +45,10 @@ impl Failures {
         match failure.tool {
             Some(tool) => {
                 self.tools.get_mut(tool.family).get_or_insert(tool);
+                if self.reason.is_empty() {
+                    tool.write_name(&mut self.reason);
+                    report::put_reason(&mut self.reason, failure);
+                }
             }
             None => self.are_sets = true,
         }
@@ -66,6 +72,7 @@ pub fn run(
         tools: PerFamily::new(None, None),
         are_sets: false,
         explanation: Text::new(),
+        reason: Text::new(),
     };
     let mut count = 0;
     loop {
@@ -151,15 +158,10 @@ fn end(
         (_, Some(_)) => name.put(Unusable::All.name()),
         (Some(tool), None) => tool.write_name(&mut name),
     }
-    let mut why = failures.explanation.clone();
-    if let Some(tool) = v4.or(v6)
-        && trim(why.as_bytes()).is_empty()
-    {
-        why.put(b"not permitted, or no ");
-        tool.write_name(&mut why);
-        why.put(b" here");
+    let mut why = trim(failures.explanation.as_bytes());
+    if why.is_empty() {
+        why = failures.reason.as_bytes();
     }
-    let why = trim(why.as_bytes());
     log_error(kernel, &[name.as_bytes(), b" cannot be ", be, b": ", why]);
     let is_lost = v4.is_some() && (v6.is_some() || !commands.firewall.has_ipv6());
     if is_lost && !failures.are_sets && !commands.firewall.knows_sets() {
