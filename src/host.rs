@@ -63,6 +63,16 @@ impl Protection {
     /// How many there are.
     pub const COUNT: usize = Self::HostUnknown as usize + 1;
 
+    /// Those that depend on the host.
+    pub const OF_A_HOST: [Self; 6] = [
+        Self::OwnAddress,
+        Self::Gateway,
+        Self::Nameserver,
+        Self::Allowed,
+        Self::SshPeer,
+        Self::HostUnknown,
+    ];
+
     /// Words for the `Not blocked` line.
     pub const fn words(self) -> &'static [u8] {
         match self {
@@ -157,6 +167,11 @@ impl Place {
 
     const fn is_ipv4(self) -> bool {
         self.0 >= u128::MAX << 32
+    }
+
+    const fn network(self) -> Network {
+        let above = if self.is_ipv4() { 96 } else { 0 };
+        Network::new(self.address(), self.1 - above)
     }
 
     const fn address(self) -> IpAddr {
@@ -661,6 +676,24 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
             self.knowledge != Knowledge::Whole || (has_lost && LINK_LOCAL.overlaps(network));
         let unknown = is_unknown.then_some(Protection::HostUnknown);
         self.known_protection(fold_network(network)).or(unknown)
+    }
+
+    /// One of the networks that are protected for a reason, counted from 0, as
+    /// far as that depends on this host.
+    #[inline(never)]
+    pub fn protected_for(&self, reason: Protection, index: usize) -> Option<Network> {
+        let behind = index.wrapping_sub(self.gateways.sorted.len());
+        let (facts, index) = match reason {
+            Protection::OwnAddress => (self.own.view(), index),
+            Protection::Gateway if behind <= index => (self.link_local_gateways.view(), behind),
+            Protection::Gateway => (self.gateways.view(), index),
+            Protection::Nameserver => (self.nameservers.view(), index),
+            Protection::Allowed => return self.allowed.get(index).copied(),
+            Protection::SshPeer => return self.ssh_peer.get(index).copied().map(Network::single),
+            _ => return (index == 0 && self.is_incomplete()).then_some(v6(0, 0)),
+        };
+        let fact = facts.sorted.get(index);
+        fact.map(|fact| fact.place().network())
     }
 
     /// Whether protected addresses may be missing: some dump was never whole,

@@ -638,12 +638,16 @@ fn is_injected(entry: &[u8], name: &[u8]) -> bool {
 
 /// The option whose name takes the fewest changes to be made of a word, if
 /// anything of that is left then.
-fn nearest(word: &[u8]) -> Option<Row> {
+fn nearest(word: &[u8]) -> Option<Id> {
     let (word, _) = split_once(word, b'=');
-    let word = word.strip_prefix(PREFIX).unwrap_or(word);
     let word = word.strip_prefix(b"--").unwrap_or(word);
     let word = word.get(..NAME_MAX).unwrap_or(word);
-    (0..word.len()).find_map(|most| find_row(&|row| distance(word, row.name) <= most))
+    for most in 0..word.len() {
+        if let Some(row) = find_row(&|row| distance(word, row.name) <= most) {
+            return Some(row.id);
+        }
+    }
+    None
 }
 
 /// How many bytes have to be put in, taken out or replaced to make `name` of
@@ -798,11 +802,15 @@ impl UsageError<'_> {
         out.put(b"tcpparser: ");
         match self {
             Self::Unknown(origin, word) => {
+                let name = match origin {
+                    Origin::Argument => word,
+                    Origin::Variable => word.get(PREFIX.len()..).unwrap_or_default(),
+                };
                 put_quote(out, word);
                 out.put(b" is not an option");
-                if let Some(row) = nearest(word) {
+                if let Some(id) = nearest(name) {
                     out.put(b", the nearest is ");
-                    put_name(out, row.id, *origin);
+                    put_name(out, id, *origin);
                 }
                 out.put(b": see --help");
             }

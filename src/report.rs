@@ -6,6 +6,7 @@ use crate::detector::{Data, Scan};
 use crate::firewall::comment::Facts;
 use crate::firewall::iptables::{Hook, Rule, Tool};
 use crate::firewall::{EndReason, Failure, FailureReason};
+use crate::host::{Host, Protection};
 use crate::kernel::Errno;
 use crate::text::{Text, TextView};
 use crate::time::{Calendar, Duration, Instant};
@@ -247,7 +248,7 @@ pub fn jump_stays(hook: Hook, tool: Tool, wait: Duration, above: &[u8]) -> Text<
 
 /// The first line of --list.
 pub const LIST_HEAD: &[u8] =
-    b"SOURCE                                      SINCE               LEFT      STRIKES PORTS                FIREWALL";
+    b"SOURCE                                      SINCE               LEFT      STRIKES FIREWALL        PORTS";
 
 /// One line of --list. Without `facts` its times are those of another boot.
 pub fn listed_block(
@@ -280,9 +281,45 @@ pub fn listed_block(
         None => column.put(b"?"),
     }
     put_column(&mut line, &mut column, 7);
-    column.put(Facts::ports(&rule.comment));
-    put_column(&mut line, &mut column, 20);
-    line.put(firewall);
+    column.put(firewall);
+    put_column(&mut line, &mut column, 15);
+    // Last, since there can be many.
+    line.put(Facts::ports(&rule.comment));
+    line
+}
+
+/// What --list says first of what is never blocked: no line of it begins with an
+/// address, so that a script that reads those of blocks finds none.
+pub const NEVER_BLOCKED: &[u8] =
+    b"never blocked: loopback, multicast, broadcast, 169.254.0.0/16 (on any host)";
+
+/// Addresses of one reason that --list names.
+const PROTECTED_MAX: usize = 12;
+
+/// What is never blocked for one reason; nothing where that is none.
+#[inline(never)]
+pub fn never_blocked(host: &Host, reason: Protection) -> Line {
+    let mut line = Line::new();
+    let mut index = 0;
+    while let Some(network) = host.protected_for(reason, index) {
+        let before: &[u8] = if index == 0 {
+            b"never blocked: "
+        } else {
+            b", "
+        };
+        line.put(before);
+        if index == PROTECTED_MAX {
+            line.put("…".as_bytes());
+            break;
+        }
+        network.write(&mut line);
+        index += 1;
+    }
+    if index > 0 {
+        line.put(b" (");
+        line.put(reason.words());
+        line.put(b")");
+    }
     line
 }
 
@@ -347,6 +384,7 @@ mod tests {
     use crate::detector::Ports;
     use crate::firewall::comment::Comment;
     use crate::firewall::iptables::Scope;
+    use crate::netlink::{HostMessage, Section};
     use std::format;
     use std::str::from_utf8;
 
@@ -502,6 +540,69 @@ mod tests {
                 failure(&failed),
                 &format!("nf_tables refuses: {words}; it is tried again"),
             );
+        }
+    }
+
+    /// A line for each reason, of IPv6 addresses of full length at the most.
+    #[test]
+    fn what_is_never_blocked() {
+        static HOST: std::sync::Mutex<Host> = std::sync::Mutex::new(Host::new());
+        let mut host = HOST.lock().unwrap();
+        let gateway = |host: &mut Host, text| {
+            let message = HostMessage::Gateway(Section::Ipv6Routes, network(text).address());
+            host.take(message);
+        };
+        assert_line(never_blocked(&host, Protection::Gateway), "");
+        gateway(&mut host, "fe80::1");
+        let line = "never blocked: fe80::1 (gateway)";
+        assert_line(never_blocked(&host, Protection::Gateway), line);
+        gateway(&mut host, "192.0.2.1");
+        gateway(&mut host, "2001:db8::1");
+        let line = "never blocked: 2001:db8::1, 192.0.2.1, fe80::1 (gateway)";
+        assert_line(never_blocked(&host, Protection::Gateway), line);
+        host.allow(network("10.0.0.0/8"));
+        let line = "never blocked: 10.0.0.0/8 (--allow)";
+        assert_line(never_blocked(&host, Protection::Allowed), line);
+        let line = "never blocked: ::/0 (own addresses and gateways not fully known)";
+        assert_line(never_blocked(&host, Protection::HostUnknown), line);
+        for last in 1..=20 {
+            host.allow(network(&format!(
+                "2001:db8:aaaa:bbbb:cccc:dddd:eeee:ff{last:02}/128"
+            )));
+        }
+        let line = never_blocked(&host, Protection::Allowed);
+        assert!(!line.is_truncated());
+        let text = from_utf8(line.as_bytes()).unwrap();
+        assert!(text.ends_with(":ff11, … (--allow)"), "{text}");
+    }
+
+    /// The ports come last, however many they are.
+    #[test]
+    fn columns_of_the_list() {
+        let head = from_utf8(LIST_HEAD).unwrap();
+        for ports in ["22,25,80,445", "4001,4002,4003,4004,4005,4006,4007,4008,+9"] {
+            for place in [b"nft".as_slice(), b"iptables-legacy"] {
+                let comment = format!("tcpparser v1 b=0badcafe e=700 s=1 t=100 d=? p={ports}");
+                let rule = Rule {
+                    source: network("2001:db8:1:2::/64"),
+                    scope: Scope::Everything,
+                    comment: Comment::from_listing(comment.as_bytes()).unwrap(),
+                };
+                let (facts, now) = (Facts::read(&rule.comment), Instant::from_secs(0));
+                let line = listed_block(&rule, facts, Some(TIME), now, place);
+                let line = from_utf8(line.as_bytes()).unwrap();
+                for (name, value) in [
+                    ("SINCE", "2021-11-01 21:11:53 "),
+                    ("LEFT", "11m40s "),
+                    ("STRIKES", "1 "),
+                    ("FIREWALL", from_utf8(place).unwrap()),
+                    ("PORTS", ports),
+                ] {
+                    let column = &line[head.find(name).unwrap()..];
+                    assert!(column.starts_with(value), "{name}: {line}");
+                }
+                assert!(line.ends_with(&format!(" {ports}")), "{line}");
+            }
         }
     }
 

@@ -16,8 +16,8 @@ import time
 import traffic
 import pytest
 
-from harness import (BACKENDS, JUMPS, Entry, Firewall, Sets, carries_data, need, this_boot,
-                     wait_for, wrapped_firewall)
+from harness import (BACKENDS, JUMPS, Entry, Firewall, Sets, carries_data, listed_blocks, need,
+                     this_boot, wait_for, wrapped_firewall)
 from test_blocking import PORTS, Scene
 from test_files import fixture, listening, tcp_row
 from test_process import states_of_children
@@ -196,19 +196,19 @@ def test_blocks_end_one_by_one(t, backend, family):
 
 
 LISTED = re.compile(r"^(\S+) +(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) +(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)? +"
-                    r"(\d+) +([\d,+]+) +(iptables-\w+|nft)$")
+                    r"(\d+) +(iptables-\w+|nft) +([\d,+]+)$")
 
 
 def listed(scene):
     """What --list prints, by source: seconds left, strikes, ports, place."""
     done = scene.firewall.product(scene.host, "--list")
     assert done.returncode == 0, f"--list: {done.stderr!r}; exit status"
-    rows = [LISTED.match(line) for line in done.stdout.splitlines()[1:]]
+    rows = [LISTED.match(line) for line in listed_blocks(done.stdout)]
     assert all(rows), f"--list: {done.stdout!r}"
     found = {}
     for row in rows:
         hours, minutes, seconds = (int(part or 0) for part in row.groups()[2:5])
-        found[row[1]] = (hours * 3600 + minutes * 60 + seconds, int(row[6]), row[7], row[8])
+        found[row[1]] = (hours * 3600 + minutes * 60 + seconds, int(row[6]), row[8], row[7])
     assert len(found) == len(rows), "no source stands twice"
     return found
 
@@ -802,8 +802,8 @@ def test_thousand_sources_in_one_reading(t, backend):
 def test_list_shows_what_stands(t, backend):
     scene = Scene(t, backend)
     empty = scene.firewall.product(scene.host, "--list")
-    assert ((empty.returncode, empty.stdout, empty.stderr)
-            == (1, "", "tcpparser: no source is blocked\n")), "--list where no source is blocked"
+    assert ((empty.returncode, listed_blocks(empty.stdout), empty.stderr)
+            == (1, [], "tcpparser: no source is blocked\n")), "--list where no source is blocked"
     now = boot_seconds()
     feed(scene, entry("198.51.100.7/32", now + 3700, strikes=3, since=now - 100),
          entry("198.51.100.8/32", 0), entry("198.51.100.9/32", 77, OTHER_BOOT))
@@ -812,11 +812,14 @@ def test_list_shows_what_stands(t, backend):
         done = scene.firewall.product(scene.host, "--list")
         assert (done.returncode, done.stderr) == (0, ""), "exit status and stderr"
         lines = done.stdout.splitlines()
-        assert lines[0].split() == "SOURCE SINCE LEFT STRIKES PORTS FIREWALL".split(), "the head"
-        shown = {line.split()[0]: line for line in lines[1:]}
+        assert lines[0].split() == "SOURCE SINCE LEFT STRIKES FIREWALL PORTS".split(), "the head"
+        blocks = listed_blocks(done.stdout)
+        shown = {line.split()[0]: line for line in blocks}
+        places = {line.index(f" {backend} ") + 1 for line in blocks}
+        assert places == {lines[0].index("FIREWALL")}, "columns"
         assert sorted(shown) == ["198.51.100.7", "198.51.100.8", "198.51.100.9",
                                  "2001:db8:1:2::/64"], "sources"
-        ends = rf" 22,25,80,443 +{backend}$"
+        ends = rf" {backend} +22,25,80,443$"
         for source, wanted in (("198.51.100.7", r" \d+-\d\d-\d\d \d\d:\d\d:\d\d 1h1m +3 +"),
                                ("198.51.100.8", " for ever +1 +"),
                                ("198.51.100.9", r" before this boot +\? +\? +"),
@@ -825,6 +828,32 @@ def test_list_shows_what_stands(t, backend):
         since = time.strptime(shown["198.51.100.7"][44:63], "%Y-%m-%d %H:%M:%S")
         age = time.mktime(time.gmtime()) - time.mktime(since)
         assert 98 <= age <= 115, f"since {age} s"
+
+
+def test_list_ends_with_what_is_never_blocked(t):
+    """And why, below an empty line: no first word there is an address."""
+    scene, guard = Scene(t), ("TCPPARSER_ALLOW", "198.51.100.0/24, 2001:db8::/32")
+    scene.host.ip(f"route add default via {scene.family.peer}", "address add 10.78.0.1/24 dev lan0",
+                  *(f"address add 10.79.0.{last}/32 dev lan0" for last in range(1, 21)))
+    feed(scene, entry("203.0.113.7/32", 0))
+    env = {**scene.firewall.env, guard[0]: guard[1], "SSH_CONNECTION": "192.0.2.9 5022 10.77.0.1 22"}
+    done = scene.host.run(t.binary, "--list", env=env)
+    assert (done.returncode, done.stderr) == (0, ""), f"--list: {done}"
+    head, block, empty, *lines = done.stdout.splitlines()
+    assert (head.split()[0], block.split()[0], empty) == ("SOURCE", "203.0.113.7", ""), "above"
+    never = [re.fullmatch(r"never blocked: (.*) \((.*)\)", line).groups() for line in lines]
+    reasons = dict((why, addresses.split(", ")) for addresses, why in never)
+    assert len(reasons) == len(never), f"a line for each reason: {lines}"
+    own = reasons.pop("own address")
+    assert len(own) == 13 and own[-1] == "…", f"twelve and more: {own}"
+    assert "169.254.0.0/16" in reasons.pop("on any host"), "what is always protected"
+    reasons.pop("nameserver", None)
+    assert reasons == {"gateway": [scene.family.peer], "our own SSH session": ["192.0.2.9"],
+                       "--allow": ["198.51.100.0/24", "2001:db8::/32"]}, "reasons"
+    scene.host.ip(f"route del default via {scene.family.peer}")
+    done = scene.host.run(*traffic.deaf("route"), t.binary, "--list", env=scene.firewall.env)
+    assert ("never blocked: ::/0 (own addresses and gateways not fully known)"
+            in done.stdout.splitlines()), f"without netlink: {done}"
 
 
 @pytest.mark.parametrize("command", ["--list", "--unblock=all"])

@@ -15,8 +15,8 @@ import time
 import traffic
 import pytest
 
-from harness import (BACKENDS, IPTABLES_NAMES, TO_HOST, Firewall, link, need, real_tool, wait_for,
-                     wrapped_firewall)
+from harness import (BACKENDS, IPTABLES_NAMES, TO_HOST, Firewall, link, listed_blocks, need,
+                     real_tool, wait_for, wrapped_firewall)
 from test_blocking import PORTS, Scene
 from test_firewall import (CHAINS, block, boot_seconds, cidr, entry, feed, is_untouched,
                            quick_scene, rows_with, said_of_tools, sources, total)
@@ -151,7 +151,7 @@ def test_both_shapes_are_listed_and_lifted(t, backend):
     before = scene.firewall.everything(scene.host)
     feed(scene, entry("fd00:77::8/128", 0, local=TO_HOST), entry("fd00:77::9/128", 0, local=True))
     shown = scene.firewall.product(scene.host, "--list").stdout
-    assert [line.split()[0] for line in shown.splitlines()[1:]] == ["fd00:77::8", "fd00:77::9"], (
+    assert [line.split()[0] for line in listed_blocks(shown)] == ["fd00:77::8", "fd00:77::9"], (
         "--list")
     for target in ("fd00:77::8", "fd00:77::9"):
         done = scene.firewall.product(scene.host, "--unblock", target)
@@ -230,7 +230,7 @@ def test_the_tool_that_is_missing_is_named(t, missing, package, works, fails):
             == (1, f"tcpparser: 127.0.0.1:3021: 503 {missing} cannot be used\n")), "--healthcheck"
     # Nothing can stand where there is no tool; they look at nf_tables, too.
     done = scene.host.run(t.binary, "--list", env=env)
-    assert ((done.returncode, [line.split()[0] for line in done.stdout.splitlines()[1:]])
+    assert ((done.returncode, [line.split()[0] for line in listed_blocks(done.stdout)])
             == (0, [address[works][1]])), "--list"
     done = scene.host.run(t.binary, "--unblock=192.0.2.9", env=env)
     assert (done.returncode, done.stderr) == (1, "tcpparser: no such block\n"), "--unblock"
@@ -378,8 +378,8 @@ def scene_of_both(t, preferred, family="v4", *arguments):
 
 def shows(scene):
     """Sources and flavours as --list prints them."""
-    shown = scene.firewall.product(scene.host, "--list").stdout.splitlines()[1:]
-    return sorted((line.split()[0], line.split()[-1]) for line in shown)
+    shown = listed_blocks(scene.firewall.product(scene.host, "--list").stdout)
+    return sorted((line.split()[0], line.split()[-2]) for line in shown)
 
 
 def other_sources(scene):

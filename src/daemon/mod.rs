@@ -186,6 +186,11 @@ impl Daemon {
         let now = clock::now(kernel);
         let (commands, options) = (&mut self.commands, &self.options);
         commands.enable(kernel, start_up.hash_key, options, task, now);
+        if task == Task::List {
+            start::protect(start_up, &mut self.host, &self.options);
+            self.start_facts(kernel);
+        }
+        let (commands, options) = (&mut self.commands, &self.options);
         let (output, host, buffer) = (&mut self.output, &self.host, &mut self.netlink_buffer);
         blocks::run(kernel, commands, output, options, host, buffer, task)
     }

@@ -11,7 +11,7 @@ use crate::daemon::procfs::has_ipv6;
 use crate::firewall::comment::Facts;
 use crate::firewall::iptables::Tool;
 use crate::firewall::{Explanation, Failure, FailureReason, Task, Unusable};
-use crate::host::Host;
+use crate::host::{Host, Protection};
 use crate::kernel::Kernel;
 use crate::limits::ONE_SHOT_WAIT_BUDGET;
 use crate::options::Options;
@@ -92,8 +92,32 @@ pub fn run(
     if removed > 0 {
         print_removed(kernel, output, removed);
     }
+    let has_failed = failures.are_sets || failures.tools.v4.or(failures.tools.v6).is_some();
+    if task == Task::List && !has_failed {
+        print_protected(kernel, output, host, count > 0);
+    }
     output.finish(kernel);
     end(kernel, commands, &failures, task, count + removed)
+}
+
+/// Prints what is never blocked here, and why, below the blocks if there are
+/// any.
+fn print_protected(
+    kernel: &mut impl Kernel,
+    output: &mut Output,
+    host: &Host,
+    is_below_blocks: bool,
+) {
+    if is_below_blocks {
+        output.line(kernel, b"");
+    }
+    output.line(kernel, report::NEVER_BLOCKED);
+    for reason in Protection::OF_A_HOST {
+        let line = report::never_blocked(host, reason);
+        if !line.is_empty() {
+            output.line(kernel, line.as_bytes());
+        }
+    }
 }
 
 /// Prints what the table listed last holds, and how many blocks that is. The
