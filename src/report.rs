@@ -6,7 +6,7 @@ use crate::detector::{Data, Scan};
 use crate::firewall::comment::Facts;
 use crate::firewall::iptables::{Hook, Rule, Tool};
 use crate::firewall::{EndReason, Failure, FailureReason};
-use crate::host::{Host, Protection};
+use crate::host::Protection;
 use crate::kernel::Errno;
 use crate::text::{Text, TextView};
 use crate::time::{Calendar, Duration, Instant};
@@ -84,7 +84,7 @@ pub fn blocked(
     rule: &Rule,
     length: Option<Duration>,
     data: Data,
-    exec_root: &[u8],
+    advice: &Advice,
 ) -> Line {
     let mut line = begin_source(time, b"Blocked", rule.source);
     match length {
@@ -99,15 +99,30 @@ pub fn blocked(
         Data::Silent => b", data sent: no, undo: ",
         Data::Sent => b", data sent: yes, undo: ",
     });
-    line.put(b"tcpparser --unblock ");
-    rule.source.write(&mut line);
-    put_exec_root(&mut line, exec_root);
+    let mut whom: Text<48> = Text::new();
+    rule.source.write(&mut whom);
+    put_undo(&mut line, whom.as_bytes(), advice);
     line
 }
 
-/// Ends an undo command that has to use the tools of another root directory.
-/// A name that a shell may read as more than a name stays out.
-fn put_exec_root(out: &mut TextView, directory: &[u8]) {
+/// What undo commands depend on.
+pub struct Advice<'a> {
+    /// The root directory of the tools; empty: ours.
+    pub exec_root: &'a [u8],
+    /// They are typed outside of this container, whose name is not known here.
+    pub is_container: bool,
+}
+
+/// Appends an undo command. A directory's name that a shell may read as more
+/// than a name stays out.
+#[inline(never)]
+fn put_undo(out: &mut TextView, whom: &[u8], advice: &Advice) {
+    if advice.is_container {
+        out.put(b"docker exec NAME ");
+    }
+    out.put(b"tcpparser --unblock ");
+    out.put(whom);
+    let directory = advice.exec_root;
     if directory.is_empty() {
         return;
     }
@@ -293,33 +308,17 @@ pub fn listed_block(
 pub const NEVER_BLOCKED: &[u8] =
     b"never blocked: loopback, multicast, broadcast, 169.254.0.0/16 (on any host)";
 
-/// Addresses of one reason that --list names.
-const PROTECTED_MAX: usize = 12;
-
-/// What is never blocked for one reason; nothing where that is none.
-#[inline(never)]
-pub fn never_blocked(host: &Host, reason: Protection) -> Line {
+/// What is never blocked here, or more of that, and why.
+pub fn never_blocked(network: Option<Network>, reason: Protection) -> Line {
     let mut line = Line::new();
-    let mut index = 0;
-    while let Some(network) = host.protected_for(reason, index) {
-        let before: &[u8] = if index == 0 {
-            b"never blocked: "
-        } else {
-            b", "
-        };
-        line.put(before);
-        if index == PROTECTED_MAX {
-            line.put("…".as_bytes());
-            break;
-        }
-        network.write(&mut line);
-        index += 1;
+    line.put(b"never blocked: ");
+    match network {
+        Some(network) => network.write(&mut line),
+        None => line.put("…".as_bytes()),
     }
-    if index > 0 {
-        line.put(b" (");
-        line.put(reason.words());
-        line.put(b")");
-    }
+    line.put(b" (");
+    line.put(reason.words());
+    line.put(b")");
     line
 }
 
@@ -350,7 +349,7 @@ fn write_left(out: &mut TextView, seconds: u64) {
 }
 
 /// The last line where blocks stand: how many, and how to lift them.
-pub fn exit(standing: usize, exec_root: &[u8]) -> Line {
+pub fn exit(standing: usize, advice: &Advice) -> Line {
     let mut line = Line::new();
     line.put_decimal(standing as u64);
     line.put(if standing == 1 {
@@ -358,8 +357,12 @@ pub fn exit(standing: usize, exec_root: &[u8]) -> Line {
     } else {
         b" blocks stand"
     });
-    line.put(b"; to lift all: tcpparser --unblock all");
-    put_exec_root(&mut line, exec_root);
+    line.put(b"; to lift all: ");
+    // It is not there any more.
+    if advice.is_container {
+        line.put(b"docker start NAME; ");
+    }
+    put_undo(&mut line, b"all", advice);
     line
 }
 
@@ -384,7 +387,6 @@ mod tests {
     use crate::detector::Ports;
     use crate::firewall::comment::Comment;
     use crate::firewall::iptables::Scope;
-    use crate::netlink::{HostMessage, Section};
     use std::format;
     use std::str::from_utf8;
 
@@ -396,6 +398,20 @@ mod tests {
         minute: 11,
         second: 53,
     };
+
+    const fn advice(exec_root: &[u8]) -> Advice<'_> {
+        Advice {
+            exec_root,
+            is_container: false,
+        }
+    }
+
+    const fn in_container(exec_root: &[u8]) -> Advice<'_> {
+        Advice {
+            exec_root,
+            is_container: true,
+        }
+    }
 
     fn endpoint(text: &str) -> Endpoint {
         Endpoint::parse(text.as_bytes()).unwrap()
@@ -486,15 +502,20 @@ mod tests {
                 &rule,
                 Some(Duration::from_secs(600)),
                 Data::Unknown,
-                b"",
+                &advice(b""),
             ),
             "2021-11-01 21:11:53:            Blocked:              10.0.0.2 for 10m, data sent: unknown, undo: \
             tcpparser --unblock 10.0.0.2",
         );
         assert_line(
-            blocked(TIME, &rule, None, Data::Silent, b"/host"),
+            blocked(TIME, &rule, None, Data::Silent, &advice(b"/host")),
             "2021-11-01 21:11:53:            Blocked:              10.0.0.2 for ever, data sent: no, undo: \
             tcpparser --unblock 10.0.0.2 --exec-root /host",
+        );
+        assert_line(
+            blocked(TIME, &rule, None, Data::Silent, &in_container(b"")),
+            "2021-11-01 21:11:53:            Blocked:              10.0.0.2 for ever, data sent: no, undo: \
+            docker exec NAME tcpparser --unblock 10.0.0.2",
         );
         assert_line(
             not_blocked(TIME, network("10.0.0.2"), b"gateway"),
@@ -543,37 +564,20 @@ mod tests {
         }
     }
 
-    /// A line for each reason, of IPv6 addresses of full length at the most.
     #[test]
     fn what_is_never_blocked() {
-        static HOST: std::sync::Mutex<Host> = std::sync::Mutex::new(Host::new());
-        let mut host = HOST.lock().unwrap();
-        let gateway = |host: &mut Host, text| {
-            let message = HostMessage::Gateway(Section::Ipv6Routes, network(text).address());
-            host.take(message);
-        };
-        assert_line(never_blocked(&host, Protection::Gateway), "");
-        gateway(&mut host, "fe80::1");
-        let line = "never blocked: fe80::1 (gateway)";
-        assert_line(never_blocked(&host, Protection::Gateway), line);
-        gateway(&mut host, "192.0.2.1");
-        gateway(&mut host, "2001:db8::1");
-        let line = "never blocked: 2001:db8::1, 192.0.2.1, fe80::1 (gateway)";
-        assert_line(never_blocked(&host, Protection::Gateway), line);
-        host.allow(network("10.0.0.0/8"));
-        let line = "never blocked: 10.0.0.0/8 (--allow)";
-        assert_line(never_blocked(&host, Protection::Allowed), line);
-        let line = "never blocked: ::/0 (own addresses and gateways not fully known)";
-        assert_line(never_blocked(&host, Protection::HostUnknown), line);
-        for last in 1..=20 {
-            host.allow(network(&format!(
-                "2001:db8:aaaa:bbbb:cccc:dddd:eeee:ff{last:02}/128"
-            )));
+        for (network, reason, line) in [
+            (
+                Some("10.0.0.0/8"),
+                Protection::Allowed,
+                "10.0.0.0/8 (--allow)",
+            ),
+            (Some("fe80::1"), Protection::Gateway, "fe80::1 (gateway)"),
+            (None, Protection::OwnAddress, "… (own address)"),
+        ] {
+            let line = format!("never blocked: {line}");
+            assert_line(never_blocked(network.map(self::network), reason), &line);
         }
-        let line = never_blocked(&host, Protection::Allowed);
-        assert!(!line.is_truncated());
-        let text = from_utf8(line.as_bytes()).unwrap();
-        assert!(text.ends_with(":ff11, … (--allow)"), "{text}");
     }
 
     /// The ports come last, however many they are.
@@ -636,28 +640,33 @@ mod tests {
             &rule,
             Some(Duration::from_millis(2_073_600_001)),
             Data::Sent,
-            &[b'r'; crate::options::DIRECTORY_MAX_LENGTH],
+            &in_container(&[b'r'; crate::options::DIRECTORY_MAX_LENGTH]),
         );
         assert!(!line.is_truncated());
-        let line = exit(usize::MAX, &[b'r'; crate::options::DIRECTORY_MAX_LENGTH]);
+        let directory = [b'r'; crate::options::DIRECTORY_MAX_LENGTH];
+        let line = exit(usize::MAX, &in_container(&directory));
         assert!(!line.is_truncated());
     }
 
     #[test]
     fn the_exit_line_lifts_what_stands() {
         assert_line(
-            exit(1, b""),
+            exit(1, &advice(b"")),
             "1 block stands; to lift all: tcpparser --unblock all",
         );
         assert_line(
-            exit(3, b""),
+            exit(3, &advice(b"")),
             "3 blocks stand; to lift all: tcpparser --unblock all",
+        );
+        assert_line(
+            exit(3, &in_container(b"")),
+            "3 blocks stand; to lift all: docker start NAME; docker exec NAME tcpparser --unblock all",
         );
         for (directory, shown) in [("../a-b_c", "../a-b_c"), ("/a b", "DIR"), ("$(x)", "DIR")] {
             let expected = std::format!(
                 "2 blocks stand; to lift all: tcpparser --unblock all --exec-root {shown}"
             );
-            assert_line(exit(2, directory.as_bytes()), &expected);
+            assert_line(exit(2, &advice(directory.as_bytes())), &expected);
         }
     }
 }

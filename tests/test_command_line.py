@@ -183,6 +183,14 @@ def test_without_net_admin_the_way_out_is_named(t):
     assert "sudo" in errors and "--dry-run" in errors, f"no way out in {errors!r}"
 
 
+def test_without_net_admin_a_container_is_told_its_option(t):
+    need("setpriv")
+    guard = t.guard(t.namespace("host"), before=DROPPED, env={"container": "oci"})
+    assert guard.wait_exit() == 1, "exit status"
+    assert guard.error_output() == ["tcpparser: blocking needs CAP_NET_ADMIN: start it with "
+                                    "--cap-add=NET_ADMIN, or only watch with --dry-run"], "stderr"
+
+
 @pytest.mark.parametrize("option", ["--dry-run", "--firewall=none"])
 def test_without_net_admin_it_still_watches(t, option):
     need("setpriv")

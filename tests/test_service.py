@@ -175,7 +175,9 @@ def test_way_out_is_named_where_it_is_one(t, trouble, place):
            else {"PATH": t.folder("empty"), "TZ": "UTC0"})
     if place == "container":
         env["container"] = "podman"
-    guard = t.guard(t.namespace("host"), *root, *IPTABLES_ALONE, env=env).ready()
+    host = t.namespace("host")
+    host.listen(22)
+    guard = t.guard(host, *root, *IPTABLES_ALONE, env=env).ready()
     wait_for(lambda: any(NOTHING in line for line in guard.error_output()), "the way out")
     guard.wait_readings(2)
     assert ([line for line in guard.error_output() if not line.endswith("; it is tried again")]

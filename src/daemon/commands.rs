@@ -11,7 +11,7 @@ use crate::kernel::{Child, Descriptor, Errno, Exit, Interest, Invocation, Kernel
 use crate::limits::OUTPUT_BUFFER;
 use crate::metrics::{BlockFailure, CommandExit, Metrics};
 use crate::options::{FirewallChoice, Options};
-use crate::report;
+use crate::report::{self, Advice};
 use crate::table::HashKey;
 use crate::text::{Text, trim};
 use crate::time::{Duration, Instant, nearest};
@@ -305,6 +305,14 @@ impl Commands {
 
     // Reports.
 
+    /// What undo commands depend on.
+    pub fn advice(&self) -> Advice<'_> {
+        Advice {
+            exec_root: self.invocation.root.as_bytes(),
+            is_container: self.is_container,
+        }
+    }
+
     /// Counts a command that ended, and says what failed.
     pub fn report_end(
         &mut self,
@@ -400,8 +408,7 @@ impl Commands {
                     if destroys {
                         self.destroyer.add(rule.source);
                     }
-                    let exec_root = self.invocation.root.as_bytes();
-                    report::blocked(calendar, rule, length, data, exec_root)
+                    report::blocked(calendar, rule, length, data, &self.advice())
                 }
                 Notice::Refused { source, refusal } => {
                     if let Refusal::Protected(_) = refusal {

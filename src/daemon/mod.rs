@@ -700,6 +700,9 @@ impl Daemon {
         let is_whole = is_v4_whole && outcomes.v6 != Outcome::Failed;
         if is_whole {
             self.intake.end_reading(kernel, now);
+            if self.commands.is_container && self.watcher.is_own_namespace() {
+                self.intake.log_if_alone(kernel);
+            }
             self.count_missed(kernel, counters, trigger);
             self.reader.note_good(now);
             self.metrics.last_reading_unix_nanoseconds = Moment::read(kernel).unix_nanoseconds;
@@ -859,7 +862,7 @@ impl Daemon {
         self.end_commands(kernel);
         let standing = self.commands.firewall.standing();
         if standing > 0 {
-            let line = report::exit(standing, self.options.exec_root.as_bytes());
+            let line = report::exit(standing, &self.commands.advice());
             self.output.line(kernel, line.as_bytes());
         }
         self.output

@@ -74,9 +74,16 @@ pub(super) fn may_block(
         log_error(kernel, &[words]);
     }
     if start_up.capabilities & CAP_NET_ADMIN == 0 {
-        let words =
-            b"blocking needs CAP_NET_ADMIN: start it with sudo, or only watch with --dry-run";
-        log_error(kernel, &[words]);
+        let means: &[u8] = if is_container(start_up) {
+            b"--cap-add=NET_ADMIN"
+        } else {
+            b"sudo"
+        };
+        let (words, or) = (
+            b"blocking needs CAP_NET_ADMIN: start it with ",
+            b", or only watch with --dry-run",
+        );
+        log_error(kernel, &[words, means, or]);
         return None;
     }
     is_only_instance(kernel, instance).then_some(true)

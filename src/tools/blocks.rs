@@ -2,7 +2,7 @@
 //! firewall's own commands over every table. What they know they read from the
 //! kernel's rules.
 
-use crate::address::PerFamily;
+use crate::address::{Network, PerFamily};
 use crate::daemon::Flow;
 use crate::daemon::clock::Moment;
 use crate::daemon::commands::Commands;
@@ -18,6 +18,9 @@ use crate::options::Options;
 use crate::report::{self, error_words};
 use crate::text::{Text, trim};
 use crate::time::Instant;
+
+/// Addresses that --list names for one reason.
+const PROTECTED_MAX: usize = 16;
 
 /// What of the firewall could not be listed or changed.
 struct Failures {
@@ -112,12 +115,20 @@ fn print_protected(
         output.line(kernel, b"");
     }
     output.line(kernel, report::NEVER_BLOCKED);
-    for reason in Protection::OF_A_HOST {
-        let line = report::never_blocked(host, reason);
-        if !line.is_empty() {
-            output.line(kernel, line.as_bytes());
-        }
-    }
+    host.name_protected(PROTECTED_MAX, &mut |network, reason| {
+        print_never_blocked(kernel, output, network, reason);
+    });
+}
+
+#[inline(never)]
+fn print_never_blocked(
+    kernel: &mut impl Kernel,
+    output: &mut Output,
+    network: Option<Network>,
+    reason: Protection,
+) {
+    let line = report::never_blocked(network, reason);
+    output.line(kernel, line.as_bytes());
 }
 
 /// Prints what the table listed last holds, and how many blocks that is. The
