@@ -34,7 +34,12 @@ for argument in "$@"; do
         DESTDIR=*) DESTDIR=${argument#*=} ;;
         BINARY=*) BINARY=${argument#*=} ;;
         UNBLOCK=yes | UNBLOCK=no) UNBLOCK=${argument#*=} ;;
-        *) give_up "'$argument' is not known; the head of $0 lists what is" ;;
+        -h | --help | help)
+            # The comment at the head.
+            sed -n '1d; /^#/!q; s/^# \{0,1\}//p' "$0"
+            exit
+            ;;
+        *) give_up "'$argument' is not known: see $0 --help" ;;
     esac
 done
 
@@ -114,7 +119,7 @@ set_places() {
             case $PREFIX in
                 /usr | /usr/local) place=$PREFIX/lib/systemd/system/tcpparser.service ;;
             esac
-            again='systemctl restart tcpparser' log='journalctl -f -u tcpparser'
+            again='systemctl reload tcpparser' log='journalctl -f -u tcpparser'
             ;;
         none) ;;
         *) give_up "INIT=$INIT is not known: auto, none, sysv, openrc, procd or systemd" ;;
@@ -195,8 +200,15 @@ start() {
         sysv) enable_sysv && "$SCRIPT" restart ;;
         openrc) rc-update -q add tcpparser default && rc-service tcpparser restart ;;
         procd) "$SCRIPT" enable && "$SCRIPT" restart ;;
-        systemd) systemctl daemon-reload && systemctl -q enable tcpparser && systemctl restart tcpparser ;;
+        systemd) systemctl daemon-reload && systemctl -q enable tcpparser && restart_unit ;;
     esac
+}
+
+# A reload is a restart that looks at the settings first.
+restart_unit() {
+    verb=restart
+    ! systemctl -q is-active tcpparser || verb=reload
+    systemctl "$verb" tcpparser
 }
 
 stop() {
@@ -222,7 +234,7 @@ install_all() {
     put 755 "$BINARY" "$PROGRAM"
     [ ! -f "$here/tcpparser.8" ] || put 644 "$here/tcpparser.8" "$MAN_PAGE"
     if [ -z "$file" ]; then
-        echo "nothing starts it yet; by hand, as root: $PROGRAM"
+        echo "nothing starts it; by hand, as root: $PROGRAM"
         echo "at boot: again with INIT=sysv, openrc, procd or systemd, whichever runs this machine"
         return
     fi

@@ -114,8 +114,10 @@ const SHARED: [Network; 3] = [
 /// 6.1.2): one host on a link can be thousands of them.
 const LINK_LOCAL: Network = v6(0xfe80 << 112, 10);
 
-/// Where a fact is listed: a bit for each `Section`, and this one.
+/// Where a fact is listed: a bit for each `Section`, and one for these.
 const RESOLVER_FILES: u8 = 1 << Section::ALL.len();
+/// And what the start brought.
+const START: u8 = RESOLVER_FILES << 1;
 
 /// A network, and where it is listed. IPv4 stands above all of IPv6, in
 /// ff00::/8, where no fact ever is.
@@ -157,6 +159,11 @@ impl Place {
 
     const fn is_ipv4(self) -> bool {
         self.0 >= u128::MAX << 32
+    }
+
+    const fn network(self) -> Network {
+        let above = if self.is_ipv4() { 96 } else { 0 };
+        Network::new(self.address(), self.1 - above)
     }
 
     const fn address(self) -> IpAddr {
@@ -300,11 +307,13 @@ impl Facts {
     /// Whether a fact shares an address with `network`: one lies in it, or, one
     /// search for each length that there is, around it.
     fn overlaps(&self, network: Network) -> bool {
+        let Some(first) = self.sorted.first() else {
+            return false;
+        };
         let place = Place::of(network);
         // IPv4 stands above: where no fact is of IPv6, no IPv6 peer of the
         // thousands in a reading needs a search.
-        let first = self.sorted.first();
-        if first.is_none_or(|first| place.last() < first.place().0) {
+        if place.last() < first.place().0 {
             return false;
         }
         let next = self.sorted.get(self.index_of(place));
@@ -441,7 +450,7 @@ pub struct Host<const OWN: usize = OWN_ADDRESSES, const LINKS: usize = ON_LINK_P
     naming: u32,
     names_stub: bool,
     resolver_line: ResolverLine,
-    ssh_peer: Vec<IpAddr, 1>,
+    ssh_peer: Facts<Vec<Fact, 1>>,
     /// The sections with local networks that make nothing ours, as one fact.
     diversions: Facts<Vec<Fact, 1>>,
     nameservers: Facts<Vec<Fact, NAMESERVERS>>,
@@ -450,7 +459,7 @@ pub struct Host<const OWN: usize = OWN_ADDRESSES, const LINKS: usize = ON_LINK_P
     link_local_gateways: Facts<Vec<Fact, LINK_LOCAL_GATEWAYS>>,
     own: Facts<Vec<Fact, OWN>>,
     on_link: Facts<Vec<Fact, LINKS>>,
-    allowed: Vec<Network, ALLOWED>,
+    allowed: Facts<Vec<Fact, ALLOWED>>,
 }
 
 impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
@@ -464,8 +473,8 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
             naming: 0,
             names_stub: false,
             resolver_line: ResolverLine::new(),
-            ssh_peer: Vec::new(),
-            allowed: Vec::new(),
+            ssh_peer: Facts::new(),
+            allowed: Facts::new(),
             nameservers: Facts::new(),
             broadcasts: Facts::new(),
             gateways: Facts::new(),
@@ -476,16 +485,18 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
         }
     }
 
-    /// Protects a network of --allow for good; `false` where no more fit.
+    /// Protects a network of --allow for good; `false` where that was done, or no
+    /// more fit.
     pub fn allow(&mut self, network: Network) -> bool {
-        self.allowed.push(fold_network(network)).is_ok()
+        let network = fold_network(network);
+        self.allowed.view_mut().insert(network, START)
     }
 
     /// Protects the peer named first in `value`, the environment variable
     /// SSH_CONNECTION (ssh(1)); `false` where it names none.
     pub fn set_ssh_connection(&mut self, value: &[u8]) -> bool {
-        self.ssh_peer.clear();
-        first_address(value).is_some_and(|address| self.ssh_peer.push(address).is_ok())
+        let address = first_address(value).map(Network::single);
+        address.is_some_and(|address| self.ssh_peer.view_mut().insert(address, START))
     }
 
     /// A dump of `section` begins.
@@ -773,7 +784,6 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
         if let Some((_, protection)) = always {
             return Some(*protection);
         }
-        let mut peers = self.ssh_peer.iter().map(|peer| Network::single(*peer));
         if self.own.view().overlaps(network) {
             Some(Protection::OwnAddress)
         } else if self.gateways.view().overlaps(network)
@@ -784,12 +794,36 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
             Some(Protection::Nameserver)
         } else if self.broadcasts.view().overlaps(network) {
             Some(Protection::Broadcast)
-        } else if self.allowed.iter().any(|held| held.overlaps(network)) {
+        } else if self.allowed.view().overlaps(network) {
             Some(Protection::Allowed)
         } else {
-            peers
-                .any(|peer| peer.overlaps(network))
-                .then_some(Protection::SshPeer)
+            let is_peer = self.ssh_peer.view().overlaps(network);
+            is_peer.then_some(Protection::SshPeer)
+        }
+    }
+
+    /// Names what is protected on this host and why, but for the broadcast
+    /// addresses of its links: of one kind at most so many, and then `None`.
+    #[inline(never)]
+    pub fn name_protected(&self, most: usize, name: &mut dyn FnMut(Option<Network>, Protection)) {
+        let facts: [(Protection, &Facts); 6] = [
+            (Protection::OwnAddress, self.own.view()),
+            (Protection::Gateway, self.gateways.view()),
+            (Protection::Gateway, self.link_local_gateways.view()),
+            (Protection::Nameserver, self.nameservers.view()),
+            (Protection::Allowed, self.allowed.view()),
+            (Protection::SshPeer, self.ssh_peer.view()),
+        ];
+        for (protection, facts) in facts {
+            for fact in facts.sorted.iter().take(most) {
+                name(Some(fact.place().network()), protection);
+            }
+            if facts.sorted.len() > most {
+                name(None, protection);
+            }
+        }
+        if self.is_incomplete() {
+            name(None, Protection::HostUnknown);
         }
     }
 }
@@ -1537,8 +1571,8 @@ mod tests {
     #[test]
     fn allow_and_ssh_are_bounded() {
         let mut host = Box::new(SmallHost::new());
-        for _ in 0..limits::ALLOWED {
-            assert!(host.allow(net("192.0.2.0/24")));
+        for number in 0..limits::ALLOWED {
+            assert!(host.allow(net(&format!("192.0.{number}.0/24"))));
         }
         assert!(!host.allow(net("198.51.100.0/24")));
         for value in ["", "garbage 1 2 3", " "] {

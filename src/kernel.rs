@@ -6,7 +6,7 @@ use core::num::NonZeroI32;
 
 use crate::address::Endpoint;
 use crate::table::HashKey;
-use crate::text::Text;
+use crate::text::{Text, split_once};
 use crate::time::{Calendar, Duration};
 
 /// The error number of a failed system call, errno(3).
@@ -327,8 +327,27 @@ pub struct StartUp<'a> {
     /// A secret: getrandom(2) with GRND_NONBLOCK, else the AT_RANDOM bytes of
     /// getauxval(3).
     pub hash_key: HashKey,
+    /// The entry of environ(7) at an index, `NAME=value`; `None` past the last.
+    pub environment: &'a dyn Fn(usize) -> Option<&'a [u8]>,
+}
+
+impl<'a> StartUp<'a> {
+    /// Every entry of the environment.
+    pub fn variables(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        (0..).map_while(self.environment)
+    }
+
     /// The value of an environment variable, getenv(3).
-    pub environment: &'a dyn Fn(&[u8]) -> Option<&'a [u8]>,
+    #[inline(never)]
+    pub fn variable(&self, name: &[u8]) -> Option<&'a [u8]> {
+        for entry in self.variables() {
+            let (own, value) = split_once(entry, b'=');
+            if own == name {
+                return Some(value);
+            }
+        }
+        None
+    }
 }
 
 /// The operating system. Each verb is one system call or a fixed handful; none

@@ -10,7 +10,7 @@ use crate::address::{Endpoint, Network};
 use crate::kernel::{PATH_MAX_LENGTH, Path};
 use crate::limits;
 use crate::text::{
-    Text, TextView, eq_ignore_case, has_byte, parse_decimal, split, split_once, trim,
+    Text, TextView, eq_ignore_case, has_byte, holds, parse_decimal, split, split_once, trim,
 };
 use crate::time::Duration;
 
@@ -53,6 +53,8 @@ pub enum Id {
     Unblock,
     /// --healthcheck
     Healthcheck,
+    /// --check
+    Check,
     /// --help
     Help,
     /// --version
@@ -61,7 +63,7 @@ pub enum Id {
 
 impl Id {
     /// Every option, in the order of `TABLE`.
-    const ALL: [Self; 20] = [
+    const ALL: [Self; 21] = [
         Self::Interval,
         Self::Window,
         Self::Ports,
@@ -80,6 +82,7 @@ impl Id {
         Self::List,
         Self::Unblock,
         Self::Healthcheck,
+        Self::Check,
         Self::Help,
         Self::Version,
     ];
@@ -113,13 +116,18 @@ pub struct Row {
     pub help: &'static [u8],
 }
 
+/// What the name of each environment variable begins with.
+const PREFIX: &[u8] = b"TCPPARSER_";
+
 /// Longest name of an environment variable.
 const VARIABLE_MAX: usize = 40;
+/// Longest name of an option.
+const NAME_MAX: usize = VARIABLE_MAX - PREFIX.len();
 
 impl Row {
     /// The environment variable that does the same: TCPPARSER_BLOCK_TIME.
     pub fn variable(&self) -> Text<VARIABLE_MAX> {
-        let mut name = Text::from_bytes(b"TCPPARSER_");
+        let mut name = Text::from_bytes(PREFIX);
         for byte in self.name {
             name.put_byte(if *byte == b'-' {
                 b'_'
@@ -140,7 +148,7 @@ impl Row {
 
     /// Whether it says what to do instead of how.
     const fn is_action(&self) -> bool {
-        self.id.bit() & (TEXTS | MODES) != 0
+        self.id.bit() & (TEXTS | MODES | Id::Check.bit()) != 0
     }
 }
 
@@ -166,6 +174,7 @@ once|||||one reading, no firewall, no HTTP; exit\n\
 list|||||print the blocks\n\
 unblock||WHOM||ADDR, CIDR or all|remove blocks\n\
 healthcheck|||||ask the running daemon; exit 0 or 1\n\
+check|||||name a wrong option or variable; exit 0 or 2\n\
 help|h||||this page\n\
 version|V||||name, version, target and revision";
 
@@ -301,6 +310,8 @@ pub enum Action {
     Unblock(Target),
     /// Ask the running daemon how it is.
     Healthcheck,
+    /// None of it: it was only to be read.
+    Check,
 }
 
 /// Everything that can be set without building anew.
@@ -370,7 +381,8 @@ impl Options {
     /// Replaces everything by the defaults, then the `environment`, then the
     /// `arguments` (without the program's name). A variable counts only where
     /// no argument speaks of the same option, or where none says what to do;
-    /// --allow adds up. An empty variable counts as unset.
+    /// --allow adds up. An empty variable counts as unset, and of two with one
+    /// name the first one counts, as for getenv(3).
     ///
     /// # Errors
     /// The first thing that is not allowed; the process should print its line
@@ -378,7 +390,7 @@ impl Options {
     pub fn parse_into<'a: 'e, 'e>(
         &mut self,
         arguments: impl Iterator<Item = &'a [u8]>,
-        environment: impl Fn(&[u8]) -> Option<&'e [u8]>,
+        environment: impl Iterator<Item = &'e [u8]>,
     ) -> Result<(), UsageError<'e>> {
         self.set_defaults();
         let mut given = Given::new();
@@ -413,10 +425,10 @@ impl Options {
     ) -> Result<(), UsageError<'a>> {
         while let Some(argument) = arguments.next() {
             match argument {
-                b"-" | b"--" => return Err(UsageError::Unknown(argument)),
+                b"-" | b"--" => return Err(unknown(argument)),
                 [b'-', b'-', ..] => self.read_long(argument, &mut arguments, given)?,
                 [b'-', ..] => self.read_short(argument, &mut arguments, given)?,
-                _ => return Err(UsageError::Unknown(argument)),
+                _ => return Err(unknown(argument)),
             }
         }
         Ok(())
@@ -431,7 +443,7 @@ impl Options {
     ) -> Result<(), UsageError<'a>> {
         let (name, value) = split_once(argument, b'=');
         let name = name.strip_prefix(b"--").unwrap_or_default();
-        let row = find_row(&|row| row.name == name).ok_or(UsageError::Unknown(argument))?;
+        let row = find_row(&|row| row.name == name).ok_or(unknown(argument))?;
         let value = if has_byte(argument, b'=') {
             value
         } else if row.is_flag() {
@@ -452,7 +464,7 @@ impl Options {
         let mut letters = argument.get(1..).unwrap_or_default();
         while let [letter, rest @ ..] = letters {
             let row = find_row(&|row| row.short == Some(*letter));
-            let row = row.ok_or(UsageError::Unknown(argument))?;
+            let row = row.ok_or(unknown(argument))?;
             if row.is_flag() {
                 self.take(&row, b"on", Origin::Argument, given)?;
                 letters = rest;
@@ -470,18 +482,26 @@ impl Options {
 
     fn read_environment<'a>(
         &mut self,
-        environment: impl Fn(&[u8]) -> Option<&'a [u8]>,
+        environment: impl Iterator<Item = &'a [u8]>,
         given: &mut Given,
     ) -> Result<(), UsageError<'a>> {
         let arguments = *given;
-        for row in rows() {
-            let is_decided = arguments.is_seen(row.id) && row.id != Id::Allow;
-            if is_decided || row.is_action() && arguments.acts() {
+        let mut decided = arguments.seen & !Id::Allow.bit();
+        for entry in environment {
+            let (name, value) = split_once(entry, b'=');
+            if !name.starts_with(PREFIX) {
                 continue;
             }
-            match environment(row.variable().as_bytes()) {
-                None | Some(b"") => {}
-                Some(value) => self.take(&row, value, Origin::Variable, given)?,
+            let Some(row) = find_row(&|row| row.variable().as_bytes() == name) else {
+                if is_injected(entry, name) {
+                    continue;
+                }
+                return Err(UsageError::Unknown(Origin::Variable, name));
+            };
+            let is_decided = decided & row.id.bit() != 0 || row.is_action() && arguments.acts();
+            decided |= row.id.bit();
+            if !is_decided && !value.is_empty() {
+                self.take(&row, value, Origin::Variable, given)?;
             }
         }
         Ok(())
@@ -551,7 +571,7 @@ impl Options {
                 self.max_blocks_per_minute = between(value, row.range, parse_decimal)? as u32;
             }
             Id::Unblock => given.target = Target::parse(value)?,
-            Id::Once | Id::List | Id::Healthcheck | Id::Help | Id::Version => {
+            Id::Once | Id::List | Id::Healthcheck | Id::Check | Id::Help | Id::Version => {
                 return parse_flag(value);
             }
         }
@@ -586,10 +606,6 @@ impl Given {
         }
     }
 
-    const fn is_seen(&self, id: Id) -> bool {
-        self.seen & id.bit() != 0
-    }
-
     const fn is_on(&self, id: Id) -> bool {
         self.on & id.bit() != 0
     }
@@ -615,6 +631,7 @@ impl Given {
         let mut modes = Id::ALL.iter().copied().filter(is_mode);
         match (modes.next(), modes.next()) {
             (Some(one), Some(other)) => Err(UsageError::NotTogether(one, other)),
+            _ if self.is_on(Id::Check) => Ok(Action::Check),
             (Some(Id::Once), None) => Ok(Action::Once),
             (Some(Id::List), None) => Ok(Action::List),
             (Some(Id::Unblock), None) => Ok(Action::Unblock(self.target)),
@@ -622,6 +639,63 @@ impl Given {
             _ => Ok(Action::Run),
         }
     }
+}
+
+const fn unknown(argument: &[u8]) -> UsageError<'_> {
+    UsageError::Unknown(Origin::Argument, argument)
+}
+
+/// What the variables hold, up to and with their `=`, that Kubernetes makes for
+/// a service, and Docker for a linked container, whose name begins like ours;
+/// and those of our own builds.
+const INJECTED: &[u8] = b"_SERVICE_HOST=|_SERVICE_PORT=|_SERVICE_PORT_|_NAME=|_ENV_|\
+    _PORT_0|_PORT_1|_PORT_2|_PORT_3|_PORT_4|_PORT_5|_PORT_6|_PORT_7|_PORT_8|_PORT_9|\
+    TCPPARSER_BUILD_";
+
+/// Whether an entry of the environment is one of these, or a …_PORT with a URL.
+fn is_injected(entry: &[u8], name: &[u8]) -> bool {
+    let name = entry.get(..=name.len()).unwrap_or(name);
+    let is_url = name.ends_with(b"_PORT=") && holds(entry, b"://");
+    is_url || split(INJECTED, b'|').any(|word| holds(name, word))
+}
+
+/// The option whose name takes the fewest changes to be made of a word, if
+/// anything of that is left then.
+fn nearest(word: &[u8]) -> Option<Id> {
+    let (word, _) = split_once(word, b'=');
+    let word = word.strip_prefix(b"--").unwrap_or(word);
+    let word = word.get(..NAME_MAX).unwrap_or(word);
+    for most in 0..word.len() {
+        if let Some(row) = find_row(&|row| distance(word, row.name) <= most) {
+            return Some(row.id);
+        }
+    }
+    None
+}
+
+/// How many bytes have to be put in, taken out or replaced to make `name` of
+/// `word` (Levenshtein), one row of the matrix after the other. Case does not
+/// matter, and variables have `_` for `-`.
+#[inline(never)]
+fn distance(word: &[u8], name: &[u8]) -> usize {
+    let mut row: [usize; NAME_MAX] = core::array::from_fn(|column| column + 1);
+    let mut last = name.len();
+    for (line, byte) in word.iter().enumerate() {
+        let byte = if *byte == b'_' {
+            b'-'
+        } else {
+            byte.to_ascii_lowercase()
+        };
+        let mut above_left = line;
+        last = line + 1;
+        for (above, own) in row.iter_mut().zip(name) {
+            let replaced = above_left + usize::from(byte != *own);
+            above_left = *above;
+            last = replaced.min(last + 1).min(*above + 1);
+            *above = last;
+        }
+    }
+    last
 }
 
 /// How many values an option can hold.
@@ -700,7 +774,7 @@ fn store_directory(directory: &mut Path, text: &[u8]) -> Option<()> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UsageError<'a> {
     /// Neither an option nor anything else that is expected.
-    Unknown(&'a [u8]),
+    Unknown(Origin, &'a [u8]),
     /// The last argument is an option that takes a value.
     NoValue(Id),
     /// The value is not allowed.
@@ -750,9 +824,18 @@ impl UsageError<'_> {
     fn write(&self, out: &mut TextView) {
         out.put(b"tcpparser: ");
         match self {
-            Self::Unknown(argument) => {
-                put_quote(out, argument);
-                out.put(b" is not an option: see --help");
+            Self::Unknown(origin, word) => {
+                let name = match origin {
+                    Origin::Argument => word,
+                    Origin::Variable => word.get(PREFIX.len()..).unwrap_or_default(),
+                };
+                put_quote(out, word);
+                out.put(b" is not an option");
+                if let Some(id) = nearest(name) {
+                    out.put(b", the nearest is ");
+                    put_name(out, id, *origin);
+                }
+                out.put(b": see --help");
             }
             Self::NoValue(id) => {
                 put_name(out, *id, Origin::Argument);
@@ -864,7 +947,6 @@ pub fn write_version(out: &mut TextView) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashMap;
     use std::format;
     use std::string::{String, ToString};
     use std::sync::LazyLock;
@@ -907,7 +989,10 @@ mod tests {
         arguments: &[&'a [u8]],
         variables: &[(&str, &'a [u8])],
     ) -> Result<Options, UsageError<'a>> {
-        let variables: HashMap<&str, &[u8]> = variables.iter().copied().collect();
+        let variables = variables.iter();
+        // An error names one of them.
+        let variables =
+            variables.map(|(name, value)| &*[name.as_bytes(), b"=", value].concat().leak());
         // What stood there before must not shine through.
         let mut options = Options::new();
         options.allow.push(Network::BLANK).unwrap();
@@ -915,8 +1000,7 @@ mod tests {
         options.dry_run = true;
         options.require_silent = true;
         options.exec_root = Text::from_bytes(b"/old");
-        let environment = |name: &[u8]| variables.get(std::str::from_utf8(name).unwrap()).copied();
-        options.parse_into(arguments.iter().copied(), environment)?;
+        options.parse_into(arguments.iter().copied(), variables)?;
         Ok(options)
     }
 
@@ -1105,6 +1189,7 @@ mod tests {
             "- list -",
             "- unblock -",
             "- healthcheck -",
+            "- check -",
             "h help -",
             "V version -",
         ];
@@ -1238,7 +1323,7 @@ mod tests {
     fn spellings() {
         let values = [
             "5s", "1s", "9", "new", "::1", "1s,2s", "none", "2", "", ":80", "/p", "/r", "", "7",
-            "", "", "all", "", "", "",
+            "", "", "all", "", "", "", "",
         ];
         for (row, value) in TABLE.iter().zip(values) {
             let name = format!("--{}", row.name);
@@ -1352,14 +1437,18 @@ mod tests {
             ("--show=x", "--show: 'x' is not allowed: all/new/scans"),
             ("--block-time=1s,x", "--block-time: 'x' is not allowed: 1..8 of 1s..24d/forever"),
             ("--block-time=1,1,1,1,1,1,1,1,2", "--block-time: '2' is one too many: at most 8"),
-            ("--bogus=1", "'--bogus=1' is not an option: see --help"),
-            ("--port 1", "'--port' is not an option: see --help"),
-            ("--Ports=1", "'--Ports=1' is not an option: see --help"),
-            ("ports", "'ports' is not an option: see --help"),
+            ("--bogus=1", "'--bogus=1' is not an option, the nearest is --ports: see --help"),
+            ("--port 1", "'--port' is not an option, the nearest is --ports: see --help"),
+            ("--Ports=1", "'--Ports=1' is not an option, the nearest is --ports: see --help"),
+            ("ports", "'ports' is not an option, the nearest is --ports: see --help"),
+            ("-once", "'-once' is not an option, the nearest is --once: see --help"),
+            ("--block-tiem=9", "'--block-tiem=9' is not an option, the nearest is --block-time: see --help"),
+            ("--max-block-per-min=9", "'--max-block-per-min=9' is not an option, \
+                the nearest is --max-blocks-per-minute: see --help"),
             ("--once x", "'x' is not an option: see --help"),
             ("-- --once", "'--' is not an option: see --help"),
             ("--=1", "'--=1' is not an option: see --help"),
-            ("---once", "'---once' is not an option: see --help"),
+            ("---once", "'---once' is not an option, the nearest is --once: see --help"),
             ("-", "'-' is not an option: see --help"),
             ("-_", "'- ' is not an option: see --help"),
             ("''", "'' is not an option: see --help"),
@@ -1368,6 +1457,109 @@ mod tests {
             ("--unblock=all --list", "--list: not together with --unblock"),
             ("--healthcheck --once", "--once: not together with --healthcheck"),
         ]);
+    }
+
+    /// A name in a namespace that is ours, so that it can only be misspelt.
+    #[rustfmt::skip]
+    #[test]
+    fn unknown_variables() {
+        check(&[
+            ("$DRYRUN=yes", "'TCPPARSER_DRYRUN' is not an option, the nearest is TCPPARSER_DRY_RUN: see --help"),
+            ("$PORT=5", "'TCPPARSER_PORT' is not an option, the nearest is TCPPARSER_PORTS: see --help"),
+            ("$BLOCKTIME=", "'TCPPARSER_BLOCKTIME' is not an option, the nearest is TCPPARSER_BLOCK_TIME: see --help"),
+            ("$ports=5", "'TCPPARSER_ports' is not an option, the nearest is TCPPARSER_PORTS: see --help"),
+            ("$=1", "'TCPPARSER_' is not an option: see --help"),
+            ("$ZZZ=1 --list", "'TCPPARSER_ZZZ' is not an option: see --help"),
+            ("$ZZZ=1 --version", "version"),
+        ]);
+        let line = from_environment("TCPPARSER_\x1b[31mX", b"secret").unwrap_err();
+        assert_eq!(line, "tcpparser: 'TCPPARSER_?[31mX' is not an option: see --help");
+        let long = format!("TCPPARSER_{}", "X".repeat(10_000));
+        assert!(from_environment(&long, b"").is_err());
+    }
+
+    /// What Kubernetes injects for services named tcpparser and
+    /// tcpparser-metrics, and Docker for a link of the name tcpparser.
+    #[test]
+    fn what_orchestrators_inject_is_passed_over() {
+        for (name, value) in [
+            ("SERVICE_HOST", "10.96.3.7"),
+            ("SERVICE_PORT", "3021"),
+            ("SERVICE_PORT_METRICS", "3021"),
+            ("PORT", "tcp://10.96.3.7:3021"),
+            ("PORT_3021_TCP", "tcp://10.96.3.7:3021"),
+            ("PORT_3021_TCP_PROTO", "tcp"),
+            ("PORT_3021_TCP_PORT", "3021"),
+            ("PORT_3021_TCP_ADDR", "10.96.3.7"),
+            ("METRICS_SERVICE_HOST", "10.96.3.8"),
+            ("METRICS_SERVICE_PORT", "80"),
+            ("METRICS_PORT", "tcp://10.96.3.8:80"),
+            ("METRICS_PORT_80_TCP_ADDR", "10.96.3.8"),
+            ("NAME", "/web/tcpparser"),
+            ("ENV_PATH", "/bin"),
+            ("ENV_TCPPARSER_PORTS", "5"),
+            ("BUILD_SOURCES", "1000"),
+        ] {
+            let name = format!("TCPPARSER_{name}");
+            let options = from_environment(&name, value.as_bytes());
+            assert_eq!(
+                format!("{options:?}"),
+                format!("{:?}", parse(&[])),
+                "{name}"
+            );
+        }
+        for (name, value) in [
+            ("PORT", "3021"),
+            ("PORT_TCP", "tcp://10.96.3.7:3021"),
+            ("SERVICEHOST", "10.96.3.7"),
+            ("PORT_X3021", "1"),
+            ("RENAME", "1"),
+            ("BUILDS", "1"),
+        ] {
+            let name = format!("TCPPARSER_{name}");
+            assert!(from_environment(&name, value.as_bytes()).is_err(), "{name}");
+        }
+        // Other programs' are theirs.
+        let entries: [&[u8]; 3] = [b"PATH=/bin", b"TCPPARSER=1", b"tcpparser_dry_run=1"];
+        let mut options = Options::new();
+        let parsed = options.parse_into([].into_iter(), entries.into_iter());
+        assert_eq!(parsed, Ok(()));
+        assert_eq!(options, accepted(&[]));
+    }
+
+    /// As getenv(3) has it.
+    #[test]
+    fn the_first_of_two_variables_of_one_name_counts() {
+        check(&[
+            ("$PORTS=4 $PORTS=5", "ports=4"),
+            ("$PORTS=4 $PORTS=none", "ports=4"),
+            ("$ALLOW=::1 $ALLOW=::2", "allow=::1/128"),
+            ("$PORTS= $PORTS=5", ""),
+        ]);
+    }
+
+    /// All that stands beside it is read as if it were not there.
+    #[rustfmt::skip]
+    #[test]
+    fn check_reads_and_does_nothing() {
+        check(&[
+            ("--check", "check"),
+            ("--check -p5 --once", "check ports=5"),
+            ("--check=no --once", "once"),
+            ("$CHECK=yes", "check"),
+            ("$CHECK=yes --once", "once"),
+            ("--check --help", "help"),
+            ("--check --once --list", "--once: not together with --list"),
+            ("$ONCE=maybe --check", "TCPPARSER_ONCE: 'maybe' is not allowed: 1/true/yes/on or 0/false/no/off"),
+            ("$ALLOW=::1,host --check", "TCPPARSER_ALLOW: 'host' is not allowed: address or network"),
+            ("$INTERVALL=1 --check", "'TCPPARSER_INTERVALL' is not an option, the nearest is TCPPARSER_INTERVAL: see --help"),
+        ]);
+    }
+
+    #[test]
+    fn underscores_are_near_dashes() {
+        let line = "tcpparser: '--dry_run' is not an option, the nearest is --dry-run: see --help";
+        assert_eq!(refused(&["--dry_run"]), line);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! The lines of standard output, to the letter.
 
-use crate::address::{Endpoint, Network, write_address};
+use crate::address::{Endpoint, Family, Network, write_address};
 use crate::connections::Direction;
 use crate::detector::{Data, Scan};
 use crate::firewall::comment::Facts;
 use crate::firewall::iptables::{Hook, Rule, Tool};
 use crate::firewall::{EndReason, Failure, FailureReason};
+use crate::host::Protection;
 use crate::kernel::Errno;
 use crate::text::{Text, TextView};
 use crate::time::{Calendar, Duration, Instant};
@@ -88,7 +89,7 @@ pub fn blocked(
     rule: &Rule,
     length: Option<Duration>,
     data: Data,
-    exec_root: &[u8],
+    advice: &Advice,
 ) -> Line {
     let mut line = begin_source(time, b"Blocked", rule.source);
     match length {
@@ -103,15 +104,30 @@ pub fn blocked(
         Data::Silent => b", data sent: no, undo: ",
         Data::Sent => b", data sent: yes, undo: ",
     });
-    line.put(b"tcpparser --unblock ");
-    rule.source.write(&mut line);
-    put_exec_root(&mut line, exec_root);
+    let mut whom: Text<48> = Text::new();
+    rule.source.write(&mut whom);
+    put_undo(&mut line, whom.as_bytes(), advice);
     line
 }
 
-/// Ends an undo command that has to use the tools of another root directory.
-/// A name that a shell may read as more than a name stays out.
-fn put_exec_root(out: &mut TextView, directory: &[u8]) {
+/// What undo commands depend on.
+pub struct Advice<'a> {
+    /// The root directory of the tools; empty: ours.
+    pub exec_root: &'a [u8],
+    /// They are typed outside of this container, whose name is not known here.
+    pub is_container: bool,
+}
+
+/// Appends an undo command. A directory's name that a shell may read as more
+/// than a name stays out.
+#[inline(never)]
+fn put_undo(out: &mut TextView, whom: &[u8], advice: &Advice) {
+    if advice.is_container {
+        out.put(b"docker exec NAME ");
+    }
+    out.put(b"tcpparser --unblock ");
+    out.put(whom);
+    let directory = advice.exec_root;
     if directory.is_empty() {
         return;
     }
@@ -173,8 +189,31 @@ pub fn failure(failure: &Failure) -> Text<320> {
     if !failure.is_listing && failure.tool.is_some() {
         text.put(b"-restore");
     }
+    put_reason(&mut text, failure);
+    let explanation = crate::text::trim(failure.explanation.as_bytes());
+    if !explanation.is_empty() {
+        text.put(b": ");
+        text.put(explanation);
+    }
+    text.put(b"; it is tried again");
+    text
+}
+
+/// Appends what a command did, for a line that begins with its name.
+pub fn put_reason(text: &mut TextView, failure: &Failure) {
     match failure.reason {
-        FailureReason::Missing => text.put(b" could not be started"),
+        FailureReason::Missing => {
+            text.put(b" is not installed");
+            // What is said says of another root that it is not there.
+            if failure.explanation.is_empty() {
+                text.put(b": install the package iptables");
+                // One of its own on some systems.
+                if failure.tool.is_some_and(|tool| tool.family == Family::V6) {
+                    text.put(b" or ip6tables");
+                }
+            }
+        }
+        FailureReason::Unstarted => text.put(b" could not be started"),
         FailureReason::Status(status) => {
             text.put(b" exited with ");
             text.put_decimal(u64::from(status));
@@ -191,13 +230,6 @@ pub fn failure(failure: &Failure) -> Text<320> {
             text.put(error_words(error).as_bytes());
         }
     }
-    let explanation = crate::text::trim(failure.explanation.as_bytes());
-    if !explanation.is_empty() {
-        text.put(b": ");
-        text.put(explanation);
-    }
-    text.put(b"; it is tried again");
-    text
 }
 
 /// An errno in words, for a diagnostic.
@@ -237,7 +269,7 @@ pub fn jump_stays(hook: Hook, tool: Tool, wait: Duration, above: &[u8]) -> Text<
 
 /// The first line of --list.
 pub const LIST_HEAD: &[u8] =
-    b"SOURCE                                      SINCE               LEFT      STRIKES PORTS                FIREWALL";
+    b"SOURCE                                      SINCE               LEFT      STRIKES FIREWALL        PORTS";
 
 /// One line of --list. Without `facts` its times are those of another boot.
 pub fn listed_block(
@@ -270,9 +302,29 @@ pub fn listed_block(
         None => column.put(b"?"),
     }
     put_column(&mut line, &mut column, 7);
-    column.put(Facts::ports(&rule.comment));
-    put_column(&mut line, &mut column, 20);
-    line.put(firewall);
+    column.put(firewall);
+    put_column(&mut line, &mut column, 15);
+    // Last, since there can be many.
+    line.put(Facts::ports(&rule.comment));
+    line
+}
+
+/// What --list says first of what is never blocked: no line of it begins with an
+/// address, so that a script that reads those of blocks finds none.
+pub const NEVER_BLOCKED: &[u8] =
+    b"never blocked: loopback, multicast, broadcast, 169.254.0.0/16 (on any host)";
+
+/// What is never blocked here, or more of that, and why.
+pub fn never_blocked(network: Option<Network>, reason: Protection) -> Line {
+    let mut line = Line::new();
+    line.put(b"never blocked: ");
+    match network {
+        Some(network) => network.write(&mut line),
+        None => line.put("…".as_bytes()),
+    }
+    line.put(b" (");
+    line.put(reason.words());
+    line.put(b")");
     line
 }
 
@@ -303,7 +355,7 @@ fn write_left(out: &mut TextView, seconds: u64) {
 }
 
 /// The last line where blocks stand: how many, and how to lift them.
-pub fn exit(standing: usize, exec_root: &[u8]) -> Line {
+pub fn exit(standing: usize, advice: &Advice) -> Line {
     let mut line = Line::new();
     line.put_decimal(standing as u64);
     line.put(if standing == 1 {
@@ -311,8 +363,12 @@ pub fn exit(standing: usize, exec_root: &[u8]) -> Line {
     } else {
         b" blocks stand"
     });
-    line.put(b"; to lift all: tcpparser --unblock all");
-    put_exec_root(&mut line, exec_root);
+    line.put(b"; to lift all: ");
+    // It is not there any more.
+    if advice.is_container {
+        line.put(b"docker start NAME; ");
+    }
+    put_undo(&mut line, b"all", advice);
     line
 }
 
@@ -334,7 +390,6 @@ pub fn cidr_line(out: &mut TextView, source: Network) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::address::Family;
     use crate::detector::Ports;
     use crate::firewall::comment::Comment;
     use crate::firewall::iptables::Scope;
@@ -349,6 +404,20 @@ mod tests {
         minute: 11,
         second: 53,
     };
+
+    const fn advice(exec_root: &[u8]) -> Advice<'_> {
+        Advice {
+            exec_root,
+            is_container: false,
+        }
+    }
+
+    const fn in_container(exec_root: &[u8]) -> Advice<'_> {
+        Advice {
+            exec_root,
+            is_container: true,
+        }
+    }
 
     fn endpoint(text: &str) -> Endpoint {
         Endpoint::parse(text.as_bytes()).unwrap()
@@ -441,15 +510,20 @@ mod tests {
                 &rule,
                 Some(Duration::from_secs(600)),
                 Data::Unknown,
-                b"",
+                &advice(b""),
             ),
             "2021-11-01 21:11:53:            Blocked:              10.0.0.2 for 10m, data sent: unknown, undo: \
             tcpparser --unblock 10.0.0.2",
         );
         assert_line(
-            blocked(TIME, &rule, None, Data::Silent, b"/host"),
+            blocked(TIME, &rule, None, Data::Silent, &advice(b"/host")),
             "2021-11-01 21:11:53:            Blocked:              10.0.0.2 for ever, data sent: no, undo: \
             tcpparser --unblock 10.0.0.2 --exec-root /host",
+        );
+        assert_line(
+            blocked(TIME, &rule, None, Data::Silent, &in_container(b"")),
+            "2021-11-01 21:11:53:            Blocked:              10.0.0.2 for ever, data sent: no, undo: \
+            docker exec NAME tcpparser --unblock 10.0.0.2",
         );
         assert_line(
             not_blocked(TIME, network("10.0.0.2"), b"gateway"),
@@ -499,6 +573,52 @@ mod tests {
     }
 
     #[test]
+    fn what_is_never_blocked() {
+        for (network, reason, line) in [
+            (
+                Some("10.0.0.0/8"),
+                Protection::Allowed,
+                "10.0.0.0/8 (--allow)",
+            ),
+            (Some("fe80::1"), Protection::Gateway, "fe80::1 (gateway)"),
+            (None, Protection::OwnAddress, "… (own address)"),
+        ] {
+            let line = format!("never blocked: {line}");
+            assert_line(never_blocked(network.map(self::network), reason), &line);
+        }
+    }
+
+    /// The ports come last, however many they are.
+    #[test]
+    fn columns_of_the_list() {
+        let head = from_utf8(LIST_HEAD).unwrap();
+        for ports in ["22,25,80,445", "4001,4002,4003,4004,4005,4006,4007,4008,+9"] {
+            for place in [b"nft".as_slice(), b"iptables-legacy"] {
+                let comment = format!("tcpparser v1 b=0badcafe e=700 s=1 t=100 d=? p={ports}");
+                let rule = Rule {
+                    source: network("2001:db8:1:2::/64"),
+                    scope: Scope::Everything,
+                    comment: Comment::from_listing(comment.as_bytes()).unwrap(),
+                };
+                let (facts, now) = (Facts::read(&rule.comment), Instant::from_secs(0));
+                let line = listed_block(&rule, facts, Some(TIME), now, place);
+                let line = from_utf8(line.as_bytes()).unwrap();
+                for (name, value) in [
+                    ("SINCE", "2021-11-01 21:11:53 "),
+                    ("LEFT", "11m40s "),
+                    ("STRIKES", "1 "),
+                    ("FIREWALL", from_utf8(place).unwrap()),
+                    ("PORTS", ports),
+                ] {
+                    let column = &line[head.find(name).unwrap()..];
+                    assert!(column.starts_with(value), "{name}: {line}");
+                }
+                assert!(line.ends_with(&format!(" {ports}")), "{line}");
+            }
+        }
+    }
+
+    #[test]
     fn the_longest_lines_fit() {
         let longest = network("2001:db8:aaaa:bbbb:cccc:dddd:eeee:ffff");
         let mut ports = Ports::new();
@@ -529,28 +649,33 @@ mod tests {
             &rule,
             Some(Duration::from_millis(2_073_600_001)),
             Data::Sent,
-            &[b'r'; crate::options::DIRECTORY_MAX_LENGTH],
+            &in_container(&[b'r'; crate::options::DIRECTORY_MAX_LENGTH]),
         );
         assert!(!line.is_truncated());
-        let line = exit(usize::MAX, &[b'r'; crate::options::DIRECTORY_MAX_LENGTH]);
+        let directory = [b'r'; crate::options::DIRECTORY_MAX_LENGTH];
+        let line = exit(usize::MAX, &in_container(&directory));
         assert!(!line.is_truncated());
     }
 
     #[test]
     fn the_exit_line_lifts_what_stands() {
         assert_line(
-            exit(1, b""),
+            exit(1, &advice(b"")),
             "1 block stands; to lift all: tcpparser --unblock all",
         );
         assert_line(
-            exit(3, b""),
+            exit(3, &advice(b"")),
             "3 blocks stand; to lift all: tcpparser --unblock all",
+        );
+        assert_line(
+            exit(3, &in_container(b"")),
+            "3 blocks stand; to lift all: docker start NAME; docker exec NAME tcpparser --unblock all",
         );
         for (directory, shown) in [("../a-b_c", "../a-b_c"), ("/a b", "DIR"), ("$(x)", "DIR")] {
             let expected = std::format!(
                 "2 blocks stand; to lift all: tcpparser --unblock all --exec-root {shown}"
             );
-            assert_line(exit(2, directory.as_bytes()), &expected);
+            assert_line(exit(2, &advice(directory.as_bytes())), &expected);
         }
     }
 }

@@ -265,6 +265,13 @@ pub fn has_byte(bytes: &[u8], byte: u8) -> bool {
     before.len() < bytes.len()
 }
 
+/// Whether `word`, which is not empty, stands in a text.
+#[inline(never)]
+pub fn holds(bytes: &[u8], word: &[u8]) -> bool {
+    let mut windows = bytes.windows(word.len().max(1));
+    windows.any(|window| window == word)
+}
+
 /// What stands before the first such byte, and what behind it: nothing where
 /// there is none.
 #[inline(never)]

@@ -281,6 +281,13 @@ def name_of(connection):
     return endpoint(address, port)
 
 
+def listed_blocks(text):
+    """The lines of --list that are blocks: below the head, above what is never
+    blocked."""
+    lines = text.splitlines()
+    return lines[1:lines.index("")] if "" in lines else []
+
+
 def link(left, left_device, right, right_device, *pairs):
     """Joins two namespaces by a veth pair. Each pair of addresses, with their
     prefix lengths, goes to the two ends."""

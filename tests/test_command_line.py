@@ -75,6 +75,40 @@ def test_unknown_words_are_refused(t):
         refused(t, arguments)
 
 
+def test_the_nearest_known_word_is_named(t):
+    assert "'--port' is not an option, the nearest is --ports: see" in refused(t, ["--port", "5"])
+    line = refused(t, [], env={"TCPPARSER_DRYRUN": "yes"})
+    assert "'TCPPARSER_DRYRUN' is not an option, the nearest is TCPPARSER_DRY_RUN: see" in line
+    # Also where that decides nothing: it was meant for the daemon.
+    assert refused(t, ["--list"], env={"TCPPARSER_DRYRUN": "yes"}) == line
+
+
+# Kubernetes, of services named tcpparser and tcpparser-http; Docker, of a link.
+INJECTED = {
+    "TCPPARSER_SERVICE_HOST": "10.96.3.7", "TCPPARSER_SERVICE_PORT": "3021",
+    "TCPPARSER_SERVICE_PORT_METRICS": "3021", "TCPPARSER_PORT": "tcp://10.96.3.7:3021",
+    "TCPPARSER_PORT_3021_TCP": "tcp://10.96.3.7:3021", "TCPPARSER_PORT_3021_TCP_PORT": "3021",
+    "TCPPARSER_PORT_3021_TCP_PROTO": "tcp", "TCPPARSER_PORT_3021_TCP_ADDR": "10.96.3.7",
+    "TCPPARSER_HTTP_SERVICE_HOST": "10.96.3.8", "TCPPARSER_HTTP_PORT": "tcp://10.96.3.8:80",
+    "TCPPARSER_HTTP_PORT_80_TCP_ADDR": "10.96.3.8",
+    "TCPPARSER_NAME": "/web/tcpparser", "TCPPARSER_ENV_HOME": "/",
+}
+
+
+def test_what_orchestrators_inject_is_passed_over(t):
+    ended = t.once("--check", env=INJECTED)
+    assert (ended.status, ended.stdout, ended.stderr) == (0, "", ""), f"{ended}"
+    assert "'TCPPARSER_PORT'" in refused(t, [], env={**INJECTED, "TCPPARSER_PORT": "3021"})
+
+
+def test_check_does_nothing_else(t):
+    ended = t.once("--check", "--once", env={"TCPPARSER_PORTS": "9"})
+    assert (ended.status, ended.stdout, ended.stderr) == (0, "", ""), f"{ended}"
+    assert "--ports: '99'" in refused(t, ["--check", "--ports", "99"])
+    assert "TCPPARSER_PORTS: 'x'" in refused(t, ["--check"], env={"TCPPARSER_PORTS": "x"})
+    assert "'TCPPARSER_PROT' is not" in refused(t, ["--check"], env={"TCPPARSER_PROT": "5"})
+
+
 def test_missing_values_are_refused(t):
     for option in ("--interval", "--ports", "--allow", "--listen", "--proc", "-i", "-a"):
         refused(t, [option])
@@ -147,6 +181,14 @@ def test_without_net_admin_the_way_out_is_named(t):
     errors = "\n".join(guard.error_output())
     assert len(guard.error_output()) == 1, f"lines on stderr: {errors!r}"
     assert "sudo" in errors and "--dry-run" in errors, f"no way out in {errors!r}"
+
+
+def test_without_net_admin_a_container_is_told_its_option(t):
+    need("setpriv")
+    guard = t.guard(t.namespace("host"), before=DROPPED, env={"container": "oci"})
+    assert guard.wait_exit() == 1, "exit status"
+    assert guard.error_output() == ["tcpparser: blocking needs CAP_NET_ADMIN: start it with "
+                                    "--cap-add=NET_ADMIN, or only watch with --dry-run"], "stderr"
 
 
 @pytest.mark.parametrize("option", ["--dry-run", "--firewall=none"])

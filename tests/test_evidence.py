@@ -163,7 +163,7 @@ def test_events_that_are_not_to_be_had(t):
     assert " d=? " in scene.wait_blocked(), "whether data was sent is unknown"
     held.close()
     assert scene.guard.matching("data sent: unknown,"), "the Blocked line"
-    said_once(scene, "no destroy events: no socket for them")
+    said_once(scene, "no destroy events: no netlink socket for them")
 
 
 def test_events_come_without_loopback(t):

@@ -16,8 +16,8 @@ import time
 import traffic
 import pytest
 
-from harness import (BACKENDS, JUMPS, Entry, Firewall, Sets, carries_data, need, this_boot,
-                     wait_for, wrapped_firewall)
+from harness import (BACKENDS, JUMPS, Entry, Firewall, Sets, carries_data, listed_blocks, need,
+                     this_boot, wait_for, wrapped_firewall)
 from test_blocking import PORTS, Scene
 from test_files import fixture, listening, tcp_row
 from test_process import states_of_children
@@ -196,19 +196,19 @@ def test_blocks_end_one_by_one(t, backend, family):
 
 
 LISTED = re.compile(r"^(\S+) +(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) +(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)? +"
-                    r"(\d+) +([\d,+]+) +(iptables-\w+|nft)$")
+                    r"(\d+) +(iptables-\w+|nft) +([\d,+]+)$")
 
 
 def listed(scene):
     """What --list prints, by source: seconds left, strikes, ports, place."""
     done = scene.firewall.product(scene.host, "--list")
     assert done.returncode == 0, f"--list: {done.stderr!r}; exit status"
-    rows = [LISTED.match(line) for line in done.stdout.splitlines()[1:]]
+    rows = [LISTED.match(line) for line in listed_blocks(done.stdout)]
     assert all(rows), f"--list: {done.stdout!r}"
     found = {}
     for row in rows:
         hours, minutes, seconds = (int(part or 0) for part in row.groups()[2:5])
-        found[row[1]] = (hours * 3600 + minutes * 60 + seconds, int(row[6]), row[7], row[8])
+        found[row[1]] = (hours * 3600 + minutes * 60 + seconds, int(row[6]), row[8], row[7])
     assert len(found) == len(rows), "no source stands twice"
     return found
 
@@ -678,7 +678,7 @@ def test_hanging_listing_is_ended_and_tried_again(t):
 
 # What each tool does, what stands on stderr.
 UNUSABLE = {
-    "missing": (None, "could not be started"),
+    "missing": (None, "is not installed: install the package iptables"),
     "not executable": ("#!/bin/sh\n", "could not be started"),
     "garbage": ("\x01\x02\x03\x04 garbage\n" * 20, "could not be started"),
     "exit 1": ("#!/bin/sh\necho no >&2; exit 1\n", "exited with 1: no;"),
@@ -702,7 +702,7 @@ def test_unusable_iptables_is_reported_and_tried_again(t, fault):
                     env={**scene.firewall.env, "PATH": folder}).ready()
     with OnTime(guard):
         scene.scan()
-        guard.wait_line(" Block failed: +10.77.0.2 the firewall cannot be used yet; it is tried")
+        guard.wait_line(" Block failed: +10.77.0.2 the firewall cannot be used; it is tried")
         said = wait_for(lambda: len(said_of_tools(guard)) >= 2 and said_of_tools(guard), "stderr")
         assert total(guard, "block_failures_total") == 1, "block_failures_total"
         assert guard.metric("tcpparser_firewall_up") == 0, "firewall_up"
@@ -802,8 +802,8 @@ def test_thousand_sources_in_one_reading(t, backend):
 def test_list_shows_what_stands(t, backend):
     scene = Scene(t, backend)
     empty = scene.firewall.product(scene.host, "--list")
-    assert ((empty.returncode, empty.stdout, empty.stderr)
-            == (1, "", "tcpparser: no source is blocked\n")), "--list where no source is blocked"
+    assert ((empty.returncode, listed_blocks(empty.stdout), empty.stderr)
+            == (1, [], "tcpparser: no source is blocked\n")), "--list where no source is blocked"
     now = boot_seconds()
     feed(scene, entry("198.51.100.7/32", now + 3700, strikes=3, since=now - 100),
          entry("198.51.100.8/32", 0), entry("198.51.100.9/32", 77, OTHER_BOOT))
@@ -812,11 +812,14 @@ def test_list_shows_what_stands(t, backend):
         done = scene.firewall.product(scene.host, "--list")
         assert (done.returncode, done.stderr) == (0, ""), "exit status and stderr"
         lines = done.stdout.splitlines()
-        assert lines[0].split() == "SOURCE SINCE LEFT STRIKES PORTS FIREWALL".split(), "the head"
-        shown = {line.split()[0]: line for line in lines[1:]}
+        assert lines[0].split() == "SOURCE SINCE LEFT STRIKES FIREWALL PORTS".split(), "the head"
+        blocks = listed_blocks(done.stdout)
+        shown = {line.split()[0]: line for line in blocks}
+        places = {line.index(f" {backend} ") + 1 for line in blocks}
+        assert places == {lines[0].index("FIREWALL")}, "columns"
         assert sorted(shown) == ["198.51.100.7", "198.51.100.8", "198.51.100.9",
                                  "2001:db8:1:2::/64"], "sources"
-        ends = rf" 22,25,80,443 +{backend}$"
+        ends = rf" {backend} +22,25,80,443$"
         for source, wanted in (("198.51.100.7", r" \d+-\d\d-\d\d \d\d:\d\d:\d\d 1h1m +3 +"),
                                ("198.51.100.8", " for ever +1 +"),
                                ("198.51.100.9", r" before this boot +\? +\? +"),
@@ -827,6 +830,33 @@ def test_list_shows_what_stands(t, backend):
         assert 98 <= age <= 115, f"since {age} s"
 
 
+def test_list_ends_with_what_is_never_blocked(t):
+    """And why, below an empty line: no first word there is an address."""
+    scene, guard = Scene(t), ("TCPPARSER_ALLOW", "198.51.100.0/24, 2001:db8::/32")
+    scene.host.ip(f"route add default via {scene.family.peer}", "address add 10.78.0.1/24 dev lan0",
+                  *(f"address add 10.79.0.{last}/32 dev lan0" for last in range(1, 21)))
+    feed(scene, entry("203.0.113.7/32", 0))
+    env = {**scene.firewall.env, guard[0]: guard[1], "SSH_CONNECTION": "192.0.2.9 5022 10.77.0.1 22"}
+    done = scene.host.run(t.binary, "--list", env=env)
+    assert (done.returncode, done.stderr) == (0, ""), f"--list: {done}"
+    head, block, empty, *lines = done.stdout.splitlines()
+    assert (head.split()[0], block.split()[0], empty) == ("SOURCE", "203.0.113.7", ""), "above"
+    never = [re.fullmatch(r"never blocked: (.*) \((.*)\)", line).groups() for line in lines]
+    reasons = {}
+    for address, why in never:
+        reasons.setdefault(why, []).append(address)
+    own = reasons.pop("own address")
+    assert len(own) == 17 and own[-1] == "…", f"sixteen and more: {own}"
+    assert "169.254.0.0/16" in reasons.pop("on any host")[0], "what is always protected"
+    reasons.pop("nameserver", None)
+    assert reasons == {"gateway": [scene.family.peer], "our own SSH session": ["192.0.2.9"],
+                       "--allow": ["2001:db8::/32", "198.51.100.0/24"]}, "reasons"
+    scene.host.ip(f"route del default via {scene.family.peer}")
+    done = scene.host.run(*traffic.deaf("route"), t.binary, "--list", env=scene.firewall.env)
+    assert ("never blocked: … (own addresses and gateways not fully known)"
+            in done.stdout.splitlines()), f"without netlink: {done}"
+
+
 @pytest.mark.parametrize("command", ["--list", "--unblock=all"])
 def test_commands_without_any_firewall(t, command):
     """What cannot be looked at is not called empty."""
@@ -835,12 +865,13 @@ def test_commands_without_any_firewall(t, command):
     assert (done.returncode, done.stdout) == (1, ""), "exit status and output"
     words = "listed" if command == "--list" else "changed"
     assert (done.stderr.splitlines()[0]
-            == f"tcpparser: the firewall cannot be {words}: "
-"not permitted, or no iptables here"), "stderr"
+            == f"tcpparser: the firewall cannot be {words}: iptables is not installed: "
+               "install the package iptables"), "stderr"
 
 
-@pytest.mark.parametrize("missing", ["iptables", "ip6tables"])
-def test_commands_without_one_of_the_tools(t, missing):
+@pytest.mark.parametrize("missing, package", [
+    ("iptables", "iptables"), ("ip6tables", "iptables or ip6tables")])
+def test_commands_without_one_of_the_tools(t, missing, package):
     """And without nf_tables."""
     host, folder = t.namespace("host"), t.folder("tools")
     legacy = t.firewall(host, "legacy").folder
@@ -850,8 +881,8 @@ def test_commands_without_one_of_the_tools(t, missing):
     for command, be in (("--list", "listed"), ("--unblock=all", "changed")):
         done = host.run(*traffic.deaf("netfilter"), t.binary, command, env={"PATH": folder})
         assert ((done.returncode, done.stdout, done.stderr.splitlines()[0])
-                == (1, "", f"tcpparser: {missing} cannot be {be}: not permitted, or no {missing} here")), (
-            command)
+                == (1, "", f"tcpparser: {missing} cannot be {be}: {missing} is not installed: "
+                           f"install the package {package}")), command
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -231,7 +231,7 @@ def is_blocked_until_lifted(scene):
     assert guard.metric("tcpparser_blocks_total") == 1, "blocks_total"
     assert guard.metric("tcpparser_firewall_up") == 1, "firewall_up"
     assert guard.podman("healthcheck", "run", guard.name).returncode == 0, "healthcheck"
-    undo = re.search(r"undo: tcpparser (.*)$", guard.wait_line("Blocked: "))
+    undo = re.search(r"undo: docker exec NAME tcpparser (.*)$", guard.wait_line("Blocked: "))
     listed = guard.exec("--list", *undo[1].split()[2:])
     assert scene.family.peer in listed.stdout, f"--list: {listed}"
     assert guard.exec(*undo[1].split()).returncode == 0, f"exit status of {undo[0]}"
@@ -301,6 +301,28 @@ def test_where_nothing_blocks_the_way_out_is_said_and_is_one(t):
     scene.stop()
 
 
+def test_the_last_line_is_typed_outside(t):
+    """Where the container is no more: it is started again first."""
+    scene = Scene(t).start()
+    scene.scan()
+    scene.wait_blocked()
+    scene.stop()
+    end = "1 block stands; to lift all: docker start NAME; docker exec NAME tcpparser --unblock all"
+    assert scene.guard.output()[-1] == end, "last line"
+
+
+@pytest.mark.parametrize("net, is_own", [("--net=host", False), ("--net=none", True)])
+def test_a_network_of_its_own_is_said(t, net, is_own):
+    """Once; and nothing of it where the container has that of its host."""
+    scene = Scene(t)
+    command = [net if word == "--net=host" else word for word in RUN]
+    done = scene.host.run(*PODMAN, *command, "tcpparser", "--once", env=Loaded.podman(t))
+    said = ("tcpparser: nothing else listens in this container's own network: "
+            "to watch that of the host start it with --net=host")
+    assert ((done.returncode, done.stdout.splitlines()[:2], done.stderr.splitlines())
+            == (0, ["tcpparser starting...", ""], [said] if is_own else [])), f"{done}"
+
+
 def test_another_container_lists_and_unblocks(t):
     scene = Scene(t).start()
     scene.scan()
@@ -309,7 +331,7 @@ def test_another_container_lists_and_unblocks(t):
     assert not scene.reaches(), "the block stays"
     done = once(t, scene.host, "--list")
     assert done.returncode == 0, f"--list: {done}"
-    assert re.search(r"^10\.77\.0\.2 .* nft$", done.stdout, re.M), f"--list: {done}"
+    assert re.search(r"^10\.77\.0\.2 .* nft +[\d,]+$", done.stdout, re.M), f"--list: {done}"
     assert once(t, scene.host, "--healthcheck").returncode == 1, "no daemon is well"
     done = once(t, scene.host, "--unblock", "all")
     assert done.returncode == 0, f"--unblock: {done}"
@@ -423,7 +445,7 @@ def test_image_is_the_one_file(t):
     assert not config.get("Cmd"), "no Cmd: arguments follow the image's name"
     assert config["Healthcheck"]["Test"] == ["CMD", "/bin/tcpparser", "--healthcheck"], (
         "Healthcheck")
-    assert [entry.partition("=")[0] for entry in config["Env"]] == ["PATH"], "Env"
+    assert [entry.partition("=")[0] for entry in config["Env"]] == ["PATH", "container"], "Env"
     _, version, _, revision = run(t.binary, "--version").stdout.split()
     label = "org.opencontainers.image."
     labels = {name.removeprefix(label): value for name, value in config["Labels"].items()

@@ -93,7 +93,7 @@ def test_sample_settings_are_accepted_as_they_are(t):
     path = os.path.join(t.tmp, "settings")
     with open(path, "w") as file:
         file.write("\n".join(lines) + "\n")
-    done = run("/bin/sh", "-c", f'set -a; . "{path}"; exec "{t.binary}" --once', env={"TZ": "UTC0"})
+    done = run("/bin/sh", "-c", f'set -a; . "{path}"; exec "{t.binary}" --check', env={"TZ": "UTC0"})
     assert (done.returncode, done.stderr) == (0, ""), "exit status and errors"
 
 
@@ -208,6 +208,14 @@ def refusals(m):
     assert m.run("true").returncode == 0, "process 1 was stopped"
     m.write(SETTINGS, "TCPPARSER_PORTS=99\n")
     assert "TCPPARSER_PORTS: '99' is not allowed" in service(m, "start", 6).stderr, "what is wrong"
+    m.write(SETTINGS, "")
+    service(m, "start")
+    before = m.guard()
+    m.write(SETTINGS, "TCPPARSER_DRYRUN=yes\n")
+    for verb in ("restart", "try-restart", "force-reload"):
+        assert "'TCPPARSER_DRYRUN' is not" in service(m, verb, 6).stderr, "what is wrong"
+        assert m.guards() == [before], "the one that runs is left alone"
+    service(m, "stop")
     m.write(SETTINGS, "TCPPARSER_SHOW=nothing\n")
     assert "TCPPARSER_SHOW: 'nothing' is not" in service(m, "start", 6).stderr, "what is wrong"
     m.write(SETTINGS, "")
@@ -315,9 +323,16 @@ def test_openrc(t):
         assert "Blocked:" in m.text("/var/log/tcpparser.log"), "the log"
         supervisor = m.must("pgrep", "-af", "^supervise-daemon tcpparser ")
         assert re.search(r" (--respawn-max|-m) 0\b", supervisor), f"it gives up: {supervisor}"
+        before = m.guard()
         m.write("/etc/conf.d/tcpparser", "TCPPARSER_SHOW=nothing\n")
         done = m.run("rc-service", "tcpparser", "restart")
         assert done.returncode != 0 and "TCPPARSER_SHOW" in done.stderr, f"refused: {done}"
+        assert m.guards() == [before], "the one that runs is left alone"
+        m.must("rc-service", "tcpparser", "stop")
+        m.write("/etc/conf.d/tcpparser", "TCPPARSER_Dry_Run1=yes\n")
+        done = m.run("rc-service", "tcpparser", "start")
+        assert done.returncode != 0 and "'TCPPARSER_Dry_Run1' is not" in done.stderr, (
+            f"refused: {done}")
         said = make(m, "uninstall")
         assert left_behind(m) == ["/etc/conf.d/tcpparser"], f"left: {said}"
         assert nothing_left(m), "blocks are lifted"
@@ -368,7 +383,7 @@ enable() { record enable; }
 disable() { record disable; }
 start() { rm -f /tmp/procd; start_service; service_triggers; }
 restart() { start; }
-reload() { start; }
+reload() { if type reload_service >/dev/null; then reload_service; else start; fi; }
 stop() { record stop; }
 . "$1"
 "$2"
@@ -429,6 +444,13 @@ def test_procd(t):
         assert "--allow=192.168.1.0/24,2001:db8::/32" in command, f"a list: {command}"
         assert "--block-time=10m,1h,1d,7d" in command, f"a list: {command}"
         m.must(*command, "--once")
+
+        wrong = uci_as_shell(every.replace("option window '60s'", "option window '60h'"))
+        m.write("/tmp/uci.tcpparser", wrong)
+        for verb in ("reload", "restart"):
+            done = m.run(SCRIPT, verb)
+            assert done.returncode == 1 and "--window: '60h'" in done.stderr, f"{verb}: {done}"
+            assert sent_to_procd(m)[0] == command, f"what runs after {verb}"
 
         m.write("/tmp/uci.tcpparser", uci_as_shell(every.replace("enabled 'on'", "enabled '0'")
                                                    .replace("enabled '1'", "enabled '0'")))
@@ -510,6 +532,18 @@ def test_systemd(t, flavour):
             watchdog(m)
         said = make(m, "install")
         assert f"kept      {SETTINGS}" in said, f"settings: {said}"
+        before = m.guard()
+        m.write(SETTINGS, "TCPPARSER_PORTS=99\n")
+        for command in (("systemctl", "reload", "tcpparser"),
+                        ("make", "-s", "-C", ROOT, "install")):
+            assert m.run(*command).returncode != 0, f"{command} with a wrong setting"
+            assert m.guards() == [before], "the one that runs is left alone"
+        assert "TCPPARSER_PORTS: '99'" in m.must("journalctl", "-u", "tcpparser", "--no-pager"), (
+            "what is wrong")
+        m.write(SETTINGS, "TCPPARSER_PORTS=9\n")
+        m.must("systemctl", "reload", "tcpparser")
+        wait_for(lambda: m.guards() not in ([], [before]), "another one")
+        assert m.environment(m.guard()).get("TCPPARSER_PORTS") == "9", "settings after a reload"
         m.write(SETTINGS, "TCPPARSER_PORTS=99\n")
         m.run("systemctl", "restart", "tcpparser")
         assert show(m, "ActiveState", "ExecMainStatus", "NRestarts") == ["failed", "2", "0"], (
@@ -747,10 +781,20 @@ def test_install_into_a_tree(t, init):
     assert files_below(tree) == before, "files after uninstall"
 
 
+def test_install_prints_its_help(t):
+    for word in ("--help", "-h", "help"):
+        said = must("sh", f"{DIST}/install.sh", "uninstall", word)
+        assert said.startswith("Installs tcpparser and"), f"said: {said}"
+        for name in ("INIT=", "PREFIX=", "DESTDIR=", "BINARY=", "UNBLOCK=", "uninstall"):
+            assert name in said, f"{name} in {said}"
+        assert "set -eu" not in said and "#" not in said, f"said: {said}"
+
+
 def test_install_says_what_it_cannot_do(t):
     for arguments, words in ((("INIT=upstart",), "INIT=upstart is not known"),
                              (("PREFIX=local",), "an absolute path"),
-                             (("BINARY=/nowhere",), "make build"), (("bogus",), "'bogus'"),
+                             (("BINARY=/nowhere",), "make build"),
+                             (("bogus",), "'bogus' is not known: see"),
                              (("DESTDIR=/proc", f"BINARY={t.binary}"),
                               "/proc/usr/local/bin cannot be written: use sudo")):
         done = run("sh", f"{DIST}/install.sh", f"DESTDIR={t.folder('tree')}", *arguments)

@@ -15,8 +15,8 @@ import time
 import traffic
 import pytest
 
-from harness import (BACKENDS, IPTABLES_NAMES, TO_HOST, Firewall, link, need, real_tool, wait_for,
-                     wrapped_firewall)
+from harness import (BACKENDS, IPTABLES_NAMES, TO_HOST, Firewall, link, listed_blocks, need,
+                     real_tool, wait_for, wrapped_firewall)
 from test_blocking import PORTS, Scene
 from test_firewall import (CHAINS, block, boot_seconds, cidr, entry, feed, is_untouched,
                            quick_scene, rows_with, said_of_tools, sources, total)
@@ -151,7 +151,7 @@ def test_both_shapes_are_listed_and_lifted(t, backend):
     before = scene.firewall.everything(scene.host)
     feed(scene, entry("fd00:77::8/128", 0, local=TO_HOST), entry("fd00:77::9/128", 0, local=True))
     shown = scene.firewall.product(scene.host, "--list").stdout
-    assert [line.split()[0] for line in shown.splitlines()[1:]] == ["fd00:77::8", "fd00:77::9"], (
+    assert [line.split()[0] for line in listed_blocks(shown)] == ["fd00:77::8", "fd00:77::9"], (
         "--list")
     for target in ("fd00:77::8", "fd00:77::9"):
         done = scene.firewall.product(scene.host, "--unblock", target)
@@ -207,22 +207,22 @@ def without(t, scene, missing):
     return {**scene.firewall.env, "PATH": folder}
 
 
-@pytest.mark.parametrize("missing, works, fails", [
-    ("ip6tables", "v4", "v6"), ("iptables", "v6", "v4")])
-def test_the_tool_that_is_missing_is_named(t, missing, works, fails):
+@pytest.mark.parametrize("missing, package, works, fails", [
+    ("ip6tables", "iptables or ip6tables", "v4", "v6"), ("iptables", "iptables", "v6", "v4")])
+def test_the_tool_that_is_missing_is_named(t, missing, package, works, fails):
     """The other family's blocks work all the same."""
     scene = Scene(t, "iptables-nft", "mapped")
     env = without(t, scene, missing)
     guard = t.guard(scene.host, "--firewall=iptables", env=env).ready()
     wait_for(lambda: said_of_tools(guard), "a line")
-    assert said_of_tools(guard) == [f"tcpparser: {missing} could not be started; it is tried again"], (
+    assert said_of_tools(guard) == [f"tcpparser: {missing} is not installed: install the package {package}; it is tried again"], (
         "stderr")
     address = {"v4": ("10.77.0.1", "10.77.0.2"), "v6": ("fd00:77::1", "fd00:77::2")}
     held = [scene.peer.connect(address[family][0], port)
             for family in (works, fails) for port in PORTS]
     guard.wait_line(rf" Blocked: +{re.escape(address[works][1])} ")
     line = guard.wait_line(rf" Block failed: +{re.escape(address[fails][1])} ")
-    assert line.endswith(f" {missing} cannot be used yet; it is tried again"), line
+    assert line.endswith(f" {missing} cannot be used; it is tried again"), line
     health = scene.host.run("curl", "-sS", "http://127.0.0.1:3021/healthz").stdout
     assert health == f"{missing} cannot be used\n", "/healthz"
     done = scene.host.run(t.binary, "--healthcheck", env=env)
@@ -230,7 +230,7 @@ def test_the_tool_that_is_missing_is_named(t, missing, works, fails):
             == (1, f"tcpparser: 127.0.0.1:3021: 503 {missing} cannot be used\n")), "--healthcheck"
     # Nothing can stand where there is no tool; they look at nf_tables, too.
     done = scene.host.run(t.binary, "--list", env=env)
-    assert ((done.returncode, [line.split()[0] for line in done.stdout.splitlines()[1:]])
+    assert ((done.returncode, [line.split()[0] for line in listed_blocks(done.stdout)])
             == (0, [address[works][1]])), "--list"
     done = scene.host.run(t.binary, "--unblock=192.0.2.9", env=env)
     assert (done.returncode, done.stderr) == (1, "tcpparser: no such block\n"), "--unblock"
@@ -378,8 +378,8 @@ def scene_of_both(t, preferred, family="v4", *arguments):
 
 def shows(scene):
     """Sources and flavours as --list prints them."""
-    shown = scene.firewall.product(scene.host, "--list").stdout.splitlines()[1:]
-    return sorted((line.split()[0], line.split()[-1]) for line in shown)
+    shown = listed_blocks(scene.firewall.product(scene.host, "--list").stdout)
+    return sorted((line.split()[0], line.split()[-2]) for line in shown)
 
 
 def other_sources(scene):

@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-from harness import (DEADLINE, FLAVOURS, HOME, IPTABLES_NAMES, broken_firewall, must, need,
-                     wait_for, wrapped_firewall)
+from harness import (DEADLINE, FLAVOURS, HOME, IPTABLES_NAMES, broken_firewall, listed_blocks,
+                     must, need, wait_for, wrapped_firewall)
 from test_files import fixture
 
 PORTS = (22, 25, 80, 443)
@@ -21,7 +21,7 @@ EXTENSIONS = ("standard", "comment", "addrtype")
 # Or nf_tables would take the blocks.
 IPTABLES_ALONE = ("--firewall", "iptables")
 NOTHING = "tcpparser: nothing can be blocked by iptables"
-WAY_OUT = (": install iptables, or use that of a container's host by -v /:/host:ro "
+WAY_OUT = (": use the iptables of its host by -v /:/host:ro "
            "--cap-add=NET_RAW --cap-add=SYS_CHROOT -e TCPPARSER_EXEC_ROOT=/host")
 
 
@@ -124,13 +124,14 @@ def test_another_root_that_is_of_no_use(t, trouble):
         os.chmod(os.path.realpath(scene.firewall.folder + "/iptables").replace("/", root + "/", 1),
                  0o644)
     words += f" --exec-root {root}"
+    failed = "is not installed" if trouble == "no tool" else "could not be started"
     guard = t.guard(scene.lan.host, "--exec-root", root, *IPTABLES_ALONE, env=scene.env,
                     before=before).ready()
     scene.scan()
     guard.wait_line(" Block failed: ")
     said = wait_for(lambda: len(guard.error_output()) >= 3 and guard.error_output(), "stderr")
     assert sorted(said) == sorted([NOTHING, *(
-           f"tcpparser: {tool} could not be started: {words}; it is tried again"
+           f"tcpparser: {tool} {failed}: {words}; it is tried again"
            for tool in ("iptables", "ip6tables"))]), "stderr"
     if before:
         return
@@ -152,30 +153,38 @@ def test_kernels_without_tables_for_iptables(t, flavour):
     env = wrapped_firewall(t, t.firewall(lan.host, flavour),
                            'case $name in *tables) exec "$real" -t nosuch "$@";; esac')
     guard = t.guard(lan.host, *IPTABLES_ALONE, env=env).ready()
-    wait_for(lambda: NOTHING + WAY_OUT in guard.error_output(), "the way out")
+    wait_for(lambda: NOTHING in guard.error_output(), "the way out")
     assert "nosuch" in guard.error_output()[0], f"stderr: {guard.error_output()}"
     listed = lan.host.run(t.binary, "--list", env=env)
-    assert (listed.returncode, listed.stdout) == (1, ""), f"--list: {listed.stderr}"
+    assert (listed.returncode, listed_blocks(listed.stdout)) == (1, []), f"--list: {listed.stderr}"
     guard.kill()
     guard = t.guard(lan.host, env=env).ready()
     for port in PORTS:
         lan.peer.connect(lan.host_v4, port)
     guard.wait_line(" Blocked: ")
     listed = lan.host.run(t.binary, "--list", env=env)
-    assert re.search(rf"^{lan.peer_v4} .* nft$", listed.stdout, re.M), f"--list: {listed}"
+    assert re.search(rf"^{lan.peer_v4} .* nft +22,25,80,443$", listed.stdout, re.M), f"--list: {listed}"
 
 
 @pytest.mark.parametrize("trouble", ["no tool", "it fails", "in another root"])
-def test_way_out_is_named_where_it_is_one(t, trouble):
-    """Once, for both families."""
+@pytest.mark.parametrize("place", ["host", "container"])
+def test_way_out_is_named_where_it_is_one(t, trouble, place):
+    """Once, for both families. On a host it is what each tool's line says."""
     root = ("--exec-root", t.folder("root")) if trouble == "in another root" else ()
     env = (broken_firewall(t, "exit 3\n") if trouble == "it fails"
            else {"PATH": t.folder("empty"), "TZ": "UTC0"})
-    guard = t.guard(t.namespace("host"), *root, *IPTABLES_ALONE, env=env).ready()
+    if place == "container":
+        env["container"] = "podman"
+    host = t.namespace("host")
+    host.listen(22)
+    guard = t.guard(host, *root, *IPTABLES_ALONE, env=env).ready()
     wait_for(lambda: any(NOTHING in line for line in guard.error_output()), "the way out")
     guard.wait_readings(2)
     assert ([line for line in guard.error_output() if not line.endswith("; it is tried again")]
-            == [NOTHING if root else NOTHING + WAY_OUT]), "what is said beside each tool's failure"
+            == [NOTHING + WAY_OUT if place == "container" and not root else NOTHING]), (
+        "what is said beside each tool's failure")
+    tools = [line for line in guard.error_output() if "install the package" in line]
+    assert len(tools) == (2 if trouble == "no tool" else 0), "what is to be installed"
 
 
 # ----------------------------------------------------------- --healthcheck

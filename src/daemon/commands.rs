@@ -13,7 +13,7 @@ use crate::kernel::{Child, Descriptor, Errno, Exit, Interest, Invocation, Kernel
 use crate::limits::OUTPUT_BUFFER;
 use crate::metrics::{BlockFailure, CommandExit, Metrics};
 use crate::options::{FirewallChoice, Options};
-use crate::report;
+use crate::report::{self, Advice};
 use crate::table::HashKey;
 use crate::text::{Text, trim};
 use crate::time::{Duration, Instant, nearest};
@@ -61,6 +61,8 @@ pub struct Commands {
     /// to poll, and nothing to wait for.
     child_has_closed: [bool; 2],
     way_out: Once,
+    /// This is a container: what is advised is to be typed outside.
+    pub is_container: bool,
     pub(super) netfilter: Netfilter,
     pub firewall: Firewall,
     pub invocation: Invocation,
@@ -82,6 +84,7 @@ impl Commands {
             buffer: [0; OUTPUT_BUFFER],
             destroyer: Destroyer::new(),
             way_out: Once::NEW,
+            is_container: false,
             netfilter: Netfilter::new(),
         }
     }
@@ -305,6 +308,14 @@ impl Commands {
 
     // Reports.
 
+    /// What undo commands depend on.
+    pub fn advice(&self) -> Advice<'_> {
+        Advice {
+            exec_root: self.invocation.root.as_bytes(),
+            is_container: self.is_container,
+        }
+    }
+
     /// Counts a command that ended, and says what failed.
     pub fn report_end(
         &mut self,
@@ -359,13 +370,14 @@ impl Commands {
         }
     }
 
-    /// Once, where no block can be had: what helps.
+    /// Once, where no block can be had: what helps, if a line above does not say
+    /// it.
     pub fn name_way_out(&mut self, kernel: &mut impl Kernel) {
         if !self.firewall.may_use_tools() || !self.way_out.say() {
             return;
         }
-        let way_out: &[u8] = if self.invocation.root.is_empty() {
-            b": install iptables, or use that of a container's host by \
+        let way_out: &[u8] = if self.is_container && self.invocation.root.is_empty() {
+            b": use the iptables of its host by \
                 -v /:/host:ro --cap-add=NET_RAW --cap-add=SYS_CHROOT \
                 -e TCPPARSER_EXEC_ROOT=/host"
         } else {
@@ -400,8 +412,7 @@ impl Commands {
                     if destroys {
                         self.destroyer.add(rule.source);
                     }
-                    let exec_root = self.invocation.root.as_bytes();
-                    report::blocked(calendar, rule, length, data, exec_root)
+                    report::blocked(calendar, rule, length, data, &self.advice())
                 }
                 Notice::Refused { source, refusal } => {
                     match refusal {
@@ -475,7 +486,7 @@ impl Commands {
             let unusable = self.firewall.unusable();
             let mut why: Text<80> =
                 Text::from_bytes(unusable.unwrap_or(Unusable::Family(family)).name());
-            why.put(b" cannot be used yet; it is tried again");
+            why.put(b" cannot be used; it is tried again");
             metrics.block_failures.count(BlockFailure::Other);
             let line = report::block_failed(calendar, scan.source, why.as_bytes());
             output.line(kernel, line.as_bytes());
@@ -563,10 +574,12 @@ fn failure_label(failure: &Failure, is_spawn: bool) -> BlockFailure {
     let is_forbidden = is_forbidden(words);
     match failure.reason {
         _ if is_spawn => BlockFailure::Spawn,
-        FailureReason::Missing if is_forbidden || lacks_capability(words) => {
+        FailureReason::Missing | FailureReason::Unstarted
+            if is_forbidden || lacks_capability(words) =>
+        {
             BlockFailure::Permission
         }
-        FailureReason::Missing => BlockFailure::Missing,
+        FailureReason::Missing | FailureReason::Unstarted => BlockFailure::Missing,
         FailureReason::Status(_) if is_locked_out(words) => BlockFailure::Lock,
         FailureReason::Status(_) if is_forbidden => BlockFailure::Permission,
         FailureReason::Status(_) => BlockFailure::Refused,

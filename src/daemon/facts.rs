@@ -69,6 +69,8 @@ const RESOLVER_READS: usize = 32;
 
 const UNKNOWN: &[u8] =
     b"own addresses and gateways are not fully known; nothing is blocked until they are";
+const TOO_MANY: &[u8] =
+    b"more own addresses or gateways than fit; nothing is blocked until they do";
 const LINKS_UNKNOWN: &[u8] =
     b"more networks on links than fit; sources in the others are blocked like those from elsewhere";
 const NAMESERVERS_UNKNOWN: &[u8] = b"more nameservers than fit; protect the others with --allow";
@@ -484,7 +486,7 @@ impl HostFacts {
     pub(super) fn next_notice(&mut self, host: &Host) -> Option<&'static [u8]> {
         let is_unknown = host.knowledge() == Knowledge::Lacking;
         if self.unknown.say_while(is_unknown) {
-            return Some(UNKNOWN);
+            return Some(if host.lost() == 0 { UNKNOWN } else { TOO_MANY });
         }
         if self.links_unknown.say_while(!host.fits_links()) {
             return Some(LINKS_UNKNOWN);

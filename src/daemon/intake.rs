@@ -3,7 +3,7 @@
 
 use core::net::IpAddr;
 
-use crate::address::{Endpoint, Family, Network};
+use crate::address::{Endpoint, Family, Network, is_loopback};
 use crate::connections::{Connection, Direction, Ending, Sighting};
 use crate::host::Host;
 use crate::kernel::{Accepted, Kernel};
@@ -23,6 +23,7 @@ use super::handshakes::Handshakes;
 use super::list::{Entry, List};
 use super::once::Once;
 use super::output::log_error;
+use super::procfs::is_first_namespace;
 use super::watcher::Watcher;
 use super::{Connections, Detector, Firewall};
 
@@ -88,6 +89,10 @@ impl Shown {
 #[repr(C)]
 pub(super) struct Intake {
     unknown: Once,
+    /// It was asked whether something else listens here.
+    alone: Once,
+    /// A listener that is neither ours nor on loopback was there.
+    has_listener: bool,
     pub(super) handshakes: Handshakes,
     pub(super) list: List,
     pub(super) admission: Admission,
@@ -104,6 +109,8 @@ impl Intake {
             detector: Detector::new(),
             list: List::new(),
             unknown: Once::NEW,
+            alone: Once::NEW,
+            has_listener: false,
         }
     }
 
@@ -135,6 +142,16 @@ impl Intake {
         }
     }
 
+    /// After the first reading of a container: it may have a network of its own,
+    /// where there is no scan to be seen.
+    pub(super) fn log_if_alone(&mut self, kernel: &mut impl Kernel) {
+        if self.alone.say() && !self.has_listener && !is_first_namespace(kernel) {
+            let words = b"nothing else listens in this container's own network: \
+                to watch that of the host start it with --net=host";
+            log_error(kernel, &[words]);
+        }
+    }
+
     /// Inbound connections seen so far, which the kernel counts, too.
     pub(super) fn inbound_seen(&self) -> u64 {
         self.connections.inbound_seen()
@@ -151,6 +168,11 @@ impl Intake {
         metrics: &mut Metrics,
     ) -> Shown {
         let (now, remote) = (context.now, socket.remote.address);
+        if socket.state == TcpState::Listen {
+            let is_of_no_service =
+                is_loopback(socket.local.address) || context.is_own_listener(socket.local);
+            self.has_listener |= !is_of_no_service;
+        }
         let is_local = &|| context.is_local(socket.local.address);
         let (connection, is_opened) = match self.connections.observe(socket, is_local, now) {
             Sighting::Opened(connection) => (Some(connection), true),

@@ -150,18 +150,20 @@ impl Daemon {
         start_up: &StartUp<'a>,
         arguments: impl Iterator<Item = &'a [u8]>,
     ) -> Flow {
-        let parsed = self.options.parse_into(arguments, start_up.environment);
+        let parsed = self.options.parse_into(arguments, start_up.variables());
         if let Some(line) = parsed.err().map(|error| error.line()) {
             write_error(kernel, line.as_bytes());
             return start::USAGE;
         }
         self.metrics.start_unix_nanoseconds = Moment::read(kernel).unix_nanoseconds;
         self.commands.signals = start_up.signals;
+        self.commands.is_container = start::is_container(start_up);
         self.output.open(start_up.output);
         self.commands.invocation.root = self.options.exec_root.clone();
         match self.options.action {
             Action::Help => start::print(kernel, &mut self.output, write_help),
             Action::Version => start::print(kernel, &mut self.output, write_version),
+            Action::Check => Flow::Exit(0),
             Action::Once => self.once(kernel, start_up),
             Action::Run => self.run(kernel, start_up),
             Action::List => self.run_blocks(kernel, start_up, Task::List),
@@ -184,6 +186,11 @@ impl Daemon {
         let now = clock::now(kernel);
         let (commands, options) = (&mut self.commands, &self.options);
         commands.enable(kernel, start_up.hash_key, options, task, now);
+        if task == Task::List {
+            start::protect(start_up, &mut self.host, &self.options);
+            self.start_facts(kernel);
+        }
+        let (commands, options) = (&mut self.commands, &self.options);
         let (output, host, buffer) = (&mut self.output, &self.host, &mut self.netlink_buffer);
         blocks::run(kernel, commands, output, options, host, buffer, task)
     }
@@ -695,6 +702,9 @@ impl Daemon {
         let is_whole = is_v4_whole && outcomes.v6 != Outcome::Failed;
         if is_whole {
             self.intake.end_reading(kernel, now);
+            if self.commands.is_container && self.watcher.is_own_namespace() {
+                self.intake.log_if_alone(kernel);
+            }
             self.count_missed(kernel, counters, trigger);
             self.reader.note_good(now);
             self.metrics.last_reading_unix_nanoseconds = Moment::read(kernel).unix_nanoseconds;
@@ -854,7 +864,7 @@ impl Daemon {
         self.end_commands(kernel);
         let standing = self.commands.firewall.standing();
         if standing > 0 {
-            let line = report::exit(standing, self.options.exec_root.as_bytes());
+            let line = report::exit(standing, &self.commands.advice());
             self.output.line(kernel, line.as_bytes());
         }
         self.output

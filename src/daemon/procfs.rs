@@ -66,7 +66,18 @@ pub(super) fn local_port_range(kernel: &mut impl Kernel, proc_directory: &[u8]) 
 pub(crate) fn has_ipv6(kernel: &mut impl Kernel, proc_directory: &[u8]) -> bool {
     let mut path = Path::from_bytes(proc_directory);
     path.put(b"/net/tcp6");
-    let file = kernel.open(&path, Link::Follow);
+    exists(kernel, &path)
+}
+
+/// Whether this network namespace is the first one, that of a host: only that
+/// has these settings (net_core_table of net/core/sysctl_net_core.c).
+pub(super) fn is_first_namespace(kernel: &mut impl Kernel) -> bool {
+    exists(kernel, &Path::from_bytes(b"/proc/sys/net/core/dev_weight"))
+}
+
+#[inline(never)]
+fn exists(kernel: &mut impl Kernel, path: &Path) -> bool {
+    let file = kernel.open(path, Link::Follow);
     file.map(|file| kernel.close(file.descriptor)).is_ok()
 }
 

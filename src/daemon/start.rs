@@ -43,12 +43,18 @@ fn print_lines(kernel: &mut impl Kernel, output: &mut Output, text: &[u8]) {
     }
 }
 
+/// Whether this is a container: podman, systemd and our own image have the
+/// variable (systemd.io/CONTAINER_INTERFACE).
+pub(super) fn is_container(start_up: &StartUp) -> bool {
+    start_up.variable(b"container").is_some()
+}
+
 /// What is never to be blocked: --allow, and the peer of an SSH session.
 pub(super) fn protect(start_up: &StartUp, host: &mut Host, options: &Options) {
     for network in &options.allow {
         host.allow(*network);
     }
-    if let Some(value) = (start_up.environment)(b"SSH_CONNECTION") {
+    if let Some(value) = start_up.variable(b"SSH_CONNECTION") {
         host.set_ssh_connection(value);
     }
 }
@@ -68,9 +74,16 @@ pub(super) fn may_block(
         log_error(kernel, &[words]);
     }
     if start_up.capabilities & CAP_NET_ADMIN == 0 {
-        let words =
-            b"blocking needs CAP_NET_ADMIN: start it with sudo, or only watch with --dry-run";
-        log_error(kernel, &[words]);
+        let means: &[u8] = if is_container(start_up) {
+            b"--cap-add=NET_ADMIN"
+        } else {
+            b"sudo"
+        };
+        let (words, or) = (
+            b"blocking needs CAP_NET_ADMIN: start it with ",
+            b", or only watch with --dry-run",
+        );
+        log_error(kernel, &[words, means, or]);
         return None;
     }
     is_only_instance(kernel, instance).then_some(true)

@@ -47,11 +47,11 @@ impl Supervisor {
     /// half of it when sd_watchdog_enabled(3) says to notify. Where WATCHDOG_PID
     /// names another process, notifications are ignored.
     pub(super) fn start(&mut self, start_up: &StartUp) {
-        let Some(socket) = (start_up.environment)(b"NOTIFY_SOCKET") else {
+        let Some(socket) = start_up.variable(b"NOTIFY_SOCKET") else {
             return;
         };
         self.socket.put(socket);
-        let timeout = (start_up.environment)(b"WATCHDOG_USEC").and_then(parse_decimal);
+        let timeout = start_up.variable(b"WATCHDOG_USEC").and_then(parse_decimal);
         if let Some(microseconds @ 1..) = timeout {
             let half = Duration::from_nanos(microseconds.saturating_mul(500));
             self.watchdog_interval = half.max(FAST_READING);

@@ -179,12 +179,15 @@ impl Watcher {
         if self.socket.is_none() {
             self.socket = kernel.netlink(Netlink::DestroyEvents).ok();
         }
-        match self.socket.and_then(|_| kernel.refused_connect().ok()) {
-            Some(port) => {
+        if self.socket.is_none() {
+            return self.log_down(kernel, b"no netlink socket for them");
+        }
+        match kernel.refused_connect() {
+            Ok(port) => {
                 let deadline = Some(now.after(SELF_TEST_WAIT_BUDGET));
                 self.test = Some(SelfTest { port, deadline });
             }
-            None => self.log_down(kernel, b"no socket for them, or no loopback to test them"),
+            Err(_) => self.log_down(kernel, b"no loopback to test them"),
         }
     }
 

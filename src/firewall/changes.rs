@@ -66,8 +66,10 @@ pub(super) trait Changes {
 /// Why a command failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureReason {
-    /// The program could not be started: not there or not executable.
+    /// The program is not there.
     Missing,
+    /// It could not be started.
+    Unstarted,
     /// It exited with this status.
     Status(u8),
     /// It was ended by this signal.
@@ -76,6 +78,13 @@ pub enum FailureReason {
     Deadline,
     /// nf_tables refused.
     Error(Errno),
+}
+
+impl FailureReason {
+    /// Whether there is no such program here, or none that runs.
+    pub(super) fn is_absence(self) -> bool {
+        matches!(self, Self::Missing | Self::Unstarted)
+    }
 }
 
 /// A failed command.
@@ -521,7 +530,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             if job.changes() == Some((1, 0)) {
                 if may_move {
                     // A tool that is gone is no matter of this block.
-                    failure.source = source.filter(|_| failure.reason != FailureReason::Missing);
+                    failure.source = source.filter(|_| !failure.reason.is_absence());
                     return;
                 }
                 failure.source = source;

@@ -210,7 +210,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 self.succeeded(running.job, running.place, now);
                 return None;
             }
-            Some(Exit::Status(126 | 127)) | None => FailureReason::Missing,
+            Some(Exit::Status(127)) => FailureReason::Missing,
+            Some(Exit::Status(126)) | None => FailureReason::Unstarted,
             Some(Exit::Status(status)) => FailureReason::Status(status),
             Some(Exit::Signal(signal)) => FailureReason::Signal(signal),
         };
@@ -242,7 +243,12 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             }
             _ if is_missing || matches!(exit, Some(Exit::Status(126)) | None) => {
                 table.program = Program::Preferred;
-                return Some(self.failed(Job::List, place, FailureReason::Missing, now));
+                let reason = if is_missing {
+                    FailureReason::Missing
+                } else {
+                    FailureReason::Unstarted
+                };
+                return Some(self.failed(Job::List, place, reason, now));
             }
             _ => {}
         }

@@ -1,7 +1,7 @@
 //! What iptables writes on its standard error, understood as far as anything
 //! depends on it: its exit status says nearly nothing.
 
-use crate::text::Text;
+use crate::text::{Text, holds};
 
 /// Bytes kept of what a failing command wrote.
 pub const EXPLANATION_MAX: usize = 256;
@@ -13,8 +13,7 @@ pub type Explanation = Text<EXPLANATION_MAX>;
 /// lacks.
 #[inline(never)]
 pub fn is_about(explanation: &Explanation, word: &[u8]) -> bool {
-    let mut windows = explanation.as_bytes().windows(word.len().max(1));
-    windows.any(|window| window == word)
+    holds(explanation.as_bytes(), word)
 }
 
 /// Whether rights were missing.

@@ -191,7 +191,7 @@ impl FilterTable {
     /// it cannot be there; a legacy one is there, and is tried some times.
     pub(super) fn looked_in_vain(&mut self, reason: FailureReason) -> bool {
         let is_legacy = self.program == Program::Legacy;
-        let is_worth_it = is_legacy && reason != FailureReason::Missing;
+        let is_worth_it = is_legacy && !reason.is_absence();
         if !is_worth_it || self.retry.wait >= RETRY_LONGEST {
             self.state = State::Unfound;
         }
@@ -219,6 +219,7 @@ impl FilterTable {
             FailureReason::Status(1 | 2) => is_about(&failure.explanation, b"option"),
             FailureReason::Status(_)
             | FailureReason::Missing
+            | FailureReason::Unstarted
             | FailureReason::Signal(_)
             | FailureReason::Deadline
             | FailureReason::Error(_) => false,
@@ -256,7 +257,7 @@ impl FilterTable {
     ) -> bool {
         match (job, job.changes()) {
             (Job::List, _) => self.failed_listing(place, failure.reason, now),
-            (Job::Change { .. }, _) if may_move && failure.reason == FailureReason::Missing => {
+            (Job::Change { .. }, _) if may_move && failure.reason.is_absence() => {
                 self.retry.fail(now)
             }
             (_, Some((blocks, others))) if blocks + others > 1 && !self.one_by_one => {

@@ -80,6 +80,8 @@ pub struct Faults {
     pub notify: Option<Errno>,
     /// The kernel reports destroyed sockets of ours this much later.
     pub late_events: Duration,
+    /// No socket is to be had at 127.0.0.1.
+    pub no_loopback: bool,
     /// No lookup finds a socket: the kernel was built without tcp_diag.
     pub lacks_tcp_diag: bool,
     /// The address to listen on cannot be had.
@@ -508,7 +510,7 @@ impl FakeKernel {
     /// What a new process is handed, with this environment.
     pub fn start_up<'a>(
         &mut self,
-        environment: &'a dyn Fn(&[u8]) -> Option<&'a [u8]>,
+        environment: &'a dyn Fn(usize) -> Option<&'a [u8]>,
     ) -> StartUp<'a> {
         StartUp {
             signals: Descriptor::new(SIGNALS),
@@ -1165,6 +1167,9 @@ impl Kernel for FakeKernel {
 
     fn refused_connect(&mut self) -> Result<u16, Errno> {
         const PORT: u16 = 40_404;
+        if self.faults.no_loopback {
+            return Err(Errno::EADDRNOTAVAIL);
+        }
         let event = (([0; 4], PORT), ([127, 0, 0, 1], 0));
         match self.faults.late_events {
             Duration::ZERO => self.destroy(event.0, event.1),

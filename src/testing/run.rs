@@ -227,11 +227,11 @@ impl Run {
             self.oracle.interval = interval;
         }
         let (daemon, kernel) = self.daemon();
-        let variables = kernel.environment.clone();
-        let variable = |name: &[u8]| {
-            let name = std::str::from_utf8(name).unwrap();
-            variables.get(name).map(Vec::as_slice)
-        };
+        let variables = kernel.environment.iter();
+        let variables: Vec<Vec<u8>> = variables
+            .map(|(name, value)| [name.as_bytes(), b"=", value].concat())
+            .collect();
+        let variable = |index: usize| variables.get(index).map(Vec::as_slice);
         let start_up = kernel.start_up(&variable);
         let arguments = arguments.iter().map(|word| word.as_bytes());
         let flow = daemon.start(kernel, &start_up, arguments);

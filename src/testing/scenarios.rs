@@ -256,12 +256,12 @@ fn a_missing_iptables_is_said_once_and_tried_again() {
         "
         iptables exits 127
         at 0 s: start
-        at 5 s: stderr: tcpparser: iptables could not be started; …
-        stderr: tcpparser: ip6tables could not be started; …
-        stderr: tcpparser: nothing can be blocked by iptables or nf_tables: …
+        at 5 s: stderr: tcpparser: iptables is not installed: …
+        stderr: tcpparser: ip6tables is not installed: …
+        stderr: tcpparser: nothing can be blocked by iptables or nf_tables
         198.51.100.7 scans
         at 15 s: expect: Port scan detected: 198.51.100.7 …
-        expect: Block failed: 198.51.100.7 the firewall cannot be used yet; it is tried again
+        expect: Block failed: 198.51.100.7 the firewall cannot be used; it is tried again
         at 315 s:
         ",
     );
@@ -430,7 +430,8 @@ fn protected_hosts_are_reported_and_never_blocked() {
     "}
 }
 
-const UNKNOWN: &str = "tcpparser: own addresses and gateways are not fully known; nothing is blocked until they are\n";
+const TOO_MANY: &str =
+    "tcpparser: more own addresses or gateways than fit; nothing is blocked until they do\n";
 
 /// Nothing of the host is known from the start: that is said and shown, and no
 /// scan waits for it.
@@ -472,7 +473,7 @@ fn a_host_that_becomes_unknown_is_said_each_time() {
         // Each address brings a network on a link.
         let links = "tcpparser: more networks on links than fit; \
                      sources in the others are blocked like those from elsewhere\n";
-        assert_eq!(run.error_output(), [UNKNOWN, links].concat());
+        assert_eq!(run.error_output(), [TOO_MANY, links].concat());
         assert!(run.get("/healthz").starts_with("HTTP/1.1 503 "));
         run.kernel.host = before;
         run.run_for(20);
@@ -1558,6 +1559,21 @@ fn a_late_event_of_the_self_test_proves_as_much() {
         let said = run.error_output().matches("the kernel sends none").count();
         assert_eq!(said, usize::from(is_said));
     }
+}
+
+/// Each cause by its name.
+#[test]
+fn why_no_events_come_is_said() {
+    trace! {"
+        kernel lacks events
+        at 0 s: start
+        at 5 s: stderr: tcpparser: no destroy events: the kernel sends none; …
+    "}
+    trace! {"
+        kernel lacks loopback
+        at 0 s: start
+        at 5 s: stderr: tcpparser: no destroy events: no loopback to test them; …
+    "}
 }
 
 /// The self-test is over when it failed, though a late event still counts.

@@ -379,6 +379,10 @@ impl Trace {
                 self.start = kernel.now;
             }
             ["host", "has", "no", "rights"] => kernel.capabilities = 0,
+            ["host", "is", "a", "container"] => {
+                let value = b"oci".to_vec();
+                kernel.environment.insert("container".to_owned(), value);
+            }
             ["kernel", "reports", "no", "routes"] => kernel.faults.no_route_events = true,
             ["kernel", "lacks", what] => {
                 let lacks = &mut kernel.nf_tables.lacks;
@@ -389,6 +393,7 @@ impl Trace {
                     "comments" => lacks.comments = true,
                     "permission" => lacks.permission = true,
                     "tcp_diag" => kernel.faults.lacks_tcp_diag = true,
+                    "loopback" => kernel.faults.no_loopback = true,
                     "events" => kernel.faults.late_events = Duration::from_secs(86_400),
                     _ => return false,
                 }

@@ -11,13 +11,16 @@ use crate::daemon::procfs::has_ipv6;
 use crate::firewall::comment::Facts;
 use crate::firewall::iptables::Tool;
 use crate::firewall::{Explanation, Failure, FailureReason, Task, Unusable};
-use crate::host::Host;
+use crate::host::{Host, Protection};
 use crate::kernel::Kernel;
 use crate::limits::ONE_SHOT_WAIT_BUDGET;
 use crate::options::Options;
 use crate::report::{self, error_words};
 use crate::text::{Text, trim};
 use crate::time::Instant;
+
+/// Addresses that --list names for one reason.
+const PROTECTED_MAX: usize = 16;
 
 /// What of the firewall could not be listed or changed.
 struct Failures {
@@ -27,6 +30,8 @@ struct Failures {
     are_sets: bool,
     /// What the first of them that wrote anything wrote on its standard error.
     explanation: Explanation,
+    /// What the first tool did.
+    reason: Text<80>,
 }
 
 impl Failures {
@@ -43,6 +48,10 @@ impl Failures {
         match failure.tool {
             Some(tool) => {
                 self.tools.get_mut(tool.family).get_or_insert(tool);
+                if self.reason.is_empty() {
+                    tool.write_name(&mut self.reason);
+                    report::put_reason(&mut self.reason, failure);
+                }
             }
             None => self.are_sets = true,
         }
@@ -66,6 +75,7 @@ pub fn run(
         tools: PerFamily::new(None, None),
         are_sets: false,
         explanation: Text::new(),
+        reason: Text::new(),
     };
     let mut count = 0;
     loop {
@@ -85,8 +95,40 @@ pub fn run(
     if removed > 0 {
         print_removed(kernel, output, removed, lifted);
     }
+    let has_failed = failures.are_sets || failures.tools.v4.or(failures.tools.v6).is_some();
+    if task == Task::List && !has_failed {
+        print_protected(kernel, output, host, count > 0);
+    }
     output.finish(kernel);
     end(kernel, commands, &failures, task, count + removed)
+}
+
+/// Prints what is never blocked here, and why, below the blocks if there are
+/// any.
+fn print_protected(
+    kernel: &mut impl Kernel,
+    output: &mut Output,
+    host: &Host,
+    is_below_blocks: bool,
+) {
+    if is_below_blocks {
+        output.line(kernel, b"");
+    }
+    output.line(kernel, report::NEVER_BLOCKED);
+    host.name_protected(PROTECTED_MAX, &mut |network, reason| {
+        print_never_blocked(kernel, output, network, reason);
+    });
+}
+
+#[inline(never)]
+fn print_never_blocked(
+    kernel: &mut impl Kernel,
+    output: &mut Output,
+    network: Option<Network>,
+    reason: Protection,
+) {
+    let line = report::never_blocked(network, reason);
+    output.line(kernel, line.as_bytes());
 }
 
 /// Prints what the table listed last holds, and how many blocks that is. The
@@ -161,15 +203,10 @@ fn end(
         (_, Some(_)) => name.put(Unusable::All.name()),
         (Some(tool), None) => tool.write_name(&mut name),
     }
-    let mut why = failures.explanation.clone();
-    if let Some(tool) = v4.or(v6)
-        && trim(why.as_bytes()).is_empty()
-    {
-        why.put(b"not permitted, or no ");
-        tool.write_name(&mut why);
-        why.put(b" here");
+    let mut why = trim(failures.explanation.as_bytes());
+    if why.is_empty() {
+        why = failures.reason.as_bytes();
     }
-    let why = trim(why.as_bytes());
     log_error(kernel, &[name.as_bytes(), b" cannot be ", be, b": ", why]);
     let is_lost = v4.is_some() && (v6.is_some() || !commands.firewall.has_ipv6());
     if is_lost && !failures.are_sets && !commands.firewall.knows_sets() {
