@@ -290,6 +290,15 @@ limit! {
     OUTPUT_BUFFER: usize = 4_096
 }
 limit! {
+    /// Lines of scans and of what becomes of blocks in one period: a thousand
+    /// scanners must not fill a disk with them.
+    LINES_PER_PERIOD: usize = 300
+}
+limit! {
+    /// That period.
+    LINES_PERIOD: Duration = 60_000
+}
+limit! {
     /// How long one reading may wait for a stdout that takes nothing; one that
     /// takes its lines slowly gets ten times that.
     OUTPUT_WAIT_BUDGET: Duration = 10

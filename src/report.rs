@@ -1,5 +1,7 @@
 //! The lines of standard output, to the letter.
 
+use core::ops::{Deref, DerefMut};
+
 use crate::address::{Endpoint, Network, write_address};
 use crate::connections::Direction;
 use crate::detector::{Data, Scan};
@@ -13,8 +15,60 @@ use crate::time::{Calendar, Duration, Instant};
 /// The longest line: a scan of 64 ports, or a block with its undo command.
 pub const LINE_MAX: usize = 640;
 
+/// What a line is about, and its word for that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Label {
+    /// Of the list of connections.
+    Connection,
+    Scan,
+    Blocked,
+    NotBlocked,
+    Unblocked,
+    BlockFailed,
+}
+
+impl Label {
+    fn words(self) -> &'static [u8] {
+        match self {
+            Self::Connection => b"New connection",
+            Self::Scan => b"Port scan detected",
+            Self::Blocked => b"Blocked",
+            Self::NotBlocked => b"Not blocked",
+            Self::Unblocked => b"Unblocked",
+            Self::BlockFailed => b"Block failed",
+        }
+    }
+}
+
 /// One line without its newline.
-pub type Line = Text<LINE_MAX>;
+pub struct Line {
+    /// None where it has neither time nor label.
+    pub label: Option<Label>,
+    text: Text<LINE_MAX>,
+}
+
+impl Line {
+    const fn new() -> Self {
+        Self {
+            label: None,
+            text: Text::new(),
+        }
+    }
+}
+
+impl Deref for Line {
+    type Target = TextView;
+
+    fn deref(&self) -> &TextView {
+        &self.text
+    }
+}
+
+impl DerefMut for Line {
+    fn deref_mut(&mut self) -> &mut TextView {
+        &mut self.text
+    }
+}
 
 /// The first lines of every run.
 pub const START: &[u8] = b"tcpparser starting...\n\n";
@@ -25,18 +79,19 @@ pub const NO_CONNECTION: &[u8] = b"No TCP peer connection established yet";
 const LABEL_WIDTH: usize = 18;
 const WHO_WIDTH: usize = 21;
 
-fn begin(time: Calendar, label: &[u8], who: &[u8]) -> Line {
+fn begin(time: Calendar, label: Label, who: &[u8]) -> Line {
     let mut line = Line::new();
+    line.label = Some(label);
     time.write(&mut line);
     line.put(b": ");
-    line.put_right(label, LABEL_WIDTH);
+    line.put_right(label.words(), LABEL_WIDTH);
     line.put(b": ");
     line.put_right(who, WHO_WIDTH);
     line.put_byte(b' ');
     line
 }
 
-fn begin_source(time: Calendar, label: &[u8], source: Network) -> Line {
+fn begin_source(time: Calendar, label: Label, source: Network) -> Line {
     let mut who: Text<48> = Text::new();
     source.write(&mut who);
     begin(time, label, who.as_bytes())
@@ -44,7 +99,7 @@ fn begin_source(time: Calendar, label: &[u8], source: Network) -> Line {
 
 /// A connection of the list.
 pub fn connection(time: Calendar, remote: Endpoint, direction: Direction, local: Endpoint) -> Line {
-    let mut line = begin(time, b"New connection", remote.to_text().as_bytes());
+    let mut line = begin(time, Label::Connection, remote.to_text().as_bytes());
     line.put(match direction {
         Direction::Inbound => b"-> ",
         Direction::Outbound => b"<- ",
@@ -64,7 +119,7 @@ pub fn more(count: u64) -> Line {
 
 /// A port scan.
 pub fn scan(time: Calendar, scan: &Scan) -> Line {
-    let mut line = begin_source(time, b"Port scan detected", scan.source);
+    let mut line = begin_source(time, Label::Scan, scan.source);
     line.put(b"-> ");
     write_address(&mut line, scan.local);
     line.put(b" on ports ");
@@ -85,7 +140,7 @@ pub fn blocked(
     data: Data,
     exec_root: &[u8],
 ) -> Line {
-    let mut line = begin_source(time, b"Blocked", rule.source);
+    let mut line = begin_source(time, Label::Blocked, rule.source);
     match length {
         Some(length) => {
             line.put(b"for ");
@@ -121,25 +176,23 @@ fn put_exec_root(out: &mut TextView, directory: &[u8]) {
 
 /// A scan that no block follows.
 pub fn not_blocked(time: Calendar, source: Network, why: &[u8]) -> Line {
-    let mut line = begin_source(time, b"Not blocked", source);
+    let mut line = begin_source(time, Label::NotBlocked, source);
     line.put(why);
     line
 }
 
 /// The end of a block, or of the wish for one.
 pub fn unblocked(time: Calendar, source: Network, reason: EndReason, program: &[u8]) -> Line {
-    let (label, words): (&[u8], &[u8]) = match reason {
-        EndReason::Expired => (b"Unblocked", b"its time is over"),
-        EndReason::Operator => (b"Unblocked", b"its rule was removed by "),
-        EndReason::Protected => (b"Unblocked", b"it holds a protected address now"),
-        EndReason::Evicted => (
-            b"Unblocked",
-            b"the chain is full, a newer block takes its place",
-        ),
-        EndReason::NeverStood => (
-            b"Block failed",
-            b"its time was over before the firewall took it",
-        ),
+    let words: &[u8] = match reason {
+        EndReason::Expired => b"its time is over",
+        EndReason::Operator => b"its rule was removed by ",
+        EndReason::Protected => b"it holds a protected address now",
+        EndReason::Evicted => b"the chain is full, a newer block takes its place",
+        EndReason::NeverStood => b"its time was over before the firewall took it",
+    };
+    let label = match reason {
+        EndReason::NeverStood => Label::BlockFailed,
+        _ => Label::Unblocked,
     };
     let mut line = begin_source(time, label, source);
     line.put(words);
@@ -155,7 +208,7 @@ pub fn unblocked(time: Calendar, source: Network, reason: EndReason, program: &[
 
 /// A block that is not in the kernel yet.
 pub fn block_failed(time: Calendar, source: Network, why: &[u8]) -> Line {
-    let mut line = begin_source(time, b"Block failed", source);
+    let mut line = begin_source(time, Label::BlockFailed, source);
     line.put(why);
     line
 }
@@ -352,7 +405,7 @@ mod tests {
         Network::parse(text.as_bytes()).unwrap()
     }
 
-    fn assert_line<const N: usize>(line: Text<N>, expected: &str) {
+    fn assert_line(line: impl Deref<Target = TextView>, expected: &str) {
         assert_eq!(from_utf8(line.as_bytes()).unwrap(), expected);
         assert!(!line.is_truncated());
     }

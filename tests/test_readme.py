@@ -522,6 +522,14 @@ def test_documented_messages_are_those_of_the_source():
             f"nothing says {message!r}: {rest!r} is left")
 
 
+def test_a_container_that_runs_on_has_a_short_log():
+    lines = [line for block in code_blocks(section("Keep it running in a container"))
+             for line, _ in commands_of(*block) if line.startswith("docker run -d ")]
+    assert len(lines) == 2, lines
+    for line in lines:
+        assert " -e TCPPARSER_SHOW=scans " in line, line
+
+
 def test_what_lacking_tools_skip_is_documented():
     """At the head of the list of tools in the Makefile."""
     comment = re.search("^# Without  .*\n((?:#.*\n)+)", text_of("Makefile"), re.M)[1]

@@ -100,7 +100,7 @@ impl List {
             print(kernel, output, calendar, entry);
         }
         if self.more_extras > 0 {
-            output.line(kernel, report::more(self.more_extras).as_bytes());
+            output.line(kernel, &report::more(self.more_extras));
         }
         self.length += self.extras.len() as u64 + self.more_extras;
         self.extras.clear();
@@ -123,5 +123,5 @@ impl List {
 #[inline(never)]
 fn print(kernel: &mut impl Kernel, output: &mut Output, calendar: Calendar, entry: &Entry) {
     let line = report::connection(calendar, entry.remote, entry.direction, entry.local);
-    output.line(kernel, line.as_bytes());
+    output.line(kernel, &line);
 }

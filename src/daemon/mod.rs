@@ -206,8 +206,7 @@ impl Daemon {
         let could_read = self.read(kernel, Trigger::Scheduled);
         while let Some(scan) = self.intake.detector.next_scan() {
             let calendar = Moment::read(kernel).calendar(kernel);
-            self.output
-                .line(kernel, report::scan(calendar, &scan).as_bytes());
+            self.output.line(kernel, &report::scan(calendar, &scan));
         }
         self.output.finish(kernel);
         Flow::Exit(u8::from(!could_read))
@@ -276,6 +275,7 @@ impl Daemon {
         self.run_commands(kernel, moment);
         self.serve(kernel, &found, moment);
         self.instance.drain(kernel, moment.now);
+        self.output.end_minute(kernel, moment.now);
         self.output.flush(kernel);
         if self.is_terminating {
             self.end(kernel)
@@ -335,6 +335,7 @@ impl Daemon {
         let netfilter = self.commands.netfilter.deadline(now);
         let firewall = nearest(self.commands.firewall.deadline(now), netfilter);
         let rest = nearest(self.facts.deadline(now), self.web.deadline());
+        let rest = nearest(rest, self.output.deadline());
         nearest(nearest(reading, firewall), rest)
     }
 
@@ -446,7 +447,7 @@ impl Daemon {
         }
         self.metrics.port_scans += 1;
         let line = report::scan(moment.calendar(kernel), &scan);
-        self.output.line(kernel, line.as_bytes());
+        self.output.line(kernel, &line);
         let (options, host) = (&self.options, &self.host);
         let verdict = self.commands.decide(&scan, options, host, moment.now);
         let (metrics, output) = (&mut self.metrics, &mut self.output);
@@ -783,7 +784,7 @@ impl Daemon {
         let established = standing.get(Family::V4, TcpState::Established)
             + standing.get(Family::V6, TcpState::Established);
         if has_rows && list.is_empty(established) {
-            output.line(kernel, report::NO_CONNECTION);
+            output.bare(kernel, report::NO_CONNECTION);
         }
     }
 
@@ -851,9 +852,10 @@ impl Daemon {
         self.supervisor.stopping(kernel);
         self.end_commands(kernel);
         let standing = self.commands.firewall.standing();
+        self.output.say_held_back(kernel);
         if standing > 0 {
             let line = report::exit(standing, self.options.exec_root.as_bytes());
-            self.output.line(kernel, line.as_bytes());
+            self.output.line(kernel, &line);
         }
         self.output
             .set_wait_budget(OUTPUT_WAIT_BUDGET, OUTPUT_WAIT_BUDGET);

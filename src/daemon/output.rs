@@ -2,12 +2,51 @@
 //! more time than was granted to a reader that does not keep up. Standard
 //! error: one diagnostic a line.
 
+use core::mem;
+
 use crate::kernel::{Descriptor, Errno, Interest, Kernel, Stream};
-use crate::limits::OUTPUT_BUFFER;
+use crate::limits::{LINES_PER_PERIOD, LINES_PERIOD, OUTPUT_BUFFER};
+use crate::report::{self, Label, Line};
 use crate::text::Text;
-use crate::time::Duration;
+use crate::time::{Duration, Instant};
 
 use super::clock::now;
+
+/// Lines of one kind that a period may have; all bytes zero when new. Periods
+/// follow each other from the first line on, and only while there are lines.
+struct Budget {
+    ends: Option<Instant>,
+    used: usize,
+    /// What came on top of that.
+    held_back: u64,
+}
+
+impl Budget {
+    const NEW: Self = Self {
+        ends: None,
+        used: 0,
+        held_back: 0,
+    };
+
+    /// When it is to be said how many were held back.
+    fn deadline(&self) -> Option<Instant> {
+        self.ends.filter(|_| self.held_back > 0)
+    }
+
+    /// Whether one more may come; what was held back is said before.
+    fn admits(&mut self, most: usize, now: Instant) -> bool {
+        if now.is_past(self.ends) {
+            (self.ends, self.used) = (Some(now.after(LINES_PERIOD)), 0);
+        }
+        let is_admitted = self.used < most;
+        if is_admitted {
+            self.used += 1;
+        } else {
+            self.held_back += 1;
+        }
+        is_admitted
+    }
+}
 
 /// Lines on their way to standard output.
 #[repr(C)]
@@ -20,6 +59,9 @@ pub struct Output {
     /// What a reader that takes nothing at all may cost: then nothing is left
     /// of the budget.
     longest_wait: Duration,
+    /// Scans and what becomes of blocks: a thousand scanners must not fill a
+    /// disk.
+    events: Budget,
     buffer: Text<OUTPUT_BUFFER>,
 }
 
@@ -32,6 +74,7 @@ impl Output {
             dropped: 0,
             wait_budget: Duration::ZERO,
             longest_wait: Duration::ZERO,
+            events: Budget::NEW,
         }
     }
 
@@ -57,8 +100,42 @@ impl Output {
         self.longest_wait = longest_wait;
     }
 
-    /// Appends one line; drops and counts it where there is no room.
-    pub fn line(&mut self, kernel: &mut impl Kernel, line: &[u8]) {
+    /// When it is to be said what was held back.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.events.deadline()
+    }
+
+    /// Says what was held back in a minute that is over.
+    pub fn end_minute(&mut self, kernel: &mut impl Kernel, now: Instant) {
+        if now.reaches(self.deadline()) {
+            self.say_held_back(kernel);
+        }
+    }
+
+    /// Says how many lines were held back, if any were.
+    pub fn say_held_back(&mut self, kernel: &mut impl Kernel) {
+        let count = mem::take(&mut self.events.held_back);
+        if count > 0 {
+            self.bare(kernel, report::more(count).as_bytes());
+        }
+    }
+
+    /// Appends one line, unless there were too many of its kind.
+    #[inline(never)]
+    pub fn line(&mut self, kernel: &mut impl Kernel, line: &Line) {
+        if !matches!(line.label, None | Some(Label::Connection)) {
+            let now = now(kernel);
+            self.end_minute(kernel, now);
+            if !self.events.admits(LINES_PER_PERIOD, now) {
+                return;
+            }
+        }
+        self.bare(kernel, line.as_bytes());
+    }
+
+    /// Appends one line that has no label; drops and counts it where there is
+    /// no room.
+    pub fn bare(&mut self, kernel: &mut impl Kernel, line: &[u8]) {
         if self.buffer.room() <= line.len() {
             self.flush(kernel);
         }
@@ -98,6 +175,7 @@ impl Output {
     /// Writes everything, as long as the wait budget lasts: before the process
     /// ends.
     pub fn finish(&mut self, kernel: &mut impl Kernel) {
+        self.say_held_back(kernel);
         self.flush(kernel);
         while !self.buffer.is_empty() && self.wait(kernel) {
             self.flush(kernel);

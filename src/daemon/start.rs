@@ -39,7 +39,7 @@ pub(super) fn print_start(kernel: &mut impl Kernel, output: &mut Output) {
 fn print_lines(kernel: &mut impl Kernel, output: &mut Output, text: &[u8]) {
     let text = text.strip_suffix(b"\n").unwrap_or(text);
     for line in split(text, b'\n') {
-        output.line(kernel, line);
+        output.bare(kernel, line);
     }
 }
 

@@ -23,6 +23,7 @@ pub enum Line {
     NotBlocked { source: String },
     Unblocked { source: String },
     BlockFailed { source: String, gave_up: bool },
+    More,
     Exit,
 }
 
@@ -36,6 +37,9 @@ pub fn read_line(line: &str) -> Option<Line> {
     }
     if line.contains("; to lift all: tcpparser --unblock all") {
         return Some(Line::Exit);
+    }
+    if line.starts_with("… and ") && line.ends_with(" more") {
+        return Some(Line::More);
     }
     let (time, rest) = line.split_at_checked(19)?;
     let is_time = time
@@ -500,6 +504,7 @@ impl Run {
             | Line::Empty
             | Line::NoConnection
             | Line::Connection(_)
+            | Line::More
             | Line::Exit => {}
         }
     }

@@ -357,6 +357,8 @@ fn one_refused_entry_never_vetoes_the_others() {
 fn a_thousand_scanners_need_few_children() {
     let mut run = host();
     run.kernel.nf_tables.lacks.nf_tables = false;
+    // Most lines are held back.
+    (run.checks.oracle, run.checks.output) = (false, false);
     assert_eq!(run.start(&[]), Flow::Continue);
     run.run_for(1);
     run.lines();
@@ -674,8 +676,9 @@ fn no_verdict_brings_a_protected_address_to_a_child() {
             _ => Network::new(peer, length),
         };
         daemon.want_blocked(source, kernel.now);
+        // Slowly enough for every line to come out.
         if round % 50 == 0 {
-            run.run_for(1);
+            run.run_for(12);
         }
     }
     run.run_for(10);
@@ -1854,4 +1857,35 @@ impl FakeKernel {
         table.command(&format!("-D TCPPARSER {rule}")).unwrap();
         self.interfered = Some(self.now);
     }
+}
+
+#[test]
+fn a_flood_of_scans_has_300_lines_a_minute() {
+    trace!(
+        "kernel has nf_tables
+        lines are held back
+        at 0 s: start --firewall nft
+        at 1 s: 198.51.100.1-200 scans
+        at 15 s: expect 200: Port scan detected: …
+        expect 100: Blocked: …
+        metric tcpparser_port_scans_total is 200
+        metric tcpparser_blocks_total is 200
+        metric tcpparser_output_lines_dropped_total is 0
+        sets hold 200
+        # Once more, in the same minute.
+        198.51.101.1-10 scans
+        at 26 s: metric tcpparser_blocks_total is 210
+        at 80 s: expect: … and 120 more
+        # The next minute has lines of its own.
+        198.51.101.11 scans
+        at 91 s: 198.51.101.11 is blocked for 10m
+        at 92 s: metric tcpparser_unblocks_total{{reason=\"expired\"}} is 0
+        at 620 s: expect 210: Unblocked: …
+        # What is held back is said at the end, too.
+        198.51.102.1-200 scans
+        at 635 s: expect 90: Port scan detected: …
+        terminate
+        expect: … and 310 more
+        expect: 201 blocks stand; to lift all: tcpparser --unblock all"
+    );
 }

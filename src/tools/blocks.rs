@@ -101,7 +101,7 @@ fn print_blocks(
     let (now, unix_seconds) = (moment.now, moment.unix_seconds());
     let (rules, place, boot_id) = commands.firewall.take_listing();
     if has_head && !rules.is_empty() {
-        output.line(kernel, report::LIST_HEAD);
+        output.bare(kernel, report::LIST_HEAD);
     }
     for rule in rules.iter() {
         let facts = Facts::read(&rule.comment).filter(|facts| facts.boot_id == boot_id);
@@ -110,7 +110,7 @@ fn print_blocks(
             kernel.calendar(unix_seconds.saturating_sub(age.as_secs_rounded_up()))
         });
         let line = report::listed_block(rule, facts, since, now, place);
-        output.line(kernel, line.as_bytes());
+        output.line(kernel, &line);
     }
     let count = rules.len() as u64;
     rules.clear();
@@ -123,7 +123,7 @@ fn print_removed(kernel: &mut impl Kernel, output: &mut Output, removed: u64) {
     line.put(b" block");
     line.put(if removed == 1 { b"" } else { b"s" });
     line.put(b" removed");
-    output.line(kernel, line.as_bytes());
+    output.bare(kernel, line.as_bytes());
 }
 
 /// The exit status, and on standard error what it is about.
