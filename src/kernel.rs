@@ -322,6 +322,8 @@ pub struct StartUp<'a> {
     pub signals: Option<Descriptor>,
     /// To poll for room on standard output.
     pub output: Option<Descriptor>,
+    /// Its device and inode, fstat(2); `None` where that failed.
+    pub output_file: Option<(u64, u64)>,
     /// The effective capability set, capget(2).
     pub capabilities: u64,
     /// A secret: getrandom(2) with GRND_NONBLOCK, else the AT_RANDOM bytes of

@@ -299,6 +299,10 @@ limit! {
     LINES_PERIOD: Duration = 60_000
 }
 limit! {
+    /// How often the journal gets a sign of life.
+    DAY: Duration = 86_400_000
+}
+limit! {
     /// How long one reading may wait for a stdout that takes nothing; one that
     /// takes its lines slowly gets ten times that.
     OUTPUT_WAIT_BUDGET: Duration = 10

@@ -282,6 +282,9 @@ impl Linux {
         let start_up = StartUp {
             signals,
             output: Descriptor::new(libc::STDOUT_FILENO),
+            output_file: file_status(libc::STDOUT_FILENO)
+                .ok()
+                .map(|status| (status.st_dev, status.st_ino)),
             capabilities: effective_capabilities(),
             hash_key: hash_key(),
             environment: &environment,

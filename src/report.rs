@@ -75,8 +75,9 @@ pub const START: &[u8] = b"tcpparser starting...\n\n";
 /// What a scheduled reading without a connection prints.
 pub const NO_CONNECTION: &[u8] = b"No TCP peer connection established yet";
 
-/// Columns of the label and of who it is about.
-const LABEL_WIDTH: usize = 18;
+/// Columns of the time, of the label and of who it is about.
+pub const STAMP_WIDTH: usize = 21;
+pub const LABEL_WIDTH: usize = 18;
 const WHO_WIDTH: usize = 21;
 
 fn begin(time: Calendar, label: Label, who: &[u8]) -> Line {
@@ -349,15 +350,37 @@ fn write_left(out: &mut TextView, seconds: u64) {
     }
 }
 
-/// The last line where blocks stand: how many, and how to lift them.
-pub fn exit(standing: usize, exec_root: &[u8]) -> Line {
+/// Appends `1 scan`, `2 scans`.
+fn put_count(out: &mut TextView, count: u64, what: &[u8]) {
+    out.put_decimal(count);
+    out.put(what);
+    if count != 1 {
+        out.put_byte(b's');
+    }
+}
+
+/// What the last day brought, and how many blocks stand.
+pub fn day(scans: u64, blocks: u64, standing: u64) -> Line {
     let mut line = Line::new();
-    line.put_decimal(standing as u64);
-    line.put(if standing == 1 {
-        b" block stands".as_slice()
-    } else {
-        b" blocks stand"
-    });
+    line.put(b"24 h: ");
+    put_count(&mut line, scans, b" scan");
+    line.put(b", ");
+    put_count(&mut line, blocks, b" block");
+    line.put(b", ");
+    line.put_decimal(standing);
+    line.put(stand(standing));
+    line
+}
+
+fn stand(count: u64) -> &'static [u8] {
+    if count == 1 { b" stands" } else { b" stand" }
+}
+
+/// The last line where blocks stand: how many, and how to lift them.
+pub fn exit(standing: u64, exec_root: &[u8]) -> Line {
+    let mut line = Line::new();
+    put_count(&mut line, standing, b" block");
+    line.put(stand(standing));
     line.put(b"; to lift all: tcpparser --unblock all");
     put_exec_root(&mut line, exec_root);
     line
@@ -576,7 +599,7 @@ mod tests {
             &[b'r'; crate::options::DIRECTORY_MAX_LENGTH],
         );
         assert!(!line.is_truncated());
-        let line = exit(usize::MAX, &[b'r'; crate::options::DIRECTORY_MAX_LENGTH]);
+        let line = exit(u64::MAX, &[b'r'; crate::options::DIRECTORY_MAX_LENGTH]);
         assert!(!line.is_truncated());
     }
 

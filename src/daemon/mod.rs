@@ -157,7 +157,7 @@ impl Daemon {
         }
         self.metrics.start_unix_nanoseconds = Moment::read(kernel).unix_nanoseconds;
         self.commands.signals = start_up.signals;
-        self.output.open(start_up.output);
+        self.output.open(start_up);
         self.commands.invocation.root = self.options.exec_root.clone();
         match self.options.action {
             Action::Help => start::print(kernel, &mut self.output, write_help),
@@ -236,6 +236,7 @@ impl Daemon {
         self.early.start();
         self.supervisor.start(start_up);
         start::print_start(kernel, &mut self.output);
+        self.output.start(now);
         self.reader.start(now);
         Flow::Continue
     }
@@ -275,7 +276,7 @@ impl Daemon {
         self.run_commands(kernel, moment);
         self.serve(kernel, &found, moment);
         self.instance.drain(kernel, moment.now);
-        self.output.end_minute(kernel, moment.now);
+        self.say_counts(kernel, moment.now);
         self.output.flush(kernel);
         if self.is_terminating {
             self.end(kernel)
@@ -833,6 +834,15 @@ impl Daemon {
         self.web.close_clients(kernel, moment);
     }
 
+    /// Says what a minute held back and what a day brought, when they are over.
+    fn say_counts(&mut self, kernel: &mut impl Kernel, now: Instant) {
+        self.output.end_minute(kernel, now);
+        if self.output.ends_day(now) {
+            let standing = self.commands.firewall.standing() as u64;
+            self.output.say_day(kernel, &self.metrics, standing);
+        }
+    }
+
     /// Accepts all of a burst of clients that wait, however few came lately.
     fn accept_waiting(&mut self, kernel: &mut impl Kernel, now: Instant) {
         self.web.expect_burst();
@@ -851,7 +861,7 @@ impl Daemon {
     fn end(&mut self, kernel: &mut impl Kernel) -> Flow {
         self.supervisor.stopping(kernel);
         self.end_commands(kernel);
-        let standing = self.commands.firewall.standing();
+        let standing = self.commands.firewall.standing() as u64;
         self.output.say_held_back(kernel);
         if standing > 0 {
             let line = report::exit(standing, self.options.exec_root.as_bytes());

@@ -4,11 +4,12 @@
 
 use core::mem;
 
-use crate::kernel::{Descriptor, Errno, Interest, Kernel, Stream};
-use crate::limits::{LINES_PER_PERIOD, LINES_PERIOD, OUTPUT_BUFFER};
-use crate::report::{self, Label, Line};
-use crate::text::Text;
-use crate::time::{Duration, Instant};
+use crate::kernel::{Descriptor, Errno, Interest, Kernel, StartUp, Stream};
+use crate::limits::{DAY, LINES_PER_PERIOD, LINES_PERIOD, OUTPUT_BUFFER};
+use crate::metrics::Metrics;
+use crate::report::{self, Label, Line, STAMP_WIDTH};
+use crate::text::{Text, parse_decimal, split_once};
+use crate::time::{Duration, Instant, nearest};
 
 use super::clock::now;
 
@@ -48,12 +49,51 @@ impl Budget {
     }
 }
 
+/// What standard output is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Style {
+    /// A pipe or a file.
+    Plain,
+    /// systemd's, which has the time and a priority for each line
+    /// (systemd.exec(5), SyslogLevelPrefix).
+    Journal,
+}
+
+impl Style {
+    fn of(start_up: &StartUp) -> Self {
+        let journal = (start_up.environment)(b"JOURNAL_STREAM").and_then(|value| {
+            let (device, inode) = split_once(value, b':');
+            Some((parse_decimal(device)?, parse_decimal(inode)?))
+        });
+        if journal.is_some() && journal == start_up.output_file {
+            Self::Journal
+        } else {
+            Self::Plain
+        }
+    }
+}
+
+/// A line's priority in the journal: sd-daemon(3) has `<4>` for warnings and
+/// `<6>` for information.
+fn priority(label: Option<Label>) -> &'static [u8] {
+    match label {
+        Some(Label::Scan | Label::NotBlocked | Label::BlockFailed) => b"<4>",
+        Some(Label::Connection | Label::Blocked | Label::Unblocked) | None => b"<6>",
+    }
+}
+
 /// Lines on their way to standard output.
 #[repr(C)]
 pub struct Output {
     /// Where standard output is polled.
     descriptor: Option<Descriptor>,
+    style: Style,
     dropped: u64,
+    /// When the journal gets its next sign of life, and what was counted at the
+    /// last one.
+    day_ends: Option<Instant>,
+    scans: u64,
+    blocks: u64,
     /// What a slow reader may still cost in total.
     wait_budget: Duration,
     /// What a reader that takes nothing at all may cost: then nothing is left
@@ -70,6 +110,10 @@ impl Output {
     pub const fn new() -> Self {
         Self {
             descriptor: None,
+            style: Style::Plain,
+            day_ends: None,
+            scans: 0,
+            blocks: 0,
             buffer: Text::new(),
             dropped: 0,
             wait_budget: Duration::ZERO,
@@ -83,9 +127,15 @@ impl Output {
         self.dropped
     }
 
-    /// Where room for it is polled.
-    pub fn open(&mut self, descriptor: Option<Descriptor>) {
-        self.descriptor = descriptor;
+    /// Takes what is known of standard output.
+    pub fn open(&mut self, start_up: &StartUp) {
+        self.descriptor = start_up.output;
+        self.style = Style::of(start_up);
+    }
+
+    /// A daemon's first day begins.
+    pub fn start(&mut self, now: Instant) {
+        self.day_ends = (self.style == Style::Journal).then(|| now.after(DAY));
     }
 
     /// Where bytes wait for room.
@@ -100,23 +150,40 @@ impl Output {
         self.longest_wait = longest_wait;
     }
 
-    /// When it is to be said what was held back.
+    /// When it is to be said what was held back, or what a day brought.
     pub fn deadline(&self) -> Option<Instant> {
-        self.events.deadline()
+        nearest(self.events.deadline(), self.day_ends)
+    }
+
+    /// Whether a day is over; the next one begins.
+    pub fn ends_day(&mut self, now: Instant) -> bool {
+        let is_over = now.reaches(self.day_ends);
+        if is_over {
+            self.start(now);
+        }
+        is_over
+    }
+
+    /// Says what a day brought.
+    pub fn say_day(&mut self, kernel: &mut impl Kernel, metrics: &Metrics, standing: u64) {
+        let scans = metrics.port_scans - mem::replace(&mut self.scans, metrics.port_scans);
+        let blocks = metrics.blocks - mem::replace(&mut self.blocks, metrics.blocks);
+        self.line(kernel, &report::day(scans, blocks, standing));
     }
 
     /// Says what was held back in a minute that is over.
     pub fn end_minute(&mut self, kernel: &mut impl Kernel, now: Instant) {
-        if now.reaches(self.deadline()) {
+        if now.reaches(self.events.deadline()) {
             self.say_held_back(kernel);
         }
     }
 
     /// Says how many lines were held back, if any were.
+    #[inline(never)]
     pub fn say_held_back(&mut self, kernel: &mut impl Kernel) {
         let count = mem::take(&mut self.events.held_back);
         if count > 0 {
-            self.bare(kernel, report::more(count).as_bytes());
+            self.line(kernel, &report::more(count));
         }
     }
 
@@ -130,23 +197,41 @@ impl Output {
                 return;
             }
         }
-        self.bare(kernel, line.as_bytes());
+        self.put(kernel, line.label, line.as_bytes());
     }
 
-    /// Appends one line that has no label; drops and counts it where there is
-    /// no room.
+    /// Appends one line that has neither time nor label.
     pub fn bare(&mut self, kernel: &mut impl Kernel, line: &[u8]) {
-        if self.buffer.room() <= line.len() {
+        self.put(kernel, None, line);
+    }
+
+    #[inline(never)]
+    fn put(&mut self, kernel: &mut impl Kernel, label: Option<Label>, line: &[u8]) {
+        let start = label.map_or(0, |_| STAMP_WIDTH);
+        let (_, untimed) = line.split_at_checked(start).unwrap_or_default();
+        let parts = match self.style {
+            Style::Plain => [b"", line],
+            Style::Journal => [priority(label), untimed],
+        };
+        self.append(kernel, &parts);
+    }
+
+    /// Appends the parts of a line; drops and counts it where there is no room.
+    fn append(&mut self, kernel: &mut impl Kernel, parts: &[&[u8]]) {
+        let length = parts.iter().map(|part| part.len()).sum();
+        if self.buffer.room() <= length {
             self.flush(kernel);
         }
-        while self.buffer.room() <= line.len() && self.wait(kernel) {
+        while self.buffer.room() <= length && self.wait(kernel) {
             self.flush(kernel);
         }
-        if self.buffer.room() <= line.len() {
+        if self.buffer.room() <= length {
             self.dropped += 1;
             return;
         }
-        self.buffer.put(line);
+        for part in parts {
+            self.buffer.put(part);
+        }
         self.buffer.put_byte(b'\n');
     }
 

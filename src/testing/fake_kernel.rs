@@ -513,6 +513,7 @@ impl FakeKernel {
         StartUp {
             signals: Descriptor::new(SIGNALS),
             output: Descriptor::new(STDOUT),
+            output_file: Some((8, 4_711)),
             capabilities: self.capabilities,
             hash_key: HashKey {
                 k0: self.random.next(),

@@ -24,6 +24,7 @@ pub enum Line {
     Unblocked { source: String },
     BlockFailed { source: String, gave_up: bool },
     More,
+    Day,
     Exit,
 }
 
@@ -41,6 +42,9 @@ pub fn read_line(line: &str) -> Option<Line> {
     if line.starts_with("… and ") && line.ends_with(" more") {
         return Some(Line::More);
     }
+    if line.starts_with("24 h: ") {
+        return Some(Line::Day);
+    }
     let (time, rest) = line.split_at_checked(19)?;
     let is_time = time
         .bytes()
@@ -49,8 +53,19 @@ pub fn read_line(line: &str) -> Option<Line> {
             b'd' => byte.is_ascii_digit(),
             _ => byte == *shape,
         });
-    let rest = rest.strip_prefix(": ").filter(|_| is_time)?;
-    let (label, rest) = rest.split_at_checked(18)?;
+    read_labelled(rest.strip_prefix(": ").filter(|_| is_time)?)
+}
+
+/// A line of the journal, without its priority.
+fn read_untimed(line: &str) -> Option<Line> {
+    read_labelled(line).or_else(|| {
+        let is_timed = line.starts_with("20");
+        read_line(line).filter(|_| !is_timed || line.starts_with("24 h: "))
+    })
+}
+
+fn read_labelled(line: &str) -> Option<Line> {
+    let (label, rest) = line.split_at_checked(18)?;
     let rest = rest.strip_prefix(": ")?.trim_start();
     let (who, rest) = rest.split_once(' ')?;
     let source = who.to_owned();
@@ -297,6 +312,11 @@ impl Run {
                     }
                     text
                 }
+                _ if line.starts_with('<') => {
+                    let (priority, rest) = line.split_at(3);
+                    let words: Vec<_> = rest.split_ascii_whitespace().collect();
+                    priority.to_owned() + &words.join(" ")
+                }
                 _ => line,
             })
             .collect()
@@ -414,7 +434,12 @@ impl Run {
         let mut lines = Vec::new();
         for line in text.lines() {
             assert!(line.len() <= LINE_MAX, "{line}");
-            let known = read_line(line);
+            let priorities = ["<4>", "<6>"].into_iter();
+            let mut untimed = priorities.filter_map(|start| line.strip_prefix(start));
+            let known = match untimed.next() {
+                Some(line) => read_untimed(line),
+                None => read_line(line),
+            };
             lines.push(known.unwrap_or_else(|| panic!("unknown shape: {line}")));
             self.pending.push(line.to_owned());
         }
@@ -505,6 +530,7 @@ impl Run {
             | Line::NoConnection
             | Line::Connection(_)
             | Line::More
+            | Line::Day
             | Line::Exit => {}
         }
     }

@@ -1889,3 +1889,43 @@ fn a_flood_of_scans_has_300_lines_a_minute() {
         expect: 201 blocks stand; to lift all: tcpparser --unblock all"
     );
 }
+
+#[test]
+fn the_journal_gets_priorities_and_a_sign_of_life() {
+    trace!(
+        "stdout is the journal
+        with the list
+        at 0 s: start --block-time 25h
+        expect: <6>tcpparser starting...
+        expect: <6>
+        at 1 s: expect: <6>No TCP peer connection established yet
+        198.51.100.7 opens 22
+        at 11 s: expect: <6>New connection: 198.51.100.7:50000 -> 203.0.113.5:22
+        terminate"
+    );
+    trace!(
+        "stdout is the journal
+        without oracle
+        at 0 s: start --interval 1m --block-time 25h
+        at 1 s: 198.51.100.7 scans
+        203.0.113.1 scans
+        at 61 s: expect 2: <4>Port scan detected: …
+        expect: <4>Not blocked: 203.0.113.1 gateway
+        expect: <6>Blocked: 198.51.100.7 for 25h, …
+        203.0.113.1 closes
+        at 86401 s: expect: <6>24 h: 2 scans, 1 block, 1 stands
+        at 90070 s: expect: <6>Unblocked: 198.51.100.7 its time is over
+        at 172801 s: expect: <6>24 h: 0 scans, 0 blocks, 0 stand
+        terminate"
+    );
+    trace!(
+        "stdout is not the journal
+        without oracle
+        at 0 s: start --interval 1m --block-time 10m
+        at 1 s: 198.51.100.7 scans
+        at 61 s: expect: Port scan detected: …
+        expect: Blocked: …
+        at 670 s: expect: Unblocked: …
+        at 87000 s: terminate"
+    );
+}

@@ -131,6 +131,7 @@ impl Trace {
         let has_list = self.has_list;
         let is_list = |line: &String| {
             let starts = ["New connection: ", "No TCP peer ", "tcpparser starting..."];
+            let line = line.strip_prefix("<6>").unwrap_or(line);
             line.is_empty() || starts.iter().any(|start| line.starts_with(start))
         };
         let lines = self.run.lines().into_iter();
@@ -371,6 +372,15 @@ impl Trace {
             ["stdout", "breaks"] => {
                 kernel.stdout = Stdout::Broken;
                 (self.run.checks.oracle, self.run.checks.output) = (false, false);
+            }
+            ["stdout", "is", "the", "journal"] => {
+                let name = "JOURNAL_STREAM".to_owned();
+                kernel.environment.insert(name, b"8:4711".to_vec());
+            }
+            // What a service redirects, its children's output.
+            ["stdout", "is", "not", "the", "journal"] => {
+                let name = "JOURNAL_STREAM".to_owned();
+                kernel.environment.insert(name, b"8:4712".to_vec());
             }
             ["lines", "are", "held", "back"] => {
                 (self.run.checks.oracle, self.run.checks.output) = (false, false);
