@@ -663,6 +663,16 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
         self.known_protection(fold_network(network)).or(unknown)
     }
 
+    /// Whether --allow protects anything.
+    pub fn has_allowed(&self) -> bool {
+        !self.allowed.is_empty()
+    }
+
+    /// Whether the peer of an SSH session is protected.
+    pub fn has_ssh_peer(&self) -> bool {
+        !self.ssh_peer.is_empty()
+    }
+
     /// Whether protected addresses may be missing: some dump was never whole,
     /// or listed more than fits.
     pub fn is_incomplete(&self) -> bool {

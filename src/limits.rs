@@ -210,6 +210,11 @@ limit! {
     LIST_EXTRA: usize = 100
 }
 limit! {
+    /// Lines of the largest screen, and pairs of peer and port kept while a list
+    /// is folded to fit.
+    SCREEN_LINES: usize = 256
+}
+limit! {
     /// Destroy events taken in one turn: a flood must not hold up HTTP, and
     /// what stays in the socket's buffer comes next turn.
     EVENTS_PER_TURN: usize = 512
@@ -415,6 +420,7 @@ const _: () =
     assert!(EVENTS_PER_TURN >= 1 && WAITING >= 2 * EVENTS_PER_TURN && EARLY_READING_SHARE >= 1);
 const _: () = assert!(HTTP_RESPONSE >= 4_096 && HTTP_LINGER_BYTES >= 1 && HTTP_ACCEPTS >= 1);
 const _: () = assert!(DESTROYS_PER_TURN >= 1 && DOOMED >= DESTROYS_PER_TURN);
+const _: () = assert!(SCREEN_LINES >= 2);
 const _: () = assert!(
     OUTPUT_BUFFER >= 1_024 && OUTPUT_BUFFER <= 4_096,
     "a line fits, PIPE_BUF holds"

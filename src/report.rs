@@ -2,7 +2,7 @@
 
 use core::ops::{Deref, DerefMut};
 
-use crate::address::{Endpoint, Network, write_address};
+use crate::address::{ENDPOINT_TEXT, Endpoint, Network, write_address};
 use crate::connections::Direction;
 use crate::detector::{Data, Scan};
 use crate::firewall::comment::Facts;
@@ -98,15 +98,35 @@ fn begin_source(time: Calendar, label: Label, source: Network) -> Line {
     begin(time, label, who.as_bytes())
 }
 
-/// A connection of the list.
-pub fn connection(time: Calendar, remote: Endpoint, direction: Direction, local: Endpoint) -> Line {
-    let mut line = begin(time, Label::Connection, remote.to_text().as_bytes());
-    line.put(match direction {
-        Direction::Inbound => b"-> ",
-        Direction::Outbound => b"<- ",
-    });
-    local.write(&mut line);
+/// A connection of the list, or so many of one peer with one port of a service,
+/// whose other ports differ.
+pub fn connections(
+    time: Calendar,
+    remote: Endpoint,
+    direction: Direction,
+    local: Endpoint,
+    count: u64,
+) -> Line {
+    let is_inbound = direction == Direction::Inbound;
+    let mut who: Text<ENDPOINT_TEXT> = Text::new();
+    write_end(&mut who, remote, count == 1 || !is_inbound);
+    let mut line = begin(time, Label::Connection, who.as_bytes());
+    line.put(if is_inbound { b"-> " } else { b"<- " });
+    write_end(&mut line, local, count == 1 || is_inbound);
+    if count > 1 {
+        line.put(b", ");
+        put_count(&mut line, count, b" connection");
+    }
     line
+}
+
+#[inline(never)]
+fn write_end(out: &mut TextView, end: Endpoint, has_port: bool) {
+    if has_port {
+        end.write(out);
+    } else {
+        write_address(out, end.address);
+    }
 }
 
 /// The end of a list that is longer than what was kept of it.
@@ -436,20 +456,22 @@ mod tests {
     #[test]
     fn the_demo_to_the_letter() {
         assert_line(
-            connection(
+            connections(
                 TIME,
                 endpoint("206.11.237.209:52239"),
                 Direction::Inbound,
                 endpoint("172.31.59.87:22"),
+                1,
             ),
             "2021-11-01 21:11:53:     New connection:  206.11.237.209:52239 -> 172.31.59.87:22",
         );
         assert_line(
-            connection(
+            connections(
                 TIME,
                 endpoint("99.84.191.103:443"),
                 Direction::Outbound,
                 endpoint("172.31.59.87:37474"),
+                1,
             ),
             "2021-11-01 21:11:53:     New connection:     99.84.191.103:443 <- 172.31.59.87:37474",
         );
@@ -475,11 +497,12 @@ mod tests {
     #[test]
     fn ipv6_stands_in_brackets_and_sources_as_blocked() {
         assert_line(
-            connection(
+            connections(
                 TIME,
                 endpoint("[2001:db8::1]:443"),
                 Direction::Inbound,
                 endpoint("[2001:db8::2]:22"),
+                1,
             ),
             "2021-11-01 21:11:53:     New connection:     [2001:db8::1]:443 -> [2001:db8::2]:22",
         );

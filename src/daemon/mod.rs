@@ -248,6 +248,9 @@ impl Daemon {
         self.reader.configure(proc_directory);
         self.intake.configure(start_up.hash_key, options);
         self.metrics.interval = options.interval;
+        if let Some(screen) = start_up.screen {
+            self.intake.list.set_screen(screen);
+        }
         start::protect(start_up, &mut self.host, options);
         let range = local_port_range(kernel, proc_directory);
         self.intake.connections.set_local_port_range(range);
@@ -593,6 +596,11 @@ impl Daemon {
                 self.take_facts(kernel);
             }
             self.commands.firewall.release_protected(&self.host);
+        }
+        if self.output.takes_introduction() {
+            let (host, firewall) = (&self.host, &self.commands.firewall);
+            let has_events = self.watcher.expects_events();
+            start::introduce(kernel, self.options.listen, host, firewall, has_events);
         }
         let cpu_before = clock::cpu_time(kernel);
         self.read(kernel, trigger);

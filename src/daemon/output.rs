@@ -7,11 +7,12 @@ use core::mem;
 use crate::kernel::{Descriptor, Errno, Interest, Kernel, StartUp, Stream};
 use crate::limits::{DAY, LINES_PER_PERIOD, LINES_PERIOD, OUTPUT_BUFFER};
 use crate::metrics::Metrics;
-use crate::report::{self, Label, Line, STAMP_WIDTH};
+use crate::report::{self, LABEL_WIDTH, Label, Line, STAMP_WIDTH};
 use crate::text::{Text, parse_decimal, split_once};
 use crate::time::{Duration, Instant, nearest};
 
 use super::clock::now;
+use super::once::Once;
 
 /// Lines of one kind that a period may have; all bytes zero when new. Periods
 /// follow each other from the first line on, and only while there are lines.
@@ -57,6 +58,10 @@ enum Style {
     /// systemd's, which has the time and a priority for each line
     /// (systemd.exec(5), SyslogLevelPrefix).
     Journal,
+    /// A terminal.
+    Terminal,
+    /// One that shows colours.
+    Colours,
 }
 
 impl Style {
@@ -67,18 +72,31 @@ impl Style {
         });
         if journal.is_some() && journal == start_up.output_file {
             Self::Journal
-        } else {
+        } else if start_up.screen.is_none() {
             Self::Plain
+        } else if has_colours(start_up) {
+            Self::Colours
+        } else {
+            Self::Terminal
         }
     }
 }
 
-/// A line's priority in the journal: sd-daemon(3) has `<4>` for warnings and
-/// `<6>` for information.
-fn priority(label: Option<Label>) -> &'static [u8] {
+/// Whether a terminal shows colours, and is to: <https://no-color.org>.
+fn has_colours(start_up: &StartUp) -> bool {
+    let value = |name| (start_up.environment)(name).unwrap_or_default();
+    value(b"NO_COLOR").is_empty() && !matches!(value(b"TERM"), b"" | b"dumb")
+}
+
+/// A line's priority in the journal: sd-daemon(3) has 4 for warnings and 6 for
+/// information; and its label's colour on a terminal: red, yellow, green of
+/// ECMA-48, if any.
+fn look(label: Option<Label>) -> (u8, Option<u8>) {
     match label {
-        Some(Label::Scan | Label::NotBlocked | Label::BlockFailed) => b"<4>",
-        Some(Label::Connection | Label::Blocked | Label::Unblocked) | None => b"<6>",
+        Some(Label::Scan) => (b'4', Some(b'1')),
+        Some(Label::NotBlocked | Label::BlockFailed) => (b'4', Some(b'3')),
+        Some(Label::Unblocked) => (b'6', Some(b'2')),
+        Some(Label::Blocked | Label::Connection) | None => (b'6', None),
     }
 }
 
@@ -88,6 +106,7 @@ pub struct Output {
     /// Where standard output is polled.
     descriptor: Option<Descriptor>,
     style: Style,
+    introduction: Once,
     dropped: u64,
     /// When the journal gets its next sign of life, and what was counted at the
     /// last one.
@@ -111,6 +130,7 @@ impl Output {
         Self {
             descriptor: None,
             style: Style::Plain,
+            introduction: Once::NEW,
             day_ends: None,
             scans: 0,
             blocks: 0,
@@ -131,6 +151,11 @@ impl Output {
     pub fn open(&mut self, start_up: &StartUp) {
         self.descriptor = start_up.output;
         self.style = Style::of(start_up);
+    }
+
+    /// Whether somebody sits there who knows nothing of us yet.
+    pub fn takes_introduction(&mut self) -> bool {
+        matches!(self.style, Style::Terminal | Style::Colours) && self.introduction.say()
     }
 
     /// A daemon's first day begins.
@@ -208,10 +233,20 @@ impl Output {
     #[inline(never)]
     fn put(&mut self, kernel: &mut impl Kernel, label: Option<Label>, line: &[u8]) {
         let start = label.map_or(0, |_| STAMP_WIDTH);
-        let (_, untimed) = line.split_at_checked(start).unwrap_or_default();
-        let parts = match self.style {
-            Style::Plain => [b"", line],
-            Style::Journal => [priority(label), untimed],
+        let (time, untimed) = line.split_at_checked(start).unwrap_or_default();
+        let width = label.map_or(0, |_| LABEL_WIDTH);
+        let (word, rest) = untimed.split_at_checked(width).unwrap_or_default();
+        let (priority, colour) = look(label);
+        let parts: [&[u8]; 5] = match (self.style, colour) {
+            (Style::Journal, _) => [&[b'<', priority, b'>'], b"", word, b"", rest],
+            (Style::Colours, Some(colour)) => [
+                time,
+                &[b'\x1b', b'[', b'3', colour, b'm'],
+                word,
+                b"\x1b[0m",
+                rest,
+            ],
+            _ => [time, b"", word, b"", rest],
         };
         self.append(kernel, &parts);
     }

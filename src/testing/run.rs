@@ -56,6 +56,15 @@ pub fn read_line(line: &str) -> Option<Line> {
     read_labelled(rest.strip_prefix(": ").filter(|_| is_time)?)
 }
 
+/// A line of a terminal, without its escape sequences of colours.
+fn without_colours(line: &str) -> String {
+    let mut parts = line.split("\x1b[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |line, part| {
+        line + part.split_once('m').expect("a colour").1
+    })
+}
+
 /// A line of the journal, without its priority.
 fn read_untimed(line: &str) -> Option<Line> {
     read_labelled(line).or_else(|| {
@@ -438,7 +447,7 @@ impl Run {
             let mut untimed = priorities.filter_map(|start| line.strip_prefix(start));
             let known = match untimed.next() {
                 Some(line) => read_untimed(line),
-                None => read_line(line),
+                None => read_line(&without_colours(line)),
             };
             lines.push(known.unwrap_or_else(|| panic!("unknown shape: {line}")));
             self.pending.push(line.to_owned());

@@ -23,7 +23,7 @@ use super::run::Run;
 use super::scenarios::{OWN, host};
 use crate::address::{Family, Network};
 use crate::daemon::Flow;
-use crate::kernel::{Claim, Errno};
+use crate::kernel::{Claim, Errno, Screen};
 use crate::nf_tables::Set;
 use crate::proc_net_tcp::TcpState;
 use crate::time::{Duration, Instant};
@@ -381,6 +381,14 @@ impl Trace {
             ["stdout", "is", "not", "the", "journal"] => {
                 let name = "JOURNAL_STREAM".to_owned();
                 kernel.environment.insert(name, b"8:4712".to_vec());
+            }
+            ["stdout", "is", "a", "screen", "of", rows, "x", columns] => {
+                let (rows, columns) = (number(rows), number(columns));
+                kernel.screen = Some(Screen { rows, columns });
+            }
+            ["variable", name, "is", value] => {
+                let value = value.as_bytes().to_vec();
+                kernel.environment.insert(name.to_owned(), value);
             }
             ["lines", "are", "held", "back"] => {
                 (self.run.checks.oracle, self.run.checks.output) = (false, false);
