@@ -82,6 +82,9 @@ impl Style {
     }
 }
 
+/// The most that a style adds to a line: an escape sequence and its end.
+const DECORATION: usize = 9;
+
 /// Whether a terminal shows colours, and is to: <https://no-color.org>.
 fn has_colours(start_up: &StartUp) -> bool {
     let value = |name| (start_up.environment)(name).unwrap_or_default();
@@ -230,30 +233,10 @@ impl Output {
         self.put(kernel, None, line);
     }
 
+    /// Drops and counts a line for which there is no room.
     #[inline(never)]
     fn put(&mut self, kernel: &mut impl Kernel, label: Option<Label>, line: &[u8]) {
-        let start = label.map_or(0, |_| STAMP_WIDTH);
-        let (time, untimed) = line.split_at_checked(start).unwrap_or_default();
-        let width = label.map_or(0, |_| LABEL_WIDTH);
-        let (word, rest) = untimed.split_at_checked(width).unwrap_or_default();
-        let (priority, colour) = look(label);
-        let parts: [&[u8]; 5] = match (self.style, colour) {
-            (Style::Journal, _) => [&[b'<', priority, b'>'], b"", word, b"", rest],
-            (Style::Colours, Some(colour)) => [
-                time,
-                &[b'\x1b', b'[', b'3', colour, b'm'],
-                word,
-                b"\x1b[0m",
-                rest,
-            ],
-            _ => [time, b"", word, b"", rest],
-        };
-        self.append(kernel, &parts);
-    }
-
-    /// Appends the parts of a line; drops and counts it where there is no room.
-    fn append(&mut self, kernel: &mut impl Kernel, parts: &[&[u8]]) {
-        let length = parts.iter().map(|part| part.len()).sum();
+        let length = line.len() + DECORATION;
         if self.buffer.room() <= length {
             self.flush(kernel);
         }
@@ -264,10 +247,23 @@ impl Output {
             self.dropped += 1;
             return;
         }
-        for part in parts {
-            self.buffer.put(part);
+        let out = &mut self.buffer;
+        let (priority, colour) = look(label);
+        let start = label.map_or(0, |_| STAMP_WIDTH);
+        let (time, mut rest) = line.split_at_checked(start).unwrap_or_default();
+        match (self.style, colour) {
+            (Style::Journal, _) => out.put(&[b'<', priority, b'>']),
+            (Style::Colours, Some(colour)) => {
+                out.put(time);
+                out.put(&[b'\x1b', b'[', b'3', colour, b'm']);
+                out.put(rest.get(..LABEL_WIDTH).unwrap_or_default());
+                out.put(b"\x1b[0m");
+                rest = rest.get(LABEL_WIDTH..).unwrap_or_default();
+            }
+            _ => out.put(time),
         }
-        self.buffer.put_byte(b'\n');
+        out.put(rest);
+        out.put_byte(b'\n');
     }
 
     /// Writes what standard output takes without waiting. Where it is broken
