@@ -2042,7 +2042,7 @@ fn a_list_longer_than_the_screen_is_folded() {
     // More pairs than fit, and one that is over.
     let many = [
         ("2001:db8:9::4", 50_000, 80, 4),
-        ("198.51.100.5", 50_000, 22, 1),
+        ("2001:db8:9::4", 50_000, 22, 1),
         ("198.51.100.6", 50_000, 22, 1),
     ];
     let folded = [
@@ -2053,7 +2053,7 @@ fn a_list_longer_than_the_screen_is_folded() {
     let lines = list(&many);
     assert_eq!(lines[..3], folded);
     assert!(
-        lines[3].starts_with("New connection: 198.51.100.5:50000 -> "),
+        lines[3].starts_with("New connection: 198.51.100.6:50000 -> "),
         "{lines:?}"
     );
     assert_eq!(lines[4..], ["… and 2 more"]);
@@ -2080,4 +2080,35 @@ fn a_list_longer_than_the_screen_is_folded() {
     let rest = single + 3;
     assert_eq!(lines.last().unwrap(), &format!("… and {rest} more"));
     assert_eq!(lines.len(), 5);
+    // What fits is shown as ever again.
+    run.kernel
+        .sockets
+        .retain(|socket| socket.state == TcpState::Listen);
+    run.kernel.open_connection("198.51.100.1", 50_000, 22);
+    run.kernel.open_connection("198.51.100.1", 50_001, 22);
+    run.run_for(10);
+    assert_eq!(
+        run.lines(),
+        [
+            "New connection: 198.51.100.1:50000 -> 203.0.113.5:22",
+            "New connection: 198.51.100.1:50001 -> 203.0.113.5:22",
+        ]
+    );
+}
+
+/// Two rows for each line.
+#[test]
+fn a_narrow_screen_has_half_as_many_lines() {
+    for (columns, folds) in [(80, true), (88, false), (0, false)] {
+        let mut run = host();
+        run.kernel.screen = Some(Screen { rows: 6, columns });
+        run.checks.oracle = false;
+        for from in 50_000..50_003 {
+            run.kernel.open_connection("198.51.100.1", from, 22);
+        }
+        assert_eq!(run.start(&["--dry-run"]), Flow::Continue);
+        run.run_for(1);
+        let folded = run.lines_with(", 3 connections").len();
+        assert_eq!(folded, usize::from(folds), "{columns} columns");
+    }
 }
