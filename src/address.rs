@@ -4,7 +4,9 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::label::label;
-use crate::text::{Text, TextView, has_byte, parse_decimal, split};
+#[cfg(test)]
+use crate::text::Text;
+use crate::text::{TextView, has_byte, parse_decimal, split};
 
 /// The IP version; IPv4-mapped IPv6 (RFC 4291 section 2.5.5.2) is IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -491,7 +493,19 @@ impl Endpoint {
         out.put_decimal(u64::from(self.port));
     }
 
-    /// The endpoint as text of its own, for padding.
+    /// Where this host reaches what listens here. [::] takes IPv4 as well, and is
+    /// 0.0.0.0 where the kernel lacks IPv6.
+    pub fn local(self) -> Self {
+        let is_specified = !self.address.is_unspecified();
+        let address = is_specified.then_some(self.address);
+        Self {
+            address: address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            port: self.port,
+        }
+    }
+
+    /// The endpoint as text of its own.
+    #[cfg(test)]
     pub fn to_text(self) -> Text<ENDPOINT_TEXT> {
         let mut text = Text::new();
         self.write(&mut text);

@@ -680,6 +680,16 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
         known.or(others).or(unknown)
     }
 
+    /// Whether --allow protects anything.
+    pub fn has_allowed(&self) -> bool {
+        !self.allowed.sorted.is_empty()
+    }
+
+    /// Whether the peer of an SSH session is protected.
+    pub fn has_ssh_peer(&self) -> bool {
+        !self.ssh_peer.sorted.is_empty()
+    }
+
     /// Whether protected addresses may be missing: some dump was never whole,
     /// or listed more than fits.
     pub fn is_incomplete(&self) -> bool {

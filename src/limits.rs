@@ -219,6 +219,11 @@ limit! {
     LIST_EXTRA: usize = 100
 }
 limit! {
+    /// Lines of the largest screen, and pairs of peer and port kept while a list
+    /// is folded to fit.
+    SCREEN_LINES: usize = 256
+}
+limit! {
     /// Destroy events taken in one turn: a flood must not hold up HTTP, and
     /// what stays in the socket's buffer comes next turn.
     EVENTS_PER_TURN: usize = 512
@@ -297,6 +302,19 @@ limit! {
     /// Bytes of output kept while stdout is not ready. Writes of at most
     /// PIPE_BUF bytes (pipe(7)) are whole or not at all.
     OUTPUT_BUFFER: usize = 4_096
+}
+limit! {
+    /// Lines of scans and of what becomes of blocks in one period: a thousand
+    /// scanners must not fill a disk with them.
+    LINES_PER_PERIOD: usize = 300
+}
+limit! {
+    /// That period.
+    LINES_PERIOD: Duration = 60_000
+}
+limit! {
+    /// How often the journal gets a sign of life.
+    DAY: Duration = 86_400_000
 }
 limit! {
     /// How long one reading may wait for a stdout that takes nothing; one that
@@ -411,6 +429,7 @@ const _: () =
     assert!(EVENTS_PER_TURN >= 1 && WAITING >= 2 * EVENTS_PER_TURN && EARLY_READING_SHARE >= 1);
 const _: () = assert!(HTTP_RESPONSE >= 4_096 && HTTP_LINGER_BYTES >= 1 && HTTP_ACCEPTS >= 1);
 const _: () = assert!(DESTROYS_PER_TURN >= 1 && DOOMED >= DESTROYS_PER_TURN);
+const _: () = assert!(SCREEN_LINES >= 2);
 const _: () = assert!(
     OUTPUT_BUFFER >= 1_024 && OUTPUT_BUFFER <= 4_096,
     "a line fits, PIPE_BUF holds"

@@ -20,7 +20,7 @@ class Routed:
     """A host with services, and a router behind which there are many sources."""
 
     def __init__(self, t, *arguments, ports=PORTS, own=(), **options):
-        self.lan = t.lan()
+        self.lan, self.binary = t.lan(), t.binary
         self.host, self.peer = self.lan.host, self.lan.peer
         networks = (*DECOYS, "10.98.0.0/16", "fd91::/16", "64:ff9b::/96")
         for network in networks:
@@ -55,8 +55,14 @@ class Routed:
             process.stdin = None
             yield process
 
+    def blocked(self):
+        """The sources of --list: lines have a budget, blocks none."""
+        done = self.host.run(self.binary, "--list")
+        lines = done.stdout.splitlines()
+        return [line.split()[0] for line in lines if " iptables-" in line or line.endswith(" nft")]
+
     def wait_blocked(self, source, seconds=10):
-        self.guard.wait_line(f": +Blocked: +{source} ", seconds)
+        wait_for(lambda: source in self.blocked(), f"{source} blocked", seconds)
 
     def control(self):
         """Ordinary scanners are blocked within three seconds, all the same."""

@@ -361,7 +361,7 @@ impl Commands {
             Some(_) if !failure.is_addition => {}
             Some(source) => {
                 let line = report::block_failed(moment.calendar(kernel), source, words.as_bytes());
-                output.line(kernel, line.as_bytes());
+                output.line(kernel, &line);
             }
             None => log_error(kernel, &[words.as_bytes()]),
         }
@@ -446,7 +446,7 @@ impl Commands {
                     report::unblocked(calendar, source, reason, program.as_bytes())
                 }
             };
-            output.line(kernel, line.as_bytes());
+            output.line(kernel, &line);
         }
     }
 
@@ -479,7 +479,7 @@ impl Commands {
         if let Err(refusal) = verdict {
             metrics.blocks_refused.count(refusal);
             let line = report::not_blocked(calendar, scan.source, refusal.words());
-            return output.line(kernel, line.as_bytes());
+            return output.line(kernel, &line);
         }
         let family = scan.source.family();
         if self.firewall.is_failing(family) {
@@ -489,7 +489,7 @@ impl Commands {
             why.put(b" cannot be used; it is tried again");
             metrics.block_failures.count(BlockFailure::Other);
             let line = report::block_failed(calendar, scan.source, why.as_bytes());
-            output.line(kernel, line.as_bytes());
+            output.line(kernel, &line);
         }
     }
 

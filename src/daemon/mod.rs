@@ -158,7 +158,7 @@ impl Daemon {
         self.metrics.start_unix_nanoseconds = Moment::read(kernel).unix_nanoseconds;
         self.commands.signals = start_up.signals;
         self.commands.is_container = start::is_container(start_up);
-        self.output.open(start_up.output);
+        self.output.open(start_up);
         self.commands.invocation.root = self.options.exec_root.clone();
         match self.options.action {
             Action::Help => start::print(kernel, &mut self.output, write_help),
@@ -213,8 +213,7 @@ impl Daemon {
         let could_read = self.read(kernel, Trigger::Scheduled);
         while let Some(scan) = self.intake.detector.next_scan() {
             let calendar = Moment::read(kernel).calendar(kernel);
-            self.output
-                .line(kernel, report::scan(calendar, &scan).as_bytes());
+            self.output.line(kernel, &report::scan(calendar, &scan));
         }
         self.output.finish(kernel);
         Flow::Exit(u8::from(!could_read))
@@ -244,6 +243,7 @@ impl Daemon {
         self.early.start();
         self.supervisor.start(start_up);
         start::print_start(kernel, &mut self.output);
+        self.output.start(now);
         self.reader.start(now);
         Flow::Continue
     }
@@ -255,6 +255,9 @@ impl Daemon {
         self.reader.configure(proc_directory);
         self.intake.configure(start_up.hash_key, options);
         self.metrics.interval = options.interval;
+        if let Some(screen) = start_up.screen {
+            self.intake.list.set_screen(screen);
+        }
         start::protect(start_up, &mut self.host, options);
         let range = local_port_range(kernel, proc_directory);
         self.intake.connections.set_local_port_range(range);
@@ -283,6 +286,7 @@ impl Daemon {
         self.run_commands(kernel, moment);
         self.serve(kernel, &found, moment);
         self.instance.drain(kernel, moment.now);
+        self.say_counts(kernel, moment.now);
         self.output.flush(kernel);
         if self.is_terminating {
             self.end(kernel)
@@ -342,6 +346,7 @@ impl Daemon {
         let netfilter = self.commands.netfilter.deadline(now);
         let firewall = nearest(self.commands.firewall.deadline(now), netfilter);
         let rest = nearest(self.facts.deadline(now), self.web.deadline());
+        let rest = nearest(rest, self.output.deadline());
         nearest(nearest(reading, firewall), rest)
     }
 
@@ -453,7 +458,7 @@ impl Daemon {
         }
         self.metrics.port_scans += 1;
         let line = report::scan(moment.calendar(kernel), &scan);
-        self.output.line(kernel, line.as_bytes());
+        self.output.line(kernel, &line);
         let (options, host) = (&self.options, &self.host);
         let verdict = self.commands.decide(&scan, options, host, moment.now);
         let (metrics, output) = (&mut self.metrics, &mut self.output);
@@ -600,6 +605,11 @@ impl Daemon {
                 self.take_facts(kernel);
             }
             self.commands.firewall.release_protected(&self.host);
+        }
+        if self.output.takes_introduction() {
+            let (host, firewall) = (&self.host, &self.commands.firewall);
+            let has_events = self.watcher.expects_events();
+            start::introduce(kernel, self.options.listen, host, firewall, has_events);
         }
         let cpu_before = clock::cpu_time(kernel);
         self.read(kernel, trigger);
@@ -795,7 +805,7 @@ impl Daemon {
         let established = standing.get(Family::V4, TcpState::Established)
             + standing.get(Family::V6, TcpState::Established);
         if has_rows && list.is_empty(established) {
-            output.line(kernel, report::NO_CONNECTION);
+            output.bare(kernel, report::NO_CONNECTION);
         }
     }
 
@@ -844,6 +854,15 @@ impl Daemon {
         self.web.close_clients(kernel, moment);
     }
 
+    /// Says what a minute held back and what a day brought, when they are over.
+    fn say_counts(&mut self, kernel: &mut impl Kernel, now: Instant) {
+        self.output.end_minute(kernel, now);
+        if self.output.ends_day(now) {
+            let standing = self.commands.firewall.standing() as u64;
+            self.output.say_day(kernel, &self.metrics, standing);
+        }
+    }
+
     /// Accepts all of a burst of clients that wait, however few came lately.
     fn accept_waiting(&mut self, kernel: &mut impl Kernel, now: Instant) {
         self.web.expect_burst();
@@ -862,10 +881,11 @@ impl Daemon {
     fn end(&mut self, kernel: &mut impl Kernel) -> Flow {
         self.supervisor.stopping(kernel);
         self.end_commands(kernel);
-        let standing = self.commands.firewall.standing();
+        let standing = self.commands.firewall.standing() as u64;
+        self.output.say_held_back(kernel);
         if standing > 0 {
             let line = report::exit(standing, &self.commands.advice());
-            self.output.line(kernel, line.as_bytes());
+            self.output.line(kernel, &line);
         }
         self.output
             .set_wait_budget(OUTPUT_WAIT_BUDGET, OUTPUT_WAIT_BUDGET);

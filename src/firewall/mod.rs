@@ -622,6 +622,16 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         self.choice != FirewallChoice::Nft
     }
 
+    /// Where new blocks go, as far as is known.
+    pub fn targets(&self) -> &'static [u8] {
+        match self.active(Family::V4) {
+            _ if !self.is_enabled() => b"none are made",
+            _ if self.is_unusable() => b"none can be made",
+            Place::Sets => b"nf_tables",
+            _ => self.names(),
+        }
+    }
+
     /// What cannot be used where nothing can.
     pub fn names(&self) -> &'static [u8] {
         match self.choice {

@@ -13,7 +13,7 @@ use super::nf_tables_model::NfTables;
 use crate::address::{Endpoint, Family, Network, PerFamily};
 use crate::kernel::{
     Accepted, CAP_NET_ADMIN, Child, Claim, Clock, Descriptor, Errno, Exit, File, Interest,
-    Invocation, Kernel, Link, More, Netlink, Path, ProcessStatus, Signal, StartUp, Stream,
+    Invocation, Kernel, Link, More, Netlink, Path, ProcessStatus, Screen, Signal, StartUp, Stream,
 };
 use crate::proc_net_tcp::TcpState;
 use crate::table::HashKey;
@@ -391,6 +391,8 @@ pub struct FakeKernel {
     /// not say.
     pub passive_opens: u64,
     pub stdout: Stdout,
+    /// Where it is a terminal.
+    pub screen: Option<Screen>,
     pub output: Vec<u8>,
     pub errors: Vec<u8>,
     /// The filter tables, as `iptables` and `ip6tables` show them.
@@ -478,6 +480,7 @@ impl FakeKernel {
             lookups: 0,
             passive_opens: 0,
             stdout: Stdout::Open,
+            screen: None,
             output: Vec::new(),
             errors: Vec::new(),
             tables: PerFamily::from_fn(|_| FilterTable::new()),
@@ -515,6 +518,8 @@ impl FakeKernel {
         StartUp {
             signals: Descriptor::new(SIGNALS),
             output: Descriptor::new(STDOUT),
+            output_file: Some((8, 4_711)),
+            screen: self.screen,
             capabilities: self.capabilities,
             hash_key: HashKey {
                 k0: self.random.next(),

@@ -34,6 +34,8 @@ pub enum Line {
         source: String,
         gave_up: bool,
     },
+    More,
+    Day,
     Exit,
 }
 
@@ -48,6 +50,12 @@ pub fn read_line(line: &str) -> Option<Line> {
     if line.contains("; to lift all: tcpparser --unblock all") {
         return Some(Line::Exit);
     }
+    if line.starts_with("… and ") && line.ends_with(" more") {
+        return Some(Line::More);
+    }
+    if line.starts_with("24 h: ") {
+        return Some(Line::Day);
+    }
     let (time, rest) = line.split_at_checked(19)?;
     let is_time = time
         .bytes()
@@ -56,8 +64,28 @@ pub fn read_line(line: &str) -> Option<Line> {
             b'd' => byte.is_ascii_digit(),
             _ => byte == *shape,
         });
-    let rest = rest.strip_prefix(": ").filter(|_| is_time)?;
-    let (label, rest) = rest.split_at_checked(18)?;
+    read_labelled(rest.strip_prefix(": ").filter(|_| is_time)?)
+}
+
+/// A line of a terminal, without its escape sequences of colours.
+fn without_colours(line: &str) -> String {
+    let mut parts = line.split("\x1b[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |line, part| {
+        line + part.split_once('m').expect("a colour").1
+    })
+}
+
+/// A line of the journal, without its priority.
+fn read_untimed(line: &str) -> Option<Line> {
+    read_labelled(line).or_else(|| {
+        let is_timed = line.starts_with("20");
+        read_line(line).filter(|_| !is_timed || line.starts_with("24 h: "))
+    })
+}
+
+fn read_labelled(line: &str) -> Option<Line> {
+    let (label, rest) = line.split_at_checked(18)?;
     let rest = rest.strip_prefix(": ")?.trim_start();
     let (who, rest) = rest.split_once(' ')?;
     let source = who.to_owned();
@@ -318,6 +346,11 @@ impl Run {
                     }
                     text
                 }
+                _ if line.starts_with('<') => {
+                    let (priority, rest) = line.split_at(3);
+                    let words: Vec<_> = rest.split_ascii_whitespace().collect();
+                    priority.to_owned() + &words.join(" ")
+                }
                 _ => line,
             })
             .collect()
@@ -435,7 +468,12 @@ impl Run {
         let mut lines = Vec::new();
         for line in text.lines() {
             assert!(line.len() <= LINE_MAX, "{line}");
-            let known = read_line(line);
+            let priorities = ["<4>", "<6>"].into_iter();
+            let mut untimed = priorities.filter_map(|start| line.strip_prefix(start));
+            let known = match untimed.next() {
+                Some(line) => read_untimed(line),
+                None => read_line(&without_colours(line)),
+            };
             lines.push(known.unwrap_or_else(|| panic!("unknown shape: {line}")));
             self.pending.push(line.to_owned());
         }
@@ -531,6 +569,8 @@ impl Run {
             | Line::Empty
             | Line::NoConnection
             | Line::Connection(_)
+            | Line::More
+            | Line::Day
             | Line::Exit => {}
         }
     }

@@ -8,7 +8,9 @@ use super::run::Run;
 use super::trace::{play, trace};
 use crate::address::{Family, Network};
 use crate::daemon::Flow;
+use crate::kernel::Screen;
 use crate::kernel::{Claim, Errno};
+use crate::limits::SCREEN_LINES;
 use crate::limits::{CLAIM_TRIES, COUNTERS_AGAIN, EVENTS_LATENESS, EVENTS_REST, HANDSHAKES_ASKED};
 use crate::proc_net_tcp::TcpState;
 use crate::time::{Duration, Instant};
@@ -357,6 +359,8 @@ fn one_refused_entry_never_vetoes_the_others() {
 fn a_thousand_scanners_need_few_children() {
     let mut run = host();
     run.kernel.nf_tables.lacks.nf_tables = false;
+    // Most lines are held back.
+    (run.checks.oracle, run.checks.output) = (false, false);
     assert_eq!(run.start(&[]), Flow::Continue);
     run.run_for(1);
     run.lines();
@@ -675,8 +679,9 @@ fn no_verdict_brings_a_protected_address_to_a_child() {
             _ => Network::new(peer, length),
         };
         daemon.want_blocked(source, kernel.now);
+        // Slowly enough for every line to come out.
         if round % 50 == 0 {
-            run.run_for(1);
+            run.run_for(12);
         }
     }
     run.run_for(10);
@@ -779,7 +784,8 @@ fn decoys_spend_the_share_of_their_own_network() {
     for decoys in ["2001:db8", "198.18"] {
         let arguments = ["--max-blocks-per-minute=60", "--show=scans"];
         let mut run = started(&arguments);
-        run.checks.oracle = false;
+        // Most of it is beyond the lines of a minute.
+        (run.checks.oracle, run.checks.output) = (false, false);
         for second in 0..20u32 {
             for number in second * 50..second * 50 + 50 {
                 let (site, host) = (number % 5, number / 5);
@@ -797,12 +803,16 @@ fn decoys_spend_the_share_of_their_own_network() {
             run.run_for(1);
         }
         run.run_for(12);
-        let blocked = run.lines_with("Blocked: ");
-        for scanner in ["192.0.2.77 ", "2001:dead:1::/64 "] {
+        for (family, scanner) in [
+            (Family::V4, "192.0.2.77/32"),
+            (Family::V6, "2001:dead:1::/64"),
+        ] {
+            let rules = run.kernel.rules_of(family);
+            let is_blocked = rules.iter().any(|rule| rule.contains(scanner));
             assert!(
-                blocked.iter().any(|line| line.contains(scanner)),
+                is_blocked,
                 "{scanner} beside {decoys}: {} blocks",
-                blocked.len()
+                rules.len()
             );
         }
     }
@@ -2070,5 +2080,257 @@ impl FakeKernel {
         let rule = rules.find(|rule| rule.contains(peer)).unwrap().clone();
         table.command(&format!("-D TCPPARSER {rule}")).unwrap();
         self.interfered = Some(self.now);
+    }
+}
+
+#[test]
+fn a_flood_of_scans_has_300_lines_a_minute() {
+    trace!(
+        "kernel has nf_tables
+        lines are held back
+        at 0 s: start --firewall nft
+        at 1 s: 198.51.100.1-200 scans
+        at 15 s: expect 200: Port scan detected: …
+        expect 100: Blocked: …
+        metric tcpparser_port_scans_total is 200
+        metric tcpparser_blocks_total is 200
+        metric tcpparser_output_lines_dropped_total is 0
+        sets hold 200
+        # Once more, in the same minute.
+        198.51.101.1-10 scans
+        at 26 s: metric tcpparser_blocks_total is 210
+        at 80 s: expect: … and 120 more
+        # The next minute has lines of its own.
+        198.51.101.11 scans
+        at 91 s: 198.51.101.11 is blocked for 10m
+        at 92 s: metric tcpparser_unblocks_total{{reason=\"expired\"}} is 0
+        at 620 s: expect 210: Unblocked: …
+        # What is held back is said at the end, too.
+        198.51.102.1-200 scans
+        at 635 s: expect 90: Port scan detected: …
+        terminate
+        expect: … and 310 more
+        expect: 201 blocks stand; to lift all: tcpparser --unblock all"
+    );
+}
+
+#[test]
+fn the_journal_gets_priorities_and_a_sign_of_life() {
+    trace!(
+        "stdout is the journal
+        with the list
+        at 0 s: start --block-time 25h
+        expect: <6>tcpparser starting...
+        expect: <6>
+        at 1 s: expect: <6>No TCP peer connection established yet
+        198.51.100.7 opens 22
+        at 11 s: expect: <6>New connection: 198.51.100.7:50000 -> 203.0.113.5:22
+        terminate"
+    );
+    trace!(
+        "stdout is the journal
+        without oracle
+        at 0 s: start --interval 1m --block-time 25h
+        at 1 s: 198.51.100.7 scans
+        203.0.113.1 scans
+        at 61 s: expect 2: <4>Port scan detected: …
+        expect: <4>Not blocked: 203.0.113.1 gateway
+        expect: <6>Blocked: 198.51.100.7 for 25h, …
+        203.0.113.1 closes
+        at 86401 s: expect: <6>24 h: 2 scans, 1 block, 1 stands
+        at 90070 s: expect: <6>Unblocked: 198.51.100.7 its time is over
+        at 172801 s: expect: <6>24 h: 0 scans, 0 blocks, 0 stand
+        terminate"
+    );
+    trace!(
+        "stdout is not the journal
+        without oracle
+        at 0 s: start --interval 1m --block-time 10m
+        at 1 s: 198.51.100.7 scans
+        at 61 s: expect: Port scan detected: …
+        expect: Blocked: …
+        at 670 s: expect: Unblocked: …
+        at 87000 s: terminate"
+    );
+}
+
+/// What a terminal shows in colours, its labels told apart.
+fn play_in_colours(settings: &str, colours: [&str; 4]) {
+    let [scan, failed, ended, plain] = colours;
+    trace!(
+        "stdout is a screen of 24 x 100
+        {settings}
+        at 0 s: start --block-time 1m
+        at 1 s: stderr: tcpparser: metrics: http://127.0.0.1:3021/metrics
+        stderr: tcpparser: blocks: iptables or nf_tables; connections: readings and destroy events
+        stderr: tcpparser: never blocked: own addresses, gateways, nameservers
+        198.51.100.7 scans
+        203.0.113.1 scans
+        at 11 s: expect: {scan}Port scan detected{plain}: 198.51.100.7 -> …
+        expect: {scan}Port scan detected{plain}: 203.0.113.1 -> …
+        expect: {failed}Not blocked{plain}: 203.0.113.1 gateway
+        expect: Blocked: 198.51.100.7 for 1m, …
+        198.51.100.7 closes
+        203.0.113.1 closes
+        at 75 s: expect: {ended}Unblocked{plain}: 198.51.100.7 its time is over
+        terminate"
+    );
+}
+
+#[test]
+fn a_terminal_has_an_introduction_and_coloured_labels() {
+    let colours = ["\x1b[31m", "\x1b[33m ", "\x1b[32m ", "\x1b[0m"];
+    let xterm = "variable TERM is xterm";
+    play_in_colours(xterm, colours);
+    play_in_colours("variable TERM is dumb", [""; 4]);
+    play_in_colours("", [""; 4]);
+    play_in_colours(&format!("{xterm}\nvariable NO_COLOR is 1"), [""; 4]);
+    // A failed block, what is seen without events, and what else is protected.
+    trace!(
+        "stdout is a screen of 24 x 100
+        {xterm}
+        variable SSH_CONNECTION is 192.0.2.1
+        bind fails EADDRINUSE
+        iptables exits 127
+        at 0 s: start --allow 192.0.2.9 --listen 192.0.2.7:80
+        stderr: tcpparser: cannot listen on 192.0.2.7:80: address in use; it is tried again
+        at 5 s: stderr: tcpparser: iptables …
+        stderr: tcpparser: ip6tables …
+        stderr: tcpparser: nothing can be blocked by …
+        stderr: tcpparser: metrics: http://192.0.2.7:80/metrics
+        stderr: tcpparser: blocks: none can be made; connections: readings and destroy events
+        stderr: tcpparser: never blocked: own addresses, gateways, nameservers, --allow, our own SSH session
+        198.51.100.7 scans
+        at 11 s: expect: \x1b[31mPort scan detected\x1b[0m: 198.51.100.7 -> …
+        expect: \x1b[33m Block failed\x1b[0m: 198.51.100.7 …
+        terminate"
+    );
+    trace!(
+        "stdout is a screen of 24 x 100
+        at 0 s: start --dry-run --listen none
+        at 1 s: stderr: tcpparser: metrics: none
+        stderr: tcpparser: blocks: none are made; connections: readings and destroy events
+        stderr: tcpparser: never blocked: own addresses, gateways, nameservers
+        terminate"
+    );
+}
+
+#[test]
+fn a_list_longer_than_the_screen_is_folded() {
+    let mut run = host();
+    // Five lines fit, above the cursor.
+    run.kernel.screen = Some(Screen {
+        rows: 6,
+        columns: 100,
+    });
+    run.checks.oracle = false;
+    assert_eq!(run.start(&["--dry-run", "--ports", "9"]), Flow::Continue);
+    run.run_for(1);
+    let mut list = |opened: &[(&str, u16, u16, u16)]| {
+        run.lines();
+        for (peer, from, to, count) in opened {
+            for number in 0..*count {
+                let own = if *from == 443 { *to + number } else { *to };
+                let from = if *from == 443 { *from } else { *from + number };
+                run.kernel.open_connection(peer, from, own);
+            }
+        }
+        run.run_for(10);
+        run.lines()
+    };
+    let few = [
+        ("198.51.100.2", 443, 40_001, 2),
+        ("198.51.100.1", 50_000, 22, 3),
+    ];
+    assert_eq!(
+        list(&few),
+        [
+            "New connection: 198.51.100.2:443 <- 203.0.113.5:40001",
+            "New connection: 198.51.100.2:443 <- 203.0.113.5:40002",
+            "New connection: 198.51.100.1:50000 -> 203.0.113.5:22",
+            "New connection: 198.51.100.1:50001 -> 203.0.113.5:22",
+            "New connection: 198.51.100.1:50002 -> 203.0.113.5:22",
+        ]
+    );
+    // One more than fits; a single one is shown as ever.
+    assert_eq!(
+        list(&[("2001:db8:9::3", 50_000, 80, 1)]),
+        [
+            "New connection: 198.51.100.1 -> 203.0.113.5:22, 3 connections",
+            "New connection: 198.51.100.2:443 <- 203.0.113.5, 2 connections",
+            "New connection: [2001:db8:9::3]:50000 -> [2001:db8:1::5]:80",
+        ]
+    );
+    // More pairs than fit, and one that is over.
+    let many = [
+        ("2001:db8:9::4", 50_000, 80, 4),
+        ("2001:db8:9::4", 50_000, 22, 1),
+        ("198.51.100.6", 50_000, 22, 1),
+    ];
+    let folded = [
+        "New connection: 2001:db8:9::4 -> [2001:db8:1::5]:80, 4 connections",
+        "New connection: 198.51.100.1 -> 203.0.113.5:22, 3 connections",
+        "New connection: 198.51.100.2:443 <- 203.0.113.5, 2 connections",
+    ];
+    let lines = list(&many);
+    assert_eq!(lines[..3], folded);
+    assert!(
+        lines[3].starts_with("New connection: 198.51.100.6:50000 -> "),
+        "{lines:?}"
+    );
+    assert_eq!(lines[4..], ["… and 2 more"]);
+    // More pairs than are kept: no connection is lost, and those with most are
+    // shown, wherever they stand.
+    let single = 2 * SCREEN_LINES as u16;
+    for number in 0..single {
+        let peer = format!("198.18.{}.{}", number / 200, 1 + number % 200);
+        run.kernel.open_connection(&peer, 50_000, 22);
+    }
+    for number in 0..20 {
+        run.kernel
+            .open_connection("198.51.100.8", 50_000 + number, 22);
+    }
+    run.run_for(10);
+    let lines = run.lines();
+    assert_eq!(
+        lines[..2],
+        [
+            "New connection: 198.51.100.8 -> 203.0.113.5:22, 20 connections",
+            folded[0],
+        ]
+    );
+    let rest = single + 3;
+    assert_eq!(lines.last().unwrap(), &format!("… and {rest} more"));
+    assert_eq!(lines.len(), 5);
+    // What fits is shown as ever again.
+    run.kernel
+        .sockets
+        .retain(|socket| socket.state == TcpState::Listen);
+    run.kernel.open_connection("198.51.100.1", 50_000, 22);
+    run.kernel.open_connection("198.51.100.1", 50_001, 22);
+    run.run_for(10);
+    assert_eq!(
+        run.lines(),
+        [
+            "New connection: 198.51.100.1:50000 -> 203.0.113.5:22",
+            "New connection: 198.51.100.1:50001 -> 203.0.113.5:22",
+        ]
+    );
+}
+
+/// Two rows for each line.
+#[test]
+fn a_narrow_screen_has_half_as_many_lines() {
+    for (columns, folds) in [(80, true), (88, false), (0, false)] {
+        let mut run = host();
+        run.kernel.screen = Some(Screen { rows: 6, columns });
+        run.checks.oracle = false;
+        for from in 50_000..50_003 {
+            run.kernel.open_connection("198.51.100.1", from, 22);
+        }
+        assert_eq!(run.start(&["--dry-run"]), Flow::Continue);
+        run.run_for(1);
+        let folded = run.lines_with(", 3 connections").len();
+        assert_eq!(folded, usize::from(folds), "{columns} columns");
     }
 }
