@@ -275,6 +275,16 @@ limit! {
     FAST_READING: Duration = 100
 }
 limit! {
+    /// Sources whose sockets one dump asks for: each is one more condition that
+    /// the kernel holds every socket against.
+    PEERS_ASKED: usize = 32
+}
+limit! {
+    /// Between two dumps for sockets of blocked sources, each of which takes the
+    /// kernel a walk over all sockets: what is blocked may linger so long.
+    DESTROY_REST: Duration = 250
+}
+limit! {
     /// Sockets of blocked sources that one dump brings (50 bytes each): a dump
     /// takes the kernel a walk over all sockets.
     DOOMED: usize = 1_024
@@ -402,6 +412,10 @@ const _: () =
     assert!(EVENTS_PER_TURN >= 1 && WAITING >= 2 * EVENTS_PER_TURN && EARLY_READING_SHARE >= 1);
 const _: () = assert!(HTTP_RESPONSE >= 4_096 && HTTP_LINGER_BYTES >= 1 && HTTP_ACCEPTS >= 1);
 const _: () = assert!(DESTROYS_PER_TURN >= 1 && DOOMED >= DESTROYS_PER_TURN);
+const _: () = assert!(
+    PEERS_ASKED >= 2 && PEERS_ASKED <= 1_000,
+    "both families fit, and the filter in an attribute"
+);
 const _: () = assert!(
     OUTPUT_BUFFER >= 1_024 && OUTPUT_BUFFER <= 4_096,
     "a line fits, PIPE_BUF holds"

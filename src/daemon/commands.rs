@@ -499,13 +499,14 @@ impl Commands {
         host: &Host,
         buffer: &mut [u8],
         metrics: &mut Metrics,
+        now: Instant,
     ) {
-        if !self.is_destroying() {
+        if !now.reaches(self.destroyer_deadline(now)) {
             return;
         }
         let firewall = &self.firewall;
         let is_blocked = |address| firewall.is_blocked(host.source_of(address));
-        match self.destroyer.destroy(kernel, buffer, is_blocked) {
+        match self.destroyer.destroy(kernel, buffer, is_blocked, now) {
             Ok(destroyed) => metrics.sockets_destroyed += destroyed,
             Err(_) => {
                 let words = b"sockets of blocked sources cannot be destroyed here: they run into their timeouts";
@@ -514,9 +515,10 @@ impl Commands {
         }
     }
 
-    /// Whether the next turn destroys more of them.
-    pub fn is_destroying(&self) -> bool {
-        self.destroyer.has_work() && self.firewall.pending() == 0
+    /// When more of them are to be destroyed.
+    pub fn destroyer_deadline(&self, now: Instant) -> Option<Instant> {
+        let deadline = self.destroyer.deadline(now);
+        deadline.filter(|_| self.firewall.pending() == 0)
     }
 }
 

@@ -39,7 +39,8 @@ use crate::host::Host;
 use crate::kernel::{Accepted, Descriptor, Interest, Kernel, Signal, StartUp};
 use crate::limits::{
     BLOCKS, CONNECTIONS, EXIT_GRACE, FACTS_PER_TURN, FACTS_SLICE, FAST_READING, HTTP_CLIENTS,
-    LISTENERS, NETFILTER_JOBS, ONE_SHOT_WAIT_BUDGET, OUTPUT_WAIT_BUDGET, SOURCES, index_size,
+    LISTENERS, NETFILTER_JOBS, ONE_SHOT_WAIT_BUDGET, OUTPUT_WAIT_BUDGET, PEERS_ASKED, SOURCES,
+    index_size,
 };
 use crate::metrics::{EvidenceSource, Metrics, RowsFile, Trigger};
 use crate::netlink::RECEIVE_BUFFER;
@@ -75,10 +76,6 @@ pub enum Flow {
 /// the host and of nf_tables, listener, standard output, and a child's two.
 const OWN_INTERESTS: usize = 8;
 const INTERESTS: usize = HTTP_CLIENTS + OWN_INTERESTS;
-
-/// Scans whose sockets are asked for data in one turn, since each takes the
-/// kernel a walk over all sockets.
-const DATA_LOOKS: usize = 8;
 
 type Connections = connections::Connections<
     CONNECTIONS,
@@ -329,10 +326,8 @@ impl Daemon {
         } else {
             self.commands.firewall.settled_at()
         };
-        if self.commands.is_destroying() {
-            return Some(now);
-        }
-        let netfilter = self.commands.netfilter.deadline(now);
+        let destroyer = self.commands.destroyer_deadline(now);
+        let netfilter = nearest(self.commands.netfilter.deadline(now), destroyer);
         let firewall = nearest(self.commands.firewall.deadline(now), netfilter);
         let rest = nearest(self.facts.deadline(now), self.web.deadline());
         nearest(nearest(reading, firewall), rest)
@@ -422,36 +417,48 @@ impl Daemon {
         if self.intake.detector.has_scan() && self.commands.firewall.is_enabled() {
             self.renew_facts(kernel, moment.now);
         }
-        let mut looks = 0;
-        // Where data decides, the rest of a flood comes next turn.
-        while looks < DATA_LOOKS || !self.options.require_silent {
-            let Some(mut scan) = self.intake.detector.next_scan() else {
-                return;
-            };
-            if self.commands.firewall.is_blocked(scan.source) {
-                self.intake.detector.forget(scan.source);
-                continue;
+        let mut scans = self.next_scans();
+        self.look_for_data(kernel, &mut scans);
+        while !scans.is_empty() {
+            for scan in &mut scans {
+                self.report_scan(kernel, scan, moment);
             }
-            if looks < DATA_LOOKS {
-                looks += 1;
-                self.look_for_data(kernel, &mut scan);
+            // Where data decides, the rest of a flood comes next turn.
+            if self.options.require_silent {
+                break;
             }
-            self.report_scan(kernel, scan, moment);
+            scans = self.next_scans();
         }
     }
 
-    fn report_scan(&mut self, kernel: &mut impl Kernel, mut scan: Scan, moment: Moment) {
+    /// As many as are asked for data in one turn, since that takes the kernel a
+    /// walk over all sockets.
+    fn next_scans(&mut self) -> Vec<Scan, PEERS_ASKED> {
+        let mut scans = Vec::new();
+        while !scans.is_full()
+            && let Some(scan) = self.intake.detector.next_scan()
+        {
+            if self.commands.firewall.is_blocked(scan.source) {
+                self.intake.detector.forget(scan.source);
+            } else {
+                let _ = scans.push(scan);
+            }
+        }
+        scans
+    }
+
+    fn report_scan(&mut self, kernel: &mut impl Kernel, scan: &mut Scan, moment: Moment) {
         if scan.local.is_unspecified() {
             scan.local = self.host.own_near(scan.source).unwrap_or(scan.local);
         }
         self.metrics.port_scans += 1;
-        let line = report::scan(moment.calendar(kernel), &scan);
+        let line = report::scan(moment.calendar(kernel), scan);
         self.output.line(kernel, line.as_bytes());
         let (options, host) = (&self.options, &self.host);
-        let verdict = self.commands.decide(&scan, options, host, moment.now);
+        let verdict = self.commands.decide(scan, options, host, moment.now);
         let (metrics, output) = (&mut self.metrics, &mut self.output);
         self.commands
-            .report_verdict(kernel, &scan, verdict, metrics, output, moment);
+            .report_verdict(kernel, scan, verdict, metrics, output, moment);
         if verdict.is_ok() {
             self.intake.detector.forget(scan.source);
         }
@@ -481,8 +488,9 @@ impl Daemon {
         self.report_notices(kernel, moment);
         if start == Start::NotDue {
             let buffer = &mut self.netlink_buffer;
+            let metrics = &mut self.metrics;
             self.commands
-                .destroy_sockets(kernel, &self.host, buffer, &mut self.metrics);
+                .destroy_sockets(kernel, &self.host, buffer, metrics, now);
         }
     }
 
@@ -805,9 +813,10 @@ impl Daemon {
         self.intake.client(accepted, &context, firewall, metrics);
     }
 
-    fn look_for_data(&mut self, kernel: &mut impl Kernel, scan: &mut Scan) {
+    fn look_for_data(&mut self, kernel: &mut impl Kernel, scans: &mut [Scan]) {
         if self.watcher.is_own_namespace() {
-            diag::look_for_data(kernel, &mut self.netlink_buffer, scan);
+            let decides = self.options.require_silent;
+            diag::look_for_data(kernel, &mut self.netlink_buffer, scans, decides);
         }
     }
 

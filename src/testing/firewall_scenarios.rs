@@ -2,11 +2,13 @@
 //! jumps that are pushed down, rules of earlier versions, the end of the
 //! process.
 
+use std::net::IpAddr;
+
 use super::fake_kernel::{ChildFault, Command, FakeKernel, Tools};
 use super::filter_table::FilterTable;
 use super::nf_tables_model::NfTables;
 use super::run::Run;
-use super::scenarios::{SCANNER, host, started};
+use super::scenarios::{OWN_OCTETS, SCANNER, host, started};
 use super::trace::{NFT_COMMENT, network, play, trace};
 use crate::address::{Family, PerFamily};
 use crate::daemon::Flow;
@@ -693,6 +695,47 @@ fn thousands_of_sockets_are_destroyed_some_in_a_turn() {
         run.metric("tcpparser_sockets_destroyed_total"),
         count.to_string()
     );
+}
+
+/// Each is a walk over the sockets of all network namespaces.
+#[test]
+fn a_flood_of_scans_takes_few_dumps() {
+    for (is_held, argument, most) in [
+        // Their ends said what they sent; for sockets four times a second.
+        (false, "--window=60s", (5 * 4 + 1) * 2),
+        // Where it decides what came after an end is asked for as well.
+        (false, "--require-silent", (5 * (4 + 100) + 1) * 2),
+        // One reading brings all of a second.
+        (true, "--window=60s", 5 * (4 + 1) * 2),
+        (true, "--require-silent", 5 * (4 + 4) * 2),
+    ] {
+        let mut run = host();
+        run.kernel.nf_tables.lacks.nf_tables = false;
+        run.kernel.destroyed = Some(0);
+        let budget = "--max-blocks-per-minute=100000";
+        let arguments = ["--interval=1s", "--show=scans", budget, argument];
+        assert_eq!(run.start(&arguments), Flow::Continue);
+        run.run_for(1);
+        run.checks.oracle = false;
+        for number in 0..500u16 {
+            let [high, low] = (256 + number).to_be_bytes();
+            let peer = [198, 51, high, low];
+            for port in [22, 25, 80, 445] {
+                if is_held {
+                    let peer = IpAddr::from(peer).to_string();
+                    run.kernel.open_connection(&peer, 50_000, port);
+                } else {
+                    run.kernel.destroy((OWN_OCTETS, port), (peer, 50_000));
+                }
+            }
+            run.run_until(run.kernel.now.after(Duration::from_millis(10)));
+        }
+        run.run_for(2);
+        assert_eq!(run.metric("tcpparser_blocks_total"), "500");
+        let (dumps, destroyed) = (run.kernel.dumps, run.kernel.destroyed);
+        assert!(dumps <= most, "{dumps} dumps {is_held} {argument}");
+        assert_eq!(destroyed, Some(if is_held { 2_000 } else { 0 }));
+    }
 }
 
 impl Run {

@@ -1579,7 +1579,7 @@ impl Run {
     }
 }
 
-const OWN_OCTETS: [u8; 4] = [203, 0, 113, 5];
+pub const OWN_OCTETS: [u8; 4] = [203, 0, 113, 5];
 const NEW_INBOUND: &str = "tcpparser_new_connections_total{direction=\"in\",family=\"4\"}";
 
 /// A scraper of us and three exporters is no scanner.
