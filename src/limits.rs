@@ -135,6 +135,16 @@ limit! {
     HTTP_ACCEPTS: usize = 16
 }
 limit! {
+    /// HTTP may use one part in this many of one processor, once it used what
+    /// it had saved up: answers by the thousand a second are of no use to a
+    /// scraper, and their clients wait for some milliseconds then.
+    HTTP_SHARE: usize = 4
+}
+limit! {
+    /// What it may have saved up of that: some ten thousand answers.
+    HTTP_SAVINGS: Duration = 1_000
+}
+limit! {
     /// The host's own addresses and networks: a container host has a few
     /// hundred, kube-proxy in IPVS mode gives a node one for each service, of
     /// which a large cluster has 10,000.

@@ -6,6 +6,7 @@ mod admission;
 pub(crate) mod clock;
 pub(crate) mod commands;
 mod counters;
+mod cpu_share;
 mod destroyer;
 mod diag;
 mod facts;
@@ -312,7 +313,7 @@ impl Daemon {
         for pipe in self.commands.pipes() {
             add(Interest::read(Some(pipe)));
         }
-        self.web.interests().for_each(add);
+        self.web.interests(now).for_each(add);
         interests
     }
 
@@ -329,7 +330,7 @@ impl Daemon {
         let destroyer = self.commands.destroyer_deadline(now);
         let netfilter = nearest(self.commands.netfilter.deadline(now), destroyer);
         let firewall = nearest(self.commands.firewall.deadline(now), netfilter);
-        let rest = nearest(self.facts.deadline(now), self.web.deadline());
+        let rest = nearest(self.facts.deadline(now), self.web.deadline(now));
         nearest(nearest(reading, firewall), rest)
     }
 
@@ -824,6 +825,7 @@ impl Daemon {
 
     fn serve(&mut self, kernel: &mut impl Kernel, found: &[Interest], moment: Moment) {
         self.web.listen_when_due(kernel, moment.now);
+        let cpu_before = clock::cpu_time(kernel);
         let resources = Resources {
             options: &self.options,
             host: &self.host,
@@ -839,6 +841,8 @@ impl Daemon {
             self.accept_clients(kernel, moment.now);
         }
         self.web.close_clients(kernel, moment);
+        let cost = clock::cpu_time(kernel).saturating_sub(cpu_before);
+        self.web.pay(cost, moment.now);
     }
 
     /// Accepts all of a burst of clients that wait, however few came lately.

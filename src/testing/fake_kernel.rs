@@ -341,7 +341,7 @@ impl Running {
 /// An HTTP client.
 pub struct Client {
     peer: IpAddr,
-    to_send: VecDeque<u8>,
+    pub to_send: VecDeque<u8>,
     is_closed: bool,
     is_accepted: bool,
     /// Its last bytes are held back for the end of the connection.
@@ -401,6 +401,9 @@ pub struct FakeKernel {
     pub tools: Tools,
     /// SOCK_DESTROY works; how many sockets it took so far.
     pub destroyed: Option<usize>,
+    pub cpu_time: Duration,
+    /// What an answer to a client takes of that.
+    pub send_cost: Duration,
     /// Dumps of sock_diag, each of them a walk over all sockets.
     pub dumps: usize,
     /// The faults of the next children, before `faults.child` counts.
@@ -485,6 +488,8 @@ impl FakeKernel {
             nf_tables,
             tools: Tools::default(),
             destroyed: None,
+            cpu_time: Duration::ZERO,
+            send_cost: Duration::ZERO,
             dumps: 0,
             child_faults: VecDeque::new(),
             interfered: None,
@@ -1061,7 +1066,7 @@ impl Kernel for FakeKernel {
         Duration::from_nanos(match clock {
             Clock::Boottime => since_boot,
             Clock::Realtime => self.realtime_at_boot.saturating_add(since_boot),
-            Clock::ProcessCpu => 0,
+            Clock::ProcessCpu => self.cpu_time.as_nanos(),
         })
     }
 
@@ -1370,6 +1375,8 @@ impl Kernel for FakeKernel {
                 Ok(bytes.len())
             }
             Some(Open::Client(client)) => {
+                self.cpu_time = self.cpu_time.saturating_add(self.send_cost);
+                self.now = self.now.after(self.send_cost);
                 let client = &mut self.clients[*client];
                 client.answer.extend(&bytes[..portion]);
                 client.is_corked = more == More::Fin && portion == bytes.len();

@@ -1762,6 +1762,50 @@ fn what_waits_while_we_are_stopped_is_not_missed() {
     }
 }
 
+/// Their answers use up a share of the processor; between two turns they wait,
+/// and so does a scraper, for a moment.
+#[test]
+fn busy_clients_get_a_share_of_the_processor() {
+    let mut run = started(&["--interval=1s"]);
+    run.kernel.send_cost = Duration::from_millis(1);
+    let request = b"HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);
+    let busy: Vec<_> = (0..16)
+        .map(|_| run.kernel.connect("192.0.2.77", &request))
+        .collect();
+    let (began, cpu_before) = (run.kernel.now, run.kernel.cpu_time);
+    let (mut turns, until) = (0, began.after(Duration::from_secs(20)));
+    while run.kernel.now < until {
+        for client in &busy {
+            if run.kernel.clients[*client].to_send.len() < request.len() {
+                run.kernel.client_sends(*client, &request);
+            }
+        }
+        let cpu_before = run.kernel.cpu_time;
+        assert_eq!(run.turn(), Flow::Continue);
+        turns += 1;
+        let cost = run.kernel.cpu_time.saturating_sub(cpu_before);
+        assert!(cost <= Duration::from_millis(16 * 4), "one turn");
+    }
+    let cost = run.kernel.cpu_time.saturating_sub(cpu_before);
+    // A second was saved up; then one part in four of the time, and a debt.
+    let most = Duration::from_millis(1_000 + 20_000 / 4 + 200);
+    assert!(cost <= most, "{cost:?}");
+    assert!(cost >= Duration::from_secs(4), "{cost:?}");
+    assert!(turns < 500, "{turns} turns: nothing is polled for it");
+    let scraper = run
+        .kernel
+        .connect("192.0.2.78", b"GET /metrics HTTP/1.0\r\n\r\n");
+    run.run_until(run.kernel.now.after(Duration::from_millis(600)));
+    assert!(run.kernel.clients[scraper].is_done, "a scraper");
+    run.kernel.send_cost = Duration::ZERO;
+    run.run_for(1);
+    let readings = run.metric("tcpparser_readings_total");
+    assert!(
+        readings.parse::<u64>().unwrap() >= 20,
+        "{readings} readings"
+    );
+}
+
 #[test]
 fn a_burst_of_clients_is_answered_in_few_turns() {
     let mut run = started(&[]);
