@@ -412,40 +412,46 @@ impl Daemon {
     /// Reports each new scan and wants its source blocked.
     fn report_scans(&mut self, kernel: &mut impl Kernel, moment: Moment) {
         // Which sources are blocked already is known only after the first listing.
-        if !self.commands.firewall.is_settled(moment.now) {
+        if !self.commands.firewall.is_settled(moment.now) || !self.intake.detector.has_scan() {
             return;
         }
-        if self.intake.detector.has_scan() && self.commands.firewall.is_enabled() {
+        if self.commands.firewall.is_enabled() {
             self.renew_facts(kernel, moment.now);
         }
-        let mut scans = self.next_scans();
-        self.look_for_data(kernel, &mut scans);
-        while !scans.is_empty() {
+        self.report_new_scans(kernel, moment);
+    }
+
+    /// Apart, since an idle daemon would touch the pages of its stack.
+    #[inline(never)]
+    fn report_new_scans(&mut self, kernel: &mut impl Kernel, moment: Moment) {
+        // Asking for data takes the kernel a walk over all sockets: once a turn.
+        let mut may_ask = self.watcher.is_own_namespace();
+        let mut scans: Vec<Scan, PEERS_ASKED> = Vec::new();
+        while self.intake.detector.has_scan() {
+            scans.clear();
+            while !scans.is_full()
+                && let Some(scan) = self.intake.detector.next_scan()
+            {
+                if self.commands.firewall.is_blocked(scan.source) {
+                    self.intake.detector.forget(scan.source);
+                } else {
+                    let _ = scans.push(scan);
+                }
+            }
+            // Where data decides, the rest of a flood comes next turn.
+            let decides = self.options.require_silent;
+            if may_ask {
+                let buffer = &mut self.netlink_buffer;
+                diag::look_for_data(kernel, buffer, &mut scans, decides);
+                may_ask = false;
+            }
             for scan in &mut scans {
                 self.report_scan(kernel, scan, moment);
             }
-            // Where data decides, the rest of a flood comes next turn.
-            if self.options.require_silent {
+            if decides {
                 break;
             }
-            scans = self.next_scans();
         }
-    }
-
-    /// As many as are asked for data in one turn, since that takes the kernel a
-    /// walk over all sockets.
-    fn next_scans(&mut self) -> Vec<Scan, PEERS_ASKED> {
-        let mut scans = Vec::new();
-        while !scans.is_full()
-            && let Some(scan) = self.intake.detector.next_scan()
-        {
-            if self.commands.firewall.is_blocked(scan.source) {
-                self.intake.detector.forget(scan.source);
-            } else {
-                let _ = scans.push(scan);
-            }
-        }
-        scans
     }
 
     fn report_scan(&mut self, kernel: &mut impl Kernel, scan: &mut Scan, moment: Moment) {
@@ -812,13 +818,6 @@ impl Daemon {
         let context = Context::new(&self.host, &self.watcher, self.web.own_listener(), now);
         let (firewall, metrics) = (&mut self.commands.firewall, &mut self.metrics);
         self.intake.client(accepted, &context, firewall, metrics);
-    }
-
-    fn look_for_data(&mut self, kernel: &mut impl Kernel, scans: &mut [Scan]) {
-        if self.watcher.is_own_namespace() {
-            let decides = self.options.require_silent;
-            diag::look_for_data(kernel, &mut self.netlink_buffer, scans, decides);
-        }
     }
 
     // What is answered.
