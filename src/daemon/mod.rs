@@ -16,6 +16,7 @@ mod instance;
 mod intake;
 mod kept_file;
 mod list;
+mod names;
 mod netfilter;
 mod once;
 pub(crate) mod output;

@@ -17,6 +17,7 @@ use crate::time::{Duration, Instant, nearest};
 use super::clock::Moment;
 use super::cpu_share::CpuShare;
 use super::is_ready;
+use super::names;
 use super::output::log_error;
 use super::resources::Resources;
 
@@ -403,7 +404,7 @@ fn answer(
             answer_metrics(exchange, &page.text, format);
         }
         Request::Healthz => answer_health(exchange, resources.trouble(moment.now)),
-        Request::Blocked { cursor } => answer_blocked(exchange, cursor, resources),
+        Request::Blocked { cursor } => answer_blocked(kernel, exchange, cursor, resources),
         Request::Error(_) => {}
     }
     count_status(exchange, metrics);
@@ -433,8 +434,16 @@ fn answer_health(exchange: &mut Exchange, trouble: Option<[&[u8]; 2]>) {
     }
 }
 
-fn answer_blocked(exchange: &mut Exchange, cursor: u32, resources: &Resources) {
-    if cursor == 0 && !resources.may_list(exchange.peer()) {
+fn answer_blocked(
+    kernel: &mut impl Kernel,
+    exchange: &mut Exchange,
+    cursor: u32,
+    resources: &Resources,
+) {
+    let may_list = |exchange: &Exchange, kernel| {
+        resources.may_list(exchange.peer()) && names::is_ours(kernel, exchange.host())
+    };
+    if cursor == 0 && !may_list(exchange, kernel) {
         return exchange.refuse(Status::Forbidden);
     }
     exchange.respond_part(|body| resources.list_blocked(cursor, body));
