@@ -31,8 +31,13 @@ fn is_own(kernel: &mut impl Kernel, host: &[u8]) -> bool {
 }
 
 /// Without the port, and the dot that ends a whole name.
+#[inline(never)]
 fn name_of(host: &[u8]) -> &[u8] {
-    let name = split_once(host, b':').0;
+    without_dot(split_once(host, b':').0)
+}
+
+#[inline(never)]
+fn without_dot(name: &[u8]) -> &[u8] {
     name.strip_suffix(b".").unwrap_or(name)
 }
 
@@ -61,10 +66,20 @@ fn is_named(name: &[u8], own: &[u8], resolver: &[u8]) -> bool {
 
 /// Whether a line of resolv.conf(5) names the domain.
 fn is_search(line: &[u8], domain: &[u8]) -> bool {
-    let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
-    let mut words = trim(line).split(blank);
-    let is_list = matches!(words.next(), Some(b"search" | b"domain"));
-    is_list && words.any(|word| eq_ignore_case(word.strip_suffix(b".").unwrap_or(word), domain))
+    let (mut rest, mut is_list) = (line, false);
+    loop {
+        rest = trim(rest);
+        let length = rest.iter().take_while(|byte| **byte > b' ').count();
+        let (word, after) = rest.split_at_checked(length).unwrap_or_default();
+        if is_list && !word.is_empty() && eq_ignore_case(without_dot(word), domain) {
+            return true;
+        }
+        is_list |= matches!(word, b"search" | b"domain");
+        if !is_list || word.is_empty() {
+            return false;
+        }
+        rest = after;
+    }
 }
 
 #[cfg(test)]
