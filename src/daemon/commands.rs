@@ -59,6 +59,8 @@ pub struct Commands {
     /// to poll, and nothing to wait for.
     child_has_closed: [bool; 2],
     way_out: Once,
+    /// Why the last command failed that did.
+    last_failure: BlockFailure,
     pub(super) netfilter: Netfilter,
     pub firewall: Firewall,
     pub invocation: Invocation,
@@ -80,6 +82,7 @@ impl Commands {
             buffer: [0; OUTPUT_BUFFER],
             destroyer: Destroyer::new(),
             way_out: Once::NEW,
+            last_failure: BlockFailure::Lock,
             netfilter: Netfilter::new(),
         }
     }
@@ -322,9 +325,9 @@ impl Commands {
             });
         }
         let Some(failure) = failure else { return };
+        self.last_failure = failure_label(failure, ended.exit.is_none());
         if failure.is_addition {
-            let label = failure_label(failure, ended.exit.is_none());
-            metrics.block_failures.count(label);
+            metrics.block_failures.count(self.last_failure);
         }
         if !failure.leaves_out.is_empty() {
             let words = b" is refused here: rules go in without, and this is not said again";
@@ -467,7 +470,7 @@ impl Commands {
             let mut why: Text<80> =
                 Text::from_bytes(unusable.unwrap_or(Unusable::Family(family)).name());
             why.put(b" cannot be used yet; it is tried again");
-            metrics.block_failures.count(BlockFailure::Other);
+            metrics.block_failures.count(self.last_failure);
             let line = report::block_failed(calendar, scan.source, why.as_bytes());
             output.line(kernel, line.as_bytes());
         }

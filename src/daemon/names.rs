@@ -11,7 +11,7 @@ use super::procfs::read_small;
 
 /// Domains that are not to be had (RFC 6762, RFC 8375, ICANN on .internal), and
 /// the one that routers give their networks.
-const PRIVATE: &[u8] = b"lan local home.arpa internal";
+const PRIVATE: &[u8] = b"lan,local,home.arpa,internal";
 
 /// Whether the value of Host is an address, or a name that is ours for sure. It
 /// is missing in HTTP/1.0 alone, which no browser speaks.
@@ -61,7 +61,7 @@ fn is_named(name: &[u8], own: &[u8], resolver: &[u8]) -> bool {
     let is = |other: &[u8]| eq_ignore_case(domain, other);
     let is_searched = || split(resolver, b'\n').any(|line| is_search(line, domain));
     eq_ignore_case(name, own)
-        || is_first && (domain.is_empty() || split(PRIVATE, b' ').any(is) || is_searched())
+        || is_first && (domain.is_empty() || split(PRIVATE, b',').any(is) || is_searched())
 }
 
 /// Whether a line of resolv.conf(5) names the domain.

@@ -219,6 +219,50 @@ fn without_any_tool_it_is_the_firewall() {
     "}
 }
 
+/// Those that are in use, from the start on; without any what blocks fail for.
+#[test]
+fn metrics_name_what_holds_blocks() {
+    fn backends(run: &mut Run) -> Vec<String> {
+        let text = run.get("/metrics");
+        let lines = text.lines();
+        let found = lines.filter_map(|line| line.strip_prefix("tcpparser_firewall_info{backend="));
+        found.map(str::to_owned).collect()
+    }
+    let (nft, legacy) = ("\"iptables-nft\"} 1", "\"iptables-legacy\"} 1");
+    let sets = "\"nft\"} 1";
+    for (is_legacy, chain) in [(false, nft), (true, legacy)] {
+        let mut run = host();
+        run.kernel.tools.is_legacy = is_legacy;
+        run.kernel.nf_tables.lacks.nf_tables = false;
+        assert_eq!(run.start(&["--firewall=auto"]), Flow::Continue);
+        run.run_for(5);
+        assert_eq!(backends(&mut run), [chain]);
+        for number in 1..=CHAIN_RULES + 1 {
+            run.kernel.scan(&std::format!("198.51.100.{number}"));
+        }
+        run.run_for(15);
+        assert_eq!(backends(&mut run), [chain, sets]);
+        run.terminate();
+    }
+    let mut run = host();
+    run.kernel.nf_tables.lacks.nf_tables = false;
+    assert_eq!(run.start(&["--firewall=nft"]), Flow::Continue);
+    run.run_for(5);
+    assert_eq!(backends(&mut run), [sets]);
+    let mut run = started(&["--dry-run"]);
+    assert!(backends(&mut run).is_empty());
+    let mut run = host();
+    run.kernel.faults.child = ChildFault::Exit(127);
+    assert_eq!(run.start(&[]), Flow::Continue);
+    run.run_for(5);
+    run.kernel.scan(SCANNER);
+    run.kernel.scan("2001:db8:7:8::9");
+    run.run_for(15);
+    assert!(backends(&mut run).is_empty());
+    let missing = run.metric("tcpparser_block_failures_total{reason=\"missing\"}");
+    assert_eq!(missing, "2");
+}
+
 // The end.
 
 /// Lifted by an operator a moment before SIGTERM; a child may be running.

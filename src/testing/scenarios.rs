@@ -1144,6 +1144,38 @@ fn blocked_is_for_neighbours() {
     "}
 }
 
+/// A browser asks by the name of the page, which pointed elsewhere before.
+#[test]
+fn blocked_is_for_no_web_page() {
+    let mut run = started(&[]);
+    let files = &mut run.kernel.files;
+    files.insert("/proc/sys/kernel/hostname".into(), "fw\n".into());
+    let resolver = "search corp.example\nnameserver 10.0.0.53\n";
+    files.insert("/etc/resolv.conf".into(), resolver.into());
+    for (host, status) in [
+        ("203.0.113.5:3021", "200"),
+        ("fw:3021", "200"),
+        ("fw.lan", "200"),
+        ("fw.corp.example", "200"),
+        ("page.example", "403"),
+        ("fw.page.example:3021", "403"),
+    ] {
+        let answer = run.get_of("10.0.0.9", host, "/blocked");
+        assert_eq!(answer.split(' ').nth(1), Some(status), "{host}");
+        let metrics = run.get_of("10.0.0.9", host, "/metrics");
+        assert_eq!(metrics.split(' ').nth(1), Some("200"), "{host}");
+    }
+    let client = run
+        .kernel
+        .connect("10.0.0.9", b"GET /blocked HTTP/1.0\r\n\r\n");
+    run.run_for(0);
+    assert!(
+        run.kernel.clients[client]
+            .answer
+            .starts_with(b"HTTP/1.1 200 ")
+    );
+}
+
 #[test]
 fn slow_clients_never_delay_a_reading() {
     let mut run = started(&[]);
@@ -1852,7 +1884,11 @@ fn a_table_of_blocks_that_is_full_refuses() {
 
 impl Run {
     pub fn get_from(&mut self, peer: &str, path: &str) -> String {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        self.get_of(peer, "localhost", path)
+    }
+
+    fn get_of(&mut self, peer: &str, host: &str, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         let client = self.kernel.connect(peer, request.as_bytes());
         self.run_for(0);
         let client = &self.kernel.clients[client];
