@@ -10,7 +10,7 @@ import pytest
 
 from harness import need, run, wait_for
 from test_files import fixture, listening, tcp_row
-from traffic import serve, touch
+from traffic import Flood
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 ROWS = 20_000
@@ -94,19 +94,13 @@ def memory(guard):
 def test_memory_of_thousands_of_scanners(t):
     """An hour's hostile sources in some seconds, three times: what a source
     leaves behind is its place among the blocks and those of its connections."""
-    lan, ports, wave = t.lan(), (22, 25, 80, 443), 2_000
-    serve(lan.host, *ports)
-    lan.peer.ip("route add local 10.128.0.0/9 dev lo")
-    lan.host.ip(f"route add 10.128.0.0/9 via {lan.peer_v4}")
-    guard = t.guard(lan.host, "--show=scans", "--block-time=1s", "--max-blocks-per-minute=100000",
-                    env=t.backend(lan.host, "nft").env).ready()
-    sizes = [memory(guard)]
-    for first in range(0, 3 * wave, wave):
-        for number in range(first, first + wave):
-            touch(lan.peer, lan.host_v4, *ports, source=f"10.128.{number // 250}.{number % 250}")
-        lan.peer.sockets.clear()
-        wait_for(lambda: guard.metric("tcpparser_port_scans_total") >= first + wave, "every scan")
-        wait_for(lambda: guard.metric("tcpparser_blocked_sources") == 0, "the end of the blocks")
-        sizes.append(memory(guard))
+    wave = 2_000
+    flood = Flood(t, "--show=scans", "--block-time=1s", "--max-blocks-per-minute=100000",
+                  interval="200ms")
+    sizes = [memory(flood.guard)]
+    for _ in range(3):
+        flood.wait_scans(flood.scan(wave))
+        wait_for(lambda: flood.guard.metric("tcpparser_blocked_sources") == 0, "the blocks' end")
+        sizes.append(memory(flood.guard))
     grown, most = sizes[-1] - sizes[0], 3 * int(budgets()["scanners"])
     assert grown <= most, f"KiB before and after each {wave}: {sizes}"
