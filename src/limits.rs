@@ -144,6 +144,16 @@ limit! {
     HTTP_ACCEPTS: usize = 16
 }
 limit! {
+    /// HTTP may use one part in this many of one processor, once it used what
+    /// it had saved up: answers by the thousand a second are of no use to a
+    /// scraper, and their clients wait for some milliseconds then.
+    HTTP_SHARE: usize = 4
+}
+limit! {
+    /// What it may have saved up of that: some ten thousand answers.
+    HTTP_SAVINGS: Duration = 1_000
+}
+limit! {
     /// The host's own addresses and networks: a container host has a few
     /// hundred, kube-proxy in IPVS mode gives a node one for each service, of
     /// which a large cluster has 10,000.
@@ -289,6 +299,16 @@ limit! {
     FAST_READING: Duration = 100
 }
 limit! {
+    /// Sources whose sockets one dump asks for: each is one more condition that
+    /// the kernel holds every socket against.
+    PEERS_ASKED: usize = 32
+}
+limit! {
+    /// Between two dumps for sockets of blocked sources, each of which takes the
+    /// kernel a walk over all sockets: what is blocked may linger so long.
+    DESTROY_REST: Duration = 250
+}
+limit! {
     /// Sockets of blocked sources that one dump brings (50 bytes each): a dump
     /// takes the kernel a walk over all sockets.
     DOOMED: usize = 1_024
@@ -430,6 +450,10 @@ const _: () =
 const _: () = assert!(HTTP_RESPONSE >= 4_096 && HTTP_LINGER_BYTES >= 1 && HTTP_ACCEPTS >= 1);
 const _: () = assert!(DESTROYS_PER_TURN >= 1 && DOOMED >= DESTROYS_PER_TURN);
 const _: () = assert!(SCREEN_LINES >= 2);
+const _: () = assert!(
+    PEERS_ASKED >= 2 && PEERS_ASKED <= 1_000,
+    "both families fit, and the filter in an attribute"
+);
 const _: () = assert!(
     OUTPUT_BUFFER >= 1_024 && OUTPUT_BUFFER <= 4_096,
     "a line fits, PIPE_BUF holds"

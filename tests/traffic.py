@@ -242,6 +242,39 @@ class Attack:
         return self.watch.dropped - times[3]
 
 
+class Flood:
+    """A guarded host with four services, and a peer with 8 million addresses."""
+
+    ports = (22, 25, 80, 443)
+
+    def __init__(self, case, *arguments, interval="10s"):
+        self.lan, self.made = case.lan(), 0
+        serve(self.lan.host, *self.ports)
+        self.lan.peer.ip("route add local 10.128.0.0/9 dev lo")
+        self.lan.host.ip(f"route add 10.128.0.0/9 via {self.lan.peer_v4}")
+        env = case.backend(self.lan.host, "nft").env
+        self.guard = case.guard(self.lan.host, *arguments, env=env, interval=interval).ready()
+        wait_for(lambda: has_events(self.guard), "destroy events")
+
+    def scan(self, count, how="rst", rate=None):
+        """Scans of so many sources, each from another one, at most `rate` a
+        second; how many there were so far."""
+        began = time.monotonic()
+        for number in range(count):
+            if rate:
+                time.sleep(max(0, began + number / rate - time.monotonic()))
+            high, low = divmod(self.made, 250)
+            source = f"10.{128 + high // 250}.{high % 250}.{low + 1}"
+            touch(self.lan.peer, self.lan.host_v4, *self.ports, how=how, source=source)
+            self.lan.peer.sockets.clear()
+            self.made += 1
+        return self.made
+
+    def wait_scans(self, count):
+        found = lambda: self.guard.metric("tcpparser_port_scans_total") >= count
+        wait_for(found, f"{count} scans")
+
+
 def has_events(guard):
     return guard.metric('tcpparser_evidence_source_up{source="destroy_events"}') == 1
 

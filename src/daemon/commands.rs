@@ -63,6 +63,8 @@ pub struct Commands {
     way_out: Once,
     /// This is a container: what is advised is to be typed outside.
     pub is_container: bool,
+    /// Why the last command failed that did.
+    last_failure: BlockFailure,
     pub(super) netfilter: Netfilter,
     pub firewall: Firewall,
     pub invocation: Invocation,
@@ -85,6 +87,7 @@ impl Commands {
             destroyer: Destroyer::new(),
             way_out: Once::NEW,
             is_container: false,
+            last_failure: BlockFailure::Lock,
             netfilter: Netfilter::new(),
         }
     }
@@ -336,9 +339,9 @@ impl Commands {
             });
         }
         let Some(failure) = failure else { return };
+        self.last_failure = failure_label(failure, ended.exit.is_none());
         if failure.is_addition {
-            let label = failure_label(failure, ended.exit.is_none());
-            metrics.block_failures.count(label);
+            metrics.block_failures.count(self.last_failure);
         }
         if !failure.leaves_out.is_empty() {
             let words = b" is refused here: rules go in without, and this is not said again";
@@ -487,7 +490,7 @@ impl Commands {
             let mut why: Text<80> =
                 Text::from_bytes(unusable.unwrap_or(Unusable::Family(family)).name());
             why.put(b" cannot be used; it is tried again");
-            metrics.block_failures.count(BlockFailure::Other);
+            metrics.block_failures.count(self.last_failure);
             let line = report::block_failed(calendar, scan.source, why.as_bytes());
             output.line(kernel, &line);
         }
@@ -519,13 +522,14 @@ impl Commands {
         host: &Host,
         buffer: &mut [u8],
         metrics: &mut Metrics,
+        now: Instant,
     ) {
-        if !self.is_destroying() {
+        if !now.reaches(self.destroyer_deadline(now)) {
             return;
         }
         let firewall = &self.firewall;
         let is_blocked = |address| firewall.is_blocked(host.source_of(address));
-        match self.destroyer.destroy(kernel, buffer, is_blocked) {
+        match self.destroyer.destroy(kernel, buffer, is_blocked, now) {
             Ok(destroyed) => metrics.sockets_destroyed += destroyed,
             Err(_) => {
                 let words = b"sockets of blocked sources cannot be destroyed here: they run into their timeouts";
@@ -534,9 +538,10 @@ impl Commands {
         }
     }
 
-    /// Whether the next turn destroys more of them.
-    pub fn is_destroying(&self) -> bool {
-        self.destroyer.has_work() && self.firewall.pending() == 0
+    /// When more of them are to be destroyed.
+    pub fn destroyer_deadline(&self, now: Instant) -> Option<Instant> {
+        let deadline = self.destroyer.deadline(now);
+        deadline.filter(|_| self.firewall.pending() == 0)
     }
 }
 

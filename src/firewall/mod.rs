@@ -35,13 +35,14 @@ mod widening;
 pub use changes::{Failure, FailureReason};
 pub use child::Overdue;
 pub use explanation::{EXPLANATION_MAX, Explanation};
+pub use place::Backend;
 
 use heapless::Vec;
 
 use crate::address::{Family, Network, PerFamily};
 use crate::detector::{Data, Scan};
 use crate::host::{Host, Protection, protection_labels};
-use crate::label::{Label, label};
+use crate::label::{Label, label, words};
 use crate::limits::{CHAIN_RULES, STRIKE_MEMORY};
 use crate::options::{FirewallChoice, Target};
 use crate::table::{Blank, Full, HashKey, Slot, Table};
@@ -688,18 +689,37 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// The rules of ours that `Task::List` found in the table listed last, what
     /// that is called, and the boot they are to be of.
     pub fn take_listing(&mut self) -> (&mut Vec<Rule, N>, &'static [u8], u32) {
-        let place = self.listing_place;
-        let other = place
-            .family()
-            .map(|family| self.table(Place::other(family)).program);
-        let name: &[u8] = match (other, place.is_other()) {
-            (None, _) => b"nft",
-            (Some(Program::Legacy), true) => Flavour::Legacy.name(),
-            (Some(Program::Legacy), false) => Flavour::Nft.name(),
-            (Some(Program::Preferred | Program::Nft), true) => Flavour::Nft.name(),
-            (Some(Program::Preferred | Program::Nft), false) => Flavour::Legacy.name(),
-        };
+        let backend = self.backend(self.listing_place);
+        let name = words(Backend::VALUES).nth(backend.index());
+        let name = name.unwrap_or_default();
         (&mut self.listing_ours, name, self.boot_id)
+    }
+
+    fn backend(&self, place: Place) -> Backend {
+        let Some(family) = place.family() else {
+            return Backend::Nft;
+        };
+        let other = self.table(Place::other(family)).program;
+        if (other == Program::Legacy) == place.is_other() {
+            Backend::IptablesLegacy
+        } else {
+            Backend::IptablesNft
+        }
+    }
+
+    /// Whether blocks stand there, or the next one would.
+    #[inline(never)]
+    pub fn uses(&self, backend: Backend) -> bool {
+        let is_next = |place, family| self.active(family) == place;
+        self.is_enabled()
+            && self.places().any(|place| {
+                let table = self.table(place);
+                let is_active =
+                    is_next(place, Family::V4) || self.has_ipv6 && is_next(place, Family::V6);
+                let can_take = table.is_usable() && table.last_listing.is_some();
+                let is_used = table.chain.exists() || is_active && can_take;
+                is_used && self.backend(place) == backend
+            })
     }
 
     /// Rules that `Task::Unblock` took away, and the widest of those that held

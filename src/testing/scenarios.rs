@@ -1356,6 +1356,38 @@ fn blocked_is_for_neighbours() {
     "}
 }
 
+/// A browser asks by the name of the page, which pointed elsewhere before.
+#[test]
+fn blocked_is_for_no_web_page() {
+    let mut run = started(&[]);
+    let files = &mut run.kernel.files;
+    files.insert("/proc/sys/kernel/hostname".into(), "fw\n".into());
+    let resolver = "search corp.example\nnameserver 10.0.0.53\n";
+    files.insert("/etc/resolv.conf".into(), resolver.into());
+    for (host, status) in [
+        ("203.0.113.5:3021", "200"),
+        ("fw:3021", "200"),
+        ("fw.lan", "200"),
+        ("fw.corp.example", "200"),
+        ("page.example", "403"),
+        ("fw.page.example:3021", "403"),
+    ] {
+        let answer = run.get_of("10.0.0.9", host, "/blocked");
+        assert_eq!(answer.split(' ').nth(1), Some(status), "{host}");
+        let metrics = run.get_of("10.0.0.9", host, "/metrics");
+        assert_eq!(metrics.split(' ').nth(1), Some("200"), "{host}");
+    }
+    let client = run
+        .kernel
+        .connect("10.0.0.9", b"GET /blocked HTTP/1.0\r\n\r\n");
+    run.run_for(0);
+    assert!(
+        run.kernel.clients[client]
+            .answer
+            .starts_with(b"HTTP/1.1 200 ")
+    );
+}
+
 #[test]
 fn slow_clients_never_delay_a_reading() {
     let mut run = started(&[]);
@@ -1806,7 +1838,7 @@ impl Run {
     }
 }
 
-const OWN_OCTETS: [u8; 4] = [203, 0, 113, 5];
+pub const OWN_OCTETS: [u8; 4] = [203, 0, 113, 5];
 const NEW_INBOUND: &str = "tcpparser_new_connections_total{direction=\"in\",family=\"4\"}";
 
 /// A scraper of us and three exporters is no scanner.
@@ -1989,6 +2021,50 @@ fn what_waits_while_we_are_stopped_is_not_missed() {
     }
 }
 
+/// Their answers use up a share of the processor; between two turns they wait,
+/// and so does a scraper, for a moment.
+#[test]
+fn busy_clients_get_a_share_of_the_processor() {
+    let mut run = started(&["--interval=1s"]);
+    run.kernel.send_cost = Duration::from_millis(1);
+    let request = b"HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);
+    let busy: Vec<_> = (0..16)
+        .map(|_| run.kernel.connect("192.0.2.77", &request))
+        .collect();
+    let (began, cpu_before) = (run.kernel.now, run.kernel.cpu_time);
+    let (mut turns, until) = (0, began.after(Duration::from_secs(20)));
+    while run.kernel.now < until {
+        for client in &busy {
+            if run.kernel.clients[*client].to_send.len() < request.len() {
+                run.kernel.client_sends(*client, &request);
+            }
+        }
+        let cpu_before = run.kernel.cpu_time;
+        assert_eq!(run.turn(), Flow::Continue);
+        turns += 1;
+        let cost = run.kernel.cpu_time.saturating_sub(cpu_before);
+        assert!(cost <= Duration::from_millis(16 * 4), "one turn");
+    }
+    let cost = run.kernel.cpu_time.saturating_sub(cpu_before);
+    // A second was saved up; then one part in four of the time, and a debt.
+    let most = Duration::from_millis(1_000 + 20_000 / 4 + 200);
+    assert!(cost <= most, "{cost:?}");
+    assert!(cost >= Duration::from_secs(4), "{cost:?}");
+    assert!(turns < 500, "{turns} turns: nothing is polled for it");
+    let scraper = run
+        .kernel
+        .connect("192.0.2.78", b"GET /metrics HTTP/1.0\r\n\r\n");
+    run.run_until(run.kernel.now.after(Duration::from_millis(600)));
+    assert!(run.kernel.clients[scraper].is_done, "a scraper");
+    run.kernel.send_cost = Duration::ZERO;
+    run.run_for(1);
+    let readings = run.metric("tcpparser_readings_total");
+    assert!(
+        readings.parse::<u64>().unwrap() >= 20,
+        "{readings} readings"
+    );
+}
+
 #[test]
 fn a_burst_of_clients_is_answered_in_few_turns() {
     let mut run = started(&[]);
@@ -2035,7 +2111,11 @@ fn a_table_of_blocks_that_is_full_refuses() {
 
 impl Run {
     pub fn get_from(&mut self, peer: &str, path: &str) -> String {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        self.get_of(peer, "localhost", path)
+    }
+
+    fn get_of(&mut self, peer: &str, host: &str, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         let client = self.kernel.connect(peer, request.as_bytes());
         self.run_for(0);
         let client = &self.kernel.clients[client];
