@@ -64,7 +64,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             }
             Task::Unblock { target, .. } if target.touches(rule.source) => {
                 if target.is_within(rule.source) {
-                    self.lifted = Some(rule.source);
+                    self.lifted = rule.source;
                 }
                 self.stale.get_mut(place).add(rule);
             }

@@ -484,7 +484,7 @@ pub struct Firewall<const N: usize, const I: usize> {
     /// Rules that `Task::Unblock` took away, and one that held more than it is
     /// about.
     removed: u64,
-    lifted: Option<Network>,
+    lifted: Network,
     max_per_minute: u32,
     window: Duration,
     widen: u16,
@@ -533,7 +533,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             listing_ours: Vec::new(),
             listing_place: Place::Ipv4,
             removed: 0,
-            lifted: None,
+            lifted: Network::BLANK,
             max_per_minute: 0,
             window: Duration::ZERO,
             widen: 0,
@@ -725,7 +725,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Rules that `Task::Unblock` took away, and the widest of those that held
     /// more than it is about.
     pub fn removed(&self) -> (u64, Option<Network>) {
-        (self.removed, self.lifted)
+        let lifted = Some(self.lifted).filter(|network| *network != Network::BLANK);
+        (self.removed, lifted)
     }
 
     /// When the source's last block ended: connections first seen before are
