@@ -131,7 +131,8 @@ test: build build-quick tools ## every check and test; what lacks its tools says
 
 bench: build tools bench-tools ## readings against cat, HTTP against lighttpd and nginx, blocks against other tools, size, memory (needs root)
 	@python3 -B tests/bench.py $(BINARY)
-	@LD_LIBRARY_PATH="$$(echo target/tools/usr/lib/*-linux-*)" python3 -B tests/bench_http.py $(BINARY)
+	@TCPPARSER_BUILD_HTTP_SHARE=1 $(MAKE) -s build OUT=$(OUT)/busy
+	@LD_LIBRARY_PATH="$$(echo target/tools/usr/lib/*-linux-*)" python3 -B tests/bench_http.py $(OUT)/busy/tcpparser
 	@$(PYTHON) -B tests/bench_blocks.py $(BINARY)
 
 detect: build tools ## which scans are seen and how fast they are blocked (needs root)

@@ -4,7 +4,9 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::label::label;
-use crate::text::{Text, TextView, has_byte, parse_decimal, split};
+#[cfg(test)]
+use crate::text::Text;
+use crate::text::{TextView, has_byte, parse_decimal, split};
 
 /// The IP version; IPv4-mapped IPv6 (RFC 4291 section 2.5.5.2) is IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,6 +220,49 @@ impl Network {
             self.contains(other.address)
         } else {
             other.contains(self.address)
+        }
+    }
+
+    /// Whether it is one of many IPv6 /64s.
+    pub const fn is_wide(self) -> bool {
+        self.is_ipv6() && self.prefix_length < 64
+    }
+
+    /// The network of which an IPv6 /64 or /56 is one of 256 parts, as providers
+    /// delegate them (RFC 6177 section 2).
+    pub fn wider(self) -> Option<Self> {
+        let length = self.prefix_length.wrapping_sub(8);
+        let is_delegated = self.is_ipv6() && (length == 56 || length == 48);
+        is_delegated.then(|| Self::new(self.address, length))
+    }
+
+    /// One of the 256 parts of a `wider` network.
+    #[inline(never)]
+    pub fn part(self, number: u8) -> Self {
+        let length = self.prefix_length.saturating_add(8);
+        let bits = match self.address {
+            IpAddr::V4(v4) => u128::from(v4.to_bits()),
+            IpAddr::V6(v6) => v6.to_bits(),
+        };
+        let number = u128::from(number) << (128u8.saturating_sub(length) & 127);
+        Self::new(IpAddr::V6(Ipv6Addr::from_bits(bits | number)), length)
+    }
+
+    /// The block of so many bits around it, for either family. An address that
+    /// NAT64 made of an IPv4 address (RFC 6052 section 2.1, RFC 8215 section 5)
+    /// counts as that.
+    #[inline(never)]
+    pub fn around(self, v4_length: u8, v6_length: u8) -> Self {
+        match self.address {
+            IpAddr::V6(v6) => {
+                let bits = v6.to_bits();
+                if bits >> 96 == 0x0064_ff9b || bits >> 80 == 0x0064_ff9b_0001 {
+                    let v4 = Ipv4Addr::from_bits(bits as u32);
+                    return Self::new(IpAddr::V4(v4), v4_length);
+                }
+                Self::new(self.address, v6_length)
+            }
+            IpAddr::V4(_) => Self::new(self.address, v4_length),
         }
     }
 
@@ -448,7 +493,19 @@ impl Endpoint {
         out.put_decimal(u64::from(self.port));
     }
 
-    /// The endpoint as text of its own, for padding.
+    /// Where this host reaches what listens here. [::] takes IPv4 as well, and is
+    /// 0.0.0.0 where the kernel lacks IPv6.
+    pub fn local(self) -> Self {
+        let is_specified = !self.address.is_unspecified();
+        let address = is_specified.then_some(self.address);
+        Self {
+            address: address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            port: self.port,
+        }
+    }
+
+    /// The endpoint as text of its own.
+    #[cfg(test)]
     pub fn to_text(self) -> Text<ENDPOINT_TEXT> {
         let mut text = Text::new();
         self.write(&mut text);

@@ -55,14 +55,21 @@ impl Data {
     }
 }
 
+/// More services than this, touched from at least that many sources of one
+/// network, are a spread scan.
+const SPREAD_PORTS: u8 = 16;
+const SPREAD_SOURCES: usize = 4;
+
 /// Local ports in ascending order.
 pub type Ports = Vec<u16, PORTS_PER_SOURCE>;
 
 /// A port scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scan {
-    /// Who scanned.
+    /// Who scanned; of a spread scan the network.
     pub source: Network,
+    /// The sources that a spread scan came from; 0 where it was one.
+    pub members: usize,
     /// The local address of the connection that completed the evidence.
     pub local: IpAddr,
     /// The ports seen within the window.
@@ -98,10 +105,12 @@ impl Scan {
 struct Touched {
     seen: Option<Instant>,
     port: u16,
+    /// The source within its network.
+    member: u16,
     data: Data,
 }
 
-/// A source's ports; the first `count` are in use, in no order.
+/// A source's ports, or a network's; the first `count` are in use, in no order.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Watched {
@@ -119,6 +128,7 @@ impl Blank for Watched {
         touched: [Touched {
             seen: None,
             port: 0,
+            member: 0,
             data: Data::Unknown,
         }; PORTS_PER_SOURCE],
     };
@@ -142,17 +152,18 @@ impl Watched {
     }
 
     /// Drops what is older than the window and notes one more connection.
-    fn note(&mut self, evidence: &Evidence, now: Instant, window: Duration) {
+    fn note(&mut self, evidence: &Evidence, member: u16, now: Instant, window: Duration) {
         self.drop_old(now, window);
         let port = evidence.port;
         if let Some(known) = self.find(port) {
-            known.seen = Some(now);
+            (known.seen, known.member) = (Some(now), member);
             known.data = known.data.with(evidence.data);
             return;
         }
         let newer = Touched {
             seen: Some(now),
             port,
+            member,
             data: evidence.data,
         };
         if let Some(free) = self.touched.get_mut(usize::from(self.count)) {
@@ -183,6 +194,16 @@ impl Watched {
         }
     }
 
+    /// How many sources its ports were touched from last.
+    fn members(&self) -> usize {
+        let in_use = self.in_use();
+        let is_first = |(index, touched): &(usize, &Touched)| {
+            let mut earlier = in_use.iter().take(*index);
+            earlier.all(|other| other.member != touched.member)
+        };
+        in_use.iter().enumerate().filter(is_first).count()
+    }
+
     /// In ascending order of ports, by selection: at most 64, once a scan.
     fn sorted(&self) -> Vec<Touched, PORTS_PER_SOURCE> {
         let mut sorted = Vec::new();
@@ -209,6 +230,21 @@ const CROSSED: usize = PORTS_PER_SOURCE + 2;
 /// Reported and not blocked: silent until it was quiet for one window.
 const REPORTED: usize = PORTS_PER_SOURCE + 1;
 const CLASSES: usize = PORTS_PER_SOURCE + 3;
+/// Networks, until they are reported. They take an eighth of the table at most.
+const NETWORKS: usize = 1;
+/// Sources with one or two ports. A quarter of the table is theirs, and they
+/// evict each other, the oldest first.
+const NEWCOMERS: usize = 2;
+
+/// The network that a source's neighbours under the same hand come from, and
+/// which one of it the source is. IPv6 sources of one address have none.
+fn network_of(source: Network) -> Option<(Network, u16)> {
+    match source.address() {
+        IpAddr::V4(v4) => Some((source.around(24, 48), v4.to_bits() as u16)),
+        IpAddr::V6(_) if source.is_single() => None,
+        IpAddr::V6(v6) => Some((source.around(24, 48), (v6.to_bits() >> 64) as u16)),
+    }
+}
 
 /// Up to `N` sources under watch, with an index of `I`.
 #[repr(C)]
@@ -217,6 +253,11 @@ pub struct Detector<const N: usize, const I: usize> {
     window: Duration,
     evictions: u64,
     sources: Table<Network, Watched, N, I, CLASSES>,
+}
+
+/// Whether an entry is a network's: no source has such a length.
+const fn is_network(key: Network) -> bool {
+    matches!(key.prefix_length(), 24 | 48)
 }
 
 impl<const N: usize, const I: usize> Detector<N, I> {
@@ -240,15 +281,27 @@ impl<const N: usize, const I: usize> Detector<N, I> {
 
     /// Takes in one piece of evidence.
     pub fn observe(&mut self, evidence: &Evidence, now: Instant) {
-        let Some(slot) = self.watch(evidence.source) else {
-            return;
+        let class = self.note(evidence.source, 0, evidence, now);
+        // Who is a scanner by itself is no part of a spread scan.
+        if class < REPORTED
+            && let Some((network, member)) = network_of(evidence.source)
+        {
+            self.note(network, member, evidence, now);
+        }
+    }
+
+    /// Notes a port of a source, or of a network; the class that comes of it.
+    #[inline(never)]
+    fn note(&mut self, key: Network, member: u16, evidence: &Evidence, now: Instant) -> usize {
+        let Some(slot) = self.watch(key) else {
+            return 0;
         };
         let class = self.sources.class(slot);
         let Some(watched) = self.sources.value_mut(slot) else {
-            return;
+            return 0;
         };
         let was_quiet = !now.is_within(self.window, watched.last_seen);
-        watched.note(evidence, now, self.window);
+        watched.note(evidence, member, now, self.window);
         watched.last_seen = Some(now);
         let class = match class {
             Some(CROSSED) => CROSSED,
@@ -257,22 +310,35 @@ impl<const N: usize, const I: usize> Detector<N, I> {
                 if !evidence.local.is_unspecified() {
                     watched.local = evidence.local;
                 }
-                if watched.count > self.threshold {
+                let (most, sources, class) = if is_network(key) {
+                    (SPREAD_PORTS.max(self.threshold), SPREAD_SOURCES, NETWORKS)
+                } else {
+                    (self.threshold, 1, NEWCOMERS.max(watched.count.into()))
+                };
+                if watched.count > most && watched.members() >= sources {
                     CROSSED
                 } else {
-                    usize::from(watched.count)
+                    class
                 }
             }
         };
         self.sources.touch(slot, class);
+        class
     }
 
     fn watch(&mut self, source: Network) -> Option<Slot> {
         if let Some(slot) = self.sources.find(&source) {
             return Some(slot);
         }
-        if self.sources.len() >= N {
-            let oldest = (0..CLASSES).find_map(|class| self.sources.oldest(class))?;
+        let is_network = is_network(source);
+        let share = if is_network { N / 8 } else { N / 4 };
+        let class = if is_network { NETWORKS } else { NEWCOMERS };
+        let has_share = self.sources.class_len(class) >= share.max(1);
+        if self.sources.len() >= N || is_network && has_share {
+            // Who has no share yet takes the place of one with more ports.
+            let first = class + usize::from(!has_share && !is_network);
+            let mut classes = (first..CLASSES).chain(0..CLASSES);
+            let oldest = classes.find_map(|class| self.sources.oldest(class))?;
             self.sources.remove(oldest);
             self.evictions += 1;
         }
@@ -296,6 +362,11 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         let watched = self.sources.value(slot)?;
         let mut scan = Scan {
             source,
+            members: if is_network(source) {
+                watched.members()
+            } else {
+                0
+            },
             local: watched.local,
             ports: Vec::new(),
             port_data: Vec::new(),
@@ -353,7 +424,7 @@ impl<const N: usize, const I: usize> Detector<N, I> {
 
     /// Sources under watch and how many can be.
     pub fn sources(&self) -> (usize, usize) {
-        (self.sources.len(), N)
+        (self.sources.len() - self.sources.class_len(NETWORKS), N)
     }
 
     /// Sources evicted for newer ones so far.
@@ -466,9 +537,51 @@ mod tests {
         for number in 1..=160 {
             detector.observe(&evidence(number, 80), at(1));
         }
-        assert_eq!(detector.evictions(), 145);
+        assert_eq!(detector.evictions(), 146, "one place is the network's");
         detector.observe(&evidence(0, 4), at(2));
         assert_eq!(detector.next_scan().unwrap().source, source(0));
+    }
+
+    /// A table full of sources one port short keeps a quarter for newcomers,
+    /// who evict each other, the oldest first.
+    #[test]
+    fn a_table_of_suspects_hides_no_newcomer() {
+        let mut detector = detector::<64, 128>();
+        let mut flood = 0;
+        let mut suspects = |detector: &mut Detector<64, 128>, count: u32, second| {
+            for _ in 0..count {
+                flood += 1;
+                for port in 1..=3 {
+                    detector.observe(&evidence(1_000 + flood, port), at(second));
+                }
+            }
+        };
+        suspects(&mut detector, 640, 0);
+        for port in 1..=4 {
+            detector.observe(&evidence(1, port), at(u64::from(port)));
+            suspects(&mut detector, 12, u64::from(port));
+        }
+        assert_eq!(detector.next_scan().unwrap().source, source(1));
+        // As many newcomers as there are places for them.
+        for port in 1..=4 {
+            let second = 10 + u64::from(port);
+            detector.observe(&evidence(2, port), at(second));
+            for number in 0..14 {
+                let number = 100 + number + 14 * u32::from(port);
+                detector.observe(&evidence(number, 80), at(second));
+            }
+        }
+        assert_eq!(detector.next_scan().unwrap().source, source(2));
+    }
+
+    /// However many networks there are, they take an eighth of the table.
+    #[test]
+    fn networks_leave_the_places_to_sources() {
+        let mut detector = detector::<64, 128>();
+        for number in 0..1_000 {
+            detector.observe(&evidence(number << 8, 80), at(0));
+        }
+        assert_eq!(detector.sources(), (56, 64));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use crate::address::Family;
 use crate::connections::Direction;
-use crate::firewall::{EndReason, Refusal};
+use crate::firewall::{Backend, EndReason, Refusal};
 
 use crate::http::{Format, Status};
 use crate::kernel::ProcessStatus;
@@ -144,6 +144,8 @@ fn write_firewall(w: &mut Writer, m: &Metrics) {
             "Whether scanners are to be blocked: 0 in a dry run and without a firewall.";
         gauge "tcpparser_firewall_up" = number(u64::from(m.firewall_up)),
             "Whether the firewall can be used.";
+        info "tcpparser_firewall" = labelled::<Backend>(m.backends.values()),
+            "Always 1; what holds blocks, or would hold the next one.";
         gauge "tcpparser_firewall_jump_first" = number(u64::from(m.firewall_jump_first)),
             "Whether the jump to our chain is the first rule.";
         gauge "tcpparser_host_facts_known" = number(u64::from(m.host_facts_known)),
@@ -239,7 +241,8 @@ impl Writer<'_> {
         }
     }
 
-    /// One number for each value of a label.
+    /// One number for each value of a label; where that is always 1, for those
+    /// that apply.
     fn labelled<L: Label>(&mut self, numbers: &[u64]) {
         self.row(L::NAME, L::VALUES, numbers);
     }
@@ -279,7 +282,9 @@ impl Writer<'_> {
 
     #[inline(never)]
     fn series(&mut self, head: &[&[u8]], [name, values]: [&'static str; 2], numbers: &[u64]) {
-        for (value, number) in words(values).zip(numbers) {
+        let shows_all = self.suffix != b"_info";
+        let samples = words(values).zip(numbers);
+        for (value, number) in samples.filter(|(_, number)| shows_all || **number > 0) {
             self.sample(head);
             self.put(&[name.as_bytes(), b"=\"", value, b"\"} "]);
             self.end(*number);
@@ -432,6 +437,7 @@ mod tests {
             .blocks_refused
             .count(Refusal::Protected(Protection::Gateway));
         metrics.firewall_up = true;
+        metrics.backends.set(Backend::Nft, 1);
         metrics.start_unix_nanoseconds = 1_635_801_113_250_000_000;
         metrics
     }
@@ -490,6 +496,11 @@ mod tests {
         }
         assert!(helps.len() > 40);
         assert_eq!(helps, types.keys().copied().collect());
+        // There may be none in use.
+        for name in ["tcpparser_firewall", "tcpparser_firewall_info"] {
+            helps.remove(name);
+            with_samples.remove(name);
+        }
         assert_eq!(helps, with_samples);
     }
 

@@ -665,13 +665,29 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
 
     /// Why `network` must not be blocked, if any address in it is protected;
     /// `HostUnknown` for everything while not all is known, and for what is
-    /// link-local while it may be a gateway that did not fit.
+    /// link-local while it may be a gateway that did not fit. A network of many
+    /// /64s is protected where single addresses of it are sources, too.
     pub fn protected(&self, network: Network) -> Option<Protection> {
         let has_lost = self.link_local_gateways.lost != 0;
         let is_unknown =
             self.knowledge != Knowledge::Whole || (has_lost && LINK_LOCAL.overlaps(network));
         let unknown = is_unknown.then_some(Protection::HostUnknown);
-        self.known_protection(fold_network(network)).or(unknown)
+        // One network for many sources must hold none that stands for itself.
+        let is_shared = || SHARED.iter().any(|shared| shared.overlaps(network));
+        let holds_others = network.is_wide() && (self.is_on_link(network) || is_shared());
+        let others = holds_others.then_some(Protection::OwnAddress);
+        let known = self.known_protection(fold_network(network));
+        known.or(others).or(unknown)
+    }
+
+    /// Whether --allow protects anything.
+    pub fn has_allowed(&self) -> bool {
+        !self.allowed.sorted.is_empty()
+    }
+
+    /// Whether the peer of an SSH session is protected.
+    pub fn has_ssh_peer(&self) -> bool {
+        !self.ssh_peer.sorted.is_empty()
     }
 
     /// Whether protected addresses may be missing: some dump was never whole,
@@ -1592,6 +1608,8 @@ mod tests {
                 || lists
                     .iter()
                     .any(|list| list.iter().any(|held| held.overlaps(network)))
+                || network.is_wide()
+                    && (self.on_link.iter().chain(&SHARED)).any(|held| held.overlaps(network))
         }
 
         fn source_of(&self, address: IpAddr) -> Network {

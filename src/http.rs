@@ -33,6 +33,8 @@ use crate::time::{Duration, Instant, nearest, order};
 
 /// Bytes kept free before a body for its head.
 const HEAD_ROOM: usize = 384;
+/// Bytes kept of Host: a longer one is no name of ours, nor is its beginning.
+const HOST_ROOM: usize = 256;
 /// Bytes a body can have in one piece.
 pub const BODY_ROOM: usize = HTTP_RESPONSE - HEAD_ROOM;
 
@@ -156,7 +158,6 @@ enum TransferCoding {
 }
 
 /// What the lines of a request's head said so far. All zero is nothing.
-#[derive(Clone, Copy)]
 struct Head {
     /// The request line was read.
     started: bool,
@@ -170,6 +171,7 @@ struct Head {
     /// HTTP/1.1 or a later 1.x, not 1.0.
     is_1_1: bool,
     hosts: u32,
+    host: Text<HOST_ROOM>,
     content_length: Option<u64>,
     transfer_coding: TransferCoding,
     close: bool,
@@ -190,6 +192,7 @@ impl Head {
             resource: Resource::Unknown,
             is_1_1: false,
             hosts: 0,
+            host: Text::new(),
             content_length: None,
             transfer_coding: TransferCoding::Absent,
             close: false,
@@ -282,6 +285,7 @@ impl Head {
         if self.hosts > 1 || !is_host(value) {
             return Err(Status::BadRequest);
         }
+        self.host.put(value);
         Ok(())
     }
 
@@ -624,6 +628,11 @@ impl Exchange {
     /// The client's address.
     pub fn peer(&self) -> IpAddr {
         self.peer
+    }
+
+    /// The value of the request's Host; empty where there is none.
+    pub fn host(&self) -> &[u8] {
+        self.head.host.as_bytes()
     }
 
     /// What poll(2) shall wait for. A place with work left that needs no input

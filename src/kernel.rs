@@ -314,6 +314,16 @@ pub struct Accepted {
     pub remote: Endpoint,
 }
 
+/// The size of a terminal in characters, 0 where it is not known: TIOCGWINSZ of
+/// ioctl_tty(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Screen {
+    /// Its height.
+    pub rows: u16,
+    /// Its width.
+    pub columns: u16,
+}
+
 /// What the system hands over once, to the start.
 #[derive(Clone, Copy)]
 pub struct StartUp<'a> {
@@ -322,6 +332,10 @@ pub struct StartUp<'a> {
     pub signals: Option<Descriptor>,
     /// To poll for room on standard output.
     pub output: Option<Descriptor>,
+    /// Its device and inode, fstat(2); `None` where that failed.
+    pub output_file: Option<(u64, u64)>,
+    /// `None` where it is no terminal.
+    pub screen: Option<Screen>,
     /// The effective capability set, capget(2).
     pub capabilities: u64,
     /// A secret: getrandom(2) with GRND_NONBLOCK, else the AT_RANDOM bytes of

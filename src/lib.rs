@@ -86,6 +86,8 @@
 //!   explanation.rs   what the tools say
 //!   sets.rs          conversations with nf_tables
 //!   changes.rs       what is next in one place, by child or netlink
+//!   shares.rs        whose turn it is when there are too many
+//!   widening.rs      many blocks of one network become one
 //!   filter_table.rs  what is known of one table
 //!   listing.rs       what stands against what is wanted
 //!   jump.rs          what has the first place

@@ -60,6 +60,15 @@ limit! {
     PORTS_PER_SOURCE: usize = 64
 }
 limit! {
+    /// Blocks held back at once: more than a thousandth of a minute's may be.
+    HELD_BLOCKS: usize = 512
+}
+limit! {
+    /// Networks whose share of a minute's blocks is known: those with more than
+    /// a sixty-fourth of it are among them.
+    SHARES: usize = 64
+}
+limit! {
     /// 4-tuples remembered: several times what a router's conntrack holds.
     CONNECTIONS: usize = 131_072
 }
@@ -133,6 +142,16 @@ limit! {
     /// HTTP clients accepted at once: a burst must not hold up a reading
     /// or push out those that were accepted just before.
     HTTP_ACCEPTS: usize = 16
+}
+limit! {
+    /// HTTP may use one part in this many of one processor, once it used what
+    /// it had saved up: answers by the thousand a second are of no use to a
+    /// scraper, and their clients wait for some milliseconds then.
+    HTTP_SHARE: usize = 4
+}
+limit! {
+    /// What it may have saved up of that: some ten thousand answers.
+    HTTP_SAVINGS: Duration = 1_000
 }
 limit! {
     /// The host's own addresses and networks: a container host has a few
@@ -210,6 +229,11 @@ limit! {
     LIST_EXTRA: usize = 100
 }
 limit! {
+    /// Lines of the largest screen, and pairs of peer and port kept while a list
+    /// is folded to fit.
+    SCREEN_LINES: usize = 256
+}
+limit! {
     /// Destroy events taken in one turn: a flood must not hold up HTTP, and
     /// what stays in the socket's buffer comes next turn.
     EVENTS_PER_TURN: usize = 512
@@ -275,6 +299,16 @@ limit! {
     FAST_READING: Duration = 100
 }
 limit! {
+    /// Sources whose sockets one dump asks for: each is one more condition that
+    /// the kernel holds every socket against.
+    PEERS_ASKED: usize = 32
+}
+limit! {
+    /// Between two dumps for sockets of blocked sources, each of which takes the
+    /// kernel a walk over all sockets: what is blocked may linger so long.
+    DESTROY_REST: Duration = 250
+}
+limit! {
     /// Sockets of blocked sources that one dump brings (50 bytes each): a dump
     /// takes the kernel a walk over all sockets.
     DOOMED: usize = 1_024
@@ -288,6 +322,19 @@ limit! {
     /// Bytes of output kept while stdout is not ready. Writes of at most
     /// PIPE_BUF bytes (pipe(7)) are whole or not at all.
     OUTPUT_BUFFER: usize = 4_096
+}
+limit! {
+    /// Lines of scans and of what becomes of blocks in one period: a thousand
+    /// scanners must not fill a disk with them.
+    LINES_PER_PERIOD: usize = 300
+}
+limit! {
+    /// That period.
+    LINES_PERIOD: Duration = 60_000
+}
+limit! {
+    /// How often the journal gets a sign of life.
+    DAY: Duration = 86_400_000
 }
 limit! {
     /// How long one reading may wait for a stdout that takes nothing; one that
@@ -402,6 +449,11 @@ const _: () =
     assert!(EVENTS_PER_TURN >= 1 && WAITING >= 2 * EVENTS_PER_TURN && EARLY_READING_SHARE >= 1);
 const _: () = assert!(HTTP_RESPONSE >= 4_096 && HTTP_LINGER_BYTES >= 1 && HTTP_ACCEPTS >= 1);
 const _: () = assert!(DESTROYS_PER_TURN >= 1 && DOOMED >= DESTROYS_PER_TURN);
+const _: () = assert!(SCREEN_LINES >= 2);
+const _: () = assert!(
+    PEERS_ASKED >= 2 && PEERS_ASKED <= 1_000,
+    "both families fit, and the filter in an attribute"
+);
 const _: () = assert!(
     OUTPUT_BUFFER >= 1_024 && OUTPUT_BUFFER <= 4_096,
     "a line fits, PIPE_BUF holds"

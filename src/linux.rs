@@ -16,7 +16,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use crate::address::{Endpoint, Family, fold_mapped};
 use crate::kernel::{
     Accepted, Child, Claim, Clock, Descriptor, Errno, Exit, File, Interest, Invocation, Kernel,
-    Link, More, Netlink, Path, ProcessStatus, Signal, StartUp, Stream,
+    Link, More, Netlink, Path, ProcessStatus, Screen, Signal, StartUp, Stream,
 };
 use crate::limits;
 use crate::table::HashKey;
@@ -282,6 +282,10 @@ impl Linux {
         let start_up = StartUp {
             signals,
             output: Descriptor::new(libc::STDOUT_FILENO),
+            output_file: file_status(libc::STDOUT_FILENO)
+                .ok()
+                .map(|status| (status.st_dev, status.st_ino)),
+            screen: screen(libc::STDOUT_FILENO).ok(),
             capabilities: effective_capabilities(),
             hash_key: hash_key(),
             environment: &environment,
@@ -1381,6 +1385,18 @@ fn unsent(socket: c_int) -> Result<c_int, Errno> {
     // SAFETY: the kernel writes one int.
     check(unsafe { libc::ioctl(socket, UNSENT.into(), &raw mut bytes) })?;
     Ok(bytes)
+}
+
+fn screen(terminal: c_int) -> Result<Screen, Errno> {
+    let mut size = MaybeUninit::<libc::winsize>::zeroed();
+    // SAFETY: the kernel writes one struct of this type.
+    check(unsafe { libc::ioctl(terminal, libc::TIOCGWINSZ, size.as_mut_ptr()) })?;
+    // SAFETY: every field is a number, for which any bytes are valid.
+    let size = unsafe { size.assume_init() };
+    Ok(Screen {
+        rows: size.ws_row,
+        columns: size.ws_col,
+    })
 }
 
 fn process_id() -> i32 {

@@ -9,6 +9,7 @@ use core::marker::PhantomData;
 
 use crate::address::Family;
 use crate::connections::Direction;
+use crate::firewall::Backend;
 use crate::firewall::{EndReason, Refusal};
 use crate::http::Status;
 use crate::kernel::Exit;
@@ -108,8 +109,6 @@ labels! {
         Signal = "signal",
         /// No child could be started.
         Spawn = "spawn",
-        /// Anything else.
-        Other = "other",
     }
 }
 
@@ -370,9 +369,11 @@ pub struct Metrics {
     /// Blocks found in the kernel at start or put back by another program.
     pub blocks_adopted: u64,
     /// Tries to block that failed.
-    pub block_failures: Labelled<BlockFailure, 8>,
+    pub block_failures: Labelled<BlockFailure, 7>,
+    /// 1 for each that is in use.
+    pub backends: Labelled<Backend, 3>,
     /// Blocks that ended.
-    pub unblocks: Labelled<EndReason, 4>,
+    pub unblocks: Labelled<EndReason, 5>,
     /// Scans that no block followed.
     pub blocks_refused: Labelled<Refusal, { Refusal::COUNT }>,
     /// Now: sources blocked in the kernel.
@@ -437,6 +438,7 @@ impl Metrics {
             blocks: 0,
             blocks_adopted: 0,
             block_failures: Labelled::new(),
+            backends: Labelled::new(),
             unblocks: Labelled::new(),
             blocks_refused: Labelled::new(),
             blocked_sources: 0,
@@ -515,6 +517,7 @@ mod tests {
             (Refusal::DryRun, "dry_run"),
             (Refusal::NoFirewall, "no_firewall"),
             (Refusal::TableFull, "table_full"),
+            (Refusal::Spread, "spread"),
         ] {
             assert_eq!(value(refusal), expected);
             assert!(!words.contains(&refusal.words()), "{expected}");

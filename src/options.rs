@@ -31,6 +31,8 @@ pub enum Id {
     BlockTime,
     /// --firewall
     Firewall,
+    /// --widen
+    Widen,
     /// --dry-run
     DryRun,
     /// --listen
@@ -61,7 +63,7 @@ pub enum Id {
 
 impl Id {
     /// Every option, in the order of `TABLE`.
-    const ALL: [Self; 20] = [
+    const ALL: [Self; 21] = [
         Self::Interval,
         Self::Window,
         Self::Ports,
@@ -69,6 +71,7 @@ impl Id {
         Self::Allow,
         Self::BlockTime,
         Self::Firewall,
+        Self::Widen,
         Self::DryRun,
         Self::Listen,
         Self::Proc,
@@ -160,12 +163,13 @@ show||WHAT|all|all/new/scans|what a reading prints\n\
 allow|a|CIDR||address or network|never block; repeatable\n\
 block-time||LIST|10m,1h,1d,7d|1..8 of 1s..24d/forever|length\n\
 firewall||NAME|auto|auto/iptables/nft/none|where blocks go\n\
+widen||N|16|2..256/none|blocked /64s that block a /56\n\
 dry-run|n||||detect and report, change no firewall\n\
 listen|l|ADDR:PORT|[::]:3021|ADDR:PORT or none|HTTP\n\
 proc||DIR|/proc|1..200 bytes|procfs to read\n\
 exec-root||DIR||1..200 bytes|chroot of the firewall tools\n\
 require-silent|||||block only sources that sent no data\n\
-max-blocks-per-minute||N|1000|1..100000|hold more back\n\
+max-blocks-per-minute||N||1..100000|hold more back\n\
 once|||||one reading, no firewall, no HTTP; exit\n\
 list|||||print the blocks\n\
 unblock||WHOM||ADDR, CIDR or all|remove blocks\n\
@@ -270,6 +274,16 @@ impl Target {
         }
     }
 
+    /// Whether a block holds this address, or network, and many sources more.
+    pub fn is_within(self, block: Network) -> bool {
+        match self {
+            Self::All => false,
+            Self::Network(network) => {
+                block.is_wide() && network.prefix_length() > block.prefix_length()
+            }
+        }
+    }
+
     fn parse(text: &[u8]) -> Option<Self> {
         match text {
             b"all" => Some(Self::All),
@@ -331,8 +345,11 @@ pub struct Options {
     pub exec_root: Path,
     /// Block only sources whose connections carried no data.
     pub require_silent: bool,
-    /// Blocks a minute; more are held back.
+    /// Blocks a minute; more are held back. 0: what the firewall can bear.
     pub max_blocks_per_minute: u32,
+    /// So many blocked /64s make their /56 one block, so many /56s their /48;
+    /// 0: never.
+    pub widen: u16,
     /// Never blocked.
     pub allow: Vec<Network, { limits::ALLOWED }>,
 }
@@ -357,6 +374,7 @@ impl Options {
             exec_root: Text::new(),
             require_silent: false,
             max_blocks_per_minute: 0,
+            widen: 0,
         }
     }
 
@@ -391,6 +409,7 @@ impl Options {
         self.dry_run = false;
         self.exec_root.clear();
         self.require_silent = false;
+        self.max_blocks_per_minute = 0;
         for row in rows() {
             if !row.default.is_empty() {
                 // A unit test holds that the table's defaults are allowed.
@@ -538,6 +557,10 @@ impl Options {
                 self.names_ipset = value == b"ipset";
                 let value = if self.names_ipset { row.default } else { value };
                 self.firewall = choose(value, row.range, &FirewallChoice::ALL)?;
+            }
+            Id::Widen if value == b"none" => self.widen = 0,
+            Id::Widen => {
+                self.widen = between(value, split_once(row.range, b'/').0, parse_decimal)? as u16
             }
             Id::DryRun => return store_flag(&mut self.dry_run, value),
             Id::Listen => self.listen = parse_listen(value)?,
@@ -1065,6 +1088,7 @@ mod tests {
                 "10m,1h,1d,7d",
             ),
             ("firewall=", word(&options.firewall), "auto"),
+            ("widen=", options.widen.to_string(), "16"),
             ("ipset=", word(&options.names_ipset), "false"),
             ("dry-run=", word(&options.dry_run), "false"),
             ("listen=", listen.unwrap_or("none".into()), "[::]:3021"),
@@ -1074,7 +1098,7 @@ mod tests {
             (
                 "max-blocks-per-minute=",
                 word(&options.max_blocks_per_minute),
-                "1000",
+                "0",
             ),
         ];
         let values = values
@@ -1154,12 +1178,13 @@ mod tests {
             "a allow -",
             "- block-time 10m,1h,1d,7d",
             "- firewall auto",
+            "- widen 16",
             "n dry-run -",
             "l listen [::]:3021",
             "- proc /proc",
             "- exec-root -",
             "- require-silent -",
-            "- max-blocks-per-minute 1000",
+            "- max-blocks-per-minute -",
             "- once -",
             "- list -",
             "- unblock -",
@@ -1186,7 +1211,7 @@ mod tests {
     #[rustfmt::skip]
     #[test]
     fn edges_of_every_range() {
-        let cases: [(&str, &[&str], &[&str]); 14] = [
+        let cases: [(&str, &[&str], &[&str]); 15] = [
             (
                 "--interval",
                 &["100ms", "3600s", "1h", "60m", "1", "3600", "3600000ms", "0001s"],
@@ -1226,6 +1251,7 @@ mod tests {
             ("--proc", &["/proc", "/host/proc/1", "fixtures/", ".", "a b"], &["", "a\0b"]),
             ("--exec-root", &["/host"], &["", "/\0"]),
             ("--max-blocks-per-minute", &["1", "100000"], &["0", "100001", "", "1k"]),
+            ("--widen", &["2", "256", "none"], &["0", "1", "257", "", "256/none", "NONE"]),
             (
                 "--unblock",
                 &["all", "192.0.2.1", "192.0.2.0/24", "2001:db8::/64"],
@@ -1277,6 +1303,8 @@ mod tests {
             ("--block-time 30s,forever", "block-time=30s,forever"),
             ("--firewall=none", "firewall=none"),
             ("--firewall=iptables", "firewall=iptables"),
+            ("--widen 2", "widen=2"),
+            ("--widen=none", "widen=0"),
             ("-n", "dry-run=true"),
             ("-l 127.0.0.1:9", "listen=127.0.0.1:9"),
             ("-l none", "listen=none"),
@@ -1294,8 +1322,8 @@ mod tests {
     #[test]
     fn spellings() {
         let values = [
-            "5s", "1s", "9", "new", "::1", "1s,2s", "none", "", ":80", "/p", "/r", "", "7", "", "",
-            "all", "", "", "", "",
+            "5s", "1s", "9", "new", "::1", "1s,2s", "none", "2", "", ":80", "/p", "/r", "", "7",
+            "", "", "all", "", "", "", "",
         ];
         for (row, value) in TABLE.iter().zip(values) {
             let name = format!("--{}", row.name);

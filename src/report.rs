@@ -1,6 +1,8 @@
 //! The lines of standard output, to the letter.
 
-use crate::address::{Endpoint, Family, Network, write_address};
+use core::ops::{Deref, DerefMut};
+
+use crate::address::{ENDPOINT_TEXT, Endpoint, Family, Network, write_address};
 use crate::connections::Direction;
 use crate::detector::{Data, Scan};
 use crate::firewall::comment::Facts;
@@ -14,44 +16,118 @@ use crate::time::{Calendar, Duration, Instant};
 /// The longest line: a scan of 64 ports, or a block with its undo command.
 pub const LINE_MAX: usize = 640;
 
+/// What a line is about, and its word for that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Label {
+    /// Of the list of connections.
+    Connection,
+    Scan,
+    Blocked,
+    NotBlocked,
+    Unblocked,
+    BlockFailed,
+}
+
+impl Label {
+    fn words(self) -> &'static [u8] {
+        match self {
+            Self::Connection => b"New connection",
+            Self::Scan => b"Port scan detected",
+            Self::Blocked => b"Blocked",
+            Self::NotBlocked => b"Not blocked",
+            Self::Unblocked => b"Unblocked",
+            Self::BlockFailed => b"Block failed",
+        }
+    }
+}
+
 /// One line without its newline.
-pub type Line = Text<LINE_MAX>;
+pub struct Line {
+    /// None where it has neither time nor label.
+    pub label: Option<Label>,
+    text: Text<LINE_MAX>,
+}
+
+impl Line {
+    const fn new() -> Self {
+        Self {
+            label: None,
+            text: Text::new(),
+        }
+    }
+}
+
+impl Deref for Line {
+    type Target = TextView;
+
+    fn deref(&self) -> &TextView {
+        &self.text
+    }
+}
+
+impl DerefMut for Line {
+    fn deref_mut(&mut self) -> &mut TextView {
+        &mut self.text
+    }
+}
 
 /// The first lines of every run.
 pub const START: &[u8] = b"tcpparser starting...\n\n";
 /// What a scheduled reading without a connection prints.
 pub const NO_CONNECTION: &[u8] = b"No TCP peer connection established yet";
 
-/// Columns of the label and of who it is about.
-const LABEL_WIDTH: usize = 18;
+/// Columns of the time, of the label and of who it is about.
+pub const STAMP_WIDTH: usize = 21;
+pub const LABEL_WIDTH: usize = 18;
 const WHO_WIDTH: usize = 21;
 
-fn begin(time: Calendar, label: &[u8], who: &[u8]) -> Line {
+fn begin(time: Calendar, label: Label, who: &[u8]) -> Line {
     let mut line = Line::new();
+    line.label = Some(label);
     time.write(&mut line);
     line.put(b": ");
-    line.put_right(label, LABEL_WIDTH);
+    line.put_right(label.words(), LABEL_WIDTH);
     line.put(b": ");
     line.put_right(who, WHO_WIDTH);
     line.put_byte(b' ');
     line
 }
 
-fn begin_source(time: Calendar, label: &[u8], source: Network) -> Line {
+fn begin_source(time: Calendar, label: Label, source: Network) -> Line {
     let mut who: Text<48> = Text::new();
     source.write(&mut who);
     begin(time, label, who.as_bytes())
 }
 
-/// A connection of the list.
-pub fn connection(time: Calendar, remote: Endpoint, direction: Direction, local: Endpoint) -> Line {
-    let mut line = begin(time, b"New connection", remote.to_text().as_bytes());
-    line.put(match direction {
-        Direction::Inbound => b"-> ",
-        Direction::Outbound => b"<- ",
-    });
-    local.write(&mut line);
+/// A connection of the list, or so many of one peer with one port of a service,
+/// whose other ports differ.
+pub fn connections(
+    time: Calendar,
+    remote: Endpoint,
+    direction: Direction,
+    local: Endpoint,
+    count: u64,
+) -> Line {
+    let is_inbound = direction == Direction::Inbound;
+    let mut who: Text<ENDPOINT_TEXT> = Text::new();
+    write_end(&mut who, remote, count == 1 || !is_inbound);
+    let mut line = begin(time, Label::Connection, who.as_bytes());
+    line.put(if is_inbound { b"-> " } else { b"<- " });
+    write_end(&mut line, local, count == 1 || is_inbound);
+    if count > 1 {
+        line.put(b", ");
+        put_count(&mut line, count, b" connection");
+    }
     line
+}
+
+#[inline(never)]
+fn write_end(out: &mut TextView, end: Endpoint, has_port: bool) {
+    if has_port {
+        end.write(out);
+    } else {
+        write_address(out, end.address);
+    }
 }
 
 /// The end of a list that is longer than what was kept of it.
@@ -65,7 +141,7 @@ pub fn more(count: u64) -> Line {
 
 /// A port scan.
 pub fn scan(time: Calendar, scan: &Scan) -> Line {
-    let mut line = begin_source(time, b"Port scan detected", scan.source);
+    let mut line = begin_source(time, Label::Scan, scan.source);
     line.put(b"-> ");
     write_address(&mut line, scan.local);
     line.put(b" on ports ");
@@ -74,6 +150,11 @@ pub fn scan(time: Calendar, scan: &Scan) -> Line {
             line.put_byte(b',');
         }
         line.put_decimal(u64::from(*port));
+    }
+    if scan.members > 0 {
+        line.put(b", from ");
+        line.put_decimal(scan.members as u64);
+        line.put(b" addresses");
     }
     line
 }
@@ -86,7 +167,7 @@ pub fn blocked(
     data: Data,
     advice: &Advice,
 ) -> Line {
-    let mut line = begin_source(time, b"Blocked", rule.source);
+    let mut line = begin_source(time, Label::Blocked, rule.source);
     match length {
         Some(length) => {
             line.put(b"for ");
@@ -137,25 +218,24 @@ fn put_undo(out: &mut TextView, whom: &[u8], advice: &Advice) {
 
 /// A scan that no block follows.
 pub fn not_blocked(time: Calendar, source: Network, why: &[u8]) -> Line {
-    let mut line = begin_source(time, b"Not blocked", source);
+    let mut line = begin_source(time, Label::NotBlocked, source);
     line.put(why);
     line
 }
 
 /// The end of a block, or of the wish for one.
 pub fn unblocked(time: Calendar, source: Network, reason: EndReason, program: &[u8]) -> Line {
-    let (label, words): (&[u8], &[u8]) = match reason {
-        EndReason::Expired => (b"Unblocked", b"its time is over"),
-        EndReason::Operator => (b"Unblocked", b"its rule was removed by "),
-        EndReason::Protected => (b"Unblocked", b"it holds a protected address now"),
-        EndReason::Evicted => (
-            b"Unblocked",
-            b"the chain is full, a newer block takes its place",
-        ),
-        EndReason::NeverStood => (
-            b"Block failed",
-            b"its time was over before the firewall took it",
-        ),
+    let words: &[u8] = match reason {
+        EndReason::Expired => b"its time is over",
+        EndReason::Operator => b"its rule was removed by ",
+        EndReason::Protected => b"it holds a protected address now",
+        EndReason::Evicted => b"the chain is full, a newer block takes its place",
+        EndReason::Widened => b"a wider block holds it",
+        EndReason::NeverStood => b"its time was over before the firewall took it",
+    };
+    let label = match reason {
+        EndReason::NeverStood => Label::BlockFailed,
+        _ => Label::Unblocked,
     };
     let mut line = begin_source(time, label, source);
     line.put(words);
@@ -171,7 +251,7 @@ pub fn unblocked(time: Calendar, source: Network, reason: EndReason, program: &[
 
 /// A block that is not in the kernel yet.
 pub fn block_failed(time: Calendar, source: Network, why: &[u8]) -> Line {
-    let mut line = begin_source(time, b"Block failed", source);
+    let mut line = begin_source(time, Label::BlockFailed, source);
     line.put(why);
     line
 }
@@ -348,15 +428,37 @@ fn write_left(out: &mut TextView, seconds: u64) {
     }
 }
 
-/// The last line where blocks stand: how many, and how to lift them.
-pub fn exit(standing: usize, advice: &Advice) -> Line {
+/// Appends `1 scan`, `2 scans`.
+fn put_count(out: &mut TextView, count: u64, what: &[u8]) {
+    out.put_decimal(count);
+    out.put(what);
+    if count != 1 {
+        out.put_byte(b's');
+    }
+}
+
+/// What the last day brought, and how many blocks stand.
+pub fn day(scans: u64, blocks: u64, standing: u64) -> Line {
     let mut line = Line::new();
-    line.put_decimal(standing as u64);
-    line.put(if standing == 1 {
-        b" block stands".as_slice()
-    } else {
-        b" blocks stand"
-    });
+    line.put(b"24 h: ");
+    put_count(&mut line, scans, b" scan");
+    line.put(b", ");
+    put_count(&mut line, blocks, b" block");
+    line.put(b", ");
+    line.put_decimal(standing);
+    line.put(stand(standing));
+    line
+}
+
+fn stand(count: u64) -> &'static [u8] {
+    if count == 1 { b" stands" } else { b" stand" }
+}
+
+/// The last line where blocks stand: how many, and how to lift them.
+pub fn exit(standing: u64, advice: &Advice) -> Line {
+    let mut line = Line::new();
+    put_count(&mut line, standing, b" block");
+    line.put(stand(standing));
     line.put(b"; to lift all: ");
     // It is not there any more.
     if advice.is_container {
@@ -421,7 +523,7 @@ mod tests {
         Network::parse(text.as_bytes()).unwrap()
     }
 
-    fn assert_line<const N: usize>(line: Text<N>, expected: &str) {
+    fn assert_line(line: impl Deref<Target = TextView>, expected: &str) {
         assert_eq!(from_utf8(line.as_bytes()).unwrap(), expected);
         assert!(!line.is_truncated());
     }
@@ -429,24 +531,27 @@ mod tests {
     #[test]
     fn the_demo_to_the_letter() {
         assert_line(
-            connection(
+            connections(
                 TIME,
                 endpoint("206.11.237.209:52239"),
                 Direction::Inbound,
                 endpoint("172.31.59.87:22"),
+                1,
             ),
             "2021-11-01 21:11:53:     New connection:  206.11.237.209:52239 -> 172.31.59.87:22",
         );
         assert_line(
-            connection(
+            connections(
                 TIME,
                 endpoint("99.84.191.103:443"),
                 Direction::Outbound,
                 endpoint("172.31.59.87:37474"),
+                1,
             ),
             "2021-11-01 21:11:53:     New connection:     99.84.191.103:443 <- 172.31.59.87:37474",
         );
         let seen = Scan {
+            members: 0,
             source: network("172.31.63.176"),
             local: endpoint("172.31.59.87:1").address,
             ports: Ports::from_slice(&[22, 25, 80, 445]).unwrap(),
@@ -468,15 +573,17 @@ mod tests {
     #[test]
     fn ipv6_stands_in_brackets_and_sources_as_blocked() {
         assert_line(
-            connection(
+            connections(
                 TIME,
                 endpoint("[2001:db8::1]:443"),
                 Direction::Inbound,
                 endpoint("[2001:db8::2]:22"),
+                1,
             ),
             "2021-11-01 21:11:53:     New connection:     [2001:db8::1]:443 -> [2001:db8::2]:22",
         );
         let seen = Scan {
+            members: 0,
             source: network("2001:db8:1:2::/64"),
             local: endpoint("[2001:db8::2]:1").address,
             ports: Ports::from_slice(&[1, 2, 3, 4]).unwrap(),
@@ -621,6 +728,7 @@ mod tests {
         let line = scan(
             TIME,
             &Scan {
+                members: 0,
                 source: longest,
                 local: local.address,
                 ports,
@@ -644,7 +752,7 @@ mod tests {
         );
         assert!(!line.is_truncated());
         let directory = [b'r'; crate::options::DIRECTORY_MAX_LENGTH];
-        let line = exit(usize::MAX, &in_container(&directory));
+        let line = exit(u64::MAX, &in_container(&directory));
         assert!(!line.is_truncated());
     }
 

@@ -7,6 +7,7 @@ use heapless::Vec;
 
 use crate::address::{Endpoint, Family, Network};
 use crate::kernel::Errno;
+use crate::limits::PEERS_ASKED;
 use crate::netlink::{
     Attribute, Attributes, Failure, Malformed, Messages, NLM_F_ACK, NLM_F_DUMP, Progress,
     address_of, header, u32_at, walk_dump,
@@ -20,6 +21,7 @@ const SOCK_DESTROY: u16 = 21;
 // linux/inet_diag.h
 const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_REQ_BYTECODE: u16 = 1;
+const INET_DIAG_BC_JMP: u8 = 1;
 const INET_DIAG_BC_D_COND: u8 = 8;
 
 /// INET_DIAG_NOCOOKIE, twice: whichever socket has the addresses and ports.
@@ -41,9 +43,10 @@ const FIXED: usize = 72;
 /// sizeof(struct inet_diag_req_v2).
 const REQUEST_FIXED: usize = 56;
 
-/// The longest request: header, fixed part, and a filter for an IPv6 network
-/// (attribute header 4, operation 4, condition 8, address 16).
-pub const REQUEST: usize = 16 + REQUEST_FIXED + 32;
+/// The longest request: header, fixed part, and a filter for IPv6 networks
+/// (operation 4, condition 8, address 16 each, a jump of 4 before the next, and
+/// attribute header 4).
+pub const REQUEST: usize = 16 + REQUEST_FIXED + 32 * PEERS_ASKED;
 
 /// A request, ready to be sent.
 pub type Request = Vec<u8, REQUEST>;
@@ -198,20 +201,38 @@ fn handshake(state: u8, info: &[u8]) -> Handshake {
 }
 
 /// Asks for the sockets of `family` in one of `states` (bit n for state n)
-/// whose peer lies in `peers`, with their tcp_info. An IPv4 source may have
-/// sockets of both families. The kernel filters (net/ipv4/inet_diag.c,
-/// inet_diag_bc_run), so a busy host costs it time, not us.
-pub fn dump_request(family: Family, states: u32, peers: Network) -> Request {
-    let filter = peer_filter(peers);
-    let length = 16 + REQUEST_FIXED + filter.len();
+/// whose peer lies in one of `peers`, with their tcp_info: nothing where none of
+/// these has sockets of that family. An IPv4 source may have sockets of both,
+/// since those of a dual-stack listener are IPv6. The kernel filters
+/// (net/ipv4/inet_diag.c, inet_diag_bc_run), so a busy host costs it time, not
+/// us.
+#[inline(never)]
+pub fn dump_request(family: Family, states: u32, peers: &[Network]) -> Request {
     let mut request = Request::new();
-    put(
-        &mut request,
-        &header(length, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, DUMP_SEQUENCE),
-    );
+    let is_possible = |peers: &&Network| family == Family::V6 || !peers.is_ipv6();
+    let peers = || peers.iter().filter(is_possible).take(PEERS_ASKED);
+    // Conditions, jumps between them, and the head of the attribute.
+    let length: usize = peers().map(|one| condition_length(*one) + 4).sum();
+    if length == 0 {
+        return request;
+    }
+    let whole = 16 + REQUEST_FIXED + length;
+    let head = header(whole, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, DUMP_SEQUENCE);
+    put(&mut request, &head);
     put_fixed(&mut request, family, states);
     put(&mut request, &[0; 48]);
-    put(&mut request, &filter);
+    put(&mut request, &(length as u16).to_ne_bytes());
+    put(&mut request, &INET_DIAG_REQ_BYTECODE.to_ne_bytes());
+    let mut left = length - 4;
+    for one in peers() {
+        put_condition(&mut request, *one);
+        left -= condition_length(*one);
+        if left > 0 {
+            // It matched: to the end.
+            put_operation(&mut request, INET_DIAG_BC_JMP, 4, left);
+            left -= 4;
+        }
+    }
     request
 }
 
@@ -290,26 +311,28 @@ fn put_fixed(request: &mut Request, family: Family, states: u32) {
     put(request, &states.to_ne_bytes());
 }
 
-/// One INET_DIAG_BC_D_COND: go to the end if it matches, else four bytes
-/// behind it, which refuses.
-fn peer_filter(peers: Network) -> Request {
-    let address = peers.address();
-    let octets = octets(address);
-    let family = Family::of(address);
-    let address = octets.get(..usize::from(family.bits() / 8));
-    let address = address.unwrap_or(&[]);
-    let length = 4 + 8 + address.len();
-    let mut filter = Request::new();
-    put(&mut filter, &(4 + length as u16).to_ne_bytes());
-    put(&mut filter, &INET_DIAG_REQ_BYTECODE.to_ne_bytes());
-    // struct inet_diag_bc_op
-    put(&mut filter, &[INET_DIAG_BC_D_COND, length as u8]);
-    put(&mut filter, &(4 + length as u16).to_ne_bytes());
-    // struct inet_diag_hostcond; port -1 is any.
-    put(&mut filter, &[family.number(), peers.prefix_length(), 0, 0]);
-    put(&mut filter, &(-1i32).to_ne_bytes());
-    put(&mut filter, address);
-    filter
+/// struct inet_diag_bc_op, struct inet_diag_hostcond and an address.
+const fn condition_length(peers: Network) -> usize {
+    4 + 8 + peers.family().bits() as usize / 8
+}
+
+/// One INET_DIAG_BC_D_COND: go on behind it if it matches, else past the jump
+/// that follows, or past the end, which refuses.
+fn put_condition(request: &mut Request, peers: Network) {
+    let length = condition_length(peers);
+    put_operation(request, INET_DIAG_BC_D_COND, length, length + 4);
+    // Port -1 is any.
+    let family = peers.family().number();
+    put(request, &[family, peers.prefix_length(), 0, 0]);
+    put(request, &(-1i32).to_ne_bytes());
+    let octets = octets(peers.address());
+    put(request, octets.get(..length - 12).unwrap_or(&[]));
+}
+
+/// struct inet_diag_bc_op
+fn put_operation(request: &mut Request, code: u8, yes: usize, no: usize) {
+    put(request, &[code, yes as u8]);
+    put(request, &(no as u16).to_ne_bytes());
 }
 
 /// `address` in network byte order, with zeros behind IPv4.
@@ -640,7 +663,7 @@ mod tests {
     #[cfg(target_endian = "little")]
     fn dump_requests() {
         let peers = |text: &str| Network::parse(text.as_bytes()).unwrap();
-        let request = dump_request(Family::V6, 1 << 1, peers("192.0.2.0/24"));
+        let request = dump_request(Family::V6, 1 << 1, &[peers("192.0.2.0/24")]);
         let head = [92, 0, 0, 0, 20, 0, 1, 3, 1, 0, 0, 0, 0, 0, 0, 0];
         let fixed = [10, 6, 2, 0, 2, 0, 0, 0];
         let filter = [
@@ -648,14 +671,44 @@ mod tests {
         ];
         let expected = [&head[..], &fixed, &[0; 48], &filter].concat();
         assert_eq!(request.as_slice(), expected);
-        let request = dump_request(Family::V6, u32::MAX, peers("2001:db8::/64"));
-        assert_eq!(request.len(), REQUEST);
-        assert_eq!(request[..4], (REQUEST as u32).to_ne_bytes());
+        let request = dump_request(Family::V6, u32::MAX, &[peers("2001:db8::/64")]);
+        assert_eq!(request.len(), 104);
+        assert_eq!(request[..4], 104u32.to_ne_bytes());
         assert_eq!(request[72..80], [32, 0, 1, 0, 8, 28, 32, 0]);
         assert_eq!(
             request[80..92],
             [10, 64, 0, 0, 255, 255, 255, 255, 0x20, 1, 0xd, 0xb8]
         );
+    }
+
+    /// Conditions and the jump between them, as ss(8) writes "or".
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn dump_requests_for_several() {
+        let peers = |text: &str| Network::parse(text.as_bytes()).unwrap();
+        let list = ["192.0.2.1", "2001:db8::/64", "192.0.2.9"].map(peers);
+        let request = dump_request(Family::V6, u32::MAX, &list);
+        let bytecode = &request[76..];
+        assert_eq!(request[..4], (request.len() as u32).to_ne_bytes());
+        assert_eq!(request[72..74], (request.len() as u16 - 72).to_ne_bytes());
+        for (at, operation) in [
+            (0, [8, 16, 20, 0]),
+            (16, [1, 4, 52, 0]),
+            (20, [8, 28, 32, 0]),
+            (48, [1, 4, 20, 0]),
+            (52, [8, 16, 20, 0]),
+        ] {
+            assert_eq!(bytecode[at..][..4], operation, "{at}");
+        }
+        assert_eq!(bytecode.len(), 68);
+        // IPv6 peers have no IPv4 sockets.
+        let request = dump_request(Family::V4, u32::MAX, &list);
+        assert_eq!(request.len(), 76 + 16 + 4 + 16);
+        assert!(dump_request(Family::V4, u32::MAX, &list[1..2]).is_empty());
+        assert!(dump_request(Family::V6, u32::MAX, &[]).is_empty());
+        let most = [peers("2001:db8::/64"); PEERS_ASKED + 1];
+        let request = dump_request(Family::V6, u32::MAX, &most);
+        assert_eq!(request.len(), REQUEST);
     }
 
     /// A destroy request names the socket exactly as an event or dump does.

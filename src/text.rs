@@ -222,10 +222,11 @@ impl TextView {
 }
 
 /// Whether two words are the same but for the case of ASCII letters. The one
-/// of core is unrolled at each place that calls it.
+/// of core looks at many letters at once, which takes more code.
 #[inline(never)]
 pub fn eq_ignore_case(one: &[u8], other: &[u8]) -> bool {
-    one.eq_ignore_ascii_case(other)
+    let mut pairs = one.iter().zip(other);
+    one.len() == other.len() && pairs.all(|(one, other)| one.eq_ignore_ascii_case(other))
 }
 
 /// What stands between such bytes, one after the other, as `split` of core has

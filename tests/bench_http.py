@@ -5,6 +5,9 @@ Each server has a namespace of its own, one process and loopback; wrk drives
 one after the other, alternating. Rates belong to the machine; the ratios are
 what counts.
 
+The tcpparser measured is built without its limit, one part in four of a
+processor (HTTP_SHARE of src/limits.rs).
+
 Each socket that ends is an event for the tcpparser of its host, and costs its
 owner a little, whichever program that is: hence nginx beside one as well. No more
 requests are polled for before a sleep, since a scrape is to cost little; so a
@@ -127,7 +130,10 @@ def main(binary, folder):
         compare("keep-alive", ours, lighttpd)
         compare("Connection: close", ours, alone, "-H", "Connection: close")
         compare("Connection: close", ours, watched, "-H", "Connection: close")
-    print("\nEach socket that ends is an event for the tcpparser of its host, and costs its owner\n"
+    print("\nThe tcpparser measured is built without its limit, one part in four of a
+processor (HTTP_SHARE of src/limits.rs).
+
+Each socket that ends is an event for the tcpparser of its host, and costs its owner\n"
           "a little: \"watched\" is nginx on a host that has one.")
 
 

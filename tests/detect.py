@@ -4,8 +4,8 @@
 Runs real scans of ten accepting services in network namespaces of their own,
 five times each, and prints a table: how many were detected, and how long after
 the fourth connection ended (where they are held: was opened) the DROP stood in
-the kernel. Then the chain and the sets side by side, and what must not be taken
-for a scan, for as long as it takes.
+the kernel. Then the chain and the sets side by side, what a flood of scans
+costs, and what must not be taken for a scan, for as long as it takes.
 
 The milliseconds, median and (longest), on 2026-11-28, Linux 6.18.44, 2 processors:
 
@@ -48,6 +48,7 @@ LABELS = {"nmap -sT -T4": "`nmap -sT -T4`, its 1000 ports", "nmap -sT": "`nmap -
           "connect, held 1 s": "connect, held one second",
           "connect, held 15 s": "connect, held 15 seconds"}
 SECONDS_IDLE, SECONDS_LATE = 60, 20
+FLOOD_RATE, FLOOD_SECONDS, FLOOD_MOST = 100, 30, 0.1
 
 
 def attack(binary, kind, interval, is_deaf, delay, backend="iptables-nft"):
@@ -110,6 +111,39 @@ def repairs(binary):
         case.close()
 
 
+def flood(binary, how):
+    """What 100 scans a second from successive sources cost, each blocked: which
+    share of a processor, and milliseconds a scan."""
+    case = harness.Case(binary)
+    try:
+        scene = traffic.Flood(case, "--show=scans", "--max-blocks-per-minute=10000")
+        before, began = cpu(scene.guard.pid), time.monotonic()
+        count = scene.scan(FLOOD_RATE * FLOOD_SECONDS, how, FLOOD_RATE)
+        scene.wait_scans(count)
+        used, took = cpu(scene.guard.pid) - before, time.monotonic() - began
+        return used / took, 1000 * used / count
+    finally:
+        case.close()
+
+
+def cpu(pid):
+    """Seconds of processor time so far, its own and the kernel's for it."""
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+def floods(binary):
+    print(f"| {FLOOD_RATE} scans a second, connections end by | of a processor | ms a scan |\n|---|---|---|")
+    all_good = True
+    for how in ("rst", "fin"):
+        share, each = flood(binary, how)
+        all_good &= share < FLOOD_MOST
+        missed = "" if share < FLOOD_MOST else ", WRONG: too much"
+        print(f"| {how.upper()} | {share:.1%} | {each:.2f}{missed} |", flush=True)
+    return all_good
+
+
 def say(what, function, binary):
     case = harness.Case(binary)
     started = time.monotonic()
@@ -140,7 +174,9 @@ def main(binary):
     print()
     places(binary)
     print()
-    return 0 if long_ones(binary) else 1
+    is_cheap = floods(binary)
+    print()
+    return 0 if long_ones(binary) and is_cheap else 1
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pytest
 
 from harness import need, run, wait_for
 from test_files import fixture, listening, tcp_row
+from traffic import Flood
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 ROWS = 20_000
@@ -83,3 +84,23 @@ def test_instructions_of_a_reading(t, name):
     count, figure = counts[1] - counts[0], int(wanted[name])
     assert abs(count - figure) <= CLOSE * figure, (
         f"{count} instructions for {ROWS} rows, {figure} committed")
+
+
+def memory(guard):
+    with open(f"/proc/{guard.pid}/smaps_rollup") as lines:
+        return int(re.search(r"^Anonymous: +(\d+) kB$", lines.read(), re.M)[1])
+
+
+def test_memory_of_thousands_of_scanners(t):
+    """An hour's hostile sources in some seconds, three times: what a source
+    leaves behind is its place among the blocks and those of its connections."""
+    wave = 2_000
+    flood = Flood(t, "--show=scans", "--block-time=1s", "--max-blocks-per-minute=100000",
+                  interval="200ms")
+    sizes = [memory(flood.guard)]
+    for _ in range(3):
+        flood.wait_scans(flood.scan(wave))
+        wait_for(lambda: flood.guard.metric("tcpparser_blocked_sources") == 0, "the blocks' end")
+        sizes.append(memory(flood.guard))
+    grown, most = sizes[-1] - sizes[0], 3 * int(budgets()["scanners"])
+    assert grown <= most, f"KiB before and after each {wave}: {sizes}"

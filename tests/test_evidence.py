@@ -379,6 +379,30 @@ def test_data_stands_in_line_and_comment(t, family, how, data):
     scene.wait_blocked(data)
 
 
+@pytest.mark.parametrize("count, argument", [(6, "--window=60s"), (20, "--require-silent")])
+def test_what_many_sources_sent(t, count, argument):
+    """One reading shows them all, one dump asks for many: every other source
+    of either family is silent."""
+    lan = t.lan()
+    serve(lan.host, *PORTS, address="::")
+    held, talkers, silent = [], [], []
+    for number in range(count):
+        for source, host in ((f"10.77.0.{number + 10}", lan.host_v4),
+                             (f"fd00:77::{number + 10:x}", lan.host_v6)):
+            length, nodad = ("64", " nodad") if ":" in source else ("24", "")
+            lan.peer.ip(f"address add {source}/{length} dev lan0{nodad}")
+            held += [lan.peer.connect(host, port, source) for port in PORTS]
+            if number % 2:
+                held[-1].sendall(b"GET / HTTP/1.0\r\n\r\n")
+            (talkers if number % 2 else silent).append(source)
+    guard = t.guard(lan.host, argument, "--show=scans", env=t.backend(lan.host, "nft").env)
+    for source in silent:
+        guard.wait_line(f"Blocked: +{source} .*data sent: no,")
+    for source in talkers:
+        guard.wait_line(f"Not blocked: +{source} +it sent data" if "silent" in argument
+                        else f"Blocked: +{source} .*data sent: yes,")
+
+
 def test_silent_only_spares_who_asks(t):
     """A scraper of four exporters and a client that holds its connections;
     then a scan, and one that is held."""

@@ -272,6 +272,23 @@ def test_blocked_is_for_allowed_clients(t):
     assert (answer.status, answer.body) == (200, b""), "an allowed stranger"
 
 
+def test_blocked_is_for_no_web_page(t):
+    """Whose name points to this host for a moment."""
+    host = t.namespace("host")
+    t.guard(host, "--dry-run").ready()
+
+    def status(name, path="/blocked"):
+        done = host.run("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "5",
+                        "--resolve", f"{name}:{PORT}:{HOME}", f"http://{name}:{PORT}{path}")
+        return done.stdout
+    own = socket.gethostname().lower()
+    for name in (HOME, "localhost", own, f"{own.partition('.')[0]}.lan"):
+        assert status(name) == "200", name
+    for name in ("page.example", f"{own}.page.example", f"{own}.com"):
+        assert status(name) == "403", name
+        assert status(name, "/metrics") == "200", f"metrics of {name}"
+
+
 # ------------------------------------------------------------------- hostile
 
 

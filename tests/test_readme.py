@@ -117,7 +117,8 @@ def typed(t, run, *lines, folder=ROOT, **options):
 
 class Terminal(Guard):
     """A line of README that goes on until it is ended, typed at a terminal
-    of its own; `before` is a wrapping command."""
+    of its own, without the colours that README can't show; `before` is a
+    wrapping command."""
 
     def __init__(self, t, namespace, line, env, folder=ROOT, before=()):
         assert line in t.to_type, f"{line!r} stands nowhere"
@@ -126,7 +127,7 @@ class Terminal(Guard):
         self.keyboard, screen = os.openpty()
         command = ["setsid", "--ctty", *before, "/bin/sh", "-c",
                    f"cd {shlex.quote(folder)}\nexec {line}"]
-        super().__init__(namespace, command, env, stdin=screen, stdout=screen)
+        super().__init__(namespace, command, {**env, "NO_COLOR": "1"}, stdin=screen, stdout=screen)
         os.close(screen)
         shown = os.fdopen(self.keyboard, "rb", closefd=False)
         self.readers.append(self.collect(shown, self.lines))
@@ -520,6 +521,14 @@ def test_documented_messages_are_those_of_the_source():
             rest = re.sub(rf"(?<!\w){re.escape(text)}(?!\w)", "", rest)
         assert re.fullmatch(r"(\.\.\.|503|--firewall|--|[\s':;,])*", rest), (
             f"nothing says {message!r}: {rest!r} is left")
+
+
+def test_a_container_that_runs_on_has_a_short_log():
+    lines = [line for block in code_blocks(section("Keep it running in a container"))
+             for line, _ in commands_of(*block) if line.startswith("docker run -d ")]
+    assert len(lines) == 2, lines
+    for line in lines:
+        assert " -e TCPPARSER_SHOW=scans " in line, line
 
 
 def test_what_lacking_tools_skip_is_documented():

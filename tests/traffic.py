@@ -5,6 +5,7 @@ As a program it is what has to be a process of its own:
     traffic.py serve PORT…              accepts and closes at end of file
     traffic.py flood ADDRESS PORT COUNT connects and resets, as fast as it can
     traffic.py many ADDRESS COUNT       listens on so many ports from 10000 on
+    traffic.py sources HOST RATE PORT…  touches the ports from each address it reads
     traffic.py deaf HOW COMMAND…        runs it where netlink lacks something
 """
 
@@ -239,6 +240,39 @@ class Attack:
             return None
         assert len(times) > 3, f"blocked after {len(times)} connections"
         return self.watch.dropped - times[3]
+
+
+class Flood:
+    """A guarded host with four services, and a peer with 8 million addresses."""
+
+    ports = (22, 25, 80, 443)
+
+    def __init__(self, case, *arguments, interval="10s"):
+        self.lan, self.made = case.lan(), 0
+        serve(self.lan.host, *self.ports)
+        self.lan.peer.ip("route add local 10.128.0.0/9 dev lo")
+        self.lan.host.ip(f"route add 10.128.0.0/9 via {self.lan.peer_v4}")
+        env = case.backend(self.lan.host, "nft").env
+        self.guard = case.guard(self.lan.host, *arguments, env=env, interval=interval).ready()
+        wait_for(lambda: has_events(self.guard), "destroy events")
+
+    def scan(self, count, how="rst", rate=None):
+        """Scans of so many sources, each from another one, at most `rate` a
+        second; how many there were so far."""
+        began = time.monotonic()
+        for number in range(count):
+            if rate:
+                time.sleep(max(0, began + number / rate - time.monotonic()))
+            high, low = divmod(self.made, 250)
+            source = f"10.{128 + high // 250}.{high % 250}.{low + 1}"
+            touch(self.lan.peer, self.lan.host_v4, *self.ports, how=how, source=source)
+            self.lan.peer.sockets.clear()
+            self.made += 1
+        return self.made
+
+    def wait_scans(self, count):
+        found = lambda: self.guard.metric("tcpparser_port_scans_total") >= count
+        wait_for(found, f"{count} scans")
 
 
 def has_events(guard):
@@ -497,6 +531,25 @@ def flood(address, port, count):
     print(opened, flush=True)
 
 
+def sources(host, rate, *ports):
+    """Short connections from each address on standard input, so many addresses a
+    second at most; a line for each address is how many came about."""
+    print("ready", flush=True)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    began = time.monotonic()
+    for number, address in enumerate(sys.stdin):
+        time.sleep(max(0, began + number / float(rate) - time.monotonic()))
+        opened = 0
+        for port in ports:
+            with socket.socket(family) as made, contextlib.suppress(OSError):
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                made.settimeout(0.05)
+                made.bind((address.strip(), 0))
+                made.connect((host, int(port)))
+                opened += 1
+        print(opened, flush=True)
+
+
 # AUDIT_ARCH_* of linux/audit.h, the numbers of setsockopt(2) and socket(2).
 MACHINES = {"x86_64": (0xc000003e, 54, 41), "aarch64": (0xc00000b7, 208, 198)}
 NETLINK_SOCK_DIAG = 4
@@ -531,4 +584,4 @@ def run_deaf(how, *command):
 
 
 if __name__ == "__main__":
-    {"serve": serve_forever, "flood": flood, "many": many, "deaf": run_deaf}[sys.argv[1]](*sys.argv[2:])
+    {"serve": serve_forever, "flood": flood, "many": many, "sources": sources, "deaf": run_deaf}[sys.argv[1]](*sys.argv[2:])

@@ -5,7 +5,9 @@ use crate::address::{Family, PerFamily};
 use crate::detector::{Data, Scan};
 use crate::firewall::comment::parse_hex;
 use crate::firewall::explanation::{is_forbidden, is_locked_out, lacks_capability};
-use crate::firewall::{Failure, FailureReason, Notice, Overdue, Policy, Refusal, Task, Unusable};
+use crate::firewall::{
+    EndReason, Failure, FailureReason, Notice, Overdue, Policy, Refusal, Task, Unusable,
+};
 use crate::host::{Host, Knowledge, Protection};
 use crate::kernel::{Child, Descriptor, Errno, Exit, Interest, Invocation, Kernel};
 use crate::limits::OUTPUT_BUFFER;
@@ -61,6 +63,8 @@ pub struct Commands {
     way_out: Once,
     /// This is a container: what is advised is to be typed outside.
     pub is_container: bool,
+    /// Why the last command failed that did.
+    last_failure: BlockFailure,
     pub(super) netfilter: Netfilter,
     pub firewall: Firewall,
     pub invocation: Invocation,
@@ -83,6 +87,7 @@ impl Commands {
             destroyer: Destroyer::new(),
             way_out: Once::NEW,
             is_container: false,
+            last_failure: BlockFailure::Lock,
             netfilter: Netfilter::new(),
         }
     }
@@ -116,6 +121,7 @@ impl Commands {
             boot_id: boot_id(kernel).unwrap_or(0),
             lengths: &options.block_times,
             max_per_minute: options.max_blocks_per_minute,
+            widen: options.widen,
             window: options.window,
             has_legacy: PerFamily::new(
                 has_legacy_table(kernel, Family::V4),
@@ -333,9 +339,9 @@ impl Commands {
             });
         }
         let Some(failure) = failure else { return };
+        self.last_failure = failure_label(failure, ended.exit.is_none());
         if failure.is_addition {
-            let label = failure_label(failure, ended.exit.is_none());
-            metrics.block_failures.count(label);
+            metrics.block_failures.count(self.last_failure);
         }
         if !failure.leaves_out.is_empty() {
             let words = b" is refused here: rules go in without, and this is not said again";
@@ -358,7 +364,7 @@ impl Commands {
             Some(_) if !failure.is_addition => {}
             Some(source) => {
                 let line = report::block_failed(moment.calendar(kernel), source, words.as_bytes());
-                output.line(kernel, line.as_bytes());
+                output.line(kernel, &line);
             }
             None => log_error(kernel, &[words.as_bytes()]),
         }
@@ -405,14 +411,17 @@ impl Commands {
                     data,
                 } => {
                     metrics.blocks += 1;
+                    detector.forget(rule.source);
                     if destroys {
                         self.destroyer.add(rule.source);
                     }
                     report::blocked(calendar, rule, length, data, &self.advice())
                 }
                 Notice::Refused { source, refusal } => {
-                    if let Refusal::Protected(_) = refusal {
-                        detector.silence(source, moment.now);
+                    match refusal {
+                        Refusal::Protected(_) => detector.silence(source, moment.now),
+                        // Who goes on scanning is found again.
+                        _ => detector.forget(source),
                     }
                     metrics.blocks_refused.count(refusal);
                     report::not_blocked(calendar, source, refusal.words())
@@ -432,12 +441,15 @@ impl Commands {
                     reason,
                     ref program,
                 } => {
-                    detector.forget(source);
                     metrics.unblocks.count(reason);
+                    if reason == EndReason::Widened {
+                        continue;
+                    }
+                    detector.forget(source);
                     report::unblocked(calendar, source, reason, program.as_bytes())
                 }
             };
-            output.line(kernel, line.as_bytes());
+            output.line(kernel, &line);
         }
     }
 
@@ -452,7 +464,7 @@ impl Commands {
         now: Instant,
     ) -> Result<(), Refusal> {
         refusal(scan, options, host).map_or(Ok(()), Err)?;
-        let result = self.firewall.block(scan, now);
+        let result = self.firewall.block(scan, host, now);
         result.map_err(|_| Refusal::TableFull)
     }
 
@@ -470,7 +482,7 @@ impl Commands {
         if let Err(refusal) = verdict {
             metrics.blocks_refused.count(refusal);
             let line = report::not_blocked(calendar, scan.source, refusal.words());
-            return output.line(kernel, line.as_bytes());
+            return output.line(kernel, &line);
         }
         let family = scan.source.family();
         if self.firewall.is_failing(family) {
@@ -478,9 +490,9 @@ impl Commands {
             let mut why: Text<80> =
                 Text::from_bytes(unusable.unwrap_or(Unusable::Family(family)).name());
             why.put(b" cannot be used; it is tried again");
-            metrics.block_failures.count(BlockFailure::Other);
+            metrics.block_failures.count(self.last_failure);
             let line = report::block_failed(calendar, scan.source, why.as_bytes());
-            output.line(kernel, line.as_bytes());
+            output.line(kernel, &line);
         }
     }
 
@@ -510,13 +522,14 @@ impl Commands {
         host: &Host,
         buffer: &mut [u8],
         metrics: &mut Metrics,
+        now: Instant,
     ) {
-        if !self.is_destroying() {
+        if !now.reaches(self.destroyer_deadline(now)) {
             return;
         }
         let firewall = &self.firewall;
         let is_blocked = |address| firewall.is_blocked(host.source_of(address));
-        match self.destroyer.destroy(kernel, buffer, is_blocked) {
+        match self.destroyer.destroy(kernel, buffer, is_blocked, now) {
             Ok(destroyed) => metrics.sockets_destroyed += destroyed,
             Err(_) => {
                 let words = b"sockets of blocked sources cannot be destroyed here: they run into their timeouts";
@@ -525,9 +538,10 @@ impl Commands {
         }
     }
 
-    /// Whether the next turn destroys more of them.
-    pub fn is_destroying(&self) -> bool {
-        self.destroyer.has_work() && self.firewall.pending() == 0
+    /// When more of them are to be destroyed.
+    pub fn destroyer_deadline(&self, now: Instant) -> Option<Instant> {
+        let deadline = self.destroyer.deadline(now);
+        deadline.filter(|_| self.firewall.pending() == 0)
     }
 }
 
@@ -540,6 +554,9 @@ fn boot_id(kernel: &mut impl Kernel) -> Option<u32> {
 
 /// Why no block is to follow.
 fn refusal(scan: &Scan, options: &Options, host: &Host) -> Option<Refusal> {
+    if scan.members > 0 {
+        return Some(Refusal::Spread);
+    }
     if options.dry_run {
         return Some(Refusal::DryRun);
     }

@@ -9,6 +9,7 @@ use crate::limits::{
 use crate::metrics::Metrics;
 use crate::time::{Duration, Instant, nearest};
 
+use super::cpu_share::CpuShare;
 use super::kept_file::{KeptFile, fill};
 
 /// The kernel's own count; all bytes zero when new.
@@ -158,22 +159,19 @@ impl Counters {
 /// bytes zero when new.
 pub(super) struct EarlyReadings {
     requested: Option<Instant>,
-    /// Processor time that is left of the share, as of `saved_at`.
-    savings: Duration,
-    saved_at: Option<Instant>,
+    share: CpuShare,
 }
 
 impl EarlyReadings {
     pub(super) const fn new() -> Self {
         Self {
             requested: None,
-            savings: Duration::ZERO,
-            saved_at: None,
+            share: CpuShare::new(),
         }
     }
 
     pub(super) fn start(&mut self) {
-        self.savings = EARLY_READING_SAVINGS;
+        self.share.start(EARLY_READING_SHARE, EARLY_READING_SAVINGS);
     }
 
     /// Requests one at `when`, or before.
@@ -199,13 +197,7 @@ impl EarlyReadings {
         if !now.reaches(self.requested) {
             return false;
         }
-        let saved = self.saved_at.map_or(Duration::ZERO, |at| now.since(at));
-        let earned = saved.as_nanos() / EARLY_READING_SHARE as u64;
-        let savings = self.savings.saturating_add(Duration::from_nanos(earned));
-        self.savings = savings.min(EARLY_READING_SAVINGS);
-        // A debt is paid until then, however often this is asked.
-        self.saved_at = Some(now.or_later(self.saved_at));
-        let is_due = self.savings != Duration::ZERO;
+        let is_due = self.share.earn(now);
         if !is_due {
             self.requested = Some(now.after(COUNTERS_PERIOD));
         }
@@ -220,9 +212,7 @@ impl EarlyReadings {
     /// It was an early one, which may overdraw the savings; the next waits
     /// until the debt is paid.
     pub(super) fn pay(&mut self, cost: Duration, now: Instant) {
-        let debt = cost.saturating_sub(self.savings);
-        self.savings = self.savings.saturating_sub(cost);
-        self.saved_at = Some(now.after(debt.saturating_mul(EARLY_READING_SHARE as u64)));
+        self.share.pay(cost, now);
     }
 }
 
@@ -237,7 +227,7 @@ mod tests {
     fn full() -> EarlyReadings {
         let mut early = EarlyReadings::new();
         early.start();
-        early.saved_at = Some(at(100));
+        early.share.earn(at(100));
         early
     }
 

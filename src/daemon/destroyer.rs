@@ -3,23 +3,23 @@
 
 use core::net::IpAddr;
 
-use heapless::{Deque, Vec};
+use heapless::Vec;
 
 use crate::address::{Family, Network};
 use crate::kernel::{Descriptor, Errno, Kernel, More, Netlink};
-use crate::limits::{DESTROYS_PER_TURN, DOOMED};
+use crate::limits::{DESTROY_REST, DESTROYS_PER_TURN, DOOMED, PEERS_ASKED};
 use crate::netlink::{Failure, Progress};
-use crate::sock_diag::{DiagSocket, destroy_answer, destroy_request, dump_request};
+use crate::sock_diag::{DiagSocket, destroy_answer, destroy_request};
+use crate::time::Instant;
 
-use super::diag::{FULL_STATES, diag_search, socket_families};
-
-/// Dumps kept apart; more sources are looked for together.
-const SEARCHES: usize = 16;
+use super::diag::{FULL_STATES, search};
 
 /// What is still to be destroyed.
 pub struct Destroyer {
-    searches: Deque<(Family, Network), SEARCHES>,
-    /// What the last dump found and how many that were.
+    /// Whose sockets the next search is for.
+    sources: Vec<Network, PEERS_ASKED>,
+    next_search: Option<Instant>,
+    /// What the last search found and how many that were.
     doomed: Vec<DiagSocket, DOOMED>,
     found: usize,
     /// How many of these were destroyed.
@@ -32,7 +32,8 @@ impl Destroyer {
     /// Nothing to do; all bytes zero.
     pub const fn new() -> Self {
         Self {
-            searches: Deque::new(),
+            sources: Vec::new(),
+            next_search: None,
             doomed: Vec::new(),
             found: 0,
             destroyed: 0,
@@ -45,39 +46,41 @@ impl Destroyer {
         if self.is_refused {
             return;
         }
-        if SEARCHES - self.searches.len() < 2 {
+        if self.sources.push(source).is_err() {
             // One look at all sockets serves any number of sources.
-            self.searches.clear();
-            self.found = 0;
-            self.add(Network::any(Family::V6));
-            return self.add(Network::any(Family::V4));
-        }
-        for family in socket_families(source) {
-            let _ = self.searches.push_back((*family, source));
+            self.sources.clear();
+            let all = [Family::V6, Family::V4].map(Network::any);
+            let _ = self.sources.extend_from_slice(&all);
         }
     }
 
-    /// Whether `destroy` has more to do.
-    pub fn has_work(&self) -> bool {
-        !self.searches.is_empty() || !self.doomed.is_empty()
+    /// When `destroy` has more to do.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        if !self.doomed.is_empty() {
+            return Some(now);
+        }
+        let next = self.next_search.unwrap_or(now);
+        Some(next).filter(|_| !self.sources.is_empty())
     }
 
-    /// One turn's work: a dump if what the last one found is done, and some of
-    /// the sockets found. How many were destroyed; an error where that is
+    /// One turn's work: a search if what the last one found is done, and some
+    /// of the sockets found. How many were destroyed; an error where that is
     /// refused from now on.
     pub fn destroy(
         &mut self,
         kernel: &mut impl Kernel,
         buffer: &mut [u8],
         is_blocked: impl Fn(IpAddr) -> bool,
+        now: Instant,
     ) -> Result<u64, Errno> {
         if self.doomed.is_empty() {
             self.search(kernel, buffer, is_blocked);
+            self.next_search = Some(now.after(DESTROY_REST));
         }
         let before = self.destroyed;
         let result = self.destroy_some(kernel, buffer);
         if result.is_err() {
-            self.searches.clear();
+            self.sources.clear();
             self.doomed.clear();
         }
         result.map(|()| (self.destroyed - before) as u64)
@@ -91,24 +94,21 @@ impl Destroyer {
     ) {
         // A full batch is looked for again; not where most of it was gone or
         // refused, and would only be found again.
-        if self.found == DOOMED && self.destroyed < DOOMED / 2 {
-            self.searches.pop_front();
-        }
+        let is_in_vain = self.found == DOOMED && self.destroyed < DOOMED / 2;
         (self.found, self.destroyed) = (0, 0);
-        let Some((family, peers)) = self.searches.pop_front() else {
-            return;
-        };
-        let request = dump_request(family, FULL_STATES, peers);
-        let doomed = &mut self.doomed;
-        diag_search(kernel, buffer, &request, &mut |socket| {
+        if is_in_vain {
+            return self.sources.clear();
+        }
+        let (sources, doomed) = (&self.sources, &mut self.doomed);
+        search(kernel, buffer, FULL_STATES, sources, &mut |socket| {
             if is_blocked(socket.remote.address) {
                 let _ = doomed.push(socket);
             }
             !doomed.is_full()
         });
         self.found = doomed.len();
-        if doomed.is_full() {
-            let _ = self.searches.push_front((family, peers));
+        if !doomed.is_full() {
+            self.sources.clear();
         }
     }
 

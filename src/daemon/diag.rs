@@ -1,8 +1,11 @@
 //! Questions to sock_diag(7) about many sockets.
 
+use heapless::Vec;
+
 use crate::address::{Family, Network};
 use crate::detector::{Data, Scan};
 use crate::kernel::{Errno, Kernel, More, Netlink};
+use crate::limits::PEERS_ASKED;
 use crate::netlink::Progress;
 use crate::sock_diag::{DiagSocket, dump_request, walk_sockets};
 
@@ -16,8 +19,7 @@ pub(super) const FULL_STATES: u32 = CONNECTED_STATES & !(1 << 6 | 1 << 7);
 /// Asks for sockets and hands each to `visit`, up to the message behind which
 /// it wants no more: the kernel walks its table while it is asked only. Where
 /// that fails, none.
-#[inline(never)]
-pub(super) fn diag_search(
+fn dump(
     kernel: &mut impl Kernel,
     buffer: &mut [u8],
     request: &[u8],
@@ -45,29 +47,53 @@ pub(super) fn diag_search(
     kernel.close(socket);
 }
 
-/// The families of our sockets that a source's connections can have: an IPv4
-/// peer of a dual-stack listener has an IPv6 socket.
-pub(super) const fn socket_families(source: Network) -> &'static [Family] {
-    if source.is_ipv6() {
-        &[Family::V6]
-    } else {
-        &[Family::V6, Family::V4]
+/// Asks for the sockets of several sources at once: each dump is a walk over
+/// the sockets of all network namespaces.
+#[inline(never)]
+pub(super) fn search(
+    kernel: &mut impl Kernel,
+    buffer: &mut [u8],
+    states: u32,
+    sources: &[Network],
+    visit: &mut dyn FnMut(DiagSocket) -> bool,
+) {
+    let mut wants_more = true;
+    for family in [Family::V6, Family::V4] {
+        let request = dump_request(family, states, sources);
+        if wants_more && !request.is_empty() {
+            dump(kernel, buffer, &request, &mut |socket| {
+                wants_more &= visit(socket);
+                wants_more
+            });
+        }
     }
 }
 
-/// Adds to a scan whether the sockets that still stand carried data: rows do not
-/// show it.
-pub(super) fn look_for_data(kernel: &mut impl Kernel, buffer: &mut [u8], scan: &mut Scan) {
-    if scan.data() == Data::Sent {
-        return;
+/// Adds to scans whether the sockets that still stand carried data: rows do not
+/// show it. What ended showed it then, and may be followed by more on the same
+/// port, which counts where data decides.
+pub(super) fn look_for_data(
+    kernel: &mut impl Kernel,
+    buffer: &mut [u8],
+    scans: &mut [Scan],
+    decides: bool,
+) {
+    let mut sources: Vec<Network, PEERS_ASKED> = Vec::new();
+    for scan in scans.iter() {
+        let known = scan.data();
+        let is_open = known == Data::Unknown || decides && known == Data::Silent;
+        if is_open && scan.members == 0 {
+            let _ = sources.push(scan.source);
+        }
     }
-    for family in socket_families(scan.source) {
-        let request = dump_request(*family, CONNECTED_STATES, scan.source);
-        diag_search(kernel, buffer, &request, &mut |socket| {
-            scan.note_data(socket.local.port, data(&socket));
-            true
-        });
-    }
+    search(kernel, buffer, CONNECTED_STATES, &sources, &mut |socket| {
+        for scan in scans.iter_mut() {
+            if scan.source.contains(socket.remote.address) {
+                scan.note_data(socket.local.port, data(&socket));
+            }
+        }
+        true
+    });
 }
 
 pub(super) fn data(socket: &DiagSocket) -> Data {

@@ -1,11 +1,13 @@
 //! The list of connections that each scheduled reading prints.
 
+use core::mem;
+
 use heapless::Vec;
 
 use crate::address::Endpoint;
 use crate::connections::{Connection, Direction};
-use crate::kernel::Kernel;
-use crate::limits::LIST_EXTRA;
+use crate::kernel::{Kernel, Screen};
+use crate::limits::{LIST_EXTRA, SCREEN_LINES};
 use crate::options::Show;
 use crate::report;
 use crate::time::{Calendar, Instant, order};
@@ -20,6 +22,113 @@ pub(super) struct Entry {
     pub(super) direction: Direction,
 }
 
+impl Entry {
+    /// The port of the service.
+    fn port(&self) -> u16 {
+        match self.direction {
+            Direction::Inbound => self.local.port,
+            Direction::Outbound => self.remote.port,
+        }
+    }
+
+    /// Whether both are of one peer with one port.
+    fn is_like(&self, other: &Self) -> bool {
+        self.remote.address == other.remote.address
+            && self.direction == other.direction
+            && self.port() == other.port()
+    }
+}
+
+/// So many connections of one peer with one port.
+struct Fold {
+    first: Entry,
+    count: u64,
+}
+
+/// Columns of a line of IPv4.
+const LINE_WIDTH: u16 = 88;
+
+/// A list on its way to a screen: connection by connection while it fits, else
+/// folded. All bytes zero when new.
+#[repr(C)]
+struct Folder {
+    /// How many lines fit; 0 where there is no screen.
+    room: usize,
+    is_folded: bool,
+    /// Connections that have no line.
+    more: u64,
+    folds: Vec<Fold, SCREEN_LINES>,
+}
+
+impl Folder {
+    const fn new() -> Self {
+        Self {
+            room: 0,
+            is_folded: false,
+            more: 0,
+            folds: Vec::new(),
+        }
+    }
+
+    /// One row is the cursor's, and a narrow screen breaks each line.
+    fn set_screen(&mut self, screen: Screen) {
+        let is_narrow = (1..LINE_WIDTH).contains(&screen.columns);
+        let rows = screen.rows.saturating_sub(1) >> u16::from(is_narrow);
+        self.room = usize::from(rows).min(SCREEN_LINES);
+    }
+
+    #[inline(never)]
+    fn add(&mut self, entry: Entry) {
+        if !self.is_folded && self.folds.len() == self.room {
+            self.is_folded = true;
+            let unfolded = mem::take(&mut self.folds);
+            for fold in &unfolded {
+                self.fold(fold.first);
+            }
+        }
+        self.fold(entry);
+    }
+
+    /// Of more pairs than are kept, those with most stay.
+    fn fold(&mut self, entry: Entry) {
+        let mut folds = self.folds.iter_mut();
+        if self.is_folded
+            && let Some(fold) = folds.find(|fold| fold.first.is_like(&entry))
+        {
+            fold.count += 1;
+            return;
+        }
+        let fold = Fold {
+            first: entry,
+            count: 1,
+        };
+        if let Err(fold) = self.folds.push(fold)
+            && let Some(least) = self.folds.iter_mut().min_by_key(|fold| fold.count)
+        {
+            self.more += mem::replace(least, fold).count;
+        }
+    }
+
+    /// Prints all that was added; how many connections have no line.
+    fn end(&mut self, kernel: &mut impl Kernel, output: &mut Output, calendar: Calendar) -> u64 {
+        let lines = self.room - usize::from(self.is_folded);
+        for _ in 0..lines {
+            // Of those with as many the first.
+            let folds = self.folds.iter_mut().rev();
+            let most = folds.max_by_key(|fold| fold.count);
+            let Some(fold) = most.filter(|fold| fold.count > 0) else {
+                break;
+            };
+            let count = mem::take(&mut fold.count);
+            print(kernel, output, calendar, &fold.first, count);
+        }
+        let rest = self.folds.iter().map(|fold| fold.count).sum::<u64>();
+        self.folds.clear();
+        self.is_folded = false;
+        mem::take(&mut self.more) + rest
+    }
+}
+
 /// All bytes zero when new.
 #[repr(C)]
 pub(super) struct List {
@@ -29,6 +138,7 @@ pub(super) struct List {
     /// When the reading of the last one began.
     printed: Option<Instant>,
     more_extras: u64,
+    folder: Folder,
     /// Connections that were over before a scheduled reading: they join the
     /// next list.
     extras: Vec<Entry, LIST_EXTRA>,
@@ -40,6 +150,7 @@ impl List {
             show: Show::All,
             length: 0,
             printed: None,
+            folder: Folder::new(),
             extras: Vec::new(),
             more_extras: 0,
         }
@@ -47,6 +158,11 @@ impl List {
 
     pub(super) fn configure(&mut self, show: Show) {
         self.show = show;
+    }
+
+    /// From now on what is longer than that is folded.
+    pub(super) fn set_screen(&mut self, screen: Screen) {
+        self.folder.set_screen(screen);
     }
 
     pub(super) fn begin(&mut self) {
@@ -83,7 +199,7 @@ impl List {
         entry: &Entry,
     ) {
         self.length += 1;
-        print(kernel, output, calendar, entry);
+        put(kernel, output, calendar, entry, &mut self.folder);
     }
 
     /// Ends the list: prints what was kept for it, without those that
@@ -97,10 +213,11 @@ impl List {
         is_blocked: impl Fn(&Entry) -> bool,
     ) {
         for entry in self.extras.iter().filter(|entry| !is_blocked(entry)) {
-            print(kernel, output, calendar, entry);
+            put(kernel, output, calendar, entry, &mut self.folder);
         }
-        if self.more_extras > 0 {
-            output.line(kernel, report::more(self.more_extras).as_bytes());
+        let more = self.more_extras + self.folder.end(kernel, output, calendar);
+        if more > 0 {
+            output.line(kernel, &report::more(more));
         }
         self.length += self.extras.len() as u64 + self.more_extras;
         self.extras.clear();
@@ -120,8 +237,29 @@ impl List {
     }
 }
 
+/// Prints a connection, or keeps it until it is known whether the list fits.
+fn put(
+    kernel: &mut impl Kernel,
+    output: &mut Output,
+    calendar: Calendar,
+    entry: &Entry,
+    folder: &mut Folder,
+) {
+    if folder.room == 0 {
+        print(kernel, output, calendar, entry, 1);
+    } else {
+        folder.add(*entry);
+    }
+}
+
 #[inline(never)]
-fn print(kernel: &mut impl Kernel, output: &mut Output, calendar: Calendar, entry: &Entry) {
-    let line = report::connection(calendar, entry.remote, entry.direction, entry.local);
-    output.line(kernel, line.as_bytes());
+fn print(
+    kernel: &mut impl Kernel,
+    output: &mut Output,
+    calendar: Calendar,
+    entry: &Entry,
+    count: u64,
+) {
+    let line = report::connections(calendar, entry.remote, entry.direction, entry.local, count);
+    output.line(kernel, &line);
 }

@@ -6,6 +6,7 @@ mod admission;
 pub(crate) mod clock;
 pub(crate) mod commands;
 mod counters;
+mod cpu_share;
 mod destroyer;
 mod diag;
 mod facts;
@@ -15,6 +16,7 @@ mod instance;
 mod intake;
 mod kept_file;
 mod list;
+mod names;
 mod netfilter;
 mod once;
 pub(crate) mod output;
@@ -39,7 +41,8 @@ use crate::host::Host;
 use crate::kernel::{Accepted, Descriptor, Interest, Kernel, Signal, StartUp};
 use crate::limits::{
     BLOCKS, CONNECTIONS, EXIT_GRACE, FACTS_PER_TURN, FACTS_SLICE, FAST_READING, HTTP_CLIENTS,
-    LISTENERS, NETFILTER_JOBS, ONE_SHOT_WAIT_BUDGET, OUTPUT_WAIT_BUDGET, SOURCES, index_size,
+    LISTENERS, NETFILTER_JOBS, ONE_SHOT_WAIT_BUDGET, OUTPUT_WAIT_BUDGET, PEERS_ASKED, SOURCES,
+    index_size,
 };
 use crate::metrics::{EvidenceSource, Metrics, RowsFile, Trigger};
 use crate::netlink::RECEIVE_BUFFER;
@@ -75,10 +78,6 @@ pub enum Flow {
 /// the host and of nf_tables, listener, standard output, and a child's two.
 const OWN_INTERESTS: usize = 8;
 const INTERESTS: usize = HTTP_CLIENTS + OWN_INTERESTS;
-
-/// Scans whose sockets are asked for data in one turn, since each takes the
-/// kernel a walk over all sockets.
-const DATA_LOOKS: usize = 8;
 
 type Connections = connections::Connections<
     CONNECTIONS,
@@ -158,7 +157,7 @@ impl Daemon {
         self.metrics.start_unix_nanoseconds = Moment::read(kernel).unix_nanoseconds;
         self.commands.signals = start_up.signals;
         self.commands.is_container = start::is_container(start_up);
-        self.output.open(start_up.output);
+        self.output.open(start_up);
         self.commands.invocation.root = self.options.exec_root.clone();
         match self.options.action {
             Action::Help => start::print(kernel, &mut self.output, write_help),
@@ -213,8 +212,7 @@ impl Daemon {
         let could_read = self.read(kernel, Trigger::Scheduled);
         while let Some(scan) = self.intake.detector.next_scan() {
             let calendar = Moment::read(kernel).calendar(kernel);
-            self.output
-                .line(kernel, report::scan(calendar, &scan).as_bytes());
+            self.output.line(kernel, &report::scan(calendar, &scan));
         }
         self.output.finish(kernel);
         Flow::Exit(u8::from(!could_read))
@@ -244,6 +242,7 @@ impl Daemon {
         self.early.start();
         self.supervisor.start(start_up);
         start::print_start(kernel, &mut self.output);
+        self.output.start(now);
         self.reader.start(now);
         Flow::Continue
     }
@@ -255,6 +254,9 @@ impl Daemon {
         self.reader.configure(proc_directory);
         self.intake.configure(start_up.hash_key, options);
         self.metrics.interval = options.interval;
+        if let Some(screen) = start_up.screen {
+            self.intake.list.set_screen(screen);
+        }
         start::protect(start_up, &mut self.host, options);
         let range = local_port_range(kernel, proc_directory);
         self.intake.connections.set_local_port_range(range);
@@ -283,6 +285,7 @@ impl Daemon {
         self.run_commands(kernel, moment);
         self.serve(kernel, &found, moment);
         self.instance.drain(kernel, moment.now);
+        self.say_counts(kernel, moment.now);
         self.output.flush(kernel);
         if self.is_terminating {
             self.end(kernel)
@@ -322,7 +325,7 @@ impl Daemon {
         for pipe in self.commands.pipes() {
             add(Interest::read(Some(pipe)));
         }
-        self.web.interests().for_each(add);
+        self.web.interests(now).for_each(add);
         interests
     }
 
@@ -336,12 +339,11 @@ impl Daemon {
         } else {
             self.commands.firewall.settled_at()
         };
-        if self.commands.is_destroying() {
-            return Some(now);
-        }
-        let netfilter = self.commands.netfilter.deadline(now);
+        let destroyer = self.commands.destroyer_deadline(now);
+        let netfilter = nearest(self.commands.netfilter.deadline(now), destroyer);
         let firewall = nearest(self.commands.firewall.deadline(now), netfilter);
-        let rest = nearest(self.facts.deadline(now), self.web.deadline());
+        let rest = nearest(self.facts.deadline(now), self.web.deadline(now));
+        let rest = nearest(rest, self.output.deadline());
         nearest(nearest(reading, firewall), rest)
     }
 
@@ -423,43 +425,62 @@ impl Daemon {
     /// Reports each new scan and wants its source blocked.
     fn report_scans(&mut self, kernel: &mut impl Kernel, moment: Moment) {
         // Which sources are blocked already is known only after the first listing.
-        if !self.commands.firewall.is_settled(moment.now) {
+        if !self.commands.firewall.is_settled(moment.now) || !self.intake.detector.has_scan() {
             return;
         }
-        if self.intake.detector.has_scan() && self.commands.firewall.is_enabled() {
+        if self.commands.firewall.is_enabled() {
             self.renew_facts(kernel, moment.now);
         }
-        let mut looks = 0;
-        // Where data decides, the rest of a flood comes next turn.
-        while looks < DATA_LOOKS || !self.options.require_silent {
-            let Some(mut scan) = self.intake.detector.next_scan() else {
-                return;
-            };
-            if self.commands.firewall.is_blocked(scan.source) {
-                self.intake.detector.forget(scan.source);
-                continue;
+        self.report_new_scans(kernel, moment);
+    }
+
+    /// Apart, since an idle daemon would touch the pages of its stack.
+    #[inline(never)]
+    fn report_new_scans(&mut self, kernel: &mut impl Kernel, moment: Moment) {
+        // Asking for data takes the kernel a walk over all sockets: once a turn.
+        let mut may_ask = self.watcher.is_own_namespace();
+        let mut scans: Vec<Scan, PEERS_ASKED> = Vec::new();
+        while self.intake.detector.has_scan() {
+            scans.clear();
+            while !scans.is_full()
+                && let Some(scan) = self.intake.detector.next_scan()
+            {
+                if self.commands.firewall.is_blocked(scan.source) {
+                    self.intake.detector.forget(scan.source);
+                } else {
+                    let _ = scans.push(scan);
+                }
             }
-            if looks < DATA_LOOKS {
-                looks += 1;
-                self.look_for_data(kernel, &mut scan);
+            // Where data decides, the rest of a flood comes next turn.
+            let decides = self.options.require_silent;
+            if may_ask {
+                let buffer = &mut self.netlink_buffer;
+                diag::look_for_data(kernel, buffer, &mut scans, decides);
+                may_ask = false;
             }
-            self.report_scan(kernel, scan, moment);
+            for scan in &mut scans {
+                self.report_scan(kernel, scan, moment);
+            }
+            if decides {
+                break;
+            }
         }
     }
 
-    fn report_scan(&mut self, kernel: &mut impl Kernel, mut scan: Scan, moment: Moment) {
+    fn report_scan(&mut self, kernel: &mut impl Kernel, scan: &mut Scan, moment: Moment) {
         if scan.local.is_unspecified() {
             scan.local = self.host.own_near(scan.source).unwrap_or(scan.local);
         }
         self.metrics.port_scans += 1;
-        let line = report::scan(moment.calendar(kernel), &scan);
-        self.output.line(kernel, line.as_bytes());
+        let line = report::scan(moment.calendar(kernel), scan);
+        self.output.line(kernel, &line);
         let (options, host) = (&self.options, &self.host);
-        let verdict = self.commands.decide(&scan, options, host, moment.now);
+        let verdict = self.commands.decide(scan, options, host, moment.now);
         let (metrics, output) = (&mut self.metrics, &mut self.output);
         self.commands
-            .report_verdict(kernel, &scan, verdict, metrics, output, moment);
-        if verdict.is_ok() {
+            .report_verdict(kernel, scan, verdict, metrics, output, moment);
+        // What a source does that is held back goes on to count.
+        if self.commands.firewall.is_blocked(scan.source) {
             self.intake.detector.forget(scan.source);
         }
     }
@@ -488,8 +509,9 @@ impl Daemon {
         self.report_notices(kernel, moment);
         if start == Start::NotDue {
             let buffer = &mut self.netlink_buffer;
+            let metrics = &mut self.metrics;
             self.commands
-                .destroy_sockets(kernel, &self.host, buffer, &mut self.metrics);
+                .destroy_sockets(kernel, &self.host, buffer, metrics, now);
         }
     }
 
@@ -549,11 +571,12 @@ impl Daemon {
     pub(crate) fn want_blocked(&mut self, source: Network, now: Instant) {
         let scan = Scan {
             source,
+            members: 0,
             local: source.address(),
             ports: crate::detector::Ports::from_slice(&[22, 25, 80, 445]).unwrap_or_default(),
             port_data: Vec::new(),
         };
-        assert!(self.commands.firewall.block(&scan, now).is_ok());
+        assert!(self.commands.firewall.block(&scan, &self.host, now).is_ok());
     }
 
     /// The source that a peer's evidence is held against.
@@ -598,6 +621,11 @@ impl Daemon {
                 self.take_facts(kernel);
             }
             self.commands.firewall.release_protected(&self.host);
+        }
+        if self.output.takes_introduction() {
+            let (host, firewall) = (&self.host, &self.commands.firewall);
+            let has_events = self.watcher.expects_events();
+            start::introduce(kernel, self.options.listen, host, firewall, has_events);
         }
         let cpu_before = clock::cpu_time(kernel);
         self.read(kernel, trigger);
@@ -793,7 +821,7 @@ impl Daemon {
         let established = standing.get(Family::V4, TcpState::Established)
             + standing.get(Family::V6, TcpState::Established);
         if has_rows && list.is_empty(established) {
-            output.line(kernel, report::NO_CONNECTION);
+            output.bare(kernel, report::NO_CONNECTION);
         }
     }
 
@@ -815,16 +843,11 @@ impl Daemon {
         self.intake.client(accepted, &context, firewall, metrics);
     }
 
-    fn look_for_data(&mut self, kernel: &mut impl Kernel, scan: &mut Scan) {
-        if self.watcher.is_own_namespace() {
-            diag::look_for_data(kernel, &mut self.netlink_buffer, scan);
-        }
-    }
-
     // What is answered.
 
     fn serve(&mut self, kernel: &mut impl Kernel, found: &[Interest], moment: Moment) {
         self.web.listen_when_due(kernel, moment.now);
+        let cpu_before = clock::cpu_time(kernel);
         let resources = Resources {
             options: &self.options,
             host: &self.host,
@@ -840,6 +863,17 @@ impl Daemon {
             self.accept_clients(kernel, moment.now);
         }
         self.web.close_clients(kernel, moment);
+        let cost = clock::cpu_time(kernel).saturating_sub(cpu_before);
+        self.web.pay(cost, moment.now);
+    }
+
+    /// Says what a minute held back and what a day brought, when they are over.
+    fn say_counts(&mut self, kernel: &mut impl Kernel, now: Instant) {
+        self.output.end_minute(kernel, now);
+        if self.output.ends_day(now) {
+            let standing = self.commands.firewall.standing() as u64;
+            self.output.say_day(kernel, &self.metrics, standing);
+        }
     }
 
     /// Accepts all of a burst of clients that wait, however few came lately.
@@ -860,10 +894,11 @@ impl Daemon {
     fn end(&mut self, kernel: &mut impl Kernel) -> Flow {
         self.supervisor.stopping(kernel);
         self.end_commands(kernel);
-        let standing = self.commands.firewall.standing();
+        let standing = self.commands.firewall.standing() as u64;
+        self.output.say_held_back(kernel);
         if standing > 0 {
             let line = report::exit(standing, &self.commands.advice());
-            self.output.line(kernel, line.as_bytes());
+            self.output.line(kernel, &line);
         }
         self.output
             .set_wait_budget(OUTPUT_WAIT_BUDGET, OUTPUT_WAIT_BUDGET);

@@ -2,24 +2,128 @@
 //! more time than was granted to a reader that does not keep up. Standard
 //! error: one diagnostic a line.
 
-use crate::kernel::{Descriptor, Errno, Interest, Kernel, Stream};
-use crate::limits::OUTPUT_BUFFER;
-use crate::text::Text;
-use crate::time::Duration;
+use core::mem;
+
+use crate::kernel::{Descriptor, Errno, Interest, Kernel, StartUp, Stream};
+use crate::limits::{DAY, LINES_PER_PERIOD, LINES_PERIOD, OUTPUT_BUFFER};
+use crate::metrics::Metrics;
+use crate::report::{self, LABEL_WIDTH, Label, Line, STAMP_WIDTH};
+use crate::text::{Text, parse_decimal, split_once};
+use crate::time::{Duration, Instant, nearest};
 
 use super::clock::now;
+use super::once::Once;
+
+/// Lines of one kind that a period may have; all bytes zero when new. Periods
+/// follow each other from the first line on, and only while there are lines.
+struct Budget {
+    ends: Option<Instant>,
+    used: usize,
+    /// What came on top of that.
+    held_back: u64,
+}
+
+impl Budget {
+    const NEW: Self = Self {
+        ends: None,
+        used: 0,
+        held_back: 0,
+    };
+
+    /// When it is to be said how many were held back.
+    fn deadline(&self) -> Option<Instant> {
+        self.ends.filter(|_| self.held_back > 0)
+    }
+
+    /// Whether one more may come; what was held back is said before.
+    fn admits(&mut self, most: usize, now: Instant) -> bool {
+        if now.is_past(self.ends) {
+            (self.ends, self.used) = (Some(now.after(LINES_PERIOD)), 0);
+        }
+        let is_admitted = self.used < most;
+        if is_admitted {
+            self.used += 1;
+        } else {
+            self.held_back += 1;
+        }
+        is_admitted
+    }
+}
+
+/// What standard output is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Style {
+    /// A pipe or a file.
+    Plain,
+    /// systemd's, which has the time and a priority for each line
+    /// (systemd.exec(5), SyslogLevelPrefix).
+    Journal,
+    /// A terminal.
+    Terminal,
+    /// One that shows colours.
+    Colours,
+}
+
+impl Style {
+    fn of(start_up: &StartUp) -> Self {
+        let journal = start_up.variable(b"JOURNAL_STREAM").and_then(|value| {
+            let (device, inode) = split_once(value, b':');
+            Some((parse_decimal(device)?, parse_decimal(inode)?))
+        });
+        if journal.is_some() && journal == start_up.output_file {
+            Self::Journal
+        } else if start_up.screen.is_none() {
+            Self::Plain
+        } else if has_colours(start_up) {
+            Self::Colours
+        } else {
+            Self::Terminal
+        }
+    }
+}
+
+/// The most that a style adds to a line: an escape sequence and its end.
+const DECORATION: usize = 9;
+
+/// Whether a terminal shows colours, and is to: <https://no-color.org>.
+fn has_colours(start_up: &StartUp) -> bool {
+    let value = |name: &[u8]| start_up.variable(name).unwrap_or_default();
+    value(b"NO_COLOR").is_empty() && !matches!(value(b"TERM"), b"" | b"dumb")
+}
+
+/// A line's priority in the journal: sd-daemon(3) has 4 for warnings and 6 for
+/// information; and its label's colour on a terminal: red, yellow, green of
+/// ECMA-48, if any.
+fn look(label: Option<Label>) -> (u8, Option<u8>) {
+    match label {
+        Some(Label::Scan) => (b'4', Some(b'1')),
+        Some(Label::NotBlocked | Label::BlockFailed) => (b'4', Some(b'3')),
+        Some(Label::Unblocked) => (b'6', Some(b'2')),
+        Some(Label::Blocked | Label::Connection) | None => (b'6', None),
+    }
+}
 
 /// Lines on their way to standard output.
 #[repr(C)]
 pub struct Output {
     /// Where standard output is polled.
     descriptor: Option<Descriptor>,
+    style: Style,
+    introduction: Once,
     dropped: u64,
+    /// When the journal gets its next sign of life, and what was counted at the
+    /// last one.
+    day_ends: Option<Instant>,
+    scans: u64,
+    blocks: u64,
     /// What a slow reader may still cost in total.
     wait_budget: Duration,
     /// What a reader that takes nothing at all may cost: then nothing is left
     /// of the budget.
     longest_wait: Duration,
+    /// Scans and what becomes of blocks: a thousand scanners must not fill a
+    /// disk.
+    events: Budget,
     buffer: Text<OUTPUT_BUFFER>,
 }
 
@@ -28,10 +132,16 @@ impl Output {
     pub const fn new() -> Self {
         Self {
             descriptor: None,
+            style: Style::Plain,
+            introduction: Once::NEW,
+            day_ends: None,
+            scans: 0,
+            blocks: 0,
             buffer: Text::new(),
             dropped: 0,
             wait_budget: Duration::ZERO,
             longest_wait: Duration::ZERO,
+            events: Budget::NEW,
         }
     }
 
@@ -40,9 +150,20 @@ impl Output {
         self.dropped
     }
 
-    /// Where room for it is polled.
-    pub fn open(&mut self, descriptor: Option<Descriptor>) {
-        self.descriptor = descriptor;
+    /// Takes what is known of standard output.
+    pub fn open(&mut self, start_up: &StartUp) {
+        self.descriptor = start_up.output;
+        self.style = Style::of(start_up);
+    }
+
+    /// Whether somebody sits there who knows nothing of us yet.
+    pub fn takes_introduction(&mut self) -> bool {
+        matches!(self.style, Style::Terminal | Style::Colours) && self.introduction.say()
+    }
+
+    /// A daemon's first day begins.
+    pub fn start(&mut self, now: Instant) {
+        self.day_ends = (self.style == Style::Journal).then(|| now.after(DAY));
     }
 
     /// Where bytes wait for room.
@@ -57,20 +178,92 @@ impl Output {
         self.longest_wait = longest_wait;
     }
 
-    /// Appends one line; drops and counts it where there is no room.
-    pub fn line(&mut self, kernel: &mut impl Kernel, line: &[u8]) {
-        if self.buffer.room() <= line.len() {
+    /// When it is to be said what was held back, or what a day brought.
+    pub fn deadline(&self) -> Option<Instant> {
+        nearest(self.events.deadline(), self.day_ends)
+    }
+
+    /// Whether a day is over; the next one begins.
+    pub fn ends_day(&mut self, now: Instant) -> bool {
+        let is_over = now.reaches(self.day_ends);
+        if is_over {
+            self.start(now);
+        }
+        is_over
+    }
+
+    /// Says what a day brought.
+    pub fn say_day(&mut self, kernel: &mut impl Kernel, metrics: &Metrics, standing: u64) {
+        let scans = metrics.port_scans - mem::replace(&mut self.scans, metrics.port_scans);
+        let blocks = metrics.blocks - mem::replace(&mut self.blocks, metrics.blocks);
+        self.line(kernel, &report::day(scans, blocks, standing));
+    }
+
+    /// Says what was held back in a minute that is over.
+    pub fn end_minute(&mut self, kernel: &mut impl Kernel, now: Instant) {
+        if now.reaches(self.events.deadline()) {
+            self.say_held_back(kernel);
+        }
+    }
+
+    /// Says how many lines were held back, if any were.
+    #[inline(never)]
+    pub fn say_held_back(&mut self, kernel: &mut impl Kernel) {
+        let count = mem::take(&mut self.events.held_back);
+        if count > 0 {
+            self.line(kernel, &report::more(count));
+        }
+    }
+
+    /// Appends one line, unless there were too many of its kind.
+    #[inline(never)]
+    pub fn line(&mut self, kernel: &mut impl Kernel, line: &Line) {
+        if !matches!(line.label, None | Some(Label::Connection)) {
+            let now = now(kernel);
+            self.end_minute(kernel, now);
+            if !self.events.admits(LINES_PER_PERIOD, now) {
+                return;
+            }
+        }
+        self.put(kernel, line.label, line.as_bytes());
+    }
+
+    /// Appends one line that has neither time nor label.
+    pub fn bare(&mut self, kernel: &mut impl Kernel, line: &[u8]) {
+        self.put(kernel, None, line);
+    }
+
+    /// Drops and counts a line for which there is no room.
+    #[inline(never)]
+    fn put(&mut self, kernel: &mut impl Kernel, label: Option<Label>, line: &[u8]) {
+        let length = line.len() + DECORATION;
+        if self.buffer.room() <= length {
             self.flush(kernel);
         }
-        while self.buffer.room() <= line.len() && self.wait(kernel) {
+        while self.buffer.room() <= length && self.wait(kernel) {
             self.flush(kernel);
         }
-        if self.buffer.room() <= line.len() {
+        if self.buffer.room() <= length {
             self.dropped += 1;
             return;
         }
-        self.buffer.put(line);
-        self.buffer.put_byte(b'\n');
+        let out = &mut self.buffer;
+        let (priority, colour) = look(label);
+        let start = label.map_or(0, |_| STAMP_WIDTH);
+        let (time, mut rest) = line.split_at_checked(start).unwrap_or_default();
+        match (self.style, colour) {
+            (Style::Journal, _) => out.put(&[b'<', priority, b'>']),
+            (Style::Colours, Some(colour)) => {
+                out.put(time);
+                out.put(&[b'\x1b', b'[', b'3', colour, b'm']);
+                out.put(rest.get(..LABEL_WIDTH).unwrap_or_default());
+                out.put(b"\x1b[0m");
+                rest = rest.get(LABEL_WIDTH..).unwrap_or_default();
+            }
+            _ => out.put(time),
+        }
+        out.put(rest);
+        out.put_byte(b'\n');
     }
 
     /// Writes what standard output takes without waiting. Where it is broken
@@ -98,6 +291,7 @@ impl Output {
     /// Writes everything, as long as the wait budget lasts: before the process
     /// ends.
     pub fn finish(&mut self, kernel: &mut impl Kernel) {
+        self.say_held_back(kernel);
         self.flush(kernel);
         while !self.buffer.is_empty() && self.wait(kernel) {
             self.flush(kernel);

@@ -4,6 +4,7 @@
 use core::net::IpAddr;
 
 use crate::address::{Network, is_loopback};
+use crate::firewall::Backend;
 use crate::host::{Host, Knowledge};
 use crate::metrics::{EvidenceSource, Metrics, Table};
 use crate::options::Options;
@@ -45,6 +46,10 @@ impl Resources<'_> {
         metrics.blocks_pending = firewall.pending() as u64;
         metrics.blocking_enabled = firewall.is_enabled();
         metrics.firewall_up = firewall.is_up();
+        for backend in [Backend::IptablesNft, Backend::IptablesLegacy, Backend::Nft] {
+            let uses = u64::from(firewall.uses(backend));
+            metrics.backends.set(backend, uses);
+        }
         metrics.firewall_jump_first = firewall.is_jump_first();
         metrics.firewall_repairs = firewall.repairs();
         metrics.host_facts_known =

@@ -1,5 +1,6 @@
 //! From the command line to the first turn: what a start says and sets.
 
+use crate::address::Endpoint;
 use crate::host::Host;
 use crate::kernel::{CAP_NET_ADMIN, Kernel, StartUp};
 use crate::limits::ONE_SHOT_WAIT_BUDGET;
@@ -7,9 +8,9 @@ use crate::options::{FirewallChoice, Options};
 use crate::report;
 use crate::text::{Text, TextView, split};
 
-use super::Flow;
 use super::instance::{InstanceLock, Obstacle};
 use super::output::{Output, log_error};
+use super::{Firewall, Flow};
 
 /// A bad command line, as usual (BSD sysexits call it EX_USAGE, shells 2).
 pub(super) const USAGE: Flow = Flow::Exit(2);
@@ -39,7 +40,7 @@ pub(super) fn print_start(kernel: &mut impl Kernel, output: &mut Output) {
 fn print_lines(kernel: &mut impl Kernel, output: &mut Output, text: &[u8]) {
     let text = text.strip_suffix(b"\n").unwrap_or(text);
     for line in split(text, b'\n') {
-        output.line(kernel, line);
+        output.bare(kernel, line);
     }
 }
 
@@ -47,6 +48,36 @@ fn print_lines(kernel: &mut impl Kernel, output: &mut Output, text: &[u8]) {
 /// variable (systemd.io/CONTAINER_INTERFACE).
 pub(super) fn is_container(start_up: &StartUp) -> bool {
     start_up.variable(b"container").is_some()
+}
+
+/// Where to look and what to expect, for whoever sits at the terminal.
+#[inline(never)]
+pub(super) fn introduce(
+    kernel: &mut impl Kernel,
+    listen: Option<Endpoint>,
+    host: &Host,
+    firewall: &Firewall,
+    has_events: bool,
+) {
+    let url = match listen {
+        None => Text::from_bytes(b"none"),
+        Some(own) => report::endpoint_words(b"http://", own.local(), b"/metrics"),
+    };
+    log_error(kernel, &[b"metrics: ", url.as_bytes()]);
+    let blocks = firewall.targets();
+    let events = words_if(has_events, b" and destroy events");
+    log_error(
+        kernel,
+        &[b"blocks: ", blocks, b"; connections: readings", events],
+    );
+    let always = b"never blocked: own addresses, gateways, nameservers";
+    let allowed = words_if(host.has_allowed(), b", --allow");
+    let peer = words_if(host.has_ssh_peer(), b", our own SSH session");
+    log_error(kernel, &[always, allowed, peer]);
+}
+
+fn words_if(is_so: bool, words: &'static [u8]) -> &'static [u8] {
+    if is_so { words } else { b"" }
 }
 
 /// What is never to be blocked: --allow, and the peer of an SSH session.

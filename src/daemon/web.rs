@@ -6,20 +6,24 @@ use crate::address::{Endpoint, UNSPECIFIED};
 use crate::exposition::{self, Snapshot};
 use crate::http::{BODY_ROOM, ContentType, Exchange, Format, Request, Server, Status};
 use crate::kernel::{Accepted, Descriptor, Errno, Interest, Kernel, Link, More, Path};
-use crate::limits::{HTTP_ACCEPTS, HTTP_CLIENTS, HTTP_FRESH, START_RETRY};
+use crate::limits::{
+    HTTP_ACCEPTS, HTTP_CLIENTS, HTTP_FRESH, HTTP_SAVINGS, HTTP_SHARE, START_RETRY,
+};
 use crate::metrics::Metrics;
 use crate::report::{self, error_words};
 use crate::text::{Text, TextView};
-use crate::time::{Instant, nearest};
+use crate::time::{Duration, Instant, nearest};
 
 use super::clock::Moment;
+use super::cpu_share::CpuShare;
 use super::is_ready;
+use super::names;
 use super::output::log_error;
 use super::resources::Resources;
 
 /// Steps of receiving, answering and sending that one client gets a turn:
 /// pipelined requests must not hold up a reading.
-const STEPS: usize = 16;
+const STEPS: usize = 4;
 
 /// Descriptors that clients leave to what is opened after the listener: rows,
 /// netlink sockets, and the pipes of a firewall command.
@@ -43,6 +47,7 @@ pub(super) struct Web {
     spare_descriptor: Option<Descriptor>,
     /// Clients that RLIMIT_NOFILE leaves room for.
     clients_max: u64,
+    share: CpuShare,
     server: Server<HTTP_CLIENTS>,
     page: Page,
 }
@@ -65,6 +70,7 @@ impl Web {
             accept_burst: 0,
             spare_descriptor: None,
             clients_max: 0,
+            share: CpuShare::new(),
             server: Server::new(),
             page: Page {
                 fresh_until: None,
@@ -79,6 +85,7 @@ impl Web {
     /// in the kernel [::] means 0.0.0.0.
     pub(super) fn start(&mut self, kernel: &mut impl Kernel, address: Endpoint, now: Instant) {
         self.address = address;
+        self.share.start(HTTP_SHARE, HTTP_SAVINGS);
         let mut result = self.listen(kernel);
         if result == Err(Errno::EAFNOSUPPORT) && address.address.is_unspecified() {
             self.address.address = UNSPECIFIED;
@@ -122,14 +129,25 @@ impl Web {
         self.listener.map(|_| self.address)
     }
 
-    pub(super) fn interests(&self) -> impl Iterator<Item = Interest> {
+    /// Nothing while what clients asked for is not paid.
+    pub(super) fn interests(&self, now: Instant) -> impl Iterator<Item = Interest> {
+        let may_serve = self.share.paid_at(now).is_none();
         let listener = self.listener.filter(|_| self.next_accept.is_none());
-        core::iter::once(Interest::read(listener)).chain(self.server.interests())
+        let listener = core::iter::once(Interest::read(listener));
+        let all = listener.chain(self.server.interests());
+        all.filter(move |_| may_serve)
     }
 
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         let next = nearest(self.next_listen, self.next_accept);
+        let next = nearest(next, self.share.paid_at(now));
         nearest(next, self.server.deadline())
+    }
+
+    /// Clients cost so much of the processor's time.
+    pub(super) fn pay(&mut self, cost: Duration, now: Instant) {
+        self.share.earn(now);
+        self.share.pay(cost, now);
     }
 
     /// Whether accept(2) is worth a try after this poll(2).
@@ -386,7 +404,7 @@ fn answer(
             answer_metrics(exchange, &page.text, format);
         }
         Request::Healthz => answer_health(exchange, resources.trouble(moment.now)),
-        Request::Blocked { cursor } => answer_blocked(exchange, cursor, resources),
+        Request::Blocked { cursor } => answer_blocked(kernel, exchange, cursor, resources),
         Request::Error(_) => {}
     }
     count_status(exchange, metrics);
@@ -416,8 +434,16 @@ fn answer_health(exchange: &mut Exchange, trouble: Option<[&[u8]; 2]>) {
     }
 }
 
-fn answer_blocked(exchange: &mut Exchange, cursor: u32, resources: &Resources) {
-    if cursor == 0 && !resources.may_list(exchange.peer()) {
+fn answer_blocked(
+    kernel: &mut impl Kernel,
+    exchange: &mut Exchange,
+    cursor: u32,
+    resources: &Resources,
+) {
+    let may_list = |exchange: &Exchange, kernel| {
+        resources.may_list(exchange.peer()) && names::is_ours(kernel, exchange.host())
+    };
+    if cursor == 0 && !may_list(exchange, kernel) {
         return exchange.refuse(Status::Forbidden);
     }
     exchange.respond_part(|body| resources.list_blocked(cursor, body));

@@ -18,7 +18,7 @@ use super::filter_table::{Chain, Lacks, State};
 use super::iptables::{Rule, Scope, Tool};
 use super::jump::Jump;
 use super::place::Place;
-use super::{EndReason, Firewall, MINUTE, Refusal, Shown, Stage, Task};
+use super::{EndReason, Firewall, Refusal, Shown, Stage, Task};
 
 /// What is done in a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,9 +244,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         for stage in [Stage::Expired, Stage::Lost, Stage::Wanted] {
             let mut walk = self.walk(stage, Some(place));
             while let Some(slot) = self.step(&mut walk) {
-                let is_held_back = stage == Stage::Wanted && self.is_rate_spent(now);
                 let is_full = stage == Stage::Wanted && added >= room;
-                if is_full || blocks >= most || !changes.has_room() || is_held_back {
+                if is_full || blocks >= most || !changes.has_room() {
                     break;
                 }
                 let one = u32::from(self.add_change(changes, slot, place, host, now));
@@ -266,12 +265,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Ends the blocks with least time left where a chain would hold more rules
     /// than is good for other traffic; how many new ones it takes then.
     fn make_room(&mut self, place: Place, now: Instant) -> u32 {
-        let wanted = if self.is_rate_spent(now) {
-            0
-        } else {
-            let wanted = self.count_due(Stage::Wanted, place, now);
-            wanted.min(self.max_per_minute)
-        };
+        let wanted = self.count_due(Stage::Wanted, place, now);
         let going = self.count_due(Stage::Expired, place, now);
         let rules = self.table(place).rules.saturating_sub(going);
         // What an earlier version left stays.
@@ -352,9 +346,6 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                     }
                     None => {}
                 }
-                if stage == Stage::Wanted && block.failures == 0 && !self.is_within_rate(now) {
-                    return false;
-                }
                 if let Some(comment) = block.renewed {
                     let scope = rule.scope.renewed();
                     changes.remove(&rule);
@@ -430,21 +421,6 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             removed += 1;
         }
         removed
-    }
-
-    /// Counts one more block of this minute, if there may be one.
-    fn is_within_rate(&mut self, now: Instant) -> bool {
-        if !now.is_within(MINUTE, self.minute) {
-            (self.minute, self.minute_count) = (Some(now), 0);
-        }
-        let is_within = self.minute_count < self.max_per_minute;
-        self.minute_count += u32::from(is_within);
-        is_within
-    }
-
-    /// Whether new blocks are held back for now.
-    pub(super) fn is_rate_spent(&self, now: Instant) -> bool {
-        now.is_within(MINUTE, self.minute) && self.minute_count >= self.max_per_minute
     }
 
     pub(super) fn refuse(&mut self, slot: Slot, refusal: Refusal) {
@@ -551,10 +527,6 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             && failure.tool.is_some()
             && source.is_some_and(|source| self.can_use_sets(source.family()));
         if let Some(block) = self.blocks.value_mut(slot) {
-            if from == Stage::Adding && block.failures == 0 {
-                // A first try that failed is none of this minute's blocks.
-                self.minute_count = self.minute_count.saturating_sub(1);
-            }
             if job.changes() == Some((1, 0)) {
                 if may_move {
                     // A tool that is gone is no matter of this block.

@@ -102,14 +102,6 @@ impl Flavour {
             Self::Legacy => Program::Nft,
         }
     }
-
-    /// As --list names it.
-    pub fn name(self) -> &'static [u8] {
-        match self {
-            Self::Nft => b"iptables-nft",
-            Self::Legacy => b"iptables-legacy",
-        }
-    }
 }
 
 /// A name under which iptables is installed.

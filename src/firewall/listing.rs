@@ -63,6 +63,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 let _ = self.listing_ours.push(*rule);
             }
             Task::Unblock { target, .. } if target.touches(rule.source) => {
+                if target.is_within(rule.source) {
+                    self.lifted = rule.source;
+                }
                 self.stale.get_mut(place).add(rule);
             }
             Task::Unblock { .. } => self.shown_mut(place).has_foreign_rules = true,
@@ -266,7 +269,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             (Stage::Added | Stage::Standing | Stage::Expired | Stage::Lost, true)
             | (Stage::Wanted, false) => {}
             // Not walked: a change is under way, or the block is over.
-            (Stage::Adding | Stage::Restoring | Stage::Removing, _)
+            (Stage::Held | Stage::Adding | Stage::Restoring | Stage::Removing, _)
             | (Stage::Removed | Stage::Refused | Stage::Ended, _) => {}
         }
     }

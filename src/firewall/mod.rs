@@ -8,8 +8,8 @@
 //! changes wait until it was listed once, and again after any failure.
 //!
 //! ```text
-//!            block()       command(), request()       success        next_notice()
-//! (nothing) --------> Wanted ------------> Adding ----------> Added ---------> Standing
+//!            block()      grant()       command(), request()       success        next_notice()
+//! (nothing) --------> Held ------> Wanted ------------> Adding ----------> Added ---------> Standing
 //!    ^                  ^------ failure ------'                                   |
 //!    |  STRIKE_MEMORY                                                   its end   |
 //!   Ended <--------- Removed <--------- Removing <------------- Expired <---------'
@@ -29,17 +29,20 @@ mod jump;
 mod listing;
 mod place;
 mod sets;
+mod shares;
+mod widening;
 
 pub use changes::{Failure, FailureReason};
 pub use child::Overdue;
 pub use explanation::{EXPLANATION_MAX, Explanation};
+pub use place::Backend;
 
 use heapless::Vec;
 
 use crate::address::{Family, Network, PerFamily};
 use crate::detector::{Data, Scan};
 use crate::host::{Host, Protection, protection_labels};
-use crate::label::{Label, label};
+use crate::label::{Label, label, words};
 use crate::limits::{CHAIN_RULES, STRIKE_MEMORY};
 use crate::options::{FirewallChoice, Target};
 use crate::table::{Blank, Full, HashKey, Slot, Table};
@@ -52,11 +55,15 @@ use filter_table::{Backoff, Chain, FilterTable, State};
 use iptables::{Flavour, Hook, Lines, Program, Rule, Scope, Tool};
 use place::{PerPlace, Place};
 use sets::Sets;
+use shares::Shares;
 
 /// Where a block stands; also its class in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Decided, not in the kernel yet.
+    /// Decided; it waits for its share of the minute's blocks, and its source is
+    /// not taken for blocked.
+    Held,
+    /// To be put into the kernel.
     Wanted,
     /// In the batch of the running child.
     Adding,
@@ -81,7 +88,8 @@ enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
+        Self::Held,
         Self::Wanted,
         Self::Adding,
         Self::Added,
@@ -110,7 +118,7 @@ impl Stage {
             | Self::Restoring
             | Self::Expired
             | Self::Removing => true,
-            Self::Removed | Self::Refused | Self::Ended => false,
+            Self::Held | Self::Removed | Self::Refused | Self::Ended => false,
         }
     }
 
@@ -132,6 +140,8 @@ pub enum EndReason {
     Protected,
     /// The chain was full: a newer one took its place.
     Evicted,
+    /// It is part of a wider one now: its source stays blocked.
+    Widened,
     /// Its time was over before the kernel had it: it never stood, and is not
     /// counted.
     NeverStood,
@@ -141,7 +151,7 @@ label!(
     EndReason,
     "reason",
     0,
-    ["expired", "operator", "protected", "evicted"]
+    ["expired", "operator", "protected", "evicted", "widened"]
 );
 
 /// Why a port scan was not followed by a block.
@@ -159,6 +169,8 @@ pub enum Refusal {
     NoFirewall,
     /// No place in the table of blocks.
     TableFull,
+    /// It came from several sources of a network.
+    Spread,
 }
 
 impl Refusal {
@@ -172,6 +184,7 @@ impl Refusal {
             Self::DryRun => b"--dry-run",
             Self::NoFirewall => b"--firewall none",
             Self::TableFull => b"the table of blocks is full",
+            Self::Spread => b"it was spread over several sources",
         }
     }
 }
@@ -180,9 +193,9 @@ impl Label for Refusal {
     const NAME: &'static str = "reason";
     const VALUES: &'static str = concat!(
         protection_labels!(),
-        " data_sent rate dry_run no_firewall table_full"
+        " data_sent rate dry_run no_firewall table_full spread"
     );
-    const COUNT: usize = Protection::COUNT + 5;
+    const COUNT: usize = Protection::COUNT + 6;
 
     #[inline(never)]
     fn index(self) -> usize {
@@ -193,6 +206,7 @@ impl Label for Refusal {
             Self::DryRun => Protection::COUNT + 2,
             Self::NoFirewall => Protection::COUNT + 3,
             Self::TableFull => Protection::COUNT + 4,
+            Self::Spread => Protection::COUNT + 5,
         }
     }
 }
@@ -355,8 +369,6 @@ const VERIFY_AFTER: Duration = Duration::from_millis(500);
 const VERIFY_GAP: Duration = Duration::from_secs(1);
 /// Scans wait so long for the first listing.
 const SETTLING: Duration = Duration::from_secs(2);
-/// The period of --max-blocks-per-minute.
-const MINUTE: Duration = Duration::from_secs(60);
 
 /// How blocks are made.
 pub struct Policy<'a> {
@@ -369,8 +381,10 @@ pub struct Policy<'a> {
     /// Lengths of a source's first, second, … block; `None` is for ever, the
     /// last one repeats.
     pub lengths: &'a [Option<Duration>],
-    /// Blocks a minute; more are held back.
+    /// Blocks a minute; more are held back. 0: what the place can bear.
     pub max_per_minute: u32,
+    /// So many blocks of one network make it one block; 0: never.
+    pub widen: u16,
     /// How long evidence counts: a block held back for longer is dropped.
     pub window: Duration,
     /// Whether the kernel holds the legacy filter table: only then is the legacy
@@ -467,12 +481,16 @@ pub struct Firewall<const N: usize, const I: usize> {
     /// Rules that the listing showed above our jumps in INPUT and FORWARD.
     above: [Text<ABOVE_MAX>; 2],
     task: Task,
-    /// Rules that `Task::Unblock` took away.
+    /// Rules that `Task::Unblock` took away, and one that held more than it is
+    /// about.
     removed: u64,
+    lifted: Network,
     max_per_minute: u32,
     window: Duration,
-    minute: Option<Instant>,
-    minute_count: u32,
+    widen: u16,
+    /// Some block is or was of a network of many /64s.
+    has_wide: bool,
+    next_grant: Option<Instant>,
     explanation: Explanation,
     /// No block ends before this; `None` where none does.
     next_end: Option<Instant>,
@@ -480,7 +498,8 @@ pub struct Firewall<const N: usize, const I: usize> {
     turn: usize,
     repairs: u64,
     evictions: u64,
-    blocks: Table<Network, Block, N, I, 11>,
+    blocks: Table<Network, Block, N, I, { Stage::ALL.len() }>,
+    shares: Shares,
     stale: PerPlace<StaleRules>,
     /// What `Task::List` found in the table that was listed last.
     listing_ours: Vec<Rule, N>,
@@ -514,10 +533,13 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             listing_ours: Vec::new(),
             listing_place: Place::Ipv4,
             removed: 0,
+            lifted: Network::BLANK,
             max_per_minute: 0,
             window: Duration::ZERO,
-            minute: None,
-            minute_count: 0,
+            widen: 0,
+            has_wide: false,
+            next_grant: None,
+            shares: Shares::NONE,
             explanation: Text::new(),
             next_end: None,
             turn: 0,
@@ -537,7 +559,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         self.boot_id = policy.boot_id;
         self.lengths.clear();
         let _ = self.lengths.extend_from_slice(policy.lengths);
-        self.max_per_minute = policy.max_per_minute;
+        (self.max_per_minute, self.widen) = (policy.max_per_minute, policy.widen);
         self.window = policy.window;
         self.has_legacy = policy.has_legacy;
     }
@@ -601,6 +623,16 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         self.choice != FirewallChoice::Nft
     }
 
+    /// Where new blocks go, as far as is known.
+    pub fn targets(&self) -> &'static [u8] {
+        match self.active(Family::V4) {
+            _ if !self.is_enabled() => b"none are made",
+            _ if self.is_unusable() => b"none can be made",
+            Place::Sets => b"nf_tables",
+            _ => self.names(),
+        }
+    }
+
     /// What cannot be used where nothing can.
     pub fn names(&self) -> &'static [u8] {
         match self.choice {
@@ -651,34 +683,50 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Whether the source is blocked or about to be.
     pub fn is_blocked(&self, source: Network) -> bool {
-        let slot = if self.blocks.is_empty() {
-            None
-        } else {
-            self.blocks.find(&source)
-        };
-        slot.is_some_and(|slot| self.stage(slot).is_blocked())
+        self.blocked_slot(source).is_some()
     }
 
     /// The rules of ours that `Task::List` found in the table listed last, what
     /// that is called, and the boot they are to be of.
     pub fn take_listing(&mut self) -> (&mut Vec<Rule, N>, &'static [u8], u32) {
-        let place = self.listing_place;
-        let other = place
-            .family()
-            .map(|family| self.table(Place::other(family)).program);
-        let name: &[u8] = match (other, place.is_other()) {
-            (None, _) => b"nft",
-            (Some(Program::Legacy), true) => Flavour::Legacy.name(),
-            (Some(Program::Legacy), false) => Flavour::Nft.name(),
-            (Some(Program::Preferred | Program::Nft), true) => Flavour::Nft.name(),
-            (Some(Program::Preferred | Program::Nft), false) => Flavour::Legacy.name(),
-        };
+        let backend = self.backend(self.listing_place);
+        let name = words(Backend::VALUES).nth(backend.index());
+        let name = name.unwrap_or_default();
         (&mut self.listing_ours, name, self.boot_id)
     }
 
-    /// Rules that `Task::Unblock` took away.
-    pub fn removed(&self) -> u64 {
-        self.removed
+    fn backend(&self, place: Place) -> Backend {
+        let Some(family) = place.family() else {
+            return Backend::Nft;
+        };
+        let other = self.table(Place::other(family)).program;
+        if (other == Program::Legacy) == place.is_other() {
+            Backend::IptablesLegacy
+        } else {
+            Backend::IptablesNft
+        }
+    }
+
+    /// Whether blocks stand there, or the next one would.
+    #[inline(never)]
+    pub fn uses(&self, backend: Backend) -> bool {
+        let is_next = |place, family| self.active(family) == place;
+        self.is_enabled()
+            && self.places().any(|place| {
+                let table = self.table(place);
+                let is_active =
+                    is_next(place, Family::V4) || self.has_ipv6 && is_next(place, Family::V6);
+                let can_take = table.is_usable() && table.last_listing.is_some();
+                let is_used = table.chain.exists() || is_active && can_take;
+                is_used && self.backend(place) == backend
+            })
+    }
+
+    /// Rules that `Task::Unblock` took away, and the widest of those that held
+    /// more than it is about.
+    pub fn removed(&self) -> (u64, Option<Network>) {
+        let lifted = Some(self.lifted).filter(|network| *network != Network::BLANK);
+        (self.removed, lifted)
     }
 
     /// When the source's last block ended: connections first seen before are
@@ -687,10 +735,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         if self.blocks.is_empty() {
             return None;
         }
-        let slot = self.blocks.find(&source)?;
-        match self.stage(slot) {
+        let ended = |slot| match self.stage(slot) {
             Stage::Ended | Stage::Removed => self.blocks.value(slot)?.ended,
-            Stage::Wanted
+            Stage::Held
+            | Stage::Wanted
             | Stage::Adding
             | Stage::Added
             | Stage::Standing
@@ -699,13 +747,19 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             | Stage::Expired
             | Stage::Removing
             | Stage::Refused => None,
+        };
+        let (mut last, mut network) = (None, Some(source));
+        while let Some(one) = network {
+            last = last.max(self.blocks.find(&one).and_then(ended));
+            network = self.around(one);
         }
+        last
     }
 
     /// A blocked source opened a connection: if its rule should have kept it
     /// out, its table is listed soon.
     pub fn schedule_verify(&mut self, source: Network, now: Instant) {
-        let slot = self.blocks.find(&source);
+        let slot = self.blocked_slot(source);
         let Some(slot) = slot.filter(|slot| self.stage(*slot) == Stage::Standing) else {
             return;
         };
@@ -758,7 +812,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Blocks decided and not in the kernel yet.
     pub fn pending(&self) -> usize {
-        [Stage::Wanted, Stage::Adding]
+        [Stage::Held, Stage::Wanted, Stage::Adding]
             .iter()
             .map(|stage| self.blocks.class_len(*stage as usize))
             .sum()
@@ -796,16 +850,19 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         self.repairs
     }
 
-    /// Wants a scanner blocked. `Full` where every slot holds a block.
+    /// Wants a scanner blocked, or the network that it is one of many scanners
+    /// of. `Full` where every slot holds a block.
     #[inline(never)]
-    pub fn block(&mut self, scan: &Scan, now: Instant) -> Result<(), Full> {
-        let slot = self.blocks.find(&scan.source);
-        if slot.is_some_and(|slot| self.stage(slot).is_blocked()) {
+    pub fn block(&mut self, scan: &Scan, host: &Host, now: Instant) -> Result<(), Full> {
+        if self.is_blocked(scan.source) {
             return Ok(());
         }
+        let source = self.widened(scan.source, host, now);
+        let slot = self.blocks.find(&source);
         let before = slot.and_then(|slot| self.blocks.value(slot));
         let (strikes, ended) = before.map_or((0, None), |block| (block.strikes, block.ended));
-        let strikes = strikes.saturating_add(1);
+        let is_held = slot.is_some_and(|slot| self.stage(slot) == Stage::Held);
+        let strikes = strikes.saturating_add(u32::from(!is_held));
         let end = self.end(strikes, now);
         let mut block = Block {
             end,
@@ -817,13 +874,16 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             ..Block::BLANK
         };
         block.comment = block.facts(self.boot_id).write(&scan.ports);
-        self.put(scan.source, &block, Stage::Wanted)
+        self.put(source, &block, Stage::Held)?;
+        self.grant(now);
+        Ok(())
     }
 
     /// Notes a source's block in the place of what is known of an earlier one.
     /// `Full` where every slot holds a block.
     #[inline(never)]
     fn put(&mut self, source: Network, block: &Block, stage: Stage) -> Result<(), Full> {
+        self.has_wide |= source.is_wide();
         let slot = match self.blocks.find(&source) {
             Some(slot) => slot,
             None => self.new_slot(source)?,
@@ -874,20 +934,26 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             }
             self.blocks.remove(slot);
         }
-        if self.is_rate_spent(now) {
-            self.drop_held_back(now);
+        if now.reaches(self.next_grant) {
+            self.grant(now);
         }
         if !now.reaches(self.next_end) {
             return;
         }
         self.next_end = None;
-        for stage in [Stage::Wanted, Stage::Added, Stage::Standing, Stage::Lost] {
+        for stage in [
+            Stage::Held,
+            Stage::Wanted,
+            Stage::Added,
+            Stage::Standing,
+            Stage::Lost,
+        ] {
             let mut walk = self.walk(stage, None);
             while let Some(slot) = self.step(&mut walk) {
                 let end = self.blocks.value(slot).and_then(|block| block.end);
                 if !now.reaches(end) {
                     self.next_end = nearest(self.next_end, end);
-                } else if stage == Stage::Wanted {
+                } else if matches!(stage, Stage::Held | Stage::Wanted) {
                     self.end_block(slot, EndReason::NeverStood, now);
                 } else {
                     self.set_stage(slot, Stage::Expired);
@@ -896,28 +962,14 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
     }
 
-    /// Blocks held back until their evidence left the window are given up:
-    /// a source that goes on scanning is seen again.
-    fn drop_held_back(&mut self, now: Instant) {
-        let mut walk = self.walk(Stage::Wanted, None);
-        while let Some(slot) = self.step(&mut walk) {
-            let is_old = self.blocks.value(slot).is_some_and(|block| {
-                let age = now.since(Instant::from_secs(block.since_seconds));
-                block.failures == 0 && age > self.window
-            });
-            if is_old {
-                self.refuse(slot, Refusal::Rate);
-            }
-        }
-    }
-
     fn end_block(&mut self, slot: Slot, reason: EndReason, now: Instant) {
         if let Some(block) = self.blocks.value_mut(slot) {
             block.end_reason = reason;
             match reason {
-                EndReason::Expired | EndReason::Protected | EndReason::Evicted => {
-                    block.ended = Some(now);
-                }
+                EndReason::Expired
+                | EndReason::Protected
+                | EndReason::Evicted
+                | EndReason::Widened => block.ended = Some(now),
                 EndReason::Operator => {
                     block.ended = Some(now);
                     // An operator's decision outweighs ours.
@@ -934,6 +986,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         if let Some(slot) = self.blocks.oldest(Stage::Added as usize) {
             let rule = self.rule(slot)?;
             let block = *self.blocks.value(slot)?;
+            self.absorb(rule.source);
             let is_renewed = block.renewed.is_none();
             self.set_stage(
                 slot,
@@ -968,7 +1021,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             EndReason::Expired
             | EndReason::Operator
             | EndReason::Protected
-            | EndReason::Evicted => self.set_stage(slot, Stage::Ended),
+            | EndReason::Evicted
+            | EndReason::Widened => self.set_stage(slot, Stage::Ended),
             EndReason::NeverStood => self.never_stood(slot),
         }
         let is_known = block.end_reason == EndReason::Operator && block.place == Place::Sets;
@@ -1044,6 +1098,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let is_busy = self.running.job != Job::None;
         let waits = |place| is_busy && place != Place::Sets || !self.is_present(place);
         let mut deadline = nearest(self.next_end, self.child_deadline());
+        deadline = nearest(deadline, self.next_grant);
         for place in self.places().filter(|place| !waits(*place)) {
             let table = self.table(place);
             let retry = table.retry.end(now);
@@ -1070,11 +1125,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                     continue;
                 }
                 let table = self.table(place);
-                let mut due = block.retry.end(now).max(table.retry.end(now));
-                let is_held_back = self.minute_count >= self.max_per_minute;
-                if stage == Stage::Wanted && block.failures == 0 && is_held_back {
-                    due = due.or_later(self.minute.map(|minute| minute.after(MINUTE)));
-                }
+                let due = block.retry.end(now).max(table.retry.end(now));
                 deadline = nearest(deadline, Some(due));
             }
         }
@@ -1152,12 +1203,17 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             && self.sets.takes(family)
     }
 
+    /// Whether most blocks go into the sets.
+    fn prefers_sets(&self) -> bool {
+        self.choice == FirewallChoice::Nft || self.can_use_sets(Family::V4)
+    }
+
     /// Where a block stands or shall stand.
     fn place(&self, slot: Slot) -> Place {
         let place = self.blocks.value(slot).map(|block| block.place);
         let source = self.blocks.key(slot);
         match (self.stage(slot), source) {
-            (Stage::Wanted, Some(source)) => self.active(source.family()),
+            (Stage::Held | Stage::Wanted, Some(source)) => self.active(source.family()),
             _ => place.unwrap_or(Place::Ipv4),
         }
     }

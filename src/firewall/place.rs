@@ -2,6 +2,25 @@
 //! flavour of iptables, or in the sets of our own table of nf_tables.
 
 use crate::address::Family;
+use crate::label::label;
+
+/// What holds the blocks of a place, as `--list` calls it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// The filter table of nf_tables.
+    IptablesNft,
+    /// The older filter table.
+    IptablesLegacy,
+    /// The sets.
+    Nft,
+}
+
+label!(
+    Backend,
+    "backend",
+    0,
+    ["iptables-nft", "iptables-legacy", "nft"]
+);
 
 /// A table of the kernel that holds blocks. First the one that is all zero
 /// bytes in a block.

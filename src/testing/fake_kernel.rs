@@ -13,7 +13,7 @@ use super::nf_tables_model::NfTables;
 use crate::address::{Endpoint, Family, Network, PerFamily};
 use crate::kernel::{
     Accepted, CAP_NET_ADMIN, Child, Claim, Clock, Descriptor, Errno, Exit, File, Interest,
-    Invocation, Kernel, Link, More, Netlink, Path, ProcessStatus, Signal, StartUp, Stream,
+    Invocation, Kernel, Link, More, Netlink, Path, ProcessStatus, Screen, Signal, StartUp, Stream,
 };
 use crate::proc_net_tcp::TcpState;
 use crate::table::HashKey;
@@ -343,7 +343,7 @@ impl Running {
 /// An HTTP client.
 pub struct Client {
     peer: IpAddr,
-    to_send: VecDeque<u8>,
+    pub to_send: VecDeque<u8>,
     is_closed: bool,
     is_accepted: bool,
     /// Its last bytes are held back for the end of the connection.
@@ -391,6 +391,8 @@ pub struct FakeKernel {
     /// not say.
     pub passive_opens: u64,
     pub stdout: Stdout,
+    /// Where it is a terminal.
+    pub screen: Option<Screen>,
     pub output: Vec<u8>,
     pub errors: Vec<u8>,
     /// The filter tables, as `iptables` and `ip6tables` show them.
@@ -403,6 +405,11 @@ pub struct FakeKernel {
     pub tools: Tools,
     /// SOCK_DESTROY works; how many sockets it took so far.
     pub destroyed: Option<usize>,
+    pub cpu_time: Duration,
+    /// What an answer to a client takes of that.
+    pub send_cost: Duration,
+    /// Dumps of sock_diag, each of them a walk over all sockets.
+    pub dumps: usize,
     /// The faults of the next children, before `faults.child` counts.
     pub child_faults: VecDeque<ChildFault>,
     /// When another program last changed the tables.
@@ -478,6 +485,7 @@ impl FakeKernel {
             lookups: 0,
             passive_opens: 0,
             stdout: Stdout::Open,
+            screen: None,
             output: Vec::new(),
             errors: Vec::new(),
             tables: PerFamily::from_fn(|_| FilterTable::new()),
@@ -485,6 +493,9 @@ impl FakeKernel {
             nf_tables,
             tools: Tools::default(),
             destroyed: None,
+            cpu_time: Duration::ZERO,
+            send_cost: Duration::ZERO,
+            dumps: 0,
             child_faults: VecDeque::new(),
             interfered: None,
             commands: Vec::new(),
@@ -515,6 +526,8 @@ impl FakeKernel {
         StartUp {
             signals: Descriptor::new(SIGNALS),
             output: Descriptor::new(STDOUT),
+            output_file: Some((8, 4_711)),
+            screen: self.screen,
             capabilities: self.capabilities,
             hash_key: HashKey {
                 k0: self.random.next(),
@@ -1060,7 +1073,7 @@ impl Kernel for FakeKernel {
         Duration::from_nanos(match clock {
             Clock::Boottime => since_boot,
             Clock::Realtime => self.realtime_at_boot.saturating_add(since_boot),
-            Clock::ProcessCpu => 0,
+            Clock::ProcessCpu => self.cpu_time.as_nanos(),
         })
     }
 
@@ -1372,6 +1385,8 @@ impl Kernel for FakeKernel {
                 Ok(bytes.len())
             }
             Some(Open::Client(client)) => {
+                self.cpu_time = self.cpu_time.saturating_add(self.send_cost);
+                self.now = self.now.after(self.send_cost);
                 let client = &mut self.clients[*client];
                 client.answer.extend(&bytes[..portion]);
                 client.is_corked = more == More::Fin && portion == bytes.len();
@@ -1638,6 +1653,33 @@ fn diag(kind: u16, sequence: &[u8], payload: &[u8]) -> Vec<u8> {
     message
 }
 
+/// Whether net/ipv4/inet_diag.c, inet_diag_bc_run, ends at the end.
+fn matches_bytecode(mut bytecode: &[u8], remote: IpAddr) -> bool {
+    const JUMP: u8 = 1;
+    const PEER: u8 = 8;
+    while let [code, yes, no_low, no_high, ref rest @ ..] = *bytecode {
+        let no = usize::from(u16::from_ne_bytes([no_low, no_high]));
+        let is_met = match code {
+            JUMP => false,
+            PEER => {
+                let address = if i32::from(rest[0]) == libc::AF_INET6 {
+                    IpAddr::from(<[u8; 16]>::try_from(&rest[8..24]).unwrap())
+                } else {
+                    IpAddr::from(<[u8; 4]>::try_from(&rest[8..12]).unwrap())
+                };
+                Network::new(address, rest[1]).contains(remote)
+            }
+            _ => panic!("an operation that is not needed"),
+        };
+        let step = if is_met { yes.into() } else { no };
+        match bytecode.get(step..) {
+            Some(after) => bytecode = after,
+            None => return false,
+        }
+    }
+    true
+}
+
 impl FakeKernel {
     /// What sock_diag answers: a dump of one family's connections with a peer in
     /// the network asked for, or the end of one socket.
@@ -1662,16 +1704,13 @@ impl FakeKernel {
             let payload = [&error.to_ne_bytes()[..], &request[..16]].concat();
             return vec![message(NLMSG_ERROR, 0, sequence, &payload)];
         }
-        let address = if i32::from(request[80]) == libc::AF_INET6 {
-            IpAddr::from(<[u8; 16]>::try_from(&request[88..104]).unwrap())
-        } else {
-            IpAddr::from(<[u8; 4]>::try_from(&request[88..92]).unwrap())
-        };
-        let peers = Network::new(address, request[81]);
+        self.dumps += 1;
+        let filter = usize::from(u16::from_ne_bytes([request[72], request[73]]));
+        assert_eq!(request.len(), 72 + filter);
         let sockets = self.sockets.iter().filter(|socket| {
             socket.family() == asked_family(request)
                 && socket.remote.1 != 0
-                && peers.overlaps(Network::single(socket.remote.0))
+                && matches_bytecode(&request[76..], socket.remote.0)
         });
         let mut answers: Vec<Vec<u8>> = sockets
             .map(|socket| self.diag_message((socket.local, socket.remote), socket.state, sequence))

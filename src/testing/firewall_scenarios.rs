@@ -2,11 +2,13 @@
 //! jumps that are pushed down, rules of earlier versions, the end of the
 //! process.
 
+use std::net::IpAddr;
+
 use super::fake_kernel::{ChildFault, Command, FakeKernel, Tools};
 use super::filter_table::FilterTable;
 use super::nf_tables_model::NfTables;
 use super::run::Run;
-use super::scenarios::{SCANNER, host, started};
+use super::scenarios::{OWN_OCTETS, SCANNER, host, started};
 use super::trace::{NFT_COMMENT, network, play, trace};
 use crate::address::{Family, PerFamily};
 use crate::daemon::Flow;
@@ -228,6 +230,50 @@ fn without_any_tool_a_container_uses_those_of_its_host() {
         stderr: tcpparser: ip6tables is not installed: …
         stderr: tcpparser: nothing can be blocked by iptables or nf_tables: use the iptables of its host by -v /:/host:ro --cap-add=NET_RAW --cap-add=SYS_CHROOT -e TCPPARSER_EXEC_ROOT=/host
     "}
+}
+
+/// Those that are in use, from the start on; without any what blocks fail for.
+#[test]
+fn metrics_name_what_holds_blocks() {
+    fn backends(run: &mut Run) -> Vec<String> {
+        let text = run.get("/metrics");
+        let lines = text.lines();
+        let found = lines.filter_map(|line| line.strip_prefix("tcpparser_firewall_info{backend="));
+        found.map(str::to_owned).collect()
+    }
+    let (nft, legacy) = ("\"iptables-nft\"} 1", "\"iptables-legacy\"} 1");
+    let sets = "\"nft\"} 1";
+    for (is_legacy, chain) in [(false, nft), (true, legacy)] {
+        let mut run = host();
+        run.kernel.tools.is_legacy = is_legacy;
+        run.kernel.nf_tables.lacks.nf_tables = false;
+        assert_eq!(run.start(&["--firewall=auto"]), Flow::Continue);
+        run.run_for(5);
+        assert_eq!(backends(&mut run), [chain]);
+        for number in 1..=CHAIN_RULES + 1 {
+            run.kernel.scan(&std::format!("198.51.100.{number}"));
+        }
+        run.run_for(15);
+        assert_eq!(backends(&mut run), [chain, sets]);
+        run.terminate();
+    }
+    let mut run = host();
+    run.kernel.nf_tables.lacks.nf_tables = false;
+    assert_eq!(run.start(&["--firewall=nft"]), Flow::Continue);
+    run.run_for(5);
+    assert_eq!(backends(&mut run), [sets]);
+    let mut run = started(&["--dry-run"]);
+    assert!(backends(&mut run).is_empty());
+    let mut run = host();
+    run.kernel.faults.child = ChildFault::Exit(127);
+    assert_eq!(run.start(&[]), Flow::Continue);
+    run.run_for(5);
+    run.kernel.scan(SCANNER);
+    run.kernel.scan("2001:db8:7:8::9");
+    run.run_for(15);
+    assert!(backends(&mut run).is_empty());
+    let missing = run.metric("tcpparser_block_failures_total{reason=\"missing\"}");
+    assert_eq!(missing, "2");
 }
 
 // The end.
@@ -708,15 +754,57 @@ fn thousands_of_sockets_are_destroyed_some_in_a_turn() {
     );
 }
 
+/// Each is a walk over the sockets of all network namespaces.
+#[test]
+fn a_flood_of_scans_takes_few_dumps() {
+    for (is_held, argument, most) in [
+        // Their ends said what they sent; for sockets four times a second.
+        (false, "--window=60s", (5 * 4 + 1) * 2),
+        // Where it decides what came after an end is asked for as well.
+        (false, "--require-silent", (5 * (4 + 100) + 1) * 2),
+        // One reading brings all of a second.
+        (true, "--window=60s", 5 * (4 + 1) * 2),
+        (true, "--require-silent", 5 * (4 + 4) * 2),
+    ] {
+        let mut run = host();
+        run.kernel.nf_tables.lacks.nf_tables = false;
+        run.kernel.destroyed = Some(0);
+        let budget = "--max-blocks-per-minute=100000";
+        let arguments = ["--interval=1s", "--show=scans", budget, argument];
+        assert_eq!(run.start(&arguments), Flow::Continue);
+        run.run_for(1);
+        run.checks.oracle = false;
+        for number in 0..500u16 {
+            let [high, low] = (256 + number).to_be_bytes();
+            let peer = [198, 51, high, low];
+            for port in [22, 25, 80, 445] {
+                if is_held {
+                    let peer = IpAddr::from(peer).to_string();
+                    run.kernel.open_connection(&peer, 50_000, port);
+                } else {
+                    run.kernel.destroy((OWN_OCTETS, port), (peer, 50_000));
+                }
+            }
+            run.run_until(run.kernel.now.after(Duration::from_millis(10)));
+        }
+        run.run_for(2);
+        assert_eq!(run.metric("tcpparser_blocks_total"), "500");
+        let (dumps, destroyed) = (run.kernel.dumps, run.kernel.destroyed);
+        assert!(dumps <= most, "{dumps} dumps {is_held} {argument}");
+        assert_eq!(destroyed, Some(if is_held { 2_000 } else { 0 }));
+    }
+}
+
 impl Run {
     /// What a command prints that ends well and at once.
     pub fn one_shot(&mut self, arguments: &[&str]) -> String {
         let (daemon, kernel) = self.daemon();
+        let before = kernel.output.len();
         let arguments = arguments.iter().map(|word| word.as_bytes());
         let start_up = kernel.start_up(&|_| None);
         assert_eq!(daemon.start(kernel, &start_up, arguments), Flow::Exit(0));
         assert_eq!(self.error_output(), "");
-        String::from_utf8(std::mem::take(&mut self.kernel.output)).unwrap()
+        String::from_utf8(self.kernel.output.split_off(before)).unwrap()
     }
 }
 
@@ -1177,11 +1265,11 @@ fn a_full_chain_ends_the_block_with_least_time_left() {
     let peer = |number: usize| format!("198.18.{}.{}", number / 200, 1 + number % 200);
     for number in 0..CHAIN_RULES_MAX {
         run.kernel.scan(&peer(number));
-        if number == 9 {
-            run.run_for(15);
+        // Slowly enough for every line to come out.
+        if number == 9 || number % 100 == 99 {
+            run.run_for(61);
         }
     }
-    run.run_for(15);
     assert_eq!(run.kernel.tables.v4.blocks().len(), CHAIN_RULES_MAX);
     run.lines();
     for number in 0..3 {

@@ -8,7 +8,9 @@ use super::run::Run;
 use super::trace::{play, trace};
 use crate::address::{Family, Network};
 use crate::daemon::Flow;
+use crate::kernel::Screen;
 use crate::kernel::{Claim, Errno};
+use crate::limits::SCREEN_LINES;
 use crate::limits::{CLAIM_TRIES, COUNTERS_AGAIN, EVENTS_LATENESS, EVENTS_REST, HANDSHAKES_ASKED};
 use crate::proc_net_tcp::TcpState;
 use crate::time::{Duration, Instant};
@@ -357,6 +359,8 @@ fn one_refused_entry_never_vetoes_the_others() {
 fn a_thousand_scanners_need_few_children() {
     let mut run = host();
     run.kernel.nf_tables.lacks.nf_tables = false;
+    // Most lines are held back.
+    (run.checks.oracle, run.checks.output) = (false, false);
     assert_eq!(run.start(&[]), Flow::Continue);
     run.run_for(1);
     run.lines();
@@ -675,8 +679,9 @@ fn no_verdict_brings_a_protected_address_to_a_child() {
             _ => Network::new(peer, length),
         };
         daemon.want_blocked(source, kernel.now);
+        // Slowly enough for every line to come out.
         if round % 50 == 0 {
-            run.run_for(1);
+            run.run_for(12);
         }
     }
     run.run_for(10);
@@ -726,26 +731,232 @@ fn rules_against_protected_hosts_go_at_the_start() {
 
 #[test]
 fn more_blocks_than_a_minute_may_have_are_held_back() {
-    // Two a minute, the oldest of those that wait; what still scans when the
-    // window is over is seen again.
+    // A /24 gets a quarter of eight a minute, and then one each 30 s: the newest
+    // of those that wait. What still scans when the window is over is seen again.
     trace! {"
         without oracle
-        at 0 s: start --max-blocks-per-minute=2 --window=2m
+        at 0 s: start --max-blocks-per-minute=8 --window=2m
         at 1 s: 198.51.100.1-7 scans
         at 11 s: expect 7: Port scan detected: 198.51.100.…
         expect: Blocked: 198.51.100.1 for 10m, …
         expect: Blocked: 198.51.100.2 for 10m, …
         198.51.100.1-7 closes
         metric tcpparser_blocks_pending is 5
+        at 12 s: 192.0.2.9 scans
+        at 21 s: 192.0.2.9 is blocked for 10m
+        at 39 s:
+        at 41 s: expect: Blocked: 198.51.100.7 for 10m, …
         at 69 s:
-        at 71 s: expect: Blocked: 198.51.100.3 for 10m, …
-        expect: Blocked: 198.51.100.4 for 10m, …
-        at 131 s: expect: Blocked: 198.51.100.5 for 10m, …
-        expect: Blocked: 198.51.100.6 for 10m, …
-        expect: Not blocked: 198.51.100.7 held back by --max-blocks-per-minute
-        iptables has 6 rules
-        kernel holds what was said
+        at 71 s: expect: Blocked: 198.51.100.6 for 10m, …
+        at 99 s:
+        at 101 s: expect: Blocked: 198.51.100.5 for 10m, …
+        at 132 s: expect: Blocked: 198.51.100.4 for 10m, …
+        expect: Not blocked: 198.51.100.3 held back by --max-blocks-per-minute
+        iptables has 7 rules
+        198.51.100.3 scans
+        at 141 s: expect: Port scan detected: 198.51.100.3 …
     "}
+}
+
+/// What a source does while it is held back goes on to count.
+#[test]
+fn a_source_held_back_is_not_taken_for_blocked() {
+    trace! {"
+        without oracle
+        at 0 s: start --max-blocks-per-minute=1 --show new --window 30s
+        at 1 s: 198.51.100.1 resets 22 25 80 445
+        at 2 s: expect: Port scan detected: 198.51.100.1 …
+        expect: Blocked: 198.51.100.1 for 10m, …
+        198.51.100.2 resets 22 25 80 445
+        at 3 s: expect: Port scan detected: 198.51.100.2 …
+        198.51.100.2 opens 443
+        at 34 s: expect: Not blocked: 198.51.100.2 held back by --max-blocks-per-minute
+        198.51.100.2 resets 22 25 80
+        at 41 s: expect: Port scan detected: 198.51.100.2 -> 203.0.113.5 on ports 22,25,80,443
+        at 62 s: expect: Blocked: 198.51.100.2 for 10m, …
+    "}
+}
+
+/// A thousand decoys of five /48s, or of a /16, do not keep other scanners from
+/// being blocked.
+#[test]
+fn decoys_spend_the_share_of_their_own_network() {
+    for decoys in ["2001:db8", "198.18"] {
+        let arguments = ["--max-blocks-per-minute=60", "--show=scans"];
+        let mut run = started(&arguments);
+        // Most of it is beyond the lines of a minute.
+        (run.checks.oracle, run.checks.output) = (false, false);
+        for second in 0..20u32 {
+            for number in second * 50..second * 50 + 50 {
+                let (site, host) = (number % 5, number / 5);
+                let peer = if decoys.contains(':') {
+                    format!("{decoys}:{}:{host:x}::1", 0x50 + site)
+                } else {
+                    format!("{decoys}.{site}.{}", 1 + host)
+                };
+                run.kernel.scan(&peer);
+            }
+            if second == 10 {
+                run.kernel.scan("192.0.2.77");
+                run.kernel.scan("2001:dead:1::7");
+            }
+            run.run_for(1);
+        }
+        run.run_for(12);
+        for (family, scanner) in [
+            (Family::V4, "192.0.2.77/32"),
+            (Family::V6, "2001:dead:1::/64"),
+        ] {
+            let rules = run.kernel.rules_of(family);
+            let is_blocked = rules.iter().any(|rule| rule.contains(scanner));
+            assert!(
+                is_blocked,
+                "{scanner} beside {decoys}: {} blocks",
+                rules.len()
+            );
+        }
+    }
+}
+
+/// Sixteen /64s of one /56 are one scanner, so are sixteen /56s of one /48.
+#[test]
+fn many_scanners_of_one_network_are_blocked_as_one() {
+    let scans = |site: u32, count: u32| {
+        let peers = (0..count).map(|number| format!("2001:db8:5:{site:x}{number:02x}::7 scans"));
+        peers.collect::<Vec<_>>().join("\n")
+    };
+    let fifteen = scans(1, 15);
+    trace! {"
+        kernel has nf_tables
+        without oracle
+        at 0 s: start --firewall nft
+        at 1 s: {fifteen}
+        at 11 s: expect 15: Port scan detected: 2001:db8:5:1…
+        expect 15: Blocked: 2001:db8:5:1…
+        sets hold 15
+        at 12 s: 2001:db8:5:1ff::7 scans
+        at 21 s: expect: Port scan detected: 2001:db8:5:1ff::/64 …
+        expect: Blocked: 2001:db8:5:100::/56 for 10m, …
+        sets hold 1
+        metric tcpparser_unblocks_total{{reason=\"widened\"}} is 15
+        metric tcpparser_blocked_sources is 1
+        # Whatever comes from there is of a blocked source.
+        2001:db8:5:1aa::7 scans
+        at 622 s: expect: Unblocked: 2001:db8:5:100::/56 its time is over
+        metric tcpparser_blocked_sources is 0
+        # What counted within the hour counts on; this is the second time.
+        at 623 s: 2001:db8:5:1ab::7 scans
+        at 631 s: expect: Port scan detected: 2001:db8:5:1ab::/64 …
+        expect: Blocked: 2001:db8:5:100::/56 for 1h, …
+        at 640 s: nft delete element 2001:db8:5:100::/56
+        at 641 s: expect: Unblocked: 2001:db8:5:100::/56 its rule was removed by …
+        # An operator's decision outweighs ours.
+        at 692 s: 2001:db8:5:1ac::7 scans
+        at 701 s: expect: Port scan detected: 2001:db8:5:1ac::/64 …
+        expect: Blocked: 2001:db8:5:1ac::/64 for 10m, …
+    "}
+    trace! {"
+        kernel has nf_tables
+        without oracle
+        at 0 s: start --firewall nft --widen 2
+        at 1 s: 2001:db8:5:101::7 scans
+        at 11 s: expect: Port scan detected: 2001:db8:5:101::/64 …
+        expect: Blocked: 2001:db8:5:101::/64 for 10m, …
+        at 12 s: 2001:db8:5:102::7 scans
+        at 21 s: expect: Port scan detected: 2001:db8:5:102::/64 …
+        expect: Blocked: 2001:db8:5:100::/56 for 10m, …
+        at 22 s: 2001:db8:5:201::7 scans
+        at 31 s: expect: Port scan detected: 2001:db8:5:201::/64 …
+        expect: Blocked: 2001:db8:5:201::/64 for 10m, …
+        at 32 s: 2001:db8:5:202::7 scans
+        at 41 s: expect: Port scan detected: 2001:db8:5:202::/64 …
+        expect: Blocked: 2001:db8:5::/48 for 10m, …
+        sets hold 1
+        terminate
+        expect: 1 block stands; to lift all: tcpparser --unblock all
+        run --unblock 2001:db8:5:177::1 prints: 1 block removed; all of 2001:db8:5::/48 was blocked as one
+        sets hold 0
+    "}
+}
+
+/// Nor are those one network that hold what must not be blocked, or where each
+/// address is a source.
+#[test]
+fn networks_that_hold_others_are_never_blocked_as_one() {
+    for (protect, site) in [
+        ("2001:db8:5:1ee::53 is a nameserver", "2001:db8:5:1"),
+        ("2001:db8:5:1ee::1 is a gateway", "2001:db8:5:1"),
+        // Own links, and NAT64.
+        ("", "2001:db8:1:"),
+        ("", "64:ff9b:1:"),
+    ] {
+        let peers = (2..40).map(|number| format!("{site}{number:02x}::7 scans"));
+        let peers = peers.collect::<Vec<_>>().join("\n");
+        let protect = if protect.is_empty() {
+            String::new()
+        } else {
+            format!("at 0 s: {protect}")
+        };
+        trace! {"
+            kernel has nf_tables
+            without oracle
+            {protect}
+            at 0 s: start --firewall nft --widen 2
+            at 1 s: {peers}
+            at 11 s: expect 38: Port scan detected: {site}…
+            expect 38: Blocked: {site}…
+            sets hold 38
+        "}
+    }
+}
+
+/// Three ports from each of six addresses: told once, by their network.
+#[test]
+fn a_scan_spread_over_sources_is_told_and_not_blocked() {
+    for (family, network) in [
+        ("198.51.100.", "198.51.100.0/24"),
+        ("2001:db8:9:", "2001:db8:9::/48"),
+    ] {
+        let peer = |number: u32| match family {
+            "198.51.100." => format!("{family}{number}"),
+            _ => format!("{family}{number:x}::1"),
+        };
+        let scan = |first: u32, count: u32| {
+            let scans = (first..first + count).map(|number| {
+                let port = 1000 + 3 * number;
+                format!("{} opens {} {} {}", peer(number), port, port + 1, port + 2)
+            });
+            scans.collect::<Vec<_>>().join("\n")
+        };
+        let (six, more) = (scan(1, 6), scan(7, 6));
+        let ports = (1003..1050)
+            .map(|port| port.to_string())
+            .collect::<Vec<_>>();
+        let ports = ports.join(" ");
+        trace! {"
+            without oracle
+            at 0 s: host listens on {ports}
+            start
+            at 1 s: {six}
+            at 11 s: expect: Port scan detected: {network} -> …
+            expect: Not blocked: {network} it was spread over several sources
+            at 12 s: {more}
+            at 21 s: metric tcpparser_blocks_refused_total{{reason=\"spread\"}} is 1
+            metric tcpparser_port_scans_total is 1
+            kernel holds what was said
+        "}
+        // Sixteen ports are no such scan, nor are three sources.
+        let five = scan(1, 5);
+        let first = peer(1);
+        trace! {"
+            without oracle
+            at 0 s: host listens on {ports}
+            start
+            at 1 s: {five}
+            {first} opens 1003
+            at 31 s: metric tcpparser_port_scans_total is 0
+        "}
+    }
 }
 
 #[test]
@@ -1143,6 +1354,38 @@ fn blocked_is_for_neighbours() {
         get /blocked from 10.0.0.9 gives 200 198.51.100.7/32
         get /blocked from 198.51.100.77 gives 403 403 Forbidden
     "}
+}
+
+/// A browser asks by the name of the page, which pointed elsewhere before.
+#[test]
+fn blocked_is_for_no_web_page() {
+    let mut run = started(&[]);
+    let files = &mut run.kernel.files;
+    files.insert("/proc/sys/kernel/hostname".into(), "fw\n".into());
+    let resolver = "search corp.example\nnameserver 10.0.0.53\n";
+    files.insert("/etc/resolv.conf".into(), resolver.into());
+    for (host, status) in [
+        ("203.0.113.5:3021", "200"),
+        ("fw:3021", "200"),
+        ("fw.lan", "200"),
+        ("fw.corp.example", "200"),
+        ("page.example", "403"),
+        ("fw.page.example:3021", "403"),
+    ] {
+        let answer = run.get_of("10.0.0.9", host, "/blocked");
+        assert_eq!(answer.split(' ').nth(1), Some(status), "{host}");
+        let metrics = run.get_of("10.0.0.9", host, "/metrics");
+        assert_eq!(metrics.split(' ').nth(1), Some("200"), "{host}");
+    }
+    let client = run
+        .kernel
+        .connect("10.0.0.9", b"GET /blocked HTTP/1.0\r\n\r\n");
+    run.run_for(0);
+    assert!(
+        run.kernel.clients[client]
+            .answer
+            .starts_with(b"HTTP/1.1 200 ")
+    );
 }
 
 #[test]
@@ -1595,7 +1838,7 @@ impl Run {
     }
 }
 
-const OWN_OCTETS: [u8; 4] = [203, 0, 113, 5];
+pub const OWN_OCTETS: [u8; 4] = [203, 0, 113, 5];
 const NEW_INBOUND: &str = "tcpparser_new_connections_total{direction=\"in\",family=\"4\"}";
 
 /// A scraper of us and three exporters is no scanner.
@@ -1778,6 +2021,50 @@ fn what_waits_while_we_are_stopped_is_not_missed() {
     }
 }
 
+/// Their answers use up a share of the processor; between two turns they wait,
+/// and so does a scraper, for a moment.
+#[test]
+fn busy_clients_get_a_share_of_the_processor() {
+    let mut run = started(&["--interval=1s"]);
+    run.kernel.send_cost = Duration::from_millis(1);
+    let request = b"HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);
+    let busy: Vec<_> = (0..16)
+        .map(|_| run.kernel.connect("192.0.2.77", &request))
+        .collect();
+    let (began, cpu_before) = (run.kernel.now, run.kernel.cpu_time);
+    let (mut turns, until) = (0, began.after(Duration::from_secs(20)));
+    while run.kernel.now < until {
+        for client in &busy {
+            if run.kernel.clients[*client].to_send.len() < request.len() {
+                run.kernel.client_sends(*client, &request);
+            }
+        }
+        let cpu_before = run.kernel.cpu_time;
+        assert_eq!(run.turn(), Flow::Continue);
+        turns += 1;
+        let cost = run.kernel.cpu_time.saturating_sub(cpu_before);
+        assert!(cost <= Duration::from_millis(16 * 4), "one turn");
+    }
+    let cost = run.kernel.cpu_time.saturating_sub(cpu_before);
+    // A second was saved up; then one part in four of the time, and a debt.
+    let most = Duration::from_millis(1_000 + 20_000 / 4 + 200);
+    assert!(cost <= most, "{cost:?}");
+    assert!(cost >= Duration::from_secs(4), "{cost:?}");
+    assert!(turns < 500, "{turns} turns: nothing is polled for it");
+    let scraper = run
+        .kernel
+        .connect("192.0.2.78", b"GET /metrics HTTP/1.0\r\n\r\n");
+    run.run_until(run.kernel.now.after(Duration::from_millis(600)));
+    assert!(run.kernel.clients[scraper].is_done, "a scraper");
+    run.kernel.send_cost = Duration::ZERO;
+    run.run_for(1);
+    let readings = run.metric("tcpparser_readings_total");
+    assert!(
+        readings.parse::<u64>().unwrap() >= 20,
+        "{readings} readings"
+    );
+}
+
 #[test]
 fn a_burst_of_clients_is_answered_in_few_turns() {
     let mut run = started(&[]);
@@ -1805,11 +2092,11 @@ fn a_table_of_blocks_that_is_full_refuses() {
     ]);
     assert_eq!(started, Flow::Continue);
     run.run_for(1);
-    // Half by half: more sources at once than the detector watches.
-    let half = (crate::limits::BLOCKS / 2) as u32;
+    // In parts: more sources at once than the detector watches.
+    let part = (crate::limits::BLOCKS / 4) as u32;
     let peer = |number: u32| IpAddr::V4((0xc612_0000 + number).into()).to_string();
-    for start in [0, half, 2 * half] {
-        let count = if start == 2 * half { 5 } else { half };
+    for start in (0..=4 * part).step_by(part as usize) {
+        let count = if start == 4 * part { 5 } else { part };
         run.kernel
             .sockets
             .retain(|socket| socket.state == TcpState::Listen);
@@ -1824,7 +2111,11 @@ fn a_table_of_blocks_that_is_full_refuses() {
 
 impl Run {
     pub fn get_from(&mut self, peer: &str, path: &str) -> String {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        self.get_of(peer, "localhost", path)
+    }
+
+    fn get_of(&mut self, peer: &str, host: &str, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         let client = self.kernel.connect(peer, request.as_bytes());
         self.run_for(0);
         let client = &self.kernel.clients[client];
@@ -1869,5 +2160,257 @@ impl FakeKernel {
         let rule = rules.find(|rule| rule.contains(peer)).unwrap().clone();
         table.command(&format!("-D TCPPARSER {rule}")).unwrap();
         self.interfered = Some(self.now);
+    }
+}
+
+#[test]
+fn a_flood_of_scans_has_300_lines_a_minute() {
+    trace!(
+        "kernel has nf_tables
+        lines are held back
+        at 0 s: start --firewall nft
+        at 1 s: 198.51.100.1-200 scans
+        at 15 s: expect 200: Port scan detected: …
+        expect 100: Blocked: …
+        metric tcpparser_port_scans_total is 200
+        metric tcpparser_blocks_total is 200
+        metric tcpparser_output_lines_dropped_total is 0
+        sets hold 200
+        # Once more, in the same minute.
+        198.51.101.1-10 scans
+        at 26 s: metric tcpparser_blocks_total is 210
+        at 80 s: expect: … and 120 more
+        # The next minute has lines of its own.
+        198.51.101.11 scans
+        at 91 s: 198.51.101.11 is blocked for 10m
+        at 92 s: metric tcpparser_unblocks_total{{reason=\"expired\"}} is 0
+        at 620 s: expect 210: Unblocked: …
+        # What is held back is said at the end, too.
+        198.51.102.1-200 scans
+        at 635 s: expect 90: Port scan detected: …
+        terminate
+        expect: … and 310 more
+        expect: 201 blocks stand; to lift all: tcpparser --unblock all"
+    );
+}
+
+#[test]
+fn the_journal_gets_priorities_and_a_sign_of_life() {
+    trace!(
+        "stdout is the journal
+        with the list
+        at 0 s: start --block-time 25h
+        expect: <6>tcpparser starting...
+        expect: <6>
+        at 1 s: expect: <6>No TCP peer connection established yet
+        198.51.100.7 opens 22
+        at 11 s: expect: <6>New connection: 198.51.100.7:50000 -> 203.0.113.5:22
+        terminate"
+    );
+    trace!(
+        "stdout is the journal
+        without oracle
+        at 0 s: start --interval 1m --block-time 25h
+        at 1 s: 198.51.100.7 scans
+        203.0.113.1 scans
+        at 61 s: expect 2: <4>Port scan detected: …
+        expect: <4>Not blocked: 203.0.113.1 gateway
+        expect: <6>Blocked: 198.51.100.7 for 25h, …
+        203.0.113.1 closes
+        at 86401 s: expect: <6>24 h: 2 scans, 1 block, 1 stands
+        at 90070 s: expect: <6>Unblocked: 198.51.100.7 its time is over
+        at 172801 s: expect: <6>24 h: 0 scans, 0 blocks, 0 stand
+        terminate"
+    );
+    trace!(
+        "stdout is not the journal
+        without oracle
+        at 0 s: start --interval 1m --block-time 10m
+        at 1 s: 198.51.100.7 scans
+        at 61 s: expect: Port scan detected: …
+        expect: Blocked: …
+        at 670 s: expect: Unblocked: …
+        at 87000 s: terminate"
+    );
+}
+
+/// What a terminal shows in colours, its labels told apart.
+fn play_in_colours(settings: &str, colours: [&str; 4]) {
+    let [scan, failed, ended, plain] = colours;
+    trace!(
+        "stdout is a screen of 24 x 100
+        {settings}
+        at 0 s: start --block-time 1m
+        at 1 s: stderr: tcpparser: metrics: http://127.0.0.1:3021/metrics
+        stderr: tcpparser: blocks: iptables or nf_tables; connections: readings and destroy events
+        stderr: tcpparser: never blocked: own addresses, gateways, nameservers
+        198.51.100.7 scans
+        203.0.113.1 scans
+        at 11 s: expect: {scan}Port scan detected{plain}: 198.51.100.7 -> …
+        expect: {scan}Port scan detected{plain}: 203.0.113.1 -> …
+        expect: {failed}Not blocked{plain}: 203.0.113.1 gateway
+        expect: Blocked: 198.51.100.7 for 1m, …
+        198.51.100.7 closes
+        203.0.113.1 closes
+        at 75 s: expect: {ended}Unblocked{plain}: 198.51.100.7 its time is over
+        terminate"
+    );
+}
+
+#[test]
+fn a_terminal_has_an_introduction_and_coloured_labels() {
+    let colours = ["\x1b[31m", "\x1b[33m ", "\x1b[32m ", "\x1b[0m"];
+    let xterm = "variable TERM is xterm";
+    play_in_colours(xterm, colours);
+    play_in_colours("variable TERM is dumb", [""; 4]);
+    play_in_colours("", [""; 4]);
+    play_in_colours(&format!("{xterm}\nvariable NO_COLOR is 1"), [""; 4]);
+    // A failed block, what is seen without events, and what else is protected.
+    trace!(
+        "stdout is a screen of 24 x 100
+        {xterm}
+        variable SSH_CONNECTION is 192.0.2.1
+        bind fails EADDRINUSE
+        iptables exits 127
+        at 0 s: start --allow 192.0.2.9 --listen 192.0.2.7:80
+        stderr: tcpparser: cannot listen on 192.0.2.7:80: address in use; it is tried again
+        at 5 s: stderr: tcpparser: iptables …
+        stderr: tcpparser: ip6tables …
+        stderr: tcpparser: nothing can be blocked by …
+        stderr: tcpparser: metrics: http://192.0.2.7:80/metrics
+        stderr: tcpparser: blocks: none can be made; connections: readings and destroy events
+        stderr: tcpparser: never blocked: own addresses, gateways, nameservers, --allow, our own SSH session
+        198.51.100.7 scans
+        at 11 s: expect: \x1b[31mPort scan detected\x1b[0m: 198.51.100.7 -> …
+        expect: \x1b[33m Block failed\x1b[0m: 198.51.100.7 …
+        terminate"
+    );
+    trace!(
+        "stdout is a screen of 24 x 100
+        at 0 s: start --dry-run --listen none
+        at 1 s: stderr: tcpparser: metrics: none
+        stderr: tcpparser: blocks: none are made; connections: readings and destroy events
+        stderr: tcpparser: never blocked: own addresses, gateways, nameservers
+        terminate"
+    );
+}
+
+#[test]
+fn a_list_longer_than_the_screen_is_folded() {
+    let mut run = host();
+    // Five lines fit, above the cursor.
+    run.kernel.screen = Some(Screen {
+        rows: 6,
+        columns: 100,
+    });
+    run.checks.oracle = false;
+    assert_eq!(run.start(&["--dry-run", "--ports", "9"]), Flow::Continue);
+    run.run_for(1);
+    let mut list = |opened: &[(&str, u16, u16, u16)]| {
+        run.lines();
+        for (peer, from, to, count) in opened {
+            for number in 0..*count {
+                let own = if *from == 443 { *to + number } else { *to };
+                let from = if *from == 443 { *from } else { *from + number };
+                run.kernel.open_connection(peer, from, own);
+            }
+        }
+        run.run_for(10);
+        run.lines()
+    };
+    let few = [
+        ("198.51.100.2", 443, 40_001, 2),
+        ("198.51.100.1", 50_000, 22, 3),
+    ];
+    assert_eq!(
+        list(&few),
+        [
+            "New connection: 198.51.100.2:443 <- 203.0.113.5:40001",
+            "New connection: 198.51.100.2:443 <- 203.0.113.5:40002",
+            "New connection: 198.51.100.1:50000 -> 203.0.113.5:22",
+            "New connection: 198.51.100.1:50001 -> 203.0.113.5:22",
+            "New connection: 198.51.100.1:50002 -> 203.0.113.5:22",
+        ]
+    );
+    // One more than fits; a single one is shown as ever.
+    assert_eq!(
+        list(&[("2001:db8:9::3", 50_000, 80, 1)]),
+        [
+            "New connection: 198.51.100.1 -> 203.0.113.5:22, 3 connections",
+            "New connection: 198.51.100.2:443 <- 203.0.113.5, 2 connections",
+            "New connection: [2001:db8:9::3]:50000 -> [2001:db8:1::5]:80",
+        ]
+    );
+    // More pairs than fit, and one that is over.
+    let many = [
+        ("2001:db8:9::4", 50_000, 80, 4),
+        ("2001:db8:9::4", 50_000, 22, 1),
+        ("198.51.100.6", 50_000, 22, 1),
+    ];
+    let folded = [
+        "New connection: 2001:db8:9::4 -> [2001:db8:1::5]:80, 4 connections",
+        "New connection: 198.51.100.1 -> 203.0.113.5:22, 3 connections",
+        "New connection: 198.51.100.2:443 <- 203.0.113.5, 2 connections",
+    ];
+    let lines = list(&many);
+    assert_eq!(lines[..3], folded);
+    assert!(
+        lines[3].starts_with("New connection: 198.51.100.6:50000 -> "),
+        "{lines:?}"
+    );
+    assert_eq!(lines[4..], ["… and 2 more"]);
+    // More pairs than are kept: no connection is lost, and those with most are
+    // shown, wherever they stand.
+    let single = 2 * SCREEN_LINES as u16;
+    for number in 0..single {
+        let peer = format!("198.18.{}.{}", number / 200, 1 + number % 200);
+        run.kernel.open_connection(&peer, 50_000, 22);
+    }
+    for number in 0..20 {
+        run.kernel
+            .open_connection("198.51.100.8", 50_000 + number, 22);
+    }
+    run.run_for(10);
+    let lines = run.lines();
+    assert_eq!(
+        lines[..2],
+        [
+            "New connection: 198.51.100.8 -> 203.0.113.5:22, 20 connections",
+            folded[0],
+        ]
+    );
+    let rest = single + 3;
+    assert_eq!(lines.last().unwrap(), &format!("… and {rest} more"));
+    assert_eq!(lines.len(), 5);
+    // What fits is shown as ever again.
+    run.kernel
+        .sockets
+        .retain(|socket| socket.state == TcpState::Listen);
+    run.kernel.open_connection("198.51.100.1", 50_000, 22);
+    run.kernel.open_connection("198.51.100.1", 50_001, 22);
+    run.run_for(10);
+    assert_eq!(
+        run.lines(),
+        [
+            "New connection: 198.51.100.1:50000 -> 203.0.113.5:22",
+            "New connection: 198.51.100.1:50001 -> 203.0.113.5:22",
+        ]
+    );
+}
+
+/// Two rows for each line.
+#[test]
+fn a_narrow_screen_has_half_as_many_lines() {
+    for (columns, folds) in [(80, true), (88, false), (0, false)] {
+        let mut run = host();
+        run.kernel.screen = Some(Screen { rows: 6, columns });
+        run.checks.oracle = false;
+        for from in 50_000..50_003 {
+            run.kernel.open_connection("198.51.100.1", from, 22);
+        }
+        assert_eq!(run.start(&["--dry-run"]), Flow::Continue);
+        run.run_for(1);
+        let folded = run.lines_with(", 3 connections").len();
+        assert_eq!(folded, usize::from(folds), "{columns} columns");
     }
 }

@@ -23,7 +23,7 @@ use super::run::Run;
 use super::scenarios::{OWN, host};
 use crate::address::{Family, Network};
 use crate::daemon::Flow;
-use crate::kernel::{Claim, Errno};
+use crate::kernel::{Claim, Errno, Screen};
 use crate::nf_tables::Set;
 use crate::proc_net_tcp::TcpState;
 use crate::time::{Duration, Instant};
@@ -131,6 +131,7 @@ impl Trace {
         let has_list = self.has_list;
         let is_list = |line: &String| {
             let starts = ["New connection: ", "No TCP peer ", "tcpparser starting..."];
+            let line = line.strip_prefix("<6>").unwrap_or(line);
             line.is_empty() || starts.iter().any(|start| line.starts_with(start))
         };
         let lines = self.run.lines().into_iter();
@@ -337,7 +338,8 @@ impl Trace {
                 kernel.feed_element(peer, left_ms, &format!("tcpparser v1 {comment}"));
             }
             ["nft", "delete", "element", peer] => kernel.interfere(|tables| {
-                assert!(tables.delete_element(Set::Drop4, network(peer)));
+                let set = Set::of(network(peer), false).unwrap();
+                assert!(tables.delete_element(set, network(peer)));
             }),
             ["nft", "delete", "table"] => kernel.interfere(|all| assert!(all.delete_table())),
             ["nft", "flush", "table"] => kernel.interfere(|all| assert!(all.flush_table())),
@@ -370,6 +372,26 @@ impl Trace {
             ["another", "daemon", "runs"] => kernel.claims.push_back(Claim::Silent),
             ["stdout", "breaks"] => {
                 kernel.stdout = Stdout::Broken;
+                (self.run.checks.oracle, self.run.checks.output) = (false, false);
+            }
+            ["stdout", "is", "the", "journal"] => {
+                let name = "JOURNAL_STREAM".to_owned();
+                kernel.environment.insert(name, b"8:4711".to_vec());
+            }
+            // What a service redirects, its children's output.
+            ["stdout", "is", "not", "the", "journal"] => {
+                let name = "JOURNAL_STREAM".to_owned();
+                kernel.environment.insert(name, b"8:4712".to_vec());
+            }
+            ["stdout", "is", "a", "screen", "of", rows, "x", columns] => {
+                let (rows, columns) = (number(rows), number(columns));
+                kernel.screen = Some(Screen { rows, columns });
+            }
+            ["variable", name, "is", value] => {
+                let value = value.as_bytes().to_vec();
+                kernel.environment.insert(name.to_owned(), value);
+            }
+            ["lines", "are", "held", "back"] => {
                 (self.run.checks.oracle, self.run.checks.output) = (false, false);
             }
             ["host", "boots", "anew"] => {

@@ -91,9 +91,9 @@ pub fn run(
         }
         commands.firewall.set_ipv6();
     }
-    let removed = commands.firewall.removed();
+    let (removed, lifted) = commands.firewall.removed();
     if removed > 0 {
-        print_removed(kernel, output, removed);
+        print_removed(kernel, output, removed, lifted);
     }
     let has_failed = failures.are_sets || failures.tools.v4.or(failures.tools.v6).is_some();
     if task == Task::List && !has_failed {
@@ -112,9 +112,9 @@ fn print_protected(
     is_below_blocks: bool,
 ) {
     if is_below_blocks {
-        output.line(kernel, b"");
+        output.bare(kernel, b"");
     }
-    output.line(kernel, report::NEVER_BLOCKED);
+    output.bare(kernel, report::NEVER_BLOCKED);
     host.name_protected(PROTECTED_MAX, &mut |network, reason| {
         print_never_blocked(kernel, output, network, reason);
     });
@@ -128,7 +128,7 @@ fn print_never_blocked(
     reason: Protection,
 ) {
     let line = report::never_blocked(network, reason);
-    output.line(kernel, line.as_bytes());
+    output.bare(kernel, line.as_bytes());
 }
 
 /// Prints what the table listed last holds, and how many blocks that is. The
@@ -143,7 +143,7 @@ fn print_blocks(
     let (now, unix_seconds) = (moment.now, moment.unix_seconds());
     let (rules, place, boot_id) = commands.firewall.take_listing();
     if has_head && !rules.is_empty() {
-        output.line(kernel, report::LIST_HEAD);
+        output.bare(kernel, report::LIST_HEAD);
     }
     for rule in rules.iter() {
         let facts = Facts::read(&rule.comment).filter(|facts| facts.boot_id == boot_id);
@@ -152,20 +152,30 @@ fn print_blocks(
             kernel.calendar(unix_seconds.saturating_sub(age.as_secs_rounded_up()))
         });
         let line = report::listed_block(rule, facts, since, now, place);
-        output.line(kernel, line.as_bytes());
+        output.line(kernel, &line);
     }
     let count = rules.len() as u64;
     rules.clear();
     count
 }
 
-fn print_removed(kernel: &mut impl Kernel, output: &mut Output, removed: u64) {
-    let mut line: Text<40> = Text::new();
+fn print_removed(
+    kernel: &mut impl Kernel,
+    output: &mut Output,
+    removed: u64,
+    lifted: Option<Network>,
+) {
+    let mut line: Text<120> = Text::new();
     line.put_decimal(removed);
     line.put(b" block");
     line.put(if removed == 1 { b"" } else { b"s" });
     line.put(b" removed");
-    output.line(kernel, line.as_bytes());
+    if let Some(network) = lifted {
+        line.put(b"; all of ");
+        network.write(&mut line);
+        line.put(b" was blocked as one");
+    }
+    output.bare(kernel, line.as_bytes());
 }
 
 /// The exit status, and on standard error what it is about.

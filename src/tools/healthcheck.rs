@@ -1,8 +1,6 @@
 //! --healthcheck: asks the running daemon how it is, so that a supervisor can
 //! restart one that is not well. Needs no rights.
 
-use core::net::{IpAddr, Ipv4Addr};
-
 use crate::address::Endpoint;
 use crate::daemon::clock::now;
 use crate::daemon::output::log_error;
@@ -22,14 +20,11 @@ const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection:
 /// Exit status 0 where the daemon says that it is well, else one line and 1.
 #[inline(never)]
 pub fn run(kernel: &mut impl Kernel, address: Option<Endpoint>, buffer: &mut [u8]) -> u8 {
-    let Some(mut address) = address else {
+    let Some(address) = address else {
         log_error(kernel, &[b"--listen none leaves no listener to ask"]);
         return 1;
     };
-    // [::] takes IPv4 as well, and is 0.0.0.0 where the kernel lacks IPv6.
-    if address.address.is_unspecified() {
-        address.address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    }
+    let address = address.local();
     let mut why: Text<EXPLANATION_MAX> = Text::new();
     match ask(kernel, address, buffer) {
         Ok(answer) if answer.starts_with(WELL_START) && answer.ends_with(WELL_END) => return 0,
