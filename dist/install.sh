@@ -11,6 +11,8 @@
 #   BINARY=FILE    the program; else beside this script or in ../target
 #   UNBLOCK=no     uninstall it even where blocks cannot be lifted
 #
+# Exit status 3: it runs, but cannot block here; the last lines say what to do.
+#
 # `make install` and `make uninstall` call this. It also runs where BusyBox is
 # all there is, hence no install(1).
 set -eu
@@ -249,13 +251,56 @@ install_all() {
     echo "tcpparser runs, and does so after each boot ($INIT)"
     echo "settings: $settings, then: $again"
     echo "log:      $log"
+    check_firewall
 }
 
-# The service's --exec-root, from the settings of whichever init system it has.
-exec_root() {
-    sed -n -E "s/^(TCPPARSER_EXEC_ROOT=|[[:blank:]]*option[[:blank:]]+exec_root[[:blank:]]+)//p" \
+# setting NAME: of the service, from the file of whichever init system it has.
+setting() {
+    option=$(echo "$1" | tr '[:upper:]' '[:lower:]')
+    sed -n -E "s/^(TCPPARSER_$1=|[[:blank:]]*option[[:blank:]]+${option}[[:blank:]]+)//p" \
         /etc/default/tcpparser /etc/conf.d/tcpparser /etc/config/tcpparser 2>/dev/null |
         tail -n 1 | tr -d "\"'"
+}
+
+# ask [NAME=VALUE] COMMAND...: what a command says, with the root directory in which the
+# service runs iptables.
+ask() {
+    env -i PATH="$PATH" TCPPARSER_EXEC_ROOT="$(setting EXEC_ROOT)" "$@" 2>&1
+}
+
+# Whether the service can block, as far as it is asked to. Soon after its start it
+# knows.
+check_firewall() {
+    tries=5
+    until said=$(ask TCPPARSER_LISTEN="$(setting LISTEN)" "$PROGRAM" --healthcheck); do
+        [ "$tries" -gt 0 ] || break
+        tries=$((tries - 1))
+        sleep 1
+    done
+    case $said in *' cannot be used') ;; *) return 0 ;; esac
+    why=$(ask TCPPARSER_FIREWALL="$(setting FIREWALL)" "$PROGRAM" --list | grep '^tcpparser: ') || :
+    printf '%s\n' "$said" "$why" >&2
+    case $why in
+        *' is not installed'*) what=$(package_command) ;;
+        *) what='put that right' ;;
+    esac
+    echo "install.sh: tcpparser runs, but cannot block; $what, then: $again" >&2
+    exit 3
+}
+
+package_command() {
+    if has opkg; then
+        echo 'opkg install iptables-nft ip6tables-nft'
+    elif has apk; then
+        echo 'apk add iptables ip6tables'
+    elif has pacman; then
+        echo 'pacman -S iptables'
+    else
+        for tool in apt-get dnf yum zypper; do
+            ! has "$tool" || break
+        done
+        has "$tool" && echo "$tool install iptables" || echo 'install the package iptables'
+    fi
 }
 
 # Lifts all blocks, in the tables of iptables that the service used and in those
@@ -263,8 +308,7 @@ exec_root() {
 unblock() {
     [ "$UNBLOCK" = yes ] && [ -x "$PROGRAM" ] && is_root || return 0
     lifted=yes
-    said=$(env -i PATH="$PATH" TCPPARSER_EXEC_ROOT="$(exec_root)" "$PROGRAM" --unblock all 2>&1) ||
-        lifted=no
+    said=$(ask "$PROGRAM" --unblock all) || lifted=no
     [ "$said" != 'tcpparser: no such block' ] || return 0
     echo "$said"
     [ "$lifted" = yes ] || give_up 'blocks may still stand, so that the program stays, stopped and disabled;' \

@@ -658,6 +658,30 @@ def test_make_install_and_uninstall(t):
         assert left_behind(m) == [], "left with UNBLOCK=no"
 
 
+def test_install_that_cannot_block_says_what_to_do(t):
+    """It is installed and runs; the exit status tells scripts."""
+    with machine(t) as m:
+        need_busybox()
+        m.boot(IDLE + f"rm -f {' '.join(all_iptables())}\n", "busybox", "init")
+        install = ("sh", f"{DIST}/install.sh", f"BINARY={t.binary}")
+        m.must(*install)
+        m.write(SETTINGS, "TCPPARSER_FIREWALL=iptables\nTCPPARSER_LISTEN=127.0.0.1:3333\n")
+        done = m.run(*install)
+        assert done.returncode == 3, f"exit status, {done}"
+        assert "is not installed: install the package iptables" in done.stderr, f"why: {done}"
+        assert (done.stderr.splitlines()[-1] == "install.sh: tcpparser runs, but cannot block; "
+                f"apt-get install iptables, then: {SCRIPT} restart"), f"what to do: {done}"
+        assert len(m.guards()) == 1, "it runs"
+        break_iptables(m)
+        done = m.run(*install)
+        assert done.returncode == 3 and "it is broken" in done.stderr, f"why: {done}"
+        assert "put that right, then: " in done.stderr.splitlines()[-1], f"what to do: {done}"
+        for settings in ("TCPPARSER_FIREWALL=none\n", "TCPPARSER_FIREWALL=nft\n",
+                         "TCPPARSER_FIREWALL=iptables\nTCPPARSER_DRY_RUN=yes\n"):
+            m.write(SETTINGS, settings)
+            m.must(*install)
+
+
 def break_iptables(m, is_broken=True):
     for tool in itertools.product(("iptables", "ip6tables"), ("", "-nft", "-legacy")):
         path = "/usr/local/sbin/" + "".join(tool)
