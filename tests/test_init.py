@@ -527,7 +527,13 @@ def test_systemd(t, flavour):
         assert m.environment(m.guard()).get("TCPPARSER_ALLOW") == "192.0.2.0/24, 192.0.2.7", (
             "settings")
         assert blocks(m, lan), "the block outlives restarts"
-        assert "Blocked:" in m.must("journalctl", "-u", "tcpparser", "--no-pager"), "the journal"
+        journal = ("journalctl", "-u", "tcpparser", "--no-pager", "-o", "cat")
+        lines = m.must(*journal).splitlines()
+        assert any(line.startswith("           Blocked: ") for line in lines), f"journal: {lines}"
+        assert "" not in lines, "an empty entry"
+        warnings = m.must(*journal, "-p", "warning")
+        assert "Port scan detected: " in warnings and " Blocked: " not in warnings, (
+            f"warnings: {warnings}")
         if flavour == "nft":
             watchdog(m)
         said = make(m, "install")
@@ -548,6 +554,7 @@ def test_systemd(t, flavour):
         m.run("systemctl", "restart", "tcpparser")
         assert show(m, "ActiveState", "ExecMainStatus", "NRestarts") == ["failed", "2", "0"], (
             "with a wrong setting")
+        assert "TCPPARSER_PORTS" in m.must(*journal, "-p", "warning"), "what is wrong is a warning"
         m.must("cp", f"{DIST}/tcpparser.default", SETTINGS)
         said = make(m, "uninstall")
         assert left_behind(m) == [], f"left: {said}"
