@@ -43,10 +43,12 @@ const FIXED: usize = 72;
 /// sizeof(struct inet_diag_req_v2).
 const REQUEST_FIXED: usize = 56;
 
-/// The longest request: header, fixed part, and a filter for IPv6 networks
-/// (operation 4, condition 8, address 16 each, a jump of 4 before the next, and
-/// attribute header 4).
-pub const REQUEST: usize = 16 + REQUEST_FIXED + 32 * PEERS_ASKED;
+/// One network in a filter: operation 4, condition 8, address 16, and a jump
+/// of 4 to the end. The room behind an IPv4 address is skipped.
+const CONDITION: usize = 32;
+
+/// The longest request: header, fixed part, and a filter.
+pub const REQUEST: usize = 16 + REQUEST_FIXED + CONDITION * PEERS_ASKED;
 
 /// A request, ready to be sent.
 pub type Request = Vec<u8, REQUEST>;
@@ -201,36 +203,34 @@ fn handshake(state: u8, info: &[u8]) -> Handshake {
 }
 
 /// Asks for the sockets of `family` in one of `states` (bit n for state n)
-/// whose peer lies in one of `peers`, with their tcp_info: nothing where none of
-/// these has sockets of that family. An IPv4 source may have sockets of both,
-/// since those of a dual-stack listener are IPv6. The kernel filters
+/// whose peer lies in one of `peers`, at most `PEERS_ASKED`, with their tcp_info.
+/// An IPv4 source may have sockets of both families. The kernel filters
 /// (net/ipv4/inet_diag.c, inet_diag_bc_run), so a busy host costs it time, not
 /// us.
 #[inline(never)]
 pub fn dump_request(family: Family, states: u32, peers: &[Network]) -> Request {
     let mut request = Request::new();
-    let is_possible = |peers: &&Network| family == Family::V6 || !peers.is_ipv6();
-    let peers = || peers.iter().filter(is_possible).take(PEERS_ASKED);
-    // Conditions, jumps between them, and the head of the attribute.
-    let length: usize = peers().map(|one| condition_length(*one) + 4).sum();
-    if length == 0 {
-        return request;
-    }
-    let whole = 16 + REQUEST_FIXED + length;
+    // The head of the attribute makes up for the jump that the last one lacks.
+    let mut left = peers.len() * CONDITION;
+    let whole = 16 + REQUEST_FIXED + left;
     let head = header(whole, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, DUMP_SEQUENCE);
     put(&mut request, &head);
     put_fixed(&mut request, family, states);
     put(&mut request, &[0; 48]);
-    put(&mut request, &(length as u16).to_ne_bytes());
+    put(&mut request, &(left as u16).to_ne_bytes());
     put(&mut request, &INET_DIAG_REQ_BYTECODE.to_ne_bytes());
-    let mut left = length - 4;
-    for one in peers() {
-        put_condition(&mut request, *one);
-        left -= condition_length(*one);
+    for peers in peers {
+        // Go on behind it if it matches, else past the jump that follows, or
+        // past the end, which refuses.
+        put_operation(&mut request, INET_DIAG_BC_D_COND, CONDITION - 4, CONDITION);
+        // struct inet_diag_hostcond; port -1 is any.
+        let address = peers.family().number();
+        put(&mut request, &[address, peers.prefix_length(), 0, 0]);
+        put(&mut request, &(-1i32).to_ne_bytes());
+        put(&mut request, &octets(peers.address()));
+        left -= CONDITION;
         if left > 0 {
-            // It matched: to the end.
             put_operation(&mut request, INET_DIAG_BC_JMP, 4, left);
-            left -= 4;
         }
     }
     request
@@ -309,24 +309,6 @@ fn put_fixed(request: &mut Request, family: Family, states: u32) {
         &[family.number(), libc::IPPROTO_TCP as u8, extensions, 0],
     );
     put(request, &states.to_ne_bytes());
-}
-
-/// struct inet_diag_bc_op, struct inet_diag_hostcond and an address.
-const fn condition_length(peers: Network) -> usize {
-    4 + 8 + peers.family().bits() as usize / 8
-}
-
-/// One INET_DIAG_BC_D_COND: go on behind it if it matches, else past the jump
-/// that follows, or past the end, which refuses.
-fn put_condition(request: &mut Request, peers: Network) {
-    let length = condition_length(peers);
-    put_operation(request, INET_DIAG_BC_D_COND, length, length + 4);
-    // Port -1 is any.
-    let family = peers.family().number();
-    put(request, &[family, peers.prefix_length(), 0, 0]);
-    put(request, &(-1i32).to_ne_bytes());
-    let octets = octets(peers.address());
-    put(request, octets.get(..length - 12).unwrap_or(&[]));
 }
 
 /// struct inet_diag_bc_op
@@ -664,12 +646,12 @@ mod tests {
     fn dump_requests() {
         let peers = |text: &str| Network::parse(text.as_bytes()).unwrap();
         let request = dump_request(Family::V6, 1 << 1, &[peers("192.0.2.0/24")]);
-        let head = [92, 0, 0, 0, 20, 0, 1, 3, 1, 0, 0, 0, 0, 0, 0, 0];
+        let head = [104, 0, 0, 0, 20, 0, 1, 3, 1, 0, 0, 0, 0, 0, 0, 0];
         let fixed = [10, 6, 2, 0, 2, 0, 0, 0];
         let filter = [
-            20, 0, 1, 0, 8, 16, 20, 0, 2, 24, 0, 0, 255, 255, 255, 255, 192, 0, 2, 0,
+            32, 0, 1, 0, 8, 28, 32, 0, 2, 24, 0, 0, 255, 255, 255, 255, 192, 0, 2, 0,
         ];
-        let expected = [&head[..], &fixed, &[0; 48], &filter].concat();
+        let expected = [&head[..], &fixed, &[0; 48], &filter, &[0; 12]].concat();
         assert_eq!(request.as_slice(), expected);
         let request = dump_request(Family::V6, u32::MAX, &[peers("2001:db8::/64")]);
         assert_eq!(request.len(), 104);
@@ -692,21 +674,16 @@ mod tests {
         assert_eq!(request[..4], (request.len() as u32).to_ne_bytes());
         assert_eq!(request[72..74], (request.len() as u16 - 72).to_ne_bytes());
         for (at, operation) in [
-            (0, [8, 16, 20, 0]),
-            (16, [1, 4, 52, 0]),
-            (20, [8, 28, 32, 0]),
-            (48, [1, 4, 20, 0]),
-            (52, [8, 16, 20, 0]),
+            (0, [8, 28, 32, 0]),
+            (28, [1, 4, 64, 0]),
+            (32, [8, 28, 32, 0]),
+            (60, [1, 4, 32, 0]),
+            (64, [8, 28, 32, 0]),
         ] {
             assert_eq!(bytecode[at..][..4], operation, "{at}");
         }
-        assert_eq!(bytecode.len(), 68);
-        // IPv6 peers have no IPv4 sockets.
-        let request = dump_request(Family::V4, u32::MAX, &list);
-        assert_eq!(request.len(), 76 + 16 + 4 + 16);
-        assert!(dump_request(Family::V4, u32::MAX, &list[1..2]).is_empty());
-        assert!(dump_request(Family::V6, u32::MAX, &[]).is_empty());
-        let most = [peers("2001:db8::/64"); PEERS_ASKED + 1];
+        assert_eq!(bytecode.len(), 92);
+        let most = [peers("2001:db8::/64"); PEERS_ASKED];
         let request = dump_request(Family::V6, u32::MAX, &most);
         assert_eq!(request.len(), REQUEST);
     }

@@ -57,10 +57,12 @@ pub(super) fn search(
     sources: &[Network],
     visit: &mut dyn FnMut(DiagSocket) -> bool,
 ) {
-    let mut wants_more = true;
-    for family in [Family::V6, Family::V4] {
-        let request = dump_request(family, states, sources);
-        if wants_more && !request.is_empty() {
+    let has_v4 = sources.iter().any(|source| !source.is_ipv6());
+    let mut wants_more = !sources.is_empty();
+    // An IPv4 peer of a dual-stack listener has an IPv6 socket.
+    for (family, has_any) in [(Family::V6, true), (Family::V4, has_v4)] {
+        if has_any && wants_more {
+            let request = dump_request(family, states, sources);
             dump(kernel, buffer, &request, &mut |socket| {
                 wants_more &= visit(socket);
                 wants_more
