@@ -151,14 +151,15 @@ impl Watched {
         in_use.filter(|touched| touched.port == port).last()
     }
 
-    /// Drops what is older than the window and notes one more connection.
-    fn note(&mut self, evidence: &Evidence, member: u16, now: Instant, window: Duration) {
+    /// Drops what is older than the window and notes one more connection; whether
+    /// its port is a new one.
+    fn note(&mut self, evidence: &Evidence, member: u16, now: Instant, window: Duration) -> bool {
         self.drop_old(now, window);
         let port = evidence.port;
         if let Some(known) = self.find(port) {
             (known.seen, known.member) = (Some(now), member);
             known.data = known.data.with(evidence.data);
-            return;
+            return false;
         }
         let newer = Touched {
             seen: Some(now),
@@ -177,6 +178,7 @@ impl Watched {
             // More ports than can decide anything: the oldest is evicted.
             *oldest = newer;
         }
+        true
     }
 
     fn drop_old(&mut self, now: Instant, window: Duration) {
@@ -281,27 +283,26 @@ impl<const N: usize, const I: usize> Detector<N, I> {
 
     /// Takes in one piece of evidence.
     pub fn observe(&mut self, evidence: &Evidence, now: Instant) {
-        let class = self.note(evidence.source, 0, evidence, now);
-        // Who is a scanner by itself is no part of a spread scan.
-        if class < REPORTED
+        if self.note(evidence.source, 0, evidence, now)
             && let Some((network, member)) = network_of(evidence.source)
         {
             self.note(network, member, evidence, now);
         }
     }
 
-    /// Notes a port of a source, or of a network; the class that comes of it.
+    /// Notes a port of a source, or of a network; whether it is a new one of a
+    /// source that is no scanner by itself, and so may be part of a spread scan.
     #[inline(never)]
-    fn note(&mut self, key: Network, member: u16, evidence: &Evidence, now: Instant) -> usize {
+    fn note(&mut self, key: Network, member: u16, evidence: &Evidence, now: Instant) -> bool {
         let Some(slot) = self.watch(key) else {
-            return 0;
+            return false;
         };
         let class = self.sources.class(slot);
         let Some(watched) = self.sources.value_mut(slot) else {
-            return 0;
+            return false;
         };
         let was_quiet = !now.is_within(self.window, watched.last_seen);
-        watched.note(evidence, member, now, self.window);
+        let is_new = watched.note(evidence, member, now, self.window);
         watched.last_seen = Some(now);
         let class = match class {
             Some(CROSSED) => CROSSED,
@@ -323,7 +324,7 @@ impl<const N: usize, const I: usize> Detector<N, I> {
             }
         };
         self.sources.touch(slot, class);
-        class
+        is_new && class < REPORTED
     }
 
     fn watch(&mut self, source: Network) -> Option<Slot> {

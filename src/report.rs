@@ -226,11 +226,11 @@ pub fn not_blocked(time: Calendar, source: Network, why: &[u8]) -> Line {
 /// The end of a block, or of the wish for one.
 pub fn unblocked(time: Calendar, source: Network, reason: EndReason, program: &[u8]) -> Line {
     let words: &[u8] = match reason {
-        EndReason::Expired => b"its time is over",
+        // A block that became part of a wider one ends without a line.
+        EndReason::Expired | EndReason::Widened => b"its time is over",
         EndReason::Operator => b"its rule was removed by ",
         EndReason::Protected => b"it holds a protected address now",
         EndReason::Evicted => b"the chain is full, a newer block takes its place",
-        EndReason::Widened => b"a wider block holds it",
         EndReason::NeverStood => b"its time was over before the firewall took it",
     };
     let label = match reason {
