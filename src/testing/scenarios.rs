@@ -956,6 +956,26 @@ fn a_scan_spread_over_sources_is_told_and_not_blocked() {
             {first} opens 1003
             at 31 s: metric tcpparser_port_scans_total is 0
         "}
+        let six_each = (0..3).map(|number| {
+            let ports = (0..6).map(|port| (1003 + 6 * number + port).to_string());
+            format!(
+                "{} opens {}",
+                peer(number + 1),
+                ports.collect::<Vec<_>>().join(" ")
+            )
+        });
+        let three = six_each.collect::<Vec<_>>().join("\n");
+        let fourth = peer(4);
+        trace! {"
+            without oracle
+            at 0 s: host listens on {ports}
+            start --ports 6
+            at 1 s: {three}
+            at 21 s: metric tcpparser_port_scans_total is 0
+            {fourth} opens 1003
+            at 31 s: expect: Port scan detected: {network} -> …
+            expect: Not blocked: {network} it was spread over several sources
+        "}
     }
 }
 
