@@ -855,6 +855,21 @@ fn many_scanners_of_one_network_are_blocked_as_one() {
         at 701 s: expect: Port scan detected: 2001:db8:5:1ac::/64 …
         expect: Blocked: 2001:db8:5:1ac::/64 for 10m, …
     "}
+    // More than an hour before is too long ago.
+    trace! {"
+        kernel has nf_tables
+        without oracle
+        at 0 s: start --firewall nft --widen 2 --block-time 2h
+        at 1 s: 2001:db8:5:101::7 scans
+        at 11 s: expect: Port scan detected: 2001:db8:5:101::/64 …
+        expect: Blocked: 2001:db8:5:101::/64 for 2h, …
+        at 3612 s: 2001:db8:5:102::7 scans
+        at 3621 s: expect: Port scan detected: 2001:db8:5:102::/64 …
+        expect: Blocked: 2001:db8:5:102::/64 for 2h, …
+        at 3622 s: 2001:db8:5:103::7 scans
+        at 3631 s: expect: Port scan detected: 2001:db8:5:103::/64 …
+        expect: Blocked: 2001:db8:5:100::/56 for 2h, …
+    "}
     trace! {"
         kernel has nf_tables
         without oracle
@@ -947,13 +962,13 @@ fn a_scan_spread_over_sources_is_told_and_not_blocked() {
         "}
         // Sixteen ports are no such scan, nor are three sources.
         let five = scan(1, 5);
-        let first = peer(1);
+        let sixth = peer(6);
         trace! {"
             without oracle
             at 0 s: host listens on {ports}
             start
             at 1 s: {five}
-            {first} opens 1003
+            {sixth} opens 1018
             at 31 s: metric tcpparser_port_scans_total is 0
         "}
         let six_each = (0..3).map(|number| {
