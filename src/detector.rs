@@ -21,6 +21,8 @@ pub struct Evidence {
     pub local: IpAddr,
     /// Whether the connection carried data from the peer.
     pub data: Data,
+    /// It was not there at the start.
+    pub is_new: bool,
 }
 
 /// Whether a peer sent data.
@@ -76,6 +78,8 @@ pub struct Scan {
     pub ports: Ports,
     /// What is known of each port's connections, in the order of `ports`.
     pub port_data: Vec<Data, PORTS_PER_SOURCE>,
+    /// Some of its connections were not there at the start.
+    pub is_new: bool,
 }
 
 impl Scan {
@@ -117,6 +121,8 @@ struct Watched {
     last_seen: Option<Instant>,
     local: IpAddr,
     count: u8,
+    /// Some evidence is.
+    is_new: bool,
     touched: [Touched; PORTS_PER_SOURCE],
 }
 
@@ -125,6 +131,7 @@ impl Blank for Watched {
         last_seen: None,
         local: UNSPECIFIED,
         count: 0,
+        is_new: false,
         touched: [Touched {
             seen: None,
             port: 0,
@@ -140,6 +147,7 @@ impl Watched {
         self.last_seen = None;
         self.local = UNSPECIFIED;
         self.count = 0;
+        self.is_new = false;
     }
 
     fn in_use(&self) -> &[Touched] {
@@ -155,6 +163,7 @@ impl Watched {
     /// its port is a new one.
     fn note(&mut self, evidence: &Evidence, member: u16, now: Instant, window: Duration) -> bool {
         self.drop_old(now, window);
+        self.is_new |= evidence.is_new;
         let port = evidence.port;
         if let Some(known) = self.find(port) {
             (known.seen, known.member) = (Some(now), member);
@@ -371,6 +380,7 @@ impl<const N: usize, const I: usize> Detector<N, I> {
             local: watched.local,
             ports: Vec::new(),
             port_data: Vec::new(),
+            is_new: watched.is_new,
         };
         for touched in &watched.sorted() {
             let _ = scan.ports.push(touched.port);
@@ -459,6 +469,7 @@ mod tests {
             port,
             local: UNSPECIFIED,
             data: Data::Unknown,
+            is_new: true,
         }
     }
 

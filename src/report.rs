@@ -156,6 +156,9 @@ pub fn scan(time: Calendar, scan: &Scan) -> Line {
         line.put_decimal(scan.members as u64);
         line.put(b" addresses");
     }
+    if !scan.is_new {
+        line.put(b" (before the start)");
+    }
     line
 }
 
@@ -556,6 +559,7 @@ mod tests {
             local: endpoint("172.31.59.87:1").address,
             ports: Ports::from_slice(&[22, 25, 80, 445]).unwrap(),
             port_data: heapless::Vec::new(),
+            is_new: true,
         };
         assert_line(
             scan(
@@ -588,6 +592,7 @@ mod tests {
             local: endpoint("[2001:db8::2]:1").address,
             ports: Ports::from_slice(&[1, 2, 3, 4]).unwrap(),
             port_data: heapless::Vec::new(),
+            is_new: true,
         };
         assert_line(
             scan(TIME, &seen),
@@ -733,6 +738,7 @@ mod tests {
                 local: local.address,
                 ports,
                 port_data: heapless::Vec::new(),
+                is_new: true,
             },
         );
         assert!(!line.is_truncated());

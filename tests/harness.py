@@ -1084,9 +1084,11 @@ def connection_pattern(peer, arrow, local):
     return line_pattern("New connection", peer, f"{arrow} {local}")
 
 
-def scan_pattern(source, local, ports):
+def scan_pattern(source, local, ports, is_old=False):
+    """`is_old`: its connections were there at the first reading."""
     numbers = ",".join(map(str, sorted(ports)))
-    return line_pattern("Port scan detected", source, f"-> {local} on ports {numbers}")
+    end = " (before the start)" if is_old else ""
+    return line_pattern("Port scan detected", source, f"-> {local} on ports {numbers}{end}")
 
 
 def canonical(address):

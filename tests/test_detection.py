@@ -57,7 +57,7 @@ def test_standing_before_the_start_is_a_scan(t):
     lan.host.listen(*PORTS)
     held = [lan.peer.connect(lan.host_v4, port) for port in PORTS]
     guard = t.guard(lan.host, "--dry-run")
-    guard.wait_line(scan_pattern(lan.peer_v4, lan.host_v4, PORTS))
+    guard.wait_line(scan_pattern(lan.peer_v4, lan.host_v4, PORTS, is_old=True))
     assert len(held) == 4, "connections held"
 
 

@@ -71,6 +71,8 @@ pub(super) struct Admission {
     /// net/ipv4/tcp.c) are no evidence: a proxy may serve connections to
     /// addresses that are not the host's.
     foreign_until: Option<Instant>,
+    /// When connections were first seen that were there at the start.
+    first_reading: Option<Instant>,
 }
 
 impl Admission {
@@ -78,7 +80,13 @@ impl Admission {
         Self {
             waiting: Waiting::new(),
             foreign_until: None,
+            first_reading: None,
         }
+    }
+
+    /// A reading begins.
+    pub(super) fn note_first_reading(&mut self, now: Instant) {
+        self.first_reading.get_or_insert(now);
     }
 
     /// A proxy takes connections to other addresses, or may.
@@ -110,7 +118,10 @@ impl Admission {
         let verdict = case.verdict();
         match verdict {
             Verdict::Ignored => {}
-            Verdict::Counts => detector.observe(&evidence(waiter), now),
+            Verdict::Counts => {
+                let is_new = self.first_reading != Some(waiter.first_seen);
+                detector.observe(&evidence(waiter, is_new), now);
+            }
             Verdict::Waits | Verdict::WaitsFor(_) | Verdict::WaitsForMany => {
                 self.waiting.add(waiter);
             }
@@ -123,12 +134,13 @@ impl Admission {
     }
 }
 
-fn evidence(waiter: &Waiter) -> Evidence {
+fn evidence(waiter: &Waiter, is_new: bool) -> Evidence {
     Evidence {
         source: waiter.source,
         port: waiter.local.port,
         local: waiter.local.address,
         data: waiter.data,
+        is_new,
     }
 }
 

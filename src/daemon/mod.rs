@@ -575,6 +575,7 @@ impl Daemon {
             local: source.address(),
             ports: crate::detector::Ports::from_slice(&[22, 25, 80, 445]).unwrap_or_default(),
             port_data: Vec::new(),
+            is_new: true,
         };
         assert!(self.commands.firewall.block(&scan, &self.host, now).is_ok());
     }
@@ -715,6 +716,10 @@ impl Daemon {
         }
         self.metrics.connections.clear();
         let counters = self.settle_counters(kernel);
+        // With --once there is nothing else.
+        if self.options.action == Action::Run {
+            self.intake.admission.note_first_reading(now);
+        }
         self.intake.begin_reading(
             self.watcher.is_own_namespace(),
             self.watcher.expects_events(),

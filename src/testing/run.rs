@@ -93,6 +93,7 @@ fn read_labelled(line: &str) -> Option<Line> {
         "New connection" => Some(Line::Connection(format!("{who} {rest}"))),
         "Port scan detected" => {
             let (local, ports) = rest.strip_prefix("-> ")?.split_once(" on ports ")?;
+            let ports = ports.trim_end_matches(" (before the start)");
             let spread = ports.split_once(", from ");
             let ports = spread.map_or(ports, |(ports, _)| ports);
             let ports: Result<Vec<u16>, _> = ports.split(',').map(str::parse).collect();

@@ -94,6 +94,26 @@ fn a_scanner_is_printed_and_blocked() {
     "}
 }
 
+/// Nothing says when such connections were opened.
+#[test]
+fn scans_from_before_the_start_are_marked() {
+    trace! {"
+        198.51.100.7 scans
+        198.51.100.8 opens 22 25 80
+        at 0 s: start
+        at 1 s: expect: Port scan detected: 198.51.100.7 -> 203.0.113.5 on ports 22,25,80,445 (before the start)
+        expect: Blocked: 198.51.100.7 for 10m, …
+        198.51.100.8 opens 445
+        198.51.100.9 scans
+        at 11 s: expect: Port scan detected: 198.51.100.8 -> 203.0.113.5 on ports 22,25,80,445
+        expect: Port scan detected: 198.51.100.9 -> 203.0.113.5 on ports 22,25,80,445
+        expect: Blocked: 198.51.100.8 for 10m, …
+        expect: Blocked: 198.51.100.9 for 10m, …
+        terminate
+        expect: 3 blocks stand; to lift all: tcpparser --unblock all
+    "}
+}
+
 #[test]
 fn three_ports_are_no_scan() {
     // Start-up only looks.
