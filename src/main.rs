@@ -14,7 +14,10 @@ mod entry {
     use tcpparser::daemon::{Daemon, Flow};
     use tcpparser::linux::{ArgumentVector, Linux, Single};
 
+    // Both at fixed addresses: a reference to either takes no register and no
+    // argument.
     static DAEMON: Single<Daemon> = Single::new(Daemon::new());
+    static KERNEL: Single<Option<Linux>> = Single::new(None);
 
     #[unsafe(no_mangle)]
     extern "C" fn main(_count: c_int, arguments: ArgumentVector) -> c_int {
@@ -23,14 +26,15 @@ mod entry {
         if [false; 4][_count as usize] {
             return 1;
         }
-        let Some(daemon) = DAEMON.take() else {
+        let (Some(daemon), Some(kernel)) = (DAEMON.take(), KERNEL.take()) else {
             return 1;
         };
-        let (mut kernel, start_up) = Linux::start();
-        let mut flow = daemon.start(&mut kernel, &start_up, arguments.after_name());
+        let (started, start_up) = Linux::start();
+        let kernel = kernel.insert(started);
+        let mut flow = daemon.start(kernel, &start_up, arguments.after_name());
         loop {
             match flow {
-                Flow::Continue => flow = daemon.turn(&mut kernel),
+                Flow::Continue => flow = daemon.turn(kernel),
                 Flow::Exit(status) => return c_int::from(status),
             }
         }
