@@ -8,14 +8,11 @@
 fn main() {}
 #[cfg(not(test))]
 mod entry {
-    use core::ffi::c_int;
-    use core::panic::PanicInfo;
+    use core::{ffi::c_int, panic::PanicInfo};
 
     use tcpparser::daemon::{Daemon, Flow};
     use tcpparser::linux::{ArgumentVector, Linux, Single};
 
-    // Both at fixed addresses: a reference to either takes no register and no
-    // argument.
     static DAEMON: Single<Daemon> = Single::new(Daemon::new());
     static KERNEL: Single<Option<Linux>> = Single::new(None);
 
@@ -26,11 +23,10 @@ mod entry {
         if [false; 4][_count as usize] {
             return 1;
         }
-        let (Some(daemon), Some(kernel)) = (DAEMON.take(), KERNEL.take()) else {
+        let (kernel, start_up) = Linux::start();
+        let (Some(daemon), Some(kernel)) = (DAEMON.take(), KERNEL.hold(kernel)) else {
             return 1;
         };
-        let (started, start_up) = Linux::start();
-        let kernel = kernel.insert(started);
         let mut flow = daemon.start(kernel, &start_up, arguments.after_name());
         loop {
             match flow {
