@@ -248,49 +248,42 @@ impl Writer<'_> {
     /// One number for each value of a label; where that is always 1, for those
     /// that apply.
     fn labelled<L: Label>(&mut self, numbers: &[u64]) {
-        self.row(L::NAME, L::VALUES, numbers);
+        self.row(L::WORDS, numbers);
     }
 
     #[inline(never)]
-    fn row(&mut self, name: &'static str, values: &'static str, numbers: &[u64]) {
+    fn row(&mut self, label: &'static str, numbers: &[u64]) {
         self.begin();
-        self.series(&[b"{"], [name, values], numbers);
+        self.series(&[b"{"], label, numbers);
     }
 
     /// One number for each pair of values of two labels.
     fn grid<A: Label, B: Label>(&mut self, numbers: &[u64]) {
-        self.rows(
-            [A::NAME, A::VALUES],
-            [B::NAME, B::VALUES],
-            B::COUNT,
-            numbers,
-        );
+        self.rows(A::WORDS, B::WORDS, B::COUNT, numbers);
     }
 
     #[inline(never)]
-    fn rows(
-        &mut self,
-        [name, values]: [&'static str; 2],
-        columns: [&'static str; 2],
-        count: usize,
-        numbers: &[u64],
-    ) {
+    fn rows(&mut self, label: &'static str, columns: &'static str, count: usize, numbers: &[u64]) {
         self.begin();
         let mut rows = numbers.chunks(count.max(1));
-        for value in words(values) {
+        let mut values = words(label);
+        let name = values.next().unwrap_or_default();
+        for value in values {
             let row = rows.next().unwrap_or_default();
-            let head = [b"{", name.as_bytes(), b"=\"", value, b"\","];
+            let head = [b"{", name, b"=\"", value, b"\","];
             self.series(&head, columns, row);
         }
     }
 
     #[inline(never)]
-    fn series(&mut self, head: &[&[u8]], [name, values]: [&'static str; 2], numbers: &[u64]) {
+    fn series(&mut self, head: &[&[u8]], label: &'static str, numbers: &[u64]) {
         let shows_all = self.suffix != b"_info";
-        let samples = words(values).zip(numbers);
+        let mut values = words(label);
+        let name = values.next().unwrap_or_default();
+        let samples = values.zip(numbers);
         for (value, number) in samples.filter(|(_, number)| shows_all || **number > 0) {
             self.sample(head);
-            self.put(&[name.as_bytes(), b"=\"", value, b"\"} "]);
+            self.put(&[name, b"=\"", value, b"\"} "]);
             self.end(*number);
         }
     }
