@@ -115,10 +115,17 @@ pub const UNSPECIFIED: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// An address block in CIDR notation (RFC 4632, RFC 4291 section 2.3). Host
 /// bits are zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Eq)]
 pub struct Network {
     address: IpAddr,
     prefix_length: u8,
+}
+
+impl PartialEq for Network {
+    #[inline(never)]
+    fn eq(&self, other: &Self) -> bool {
+        self.prefix_length == other.prefix_length && self.address == other.address
+    }
 }
 
 impl Network {

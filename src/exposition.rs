@@ -34,6 +34,7 @@ pub fn write(snapshot: &Snapshot, format: Format, out: &mut TextView) {
         out,
         format,
         families: b"",
+        prefix: b"",
         name: b"",
         suffix: b"",
     };
@@ -51,8 +52,9 @@ pub fn write(snapshot: &Snapshot, format: Format, out: &mut TextView) {
 /// Names and meanings are one text, where strings of their own would take two
 /// registers in each call.
 macro_rules! families {
-    ($w:ident: $($kind:ident $name:literal = $method:ident $(::<$($label:ty),+>)? ($($number:expr)?),
+    ($w:ident, $prefix:literal: $($kind:ident $name:literal = $method:ident $(::<$($label:ty),+>)? ($($number:expr)?),
         $help:literal;)+) => {
+        $w.prefix = $prefix;
         $w.families = concat!($(letter!($kind), $name, " ", $help, "\n",)+).as_bytes();
         $($w.$method $(::<$($label),+>)? ($($number)?);)+
     };
@@ -75,109 +77,109 @@ macro_rules! letter {
 }
 
 fn write_readings(w: &mut Writer, m: &Metrics) {
-    families! { w:
-        info "tcpparser_build" = build(),
+    families! { w, b"tcpparser_":
+        info "build" = build(),
             "Always 1; version, target and revision of the running binary.";
-        counter "tcpparser_readings" = number(m.readings.total()),
+        counter "readings" = number(m.readings.total()),
             "Passes over /proc/net/tcp and tcp6, scheduled and early ones together.";
-        counter "tcpparser_scheduled_readings" = number(m.readings.get(Trigger::Scheduled)),
+        counter "scheduled_readings" = number(m.readings.get(Trigger::Scheduled)),
             "Readings made because the interval had passed.";
-        counter "tcpparser_early_readings" = number(m.readings.get(Trigger::Early)),
+        counter "early_readings" = number(m.readings.get(Trigger::Early)),
             "Readings made ahead of schedule.";
-        counter "tcpparser_readings_failed" = number(m.readings_failed),
+        counter "readings_failed" = number(m.readings_failed),
             "Readings given up because a file could not be read.";
-        histogram "tcpparser_reading_duration_seconds" = histogram(&m.reading_duration),
+        histogram "reading_duration_seconds" = histogram(&m.reading_duration),
             "How long readings took.";
-        gauge "tcpparser_last_reading_timestamp_seconds" = seconds(m.last_reading_unix_nanoseconds),
+        gauge "last_reading_timestamp_seconds" = seconds(m.last_reading_unix_nanoseconds),
             "Unix time of the last good reading, 0 before the first.";
-        gauge "tcpparser_interval_seconds" = seconds(m.interval.as_nanos()),
+        gauge "interval_seconds" = seconds(m.interval.as_nanos()),
             "Time between scheduled readings, as configured.";
-        counter "tcpparser_rows" = labelled::<RowsFile>(m.rows.values()),
+        counter "rows" = labelled::<RowsFile>(m.rows.values()),
             "Valid rows read, by file.";
-        counter "tcpparser_malformed_rows" = number(m.malformed_rows),
+        counter "malformed_rows" = number(m.malformed_rows),
             "Lines of /proc/net/tcp and tcp6 that were no row.";
-        gauge "tcpparser_connections" = grid::<Family, TcpState>(m.connections.values()),
+        gauge "connections" = grid::<Family, TcpState>(m.connections.values()),
             "TCP sockets of the last reading, without those within the host, by address family and state.";
-        counter "tcpparser_new_connections" = grid::<Direction, Family>(m.new_connections.values()),
+        counter "new_connections" = grid::<Direction, Family>(m.new_connections.values()),
             "Connections first seen, without those within the host, by who opened them and address family.";
-        counter "tcpparser_connections_missed" = number(m.connections_missed),
+        counter "connections_missed" = number(m.connections_missed),
             "Inbound connections the kernel completed and nothing here saw.";
-        counter "tcpparser_resets_sent" = number(m.resets_sent),
+        counter "resets_sent" = number(m.resets_sent),
             "Resets sent by this host since boot: refused connects, aborts by services, destroyed sockets.";
     }
 }
 
 fn write_evidence(w: &mut Writer, m: &Metrics) {
-    families! { w:
-        counter "tcpparser_destroy_events" = number(m.destroy_events),
+    families! { w, b"tcpparser_":
+        counter "destroy_events" = number(m.destroy_events),
             "Socket destroy events received from the kernel.";
-        counter "tcpparser_events_unproven" = number(m.events_unproven),
+        counter "events_unproven" = number(m.events_unproven),
             "Destroy events of inbound connections whose handshake nothing proves: no evidence.";
-        counter "tcpparser_destroy_event_overflows" = number(m.destroy_event_overflows),
+        counter "destroy_event_overflows" = number(m.destroy_event_overflows),
             "Times the kernel dropped destroy events because the receive buffer was full.";
-        counter "tcpparser_malformed_events" = number(m.malformed_events),
+        counter "malformed_events" = number(m.malformed_events),
             "Messages on the event socket that were no destroy event.";
-        gauge "tcpparser_evidence_source_up" = labelled::<EvidenceSource>(m.evidence_source_up.values()),
+        gauge "evidence_source_up" = labelled::<EvidenceSource>(m.evidence_source_up.values()),
             "Whether a source of evidence works.";
-        counter "tcpparser_port_scans" = number(m.port_scans),
+        counter "port_scans" = number(m.port_scans),
             "Port scans reported.";
-        counter "tcpparser_blocks" = number(m.blocks),
+        counter "blocks" = number(m.blocks),
             "Blocks of a source that the kernel has confirmed, without adopted ones.";
-        counter "tcpparser_blocks_adopted" = number(m.blocks_adopted),
+        counter "blocks_adopted" = number(m.blocks_adopted),
             "Blocks found in the kernel and taken over.";
-        counter "tcpparser_block_failures" = labelled::<BlockFailure>(m.block_failures.values()),
+        counter "block_failures" = labelled::<BlockFailure>(m.block_failures.values()),
             "Tries to block that failed, by reason.";
-        counter "tcpparser_unblocks" = labelled::<EndReason>(m.unblocks.values()),
+        counter "unblocks" = labelled::<EndReason>(m.unblocks.values()),
             "Blocks that ended, by reason.";
-        counter "tcpparser_blocks_refused" = labelled::<Refusal>(m.blocks_refused.values()),
+        counter "blocks_refused" = labelled::<Refusal>(m.blocks_refused.values()),
             "Port scans that no block followed, by reason.";
     }
 }
 
 fn write_firewall(w: &mut Writer, m: &Metrics) {
-    families! { w:
-        gauge "tcpparser_blocked_sources" = number(m.blocked_sources),
+    families! { w, b"tcpparser_":
+        gauge "blocked_sources" = number(m.blocked_sources),
             "Sources blocked in the kernel now.";
-        gauge "tcpparser_blocks_pending" = number(m.blocks_pending),
+        gauge "blocks_pending" = number(m.blocks_pending),
             "Blocks decided and not yet in the kernel.";
-        gauge "tcpparser_blocking_enabled" = number(u64::from(m.blocking_enabled)),
+        gauge "blocking_enabled" = number(u64::from(m.blocking_enabled)),
             "Whether scanners are to be blocked: 0 in a dry run and without a firewall.";
-        gauge "tcpparser_firewall_up" = number(u64::from(m.firewall_up)),
+        gauge "firewall_up" = number(u64::from(m.firewall_up)),
             "Whether the firewall can be used.";
-        info "tcpparser_firewall" = labelled::<Backend>(m.backends.values()),
+        info "firewall" = labelled::<Backend>(m.backends.values()),
             "Always 1; what holds blocks, or would hold the next one.";
-        gauge "tcpparser_firewall_jump_first" = number(u64::from(m.firewall_jump_first)),
+        gauge "firewall_jump_first" = number(u64::from(m.firewall_jump_first)),
             "Whether the jump to our chain is the first rule.";
-        gauge "tcpparser_host_facts_known" = number(u64::from(m.host_facts_known)),
+        gauge "host_facts_known" = number(u64::from(m.host_facts_known)),
             "Whether own addresses and gateways are fully known: without that nothing is blocked.";
-        counter "tcpparser_firewall_repairs" = number(m.firewall_repairs),
+        counter "firewall_repairs" = number(m.firewall_repairs),
             "Times our rules were lost and built again.";
-        counter "tcpparser_firewall_commands" = labelled::<CommandExit>(m.firewall_commands.values()),
+        counter "firewall_commands" = labelled::<CommandExit>(m.firewall_commands.values()),
             "Firewall commands run, by exit status; what nf_tables does counts as 0, or other.";
-        histogram "tcpparser_firewall_command_duration_seconds" = histogram(&m.firewall_command_duration),
+        histogram "firewall_command_duration_seconds" = histogram(&m.firewall_command_duration),
             "How long firewall commands took.";
-        counter "tcpparser_sockets_destroyed" = number(m.sockets_destroyed),
+        counter "sockets_destroyed" = number(m.sockets_destroyed),
             "Sockets of blocked sources that were destroyed.";
     }
 }
 
 fn write_tables(w: &mut Writer, m: &Metrics) {
-    families! { w:
-        gauge "tcpparser_table_entries" = labelled::<Table>(m.table_entries.values()),
+    families! { w, b"tcpparser_":
+        gauge "table_entries" = labelled::<Table>(m.table_entries.values()),
             "Entries in each fixed-size table now.";
-        gauge "tcpparser_table_capacity" = labelled::<Table>(&TABLE_CAPACITIES),
+        gauge "table_capacity" = labelled::<Table>(&TABLE_CAPACITIES),
             "Entries each fixed-size table can hold.";
-        counter "tcpparser_table_evictions" = labelled::<Table>(m.table_evictions.values()),
+        counter "table_evictions" = labelled::<Table>(m.table_evictions.values()),
             "Entries evicted from a full table, or refused by one.";
-        counter "tcpparser_output_lines_dropped" = number(m.output_lines_dropped),
+        counter "output_lines_dropped" = number(m.output_lines_dropped),
             "Lines lost because standard output was blocked or broken.";
-        gauge "tcpparser_http_clients" = number(m.http_clients),
+        gauge "http_clients" = number(m.http_clients),
             "HTTP clients connected now.";
-        counter "tcpparser_http_clients_accepted" = number(m.http_clients_accepted),
+        counter "http_clients_accepted" = number(m.http_clients_accepted),
             "HTTP clients accepted.";
-        counter "tcpparser_http_clients_evicted" = number(m.http_clients_evicted),
+        counter "http_clients_evicted" = number(m.http_clients_evicted),
             "HTTP clients evicted for a newer one.";
-        counter "tcpparser_http_requests" = labelled::<Status>(m.http_requests.values()),
+        counter "http_requests" = labelled::<Status>(m.http_requests.values()),
             "HTTP requests answered, by status code.";
     }
 }
@@ -185,20 +187,20 @@ fn write_tables(w: &mut Writer, m: &Metrics) {
 /// The names and meanings all Prometheus client libraries share.
 fn write_process(w: &mut Writer, snapshot: &Snapshot) {
     let p = &snapshot.process;
-    families! { w:
-        counter "process_cpu_seconds" = seconds(p.cpu_time.as_nanos()),
+    families! { w, b"process_":
+        counter "cpu_seconds" = seconds(p.cpu_time.as_nanos()),
             "Total user and system CPU time spent in seconds.";
-        gauge "process_open_fds" = number(p.open_descriptors),
+        gauge "open_fds" = number(p.open_descriptors),
             "Number of open file descriptors.";
-        gauge "process_max_fds" = limit(p.max_descriptors),
+        gauge "max_fds" = limit(p.max_descriptors),
             "Maximum number of open file descriptors.";
-        gauge "process_virtual_memory_bytes" = number(p.virtual_bytes),
+        gauge "virtual_memory_bytes" = number(p.virtual_bytes),
             "Virtual memory size in bytes.";
-        gauge "process_virtual_memory_max_bytes" = limit(p.max_virtual_bytes),
+        gauge "virtual_memory_max_bytes" = limit(p.max_virtual_bytes),
             "Maximum amount of virtual memory available in bytes.";
-        gauge "process_resident_memory_bytes" = number(p.resident_bytes),
+        gauge "resident_memory_bytes" = number(p.resident_bytes),
             "Resident memory size in bytes.";
-        gauge "process_start_time_seconds" = seconds(snapshot.metrics.start_unix_nanoseconds),
+        gauge "start_time_seconds" = seconds(snapshot.metrics.start_unix_nanoseconds),
             "Start time of the process since unix epoch in seconds.";
     }
 }
@@ -209,6 +211,8 @@ struct Writer<'a> {
     format: Format,
     /// What of `families!` is not written yet.
     families: &'static [u8],
+    /// What the names of all of those begin with.
+    prefix: &'static [u8],
     /// Name of the family being written, and what its samples have behind it.
     name: &'static [u8],
     suffix: &'static [u8],
@@ -244,49 +248,42 @@ impl Writer<'_> {
     /// One number for each value of a label; where that is always 1, for those
     /// that apply.
     fn labelled<L: Label>(&mut self, numbers: &[u64]) {
-        self.row(L::NAME, L::VALUES, numbers);
+        self.row(L::WORDS, numbers);
     }
 
     #[inline(never)]
-    fn row(&mut self, name: &'static str, values: &'static str, numbers: &[u64]) {
+    fn row(&mut self, label: &'static str, numbers: &[u64]) {
         self.begin();
-        self.series(&[b"{"], [name, values], numbers);
+        self.series(&[b"{"], label, numbers);
     }
 
     /// One number for each pair of values of two labels.
     fn grid<A: Label, B: Label>(&mut self, numbers: &[u64]) {
-        self.rows(
-            [A::NAME, A::VALUES],
-            [B::NAME, B::VALUES],
-            B::COUNT,
-            numbers,
-        );
+        self.rows(A::WORDS, B::WORDS, B::COUNT, numbers);
     }
 
     #[inline(never)]
-    fn rows(
-        &mut self,
-        [name, values]: [&'static str; 2],
-        columns: [&'static str; 2],
-        count: usize,
-        numbers: &[u64],
-    ) {
+    fn rows(&mut self, label: &'static str, columns: &'static str, count: usize, numbers: &[u64]) {
         self.begin();
         let mut rows = numbers.chunks(count.max(1));
-        for value in words(values) {
+        let mut values = words(label);
+        let name = values.next().unwrap_or_default();
+        for value in values {
             let row = rows.next().unwrap_or_default();
-            let head = [b"{", name.as_bytes(), b"=\"", value, b"\","];
+            let head = [b"{", name, b"=\"", value, b"\","];
             self.series(&head, columns, row);
         }
     }
 
     #[inline(never)]
-    fn series(&mut self, head: &[&[u8]], [name, values]: [&'static str; 2], numbers: &[u64]) {
+    fn series(&mut self, head: &[&[u8]], label: &'static str, numbers: &[u64]) {
         let shows_all = self.suffix != b"_info";
-        let samples = words(values).zip(numbers);
+        let mut values = words(label);
+        let name = values.next().unwrap_or_default();
+        let samples = values.zip(numbers);
         for (value, number) in samples.filter(|(_, number)| shows_all || **number > 0) {
             self.sample(head);
-            self.put(&[name.as_bytes(), b"=\"", value, b"\"} "]);
+            self.put(&[name, b"=\"", value, b"\"} "]);
             self.end(*number);
         }
     }
@@ -345,19 +342,24 @@ impl Writer<'_> {
         };
         (self.name, self.suffix) = (name, suffix);
         let suffix: &[u8] = if is_text { suffix } else { b"" };
-        self.put(&[b"# HELP ", name, suffix, b" ", help, b"\n"]);
-        self.put(&[b"# TYPE ", name, suffix, b" ", word, b"\n"]);
+        self.describe(b"# HELP ", suffix, help);
+        self.describe(b"# TYPE ", suffix, word);
         let units: [&[u8]; 2] = [b"seconds", b"bytes"];
         let unit = units.into_iter().find(|unit| name.ends_with(unit));
         if let Some(unit) = unit.filter(|_| !is_text) {
-            self.put(&[b"# UNIT ", name, b" ", unit, b"\n"]);
+            self.describe(b"# UNIT ", suffix, unit);
         }
+    }
+
+    #[inline(never)]
+    fn describe(&mut self, what: &[u8], suffix: &[u8], words: &[u8]) {
+        self.put(&[what, self.prefix, self.name, suffix, b" ", words, b"\n"]);
     }
 
     /// Begins a sample: its name, then `rest`.
     #[inline(never)]
     fn sample(&mut self, rest: &[&[u8]]) {
-        self.put(&[self.name, self.suffix]);
+        self.put(&[self.prefix, self.name, self.suffix]);
         self.put(rest);
     }
 

@@ -228,6 +228,7 @@ impl Head {
     }
 
     /// RFC 9112 section 3: method, target and version with one blank between.
+    #[inline(never)]
     fn take_request_line(&mut self, line: &[u8]) -> Result<(), Status> {
         let mut words = split(line, b' ');
         let (Some(method), Some(target), Some(version), None) =
@@ -252,6 +253,7 @@ impl Head {
 
     /// RFC 9112 section 5: a name, a colon right behind it, a value. A line
     /// that begins with a blank (obs-fold, section 5.2) has no such name.
+    #[inline(never)]
     fn take_field(&mut self, line: &[u8]) -> Result<(), Status> {
         let colon = line.iter().position(|byte| *byte == b':');
         let (name, value) = colon
@@ -706,6 +708,7 @@ impl Exchange {
 
     /// The next request to answer, if one is complete and nothing is left to
     /// send. `unix_seconds` is the wall clock for Date, 0 where it is unknown.
+    #[inline(never)]
     pub fn next_request(&mut self, unix_seconds: u64) -> Option<Request> {
         self.unix_seconds = unix_seconds;
         match (self.state, self.next_part) {

@@ -1,26 +1,29 @@
 //! Values of metrics' labels: the type that a stage uses for a notion is the
 //! one that has its label.
 
-use crate::text::split;
+use crate::text::{Split, split};
 
 /// The values of one label: all of them are exposed, from zero on.
 pub trait Label: Copy {
-    /// The label's name.
-    const NAME: &'static str;
-    /// The label's values, in the order of `index`, with a blank between: one
-    /// text, where an array would be addresses that the loader writes into
-    /// memory of our own.
-    const VALUES: &'static str;
+    /// The label's name and its values, in the order of `index`, with a blank
+    /// between: one text, where an array would be addresses that the loader
+    /// writes into memory of our own.
+    const WORDS: &'static str;
     /// How many values there are.
     const COUNT: usize;
 
-    /// The place of this value in `VALUES`; what lies behind is not counted.
+    /// The place of this value among the values; what lies behind is not counted.
     fn index(self) -> usize;
+
+    /// The label's values.
+    fn values() -> impl Iterator<Item = &'static [u8]> {
+        words(Self::WORDS).skip(1)
+    }
 }
 
 /// The words of a text with one blank between.
-pub fn words(text: &'static str) -> impl Iterator<Item = &'static [u8]> {
-    split(text.as_bytes(), b' ').filter(|word| !word.is_empty())
+pub fn words(text: &'static str) -> Split<'static> {
+    split(text.as_bytes(), b' ')
 }
 
 /// Implements the label of an enum whose first variants, numbered from `$first`
@@ -28,8 +31,7 @@ pub fn words(text: &'static str) -> impl Iterator<Item = &'static [u8]> {
 macro_rules! label {
     ($name:ident, $label:literal, $first:literal, [$($value:literal),+ $(,)?]) => {
         impl crate::label::Label for $name {
-            const NAME: &'static str = $label;
-            const VALUES: &'static str = concat!($($value, " ",)+);
+            const WORDS: &'static str = concat!($label, $(" ", $value,)+);
             const COUNT: usize = [$($value),+].len();
 
             fn index(self) -> usize {

@@ -63,8 +63,9 @@ type SignalSet = [usize; SIGNAL_SET / mem::size_of::<usize>()];
 /// The highest descriptor closed by hand where close_range(2) is missing.
 const DESCRIPTORS_BY_HAND: c_int = 65_536;
 
-/// A value in a static that is handed out once. The flag shares the first page
-/// of a large value; behind it, it would take one of its own.
+/// A value in a static that is handed out once: calls have no need to hand its
+/// address on, since it is a constant. The flag shares the first page of a large
+/// value; behind it, it would take one of its own.
 #[repr(C)]
 pub struct Single<T> {
     taken: AtomicBool,
@@ -93,6 +94,13 @@ impl<T> Single<T> {
         // SAFETY: the flag was false, and turns true once only: there is no
         // other reference to the value and never will be.
         Some(unsafe { &mut *self.value.get() })
+    }
+}
+
+impl<T> Single<Option<T>> {
+    /// The place for a value that is made when the process runs, with it.
+    pub fn hold(&'static self, value: T) -> Option<&'static mut T> {
+        Some(self.take()?.insert(value))
     }
 }
 

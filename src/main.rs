@@ -8,13 +8,13 @@
 fn main() {}
 #[cfg(not(test))]
 mod entry {
-    use core::ffi::c_int;
-    use core::panic::PanicInfo;
+    use core::{ffi::c_int, panic::PanicInfo};
 
     use tcpparser::daemon::{Daemon, Flow};
     use tcpparser::linux::{ArgumentVector, Linux, Single};
 
     static DAEMON: Single<Daemon> = Single::new(Daemon::new());
+    static KERNEL: Single<Option<Linux>> = Single::new(None);
 
     #[unsafe(no_mangle)]
     extern "C" fn main(_count: c_int, arguments: ArgumentVector) -> c_int {
@@ -23,14 +23,14 @@ mod entry {
         if [false; 4][_count as usize] {
             return 1;
         }
-        let Some(daemon) = DAEMON.take() else {
+        let (kernel, start_up) = Linux::start();
+        let (Some(daemon), Some(kernel)) = (DAEMON.take(), KERNEL.hold(kernel)) else {
             return 1;
         };
-        let (mut kernel, start_up) = Linux::start();
-        let mut flow = daemon.start(&mut kernel, &start_up, arguments.after_name());
+        let mut flow = daemon.start(kernel, &start_up, arguments.after_name());
         loop {
             match flow {
-                Flow::Continue => flow = daemon.turn(&mut kernel),
+                Flow::Continue => flow = daemon.turn(kernel),
                 Flow::Exit(status) => return c_int::from(status),
             }
         }

@@ -197,7 +197,7 @@ impl<L: Label, const N: usize> Labelled<L, N> {
         self.values.iter().fold(0, |sum, n| sum.wrapping_add(*n))
     }
 
-    /// The numbers in the order of `L::VALUES`.
+    /// The numbers in the order of `L::values`.
     pub fn values(&self) -> &[u64] {
         &self.values
     }
@@ -467,7 +467,6 @@ mod tests {
     use super::*;
     use crate::detector::Data;
     use crate::host::Protection;
-    use crate::label::words;
 
     #[test]
     fn labels_count_apart() {
@@ -528,7 +527,7 @@ mod tests {
 
     #[test]
     fn states_and_ends_have_their_labels() {
-        for (state, expected) in TcpState::ALL.into_iter().zip(words(TcpState::VALUES)) {
+        for (state, expected) in TcpState::ALL.into_iter().zip(TcpState::values()) {
             let name: std::string::String = std::format!("{state:?}")
                 .chars()
                 .map(|letter| letter.to_ascii_lowercase())
@@ -543,8 +542,8 @@ mod tests {
     }
 
     fn value<L: Label>(label: L) -> &'static str {
-        assert_eq!(words(L::VALUES).count(), L::COUNT);
-        let word = words(L::VALUES).nth(label.index()).unwrap();
+        assert_eq!(L::values().count(), L::COUNT);
+        let word = L::values().nth(label.index()).unwrap();
         std::str::from_utf8(word).unwrap()
     }
 

@@ -204,6 +204,7 @@ impl HostFacts {
 
     /// Requests the dump that is due and takes in a message; whether there may
     /// be more.
+    #[inline(never)]
     pub(super) fn take(
         &mut self,
         kernel: &mut impl Kernel,
@@ -300,6 +301,7 @@ impl HostFacts {
     }
 
     /// Takes in one datagram.
+    #[inline(never)]
     fn take_datagram(
         &mut self,
         kernel: &mut impl Kernel,

@@ -143,6 +143,7 @@ impl Daemon {
 
     /// Reads the command line (without the program's name) and the environment,
     /// and does what they ask for: a daemon is opened for its turns.
+    #[inline(never)]
     pub fn start<'a>(
         &mut self,
         kernel: &mut impl Kernel,
@@ -263,6 +264,7 @@ impl Daemon {
     }
 
     /// Waits for the next deadline or event and handles it.
+    #[inline(never)]
     pub fn turn(&mut self, kernel: &mut impl Kernel) -> Flow {
         let found = self.wait(kernel);
         let moment = Moment::read(kernel);
@@ -296,6 +298,7 @@ impl Daemon {
 
     /// Poll interest is computed from state each turn; the sleep is the nearest
     /// deadline of any stage.
+    #[inline(never)]
     fn wait(&mut self, kernel: &mut impl Kernel) -> Interests {
         let now = clock::now(kernel);
         let mut interests = self.interests(now);
@@ -329,6 +332,7 @@ impl Daemon {
         interests
     }
 
+    #[inline(never)]
     fn deadline(&self, now: Instant) -> Option<Instant> {
         // The first reading waits for the first listing.
         let reading = if self.commands.firewall.is_settled(now) {
@@ -850,6 +854,7 @@ impl Daemon {
 
     // What is answered.
 
+    #[inline(never)]
     fn serve(&mut self, kernel: &mut impl Kernel, found: &[Interest], moment: Moment) {
         self.web.listen_when_due(kernel, moment.now);
         let cpu_before = clock::cpu_time(kernel);

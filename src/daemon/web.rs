@@ -282,6 +282,7 @@ impl Web {
 
 impl Page {
     /// Writes all metrics down, unless they were a moment ago.
+    #[inline(never)]
     fn update(
         &mut self,
         kernel: &mut impl Kernel,
@@ -309,6 +310,7 @@ fn close_evicted(kernel: &mut impl Kernel, metrics: &mut Metrics, evicted: Optio
     }
 }
 
+#[inline(never)]
 fn service_client(
     kernel: &mut impl Kernel,
     exchange: &mut Exchange,
@@ -386,6 +388,7 @@ fn shutdown(kernel: &mut impl Kernel, exchange: &mut Exchange, now: Instant) {
 }
 
 /// Answers the client's next request; whether it has one.
+#[inline(never)]
 fn answer(
     kernel: &mut impl Kernel,
     exchange: &mut Exchange,

@@ -42,7 +42,7 @@ use heapless::Vec;
 use crate::address::{Family, Network, PerFamily};
 use crate::detector::{Data, Scan};
 use crate::host::{Host, Protection, protection_labels};
-use crate::label::{Label, label, words};
+use crate::label::{Label, label};
 use crate::limits::{CHAIN_RULES, STRIKE_MEMORY};
 use crate::options::{FirewallChoice, Target};
 use crate::table::{Blank, Full, HashKey, Slot, Table};
@@ -190,8 +190,8 @@ impl Refusal {
 }
 
 impl Label for Refusal {
-    const NAME: &'static str = "reason";
-    const VALUES: &'static str = concat!(
+    const WORDS: &'static str = concat!(
+        "reason ",
         protection_labels!(),
         " data_sent rate dry_run no_firewall table_full spread"
     );
@@ -690,7 +690,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// that is called, and the boot they are to be of.
     pub fn take_listing(&mut self) -> (&mut Vec<Rule, N>, &'static [u8], u32) {
         let backend = self.backend(self.listing_place);
-        let name = words(Backend::VALUES).nth(backend.index());
+        let name = Backend::values().nth(backend.index());
         let name = name.unwrap_or_default();
         (&mut self.listing_ours, name, self.boot_id)
     }

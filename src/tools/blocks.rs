@@ -133,6 +133,7 @@ fn print_never_blocked(
 
 /// Prints what the table listed last holds, and how many blocks that is. The
 /// child is done: it does not wait for a slow reader.
+#[inline(never)]
 fn print_blocks(
     kernel: &mut impl Kernel,
     commands: &mut Commands,
