@@ -1445,3 +1445,28 @@ fn a_frame_that_is_refused_is_not_tried_without_end() {
     assert!(failures <= 6, "{failures} tries");
     assert_eq!(run.lines_with("Block failed").len(), 1);
 }
+
+/// The end of a block passes, and others are held back, while a child hangs:
+/// nothing is polled for meanwhile.
+#[test]
+fn a_hanging_child_costs_no_turns() {
+    let mut run = started(&[
+        "--firewall=iptables",
+        "--block-time=12s",
+        "--max-blocks-per-minute=2",
+    ]);
+    run.checks.oracle = false;
+    run.kernel.scan("198.51.100.7");
+    run.run_for(12);
+    run.kernel.faults.child = ChildFault::Hangs {
+        ignores_sigterm: true,
+        closes_output: false,
+        worked: false,
+    };
+    for peer in ["192.0.2.8", "198.51.100.9", "198.51.100.10"] {
+        run.kernel.scan(peer);
+    }
+    // A turn that does nothing and does not sleep fails any run.
+    run.run_for(30);
+    assert_eq!(run.lines_with("did not end in time").len(), 1);
+}
