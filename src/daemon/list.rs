@@ -2,7 +2,7 @@
 
 use core::mem;
 
-use heapless::Vec;
+use heapless::{Vec, VecView};
 
 use crate::address::Endpoint;
 use crate::connections::{Connection, Direction};
@@ -123,9 +123,17 @@ impl Folder {
             print(kernel, output, calendar, &fold.first, count);
         }
         let rest = self.folds.iter().map(|fold| fold.count).sum::<u64>();
-        self.folds.clear();
+        empty(&mut self.folds);
         self.is_folded = false;
         mem::take(&mut self.more) + rest
+    }
+}
+
+/// Its length stands behind the entries, in a page that an idle daemon does not
+/// need.
+fn empty<T>(entries: &mut VecView<T>) {
+    if !entries.is_empty() {
+        entries.clear();
     }
 }
 
@@ -220,7 +228,7 @@ impl List {
             output.line(kernel, &report::more(more));
         }
         self.length += self.extras.len() as u64 + self.more_extras;
-        self.extras.clear();
+        empty(&mut self.extras);
         self.more_extras = 0;
         self.printed = Some(now);
     }
