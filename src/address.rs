@@ -176,6 +176,7 @@ impl Network {
     }
 
     /// The block that holds just `address`.
+    #[inline(never)]
     pub const fn single(address: IpAddr) -> Self {
         Self {
             address,
@@ -339,6 +340,7 @@ pub fn fold_mapped(address: IpAddr) -> IpAddr {
 }
 
 /// Whether `address` is of 127.0.0.0/8 or ::1.
+#[inline(never)]
 pub fn is_loopback(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_loopback(),

@@ -402,6 +402,7 @@ impl ResolverLine {
         }
     }
 
+    #[inline(never)]
     fn put(&mut self, byte: u8) {
         let is_blank = matches!(byte, b' ' | b'\t' | b'\r');
         match self.part {
@@ -519,6 +520,7 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
     }
 
     /// Takes in what is there. What is gone is found by the next dump.
+    #[inline(never)]
     pub fn take(&mut self, message: HostMessage) {
         match message {
             HostMessage::Address(address) => self.take_address(address),

@@ -230,6 +230,7 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
     }
 
     /// Takes in one LISTEN row.
+    #[inline(never)]
     pub fn listen(&mut self, local: Endpoint, inode: u32, now: Instant) {
         if local.address.is_unspecified() {
             return self.listen_everywhere(local.port, inode, now);

@@ -386,6 +386,7 @@ pub struct AddressMessage {
 }
 
 /// `None` for another family than IPv4 and IPv6, or without an address.
+#[inline(never)]
 fn parse_address(payload: &[u8]) -> Result<Option<AddressMessage>, Malformed> {
     // struct ifaddrmsg
     let (fixed, attributes) = payload.split_first_chunk::<8>().ok_or(Malformed)?;

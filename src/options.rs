@@ -821,6 +821,7 @@ impl UsageError<'_> {
         line
     }
 
+    #[inline(never)]
     fn write(&self, out: &mut TextView) {
         out.put(b"tcpparser: ");
         match self {

@@ -286,6 +286,7 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
     }
 
     /// The key in `slot`.
+    #[inline(never)]
     pub fn key(&self, slot: Slot) -> Option<&K> {
         self.entry(slot).map(|entry| &entry.key)
     }

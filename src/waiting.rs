@@ -98,6 +98,7 @@ impl<const N: usize> Waiting<N> {
         }
     }
 
+    #[inline(never)]
     fn replace(&mut self, mut newer: Waiter) {
         let (mut most, mut source) = (newer.rank + 1, newer.source);
         for waiter in &self.waiters {

@@ -33,6 +33,7 @@ impl Moment {
     }
 }
 
+#[inline(never)]
 pub fn now(kernel: &mut impl Kernel) -> Instant {
     Instant::from_nanos(kernel.clock(Clock::Boottime).as_nanos())
 }

@@ -469,6 +469,7 @@ impl Commands {
     }
 
     /// Says and counts what does not follow at once.
+    #[inline(never)]
     pub fn report_verdict(
         &self,
         kernel: &mut impl Kernel,

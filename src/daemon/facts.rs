@@ -458,6 +458,7 @@ impl HostFacts {
         host.finish_resolver();
     }
 
+    #[inline(never)]
     fn read_resolver_file(
         &mut self,
         kernel: &mut impl Kernel,

@@ -846,6 +846,7 @@ impl Daemon {
     }
 
     /// A client of our own port was accepted.
+    #[inline(never)]
     fn see_client(&mut self, accepted: &Accepted, now: Instant) {
         let context = Context::new(&self.host, &self.watcher, self.web.own_listener(), now);
         let (firewall, metrics) = (&mut self.commands.firewall, &mut self.metrics);

@@ -200,6 +200,7 @@ impl Web {
         clients
     }
 
+    #[inline(never)]
     fn accept_client(
         &mut self,
         kernel: &mut impl Kernel,

@@ -315,6 +315,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Puts one block's change into `changes`. This is the last look at an
     /// address before the kernel: whatever is protected by now is refused.
+    #[inline(never)]
     fn add_change(
         &mut self,
         changes: &mut dyn Changes,

@@ -90,6 +90,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         false
     }
 
+    #[inline(never)]
     fn prepare(
         &mut self,
         invocation: &mut Invocation,

@@ -338,6 +338,7 @@ pub fn read_line(line: &[u8]) -> Listed {
 
 /// Exactly the shapes that `Rule::write` makes; anything else is not ours to
 /// touch.
+#[inline(never)]
 fn read_rule(rest: &[u8]) -> Option<Rule> {
     let rest = behind(rest, b"-s ")?;
     let end = rest.iter().position(|byte| *byte == b' ')?;

@@ -682,6 +682,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// Whether the source is blocked or about to be.
+    #[inline(never)]
     pub fn is_blocked(&self, source: Network) -> bool {
         self.blocked_slot(source).is_some()
     }
@@ -1218,6 +1219,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
     }
 
+    #[inline(never)]
     fn table(&self, place: Place) -> &FilterTable {
         self.tables.get(place)
     }
@@ -1253,6 +1255,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         self.table(place).rules > 0 || self.task != Task::End && self.step(&mut wanted).is_some()
     }
 
+    #[inline(never)]
     fn stage(&self, slot: Slot) -> Stage {
         Stage::from_class(self.blocks.class(slot).unwrap_or(Stage::Ended as usize))
     }

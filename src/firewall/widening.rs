@@ -48,6 +48,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// How many parts of a network, this one aside, were blocked within the
     /// hour. What an operator lifted does not count, nor does what was before
     /// the operator lifted the whole.
+    #[inline(never)]
     fn count_parts(&self, wider: Network, part: Network, now: Instant) -> u16 {
         let lifted = |slot| {
             let block = self.blocks.value(slot)?;

@@ -180,6 +180,7 @@ fn print_removed(
 }
 
 /// The exit status, and on standard error what it is about.
+#[inline(never)]
 fn end(
     kernel: &mut impl Kernel,
     commands: &mut Commands,
