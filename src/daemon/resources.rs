@@ -43,7 +43,7 @@ impl Resources<'_> {
         let firewall = &self.commands.firewall;
         metrics.blocked_sources = firewall.standing() as u64;
         metrics.blocks_adopted = firewall.adopted();
-        metrics.blocks_pending = firewall.pending() as u64;
+        metrics.blocks_pending = (firewall.pending() + firewall.held_back()) as u64;
         metrics.blocking_enabled = firewall.is_enabled();
         metrics.firewall_up = firewall.is_up();
         for backend in [Backend::IptablesNft, Backend::IptablesLegacy, Backend::Nft] {

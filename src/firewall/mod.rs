@@ -811,12 +811,17 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         .sum()
     }
 
-    /// Blocks decided and not in the kernel yet.
+    /// Blocks that are about to be in the kernel.
     pub fn pending(&self) -> usize {
-        [Stage::Held, Stage::Wanted, Stage::Adding]
+        [Stage::Wanted, Stage::Adding]
             .iter()
             .map(|stage| self.blocks.class_len(*stage as usize))
             .sum()
+    }
+
+    /// Blocks that wait for their share of the minute's.
+    pub fn held_back(&self) -> usize {
+        self.blocks.class_len(Stage::Held as usize)
     }
 
     /// The first source from `cursor` on that stands blocked, with its cursor,

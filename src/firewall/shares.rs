@@ -88,7 +88,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         {
             self.refuse(slot, Refusal::Rate);
         }
-        let held = self.blocks.class_len(Stage::Held as usize);
+        let held = self.held_back();
         if held > HELD_BLOCKS
             && let Some((slot, _)) = self.rank(Duration::ZERO, false, now)
         {
