@@ -682,7 +682,6 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// Whether the source is blocked or about to be.
-    #[inline(never)]
     pub fn is_blocked(&self, source: Network) -> bool {
         self.blocked_slot(source).is_some()
     }
