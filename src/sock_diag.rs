@@ -318,6 +318,7 @@ const fn condition_length(peers: Network) -> usize {
 
 /// One INET_DIAG_BC_D_COND: go on behind it if it matches, else past the jump
 /// that follows, or past the end, which refuses.
+#[inline(never)]
 fn put_condition(request: &mut Request, peers: Network) {
     let length = condition_length(peers);
     put_operation(request, INET_DIAG_BC_D_COND, length, length + 4);

@@ -731,6 +731,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// When the source's last block ended: connections first seen before are
     /// no evidence any more.
+    #[inline(never)]
     pub fn ended(&self, source: Network) -> Option<Instant> {
         if self.blocks.is_empty() {
             return None;

@@ -84,6 +84,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// A block stands. Those of its parts end; their sources stay blocked.
+    #[inline(never)]
     pub(super) fn absorb(&mut self, network: Network) {
         if !network.is_wide() {
             return;
