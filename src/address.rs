@@ -176,7 +176,6 @@ impl Network {
     }
 
     /// The block that holds just `address`.
-    #[inline(never)]
     pub const fn single(address: IpAddr) -> Self {
         Self {
             address,
@@ -340,7 +339,6 @@ pub fn fold_mapped(address: IpAddr) -> IpAddr {
 }
 
 /// Whether `address` is of 127.0.0.0/8 or ::1.
-#[inline(never)]
 pub fn is_loopback(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_loopback(),

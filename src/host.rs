@@ -631,6 +631,7 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
 
     /// The own address that has most in common with `source`: where one lost
     /// its local address, the likely one (RFC 6724 section 5, rule 8).
+    #[inline(never)]
     pub fn own_near(&self, source: Network) -> Option<IpAddr> {
         let peer = Place::of(source);
         let mut nearest = None;

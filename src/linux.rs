@@ -253,6 +253,7 @@ impl Owned {
 }
 
 impl Drop for Owned {
+    #[inline(never)]
     fn drop(&mut self) {
         close(self.number());
     }

@@ -345,6 +345,7 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
         (listener.reading != self.reading).then_some((slot, *local))
     }
 
+    #[inline(never)]
     fn forget_wildcards(&mut self) {
         for (index, first_port) in (0..).zip((0..=u16::MAX).step_by(32)) {
             let Some(ports) = self.wildcard.get_mut(index) else {

@@ -931,6 +931,7 @@ pub enum Event {
 /// Walks one datagram of the group NFNLGRP_NFTABLES: what others did to our
 /// table, and all transactions' ends. Our own messages come from `own_port`,
 /// the port of the socket that sends batches, as any answer names it.
+#[inline(never)]
 pub fn walk_events(
     bytes: &[u8],
     family: TableFamily,

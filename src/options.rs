@@ -898,6 +898,7 @@ pub fn write_help(out: &mut TextView) {
     out.put(b"Each option is also read from the environment: TCPPARSER_BLOCK_TIME=1h,forever\n");
 }
 
+#[inline(never)]
 fn write_help_line(out: &mut TextView, row: &Row) {
     let mut names: Text<HELP_NAMES> = Text::new();
     match row.short {

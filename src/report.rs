@@ -416,6 +416,7 @@ fn put_column(line: &mut Line, column: &mut Text<160>, width: usize) {
 }
 
 /// Appends `6d23h`, `9m50s`: the two largest units.
+#[inline(never)]
 fn write_left(out: &mut TextView, seconds: u64) {
     let units: [(u64, &[u8]); 4] = [(86_400, b"d"), (3_600, b"h"), (60, b"m"), (1, b"s")];
     let mut rest = seconds;

@@ -311,6 +311,7 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
     }
 
     /// Moves an entry to the young end of `class`.
+    #[inline(never)]
     pub fn touch(&mut self, slot: Slot, class: usize) {
         touch(&mut self.lists, &mut self.links, slot.0, class);
     }
@@ -331,6 +332,7 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
             .find_map(|slot| self.link(Slot(slot)).map(|_| (slot, Slot(slot))))
     }
 
+    #[inline(never)]
     fn entry(&self, slot: Slot) -> Option<&Entry<K, V>> {
         self.link(slot)?;
         self.entries.get(slot.0 as usize)

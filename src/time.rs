@@ -193,6 +193,7 @@ impl Instant {
     }
 
     /// This, or that if it is later.
+    #[inline(never)]
     pub fn or_later(self, other: Option<Self>) -> Self {
         match other {
             Some(other) if other > self => other,
@@ -209,6 +210,7 @@ impl Instant {
 }
 
 /// The nearer of two deadlines.
+#[inline(never)]
 pub fn nearest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     if ahead(one) <= ahead(other) {
         one

@@ -132,6 +132,7 @@ impl Intake {
     }
 
     /// Ends one that saw every row. A blind spot is logged, once.
+    #[inline(never)]
     pub(super) fn end_reading(&mut self, kernel: &mut impl Kernel, now: Instant) {
         self.connections.end_reading(now);
         let has_unknown = self.connections.listeners.has_unknown();
@@ -418,6 +419,7 @@ impl Intake {
         reading
     }
 
+    #[inline(never)]
     fn retry(
         &mut self,
         waiter: &Waiter,

@@ -770,6 +770,7 @@ impl Daemon {
         self.counters.settle(kernel, buffer, metrics, seen)
     }
 
+    #[inline(never)]
     fn read_rows(
         &mut self,
         kernel: &mut impl Kernel,

@@ -335,6 +335,7 @@ fn service_client(
 }
 
 /// Receives what is there; whether there was anything.
+#[inline(never)]
 fn receive(kernel: &mut impl Kernel, exchange: &mut Exchange, now: Instant) -> bool {
     let Interest {
         descriptor: Some(client),

@@ -58,6 +58,7 @@ impl Jump {
     };
 
     /// A listing shows it at `position`. Without blocks it is of no use.
+    #[inline(never)]
     pub fn seen(&mut self, position: u32, count: u32, is_needed: bool, now: Instant) {
         (self.position, self.count) = (position, count);
         let is_first = position <= 1 || !is_needed;

@@ -682,7 +682,6 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// Whether the source is blocked or about to be.
-    #[inline(never)]
     pub fn is_blocked(&self, source: Network) -> bool {
         self.blocked_slot(source).is_some()
     }
@@ -732,6 +731,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// When the source's last block ended: connections first seen before are
     /// no evidence any more.
+    #[inline(never)]
     pub fn ended(&self, source: Network) -> Option<Instant> {
         if self.blocks.is_empty() {
             return None;

@@ -20,7 +20,17 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// The block that a source is under: its own, or that of a network around it.
     #[inline(never)]
     pub(super) fn blocked_slot(&self, source: Network) -> Option<Slot> {
-        let mut network = Some(source).filter(|_| !self.blocks.is_empty());
+        // Each row asks: where there is no block that is no more than a look.
+        if self.blocks.is_empty() {
+            None
+        } else {
+            self.find_blocked(source)
+        }
+    }
+
+    #[inline(never)]
+    fn find_blocked(&self, source: Network) -> Option<Slot> {
+        let mut network = Some(source);
         while let Some(one) = network {
             let slot = self.blocks.find(&one);
             if slot.is_some_and(|slot| self.stage(slot).is_blocked()) {
@@ -74,6 +84,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// A block stands. Those of its parts end; their sources stay blocked.
+    #[inline(never)]
     pub(super) fn absorb(&mut self, network: Network) {
         if !network.is_wide() {
             return;
