@@ -1160,7 +1160,7 @@ mod tests {
                 let mut given = Given::new();
                 let value = row.default.as_bytes();
                 Options::new()
-                    .take(row, value, Origin::Argument, &mut given)
+                    .take(row.id, value, Origin::Argument, &mut given)
                     .unwrap();
                 assert!(given.is_on(row.id));
             }
