@@ -136,6 +136,7 @@ impl Destroyer {
         result
     }
 
+    #[inline(never)]
     fn destroy_one(
         &mut self,
         kernel: &mut impl Kernel,
