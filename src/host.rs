@@ -292,12 +292,18 @@ impl Facts {
         }
         self.lost &= self.losing | !origin;
         let before = self.sorted.len();
-        self.sorted.retain_mut(|fact| {
-            fact.origins &= fact.fresh | !origin;
-            fact.origins != 0
-        });
-        let has_removed = self.sorted.len() != before;
+        let mut kept = 0;
+        for index in 0..before {
+            let fact = self.sorted.get(index).copied();
+            if let (Some(mut fact), Some(place)) = (fact, self.sorted.get_mut(kept)) {
+                fact.origins &= fact.fresh | !origin;
+                *place = fact;
+                kept += usize::from(fact.origins != 0);
+            }
+        }
+        let has_removed = kept != before;
         if has_removed {
+            self.sorted.truncate(kept);
             (self.lengths, self.endings) = (0, 0);
             for index in 0..self.sorted.len() {
                 let place = self.sorted.get(index).map(|fact| fact.place());
