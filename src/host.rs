@@ -6,6 +6,7 @@
 //! section that listed it lists it no longer. Messages of removals are not
 //! counted against those of additions: the kernel repeats and omits both.
 
+use core::mem;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use heapless::{Vec, VecView};
@@ -234,21 +235,23 @@ impl Facts {
             (fact.origins, fact.fresh) = (fact.origins | origin, fact.fresh | origin);
             return false;
         }
-        let fact = Fact {
+        let mut fact = Fact {
             high: (place.0 >> 64) as u64,
             low: place.0 as u64,
             length: place.1,
             origins: origin,
             fresh: origin,
         };
-        if self.sorted.push(fact).is_err() {
+        if self.sorted.is_full() {
             self.lost |= origin;
             self.losing |= origin;
             return false;
         }
-        if let Some(behind @ [_, ..]) = self.sorted.get_mut(index..) {
-            behind.rotate_right(1);
+        // Each one behind it moves on by a place.
+        for held in self.sorted.iter_mut().skip(index) {
+            mem::swap(held, &mut fact);
         }
+        let _ = self.sorted.push(fact);
         self.summarise(place);
         true
     }
@@ -289,12 +292,18 @@ impl Facts {
         }
         self.lost &= self.losing | !origin;
         let before = self.sorted.len();
-        self.sorted.retain_mut(|fact| {
-            fact.origins &= fact.fresh | !origin;
-            fact.origins != 0
-        });
-        let has_removed = self.sorted.len() != before;
+        let mut kept = 0;
+        for index in 0..before {
+            let fact = self.sorted.get(index).copied();
+            if let (Some(mut fact), Some(place)) = (fact, self.sorted.get_mut(kept)) {
+                fact.origins &= fact.fresh | !origin;
+                *place = fact;
+                kept += usize::from(fact.origins != 0);
+            }
+        }
+        let has_removed = kept != before;
         if has_removed {
+            self.sorted.truncate(kept);
             (self.lengths, self.endings) = (0, 0);
             for index in 0..self.sorted.len() {
                 let place = self.sorted.get(index).map(|fact| fact.place());

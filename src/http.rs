@@ -450,6 +450,7 @@ fn path_of(target: &[u8]) -> Option<&[u8]> {
     }
 }
 
+#[inline(never)]
 fn resource_of(path: &[u8]) -> Resource {
     let length = path.iter().take_while(|byte| **byte != b'?').count();
     match path.get(..length) {
@@ -616,6 +617,7 @@ impl Exchange {
         self.begin_head();
     }
 
+    #[inline(never)]
     fn begin_head(&mut self) {
         self.head = Head::new();
         self.scanned = 0;

@@ -198,36 +198,29 @@ fn reopen(descriptor: c_int) -> Result<(), Errno> {
     let mut path: Text<32> = Text::new();
     path.put(b"/proc/self/fd/");
     path.put_decimal(descriptor.unsigned_abs().into());
-    let anew = open(
-        &Terminated::new(path.as_bytes())?,
-        libc::O_WRONLY | libc::O_NONBLOCK | libc::O_NOCTTY,
-    )?;
+    let flags = libc::O_WRONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let anew = open(Terminated::new().hold(path.as_bytes())?, flags)?;
     duplicate(anew.number(), descriptor)
 }
 
-/// A string with its terminating NUL.
+/// Room for a string with its terminating NUL.
 struct Terminated([u8; crate::kernel::PATH_MAX_LENGTH + 2]);
 
 impl Terminated {
-    const EMPTY: Self = Self([0; crate::kernel::PATH_MAX_LENGTH + 2]);
+    const fn new() -> Self {
+        Self([0; crate::kernel::PATH_MAX_LENGTH + 2])
+    }
 
     /// ENAMETOOLONG where it does not fit; a NUL inside is refused.
-    fn new(path: &[u8]) -> Result<Self, Errno> {
-        let mut terminated = Self::EMPTY;
-        if path.len() >= terminated.0.len() || has_byte(path, 0) {
+    #[inline(never)]
+    fn hold(&mut self, path: &[u8]) -> Result<&CStr, Errno> {
+        if path.len() >= self.0.len() || has_byte(path, 0) {
             return Err(Errno(libc::ENAMETOOLONG));
         }
-        put_at(&mut terminated.0, 0, path);
-        Ok(terminated)
-    }
-}
-
-impl core::ops::Deref for Terminated {
-    type Target = CStr;
-
-    fn deref(&self) -> &CStr {
-        // SAFETY: a NUL stands behind the path, whose room `new` leaves.
-        unsafe { CStr::from_ptr(self.0.as_ptr().cast()) }
+        put_at(&mut self.0, 0, path);
+        put_at(&mut self.0, path.len(), &[0]);
+        // SAFETY: a NUL stands behind the path, which leaves room for it.
+        Ok(unsafe { CStr::from_ptr(self.0.as_ptr().cast()) })
     }
 }
 
@@ -380,7 +373,7 @@ impl Kernel for Linux {
             Link::Follow => READ_ONLY,
             Link::Refuse => READ_ONLY | libc::O_NOFOLLOW,
         };
-        let file = open(&Terminated::new(path.as_bytes())?, flags)?;
+        let file = open(Terminated::new().hold(path.as_bytes())?, flags)?;
         let status = file_status(file.number())?;
         Ok(File {
             is_procfs: file_system(file.number())? == libc::PROC_SUPER_MAGIC as u64,
@@ -630,7 +623,7 @@ fn hash_key() -> HashKey {
 static ENVIRONMENT: [AtomicPtr<c_char>; VARIABLES + 1] =
     [const { AtomicPtr::new(ptr::null_mut()) }; VARIABLES + 1];
 /// `TZ=` and the zone.
-static TIME_ZONE: Single<Terminated> = Single::new(Terminated::EMPTY);
+static TIME_ZONE: Single<Terminated> = Single::new(Terminated::new());
 
 /// By hand, since setenv(3) would bring in malloc and free, a third of the
 /// program. Variables that find no place are dropped.
@@ -638,14 +631,13 @@ fn add_time_zone(zone: &[u8]) {
     let mut text: Text<160> = Text::new();
     text.put(b"TZ=");
     text.put(zone);
-    let (false, Ok(text)) = (zone.is_empty(), Terminated::new(text.as_bytes())) else {
+    let Some(place) = TIME_ZONE.take() else {
         return;
     };
-    let Some(entry) = TIME_ZONE.take() else {
+    let (false, Ok(entry)) = (zone.is_empty(), place.hold(text.as_bytes())) else {
         return;
     };
-    *entry = text;
-    let entries = core::iter::once(&**entry).chain(environment_entries());
+    let entries = core::iter::once(entry).chain(environment_entries());
     // The last place stays NULL.
     for (place, entry) in ENVIRONMENT.iter().take(VARIABLES).zip(entries) {
         place.store(entry.as_ptr().cast_mut(), Ordering::Relaxed);
@@ -735,7 +727,7 @@ impl<'a> Program<'a> {
         if self.root.is_empty() {
             return Ok(());
         }
-        change_root(&Terminated::new(self.root)?)?;
+        change_root(Terminated::new().hold(self.root)?)?;
         change_folder(c"/")
     }
 
@@ -782,8 +774,10 @@ impl<'a> Program<'a> {
             file.put(folder);
             file.put_byte(b'/');
             file.put(self.name.to_bytes());
-            if let (false, Ok(file)) = (file.is_truncated(), Terminated::new(file.as_bytes())) {
-                status = status.min(exit_status(self.execute_at(&file)));
+            let mut terminated = Terminated::new();
+            let path = terminated.hold(file.as_bytes());
+            if let (false, Ok(path)) = (file.is_truncated(), path) {
+                status = status.min(exit_status(self.execute_at(path)));
             }
         }
         status

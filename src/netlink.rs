@@ -629,6 +629,7 @@ fn parse_gateway(
 
 /// An array of struct rtnexthop (rtnetlink(7)), each with its attributes:
 /// whether one names a gateway.
+#[inline(never)]
 fn parse_multipath(
     bytes: &[u8],
     section: Section,

@@ -90,6 +90,11 @@ impl Id {
     const fn bit(self) -> u32 {
         1 << self as u32
     }
+
+    /// Whether it says what to do instead of how.
+    const fn is_action(self) -> bool {
+        self.bit() & (TEXTS | MODES | Self::Check.bit()) != 0
+    }
 }
 
 /// Options that switch to a mode, of which each excludes the others.
@@ -145,11 +150,6 @@ impl Row {
     const fn is_list(&self) -> bool {
         matches!(self.id, Id::Allow | Id::BlockTime)
     }
-
-    /// Whether it says what to do instead of how.
-    const fn is_action(&self) -> bool {
-        self.id.bit() & (TEXTS | MODES | Id::Check.bit()) != 0
-    }
 }
 
 /// Every option, in the order of `--help` and of `Id`: name, letter, word for
@@ -185,8 +185,8 @@ pub fn rows() -> impl Iterator<Item = Row> {
 
 /// The option whose row is meant.
 #[inline(never)]
-fn find_row(is_meant: &dyn Fn(&Row) -> bool) -> Option<Row> {
-    rows().find(is_meant)
+fn find(is_meant: &dyn Fn(&Row) -> bool) -> Option<Id> {
+    rows().find(is_meant).map(|row| row.id)
 }
 
 /// The row of one option.
@@ -413,7 +413,7 @@ impl Options {
         for row in rows() {
             if !row.default.is_empty() {
                 // A unit test holds that the table's defaults are allowed.
-                let _ = self.take(&row, row.default, Origin::Argument, &mut Given::new());
+                let _ = self.take(row.id, row.default, Origin::Argument, &mut Given::new());
             }
         }
     }
@@ -443,15 +443,15 @@ impl Options {
     ) -> Result<(), UsageError<'a>> {
         let (name, value) = split_once(argument, b'=');
         let name = name.strip_prefix(b"--").unwrap_or_default();
-        let row = find_row(&|row| row.name == name).ok_or(unknown(argument))?;
+        let id = find(&|row| row.name == name).ok_or(unknown(argument))?;
         let value = if has_byte(argument, b'=') {
             value
-        } else if row.is_flag() {
+        } else if row_of(id).is_flag() {
             b"on"
         } else {
-            arguments.next().ok_or(UsageError::NoValue(row.id))?
+            arguments.next().ok_or(UsageError::NoValue(id))?
         };
-        self.take(&row, value, Origin::Argument, given)
+        self.take(id, value, Origin::Argument, given)
     }
 
     /// `-n`, several flags at once as in `-nh`, `-i 5s` or `-i5s`.
@@ -463,19 +463,19 @@ impl Options {
     ) -> Result<(), UsageError<'a>> {
         let mut letters = argument.get(1..).unwrap_or_default();
         while let [letter, rest @ ..] = letters {
-            let row = find_row(&|row| row.short == Some(*letter));
-            let row = row.ok_or(unknown(argument))?;
-            if row.is_flag() {
-                self.take(&row, b"on", Origin::Argument, given)?;
+            let id = find(&|row| row.short == Some(*letter));
+            let id = id.ok_or(unknown(argument))?;
+            if row_of(id).is_flag() {
+                self.take(id, b"on", Origin::Argument, given)?;
                 letters = rest;
                 continue;
             }
             let value = if rest.is_empty() {
-                arguments.next().ok_or(UsageError::NoValue(row.id))?
+                arguments.next().ok_or(UsageError::NoValue(id))?
             } else {
                 rest
             };
-            return self.take(&row, value, Origin::Argument, given);
+            return self.take(id, value, Origin::Argument, given);
         }
         Ok(())
     }
@@ -492,16 +492,16 @@ impl Options {
             if !name.starts_with(PREFIX) {
                 continue;
             }
-            let Some(row) = find_row(&|row| row.variable().as_bytes() == name) else {
+            let Some(id) = find(&|row| row.variable().as_bytes() == name) else {
                 if is_injected(entry, name) {
                     continue;
                 }
                 return Err(UsageError::Unknown(Origin::Variable, name));
             };
-            let is_decided = decided & row.id.bit() != 0 || row.is_action() && arguments.acts();
-            decided |= row.id.bit();
+            let is_decided = decided & id.bit() != 0 || id.is_action() && arguments.acts();
+            decided |= id.bit();
             if !is_decided && !value.is_empty() {
-                self.take(&row, value, Origin::Variable, given)?;
+                self.take(id, value, Origin::Variable, given)?;
             }
         }
         Ok(())
@@ -511,23 +511,24 @@ impl Options {
     #[inline(never)]
     fn take<'a>(
         &mut self,
-        row: &Row,
+        id: Id,
         value: &'a [u8],
         origin: Origin,
         given: &mut Given,
     ) -> Result<(), UsageError<'a>> {
-        if row.id == Id::BlockTime {
+        let row = row_of(id);
+        if id == Id::BlockTime {
             self.block_times.clear();
         }
         for part in value.split(|byte| row.is_list() && *byte == b',') {
             let part = if row.is_list() { trim(part) } else { part };
-            if self.list_length(row.id) >= list_capacity(row.id) {
-                return Err(UsageError::TooMany(row.id, origin, part));
+            if self.list_length(id) >= list_capacity(id) {
+                return Err(UsageError::TooMany(id, origin, part));
             }
-            let Some(is_on) = self.set(row, part, given) else {
-                return Err(UsageError::NotAllowed(row.id, origin, part));
+            let Some(is_on) = self.set(&row, part, given) else {
+                return Err(UsageError::NotAllowed(id, origin, part));
             };
-            given.note(row.id, is_on);
+            given.note(id, is_on);
         }
         Ok(())
     }
@@ -666,8 +667,9 @@ fn nearest(word: &[u8]) -> Option<Id> {
     let word = word.strip_prefix(b"--").unwrap_or(word);
     let word = word.get(..NAME_MAX).unwrap_or(word);
     for most in 0..word.len() {
-        if let Some(row) = find_row(&|row| distance(word, row.name) <= most) {
-            return Some(row.id);
+        let id = find(&|row| distance(word, row.name) <= most);
+        if id.is_some() {
+            return id;
         }
     }
     None
@@ -1158,7 +1160,7 @@ mod tests {
                 let mut given = Given::new();
                 let value = row.default.as_bytes();
                 Options::new()
-                    .take(row, value, Origin::Argument, &mut given)
+                    .take(row.id, value, Origin::Argument, &mut given)
                     .unwrap();
                 assert!(given.is_on(row.id));
             }
@@ -1835,7 +1837,7 @@ mod tests {
             dist("tcpparser.uci"),
             dist("tcpparser.procd"),
         );
-        let is_setting = |row: &&TextRow| !row.is_action();
+        let is_setting = |row: &&TextRow| !row.id.is_action();
         for row in TABLE.iter().filter(is_setting) {
             let in_shell = |line: &str| {
                 let rest = line.strip_prefix(&format!("#{}=", row.environment))?;

@@ -96,25 +96,20 @@ impl Duration {
     /// Appends the length in the largest unit that divides it: `10m`, `90s`,
     /// `250ms`. Below a millisecond it rounds down.
     pub fn write(self, out: &mut TextView) {
-        let milliseconds = self.nanoseconds / 1_000_000;
-        let units: [(u64, &[u8]); 5] = [
-            (86_400_000, b"d"),
-            (3_600_000, b"h"),
-            (60_000, b"m"),
-            (1_000, b"s"),
-            (1, b"ms"),
-        ];
-        if milliseconds == 0 {
-            out.put(b"0s");
-            return;
+        let mut count = self.nanoseconds / 1_000_000;
+        if count == 0 {
+            return out.put(b"0s");
         }
-        for (size, unit) in units {
-            if milliseconds.checked_rem(size) == Some(0) {
-                out.put_decimal(milliseconds.checked_div(size).unwrap_or(0));
-                out.put(unit);
-                return;
+        // From each unit to the next larger one.
+        let mut unit: &[u8] = b"ms";
+        for (factor, larger) in [1_000, 60, 60, 24].into_iter().zip(b"smhd".chunks(1)) {
+            if count.checked_rem(factor) != Some(0) {
+                break;
             }
+            (count, unit) = (count.checked_div(factor).unwrap_or(0), larger);
         }
+        out.put_decimal(count);
+        out.put(unit);
     }
 }
 

@@ -157,9 +157,17 @@ impl<const N: usize> Waiting<N> {
 
     /// Closes the gaps. Where none ever waited nothing is written: no memory.
     pub fn sweep(&mut self) {
-        if !self.waiters.is_empty() {
-            self.waiters
-                .retain(|waiter| waiter.source != Network::BLANK);
+        let mut kept = 0;
+        for index in 0..self.waiters.len() {
+            let waiter = self.waiters.get(index).copied();
+            let waiter = waiter.filter(|waiter| waiter.source != Network::BLANK);
+            if let (Some(waiter), Some(place)) = (waiter, self.waiters.get_mut(kept)) {
+                *place = waiter;
+                kept += 1;
+            }
+        }
+        if kept < self.waiters.len() {
+            self.waiters.truncate(kept);
         }
     }
 }

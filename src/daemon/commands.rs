@@ -98,12 +98,14 @@ impl Commands {
     }
 
     /// The child's pipes that are still open at its end.
-    pub fn pipes(&self) -> impl Iterator<Item = Descriptor> + use<> {
-        let pipes = self.child.map(|child| [child.output, child.errors]);
-        let pipes = pipes.into_iter().flatten().zip(self.child_has_closed);
-        pipes
-            .filter(|(_, is_closed)| !is_closed)
-            .map(|(pipe, _)| pipe)
+    #[inline(never)]
+    pub fn pipes(&self) -> [Option<Descriptor>; 2] {
+        let [output_closed, errors_closed] = self.child_has_closed;
+        let child = self.child.as_ref();
+        [
+            child.map(|child| child.output).filter(|_| !output_closed),
+            child.map(|child| child.errors).filter(|_| !errors_closed),
+        ]
     }
 
     /// From now on commands are made, for `task`.
@@ -289,15 +291,10 @@ impl Commands {
                 break;
             }
             let wake = nearest(deadline, self.firewall.child_deadline());
-            let mut interests = [Interest::read(self.signals); 3];
-            let mut count = 1;
-            for (interest, pipe) in interests.iter_mut().skip(1).zip(self.pipes()) {
-                *interest = Interest::read(Some(pipe));
-                count += 1;
-            }
-            let interests = interests.get_mut(..count).unwrap_or_default();
+            let [output, errors] = self.pipes();
+            let mut interests = [self.signals, output, errors].map(Interest::read);
             let timeout = wake.map(|wake| now.until(wake));
-            let _ = kernel.poll(interests, timeout);
+            let _ = kernel.poll(&mut interests, timeout);
             // Before looking at the child: the signal of one that ends after
             // that look has to end the next wait.
             while kernel.next_signal().is_some() {}

@@ -14,6 +14,8 @@ use crate::time::Instant;
 
 use super::diag::{FULL_STATES, search};
 
+const EVERYTHING: [Network; 2] = [Network::any(Family::V6), Network::any(Family::V4)];
+
 /// What is still to be destroyed.
 pub struct Destroyer {
     /// Whose sockets the next search is for.
@@ -49,8 +51,7 @@ impl Destroyer {
         if self.sources.push(source).is_err() {
             // One look at all sockets serves any number of sources.
             self.sources.clear();
-            let all = [Family::V6, Family::V4].map(Network::any);
-            let _ = self.sources.extend_from_slice(&all);
+            let _ = self.sources.extend_from_slice(&EVERYTHING);
         }
     }
 
@@ -136,6 +137,7 @@ impl Destroyer {
         result
     }
 
+    #[inline(never)]
     fn destroy_one(
         &mut self,
         kernel: &mut impl Kernel,

@@ -74,6 +74,7 @@ pub(super) fn search(
 /// Adds to scans whether the sockets that still stand carried data: rows do not
 /// show it. What ended showed it then, and may be followed by more on the same
 /// port, which counts where data decides.
+#[inline(never)]
 pub(super) fn look_for_data(
     kernel: &mut impl Kernel,
     buffer: &mut [u8],

@@ -32,6 +32,7 @@ pub(super) enum Obstacle {
 
 impl Obstacle {
     /// What a start that goes on all the same says.
+    #[inline(never)]
     pub(super) fn words(self) -> Text<48> {
         let mut words = Text::new();
         match self {

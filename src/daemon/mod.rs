@@ -326,7 +326,7 @@ impl Daemon {
         add(Interest::read(self.facts.events(now)));
         add(Interest::read(self.commands.netfilter.events(now)));
         for pipe in self.commands.pipes() {
-            add(Interest::read(Some(pipe)));
+            add(Interest::read(pipe));
         }
         self.web.interests(now).for_each(add);
         interests

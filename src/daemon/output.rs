@@ -229,6 +229,7 @@ impl Output {
     }
 
     /// Appends one line that has neither time nor label.
+    #[inline(never)]
     pub fn bare(&mut self, kernel: &mut impl Kernel, line: &[u8]) {
         self.put(kernel, None, line);
     }

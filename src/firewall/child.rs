@@ -160,6 +160,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// Takes in what the child wrote on its standard output.
+    #[inline(never)]
     pub fn output(&mut self, bytes: &[u8], now: Instant) {
         let Running { job, place, .. } = self.running;
         let mut rest = bytes;

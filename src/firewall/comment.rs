@@ -2,7 +2,7 @@
 
 use crate::detector::{Data, Ports};
 use crate::table::Blank;
-use crate::text::{Text, parse_decimal, split};
+use crate::text::{Text, TextView, parse_decimal, split};
 use crate::time::Instant;
 
 /// Longest comment, in bytes: nft takes 128 with its terminating NUL
@@ -37,13 +37,14 @@ impl Comment {
         self.bytes.get(..usize::from(self.length)).unwrap_or(&[])
     }
 
+    /// One of at most `COMMENT_MAX` bytes.
     #[inline(never)]
-    fn from_text(text: &Text<COMMENT_MAX>) -> Self {
+    fn from_bytes(bytes: &[u8]) -> Self {
         let mut comment = Self::BLANK;
-        for (to, from) in comment.bytes.iter_mut().zip(text.as_bytes()) {
+        for (to, from) in comment.bytes.iter_mut().zip(bytes) {
             *to = *from;
         }
-        comment.length = text.as_bytes().len() as u8;
+        comment.length = bytes.len() as u8;
         comment
     }
 
@@ -52,16 +53,10 @@ impl Comment {
         if !text.starts_with(OURS) || text.len() > COMMENT_MAX {
             return None;
         }
-        let mut comment = Self::BLANK;
-        for (to, from) in comment.bytes.iter_mut().zip(text) {
-            // What could end the quotes that a restore line puts around it.
-            if !(b' '..=b'~').contains(from) || matches!(from, b'"' | b'\\' | b'\'') {
-                return None;
-            }
-            *to = *from;
-        }
-        comment.length = text.len() as u8;
-        Some(comment)
+        // What could end the quotes that a restore line puts around it.
+        let is_plain =
+            |byte: &u8| (b' '..=b'~').contains(byte) && !matches!(byte, b'"' | b'\\' | b'\'');
+        text.iter().all(is_plain).then(|| Self::from_bytes(text))
     }
 }
 
@@ -85,20 +80,21 @@ impl Facts {
     /// `tcpparser v1 b=0badcafe e=700 s=1 t=100 d=n p=22,25,80,443`; ports that
     /// don't fit are counted: `p=22,25+9`.
     pub fn write(&self, ports: &Ports) -> Comment {
-        let mut text = self.head();
-        write_ports(&mut text, ports);
-        Comment::from_text(&text)
+        let mut text = Text::new();
+        self.put_head(&mut text);
+        put_ports(&mut text, ports);
+        Comment::from_bytes(text.as_bytes())
     }
 
     /// The same with the ports of an older comment.
     pub fn rewrite(&self, older: &Comment) -> Comment {
-        let mut text = self.head();
+        let mut text: Text<COMMENT_MAX> = Text::new();
+        self.put_head(&mut text);
         text.put(Self::ports(older));
-        Comment::from_text(&text)
+        Comment::from_bytes(text.as_bytes())
     }
 
-    fn head(&self) -> Text<COMMENT_MAX> {
-        let mut text: Text<COMMENT_MAX> = Text::new();
+    fn put_head(&self, text: &mut TextView) {
         text.put(OURS);
         text.put(b"v1 b=");
         text.put_hex(u64::from(self.boot_id), 8);
@@ -114,7 +110,6 @@ impl Facts {
             Data::Sent => b" d=y",
         });
         text.put(b" p=");
-        text
     }
 
     /// Reads a comment of ours; `None` where a field is missing or odd.
@@ -167,7 +162,7 @@ impl Facts {
     }
 }
 
-fn write_ports(text: &mut Text<COMMENT_MAX>, ports: &Ports) {
+fn put_ports(text: &mut Text<COMMENT_MAX>, ports: &Ports) {
     // `+NN` and the comma before the next port.
     const RESERVE: usize = 4;
     for (index, port) in ports.iter().enumerate() {

@@ -40,7 +40,13 @@ impl Shares {
     #[inline(never)]
     fn charge(&mut self, network: Network, cost: Duration, now: Instant) {
         let full = now.after(self.spent(network, now)).after(cost);
-        let rank = |(one, full): &&mut (Network, Option<Instant>)| (*one != network, order(*full));
+        let rank = |(one, full): &&mut (Network, Option<Instant>)| {
+            if *one == network {
+                0
+            } else {
+                order(*full).saturating_add(1)
+            }
+        };
         if let Some(place) = self.buckets.iter_mut().min_by_key(rank) {
             *place = (network, Some(full));
         }
