@@ -541,7 +541,7 @@ impl Commands {
     /// When more of them are to be destroyed.
     pub fn destroyer_deadline(&self, now: Instant) -> Option<Instant> {
         let deadline = self.destroyer.deadline(now);
-        deadline.filter(|_| self.firewall.pending() == 0)
+        deadline.filter(|_| self.firewall.due() == 0)
     }
 }
 

@@ -812,7 +812,12 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Blocks decided and not in the kernel yet.
     pub fn pending(&self) -> usize {
-        [Stage::Held, Stage::Wanted, Stage::Adding]
+        self.blocks.class_len(Stage::Held as usize) + self.due()
+    }
+
+    /// Those of them that wait for nothing but their command.
+    pub fn due(&self) -> usize {
+        [Stage::Wanted, Stage::Adding]
             .iter()
             .map(|stage| self.blocks.class_len(*stage as usize))
             .sum()
