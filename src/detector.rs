@@ -400,11 +400,21 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         }
     }
 
-    /// Drops all evidence of a source: it is blocked.
+    /// Drops all evidence of a source, or of all those in a wide block.
     #[inline(never)]
     pub fn forget(&mut self, source: Network) {
         if let Some(slot) = self.sources.find(&source) {
             self.sources.remove(slot);
+        }
+        let mut from = 0;
+        while source.is_wide()
+            && let Some((at, slot)) = self.sources.next_from(from)
+        {
+            let key = self.sources.key(slot);
+            if key.is_some_and(|key| !is_network(*key) && source.contains(key.address())) {
+                self.sources.remove(slot);
+            }
+            from = at + 1;
         }
     }
 

@@ -45,7 +45,9 @@ impl CpuShare {
     pub(super) fn pay(&mut self, cost: Duration, now: Instant) {
         let debt = cost.saturating_sub(self.savings);
         self.savings = self.savings.saturating_sub(cost);
-        self.saved_at = Some(now.after(debt.saturating_mul(self.parts)));
+        // One that is not paid yet stays.
+        let from = now.or_later(self.saved_at);
+        self.saved_at = Some(from.after(debt.saturating_mul(self.parts)));
     }
 
     /// When a debt is paid.
@@ -77,6 +79,12 @@ mod tests {
         assert!(share.earn(at(1_084)));
         share.pay(ms(2), at(1_084));
         assert_eq!(share.paid_at(at(1_084)), Some(at(1_088)));
+        // What comes on top of a debt is paid after it.
+        share.pay(ms(20), at(1_084));
+        assert!(!share.earn(at(1_085)));
+        share.pay(ms(1), at(1_085));
+        let paid = share.paid_at(at(1_085));
+        assert!(paid >= Some(at(1_160)), "{paid:?}");
         // No more is saved up than that.
         assert!(share.earn(at(100_000)));
         share.pay(ms(101), at(100_000));

@@ -248,10 +248,16 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         is_reload: bool,
         now: Instant,
     ) {
+        let is_absorbed = stage == Stage::Standing && self.is_absorbed(slot);
         let Some(block) = self.blocks.value_mut(slot) else {
             return;
         };
         let is_listed = block.listing == listing;
+        if is_absorbed && is_listed {
+            // Both were adopted, or this one was on its way into another place.
+            block.end_reason = EndReason::Widened;
+            return self.set_stage(slot, Stage::Expired);
+        }
         let reason = block.end_reason;
         match (stage, is_listed) {
             (Stage::Added | Stage::Standing, false) if is_reload => {

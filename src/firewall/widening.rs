@@ -65,7 +65,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             let is_lifted = block.end_reason == EndReason::Operator && block.ended.is_some();
             is_lifted.then_some(block.ended?.as_secs())
         };
-        let whole_lifted = self.blocks.find(&wider).and_then(lifted).unwrap_or(0);
+        let wholes = [Some(wider), wider.wider()].into_iter().flatten();
+        let whole_lifted = wholes.filter_map(|whole| lifted(self.blocks.find(&whole)?));
+        let whole_lifted = whole_lifted.max().unwrap_or(0);
         let mut count = 0;
         for number in 0..=u8::MAX {
             let other = wider.part(number);
@@ -83,6 +85,20 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         count
     }
 
+    /// Whether the block of a network around makes this one needless. One that
+    /// lasts longer stays: more addresses must not shorten what one has earned.
+    #[inline(never)]
+    pub(super) fn is_absorbed(&self, slot: Slot) -> bool {
+        let end = |slot| self.blocks.value(slot).and_then(|block| block.end);
+        let source = self.blocks.key(slot).copied();
+        let network = source.and_then(|source| self.around(source));
+        let whole = network.and_then(|network| self.blocked_slot(network));
+        whole.is_some_and(|whole| {
+            let stands = matches!(self.stage(whole), Stage::Added | Stage::Standing);
+            stands && end(whole).is_none_or(|last| last.reaches(end(slot)))
+        })
+    }
+
     /// A block stands. Those of its parts end; their sources stay blocked.
     #[inline(never)]
     pub(super) fn absorb(&mut self, network: Network) {
@@ -92,10 +108,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         for stage in [Stage::Held, Stage::Wanted, Stage::Standing, Stage::Lost] {
             let mut walk = self.walk(stage, None);
             while let Some(slot) = self.step(&mut walk) {
-                let source = self.blocks.key(slot).copied();
-                let is_part = source
-                    .is_some_and(|source| source != network && network.contains(source.address()));
-                let Some(block) = self.blocks.value_mut(slot).filter(|_| is_part) else {
+                let is_absorbed = self.is_absorbed(slot);
+                let Some(block) = self.blocks.value_mut(slot).filter(|_| is_absorbed) else {
                     continue;
                 };
                 block.end_reason = EndReason::Widened;

@@ -754,6 +754,22 @@ fn thousands_of_sockets_are_destroyed_some_in_a_turn() {
     );
 }
 
+/// They keep no socket of a blocked source alive.
+#[test]
+fn blocks_that_are_held_back_delay_no_destruction() {
+    let mut run = host();
+    run.kernel.destroyed = Some(0);
+    let arguments = ["--max-blocks-per-minute=1", "--window=10m"];
+    assert_eq!(run.start(&arguments), Flow::Continue);
+    run.checks.oracle = false;
+    for peer in ["198.51.100.1", "198.51.100.2"] {
+        run.kernel.scan(peer);
+    }
+    run.run_for(15);
+    assert_eq!(run.metric("tcpparser_blocks_pending"), "1");
+    assert_eq!(run.kernel.destroyed, Some(4));
+}
+
 /// Each is a walk over the sockets of all network namespaces.
 #[test]
 fn a_flood_of_scans_takes_few_dumps() {

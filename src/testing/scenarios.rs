@@ -16,7 +16,7 @@ use crate::proc_net_tcp::TcpState;
 use crate::time::{Duration, Instant};
 
 pub const OWN: &str = "203.0.113.5";
-const OWN_IPV6: &str = "2001:db8:1::5";
+pub const OWN_IPV6: &str = "2001:db8:1::5";
 /// Off-link, IPv4.
 pub const SCANNER: &str = "198.51.100.7";
 
@@ -911,6 +911,99 @@ fn many_scanners_of_one_network_are_blocked_as_one() {
         expect: 1 block stands; to lift all: tcpparser --unblock all
         run --unblock 2001:db8:5:177::1 prints: 1 block removed; all of 2001:db8:5::/48 was blocked as one
         sets hold 0
+    "}
+}
+
+/// A source whose network was held back for too long is found again, though it
+/// never was quiet.
+#[test]
+fn a_network_held_back_is_not_forgotten() {
+    trace! {"
+        kernel has nf_tables
+        without oracle
+        at 0 s: start --firewall nft --widen 2 --max-blocks-per-minute=1 --show new --window 10s
+        at 1 s: 2001:db8:5:101::7 resets 22 25 80 445
+        at 2 s: expect: Port scan detected: 2001:db8:5:101::/64 …
+        expect: Blocked: 2001:db8:5:101::/64 for 10m, …
+        2001:db8:5:102::7 resets 22 25 80 445
+        at 3 s: expect: Port scan detected: 2001:db8:5:102::/64 …
+        at 9 s: 2001:db8:5:102::7 resets 22
+        at 14 s: expect: Not blocked: 2001:db8:5:100::/56 held back by --max-blocks-per-minute
+        2001:db8:5:102::7 resets 22 25 80 445
+        at 15 s: expect: Port scan detected: 2001:db8:5:102::/64 …
+    "}
+}
+
+/// Who lifted a /48 lifted its /56s: they count anew.
+#[test]
+fn a_lifted_site_counts_anew() {
+    trace! {"
+        kernel has nf_tables
+        without oracle
+        at 0 s: start --firewall nft --widen 2 --show new
+        at 1 s: 2001:db8:5:101::7 resets 22 25 80 445
+        at 2 s: expect: Port scan detected: 2001:db8:5:101::/64 …
+        expect: Blocked: 2001:db8:5:101::/64 for 10m, …
+        2001:db8:5:102::7 resets 22 25 80 445
+        at 3 s: expect: Port scan detected: 2001:db8:5:102::/64 …
+        expect: Blocked: 2001:db8:5:100::/56 for 10m, …
+        2001:db8:5:201::7 resets 22 25 80 445
+        at 4 s: expect: Port scan detected: 2001:db8:5:201::/64 …
+        expect: Blocked: 2001:db8:5:201::/64 for 10m, …
+        2001:db8:5:202::7 resets 22 25 80 445
+        at 5 s: expect: Port scan detected: 2001:db8:5:202::/64 …
+        expect: Blocked: 2001:db8:5::/48 for 10m, …
+        at 20 s: nft delete element 2001:db8:5::/48
+        at 21 s: expect: Unblocked: 2001:db8:5::/48 its rule was removed by …
+        at 82 s: 2001:db8:5:103::7 resets 22 25 80 445
+        at 83 s: expect: Port scan detected: 2001:db8:5:103::/64 …
+        expect: Blocked: 2001:db8:5:103::/64 for 10m, …
+        at 84 s: 2001:db8:5:104::7 resets 22 25 80 445
+        at 85 s: expect: Port scan detected: 2001:db8:5:104::/64 …
+        expect: Blocked: 2001:db8:5:100::/56 for 1h, …
+    "}
+}
+
+/// A few more addresses must not shorten what one of them has earned.
+#[test]
+fn a_network_ends_no_block_that_outlasts_its_own() {
+    trace! {"
+        kernel has nf_tables
+        without oracle
+        at 0 s: start --firewall nft --widen 2 --show new
+        at 1 s: 2001:db8:5:101::7 resets 22 25 80 445
+        at 2 s: expect: Port scan detected: 2001:db8:5:101::/64 …
+        expect: Blocked: 2001:db8:5:101::/64 for 10m, …
+        at 610 s: expect: Unblocked: 2001:db8:5:101::/64 its time is over
+        2001:db8:5:101::7 resets 22 25 80 445
+        at 611 s: expect: Port scan detected: 2001:db8:5:101::/64 …
+        expect: Blocked: 2001:db8:5:101::/64 for 1h, …
+        2001:db8:5:102::7 resets 22 25 80 445
+        at 612 s: expect: Port scan detected: 2001:db8:5:102::/64 …
+        expect: Blocked: 2001:db8:5:100::/56 for 10m, …
+        at 1220 s: expect: Unblocked: 2001:db8:5:100::/56 its time is over
+        packets from 2001:db8:5:101::7 are dropped
+        packets from 2001:db8:5:102::7 are passed
+    "}
+}
+
+/// A kill between the network's block and the end of its parts.
+#[test]
+fn parts_that_a_killed_daemon_left_end() {
+    let comment = "b=0badcafe e=1200 s=1 t=590 d=n p=22,25,80,443";
+    let rule = |source: &str| {
+        let comment = format!("-m comment --comment \"tcpparser v1 {comment}\"");
+        format!("ip6tables already holds: -s {source} {comment} -j DROP")
+    };
+    let (part, whole) = (rule("2001:db8:5:101::/64"), rule("2001:db8:5:100::/56"));
+    trace! {"
+        without oracle
+        with foreign rules
+        {part}
+        {whole}
+        at 0 s: start
+        at 70 s: ip6tables has 1 rule
+        metric tcpparser_blocked_sources is 1
     "}
 }
 

@@ -20,7 +20,7 @@ use super::fake_proc::FakeSocket;
 use super::filter_table::FilterTable;
 use super::firewall_scenarios::feed;
 use super::run::Run;
-use super::scenarios::{OWN, host};
+use super::scenarios::{OWN, OWN_IPV6, host};
 use crate::address::{Family, Network};
 use crate::daemon::Flow;
 use crate::kernel::{Claim, Errno, Screen};
@@ -285,8 +285,10 @@ impl Trace {
 
     fn reset(&mut self, peer: &str, ports: &[&str], own: &str) {
         for port in ports {
-            let (own, peer) = ((octets(own), number(port)), (octets(peer), self.next_port));
-            self.run.kernel.destroy(own, peer);
+            let own = if peer.contains(':') { OWN_IPV6 } else { own };
+            let own = (own.parse().unwrap(), number(port));
+            let peer = (peer.parse().unwrap(), self.next_port);
+            self.run.kernel.destroy_ends(own, peer);
             self.next_port += 1;
         }
     }
