@@ -1462,20 +1462,6 @@ fn a_frame_that_is_refused_is_not_tried_without_end() {
     assert_eq!(run.lines_with("Block failed").len(), 1);
 }
 
-/// While others are held back, that is for a minute.
-#[test]
-fn sockets_of_the_blocked_are_destroyed_beside_blocks_held_back() {
-    let mut run = started(&["--max-blocks-per-minute=1"]);
-    run.checks.oracle = false;
-    run.kernel.destroyed = Some(0);
-    for peer in ["192.0.2.8", "198.51.100.9"] {
-        run.kernel.scan(peer);
-    }
-    run.run_for(12);
-    assert_eq!(run.metric("tcpparser_blocks_pending"), "1");
-    assert_eq!(run.kernel.destroyed, Some(4));
-}
-
 /// The end of a block passes, and others are held back, while a child hangs:
 /// nothing is polled for meanwhile.
 #[test]
