@@ -4,7 +4,7 @@
 use crate::address::{Family, Network};
 use crate::limits::{HELD_BLOCKS, SHARES};
 use crate::table::Slot;
-use crate::time::{Duration, Instant, order};
+use crate::time::{Duration, Instant, nearest, order};
 
 use super::{Firewall, Refusal, Stage};
 
@@ -80,6 +80,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             self.shares.charge(ALL, one, now);
             self.shares.charge(provider(source), one, now);
             self.shares.charge(site(source), quarter, now);
+            self.begin_length(slot, now);
             self.set_stage(slot, Stage::Wanted);
         }
         while let Some(slot) = self.blocks.oldest(Stage::Held as usize)
@@ -95,6 +96,19 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             self.refuse(slot, Refusal::Rate);
         }
         self.next_grant = (held > 0).then(|| now.after(GRANT_PERIOD));
+    }
+
+    /// A block's time begins when it is wanted, not when it was held back.
+    fn begin_length(&mut self, slot: Slot, now: Instant) {
+        let strikes = self.blocks.value(slot).map_or(0, |block| block.strikes);
+        let (end, boot_id) = (self.end(strikes, now), self.boot_id);
+        if let Some(block) = self.blocks.value_mut(slot)
+            && block.end != end
+        {
+            block.end = end;
+            block.comment = block.facts(boot_id).rewrite(&block.comment);
+        }
+        self.next_end = nearest(self.next_end, end);
     }
 
     /// Of those held back whose site can bear `cost` the one whose turn it is:
