@@ -122,7 +122,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             let source = self.blocks.key(slot).copied()?;
             let spent = self.shares.spent(provider(source), now).as_nanos();
             let place = if is_first { spent } else { !spent };
-            let is_better = place < least || is_first && place == least;
+            let is_better = best.is_none() || place < least || is_first && place == least;
             let share = self.shares.spent(site(source), now);
             if is_better && (!is_first || share.saturating_add(cost) <= MINUTE) {
                 (best, least) = (Some((slot, source)), place);

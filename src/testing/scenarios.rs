@@ -795,6 +795,21 @@ fn a_block_that_was_held_back_lasts_its_whole_time() {
     "}
 }
 
+/// However many networks they are from, none of which had a block yet.
+#[test]
+fn blocks_held_back_leave_room_in_the_table() {
+    let mut run = started(&["--max-blocks-per-minute=1", "--show=scans"]);
+    (run.checks.oracle, run.checks.output) = (false, false);
+    for number in 0..600u32 {
+        run.kernel
+            .scan(&format!("{}.{}.0.7", 60 + number / 200, number % 200));
+    }
+    run.run_for(11);
+    assert_eq!(run.metric("tcpparser_port_scans_total"), "600");
+    let most = crate::limits::HELD_BLOCKS.to_string();
+    assert_eq!(run.metric("tcpparser_blocks_pending"), most);
+}
+
 /// A thousand decoys of five /48s, or of a /16, do not keep other scanners from
 /// being blocked.
 #[test]
