@@ -229,7 +229,8 @@ install_all() {
     for program in "$here/tcpparser" "$here/../target/tcpparser"; do
         [ -n "$BINARY" ] || [ ! -f "$program" ] || BINARY=$program
     done
-    [ -f "$BINARY" ] || give_up 'the program is neither beside this script nor in target: make build'
+    [ -z "$BINARY" ] || [ -f "$BINARY" ] || give_up "BINARY=$BINARY is no file"
+    [ -n "$BINARY" ] || give_up 'the program is neither beside this script nor in target: make build'
     folder=$DESTDIR$PREFIX/bin
     { mkdir -p "$folder" && [ -w "$folder" ]; } 2>/dev/null ||
         give_up "$folder cannot be written: use sudo, or a PREFIX of your own"

@@ -824,7 +824,7 @@ def test_install_prints_its_help(t):
 def test_install_says_what_it_cannot_do(t):
     for arguments, words in ((("INIT=upstart",), "INIT=upstart is not known"),
                              (("PREFIX=local",), "an absolute path"),
-                             (("BINARY=/nowhere",), "make build"),
+                             (("BINARY=/nowhere",), "BINARY=/nowhere is no file"),
                              (("bogus",), "'bogus' is not known: see"),
                              (("DESTDIR=/proc", f"BINARY={t.binary}"),
                               "/proc/usr/local/bin cannot be written: use sudo")):

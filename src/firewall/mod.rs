@@ -947,19 +947,13 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             return;
         }
         self.next_end = None;
-        for stage in [
-            Stage::Held,
-            Stage::Wanted,
-            Stage::Added,
-            Stage::Standing,
-            Stage::Lost,
-        ] {
+        for stage in [Stage::Wanted, Stage::Added, Stage::Standing, Stage::Lost] {
             let mut walk = self.walk(stage, None);
             while let Some(slot) = self.step(&mut walk) {
                 let end = self.blocks.value(slot).and_then(|block| block.end);
                 if !now.reaches(end) {
                     self.next_end = nearest(self.next_end, end);
-                } else if matches!(stage, Stage::Held | Stage::Wanted) {
+                } else if stage == Stage::Wanted {
                     self.end_block(slot, EndReason::NeverStood, now);
                 } else {
                     self.set_stage(slot, Stage::Expired);

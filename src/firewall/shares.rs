@@ -4,7 +4,7 @@
 use crate::address::{Family, Network};
 use crate::limits::{HELD_BLOCKS, SHARES};
 use crate::table::Slot;
-use crate::time::{Duration, Instant, order};
+use crate::time::{Duration, Instant, nearest, order};
 
 use super::{Firewall, Refusal, Stage};
 
@@ -86,6 +86,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             self.shares.charge(ALL, one, now);
             self.shares.charge(provider(source), one, now);
             self.shares.charge(site(source), quarter, now);
+            self.begin_length(slot, now);
             self.set_stage(slot, Stage::Wanted);
         }
         while let Some(slot) = self.blocks.oldest(Stage::Held as usize)
@@ -103,6 +104,19 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         self.next_grant = (held > 0).then(|| now.after(GRANT_PERIOD));
     }
 
+    /// A block's time begins when it is wanted, not when it was held back.
+    fn begin_length(&mut self, slot: Slot, now: Instant) {
+        let strikes = self.blocks.value(slot).map_or(0, |block| block.strikes);
+        let (end, boot_id) = (self.end(strikes, now), self.boot_id);
+        if let Some(block) = self.blocks.value_mut(slot)
+            && block.end != end
+        {
+            block.end = end;
+            block.comment = block.facts(boot_id).rewrite(&block.comment);
+        }
+        self.next_end = nearest(self.next_end, end);
+    }
+
     /// Of those held back whose site can bear `cost` the one whose turn it is:
     /// of the provider that had least lately the newest; or the last one: of the
     /// provider that had most the oldest.
@@ -114,7 +128,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             let source = self.blocks.key(slot).copied()?;
             let spent = self.shares.spent(provider(source), now).as_nanos();
             let place = if is_first { spent } else { !spent };
-            let is_better = place < least || is_first && place == least;
+            let is_better = best.is_none() || place < least || is_first && place == least;
             let share = self.shares.spent(site(source), now);
             if is_better && (!is_first || share.saturating_add(cost) <= MINUTE) {
                 (best, least) = (Some((slot, source)), place);

@@ -797,6 +797,39 @@ fn a_source_held_back_is_not_taken_for_blocked() {
     "}
 }
 
+/// A block that waited for its share lasts as long as any.
+#[test]
+fn a_block_that_was_held_back_lasts_its_whole_time() {
+    trace! {"
+        without oracle
+        at 0 s: start --max-blocks-per-minute=1 --show new --window 2m --block-time 40s
+        at 1 s: 198.51.100.1 resets 22 25 80 445
+        at 2 s: expect: Port scan detected: 198.51.100.1 …
+        expect: Blocked: 198.51.100.1 for 40s, …
+        198.51.100.2 resets 22 25 80 445
+        at 3 s: expect: Port scan detected: 198.51.100.2 …
+        at 42 s: expect: Unblocked: 198.51.100.1 its time is over
+        at 62 s: expect: Blocked: 198.51.100.2 for 40s, …
+        at 101 s: iptables has 1 rule
+        at 103 s: expect: Unblocked: 198.51.100.2 its time is over
+    "}
+}
+
+/// However many networks they are from, none of which had a block yet.
+#[test]
+fn blocks_held_back_leave_room_in_the_table() {
+    let mut run = started(&["--max-blocks-per-minute=1", "--show=scans"]);
+    (run.checks.oracle, run.checks.output) = (false, false);
+    for number in 0..600u32 {
+        run.kernel
+            .scan(&format!("{}.{}.0.7", 60 + number / 200, number % 200));
+    }
+    run.run_for(11);
+    assert_eq!(run.metric("tcpparser_port_scans_total"), "600");
+    let most = crate::limits::HELD_BLOCKS.to_string();
+    assert_eq!(run.metric("tcpparser_blocks_pending"), most);
+}
+
 /// A thousand decoys of five /48s, or of a /16, do not keep other scanners from
 /// being blocked.
 #[test]
