@@ -387,6 +387,7 @@ impl Options {
     /// # Errors
     /// The first thing that is not allowed; the process should print its line
     /// and exit 2.
+    #[inline(never)]
     pub fn parse_into<'a: 'e, 'e>(
         &mut self,
         arguments: impl Iterator<Item = &'a [u8]>,

@@ -917,7 +917,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// The process is about to end.
     pub fn begin_end(&mut self, now: Instant) {
         self.task = Task::End;
-        for place in Place::ALL {
+        for &place in &Place::ALL {
             let table = self.table_mut(place);
             table.next_listing = Some(now);
             table.retry.hold(now);
@@ -983,6 +983,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// The next thing to say and to count.
+    #[inline(never)]
     pub fn next_notice(&mut self) -> Option<Notice> {
         if let Some(slot) = self.blocks.oldest(Stage::Added as usize) {
             let rule = self.rule(slot)?;
@@ -1041,7 +1042,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// A jump that stays where it is. Said right after the listing that showed it, so
     /// that what stands above is of the same place.
     fn next_jump_notice(&mut self) -> Option<Notice> {
-        for place in Place::ALL {
+        for &place in &Place::ALL {
             let Some(family) = place.family() else { break };
             let table = self.tables.get_mut(place);
             let tool = table.tool(family);
