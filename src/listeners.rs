@@ -124,6 +124,7 @@ impl Listener {
     }
 
     /// Whether readings showed one of its sockets for long.
+    #[inline(never)]
     fn is_old(&self) -> bool {
         let times = self.last_seen.zip(self.stands_since(None));
         times.is_some_and(|(last_seen, since)| last_seen.since(since) >= LISTENER_AGE)

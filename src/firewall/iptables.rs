@@ -290,6 +290,7 @@ impl Hook {
     pub const ALL: [Self; 2] = [Self::Input, Self::Forward];
 
     /// The chain's name.
+    #[inline(never)]
     pub const fn name(self) -> &'static [u8] {
         match self {
             Self::Input => b"INPUT",

@@ -797,6 +797,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// Blocks that stand in the kernel.
+    #[inline(never)]
     pub fn standing(&self) -> usize {
         [
             Stage::Added,
@@ -812,6 +813,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// Blocks decided and not in the kernel yet.
+    #[inline(never)]
     pub fn pending(&self) -> usize {
         [Stage::Held, Stage::Wanted, Stage::Adding]
             .iter()
