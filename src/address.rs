@@ -43,7 +43,7 @@ impl Family {
     /// The family with this number.
     #[inline(never)]
     pub fn from_number(number: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|one| one.number() == number)
+        Self::ALL.iter().copied().find(|one| one.number() == number)
     }
 
     /// Bits of an address: the longest prefix.

@@ -76,6 +76,7 @@ macro_rules! letter {
     };
 }
 
+#[inline(never)]
 fn write_readings(w: &mut Writer, m: &Metrics) {
     families! { w, b"tcpparser_":
         info "build" = build(),

@@ -256,6 +256,7 @@ impl Facts {
         true
     }
 
+    #[inline(never)]
     fn index_of(&self, place: Place) -> usize {
         self.sorted.partition_point(|held| held.place() < place)
     }
@@ -656,6 +657,7 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
 
     /// Whether `network` shares addresses with one of the host's own on-link
     /// prefixes.
+    #[inline(never)]
     pub fn is_on_link(&self, network: Network) -> bool {
         self.on_link.view().overlaps(fold_network(network))
     }

@@ -769,6 +769,7 @@ impl Exchange {
     }
 
     /// Answers what can't be understood and ends the connection.
+    #[inline(never)]
     fn reject(&mut self, status: Status) -> Request {
         self.close_after = true;
         self.linger_after = true;
@@ -835,6 +836,7 @@ impl Exchange {
     }
 
     /// The empty body; before it there is room for the head.
+    #[inline(never)]
     fn begin_body(&mut self) -> &mut TextView {
         self.response.clear();
         self.response.put(&[0; HEAD_ROOM]);

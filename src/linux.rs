@@ -911,6 +911,7 @@ fn unix_address(start: &[u8], name: &[u8]) -> Text<110> {
     address
 }
 
+#[inline(never)]
 fn stream_socket(endpoint: Endpoint) -> Result<Owned, Errno> {
     let family = Family::of(endpoint.address);
     socket(family.number().into(), libc::SOCK_STREAM, 0)
@@ -1087,6 +1088,7 @@ fn is_open(descriptor: c_int) -> bool {
 }
 
 /// Only for descriptions that no other process shares.
+#[inline(never)]
 fn set_non_blocking(descriptor: c_int) -> Result<(), Errno> {
     control(descriptor, libc::F_SETFL, libc::O_NONBLOCK)
 }

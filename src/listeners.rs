@@ -124,6 +124,7 @@ impl Listener {
     }
 
     /// Whether readings showed one of its sockets for long.
+    #[inline(never)]
     fn is_old(&self) -> bool {
         let times = self.last_seen.zip(self.stands_since(None));
         times.is_some_and(|(last_seen, since)| last_seen.since(since) >= LISTENER_AGE)
@@ -347,7 +348,7 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
 
     #[inline(never)]
     fn forget_wildcards(&mut self) {
-        for (index, first_port) in (0..).zip((0..=u16::MAX).step_by(32)) {
+        for index in 0..self.wildcard.len() {
             let Some(ports) = self.wildcard.get_mut(index) else {
                 return;
             };
@@ -356,7 +357,7 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
                 ports.services &= ports.listening;
             }
             while gone != 0 {
-                self.forget_wildcard(first_port | gone.trailing_zeros() as u16);
+                self.forget_wildcard((32 * index) as u16 | gone.trailing_zeros() as u16);
                 gone &= gone - 1;
             }
         }

@@ -558,6 +558,7 @@ fn link_works(payload: &[u8]) -> Result<bool, Malformed> {
     Ok(flags & LINK_WORKS == LINK_WORKS)
 }
 
+#[inline(never)]
 fn parse_route(payload: &[u8], each: &mut impl FnMut(HostMessage)) -> Result<(), Malformed> {
     // struct rtmsg
     let (fixed, attributes) = payload.split_first_chunk::<12>().ok_or(Malformed)?;

@@ -839,6 +839,7 @@ fn number(attributes: &[u8], kind: u16) -> u32 {
     number.map(u32::from_be).unwrap_or(0)
 }
 
+#[inline(never)]
 fn parse_elements(payload: &[u8], each: &mut dyn FnMut(Element)) -> Result<(), Malformed> {
     let attributes = attributes_of(payload)?;
     let Some(set) = Set::named(find(attributes, ELEMENTS_SET)) else {

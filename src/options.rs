@@ -387,6 +387,7 @@ impl Options {
     /// # Errors
     /// The first thing that is not allowed; the process should print its line
     /// and exit 2.
+    #[inline(never)]
     pub fn parse_into<'a: 'e, 'e>(
         &mut self,
         arguments: impl Iterator<Item = &'a [u8]>,
@@ -520,16 +521,29 @@ impl Options {
         if id == Id::BlockTime {
             self.block_times.clear();
         }
-        for part in value.split(|byte| row.is_list() && *byte == b',') {
-            let part = if row.is_list() { trim(part) } else { part };
-            if self.list_length(id) >= list_capacity(id) {
-                return Err(UsageError::TooMany(id, origin, part));
-            }
-            let Some(is_on) = self.set(&row, part, given) else {
-                return Err(UsageError::NotAllowed(id, origin, part));
-            };
-            given.note(id, is_on);
+        if !row.is_list() {
+            return self.take_part(&row, value, origin, given);
         }
+        for part in split(value, b',') {
+            self.take_part(&row, trim(part), origin, given)?;
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn take_part<'a>(
+        &mut self,
+        row: &Row,
+        part: &'a [u8],
+        origin: Origin,
+        given: &mut Given,
+    ) -> Result<(), UsageError<'a>> {
+        if self.list_length(row.id) >= list_capacity(row.id) {
+            return Err(UsageError::TooMany(row.id, origin, part));
+        }
+        let is_on = self.set(row, part, given);
+        let is_on = is_on.ok_or(UsageError::NotAllowed(row.id, origin, part))?;
+        given.note(row.id, is_on);
         Ok(())
     }
 

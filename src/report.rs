@@ -49,6 +49,7 @@ pub struct Line {
 }
 
 impl Line {
+    #[inline(never)]
     const fn new() -> Self {
         Self {
             label: None,

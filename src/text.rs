@@ -96,36 +96,32 @@ impl TextView {
 
     /// Appends `number` in decimal with leading zeros up to `width` digits
     /// (at most 20).
+    #[inline(never)]
     pub fn put_decimal_padded(&mut self, number: u64, width: usize) {
-        let mut digits = [b'0'; 20];
+        self.put_digits(number, width, 10);
+    }
+
+    /// Appends `number` in lower-case hexadecimal with leading zeros up to
+    /// `width` digits (at most 16).
+    #[inline(never)]
+    pub fn put_hex(&mut self, number: u64, width: usize) {
+        self.put_digits(number, width, 16);
+    }
+
+    #[inline(never)]
+    fn put_digits(&mut self, number: u64, width: usize, base: u64) {
+        let mut digits = [0; 20];
         let mut start = digits.len();
         let mut rest = number;
         for digit in digits.iter_mut().rev() {
             if rest == 0 && 20 - start >= width {
                 break;
             }
-            *digit = b'0' + (rest % 10) as u8;
-            rest /= 10;
-            start -= 1;
-        }
-        self.put(digits.get(start..).unwrap_or_default());
-    }
-
-    /// Appends `number` in lower-case hexadecimal with leading zeros up to
-    /// `width` digits (at most 16).
-    pub fn put_hex(&mut self, number: u64, width: usize) {
-        let mut digits = [b'0'; 16];
-        let mut start = digits.len();
-        let mut rest = number;
-        for digit in digits.iter_mut().rev() {
-            if rest == 0 && 16 - start >= width {
-                break;
-            }
-            *digit = match (rest & 15) as u8 {
+            *digit = match rest.checked_rem(base).unwrap_or(0) as u8 {
                 value @ 0..=9 => b'0' + value,
                 value => b'a' + value - 10,
             };
-            rest >>= 4;
+            rest = rest.checked_div(base).unwrap_or(0);
             start -= 1;
         }
         self.put(digits.get(start..).unwrap_or_default());

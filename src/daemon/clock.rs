@@ -22,6 +22,7 @@ impl Moment {
         }
     }
 
+    #[inline(never)]
     pub fn unix_seconds(self) -> u64 {
         self.unix_nanoseconds / 1_000_000_000
     }
@@ -38,6 +39,7 @@ pub fn now(kernel: &mut impl Kernel) -> Instant {
     Instant::from_nanos(kernel.clock(Clock::Boottime).as_nanos())
 }
 
+#[inline(never)]
 pub fn cpu_time(kernel: &mut impl Kernel) -> Duration {
     kernel.clock(Clock::ProcessCpu)
 }

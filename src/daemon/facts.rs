@@ -259,7 +259,7 @@ impl HostFacts {
         } else {
             self.needed
         };
-        let mut sections = Section::ALL.into_iter();
+        let mut sections = Section::ALL.iter().copied();
         let Some(section) = sections.find(|section| due & section.bit() != 0) else {
             return;
         };
@@ -349,7 +349,7 @@ impl HostFacts {
     #[inline(never)]
     fn finish(&mut self, host: &mut Host, now: Instant) {
         let asked = core::mem::take(&mut self.asked);
-        let mut sections = Section::ALL.into_iter().zip(&mut self.dumps);
+        let mut sections = Section::ALL.iter().copied().zip(&mut self.dumps);
         let found = sections.find(|(section, _)| section.bit() == asked);
         let Some((section, dumps)) = found else {
             return;

@@ -533,6 +533,7 @@ impl Daemon {
             .report_end(kernel, ended, metrics, output, moment);
     }
 
+    #[inline(never)]
     fn report_notices(&mut self, kernel: &mut impl Kernel, moment: Moment) {
         self.commands.report_notices(
             kernel,

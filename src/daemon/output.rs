@@ -31,6 +31,7 @@ impl Budget {
     };
 
     /// When it is to be said how many were held back.
+    #[inline(never)]
     fn deadline(&self) -> Option<Instant> {
         self.ends.filter(|_| self.held_back > 0)
     }
@@ -173,6 +174,7 @@ impl Output {
 
     /// Grants a slow reader `wait_budget` in total from now on, and one that
     /// takes nothing at most `longest_wait` of it.
+    #[inline(never)]
     pub fn set_wait_budget(&mut self, wait_budget: Duration, longest_wait: Duration) {
         self.wait_budget = wait_budget;
         self.longest_wait = longest_wait;

@@ -83,6 +83,7 @@ impl Web {
     /// Binds the listener at start; what fails is tried again, since a port that
     /// another program took first must not keep us from blocking. Without IPv6
     /// in the kernel [::] means 0.0.0.0.
+    #[inline(never)]
     pub(super) fn start(&mut self, kernel: &mut impl Kernel, address: Endpoint, now: Instant) {
         self.address = address;
         self.share.start(HTTP_SHARE, HTTP_SAVINGS);

@@ -241,7 +241,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
         let most = if one_by_one { 1 } else { u32::MAX };
         let (mut blocks, mut added) = (0, 0);
-        for stage in [Stage::Expired, Stage::Lost, Stage::Wanted] {
+        for &stage in &[Stage::Expired, Stage::Lost, Stage::Wanted] {
             let mut walk = self.walk(stage, Some(place));
             while let Some(slot) = self.step(&mut walk) {
                 let is_full = stage == Stage::Wanted && added >= room;
@@ -479,7 +479,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         mut failure: Option<&mut Failure>,
         now: Instant,
     ) {
-        for (from, on, back) in [
+        for &(from, on, back) in &[
             (Stage::Removing, Stage::Removed, Stage::Expired),
             (Stage::Restoring, Stage::Standing, Stage::Lost),
             (Stage::Adding, Stage::Added, Stage::Wanted),

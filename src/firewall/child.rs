@@ -268,7 +268,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
 /// Takes the chain and the jumps to it away.
 fn remove_chain(mut batch: Batch, jumps: &[Jump; 2]) {
-    for (hook, jump) in Hook::ALL.into_iter().zip(jumps) {
+    for (hook, jump) in Hook::ALL.iter().copied().zip(jumps) {
         for _ in 0..jump.count.min(JUMPS) {
             batch.remove_jump(hook);
         }
@@ -278,7 +278,7 @@ fn remove_chain(mut batch: Batch, jumps: &[Jump; 2]) {
 }
 
 fn put_jumps(batch: &mut Batch, jumps: &[Jump; 2]) {
-    for (hook, jump) in Hook::ALL.into_iter().zip(jumps) {
+    for (hook, jump) in Hook::ALL.iter().copied().zip(jumps) {
         if jump.moves {
             batch.remove_jump(hook);
         }

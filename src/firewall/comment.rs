@@ -33,6 +33,7 @@ impl Comment {
     }
 
     /// The bytes.
+    #[inline(never)]
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.length)).unwrap_or(&[])
     }

@@ -38,6 +38,7 @@ impl Backoff {
         now.or_later(self.until)
     }
 
+    #[inline(never)]
     pub(super) fn is_failing(&self) -> bool {
         self.wait != Duration::ZERO
     }

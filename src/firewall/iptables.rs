@@ -5,7 +5,7 @@ use crate::address::{Family, Network};
 use crate::firewall::comment::Comment;
 use crate::kernel::Invocation;
 use crate::table::Blank;
-use crate::text::{Text, TextView};
+use crate::text::{Text, TextView, holds};
 
 /// Our chain in the filter table.
 pub const CHAIN: &[u8] = b"TCPPARSER";
@@ -88,7 +88,7 @@ impl Flavour {
     /// The flavour that a line of `iptables -V` names: versions before 1.8 are
     /// legacy and name none.
     pub fn read(line: &[u8]) -> Self {
-        if line.windows(9).any(|word| word == b"nf_tables") {
+        if holds(line, b"nf_tables") {
             Self::Nft
         } else {
             Self::Legacy
@@ -290,6 +290,7 @@ impl Hook {
     pub const ALL: [Self; 2] = [Self::Input, Self::Forward];
 
     /// The chain's name.
+    #[inline(never)]
     pub const fn name(self) -> &'static [u8] {
         match self {
             Self::Input => b"INPUT",

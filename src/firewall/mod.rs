@@ -797,6 +797,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// Blocks that stand in the kernel.
+    #[inline(never)]
     pub fn standing(&self) -> usize {
         [
             Stage::Added,
@@ -812,6 +813,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// Blocks that are about to be in the kernel.
+    #[inline(never)]
     pub fn pending(&self) -> usize {
         [Stage::Wanted, Stage::Adding]
             .iter()
@@ -922,7 +924,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// The process is about to end.
     pub fn begin_end(&mut self, now: Instant) {
         self.task = Task::End;
-        for place in Place::ALL {
+        for &place in &Place::ALL {
             let table = self.table_mut(place);
             table.next_listing = Some(now);
             table.retry.hold(now);
@@ -982,6 +984,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// The next thing to say and to count.
+    #[inline(never)]
     pub fn next_notice(&mut self) -> Option<Notice> {
         if let Some(slot) = self.blocks.oldest(Stage::Added as usize) {
             let rule = self.rule(slot)?;
@@ -1040,7 +1043,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// A jump that stays where it is. Said right after the listing that showed it, so
     /// that what stands above is of the same place.
     fn next_jump_notice(&mut self) -> Option<Notice> {
-        for place in Place::ALL {
+        for &place in &Place::ALL {
             let Some(family) = place.family() else { break };
             let table = self.tables.get_mut(place);
             let tool = table.tool(family);

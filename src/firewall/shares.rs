@@ -58,6 +58,7 @@ const ALL: Network = Network::any(Family::V6);
 
 /// What a source's blocks are charged to: no more than a quarter of a minute's
 /// for one IPv6 /48 or IPv4 /24.
+#[inline(never)]
 fn site(source: Network) -> Network {
     source.around(24, 48)
 }
