@@ -799,24 +799,26 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Blocks that stand in the kernel.
     #[inline(never)]
     pub fn standing(&self) -> usize {
-        [
+        self.count(&[
             Stage::Added,
             Stage::Standing,
             Stage::Lost,
             Stage::Restoring,
             Stage::Expired,
             Stage::Removing,
-        ]
-        .iter()
-        .map(|stage| self.blocks.class_len(*stage as usize))
-        .sum()
+        ])
     }
 
     /// Blocks decided and not in the kernel yet.
     #[inline(never)]
     pub fn pending(&self) -> usize {
-        [Stage::Held, Stage::Wanted, Stage::Adding]
-            .iter()
+        self.count(&[Stage::Held, Stage::Wanted, Stage::Adding])
+    }
+
+    #[inline(never)]
+    fn count(&self, stages: &[Stage]) -> usize {
+        let counts = stages.iter();
+        counts
             .map(|stage| self.blocks.class_len(*stage as usize))
             .sum()
     }
