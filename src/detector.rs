@@ -92,6 +92,7 @@ impl Scan {
     }
 
     /// Adds what is learned of one of its connections.
+    #[inline(never)]
     pub fn note_data(&mut self, port: u16, data: Data) {
         let mut known = self.ports.iter().zip(&mut self.port_data);
         if let Some((_, known)) = known.find(|(known, _)| **known == port) {

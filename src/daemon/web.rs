@@ -417,6 +417,7 @@ fn answer(
     true
 }
 
+#[inline(never)]
 fn count_status(exchange: &mut Exchange, metrics: &mut Metrics) {
     if let Some(status) = exchange.take_status() {
         metrics.http_requests.count(status);

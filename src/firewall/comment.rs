@@ -157,6 +157,7 @@ impl Facts {
     }
 
     /// When it ends, in this boot; `None` for never.
+    #[inline(never)]
     pub fn end(&self) -> Option<Instant> {
         (self.end_seconds != 0).then(|| Instant::from_secs(self.end_seconds))
     }

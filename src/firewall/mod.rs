@@ -242,6 +242,7 @@ struct Block {
 
 impl Block {
     /// What its comment says in this boot.
+    #[inline(never)]
     fn facts(&self, boot_id: u32) -> Facts {
         Facts {
             boot_id,
@@ -440,6 +441,7 @@ pub enum Unusable {
 
 impl Unusable {
     /// `ip6tables`, or all there is.
+    #[inline(never)]
     pub fn name(self) -> &'static [u8] {
         match self {
             Self::Family(family) => iptables::family_name(family),
