@@ -434,6 +434,7 @@ impl ResolverLine {
         }
     }
 
+    #[inline(never)]
     fn begin_value(&mut self, part: LinePart) {
         self.word.clear();
         self.part = part;

@@ -305,6 +305,7 @@ impl Page {
     }
 }
 
+#[inline(never)]
 fn close_evicted(kernel: &mut impl Kernel, metrics: &mut Metrics, evicted: Option<Descriptor>) {
     if let Some(client) = evicted {
         metrics.http_clients_evicted += 1;

@@ -269,6 +269,7 @@ impl<'a> Batch<'a> {
         input.put_byte(b'\n');
     }
 
+    #[inline(never)]
     fn line(&mut self, verb: &[u8], chain: &[u8], rest: &[u8]) {
         let input = &mut self.invocation.input;
         input.put(verb);

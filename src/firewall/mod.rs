@@ -663,6 +663,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// When waiting for the first listing ends in any case.
+    #[inline(never)]
     pub fn settled_at(&self) -> Option<Instant> {
         self.enabled_at.map(|enabled| enabled.after(SETTLING))
     }
