@@ -20,7 +20,7 @@ set -eu
 umask 022
 
 here=$(cd "$(dirname "$0")" && pwd)
-verb=install INIT=auto PREFIX='' DESTDIR='' BINARY='' UNBLOCK=yes
+verb='' INIT=auto PREFIX='' DESTDIR='' BINARY='' UNBLOCK=yes
 PATH=$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 give_up() {
@@ -30,7 +30,10 @@ give_up() {
 
 for argument in "$@"; do
     case $argument in
-        install | uninstall) verb=$argument ;;
+        install | uninstall)
+            [ -z "$verb" ] || give_up "'$verb' or '$argument', not both: see $0 --help"
+            verb=$argument
+            ;;
         INIT=*) INIT=${argument#*=} ;;
         PREFIX=*) PREFIX=${argument#*=} ;;
         DESTDIR=*) DESTDIR=${argument#*=} ;;
@@ -44,6 +47,7 @@ for argument in "$@"; do
         *) give_up "'$argument' is not known: see $0 --help" ;;
     esac
 done
+: "${verb:=install}"
 
 # What goes where, below DESTDIR. Units lie where systemd looks for them.
 SCRIPT=/etc/init.d/tcpparser

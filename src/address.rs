@@ -102,12 +102,19 @@ impl<T> PerFamily<T> {
 }
 
 /// One end of a TCP connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Eq)]
 pub struct Endpoint {
     /// The address; IPv4-mapped IPv6 is folded to IPv4.
     pub address: IpAddr,
     /// The port, 0 to 65535.
     pub port: u16,
+}
+
+impl PartialEq for Endpoint {
+    #[inline(never)]
+    fn eq(&self, other: &Self) -> bool {
+        self.port == other.port && self.address == other.address
+    }
 }
 
 /// The unspecified IPv4 address, also the filler of unused slots.

@@ -96,6 +96,7 @@ impl Scan {
     }
 
     /// Adds what is learned of one of its connections.
+    #[inline(never)]
     pub fn note_data(&mut self, port: u16, data: Data) {
         let mut known = self.ports.iter().zip(&mut self.port_data);
         if let Some((_, known)) = known.find(|(known, _)| **known == port) {
@@ -247,6 +248,9 @@ const NETWORKS: usize = 1;
 /// evict each other, the oldest first.
 const NEWCOMERS: usize = 2;
 
+/// So many of them are looked through for one to give way.
+const NEIGHBOURS: usize = 64;
+
 /// The network that a source's neighbours under the same hand come from, and
 /// which one of it the source is. IPv6 sources of one address have none.
 fn network_of(source: Network) -> Option<(Network, u16)> {
@@ -348,7 +352,9 @@ impl<const N: usize, const I: usize> Detector<N, I> {
             // Who has no share yet takes the place of one with more ports.
             let first = class + usize::from(!has_share && !is_network);
             let mut classes = (first..CLASSES).chain(0..CLASSES);
-            let oldest = classes.find_map(|class| self.sources.oldest(class))?;
+            let neighbour = self.neighbour(source).filter(|_| first == NEWCOMERS);
+            let oldest = classes.find_map(|class| self.sources.oldest(class));
+            let oldest = neighbour.or(oldest)?;
             self.sources.remove(oldest);
             self.evictions += 1;
         }
@@ -357,6 +363,22 @@ impl<const N: usize, const I: usize> Detector<N, I> {
             watched.clear();
         }
         Some(slot)
+    }
+
+    /// A newcomer of the same IPv6 /48 or IPv4 /16, among the oldest: a flood
+    /// takes its own places, not those of others.
+    #[inline(never)]
+    fn neighbour(&self, source: Network) -> Option<Slot> {
+        let site = source.around(16, 48);
+        let mut next = self.sources.oldest(NEWCOMERS);
+        for _ in 0..NEIGHBOURS {
+            let slot = next?;
+            if self.sources.key(slot)?.around(16, 48) == site {
+                return next;
+            }
+            next = self.sources.younger(slot);
+        }
+        None
     }
 
     /// Whether `next_scan` has one.
@@ -594,6 +616,29 @@ mod tests {
             }
         }
         assert_eq!(detector.next_scan().unwrap().source, source(2));
+    }
+
+    /// Newcomers of one network take each other's places, not a slow scanner's.
+    #[test]
+    fn a_flood_of_newcomers_hides_no_newcomer_from_elsewhere() {
+        let mut detector = detector::<64, 128>();
+        let scanner = Network::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 32);
+        let mut number = 0;
+        for port in 1..=4 {
+            let own = evidence(0, port);
+            detector.observe(
+                &Evidence {
+                    source: scanner,
+                    ..own
+                },
+                at(port.into()),
+            );
+            for _ in 0..1_000 {
+                number += 1;
+                detector.observe(&evidence(number, 80), at(port.into()));
+            }
+        }
+        assert_eq!(detector.next_scan().unwrap().source, scanner);
     }
 
     /// However many networks there are, they take an eighth of the table.

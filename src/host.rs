@@ -261,6 +261,7 @@ impl Facts {
         self.sorted.partition_point(|held| held.place() < place)
     }
 
+    #[inline(never)]
     fn summarise(&mut self, Place(bits, length): Place) {
         if length >= 128 {
             self.endings |= 1 << (bits as u32 & 63);
@@ -276,6 +277,7 @@ impl Facts {
     }
 
     /// A dump of `origin` begins.
+    #[inline(never)]
     fn begin(&mut self, origin: u8) {
         if self.is_untouched() {
             return;
@@ -432,6 +434,7 @@ impl ResolverLine {
         }
     }
 
+    #[inline(never)]
     fn begin_value(&mut self, part: LinePart) {
         self.word.clear();
         self.part = part;

@@ -28,7 +28,9 @@ use crate::limits::{
     HTTP_EXCHANGE_DEADLINE, HTTP_HEADER_DEADLINE, HTTP_KEEP_ALIVE, HTTP_LINGER, HTTP_LINGER_BYTES,
     HTTP_REQUEST, HTTP_RESPONSE,
 };
-use crate::text::{Text, TextView, eq_ignore_case, has_byte, parse_decimal, split, trim};
+use crate::text::{
+    Text, TextView, eq_ignore_case, has_byte, parse_decimal, split, split_once, trim,
+};
 use crate::time::{Duration, Instant, nearest, order};
 
 /// Bytes kept free before a body for its head.
@@ -255,12 +257,11 @@ impl Head {
     /// that begins with a blank (obs-fold, section 5.2) has no such name.
     #[inline(never)]
     fn take_field(&mut self, line: &[u8]) -> Result<(), Status> {
-        let colon = line.iter().position(|byte| *byte == b':');
-        let (name, value) = colon
-            .and_then(|colon| line.split_at_checked(colon))
-            .filter(|(name, _)| is_token(name))
-            .ok_or(Status::BadRequest)?;
-        let value = trim(value.get(1..).unwrap_or_default());
+        let (name, value) = split_once(line, b':');
+        if !has_byte(line, b':') || !is_token(name) {
+            return Err(Status::BadRequest);
+        }
+        let value = trim(value);
         let is = |known: &[u8]| eq_ignore_case(name, known);
         if is(b"host") {
             self.take_host(value)
@@ -429,12 +430,11 @@ fn path_of(target: &[u8]) -> Option<&[u8]> {
     if target.first() == Some(&b'/') {
         return Some(target);
     }
-    let colon = target.iter().position(|byte| *byte == b':')?;
-    let (scheme, rest) = target.split_at_checked(colon)?;
+    let (scheme, rest) = split_once(target, b':');
     if !eq_ignore_case(scheme, b"http") && !eq_ignore_case(scheme, b"https") {
         return None;
     }
-    let rest = rest.strip_prefix(b"://")?;
+    let rest = rest.strip_prefix(b"//")?;
     let authority = rest
         .iter()
         .take_while(|byte| !b"/?#".contains(byte))
@@ -452,11 +452,10 @@ fn path_of(target: &[u8]) -> Option<&[u8]> {
 
 #[inline(never)]
 fn resource_of(path: &[u8]) -> Resource {
-    let length = path.iter().take_while(|byte| **byte != b'?').count();
-    match path.get(..length) {
-        Some(b"/" | b"/metrics") => Resource::Metrics,
-        Some(b"/healthz") => Resource::Healthz,
-        Some(b"/blocked") => Resource::Blocked,
+    match split_once(path, b'?').0 {
+        b"/" | b"/metrics" => Resource::Metrics,
+        b"/healthz" => Resource::Healthz,
+        b"/blocked" => Resource::Blocked,
         _ => Resource::Unknown,
     }
 }
@@ -476,9 +475,8 @@ fn parse_media_range(range: &[u8]) -> (Option<Format>, u32) {
         };
     let mut quality = 1_000;
     for part in parts {
-        let equals = part.iter().take_while(|byte| **byte != b'=').count();
-        let (name, value) = part.split_at_checked(equals).unwrap_or_default();
-        let value = trim(value.get(1..).unwrap_or_default());
+        let (name, value) = split_once(part, b'=');
+        let value = trim(value);
         if eq_ignore_case(name, b"q") {
             quality = parse_quality(value).unwrap_or(0);
         } else if eq_ignore_case(name, b"version") && unquoted(value) != wanted_version {

@@ -97,10 +97,10 @@ impl<T> Single<T> {
     }
 }
 
-impl<T> Single<Option<T>> {
+impl<T> Single<mem::MaybeUninit<T>> {
     /// The place for a value that is made when the process runs, with it.
     pub fn hold(&'static self, value: T) -> Option<&'static mut T> {
-        Some(self.take()?.insert(value))
+        Some(self.take()?.write(value))
     }
 }
 

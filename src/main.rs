@@ -8,13 +8,13 @@
 fn main() {}
 #[cfg(not(test))]
 mod entry {
-    use core::{ffi::c_int, panic::PanicInfo};
+    use core::{ffi::c_int, mem::MaybeUninit, panic::PanicInfo};
 
     use tcpparser::daemon::{Daemon, Flow};
     use tcpparser::linux::{ArgumentVector, Linux, Single};
 
     static DAEMON: Single<Daemon> = Single::new(Daemon::new());
-    static KERNEL: Single<Option<Linux>> = Single::new(None);
+    static KERNEL: Single<MaybeUninit<Linux>> = Single::new(MaybeUninit::uninit());
 
     #[unsafe(no_mangle)]
     extern "C" fn main(_count: c_int, arguments: ArgumentVector) -> c_int {

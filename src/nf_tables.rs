@@ -408,6 +408,7 @@ impl<'a> Batch<'a> {
 
     /// Deletes the table and all in it. `set_up` may follow: there is no moment
     /// without a table.
+    #[inline(never)]
     pub fn delete_table(&mut self) {
         self.command(DELTABLE, OF_TABLE, &Element::BLANK);
     }

@@ -674,13 +674,14 @@ fn is_injected(entry: &[u8], name: &[u8]) -> bool {
     is_url || split(INJECTED, b'|').any(|word| holds(name, word))
 }
 
-/// The option whose name takes the fewest changes to be made of a word, if
-/// anything of that is left then.
+/// The option whose name takes the fewest changes to be made of a word, if half
+/// of that is left then.
 fn nearest(word: &[u8]) -> Option<Id> {
     let (word, _) = split_once(word, b'=');
     let word = word.strip_prefix(b"--").unwrap_or(word);
     let word = word.get(..NAME_MAX).unwrap_or(word);
-    for most in 0..word.len() {
+    // What is like the half of it at least.
+    for most in 0..=word.len() / 2 {
         let id = find(&|row| distance(word, row.name) <= most);
         if id.is_some() {
             return id;
@@ -1455,7 +1456,7 @@ mod tests {
             ("--show=x", "--show: 'x' is not allowed: all/new/scans"),
             ("--block-time=1s,x", "--block-time: 'x' is not allowed: 1..8 of 1s..24d/forever"),
             ("--block-time=1,1,1,1,1,1,1,1,2", "--block-time: '2' is one too many: at most 8"),
-            ("--bogus=1", "'--bogus=1' is not an option, the nearest is --ports: see --help"),
+            ("--bogus=1", "'--bogus=1' is not an option: see --help"),
             ("--port 1", "'--port' is not an option, the nearest is --ports: see --help"),
             ("--Ports=1", "'--Ports=1' is not an option, the nearest is --ports: see --help"),
             ("ports", "'ports' is not an option, the nearest is --ports: see --help"),

@@ -826,6 +826,7 @@ def test_install_says_what_it_cannot_do(t):
                              (("PREFIX=local",), "an absolute path"),
                              (("BINARY=/nowhere",), "BINARY=/nowhere is no file"),
                              (("bogus",), "'bogus' is not known: see"),
+                             (("install", "uninstall"), "'install' or 'uninstall', not both"),
                              (("DESTDIR=/proc", f"BINARY={t.binary}"),
                               "/proc/usr/local/bin cannot be written: use sudo")):
         done = run("sh", f"{DIST}/install.sh", f"DESTDIR={t.folder('tree')}", *arguments)

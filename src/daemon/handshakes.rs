@@ -49,6 +49,7 @@ impl Handshakes {
 
     /// Reads net.ipv4.tcp_fastopen, which decides where sockets do not;
     /// where it cannot be read the last value stays.
+    #[inline(never)]
     pub(super) fn read_setting(&mut self, kernel: &mut impl Kernel, proc_directory: &[u8]) {
         let name = b"/sys/net/ipv4/tcp_fastopen";
         let [value, _] = read_setting(kernel, proc_directory, name);

@@ -163,6 +163,7 @@ impl Output {
     }
 
     /// A daemon's first day begins.
+    #[inline(never)]
     pub fn start(&mut self, now: Instant) {
         self.day_ends = (self.style == Style::Journal).then(|| now.after(DAY));
     }

@@ -31,6 +31,7 @@ pub(super) fn print(
 }
 
 /// The first lines of a daemon.
+#[inline(never)]
 pub(super) fn print_start(kernel: &mut impl Kernel, output: &mut Output) {
     print_lines(kernel, output, report::START);
     output.flush(kernel);

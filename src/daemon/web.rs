@@ -305,6 +305,7 @@ impl Page {
     }
 }
 
+#[inline(never)]
 fn close_evicted(kernel: &mut impl Kernel, metrics: &mut Metrics, evicted: Option<Descriptor>) {
     if let Some(client) = evicted {
         metrics.http_clients_evicted += 1;
@@ -417,6 +418,7 @@ fn answer(
     true
 }
 
+#[inline(never)]
 fn count_status(exchange: &mut Exchange, metrics: &mut Metrics) {
     if let Some(status) = exchange.take_status() {
         metrics.http_requests.count(status);

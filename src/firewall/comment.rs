@@ -13,10 +13,17 @@ pub const COMMENT_MAX: usize = 120;
 pub const OURS: &[u8] = b"tcpparser ";
 
 /// A comment as it stands in the kernel, to the letter: `-D` needs it exactly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Eq)]
 pub struct Comment {
     length: u8,
     bytes: [u8; COMMENT_MAX],
+}
+
+impl PartialEq for Comment {
+    #[inline(never)]
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
 }
 
 impl Blank for Comment {
@@ -150,6 +157,7 @@ impl Facts {
     }
 
     /// When it ends, in this boot; `None` for never.
+    #[inline(never)]
     pub fn end(&self) -> Option<Instant> {
         (self.end_seconds != 0).then(|| Instant::from_secs(self.end_seconds))
     }

@@ -170,6 +170,7 @@ impl Tool {
 
     /// Waits up to five seconds for the xtables lock: as two words, since `-w5`
     /// is refused, and never bare, which waits for ever (iptables(8)).
+    #[inline(never)]
     fn put_wait(self, invocation: &mut Invocation) {
         if self.waits {
             invocation.arguments.put(b"-w\x005\0");
@@ -235,6 +236,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Takes one jump away.
+    #[inline(never)]
     pub fn remove_jump(&mut self, hook: Hook) {
         self.line(b"-D ", hook.name(), b" -j TCPPARSER");
     }
@@ -267,6 +269,7 @@ impl<'a> Batch<'a> {
         input.put_byte(b'\n');
     }
 
+    #[inline(never)]
     fn line(&mut self, verb: &[u8], chain: &[u8], rest: &[u8]) {
         let input = &mut self.invocation.input;
         input.put(verb);

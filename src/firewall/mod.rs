@@ -242,6 +242,7 @@ struct Block {
 
 impl Block {
     /// What its comment says in this boot.
+    #[inline(never)]
     fn facts(&self, boot_id: u32) -> Facts {
         Facts {
             boot_id,
@@ -440,6 +441,7 @@ pub enum Unusable {
 
 impl Unusable {
     /// `ip6tables`, or all there is.
+    #[inline(never)]
     pub fn name(self) -> &'static [u8] {
         match self {
             Self::Family(family) => iptables::family_name(family),
@@ -661,6 +663,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// When waiting for the first listing ends in any case.
+    #[inline(never)]
     pub fn settled_at(&self) -> Option<Instant> {
         self.enabled_at.map(|enabled| enabled.after(SETTLING))
     }
@@ -722,8 +725,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             })
     }
 
-    /// Rules that `Task::Unblock` took away, and the widest of those that held
-    /// more than it is about.
+    /// Rules that `Task::Unblock` took away, and one of those that held more than
+    /// it is about.
     pub fn removed(&self) -> (u64, Option<Network>) {
         let lifted = Some(self.lifted).filter(|network| *network != Network::BLANK);
         (self.removed, lifted)
@@ -799,24 +802,26 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Blocks that stand in the kernel.
     #[inline(never)]
     pub fn standing(&self) -> usize {
-        [
+        self.count(&[
             Stage::Added,
             Stage::Standing,
             Stage::Lost,
             Stage::Restoring,
             Stage::Expired,
             Stage::Removing,
-        ]
-        .iter()
-        .map(|stage| self.blocks.class_len(*stage as usize))
-        .sum()
+        ])
     }
 
     /// Blocks that are about to be in the kernel.
     #[inline(never)]
     pub fn pending(&self) -> usize {
-        [Stage::Wanted, Stage::Adding]
-            .iter()
+        self.count(&[Stage::Wanted, Stage::Adding])
+    }
+
+    #[inline(never)]
+    fn count(&self, stages: &[Stage]) -> usize {
+        let counts = stages.iter();
+        counts
             .map(|stage| self.blocks.class_len(*stage as usize))
             .sum()
     }
