@@ -249,7 +249,7 @@ const NETWORKS: usize = 1;
 const NEWCOMERS: usize = 2;
 
 /// So many of them are looked through for one to give way.
-const NEIGHBOURS: usize = 64;
+const NEIGHBOURS: usize = 8;
 
 /// The network that a source's neighbours under the same hand come from, and
 /// which one of it the source is. IPv6 sources of one address have none.
@@ -261,8 +261,9 @@ fn network_of(source: Network) -> Option<(Network, u16)> {
     }
 }
 
-/// Up to `N` sources under watch, with an index of `I`.
-#[repr(C)]
+/// Up to `N` sources under watch, with an index of `I`. What an idle daemon
+/// writes to, its head, is in one page.
+#[repr(C, align(64))]
 pub struct Detector<const N: usize, const I: usize> {
     threshold: u8,
     window: Duration,

@@ -109,9 +109,9 @@ pub struct Daemon {
     is_terminating: bool,
     web: Web,
 
+    netlink_buffer: [u8; RECEIVE_BUFFER],
     reader: Reader,
     output: Output,
-    netlink_buffer: [u8; RECEIVE_BUFFER],
 
     host: Host,
     commands: Commands,

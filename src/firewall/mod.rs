@@ -501,11 +501,11 @@ pub struct Firewall<const N: usize, const I: usize> {
     repairs: u64,
     evictions: u64,
     blocks: Table<Network, Block, N, I, { Stage::ALL.len() }>,
-    shares: Shares,
     stale: PerPlace<StaleRules>,
     /// What `Task::List` found in the table that was listed last.
     listing_ours: Vec<Rule, N>,
     listing_place: Place,
+    shares: Shares,
 }
 
 impl<const N: usize, const I: usize> Firewall<N, I> {
