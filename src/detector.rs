@@ -249,7 +249,7 @@ const NETWORKS: usize = 1;
 const NEWCOMERS: usize = 2;
 
 /// So many of them are looked through for one to give way.
-const NEIGHBOURS: usize = 8;
+const NEIGHBOURS: usize = 4;
 
 /// The network that a source's neighbours under the same hand come from, and
 /// which one of it the source is. IPv6 sources of one address have none.

@@ -137,7 +137,7 @@ def is_up(scene, server):
 def test_ftp_ports_without_connections(t, lowest):
     """Listened on until the client gives up, and by the next one again."""
     scene = Scene(t, interval="500ms").hears()
-    settings = (f"pasv_min_port={lowest}", f"pasv_max_port={lowest + 10}")
+    settings = (f"pasv_min_port={lowest}", f"pasv_max_port={lowest + 20}")
     with ftp_server(t, scene, *settings) as server, contextlib.ExitStack() as waiting:
         wait_for(lambda: is_up(scene, server), "vsftpd")
         with scene.peer.entered():

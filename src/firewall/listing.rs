@@ -5,13 +5,16 @@ use crate::detector::Data;
 use crate::limits::VERIFY_PERIOD;
 use crate::table::{Blank, Slot};
 use crate::text::Text;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 use super::comment::Facts;
 use super::filter_table::{Chain, State};
 use super::iptables::{Listed, Rule};
 use super::place::Place;
 use super::{ABOVE_MAX, Block, EndReason, Firewall, Stage, Task};
+
+/// What goes so long before its end went by itself.
+const EARLY_END: Duration = Duration::from_secs(1);
 
 impl Block {
     /// The kernel's rule is about to be, or is, the one that was to replace it.
@@ -264,7 +267,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 self.set_stage(slot, Stage::Lost);
             }
             (Stage::Added | Stage::Standing, false) => {
-                self.end_block(slot, EndReason::Operator, now);
+                // The kernel ends an element by itself, some milliseconds before
+                // we do.
+                let is_over = now.after(EARLY_END).reaches(block.end);
+                let reason = if is_over {
+                    EndReason::Expired
+                } else {
+                    EndReason::Operator
+                };
+                self.end_block(slot, reason, now);
             }
             (Stage::Expired, false) => self.end_block(slot, reason, now),
             (Stage::Lost, false) => block.renew(),

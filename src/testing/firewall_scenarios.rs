@@ -1462,6 +1462,22 @@ fn a_frame_that_is_refused_is_not_tried_without_end() {
     assert_eq!(run.lines_with("Block failed").len(), 1);
 }
 
+/// The kernel's clock and ours differ by some milliseconds.
+#[test]
+fn an_element_that_times_out_early_was_not_taken_away() {
+    trace! {"
+        kernel has nf_tables
+        at 0 s: start --firewall nft
+        at 1 s: 198.51.100.7-8 scans
+        at 11 s: 198.51.100.7-8 is blocked for 10m
+        198.51.100.7-8 closes
+        at 600 s: nft delete element 198.51.100.8
+        at 602 s: expect: Unblocked: 198.51.100.8 its rule was removed by nft
+        at 609800 ms: nft delete element 198.51.100.7
+        at 612 s: expect: Unblocked: 198.51.100.7 its time is over
+    "}
+}
+
 /// The end of a block passes, and others are held back, while a child hangs:
 /// nothing is polled for meanwhile.
 #[test]
