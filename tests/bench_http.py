@@ -130,10 +130,9 @@ def main(binary, folder):
         compare("keep-alive", ours, lighttpd)
         compare("Connection: close", ours, alone, "-H", "Connection: close")
         compare("Connection: close", ours, watched, "-H", "Connection: close")
-    print("\nThe tcpparser measured is built without its limit, one part in four of a
-processor (HTTP_SHARE of src/limits.rs).
-
-Each socket that ends is an event for the tcpparser of its host, and costs its owner\n"
+    print("\nThe tcpparser measured is built without its limit, one part in four of a processor\n"
+          "(HTTP_SHARE of src/limits.rs).\n\n"
+          "Each socket that ends is an event for the tcpparser of its host, and costs its owner\n"
           "a little: \"watched\" is nginx on a host that has one.")
 
 

@@ -1,4 +1,5 @@
-"""Budgets: what tests/budgets allows, measured."""
+"""Budgets: what tests/budgets allows, measured; and that what measures more
+can."""
 
 import lzma
 import os
@@ -104,3 +105,12 @@ def test_memory_of_thousands_of_scanners(t):
         sizes.append(memory(flood.guard))
     grown, most = sizes[-1] - sizes[0], 3 * int(budgets()["scanners"])
     assert grown <= most, f"KiB before and after each {wave}: {sizes}"
+
+
+def test_programs_beside_the_tests_compile():
+    """`make test` runs none of `make bench`, `make detect` and `make fleet`."""
+    names = [name for name in os.listdir(FOLDER) if name.endswith(".py")]
+    assert "bench.py" in names and "detect.py" in names, names
+    for name in names:
+        with open(os.path.join(FOLDER, name)) as file:
+            compile(file.read(), name, "exec")
