@@ -254,23 +254,24 @@ impl Network {
     #[inline(never)]
     pub fn part(self, number: u8) -> Self {
         let length = self.prefix_length.saturating_add(8);
-        let bits = match self.address {
-            IpAddr::V4(v4) => u128::from(v4.to_bits()),
-            IpAddr::V6(v6) => v6.to_bits(),
+        let IpAddr::V6(v6) = self.address else {
+            return self;
         };
         let number = u128::from(number) << (128u8.saturating_sub(length) & 127);
-        Self::new(IpAddr::V6(Ipv6Addr::from_bits(bits | number)), length)
+        let bits = v6.to_bits() | number;
+        Self::new(IpAddr::V6(Ipv6Addr::from_bits(bits)), length)
     }
 
     /// The block of so many bits around it, for either family. An address that
-    /// NAT64 made of an IPv4 address (RFC 6052 section 2.1, RFC 8215 section 5)
-    /// counts as that.
+    /// NAT64 made of an IPv4 address counts as that.
     #[inline(never)]
     pub fn around(self, v4_length: u8, v6_length: u8) -> Self {
         match self.address {
             IpAddr::V6(v6) => {
                 let bits = v6.to_bits();
-                if bits >> 96 == 0x0064_ff9b || bits >> 80 == 0x0064_ff9b_0001 {
+                // Both begin like that: nearly no other address needs the search.
+                let may_be = bits >> 112 == 0x64;
+                if may_be && NAT64.iter().any(|prefix| prefix.contains(self.address)) {
                     let v4 = Ipv4Addr::from_bits(bits as u32);
                     return Self::new(IpAddr::V4(v4), v4_length);
                 }
@@ -313,6 +314,13 @@ impl Network {
         out.put_decimal(u64::from(self.prefix_length));
     }
 }
+
+/// Where NAT64 makes IPv6 addresses of IPv4 ones (RFC 6052 section 2.1, RFC 8215
+/// section 5).
+pub const NAT64: [Network; 2] = [
+    Network::new(IpAddr::V6(Ipv6Addr::from_bits(0x0064_ff9b << 96)), 96),
+    Network::new(IpAddr::V6(Ipv6Addr::from_bits(0x0064_ff9b_0001 << 80)), 48),
+];
 
 const fn mask32(length: u8) -> u32 {
     if length == 0 {

@@ -346,16 +346,28 @@ impl<const N: usize, const I: usize> Detector<N, I> {
             return Some(slot);
         }
         let is_network = is_network(source);
-        let share = if is_network { N / 8 } else { N / 4 };
-        let class = if is_network { NETWORKS } else { NEWCOMERS };
+        let (class, share) = if is_network {
+            (NETWORKS, N / 8)
+        } else {
+            (NEWCOMERS, N / 4)
+        };
         let has_share = self.sources.class_len(class) >= share.max(1);
         if self.sources.len() >= N || is_network && has_share {
-            // Who has no share yet takes the place of one with more ports.
-            let first = class + usize::from(!has_share && !is_network);
+            // Newcomers below their share take the place of one with more ports.
+            let is_crowded = has_share && !is_network;
+            let first = if is_network || has_share {
+                class
+            } else {
+                class + 1
+            };
             let mut classes = (first..CLASSES).chain(0..CLASSES);
-            let neighbour = self.neighbour(source).filter(|_| first == NEWCOMERS);
-            let oldest = classes.find_map(|class| self.sources.oldest(class));
-            let oldest = neighbour.or(oldest)?;
+            let neighbour = if is_crowded {
+                self.neighbour(source)
+            } else {
+                None
+            };
+            let oldest =
+                neighbour.or_else(|| classes.find_map(|class| self.sources.oldest(class)))?;
             self.sources.remove(oldest);
             self.evictions += 1;
         }

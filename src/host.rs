@@ -11,7 +11,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use heapless::{Vec, VecView};
 
-use crate::address::{Network, fold_mapped, is_loopback, parse_address};
+use crate::address::{NAT64, Network, fold_mapped, is_loopback, parse_address};
 use crate::limits::{
     ALLOWED, BROADCASTS, GATEWAYS, LINK_LOCAL_GATEWAYS, NAMESERVERS, ON_LINK_PREFIXES,
     OWN_ADDRESSES,
@@ -103,13 +103,9 @@ const ALWAYS: [(Network, Protection); 8] = [
     (v4(169, 254, 0, 0, 16), Protection::LinkLocal),
 ];
 
-/// Where one /64 holds many unrelated hosts: NAT64 (RFC 6052 section 2.1, RFC
-/// 8215 section 5) and Teredo (RFC 4380 section 2.6).
-const SHARED: [Network; 3] = [
-    v6(0x0064_ff9b << 96, 96),
-    v6(0x0064_ff9b_0001 << 80, 48),
-    v6(0x2001_0000 << 96, 32),
-];
+/// Where one /64 holds many unrelated hosts: NAT64 and Teredo (RFC 4380 section
+/// 2.6).
+const SHARED: [Network; 3] = [NAT64[0], NAT64[1], v6(0x2001_0000 << 96, 32)];
 
 /// Where routers that announce themselves have their address (RFC 4861 section
 /// 6.1.2): one host on a link can be thousands of them.

@@ -60,7 +60,8 @@ limit! {
     PORTS_PER_SOURCE: usize = 64
 }
 limit! {
-    /// Blocks held back at once: more than a thousandth of a minute's may be.
+    /// Blocks held back at once: each look at whose turn it is walks over them,
+    /// and what is newest comes first.
     HELD_BLOCKS: usize = 512
 }
 limit! {

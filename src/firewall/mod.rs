@@ -8,15 +8,16 @@
 //! changes wait until it was listed once, and again after any failure.
 //!
 //! ```text
-//!            block()      grant()       command(), request()       success        next_notice()
-//! (nothing) --------> Held ------> Wanted ------------> Adding ----------> Added ---------> Standing
-//!    ^                  ^------ failure ------'                                   |
-//!    |  STRIKE_MEMORY                                                   its end   |
-//!   Ended <--------- Removed <--------- Removing <------------- Expired <---------'
-//!       next_notice()        exit 0              command()
+//!          block()      grant()       command(), request()     success       next_notice()
+//! (nothing) -----> Held ------> Wanted -----------> Adding --------> Added ------> Standing
+//!    ^                            ^----- failure -----'                               |
+//!    |  STRIKE_MEMORY                                                       its end   |
+//!   Ended <--------- Removed <----------- Removing <--------------- Expired <---------'
+//!       next_notice()         exit 0                 command()
 //!
 //! Standing, rule lost to a reload -> Lost -> Restoring -> Standing, silently
 //! Standing, rule taken by an operator -> Removed
+//! Held until its evidence is old, or too many are -> Refused
 //! ```
 
 mod changes;
