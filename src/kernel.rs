@@ -256,12 +256,29 @@ pub enum Netlink {
     RouteEvents,
     /// NETLINK_SOCK_DIAG joined to the destroy groups of TCP and TCP over IPv6.
     DestroyEvents,
+    /// The same, of all network namespaces that have a number in ours
+    /// (NETLINK_LISTEN_ALL_NSID of netlink(7)); needs CAP_NET_BROADCAST.
+    ForeignEvents,
     /// NETLINK_SOCK_DIAG to ask for sockets and to destroy them.
     SockDiag,
     /// NETLINK_NETFILTER: nf_tables is asked and changed.
     Netfilter,
     /// The same, joined to the group that reports changes of nf_tables.
     NetfilterEvents,
+}
+
+/// One instruction of a socket's filter: struct sock_filter of linux/filter.h.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Instruction {
+    /// What is done, of linux/bpf_common.h.
+    pub code: u16,
+    /// So many instructions are skipped where a comparison holds.
+    pub if_true: u8,
+    /// So many where it does not.
+    pub if_false: u8,
+    /// An offset, or what is compared with.
+    pub operand: u32,
 }
 
 /// The bit of CAP_NET_ADMIN in a capability set (linux/capability.h).
@@ -406,6 +423,15 @@ pub trait Kernel {
     fn connect(&mut self, address: Endpoint) -> Result<Descriptor, Errno>;
     /// recv(2), MSG_DONTWAIT.
     fn receive(&mut self, socket: Descriptor, buffer: &mut [u8]) -> Result<usize, Errno>;
+    /// The same by recvmsg(2), with the origin of what was received: the
+    /// interface of a packet (sll_ifindex of packet(7)), or one more than the
+    /// number of the network namespace of a message (NETLINK_LISTEN_ALL_NSID of
+    /// netlink(7)); 0 where that is our own.
+    fn receive_from(
+        &mut self,
+        socket: Descriptor,
+        buffer: &mut [u8],
+    ) -> Result<(usize, u32), Errno>;
     /// send(2), MSG_DONTWAIT and MSG_NOSIGNAL.
     fn send(&mut self, socket: Descriptor, bytes: &[u8], more: More) -> Result<usize, Errno>;
     /// shutdown(2) of a TCP socket's sending side; whether it holds bytes that
@@ -414,6 +440,17 @@ pub trait Kernel {
 
     /// A bound, non-blocking netlink socket.
     fn netlink(&mut self, kind: Netlink) -> Result<Descriptor, Errno>;
+    /// A packet socket (packet(7)) whose packets begin with their network header;
+    /// it receives none before `bind_packets`. Needs CAP_NET_RAW.
+    fn packet_socket(&mut self) -> Result<Descriptor, Errno>;
+    /// Lets it receive what comes in with this ethertype (linux/if_ether.h).
+    fn bind_packets(&mut self, socket: Descriptor, ethertype: u16) -> Result<(), Errno>;
+    /// How many packets it had no room for since this was asked last
+    /// (PACKET_STATISTICS of packet(7)).
+    fn lost_packets(&mut self, socket: Descriptor) -> u32;
+    /// Lets a socket receive what a classic filter lets through, SO_ATTACH_FILTER
+    /// of socket(7).
+    fn attach_filter(&mut self, socket: Descriptor, filter: &[Instruction]) -> Result<(), Errno>;
     /// Lets a connect(2) to a bound loopback socket that does not listen be
     /// refused: the destruction of its socket is the event that shows whether
     /// destroy events arrive. Returns the connecting socket's port.

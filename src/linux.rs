@@ -6,7 +6,7 @@
 //! library's structs (gnu target linked with musl-gcc).
 
 use core::cell::UnsafeCell;
-use core::ffi::{CStr, c_char, c_int, c_ulong};
+use core::ffi::{CStr, c_char, c_int, c_ulong, c_void};
 use core::mem::{self, MaybeUninit};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::panic::PanicInfo;
@@ -15,8 +15,8 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use crate::address::{Endpoint, Family, fold_mapped};
 use crate::kernel::{
-    Accepted, Child, Claim, Clock, Descriptor, Errno, Exit, File, Interest, Invocation, Kernel,
-    Link, More, Netlink, Path, ProcessStatus, Screen, Signal, StartUp, Stream,
+    Accepted, Child, Claim, Clock, Descriptor, Errno, Exit, File, Instruction, Interest,
+    Invocation, Kernel, Link, More, Netlink, Path, ProcessStatus, Screen, Signal, StartUp, Stream,
 };
 use crate::limits;
 use crate::table::HashKey;
@@ -36,6 +36,9 @@ const DEFAULT_PATH: &CStr = c"PATH=/usr/sbin:/usr/bin:/sbin:/bin";
 const PATH_NAME: usize = b"PATH=".len();
 /// Receive buffer asked for on events: thousands of messages.
 const EVENTS_BUFFER: c_int = 4 << 20;
+/// Receive buffer asked for on packets: some hundred SYNs between two looks. The
+/// kernel takes net.core.rmem_max where that is less.
+const PACKET_BUFFER: c_int = 256 << 10;
 /// Connections the kernel queues for accept(2); it takes less where
 /// net.core.somaxconn says so. Where the queue is full a client's handshake is
 /// dropped and tried again a second later.
@@ -472,6 +475,14 @@ impl Kernel for Linux {
         receive(socket.number(), buffer)
     }
 
+    fn receive_from(
+        &mut self,
+        socket: Descriptor,
+        buffer: &mut [u8],
+    ) -> Result<(usize, u32), Errno> {
+        receive_from(socket.number(), buffer)
+    }
+
     fn send(&mut self, socket: Descriptor, bytes: &[u8], more: More) -> Result<usize, Errno> {
         let flags = match more {
             More::No => 0,
@@ -488,7 +499,9 @@ impl Kernel for Linux {
     fn netlink(&mut self, kind: Netlink) -> Result<Descriptor, Errno> {
         let protocol = match kind {
             Netlink::Route | Netlink::RouteEvents => libc::NETLINK_ROUTE,
-            Netlink::DestroyEvents | Netlink::SockDiag => libc::NETLINK_SOCK_DIAG,
+            Netlink::DestroyEvents | Netlink::ForeignEvents | Netlink::SockDiag => {
+                libc::NETLINK_SOCK_DIAG
+            }
             Netlink::Netfilter | Netlink::NetfilterEvents => libc::NETLINK_NETFILTER,
         };
         let socket = socket(libc::AF_NETLINK, libc::SOCK_RAW, protocol)?;
@@ -499,6 +512,11 @@ impl Kernel for Linux {
         bind(socket.number(), &address)?;
         match kind {
             Netlink::DestroyEvents => join_groups(socket.number(), &DESTROY_GROUPS)?,
+            Netlink::ForeignEvents => {
+                let (level, option) = (libc::SOL_NETLINK, libc::NETLINK_LISTEN_ALL_NSID);
+                set_option(socket.number(), level, option, 1)?;
+                join_groups(socket.number(), &DESTROY_GROUPS)?;
+            }
             Netlink::RouteEvents => {
                 join_groups(socket.number(), &ROUTE_GROUPS)?;
                 // Before 5.3 there are no nexthop objects and no such group.
@@ -514,6 +532,33 @@ impl Kernel for Linux {
             Netlink::Route | Netlink::SockDiag => {}
         }
         Ok(socket.release())
+    }
+
+    fn packet_socket(&mut self) -> Result<Descriptor, Errno> {
+        let socket = socket(libc::AF_PACKET, libc::SOCK_DGRAM, 0)?;
+        let _ = set_option(
+            socket.number(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUF,
+            PACKET_BUFFER,
+        );
+        Ok(socket.release())
+    }
+
+    fn bind_packets(&mut self, socket: Descriptor, ethertype: u16) -> Result<(), Errno> {
+        // struct sockaddr_ll (packet(7)): family, protocol, interface 0 for all.
+        let mut address = [0; 20];
+        put_family(&mut address, libc::AF_PACKET);
+        put_at(&mut address, 2, &ethertype.to_be_bytes());
+        bind(socket.number(), &address)
+    }
+
+    fn lost_packets(&mut self, socket: Descriptor) -> u32 {
+        packet_statistics(socket.number()).map_or(0, |[_, lost]| lost)
+    }
+
+    fn attach_filter(&mut self, socket: Descriptor, filter: &[Instruction]) -> Result<(), Errno> {
+        attach_filter(socket.number(), filter)
     }
 
     fn refused_connect(&mut self) -> Result<u16, Errno> {
@@ -1368,6 +1413,89 @@ fn receive(socket: c_int, buffer: &mut [u8]) -> Result<usize, Errno> {
     let (bytes, length) = (buffer.as_mut_ptr().cast(), buffer.len());
     // SAFETY: the kernel writes at most the buffer's length into it.
     check_length(unsafe { libc::recv(socket, bytes, length, libc::MSG_DONTWAIT) })
+}
+
+/// Bytes of a control message of one number: struct cmsghdr and it, padded.
+const CONTROL: usize = 64;
+
+/// Aligned for a struct cmsghdr.
+#[repr(C, align(8))]
+struct Control([u8; CONTROL]);
+
+/// The first control message is the only one that is asked for: the number of a
+/// network namespace. The name is that of the sender's end.
+#[inline(never)]
+fn receive_from(socket: c_int, buffer: &mut [u8]) -> Result<(usize, u32), Errno> {
+    let (mut name, mut control) = ([0; 32], Control([0; CONTROL]));
+    let mut part = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    // SAFETY: a struct of numbers and pointers, for which all zero bytes are valid.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_name = name.as_mut_ptr().cast::<c_void>();
+    message.msg_namelen = mem::size_of_val(&name) as _;
+    message.msg_iov = &mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = CONTROL as _;
+    // SAFETY: name, part and control live, and the kernel writes at most their
+    // lengths into them.
+    let result = unsafe { libc::recvmsg(socket, &mut message, libc::MSG_DONTWAIT) };
+    let count = check_length(result)?;
+    let word = |bytes: &[u8], offset: usize| {
+        let (_, rest) = bytes.split_at_checked(offset)?;
+        rest.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes))
+    };
+    // struct cmsghdr: length, level, type, then the data (linux/socket.h).
+    let head = mem::size_of::<usize>();
+    let is_namespace = word(&control.0, head) == Some(libc::SOL_NETLINK)
+        && word(&control.0, head + 4) == Some(libc::NETLINK_LISTEN_ALL_NSID);
+    let is_packet = name.starts_with(&(libc::AF_PACKET as u16).to_ne_bytes());
+    let origin = if is_packet {
+        word(&name, 4).unwrap_or(0)
+    } else if is_namespace {
+        // Numbers begin with 0, which is ours here.
+        word(&control.0, head + 8).unwrap_or(0).wrapping_add(1)
+    } else {
+        0
+    };
+    Ok((count, origin as u32))
+}
+
+/// Packets that passed the filter, and how many of them were lost: struct
+/// tpacket_stats of linux/if_packet.h.
+fn packet_statistics(socket: c_int) -> Result<[u32; 2], Errno> {
+    let mut statistics = [0; 2];
+    let mut length = mem::size_of_val(&statistics) as libc::socklen_t;
+    let value = statistics.as_mut_ptr().cast();
+    // SAFETY: the kernel writes at most `length` bytes into the array.
+    let result = unsafe {
+        libc::getsockopt(
+            socket,
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            value,
+            &mut length,
+        )
+    };
+    check(result)?;
+    Ok(statistics)
+}
+
+#[inline(never)]
+fn attach_filter(socket: c_int, filter: &[Instruction]) -> Result<(), Errno> {
+    let program = libc::sock_fprog {
+        len: filter.len() as _,
+        filter: filter.as_ptr().cast_mut().cast(),
+    };
+    let length = mem::size_of_val(&program) as libc::socklen_t;
+    let value = (&raw const program).cast();
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER);
+    // SAFETY: Instruction is a struct sock_filter, and the kernel copies as many
+    // as the slice has.
+    check(unsafe { libc::setsockopt(socket, level, option, value, length) })?;
+    Ok(())
 }
 
 #[inline(never)]

@@ -12,8 +12,9 @@ use super::filter_table::FilterTable;
 use super::nf_tables_model::NfTables;
 use crate::address::{Endpoint, Family, Network, PerFamily};
 use crate::kernel::{
-    Accepted, CAP_NET_ADMIN, Child, Claim, Clock, Descriptor, Errno, Exit, File, Interest,
-    Invocation, Kernel, Link, More, Netlink, Path, ProcessStatus, Screen, Signal, StartUp, Stream,
+    Accepted, CAP_NET_ADMIN, Child, Claim, Clock, Descriptor, Errno, Exit, File, Instruction,
+    Interest, Invocation, Kernel, Link, More, Netlink, Path, ProcessStatus, Screen, Signal,
+    StartUp, Stream,
 };
 use crate::proc_net_tcp::TcpState;
 use crate::table::HashKey;
@@ -208,6 +209,8 @@ enum Open {
     },
     Routes(RouteSocket),
     Events(VecDeque<Vec<u8>>),
+    ForeignEvents(VecDeque<(Vec<u8>, u32)>),
+    Packets(PacketSocket),
     /// A sock_diag socket, where SOCK_DESTROY works.
     Diag(VecDeque<Vec<u8>>),
     Netfilter(VecDeque<Vec<u8>>),
@@ -218,6 +221,14 @@ enum Open {
     Connection(VecDeque<u8>),
     ChildOutput,
     ChildErrors,
+}
+
+/// What a packet socket received, with interfaces.
+#[derive(Default)]
+struct PacketSocket {
+    ethertype: u16,
+    queue: VecDeque<(Vec<u8>, u32)>,
+    lost: u32,
 }
 
 /// A socket of rtnetlink.
@@ -1004,6 +1015,8 @@ impl FakeKernel {
                 | Open::Netfilter(datagrams)
                 | Open::NetfilterEvents(datagrams),
             ) => !datagrams.is_empty(),
+            Some(Open::ForeignEvents(queue)) => !queue.is_empty(),
+            Some(Open::Packets(socket)) => !socket.queue.is_empty(),
             Some(Open::Routes(socket)) => !socket.queue.is_empty() || socket.has_overrun,
             Some(Open::Standard | Open::Lock | Open::Stranger | Open::File { .. }) => true,
             Some(Open::Diag(_)) => true,
@@ -1366,6 +1379,47 @@ impl Kernel for FakeKernel {
         }
     }
 
+    fn receive_from(
+        &mut self,
+        socket: Descriptor,
+        buffer: &mut [u8],
+    ) -> Result<(usize, u32), Errno> {
+        self.interrupt()?;
+        let received = match self.open.get_mut(&socket.number()) {
+            Some(Open::ForeignEvents(queue)) => queue.pop_front(),
+            Some(Open::Packets(socket)) => socket.queue.pop_front(),
+            _ => return Err(Errno::EINVAL),
+        };
+        let (bytes, origin) = received.ok_or(Errno::EAGAIN)?;
+        let count = bytes.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&bytes[..count]);
+        Ok((count, origin))
+    }
+
+    fn packet_socket(&mut self) -> Result<Descriptor, Errno> {
+        self.new_descriptor(Open::Packets(PacketSocket::default()))
+    }
+
+    fn bind_packets(&mut self, socket: Descriptor, ethertype: u16) -> Result<(), Errno> {
+        match self.open.get_mut(&socket.number()) {
+            Some(Open::Packets(socket)) => socket.ethertype = ethertype,
+            _ => return Err(Errno::EINVAL),
+        }
+        Ok(())
+    }
+
+    fn lost_packets(&mut self, socket: Descriptor) -> u32 {
+        match self.open.get_mut(&socket.number()) {
+            Some(Open::Packets(socket)) => std::mem::take(&mut socket.lost),
+            _ => 0,
+        }
+    }
+
+    fn attach_filter(&mut self, _: Descriptor, filter: &[Instruction]) -> Result<(), Errno> {
+        assert!(!filter.is_empty(), "EINVAL");
+        Ok(())
+    }
+
     fn send(&mut self, socket: Descriptor, bytes: &[u8], more: More) -> Result<usize, Errno> {
         self.interrupt()?;
         self.report_host();
@@ -1439,6 +1493,9 @@ impl Kernel for FakeKernel {
     fn netlink(&mut self, kind: Netlink) -> Result<Descriptor, Errno> {
         if kind == Netlink::DestroyEvents {
             return self.new_descriptor(Open::Events(VecDeque::new()));
+        }
+        if kind == Netlink::ForeignEvents {
+            return self.new_descriptor(Open::ForeignEvents(VecDeque::new()));
         }
         if let Some(error) = self.faults.netlink {
             return Err(error);

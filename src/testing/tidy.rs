@@ -275,7 +275,7 @@ fn main_stays_small() {
 /// A narrow door can be faked whole.
 #[test]
 fn the_kernel_has_few_verbs() {
-    const VERBS: usize = 26;
+    const VERBS: usize = 30;
     let sources = sources();
     let kernel = sources.iter().find(|source| source.name == "kernel.rs");
     let (_, verbs) = kernel
