@@ -122,6 +122,14 @@ struct Touched {
     is_whole: bool,
 }
 
+impl Touched {
+    /// What is evicted first has the lowest: whole ones come last, and among
+    /// equals the youngest. Times end long before the highest bit.
+    fn rank(&self) -> u64 {
+        u64::from(self.is_whole) << 63 | order(self.seen)
+    }
+}
+
 /// A source's ports, or a network's; the first `count` are in use, in no order.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -190,38 +198,33 @@ impl Watched {
             is_whole: evidence.is_whole,
         };
         if let Some(known) = self.find(evidence.port) {
-            match (known.is_whole, evidence.is_whole) {
-                // Who forges it could hold together what is older than the
-                // window, or have a scanner look as if it had sent data.
-                (true, false) => {}
-                (false, true) => {
-                    *known = newer;
-                    self.whole += 1;
-                }
-                (true, true) | (false, false) => {
-                    (known.seen, known.member) = (newer.seen, member);
-                    known.data = known.data.with(newer.data);
-                }
+            if known.is_whole == evidence.is_whole {
+                (known.seen, known.member) = (Some(now), member);
+                known.data = known.data.with(evidence.data);
+            } else if evidence.is_whole {
+                // The other way round who forges it could hold together what
+                // is older than the window, or add data to a silent scan.
+                *known = newer;
+                self.whole += 1;
             }
             return false;
+        }
+        if usize::from(self.count) >= PORTS_PER_SOURCE {
+            // More ports than can decide anything: the oldest is evicted, and
+            // no whole one for one that is not.
+            let all = self.touched.iter().enumerate();
+            let oldest = all.min_by_key(|(_, touched)| touched.rank());
+            let evicted = oldest.filter(|(_, oldest)| newer.is_whole || !oldest.is_whole);
+            let Some((index, _)) = evicted else {
+                return false;
+            };
+            self.remove(index);
         }
         if let Some(free) = self.touched.get_mut(usize::from(self.count)) {
             *free = newer;
             self.count += 1;
-        } else if let Some(oldest) = self
-            .touched
-            .iter_mut()
-            .min_by_key(|touched| (touched.is_whole, order(touched.seen)))
-        {
-            // More ports than can decide anything: the oldest is evicted, and
-            // no whole one for one that is not.
-            if oldest.is_whole && !newer.is_whole {
-                return false;
-            }
-            self.whole -= u8::from(oldest.is_whole);
-            *oldest = newer;
+            self.whole += u8::from(newer.is_whole);
         }
-        self.whole += u8::from(newer.is_whole);
         true
     }
 
@@ -230,24 +233,27 @@ impl Watched {
         while let Some(touched) = self.in_use().get(index) {
             if now.is_within(window, touched.seen) {
                 index += 1;
-                continue;
+            } else {
+                self.remove(index);
             }
-            let is_whole = touched.is_whole;
-            let last = self.in_use().last().copied();
-            if let (Some(hole), Some(last)) = (self.touched.get_mut(index), last) {
-                *hole = last;
-                self.count -= 1;
-                self.whole -= u8::from(is_whole);
-            }
+        }
+    }
+
+    /// The last one takes its place.
+    #[inline(never)]
+    fn remove(&mut self, index: usize) {
+        let last = self.in_use().last().copied();
+        if let (Some(hole), Some(last)) = (self.touched.get_mut(index), last) {
+            self.whole -= u8::from(hole.is_whole);
+            self.count -= 1;
+            *hole = last;
         }
     }
 
     /// The class of a source that is no scanner yet, or none to be blocked.
     fn class(&self) -> usize {
-        match self.whole {
-            0 => UNPROVEN,
-            whole => NEWCOMERS.max(whole.into()),
-        }
+        // One port is not fewer than two.
+        usize::from(self.whole) + usize::from(self.whole == 1)
     }
 
     /// How many sources its ports were touched from last.
@@ -365,15 +371,9 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         let was_quiet = !now.is_within(self.window, watched.last_seen);
         let is_new = watched.note(evidence, member, now, self.window);
         watched.last_seen = Some(now);
-        let (most, sources, lower) = if is_network(key) {
-            (SPREAD_PORTS.max(self.threshold), SPREAD_SOURCES, NETWORKS)
-        } else {
-            (self.threshold, 1, watched.class())
-        };
-        let is_whole = watched.whole > most;
         let class = match class {
             Some(CROSSED) => {
-                watched.is_whole |= is_whole;
+                watched.is_whole |= watched.whole > self.threshold;
                 CROSSED
             }
             Some(REPORTED) if !was_quiet => REPORTED,
@@ -381,13 +381,20 @@ impl<const N: usize, const I: usize> Detector<N, I> {
                 if !evidence.local.is_unspecified() {
                     watched.local = evidence.local;
                 }
-                watched.is_whole = is_whole;
+                let (most, sources, class) = if is_network(key) {
+                    (SPREAD_PORTS.max(self.threshold), SPREAD_SOURCES, NETWORKS)
+                } else {
+                    (self.threshold, 1, watched.class())
+                };
+                watched.is_whole = watched.whole > most;
                 watched.is_told &= !was_quiet;
-                let is_scan = is_whole || watched.count > most && !watched.is_told;
-                if is_scan && watched.members() >= sources {
+                if watched.count > most
+                    && (watched.is_whole || !watched.is_told)
+                    && watched.members() >= sources
+                {
                     CROSSED
                 } else {
-                    lower
+                    class
                 }
             }
         };
@@ -411,26 +418,27 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         let is_full = self.sources.len() >= N;
         if is_full || is_network && has_share {
             self.evictions += 1;
-            let unproven = self.sources.oldest(UNPROVEN).filter(|_| is_full);
-            if unproven.is_none() && !is_whole && !is_network {
+            let has_unproven = is_full && self.sources.class_len(UNPROVEN) > 0;
+            if !has_unproven && !is_whole && !is_network {
                 return None;
             }
             // Newcomers below their share take the place of one with more ports.
-            let is_crowded = has_share && !is_network;
-            let first = if is_network || has_share {
+            let is_crowded = has_share && !is_network && !has_unproven;
+            let first = if has_unproven {
+                UNPROVEN
+            } else if is_network || has_share {
                 class
             } else {
                 class + 1
             };
             let mut classes = (first..CLASSES).chain(0..CLASSES);
-            let neighbour = if is_crowded && unproven.is_none() {
+            let neighbour = if is_crowded {
                 self.neighbour(source)
             } else {
                 None
             };
-            let oldest = unproven
-                .or(neighbour)
-                .or_else(|| classes.find_map(|class| self.sources.oldest(class)))?;
+            let oldest =
+                neighbour.or_else(|| classes.find_map(|class| self.sources.oldest(class)))?;
             self.sources.remove(oldest);
         }
         let slot = self.sources.place(source, UNPROVEN).ok()?;
