@@ -21,6 +21,7 @@ mod netfilter;
 mod once;
 pub(crate) mod output;
 pub(crate) mod procfs;
+mod questions;
 mod reader;
 mod resources;
 mod start;
@@ -730,7 +731,6 @@ impl Daemon {
             self.watcher.expects_events(),
         );
         let outcomes = self.read_rows(kernel, trigger, calendar, now);
-        self.intake.handshakes.end_reading(kernel);
         if outcomes.v6 == Outcome::Whole {
             self.commands.firewall.set_ipv6();
         }
