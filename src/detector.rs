@@ -23,6 +23,8 @@ pub struct Evidence {
     pub data: Data,
     /// It was not there at the start.
     pub is_new: bool,
+    /// Its proof is whole; else it is told, and blocks nobody.
+    pub is_whole: bool,
 }
 
 /// Whether a peer sent data.

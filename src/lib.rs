@@ -69,10 +69,12 @@
 //! options.rs       command line and environment
 //! proc_net_tcp.rs  rows to sockets
 //! sock_diag.rs     kernel events to sockets
-//! netlink.rs       dumps of addresses, routes and links
+//! netlink.rs       dumps of addresses, routes and links, and one route
+//! conntrack.rs     who began a connection of another namespace
 //! nf_tables.rs     the table of nf_tables to messages of the kernel, and back
 //! host.rs          own addresses, networks, gateways and nameservers
 //! listeners.rs     which local ports are services
+//! sights.rs        by which link its SYN came in
 //! waiting.rs       what waits until that is known
 //! connections.rs   this reading against the last: what opened, what closed, in
 //!                  which direction
@@ -127,8 +129,10 @@ mod options;
 mod proc_net_tcp;
 mod sock_diag;
 
+mod conntrack;
 mod coverage;
 mod http;
+mod sights;
 
 mod listeners;
 
