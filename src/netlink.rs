@@ -757,11 +757,7 @@ pub fn route_request(
 /// Hands each link that the route in the answer to `route_request` leads to, one
 /// for each of its next hops, to `each`. None for a route that leads nowhere, and
 /// where net.ipv4.nexthop_compat_mode is 0 and it points to a nexthop object.
-pub fn walk_next_hops(
-    bytes: &[u8],
-    sequence: u32,
-    each: &mut dyn FnMut(u32),
-) -> Result<(), Errno> {
+pub fn walk_next_hops(bytes: &[u8], sequence: u32, each: &mut dyn FnMut(u32)) -> Result<(), Errno> {
     // struct rtmsg
     let route = only(bytes, sequence, RTM_NEWROUTE)?.split_first_chunk::<12>();
     let (fixed, attributes) = route.ok_or(Errno::EINVAL)?;
@@ -817,7 +813,11 @@ pub fn put_attribute(out: &mut TextView, kind: u16, value: &[u8]) {
     out.put(&(4 + value.len() as u16).to_ne_bytes());
     out.put(&kind.to_ne_bytes());
     out.put(value);
-    out.put([0; 3].get(..value.len().wrapping_neg() & 3).unwrap_or_default());
+    out.put(
+        [0; 3]
+            .get(..value.len().wrapping_neg() & 3)
+            .unwrap_or_default(),
+    );
 }
 
 /// Appends an address in network byte order.

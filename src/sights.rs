@@ -106,7 +106,7 @@ impl Sights {
         let [high, low] = words(source.address);
         let sight = Sight {
             at: Some(now),
-            connection: self.connection(source, destination),
+            connection: self.fingerprint(source, destination),
             handshake: self.hash_key.hash(&[high, low], sequence.into()),
             link,
         };
@@ -138,7 +138,7 @@ impl Sights {
             let is_way_backs = index != SHARED && is_way_back(ring.link);
             is_way_backs || now.is_past(ring.lossy_until)
         });
-        let connection = self.connection(source, destination);
+        let connection = self.fingerprint(source, destination);
         let sights = || {
             let sights = self.rings.iter().flat_map(|ring| &ring.sights);
             sights.filter(|sight| now.is_within(self.window, sight.at))
@@ -152,7 +152,8 @@ impl Sights {
         is_complete && seen.any(|seen| !is_elsewhere(seen))
     }
 
-    fn connection(&self, source: Endpoint, destination: Endpoint) -> u64 {
+    /// A number that nobody can aim at.
+    pub fn fingerprint(&self, source: Endpoint, destination: Endpoint) -> u64 {
         let ([a, b], [c, d]) = (words(source.address), words(destination.address));
         let ports = u64::from(source.port) << 16 | u64::from(destination.port);
         self.hash_key.hash(&[a, b, c, d], ports)

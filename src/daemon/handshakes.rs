@@ -94,13 +94,18 @@ impl Handshakes {
         }
     }
 
-    /// What its socket shows. ENOENT says that it is gone, or that the kernel
-    /// lacks tcp_diag (net/core/sock_diag.c), which then sends no events either.
+    /// ENOENT says that a socket is gone, or that the kernel lacks tcp_diag
+    /// (net/core/sock_diag.c), which then sends no events either.
+    pub(super) fn is_gone(&self, error: Errno) -> bool {
+        error == Errno::ENOENT && self.expects_events
+    }
+
+    /// What its socket shows.
     #[inline(never)]
     fn lookup(&mut self, kernel: &mut impl Kernel, row: &Socket) -> Handshake {
         match self.ask(kernel, row.local, row.remote) {
             Ok(socket) => socket.handshake,
-            Err(Errno::ENOENT) if self.expects_events => Handshake::Unproven,
+            Err(error) if self.is_gone(error) => Handshake::Unproven,
             Err(_) => Handshake::Unknown,
         }
     }

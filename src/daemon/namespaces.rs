@@ -13,12 +13,12 @@ use crate::conntrack::{self, Original};
 use crate::host::Host;
 use crate::kernel::{Descriptor, Errno, Kernel, Netlink};
 use crate::limits::{
-    EVENTS_RETRY, NAMESPACE_EVENTS, NAMESPACE_FLOOD_REST, NAMESPACE_LOOKUPS, NAMESPACE_MEMORY,
-    NAMESPACE_REST,
+    EVENTS_RETRY, NAMESPACE_EVENTS, NAMESPACE_LOOKUPS, NAMESPACE_MEMORY, WITNESS_FULL_REST,
+    WITNESS_REST,
 };
-use crate::listeners::{Port, PortRange};
 use crate::metrics::Metrics;
 use crate::netlink::{route_request, walk_next_hops};
+use crate::packets::Packet;
 use crate::sights::Sights;
 use crate::sock_diag::{DiagSocket, FOREIGN_EVENTS, Handshake, walk_events};
 use crate::table::HashKey;
@@ -29,7 +29,7 @@ use super::diag::data;
 use super::once::Once;
 use super::output::log_error;
 use super::questions::{ANSWER, Questions};
-use super::{Detector, Firewall};
+use super::{Detector, Firewall, Listeners};
 
 /// A connection of another namespace, and all that decides about it.
 #[derive(Clone, Copy)]
@@ -83,19 +83,12 @@ impl Case {
     }
 }
 
-/// What the parts that judge it know.
+/// What is known of the host.
 #[derive(Clone, Copy)]
 pub(super) struct Scene<'a> {
     pub(super) host: &'a Host,
-    /// No link is missing there.
-    pub(super) knows_links: bool,
-    /// No SYN can have come in unseen.
-    pub(super) sees_syns: bool,
     pub(super) firewall: &'a Firewall,
-    /// Ports of outgoing connections.
-    pub(super) local_ports: PortRange,
-    pub(super) window: Duration,
-    pub(super) now: Instant,
+    pub(super) listeners: &'a Listeners,
 }
 
 /// A source's connection to a port of another namespace that was evidence.
@@ -106,7 +99,7 @@ struct Sure {
 }
 
 /// Events that may be evidence.
-type Candidates = Vec<DiagSocket, NAMESPACE_EVENTS>;
+pub(super) type Candidates = Vec<DiagSocket, NAMESPACE_EVENTS>;
 
 /// All bytes zero when new. What an idle daemon writes to comes first.
 #[repr(C)]
@@ -122,8 +115,9 @@ pub(super) struct Namespaces {
     /// Look-ups of this second.
     second: Option<Instant>,
     asked: usize,
+    window: Duration,
     sure: [Sure; NAMESPACE_MEMORY],
-    pub(super) sights: Sights,
+    sights: Sights,
 }
 
 impl Namespaces {
@@ -137,6 +131,7 @@ impl Namespaces {
             conntrack_retry: None,
             second: None,
             asked: 0,
+            window: Duration::ZERO,
             sure: [Sure {
                 fingerprint: 0,
                 at: None,
@@ -146,6 +141,7 @@ impl Namespaces {
     }
 
     pub(super) fn configure(&mut self, hash_key: HashKey, window: Duration) {
+        self.window = window;
         self.sights.configure(hash_key, window);
     }
 
@@ -190,8 +186,8 @@ impl Namespaces {
         }
     }
 
-    /// Receives the events that arrived, at most `NAMESPACE_EVENTS`, and returns
-    /// those that may be evidence.
+    /// Receives the events that arrived, at most `NAMESPACE_EVENTS`; those that may
+    /// be evidence are the candidates.
     #[inline(never)]
     pub(super) fn receive(
         &mut self,
@@ -199,11 +195,12 @@ impl Namespaces {
         buffer: &mut [u8],
         metrics: &mut Metrics,
         scene: &Scene,
-    ) -> Candidates {
-        let mut candidates = Candidates::new();
-        let mut rest = NAMESPACE_FLOOD_REST;
+        candidates: &mut Candidates,
+        now: Instant,
+    ) {
+        let mut rest = WITNESS_FULL_REST;
         let Some(socket) = self.socket else {
-            return candidates;
+            return;
         };
         for _ in 0..NAMESPACE_EVENTS {
             let (count, origin) = match kernel.receive_from(socket, buffer) {
@@ -215,7 +212,7 @@ impl Namespaces {
                 }
                 // EAGAIN: there are no more.
                 Err(_) => {
-                    rest = NAMESPACE_REST;
+                    rest = WITNESS_REST;
                     break;
                 }
             };
@@ -229,11 +226,11 @@ impl Namespaces {
             });
             metrics.malformed_events += malformed as u64;
         }
-        self.rest_until = Some(scene.now.after(rest));
-        candidates
+        self.rest_until = Some(now.after(rest));
     }
 
-    /// What an event is evidence of, if anything.
+    /// What an event is evidence of, if anything. `knows_ways`: no link is unknown,
+    /// and no SYN can have come in unseen.
     #[inline(never)]
     pub(super) fn judge(
         &mut self,
@@ -241,18 +238,19 @@ impl Namespaces {
         event: &DiagSocket,
         scene: &Scene,
         detector: &Detector,
+        knows_ways: bool,
+        now: Instant,
     ) -> Option<Waiter> {
-        let now = scene.now;
         let source = scene.host.source_of(event.remote.address);
-        let ports = detector.ports_of(source, now);
+        let has_evidence = !detector.ports(&source, now).is_empty();
         let fingerprint = self.fingerprint(source, event.local);
         let place = fingerprint as usize % NAMESPACE_MEMORY;
         let sure = self.sure.get(place);
         let is_sure = sure.is_some_and(|sure| {
-            sure.fingerprint == fingerprint && now.is_within(scene.window, sure.at)
+            sure.fingerprint == fingerprint && now.is_within(self.window, sure.at)
         });
         // A source that was forgotten meanwhile has to begin anew.
-        if is_sure && ports > 0 || !self.may_ask(ports > 0, now) {
+        if is_sure && has_evidence || !self.may_ask(has_evidence, now) {
             return None;
         }
         let mut case = case(event, scene);
@@ -267,7 +265,7 @@ impl Namespaces {
                 }
                 Verdict::AskSights => {
                     let original = original?;
-                    let came = scene.sees_syns && self.came_back_way(kernel, original, scene);
+                    let came = knows_ways && self.came_back_way(kernel, original, scene.host, now);
                     case.came_back_way = Some(came);
                 }
                 Verdict::Told | Verdict::Counts => break,
@@ -286,6 +284,15 @@ impl Namespaces {
     fn fingerprint(&self, source: Network, local: Endpoint) -> u64 {
         let (address, port) = (source.address(), 0);
         self.sights.fingerprint(Endpoint { address, port }, local)
+    }
+
+    /// Takes note of a SYN that came in by a link.
+    pub(super) fn see_syn(&mut self, packet: &Packet, link: u32, host: &Host, now: Instant) {
+        if self.socket.is_some() && host.is_elsewhere(packet.source.address) {
+            let (source, destination) = (packet.source, packet.destination);
+            self.sights
+                .note(source, destination, packet.sequence, link, now);
+        }
     }
 
     /// Whether there is a look-up left in this second. Half of them belong to
@@ -345,14 +352,15 @@ impl Namespaces {
         &mut self,
         kernel: &mut impl Kernel,
         original: Original,
-        scene: &Scene,
+        host: &Host,
+        now: Instant,
     ) -> bool {
         let Original {
             source,
             destination,
         } = original;
         // What is forwarded has no source that the kernel would take.
-        let own = Some(destination.address).filter(|own| scene.host.is_own(*own));
+        let own = Some(destination.address).filter(|own| host.is_own(*own));
         let sequence = self.routes.next_sequence();
         let request = route_request(source.address, own, sequence);
         let mut buffer = [0; ANSWER];
@@ -361,14 +369,14 @@ impl Namespaces {
             .ask(kernel, Netlink::Route, request.as_bytes(), &mut buffer);
         let mut ways: Vec<u32, 16> = Vec::new();
         let mut add = |link| {
-            if scene.knows_links && !scene.host.may_be_shared(link) {
+            if !host.may_be_shared(link) {
                 let _ = ways.push(link);
             }
         };
         let _ = bytes.and_then(|bytes| walk_next_hops(bytes, sequence, &mut add));
         let is_way_back = |link| ways.contains(&link);
         self.sights
-            .came_back_way(source, destination, &is_way_back, scene.now)
+            .came_back_way(source, destination, &is_way_back, now)
     }
 }
 
@@ -382,11 +390,8 @@ fn case(event: &DiagSocket, scene: &Scene) -> Case {
         is_loopback: is_loopback(local.address),
         is_from_elsewhere: scene.host.is_elsewhere(remote.address),
         is_blocked: scene.firewall.is_blocked(source),
-        is_ephemeral: scene.local_ports.contains(local.port),
+        is_ephemeral: scene.listeners.is_ephemeral(local.port),
         peer_began: None,
         came_back_way: None,
     }
 }
-
-/// Another namespace's service, whatever the port.
-pub(super) const PORT: Port = Port::Service;
