@@ -184,6 +184,35 @@ limit! {
     BROADCASTS: usize = 1_024
 }
 limit! {
+    /// Links that what is in another network namespace may send by: a bridge for
+    /// each network of containers, and a port for each container.
+    SHARED_LINKS: usize = 1_024
+}
+limit! {
+    /// SYNs remembered of one link: of its clients of one window, but for the
+    /// busiest.
+    SIGHTS: usize = 1_024
+}
+limit! {
+    /// Links whose SYNs are remembered apart, and one more for all others: two
+    /// uplinks and the bridge of the containers.
+    SIGHT_RINGS: usize = 4
+}
+limit! {
+    /// Events of other network namespaces taken in one turn.
+    NAMESPACE_EVENTS: usize = 128
+}
+limit! {
+    /// Events of other network namespaces that conntrack and routes are asked
+    /// about in one second, at 10 us each.
+    NAMESPACE_LOOKUPS: usize = 256
+}
+limit! {
+    /// Sources and ports of other network namespaces that are known to be
+    /// evidence, so that they need not be asked for again within the window.
+    NAMESPACE_MEMORY: usize = 1_024
+}
+limit! {
     /// How long netlink is listened to in one turn: some thousand routes of a
     /// dump. HTTP waits meanwhile.
     FACTS_SLICE: Duration = 4
@@ -263,6 +292,49 @@ limit! {
 limit! {
     /// Between two such looks.
     COUNTERS_AGAIN: Duration = 10
+}
+limit! {
+    /// How often where no packets are seen: then the counters alone hint at
+    /// connections that are held. Four looks cost 0.1 ms a second.
+    COUNTERS_PERIOD_BLIND: Duration = 250
+}
+limit! {
+    /// Packets taken from one packet socket in one turn: as many as its buffer
+    /// holds, 3 us each.
+    WITNESS_READS: usize = 128
+}
+limit! {
+    /// How long packets may wait after others came: a scan is known some
+    /// milliseconds later, and a busy host wakes us 200 times a second at most.
+    WITNESS_REST: Duration = 5
+}
+limit! {
+    /// The same after more than could be taken: of a flood a sample is taken,
+    /// at 0.7 % of one processor.
+    WITNESS_FULL_REST: Duration = 50
+}
+limit! {
+    /// With more packets a second from the network the packet sockets pause:
+    /// each takes 0.25 to 0.4 us more on its way beside them, 2 % of one
+    /// processor by then. Half as many where there is one processor.
+    WITNESS_PACKETS: usize = 50_000
+}
+limit! {
+    /// How long they pause.
+    WITNESS_PAUSE: Duration = 10_000
+}
+limit! {
+    /// SYNs to services remembered, each until it is known what became of it:
+    /// those of three seconds at 100 new clients a second.
+    OPENS: usize = 256
+}
+limit! {
+    /// Sockets looked up for them in one turn, 4 us each.
+    OPENS_PER_TURN: usize = 64
+}
+limit! {
+    /// The same in one second: forged SYNs cost 0.2 % of one processor.
+    OPENS_PER_SECOND: usize = 512
 }
 limit! {
     /// Connections whose handshake the kernel is asked about in one reading, at
@@ -442,13 +514,21 @@ const _: () = {
         "what is on its way arrives"
     );
     assert!(
-        series < COUNTERS_PERIOD.as_nanos(),
+        series < COUNTERS_PERIOD_BLIND.as_nanos(),
         "the next look is later"
     );
 };
+const _: () = assert!(
+    COUNTERS_PERIOD_BLIND.as_nanos() <= COUNTERS_PERIOD.as_nanos(),
+    "more often, not less"
+);
+const _: () = assert!(WITNESS_READS >= 1 && OPENS >= PORTS_PER_SOURCE && OPENS_PER_TURN >= 1);
+const _: () = assert!(OPENS_PER_SECOND >= OPENS_PER_TURN && WITNESS_PACKETS >= 2);
 const _: () =
     assert!(EVENTS_PER_TURN >= 1 && WAITING >= 2 * EVENTS_PER_TURN && EARLY_READING_SHARE >= 1);
 const _: () = assert!(HTTP_RESPONSE >= 4_096 && HTTP_LINGER_BYTES >= 1 && HTTP_ACCEPTS >= 1);
+const _: () = assert!(SIGHTS >= 1 && SIGHT_RINGS >= 2 && NAMESPACE_MEMORY >= 1);
+const _: () = assert!(SHARED_LINKS >= 1 && NAMESPACE_EVENTS >= 1 && NAMESPACE_LOOKUPS >= 2);
 const _: () = assert!(DESTROYS_PER_TURN >= 1 && DOOMED >= DESTROYS_PER_TURN);
 const _: () = assert!(SCREEN_LINES >= 2);
 const _: () = assert!(
