@@ -4,9 +4,12 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 
+use super::fake_network::{
+    BRIDGE, End, Entry, EventSocket, Frame, PacketSocket, UPLINK, answer_conntrack,
+};
 use super::fake_proc::{
-    self, Dump, FakeHost, FakeSocket, Farewell, NLMSG_DONE, NLMSG_ERROR, asked_family, message,
-    octets,
+    self, Dump, FakeHost, FakeLink, FakeSocket, Farewell, NLMSG_DONE, NLMSG_ERROR, asked_family,
+    message, octets,
 };
 use super::filter_table::FilterTable;
 use super::nf_tables_model::NfTables;
@@ -91,6 +94,16 @@ pub struct Faults {
     pub child: ChildFault,
     /// A batch line that holds this is refused.
     pub refused: Option<String>,
+    /// No packet socket is to be had.
+    pub packets: Option<Errno>,
+    /// No events of other network namespaces are.
+    pub foreign_events: Option<Errno>,
+    /// Conntrack refuses each question.
+    pub conntrack: Option<Errno>,
+    /// How often in a thousand a packet, or an event of another network
+    /// namespace, finds no room.
+    pub packet_losses: u64,
+    pub foreign_losses: u64,
 }
 
 /// Which iptables are installed; the ip6tables likewise.
@@ -209,7 +222,7 @@ enum Open {
     },
     Routes(RouteSocket),
     Events(VecDeque<Vec<u8>>),
-    ForeignEvents(VecDeque<(Vec<u8>, u32)>),
+    ForeignEvents(EventSocket),
     Packets(PacketSocket),
     /// A sock_diag socket, where SOCK_DESTROY works.
     Diag(VecDeque<Vec<u8>>),
@@ -221,14 +234,6 @@ enum Open {
     Connection(VecDeque<u8>),
     ChildOutput,
     ChildErrors,
-}
-
-/// What a packet socket received, with interfaces.
-#[derive(Default)]
-struct PacketSocket {
-    ethertype: u16,
-    queue: VecDeque<(Vec<u8>, u32)>,
-    lost: u32,
 }
 
 /// A socket of rtnetlink.
@@ -364,6 +369,16 @@ pub struct Client {
     pub is_done: bool,
 }
 
+/// A socket that was asked for, and what was found.
+pub struct LookedUp {
+    pub at: Instant,
+    /// Readings that began before.
+    pub readings: usize,
+    pub local: End,
+    pub remote: End,
+    pub found: Option<(TcpState, u32)>,
+}
+
 /// One reading of tcp and tcp6 as the daemon was given them.
 pub struct Reading {
     pub at: Instant,
@@ -398,6 +413,12 @@ pub struct FakeKernel {
     pub forged: Vec<IpAddr>,
     /// Sockets that were asked for one by one.
     pub lookups: u64,
+    pub looked_up: Vec<LookedUp>,
+    pub conntrack: Vec<Entry>,
+    /// Packets received since boot, as the kernel counts them.
+    pub received: PerFamily<u64>,
+    /// For what packets do, so that nothing else changes with it.
+    packet_random: Random,
     /// Inbound connections since boot, as the kernel counts them; 0: it does
     /// not say.
     pub passive_opens: u64,
@@ -467,6 +488,23 @@ impl FakeKernel {
             gateways: vec![parse("203.0.113.1"), parse("fe80::1")],
             diverted: Vec::new(),
             nameservers: vec![parse("10.0.0.53")],
+            // The uplink, and the bridge of two containers.
+            links: [
+                (UPLINK, 0, None),
+                (BRIDGE, 0, None),
+                (4, BRIDGE, Some(0)),
+                (5, BRIDGE, Some(1)),
+            ]
+            .map(|(number, master, namespace)| FakeLink {
+                number,
+                lower: 0,
+                master,
+                namespace,
+            })
+            .to_vec(),
+            ways: ["172.17.0.0/16", "10.1.0.0/24"]
+                .map(|text| (Network::parse(text.as_bytes()).unwrap(), vec![BRIDGE]))
+                .to_vec(),
         };
         let mut nf_tables = NfTables::new();
         nf_tables.lacks.nf_tables = true;
@@ -494,6 +532,10 @@ impl FakeKernel {
             tcp_fastopen: 1,
             forged: Vec::new(),
             lookups: 0,
+            looked_up: Vec::new(),
+            conntrack: Vec::new(),
+            received: PerFamily::new(0, 0),
+            packet_random: Random::new(seed.rotate_left(32)),
             passive_opens: 0,
             stdout: Stdout::Open,
             screen: None,
@@ -721,9 +763,14 @@ impl FakeKernel {
                 }
                 Ok(self.rows(Family::V6).into_bytes())
             }
-            "/proc/net/snmp" if self.passive_opens > 0 => {
-                let opens = self.passive_opens;
-                Ok(format!("Tcp: PassiveOpens OutRsts\nTcp: {opens} 0\n").into_bytes())
+            "/proc/net/snmp" if self.passive_opens > 0 || self.received.v4 > 0 => {
+                let (received, opens) = (self.received.v4, self.passive_opens);
+                let ip = format!("Ip: Forwarding InReceives\nIp: 1 {received}\n");
+                Ok(format!("{ip}Tcp: PassiveOpens OutRsts\nTcp: {opens} 0\n").into_bytes())
+            }
+            "/proc/net/snmp6" if self.received.v6 > 0 => {
+                let received = self.received.v6;
+                Ok(format!("Ip6InReceives                   \t{received}\n").into_bytes())
             }
             "/proc/sys/net/ipv4/ip_local_port_range" => Ok(b"32768\t60999\n".to_vec()),
             "/proc/sys/net/ipv4/tcp_fastopen" => {
@@ -1015,7 +1062,7 @@ impl FakeKernel {
                 | Open::Netfilter(datagrams)
                 | Open::NetfilterEvents(datagrams),
             ) => !datagrams.is_empty(),
-            Some(Open::ForeignEvents(queue)) => !queue.is_empty(),
+            Some(Open::ForeignEvents(socket)) => !socket.queue.is_empty() || socket.has_overrun,
             Some(Open::Packets(socket)) => !socket.queue.is_empty(),
             Some(Open::Routes(socket)) => !socket.queue.is_empty() || socket.has_overrun,
             Some(Open::Standard | Open::Lock | Open::Stranger | Open::File { .. }) => true,
@@ -1386,25 +1433,33 @@ impl Kernel for FakeKernel {
     ) -> Result<(usize, u32), Errno> {
         self.interrupt()?;
         let received = match self.open.get_mut(&socket.number()) {
-            Some(Open::ForeignEvents(queue)) => queue.pop_front(),
-            Some(Open::Packets(socket)) => socket.queue.pop_front(),
+            Some(Open::ForeignEvents(socket)) => socket.take()?,
+            Some(Open::Packets(socket)) => socket.queue.pop_front().ok_or(Errno::EAGAIN)?,
             _ => return Err(Errno::EINVAL),
         };
-        let (bytes, origin) = received.ok_or(Errno::EAGAIN)?;
+        let (bytes, origin) = received;
         let count = bytes.len().min(buffer.len());
         buffer[..count].copy_from_slice(&bytes[..count]);
+        self.progress += 1;
         Ok((count, origin))
     }
 
     fn packet_socket(&mut self) -> Result<Descriptor, Errno> {
-        self.new_descriptor(Open::Packets(PacketSocket::default()))
+        match self.faults.packets {
+            Some(error) => Err(error),
+            None => self.new_descriptor(Open::Packets(PacketSocket::default())),
+        }
     }
 
     fn bind_packets(&mut self, socket: Descriptor, ethertype: u16) -> Result<(), Errno> {
         match self.open.get_mut(&socket.number()) {
-            Some(Open::Packets(socket)) => socket.ethertype = ethertype,
+            Some(Open::Packets(socket)) => {
+                assert!(!socket.filter.is_empty(), "packets pass that no filter saw");
+                socket.ethertype = ethertype;
+            }
             _ => return Err(Errno::EINVAL),
         }
+        self.progress += 1;
         Ok(())
     }
 
@@ -1415,8 +1470,13 @@ impl Kernel for FakeKernel {
         }
     }
 
-    fn attach_filter(&mut self, _: Descriptor, filter: &[Instruction]) -> Result<(), Errno> {
+    fn attach_filter(&mut self, socket: Descriptor, filter: &[Instruction]) -> Result<(), Errno> {
         assert!(!filter.is_empty(), "EINVAL");
+        match self.open.get_mut(&socket.number()) {
+            Some(Open::Packets(socket)) => socket.filter = filter.to_vec(),
+            Some(Open::ForeignEvents(socket)) => socket.filter = filter.to_vec(),
+            _ => return Err(Errno::EINVAL),
+        }
         Ok(())
     }
 
@@ -1426,6 +1486,10 @@ impl Kernel for FakeKernel {
         let portion = self.portion(bytes.len());
         let is_interrupted = self.route_random.hits(self.faults.dump_interruptions);
         match self.open.get_mut(&socket.number()) {
+            Some(Open::Routes(socket)) if bytes[7] & 3 == 0 => {
+                socket.queue.push_back(self.host.route_answer(bytes));
+                Ok(bytes.len())
+            }
             Some(Open::Routes(socket)) => {
                 assert!(socket.dump.is_none(), "EBUSY: a dump is under way");
                 match Dump::new(bytes) {
@@ -1465,6 +1529,11 @@ impl Kernel for FakeKernel {
                 }
                 Ok(bytes.len())
             }
+            Some(Open::Netfilter(datagrams)) if bytes[5] == 1 => {
+                let error = self.faults.conntrack;
+                datagrams.push_back(answer_conntrack(&self.conntrack, error, bytes));
+                Ok(bytes.len())
+            }
             Some(Open::Netfilter(_)) => {
                 let port = 4_000 + socket.number() as u32;
                 let answers = self.nf_tables.request(bytes, port, "tcpparser", self.now);
@@ -1495,7 +1564,10 @@ impl Kernel for FakeKernel {
             return self.new_descriptor(Open::Events(VecDeque::new()));
         }
         if kind == Netlink::ForeignEvents {
-            return self.new_descriptor(Open::ForeignEvents(VecDeque::new()));
+            return match self.faults.foreign_events {
+                Some(error) => Err(error),
+                None => self.new_descriptor(Open::ForeignEvents(EventSocket::default())),
+            };
         }
         if let Some(error) = self.faults.netlink {
             return Err(error);
@@ -1628,8 +1700,42 @@ impl FakeKernel {
     pub fn destroy_ends(&mut self, local: End, remote: End) {
         let event = self.diag_message((local, remote), TcpState::Close, &[0; 4]);
         for open in self.open.values_mut() {
-            if let Open::Events(datagrams) = open {
-                datagrams.push_back(event.clone());
+            match open {
+                Open::Events(datagrams) => datagrams.push_back(event.clone()),
+                Open::ForeignEvents(socket) => socket.take_in(&event, 0, true),
+                _ => {}
+            }
+        }
+    }
+
+    /// A packet comes in.
+    pub fn arrive(&mut self, frame: &Frame) {
+        let is_ipv6 = frame.bytes.first().is_some_and(|first| first >> 4 == 6);
+        let family = if is_ipv6 { Family::V6 } else { Family::V4 };
+        *self.received.get_mut(family) += 1;
+        let has_room = !self.packet_random.hits(self.faults.packet_losses);
+        for open in self.open.values_mut() {
+            if let Open::Packets(socket) = open {
+                socket.take_in(frame, has_room);
+            }
+        }
+    }
+
+    /// A SYN comes in by each of these links.
+    pub fn ask_for(&mut self, source: End, destination: End, sequence: u32, links: &[u32]) {
+        for link in links {
+            let syn = super::fake_network::SYN;
+            self.arrive(&Frame::segment(source, destination, syn, sequence, *link));
+        }
+    }
+
+    /// A socket of another network namespace is destroyed.
+    pub fn destroy_foreign(&mut self, local: End, remote: End, namespace: u32) {
+        let event = self.diag_message((local, remote), TcpState::Close, &[0; 4]);
+        let has_room = !self.packet_random.hits(self.faults.foreign_losses);
+        for open in self.open.values_mut() {
+            if let Open::ForeignEvents(socket) = open {
+                socket.take_in(&event, namespace + 1, has_room);
             }
         }
     }
@@ -1654,11 +1760,24 @@ impl FakeKernel {
         let ends = (end(24, 28), end(26, 44));
         let mut sockets = self.sockets.iter().filter(|_| !self.faults.lacks_tcp_diag);
         let socket = sockets.find(|socket| (socket.local, socket.remote) == ends);
+        let found = socket.map(|socket| (socket.state, socket.inode));
         let sequence = &request[8..12];
-        Some(match socket {
-            Some(socket) => self.diag_message(ends, socket.state, sequence),
+        let answer = match found {
+            Some((state, inode)) => {
+                let mut answer = self.diag_message(ends, state, sequence);
+                answer[16 + 68..][..4].copy_from_slice(&inode.to_ne_bytes());
+                answer
+            }
             None => diag(2, sequence, &(-libc::ENOENT).to_ne_bytes()),
-        })
+        };
+        self.looked_up.push(LookedUp {
+            at: self.now,
+            readings: self.readings.len(),
+            local: ends.0,
+            remote: ends.1,
+            found,
+        });
+        Some(answer)
     }
 
     /// struct inet_diag_msg of linux/inet_diag.h, and tcp_info up to
@@ -1692,8 +1811,6 @@ impl FakeKernel {
         diag(20, sequence, &message)
     }
 }
-
-type End = (IpAddr, u16);
 
 fn ipv4((address, port): ([u8; 4], u16)) -> End {
     (IpAddr::from(address), port)

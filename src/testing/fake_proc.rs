@@ -4,7 +4,9 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::address::Family;
+use super::fake_network::UPLINK;
+
+use crate::address::{Family, Network};
 use crate::proc_net_tcp::TcpState;
 
 /// One socket of the host, as it stands in the kernel's tables.
@@ -118,6 +120,20 @@ pub struct FakeHost {
     /// Local networks of the table that a policy rule for TPROXY names.
     pub diverted: Vec<(IpAddr, u8)>,
     pub nameservers: Vec<IpAddr>,
+    pub links: Vec<FakeLink>,
+    /// Networks with routes of their own, by these links; all else goes by the
+    /// uplink.
+    pub ways: Vec<(Network, Vec<u32>)>,
+}
+
+/// A link, by what it is bound to; 0 for nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FakeLink {
+    pub number: u32,
+    pub lower: u32,
+    pub master: u32,
+    /// The number of the network namespace where its other end is.
+    pub namespace: Option<u32>,
 }
 
 /// Numbers of linux/rtnetlink.h and linux/netlink.h.
@@ -127,6 +143,7 @@ const NLM_F_MULTI: u16 = 2;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLM_F_REPLACE: u16 = 0x100;
 const RTM_NEWLINK: u16 = 16;
+const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
@@ -137,6 +154,10 @@ const RTA_DST: u16 = 1;
 const RTN_LOCAL: u8 = 2;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
+const RTA_MULTIPATH: u16 = 9;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINK_NETNSID: u16 = 37;
 
 /// A list of what the host has, as a dump walks it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,16 +165,27 @@ pub enum List {
     Addresses,
     Ipv4Routes,
     Ipv6Routes,
+    Links,
 }
 
 impl List {
-    pub const ALL: [Self; 3] = [Self::Addresses, Self::Ipv4Routes, Self::Ipv6Routes];
+    pub const ALL: [Self; 4] = [
+        Self::Addresses,
+        Self::Ipv4Routes,
+        Self::Ipv6Routes,
+        Self::Links,
+    ];
+
+    fn is_of_routes(self) -> bool {
+        matches!(self, Self::Ipv4Routes | Self::Ipv6Routes)
+    }
 
     /// The message that something is there.
     fn new_kind(self) -> u16 {
         match self {
             Self::Addresses => RTM_NEWADDR,
             Self::Ipv4Routes | Self::Ipv6Routes => RTM_NEWROUTE,
+            Self::Links => RTM_NEWLINK,
         }
     }
 }
@@ -179,6 +211,7 @@ impl Dump {
             RTM_GETADDR => List::Addresses,
             RTM_GETROUTE if asked_family(request) == Family::V6 => List::Ipv6Routes,
             RTM_GETROUTE => List::Ipv4Routes,
+            RTM_GETLINK => List::Links,
             // A kernel without nexthop objects.
             _ => {
                 let refusal = (-libc::EOPNOTSUPP).to_ne_bytes();
@@ -209,7 +242,9 @@ impl Dump {
         let is_behind = |payload: &&Vec<u8>| Some(*payload) > self.last.as_ref();
         let rest: Vec<&Vec<u8>> = match self.list {
             List::Ipv4Routes => messages.iter().filter(is_behind).collect(),
-            List::Addresses | List::Ipv6Routes => messages.iter().skip(self.count).collect(),
+            List::Addresses | List::Ipv6Routes | List::Links => {
+                messages.iter().skip(self.count).collect()
+            }
         };
         let mut datagram = Vec::new();
         for payload in rest.iter().take(most) {
@@ -264,11 +299,11 @@ impl FakeHost {
                 .filter(|one| !new_ones.contains(one))
                 .collect();
             let new: Vec<_> = after.iter().filter(|one| !old_ones.contains(one)).collect();
-            let is_replaced = farewell == Farewell::Replaced && list != List::Addresses;
+            let is_replaced = farewell == Farewell::Replaced && list.is_of_routes();
             let is_replaced = is_replaced && !new.is_empty();
             for payload in &gone {
                 match farewell {
-                    Farewell::WithLink if list != List::Addresses => {
+                    Farewell::WithLink if list.is_of_routes() => {
                         // struct ifinfomsg: no IFF_UP.
                         events.push(message(RTM_NEWLINK, 0, &sequence, &[0; 16]));
                     }
@@ -292,6 +327,7 @@ impl FakeHost {
         match list {
             List::Addresses => self.address_messages(),
             List::Ipv6Routes => self.route_messages(Family::V6),
+            List::Links => self.links.iter().map(link_message).collect(),
             List::Ipv4Routes => {
                 let mut messages = self.route_messages(Family::V4);
                 messages.sort();
@@ -344,6 +380,79 @@ impl FakeHost {
             }
         }
         messages
+    }
+}
+
+/// struct ifinfomsg of a link that works, and what it is bound to.
+fn link_message(link: &FakeLink) -> Vec<u8> {
+    let mut payload = vec![0, 0, 1, 0];
+    payload.extend(link.number.to_ne_bytes());
+    payload.extend(0x1_0003_u32.to_ne_bytes());
+    payload.extend([0; 4]);
+    for (kind, number) in [(IFLA_LINK, link.lower), (IFLA_MASTER, link.master)] {
+        if number != 0 {
+            payload.extend(attribute(kind, &number.to_ne_bytes()));
+        }
+    }
+    if let Some(namespace) = link.namespace {
+        // Its other end's number is of that namespace: here it looks like ours.
+        payload.extend(attribute(IFLA_LINK, &UPLINK.to_ne_bytes()));
+        payload.extend(attribute(IFLA_LINK_NETNSID, &namespace.to_ne_bytes()));
+    }
+    payload
+}
+
+impl FakeHost {
+    /// The links by which packets to an address go.
+    pub fn ways_to(&self, address: IpAddr) -> Vec<u32> {
+        let ways = self.ways.iter().filter(|way| way.0.contains(address));
+        let way = ways.max_by_key(|way| way.0.prefix_length());
+        way.map_or(vec![UPLINK], |way| way.1.clone())
+    }
+
+    /// The answer to RTM_GETROUTE for one destination.
+    pub fn route_answer(&self, request: &[u8]) -> Vec<u8> {
+        const RTM_F_FIB_MATCH: u32 = 0x2000;
+        let (sequence, family) = (&request[8..12], request[16]);
+        let flags = u32::from_ne_bytes(request[24..28].try_into().unwrap());
+        assert_eq!(
+            flags, RTM_F_FIB_MATCH,
+            "the route, not what was chosen of it"
+        );
+        let length = if i32::from(family) == libc::AF_INET6 {
+            16
+        } else {
+            4
+        };
+        let address = |at: usize| match <[u8; 4]>::try_from(&request[at..at + length]) {
+            Ok(v4) => IpAddr::from(v4),
+            Err(_) => IpAddr::from(<[u8; 16]>::try_from(&request[at..at + length]).unwrap()),
+        };
+        let destination = address(32);
+        if request.len() > 32 + length {
+            let own = address(36 + length);
+            let is_own = self.addresses.iter().any(|one| one.0 == own);
+            assert!(is_own, "EINVAL: {own} is no source of ours");
+        }
+        let ways = self.ways_to(destination);
+        let mut payload = route_head(destination, 0, 254, 0).to_vec();
+        match ways[..] {
+            [] => {
+                let payload = [&(-libc::ENETUNREACH).to_ne_bytes()[..], &request[..16]].concat();
+                return message(NLMSG_ERROR, 0, sequence, &payload);
+            }
+            [way] => payload.extend(attribute(RTA_OIF, &way.to_ne_bytes())),
+            _ => {
+                // struct rtnexthop: length, flags, hops, interface.
+                let hops = ways.iter().map(|way| {
+                    let head = [8_u16.to_ne_bytes(), [0; 2]].concat();
+                    [head, way.to_ne_bytes().to_vec()].concat()
+                });
+                let hops: Vec<Vec<u8>> = hops.collect();
+                payload.extend(attribute(RTA_MULTIPATH, &hops.concat()));
+            }
+        }
+        message(RTM_NEWROUTE, 0, sequence, &payload)
     }
 }
 

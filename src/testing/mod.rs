@@ -2,6 +2,7 @@
 //! simulator with its oracle, and rules about the source text as tests.
 
 pub mod fake_kernel;
+mod fake_network;
 pub mod fake_proc;
 mod filter_table;
 mod firewall_scenarios;
