@@ -1,7 +1,7 @@
 //! A kernel that fails on purpose, from a seed or a script: its clock moves
 //! only in `poll`, its firewall is a model, and each of its verbs can fail.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 
 use super::fake_network::{
@@ -415,6 +415,11 @@ pub struct FakeKernel {
     pub lookups: u64,
     pub looked_up: Vec<LookedUp>,
     pub conntrack: Vec<Entry>,
+    /// Who completed handshakes with which port, and when the last of those
+    /// ended.
+    pub left: HashMap<(IpAddr, u16), Instant>,
+    /// Of whom it looks so, but for the way of a SYN.
+    pub forgeable: HashSet<(IpAddr, u16)>,
     /// Packets received since boot, as the kernel counts them.
     pub received: PerFamily<u64>,
     /// For what packets do, so that nothing else changes with it.
@@ -534,6 +539,8 @@ impl FakeKernel {
             lookups: 0,
             looked_up: Vec::new(),
             conntrack: Vec::new(),
+            left: HashMap::new(),
+            forgeable: HashSet::new(),
             received: PerFamily::new(0, 0),
             packet_random: Random::new(seed.rotate_left(32)),
             passive_opens: 0,

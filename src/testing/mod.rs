@@ -7,6 +7,7 @@ pub mod fake_proc;
 mod filter_table;
 mod firewall_scenarios;
 pub mod golden;
+mod liars;
 mod nf_tables_model;
 mod oracle;
 mod run;

@@ -42,6 +42,18 @@ struct Known {
     inode: u64,
     port: Port,
     is_inbound: bool,
+    /// The number of the reading that showed it last, or that was the last one
+    /// when it was looked up.
+    reading: usize,
+}
+
+/// What is seen of a connection.
+#[derive(Clone, Copy)]
+struct Shown {
+    state: u8,
+    inode: u64,
+    /// When the reading was that shows the listeners.
+    listeners: Instant,
 }
 
 /// A connection that would be evidence.
@@ -79,6 +91,7 @@ pub struct Oracle {
     known: HashMap<FourTuple, Known>,
     /// The time of the last reading; `None` before the first.
     last_reading: Option<Instant>,
+    readings: usize,
     /// Sockets that listen.
     listeners: HashMap<(Listening, u64), Stands>,
     /// Services, and when they stood first and last.
@@ -112,6 +125,7 @@ impl Oracle {
             ],
             known: HashMap::new(),
             last_reading: None,
+            readings: 0,
             listeners: HashMap::new(),
             services: HashMap::new(),
             old: HashMap::new(),
@@ -169,9 +183,34 @@ impl Oracle {
         }
     }
 
+    /// A connection that was looked up between two readings, and found with a
+    /// proven handshake.
+    pub fn look_up(&mut self, local: Listening, remote: Listening, found: (u8, u64), now: Instant) {
+        let tuple = (local.0, local.1, remote.0, remote.1);
+        let is_repeated = |known: &Known| known.reading == self.readings;
+        if self.known.get(&tuple).is_some_and(is_repeated) {
+            return;
+        }
+        let shown = Shown {
+            state: found.0,
+            inode: found.1,
+            listeners: self.last_reading.unwrap_or(now),
+        };
+        self.connection(tuple, shown, now, &mut BTreeSet::new(), &mut Vec::new());
+    }
+
+    /// What became clear since it was asked last.
+    pub fn scans_so_far(&mut self) -> Opinion {
+        Opinion {
+            scans: self.scans(),
+            list: Vec::new(),
+        }
+    }
+
     /// Rows of `forged` peers that are closing prove nothing.
     pub fn read(&mut self, reading: &Reading, forged: &[IpAddr]) -> Opinion {
         let now = reading.at;
+        self.readings += 1;
         let mut list = Vec::new();
         let mut seen = BTreeSet::new();
         let lines = reading.rows.iter().map(|(_, text)| text.lines().skip(1));
@@ -228,7 +267,26 @@ impl Oracle {
             return;
         }
         let tuple = (local, local_port, remote, remote_port);
-        let port = self.port((local, local_port), now);
+        let shown = Shown {
+            state,
+            inode,
+            listeners: now,
+        };
+        self.connection(tuple, shown, now, seen, list);
+    }
+
+    fn connection(
+        &mut self,
+        tuple: FourTuple,
+        shown: Shown,
+        now: Instant,
+        seen: &mut BTreeSet<FourTuple>,
+        list: &mut Vec<String>,
+    ) {
+        let (local, local_port, remote, remote_port) = tuple;
+        let reading = self.readings;
+        let Shown { state, inode, .. } = shown;
+        let port = self.port((local, local_port), shown.listeners);
         let is_inbound = port != Port::Unknown || !is_ephemeral(local_port);
         let is_known = self.known.contains_key(&tuple);
         let known = self.known.entry(tuple).or_insert(Known {
@@ -237,6 +295,7 @@ impl Oracle {
             inode,
             port,
             is_inbound,
+            reading,
         });
         let is_other = known.inode != 0 && inode != 0 && known.inode != inode;
         if is_other {
@@ -247,7 +306,7 @@ impl Oracle {
             known.port = port;
         }
         let is_new = !is_known || is_other;
-        known.last_seen = now;
+        (known.last_seen, known.reading) = (now, reading);
         if inode != 0 {
             known.inode = inode;
         }

@@ -1,9 +1,10 @@
 //! A daemon on a fake kernel, and what must hold after each of its turns.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Mutex;
 
-use super::fake_kernel::{FakeKernel, Reading};
+use super::fake_kernel::FakeKernel;
 use super::oracle::{Opinion, Oracle, ReportedScan};
 use crate::address::{Family, Network, PerFamily};
 use crate::daemon::{Daemon, Flow};
@@ -26,6 +27,8 @@ pub enum Line {
     },
     NotBlocked {
         source: String,
+        /// No SYN was seen of some of it.
+        may_be_forged: bool,
     },
     Unblocked {
         source: String,
@@ -116,7 +119,10 @@ fn read_labelled(line: &str) -> Option<Line> {
             let is_undone = undo.strip_prefix("tcpparser --unblock ") == Some(who);
             (is_known && is_undone).then_some(Line::Blocked { source })
         }
-        "Not blocked" => Some(Line::NotBlocked { source }),
+        "Not blocked" => Some(Line::NotBlocked {
+            source,
+            may_be_forged: rest.starts_with("it may be forged"),
+        }),
         "Unblocked"
             if [
                 "its time is over",
@@ -184,6 +190,8 @@ pub struct Checks {
     pub output: bool,
     /// Rules appear in our chain only through the daemon.
     pub own_rules: bool,
+    /// The kernel knows of each connection who made it.
+    pub truth: bool,
 }
 
 pub struct Run {
@@ -195,6 +203,7 @@ pub struct Run {
     lines_seen: usize,
     commands_seen: usize,
     readings_seen: usize,
+    lookups_seen: usize,
     pending: Vec<String>,
     idle_turns: u32,
     second: u64,
@@ -230,11 +239,13 @@ impl Run {
                 oracle: true,
                 output: true,
                 own_rules: true,
+                truth: false,
             },
             daemon: Some(new_daemon()),
             lines_seen: 0,
             commands_seen: 0,
             readings_seen: 0,
+            lookups_seen: 0,
             pending: Vec::new(),
             idle_turns: 0,
             second: 0,
@@ -429,10 +440,16 @@ impl Run {
         let lines = self.new_lines();
         self.check_opinion(opinion, &lines);
         let refused = lines.iter().filter_map(|line| match line {
-            Line::NotBlocked { source } => Some(source.clone()),
+            Line::NotBlocked {
+                source,
+                may_be_forged,
+            } => Some((source.clone(), *may_be_forged)),
             _ => None,
         });
-        let refused: HashSet<String> = refused.collect();
+        let refused: HashMap<String, bool> = refused.collect();
+        if self.checks.truth {
+            self.check_truth(&lines, &refused);
+        }
         let blocks = lines
             .iter()
             .any(|line| matches!(line, Line::Blocked { .. }));
@@ -451,11 +468,30 @@ impl Run {
     }
 
     fn ask_oracle(&mut self) -> Option<Opinion> {
-        let readings = &self.kernel.readings[self.readings_seen..];
-        self.readings_seen = self.kernel.readings.len();
+        let kernel = &self.kernel;
+        let readings = &kernel.readings[self.readings_seen..];
         assert!(readings.len() <= 1, "two readings in one turn");
-        let reading: &Reading = readings.first()?;
-        Some(self.oracle.read(reading, &self.kernel.forged)).filter(|_| self.checks.oracle)
+        let looked_up = &kernel.looked_up[self.lookups_seen..];
+        // Others are of a reading, which asks for what its rows do not show.
+        for one in looked_up {
+            let is_proven = !kernel.forged.contains(&one.remote.0);
+            if let Some((state, inode)) = one.found
+                && is_proven
+                && state.is_connection()
+                && one.readings == self.readings_seen
+            {
+                let found = (state as u8, inode.into());
+                self.oracle.look_up(one.local, one.remote, found, one.at);
+            }
+        }
+        self.readings_seen = kernel.readings.len();
+        self.lookups_seen = kernel.looked_up.len();
+        let opinion = match readings.first() {
+            Some(reading) => Some(self.oracle.read(reading, &kernel.forged)),
+            None if !looked_up.is_empty() => Some(self.oracle.scans_so_far()),
+            None => None,
+        };
+        opinion.filter(|_| self.checks.oracle)
     }
 
     fn new_lines(&mut self) -> Vec<Line> {
@@ -510,16 +546,64 @@ impl Run {
         assert_eq!(list, expected, "at {:?}", self.kernel.now);
     }
 
-    fn take(&mut self, line: Line, refused: &HashSet<String>, rules: &HashMap<String, String>) {
+    /// Each port of a scan was touched by its source, or by who could forge that;
+    /// and where it is to be blocked more than the threshold by itself.
+    fn check_truth(&self, lines: &[Line], refused: &HashMap<String, bool>) {
+        for line in lines {
+            let Line::Scan(ReportedScan { source, ports, .. }) = line else {
+                continue;
+            };
+            let is_real = |port: &&u16| self.has_touched(source, **port);
+            let is_forgeable = |port: &&u16| {
+                let mut forgeable = self.kernel.forgeable.iter();
+                forgeable
+                    .any(|(peer, other)| other == *port && self.oracle.source_of(*peer) == *source)
+            };
+            let real = ports.iter().filter(is_real).count();
+            let may_be_forged = refused.get(source) == Some(&true);
+            assert!(
+                may_be_forged || real > self.oracle.ports,
+                "no scan: {line:?}"
+            );
+            let made_up = ports
+                .iter()
+                .find(|port| !is_real(port) && !is_forgeable(port));
+            assert_eq!(made_up, None, "nobody touched that: {line:?}");
+        }
+    }
+
+    fn has_touched(&self, source: &str, port: u16) -> bool {
+        let kernel = &self.kernel;
+        let is_of_source = |peer: IpAddr| self.oracle.source_of(peer) == source;
+        let mut open = kernel.sockets.iter();
+        let mut left = kernel.left.iter();
+        // Some wait as long for their listener as they count afterwards.
+        let window = self.oracle.window.saturating_mul(3);
+        open.any(|socket| {
+            socket.local.1 == port
+                && socket.state.is_connection()
+                && !kernel.forged.contains(&socket.remote.0)
+                && is_of_source(socket.remote.0)
+        }) || left.any(|((peer, other), at)| {
+            *other == port && kernel.now.since(*at) < window && is_of_source(*peer)
+        })
+    }
+
+    fn take(
+        &mut self,
+        line: Line,
+        refused: &HashMap<String, bool>,
+        rules: &HashMap<String, String>,
+    ) {
         match line {
             Line::Scan(ReportedScan { source, .. }) => {
-                if !refused.contains(&source) {
+                if !refused.contains_key(&source) {
                     self.oracle.block(&source);
                     self.wanted.insert(source.clone());
                 }
                 self.scanned.insert(source);
             }
-            Line::NotBlocked { source } => {
+            Line::NotBlocked { source, .. } => {
                 self.wanted.remove(&source);
                 self.oracle.refuse(&source, self.kernel.now);
             }

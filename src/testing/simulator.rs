@@ -656,8 +656,16 @@ impl FakeKernel {
 
     fn remove(&mut self, socket: &FakeSocket) {
         let tuple = (socket.local, socket.remote);
-        self.sockets
-            .retain(|other| (other.local, other.remote) != tuple);
+        let is_it = |other: &FakeSocket| (other.local, other.remote) == tuple;
+        if self
+            .sockets
+            .iter()
+            .any(|other| is_it(other) && other.state.is_connection())
+        {
+            let peer = (socket.remote.0, socket.local.1);
+            self.left.insert(peer, self.now);
+        }
+        self.sockets.retain(|other| !is_it(other));
     }
 
     /// `update-alternatives --set iptables` between two runs.

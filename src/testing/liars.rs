@@ -1,0 +1,381 @@
+//! Packets that lie and containers that forge, in the world of the simulator:
+//! who is blocked must have completed handshakes, whatever was said in its name;
+//! and in a calm world who did is blocked at once.
+
+use std::net::IpAddr;
+
+use super::fake_kernel::{FakeKernel, Random};
+use super::fake_network::{BRIDGE, End, Entry, Frame, SYN, UPLINK};
+use super::fake_proc::FakeSocket;
+use super::run::Run;
+use crate::address::Family;
+use crate::daemon::Flow;
+use crate::kernel::Errno;
+use crate::proc_net_tcp::TcpState;
+use crate::time::{Duration, Instant};
+
+const SERVICES: [u16; 6] = [22, 25, 80, 443, 445, 8_080];
+/// Ports that are published for containers.
+const PUBLISHED: [u16; 8] = [8_001, 8_002, 8_003, 8_004, 8_005, 8_006, 8_007, 8_008];
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn own_of(peer: IpAddr) -> IpAddr {
+    address(match peer {
+        IpAddr::V4(_) => "203.0.113.5",
+        IpAddr::V6(_) => "2001:db8:1::5",
+    })
+}
+
+/// What a connection to a published port leaves behind, whoever made it.
+#[derive(Clone, Debug)]
+pub struct Visit {
+    pub client: End,
+    pub published: u16,
+    /// The links by which its SYN comes in.
+    pub links: Vec<u32>,
+    pub has_entry: bool,
+    /// How long it stays open.
+    pub length: Duration,
+}
+
+impl Visit {
+    /// The handshake is the peer's own.
+    fn is_real(&self) -> bool {
+        self.links == [UPLINK]
+    }
+
+    /// All is there but perhaps the way of its SYN.
+    fn looks_real(&self) -> bool {
+        self.has_entry
+    }
+}
+
+impl FakeKernel {
+    /// A connection to a published port that begins now.
+    pub fn visit(&mut self, visit: &Visit, sequence: u32) {
+        let Visit {
+            client, published, ..
+        } = *visit;
+        let own = (own_of(client.0), published);
+        let container = match client.0 {
+            IpAddr::V4(_) => "172.17.0.2",
+            IpAddr::V6(_) => "fd00:17::2",
+        };
+        let served_by = (address(container), published - 8_000 + 80);
+        self.ask_for(client, own, sequence, &visit.links);
+        if visit.has_entry {
+            self.conntrack.push(Entry {
+                source: client,
+                asked_for: own,
+                served_by,
+            });
+        }
+        let visit = visit.clone();
+        self.at(self.now.after(visit.length), move |kernel| {
+            let now = kernel.now;
+            if visit.is_real() {
+                kernel.left.insert((client.0, published), now);
+            }
+            if visit.looks_real() {
+                kernel.forgeable.insert((client.0, published));
+            }
+            kernel.destroy_foreign(served_by, client, u32::from(published) % 2);
+        });
+    }
+}
+
+/// A peer that anybody can be, apart from those who connect.
+fn innocent(random: &mut Random) -> IpAddr {
+    let number = random.below(40);
+    match random.below(4) {
+        0 => address(&format!("2001:db8:dead:{number:x}::1")),
+        _ => address(&format!("192.0.2.{}", 100 + number)),
+    }
+}
+
+/// One frame that is no SYN of its source.
+fn lie(random: &mut Random, targets: &[IpAddr]) -> Frame {
+    let peer = match random.below(3) {
+        0 if !targets.is_empty() => random.pick(targets),
+        _ => innocent(random),
+    };
+    let from = (peer, 40_000 + random.below(20_000) as u16);
+    let to = (own_of(peer), random.pick(&SERVICES));
+    let link = random.pick(&[UPLINK, UPLINK, BRIDGE, 4, 7, 8]);
+    let flags = random.pick(&[SYN, SYN, SYN, 0, 1, 0x29, 0xff, 0x12]);
+    let mut frame = Frame::segment(from, to, flags, random.next() as u32, link);
+    match random.below(8) {
+        0 => frame.bytes.truncate(random.below(60) as usize),
+        1 => {
+            for byte in &mut frame.bytes {
+                if random.hits(300) {
+                    *byte = random.next() as u8;
+                }
+            }
+        }
+        2 => frame.bytes[0] = random.next() as u8,
+        3 => frame.ethertype = random.pick(&[0x0800, 0x86dd, 0x88b5]),
+        4 => frame.packet_type = random.below(5) as u32,
+        _ => {}
+    }
+    frame
+}
+
+/// How many frames come at once, and how often.
+#[derive(Clone, Copy)]
+pub struct Lies {
+    pub from: Instant,
+    pub until: Instant,
+    pub times: u64,
+    pub at_once: u64,
+    /// Packets that no filter lets through, beside each of those times.
+    pub others: u64,
+}
+
+/// Lies between two moments, in the name of `targets` and of innocents.
+pub fn tell(kernel: &mut FakeKernel, random: &mut Random, lies: Lies, targets: &[IpAddr]) {
+    let span_ms = lies.until.since(lies.from).as_nanos() / 1_000_000;
+    for _ in 0..lies.times {
+        let at = lies
+            .from
+            .after(Duration::from_millis(random.below(span_ms)));
+        let count = 1 + random.below(lies.at_once);
+        // Now and then all of one peer, so that it would be a scan.
+        let of_one = random.hits(300).then(|| innocent(random));
+        let mut frames: Vec<Frame> = (0..count).map(|_| lie(random, targets)).collect();
+        if let Some(peer) = of_one {
+            for (number, port) in (0..).zip(SERVICES) {
+                let from = (peer, 50_000 + number);
+                frames.push(Frame::segment(from, (own_of(peer), port), SYN, 7, UPLINK));
+            }
+        }
+        let others = lies.others;
+        kernel.at(at, move |kernel| {
+            for frame in &frames {
+                kernel.arrive(frame);
+            }
+            kernel.received.v4 += others;
+        });
+    }
+}
+
+/// What root in a container does in the name of `client`, and what clients do
+/// that are no scanners.
+pub fn forge(random: &mut Random, client: IpAddr, number: u16) -> Visit {
+    let links = [
+        vec![],
+        vec![BRIDGE],
+        vec![4],
+        vec![BRIDGE, UPLINK],
+        vec![UPLINK, BRIDGE],
+        vec![7],
+    ];
+    Visit {
+        client: (client, 20_000 + number),
+        published: random.pick(&PUBLISHED),
+        links: links[random.below(6) as usize].clone(),
+        has_entry: random.hits(900),
+        length: Duration::from_millis(1 + random.below(2_000)),
+    }
+}
+
+/// A peer's own visit.
+pub fn real(client: IpAddr, from: u16, published: u16, length: Duration) -> Visit {
+    Visit {
+        client: (client, from),
+        published,
+        links: vec![UPLINK],
+        has_entry: true,
+        length,
+    }
+}
+
+/// Frequencies of faults of packets and events, for a while.
+pub fn fault(kernel: &mut FakeKernel, random: &mut Random, at: Instant, after: Instant) {
+    match random.below(5) {
+        0 => {
+            kernel.at(at, |kernel| kernel.faults.packet_losses = 500);
+            kernel.at(after, |kernel| kernel.faults.packet_losses = 0);
+        }
+        1 => {
+            kernel.at(at, |kernel| kernel.faults.foreign_losses = 500);
+            kernel.at(after, |kernel| kernel.faults.foreign_losses = 0);
+        }
+        2 => {
+            let error = random.pick(&[Errno::EPERM, Errno::EINVAL, Errno::EOPNOTSUPP]);
+            kernel.at(at, move |kernel| kernel.faults.conntrack = Some(error));
+            kernel.at(after, |kernel| kernel.faults.conntrack = None);
+        }
+        3 => {
+            // A container comes or goes.
+            kernel.at(at, move |kernel| {
+                let link = kernel.host.links.pop();
+                kernel.at(after, move |kernel| kernel.host.links.extend(link));
+            });
+        }
+        _ => {
+            kernel.at(at, |kernel| kernel.faults.packets = Some(Errno::EPERM));
+            kernel.at(after, |kernel| kernel.faults.packets = None);
+        }
+    }
+}
+
+/// What a held scan, or one of published ports, is due to have led to.
+struct Due {
+    at: Instant,
+    source: String,
+}
+
+/// When a connection is looked for first, after `wait_ms` milliseconds from
+/// where its SYN came in.
+fn look_after(wait_ms: u64) -> u64 {
+    let looks = [0, 5, 20, 50, 100, 200, 400, 800, 1_600];
+    looks.into_iter().find(|look| *look >= wait_ms).unwrap()
+}
+
+/// Lies all the time, nothing fails: each held scan of four services is blocked
+/// within milliseconds of when the kernel has its fourth handshake, each scan
+/// of four published ports within milliseconds of its fourth end; nobody else.
+#[test]
+fn calm_worlds() {
+    for seed in 0..12 {
+        calm_world(seed);
+    }
+}
+
+fn calm_world(seed: u64) {
+    const MINUTES: u64 = 8;
+    let mut random = Random::new(seed ^ 0x6c69_6172);
+    let mut run = Run::new(seed);
+    run.checks.truth = true;
+    run.kernel.nf_tables.lacks.nf_tables = false;
+    for port in SERVICES {
+        run.kernel.listen_on("0.0.0.0", port);
+        run.kernel.listen_on("::", port);
+    }
+    let start = run.kernel.now.after(Duration::from_secs(5));
+    let at_ms = |ms: u64| start.after(Duration::from_millis(ms));
+    let lies = Lies {
+        from: start,
+        until: at_ms(60_000 * MINUTES),
+        times: 60 * MINUTES * 4,
+        at_once: 4,
+        others: 100,
+    };
+    let mut due: Vec<Due> = Vec::new();
+    let mut peers = Vec::new();
+    for number in 0..24_u16 {
+        let peer = address(&match number % 3 {
+            0 | 1 => format!("198.51.100.{}", 10 + number),
+            _ => format!("2001:db8:aa:{number:x}::1"),
+        });
+        peers.push(peer);
+        let source = match peer {
+            IpAddr::V4(_) => peer.to_string(),
+            IpAddr::V6(_) => format!("2001:db8:aa:{number:x}::/64"),
+        };
+        let mut at = 1_000 + random.below(60_000 * MINUTES - 10_000);
+        let mut last = 0;
+        for (index, port) in (0..4).zip(SERVICES) {
+            let from = 41_000 + 10 * number + index;
+            if number % 2 == 0 {
+                let round_trip = random.pick(&[0, 3, 17, 60, 150, 390]);
+                held(
+                    &mut run.kernel,
+                    at_ms(at),
+                    round_trip,
+                    (peer, from),
+                    port,
+                    number % 4 == 0,
+                );
+                // Packets may rest for five milliseconds.
+                last = last.max(at + 5 + look_after(round_trip));
+            } else {
+                let length = 1 + random.below(40);
+                let published = PUBLISHED[usize::from(index)];
+                let visit = real(peer, from, published, Duration::from_millis(length));
+                let sequence = random.next() as u32;
+                run.kernel
+                    .at(at_ms(at), move |kernel| kernel.visit(&visit, sequence));
+                last = last.max(at + length);
+            }
+            at += random.below(900);
+        }
+        due.push(Due {
+            at: at_ms(last + 8),
+            source,
+        });
+        // Three of another, and the rest in its name.
+        let other = address(&format!("198.51.100.{}", 100 + number));
+        for index in 0..30 {
+            let moment = at_ms(random.below(60_000 * MINUTES - 5_000));
+            let visit = match index {
+                0..3 => {
+                    let length = Duration::from_millis(20);
+                    real(other, 30_000 + index, PUBLISHED[usize::from(index)], length)
+                }
+                _ => forge(&mut random, other, index),
+            };
+            let sequence = random.next() as u32;
+            run.kernel
+                .at(moment, move |kernel| kernel.visit(&visit, sequence));
+        }
+        peers.push(other);
+    }
+    tell(&mut run.kernel, &mut random, lies, &peers);
+    run.checks.oracle = false;
+    let arguments = [
+        "--interval=1h",
+        "--firewall=nft",
+        "--block-time=1h",
+        "--show=scans",
+    ];
+    assert_eq!(run.start(&arguments), Flow::Continue);
+    due.sort_by_key(|due| due.at);
+    for Due { at, source } in &due {
+        run.run_until(*at);
+        let is_blocked = run.standing.contains_key(source);
+        assert!(is_blocked, "seed {seed}: {source} by {at:?}");
+    }
+    run.run_for(60);
+    assert_eq!(
+        run.standing.len(),
+        due.len(),
+        "seed {seed}: {:?}",
+        run.standing
+    );
+    run.check_quiet();
+}
+
+/// A connection that stays open: its SYN, and the handshake a round trip later.
+fn held(
+    kernel: &mut FakeKernel,
+    at: Instant,
+    round_trip_ms: u64,
+    peer: End,
+    port: u16,
+    is_dual_stack: bool,
+) {
+    let socket = FakeSocket {
+        local: (own_of(peer.0), port),
+        remote: peer,
+        state: TcpState::SynRecv,
+        inode: 0,
+        is_dual_stack: is_dual_stack && Family::of(peer.0) == Family::V4,
+    };
+    kernel.at(at, move |kernel| {
+        kernel.sockets.push(socket.clone());
+        kernel.ask_for(socket.remote, socket.local, 1, &[UPLINK]);
+        let established = kernel.now.after(Duration::from_millis(round_trip_ms));
+        kernel.at(established, move |kernel| {
+            let mut sockets = kernel.sockets.iter_mut();
+            let ends = (socket.local, socket.remote);
+            if let Some(one) = sockets.find(|one| (one.local, one.remote) == ends) {
+                (one.state, one.inode) = (TcpState::Established, u32::from(peer.1));
+            }
+        });
+    });
+}
