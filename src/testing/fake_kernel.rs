@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 
 use super::fake_network::{
-    BRIDGE, End, Entry, EventSocket, Frame, PacketSocket, UPLINK, answer_conntrack,
+    BRIDGE, End, Entry, EventSocket, Frame, OTHER_UPLINK, PacketSocket, UPLINK, answer_conntrack,
 };
 use super::fake_proc::{
     self, Dump, FakeHost, FakeLink, FakeSocket, Farewell, NLMSG_DONE, NLMSG_ERROR, asked_family,
@@ -493,9 +493,10 @@ impl FakeKernel {
             gateways: vec![parse("203.0.113.1"), parse("fe80::1")],
             diverted: Vec::new(),
             nameservers: vec![parse("10.0.0.53")],
-            // The uplink, and the bridge of two containers.
+            // The uplinks, and the bridge of two containers.
             links: [
                 (UPLINK, 0, None),
+                (OTHER_UPLINK, 0, None),
                 (BRIDGE, 0, None),
                 (4, BRIDGE, Some(0)),
                 (5, BRIDGE, Some(1)),
@@ -507,9 +508,15 @@ impl FakeKernel {
                 namespace,
             })
             .to_vec(),
-            ways: ["172.17.0.0/16", "10.1.0.0/24"]
-                .map(|text| (Network::parse(text.as_bytes()).unwrap(), vec![BRIDGE]))
-                .to_vec(),
+            ways: [
+                ("172.17.0.0/16", vec![BRIDGE]),
+                // Behind a router that is a container.
+                ("192.0.2.0/25", vec![BRIDGE]),
+                ("192.0.2.128/25", vec![UPLINK, OTHER_UPLINK]),
+                ("198.51.101.128/25", vec![UPLINK, OTHER_UPLINK]),
+            ]
+            .map(|(text, links)| (Network::parse(text.as_bytes()).unwrap(), links))
+            .to_vec(),
         };
         let mut nf_tables = NfTables::new();
         nf_tables.lacks.nf_tables = true;

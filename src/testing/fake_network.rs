@@ -12,8 +12,10 @@ use crate::packets::ethertype;
 /// An address and a port.
 pub type End = (IpAddr, u16);
 
-/// The link of the default route, and the bridge of the containers.
+/// The link of the default route, another that some routes take as well, and
+/// the bridge of the containers.
 pub const UPLINK: u32 = 2;
+pub const OTHER_UPLINK: u32 = 6;
 pub const BRIDGE: u32 = 3;
 
 pub const SYN: u8 = 2;

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use super::fake_kernel::{FakeKernel, Random};
-use super::fake_network::{BRIDGE, End, Entry, Frame, SYN, UPLINK};
+use super::fake_network::{BRIDGE, End, Entry, Frame, OTHER_UPLINK, SYN, UPLINK};
 use super::fake_proc::FakeSocket;
 use super::run::Run;
 use crate::address::Family;
@@ -37,17 +37,14 @@ pub struct Visit {
     /// The links by which its SYN comes in.
     pub links: Vec<u32>,
     pub has_entry: bool,
+    /// The peer made it.
+    pub is_real: bool,
     /// How long it stays open.
     pub length: Duration,
 }
 
 impl Visit {
-    /// The handshake is the peer's own.
-    fn is_real(&self) -> bool {
-        self.links == [UPLINK]
-    }
-
-    /// All is there but perhaps the way of its SYN.
+    /// It is proven but perhaps for the way of its SYN.
     fn looks_real(&self) -> bool {
         self.has_entry
     }
@@ -76,7 +73,7 @@ impl FakeKernel {
         let visit = visit.clone();
         self.at(self.now.after(visit.length), move |kernel| {
             let now = kernel.now;
-            if visit.is_real() {
+            if visit.is_real {
                 kernel.left.insert((client.0, published), now);
             }
             if visit.looks_real() {
@@ -92,7 +89,8 @@ fn innocent(random: &mut Random) -> IpAddr {
     let number = random.below(40);
     match random.below(4) {
         0 => address(&format!("2001:db8:dead:{number:x}::1")),
-        _ => address(&format!("192.0.2.{}", 100 + number)),
+        // Some are behind a bridge.
+        _ => address(&format!("192.0.2.{}", 108 + number)),
     }
 }
 
@@ -104,7 +102,7 @@ fn lie(random: &mut Random, targets: &[IpAddr]) -> Frame {
     };
     let from = (peer, 40_000 + random.below(20_000) as u16);
     let to = (own_of(peer), random.pick(&SERVICES));
-    let link = random.pick(&[UPLINK, UPLINK, BRIDGE, 4, 7, 8]);
+    let link = random.pick(&[UPLINK, UPLINK, OTHER_UPLINK, BRIDGE, 4, 7]);
     let flags = random.pick(&[SYN, SYN, SYN, 0, 1, 0x29, 0xff, 0x12]);
     let mut frame = Frame::segment(from, to, flags, random.next() as u32, link);
     match random.below(8) {
@@ -178,7 +176,49 @@ pub fn forge(random: &mut Random, client: IpAddr, number: u16) -> Visit {
         published: random.pick(&PUBLISHED),
         links: links[random.below(6) as usize].clone(),
         has_entry: random.hits(900),
+        is_real: false,
         length: Duration::from_millis(1 + random.below(2_000)),
+    }
+}
+
+/// Visits now and then, true ones and forged ones, of clients that do nothing
+/// else, of innocents, and of those in `others`.
+pub fn visits(
+    kernel: &mut FakeKernel,
+    random: &mut Random,
+    from: Instant,
+    until: Instant,
+    others: &[IpAddr],
+) {
+    let span_ms = until.since(from).as_nanos() / 1_000_000;
+    for number in 0..12 {
+        let client = address(&format!("198.51.101.{}", 120 + number));
+        let is_scanner = random.hits(500);
+        let mut at_ms = random.below(span_ms);
+        for index in 0..random.below(20) as u16 {
+            let client = match random.below(5) {
+                0 => innocent(random),
+                1 if !others.is_empty() => random.pick(others),
+                _ => client,
+            };
+            let is_of_other = !client.to_string().starts_with("198.51.101.");
+            let visit = if is_of_other || random.hits(300) {
+                forge(random, client, index)
+            } else {
+                let most = if is_scanner { 8 } else { 3 };
+                let published = PUBLISHED[random.below(most) as usize];
+                let length = Duration::from_millis(1 + random.below(3_000));
+                let mut visit = real(client, 20_100 + index, published, length);
+                if number >= 8 {
+                    visit.links = vec![random.pick(&[UPLINK, OTHER_UPLINK])];
+                }
+                visit
+            };
+            let at = from.after(Duration::from_millis(at_ms));
+            let sequence = random.next() as u32;
+            kernel.at(at, move |kernel| kernel.visit(&visit, sequence));
+            at_ms += random.below(20_000);
+        }
     }
 }
 
@@ -189,6 +229,7 @@ pub fn real(client: IpAddr, from: u16, published: u16, length: Duration) -> Visi
         published,
         links: vec![UPLINK],
         has_entry: true,
+        is_real: true,
         length,
     }
 }

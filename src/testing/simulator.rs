@@ -8,7 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::fake_kernel::{ChildFault, FakeKernel, Random, Stdout, Tools};
+use super::fake_network::UPLINK;
 use super::fake_proc::FakeSocket;
+use super::liars::{self, Lies};
 use super::nf_tables_model::NfTables;
 use super::run::Run;
 use crate::address::{Family, Network};
@@ -92,6 +94,10 @@ struct World {
     random: Random,
     trouble: Trouble,
     arguments: Vec<&'static str>,
+    /// SYNs are seen, true ones and others.
+    has_packets: bool,
+    /// Who connects.
+    peers: Vec<IpAddr>,
     start: Instant,
     end: Instant,
 }
@@ -103,18 +109,22 @@ fn simulate(seed: u64) -> u64 {
     run.checks.oracle =
         !trouble.hidden && !trouble.output && !trouble.restarts && !trouble.operator;
     run.checks.output = !trouble.output && !trouble.restarts;
+    run.checks.truth = true;
     run.checks.own_rules = !trouble.operator && !trouble.restarts;
     let start = run.kernel.now;
     let mut world = World {
         random,
         trouble,
         arguments: Vec::new(),
+        has_packets: seed % 3 != 0,
+        peers: Vec::new(),
         start,
         end: start.after(Duration::from_secs(60 * MINUTES)),
     };
     world.furnish(&mut run);
     world.people(&mut run.kernel);
     world.forger(&mut run.kernel);
+    world.lie(&mut run, seed);
     world.clients(&mut run.kernel);
     world.faults(&mut run.kernel);
     if number("TCPPARSER_SEED").is_some() {
@@ -294,6 +304,41 @@ impl World {
         }
     }
 
+    /// Packets that lie, and connections of containers, true and forged.
+    fn lie(&mut self, run: &mut Run, seed: u64) {
+        if !self.has_packets {
+            return;
+        }
+        // The rest of the world stays as it is.
+        let random = &mut Random::new(seed ^ 0x6c69_6573);
+        let minute = Duration::from_secs(60);
+        let (from, until) = (self.start.after(minute), self.end);
+        let lies = Lies {
+            from,
+            until,
+            times: random.pick(&[100, 1_000]),
+            at_once: random.pick(&[1, 10, 400]),
+            others: random.pick(&[0, 0, 100, 60_000]),
+        };
+        liars::tell(&mut run.kernel, random, lies, &self.peers);
+        // Who has both connections of the host's and of containers is told
+        // sooner than the oracle knows, which reads rows.
+        let others: &[IpAddr] = if run.checks.oracle { &[] } else { &self.peers };
+        liars::visits(&mut run.kernel, random, from, until, others);
+        for _ in 0..random.below(6) {
+            let at = from.after(Duration::from_secs(random.below(600)));
+            let after = at.after(Duration::from_secs(random.below(90)));
+            liars::fault(&mut run.kernel, random, at, after);
+        }
+        if random.hits(200) {
+            let error = random.pick(&[Errno::EPERM, Errno::EAFNOSUPPORT]);
+            run.kernel.faults.packets = Some(error);
+        }
+        if random.hits(200) {
+            run.kernel.faults.foreign_events = Some(Errno::EPERM);
+        }
+    }
+
     /// Connections by forged SYNs, whose services closed them. Where sockets
     /// cannot be asked for now and then, the setting decides.
     fn forger(&mut self, kernel: &mut FakeKernel) {
@@ -388,6 +433,13 @@ impl World {
     /// A connection from its handshake to its end.
     fn life(&mut self, kernel: &mut FakeKernel, socket: FakeSocket, opened: Instant) {
         let mut at = opened;
+        if self.has_packets {
+            self.peers.push(socket.remote.0);
+            let (local, remote, sequence) = (socket.local, socket.remote, socket.inode);
+            kernel.at(at, move |kernel| {
+                kernel.ask_for(remote, local, sequence, &[UPLINK]);
+            });
+        }
         if self.random.hits(200) {
             kernel.set_state(at, &socket, TcpState::SynRecv, 0);
             at = at.after(self.some_time(20));
