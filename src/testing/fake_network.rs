@@ -233,7 +233,11 @@ pub fn answer_conntrack(entries: &[Entry], error: Option<Errno>, request: &[u8])
     let answers_from = end(32, ports);
     let answers_to = end(36 + length, ports + 8);
     let mut entries = entries.iter().rev();
-    let found = entries.find(|one| one.served_by == answers_from && one.source == answers_to);
+    // By the tuple of either direction (nf_conntrack_find_get).
+    let found = entries.find(|one| {
+        let ends = (answers_from, answers_to);
+        (one.served_by, one.source) == ends || (one.source, one.asked_for) == ends
+    });
     let Some(found) = found else {
         return refuse(Errno::ENOENT);
     };

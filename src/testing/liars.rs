@@ -29,24 +29,42 @@ fn own_of(peer: IpAddr) -> IpAddr {
     })
 }
 
+/// What conntrack has of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Its peer began it.
+    Peer,
+    /// The container did.
+    Container,
+    /// There is no entry.
+    Unknown,
+}
+
 /// What a connection to a published port leaves behind, whoever made it.
 #[derive(Clone, Debug)]
 pub struct Visit {
     pub client: End,
     pub published: u16,
+    /// The container's port, and whether outgoing connections have such.
+    pub is_ephemeral: bool,
     /// The links by which its SYN comes in.
     pub links: Vec<u32>,
-    pub has_entry: bool,
+    pub origin: Origin,
     /// The peer made it.
     pub is_real: bool,
     /// How long it stays open.
     pub length: Duration,
 }
 
+/// Clients whose connections are none of anybody's business: of a private
+/// network, on a link of the host, and of forged SYNs.
+const NOBODY: [&str; 3] = ["10.9.9.9", "203.0.113.77", "192.0.2.13"];
+
 impl Visit {
     /// It is proven but perhaps for the way of its SYN.
     fn looks_real(&self) -> bool {
-        self.has_entry
+        let client = self.client.0.to_string();
+        self.origin == Origin::Peer && !self.is_ephemeral && !NOBODY.contains(&&client[..])
     }
 }
 
@@ -61,19 +79,27 @@ impl FakeKernel {
             IpAddr::V4(_) => "172.17.0.2",
             IpAddr::V6(_) => "fd00:17::2",
         };
-        let served_by = (address(container), published - 8_000 + 80);
+        let first_port = if visit.is_ephemeral { 40_000 } else { 80 };
+        let served_by = (address(container), published - 8_000 + first_port);
         self.ask_for(client, own, sequence, &visit.links);
-        if visit.has_entry {
-            self.conntrack.push(Entry {
-                source: client,
-                asked_for: own,
-                served_by,
-            });
-        }
+        let (source, asked_for) = match visit.origin {
+            Origin::Peer => (client, own),
+            Origin::Container => (served_by, client),
+            Origin::Unknown => (client, client),
+        };
+        self.conntrack.push(Entry {
+            source,
+            asked_for,
+            served_by: if visit.origin == Origin::Peer {
+                served_by
+            } else {
+                client
+            },
+        });
         let visit = visit.clone();
         self.at(self.now.after(visit.length), move |kernel| {
             let now = kernel.now;
-            if visit.is_real {
+            if visit.is_real && visit.looks_real() {
                 kernel.left.insert((client.0, published), now);
             }
             if visit.looks_real() {
@@ -171,11 +197,24 @@ pub fn forge(random: &mut Random, client: IpAddr, number: u16) -> Visit {
         vec![UPLINK, BRIDGE],
         vec![7],
     ];
+    let (client, links) = match random.below(6) {
+        // All of it is true, and no business of ours.
+        0 => (address(random.pick(&NOBODY)), vec![UPLINK]),
+        _ => (client, links[random.below(6) as usize].clone()),
+    };
+    // With a SYN that comes by the way back to its source but for another.
+    let (origin, is_ephemeral, links) = match random.below(10) {
+        0 => (Origin::Container, false, vec![UPLINK]),
+        1 => (Origin::Unknown, false, vec![UPLINK]),
+        2 => (Origin::Peer, true, vec![UPLINK]),
+        _ => (Origin::Peer, false, links),
+    };
     Visit {
         client: (client, 20_000 + number),
         published: random.pick(&PUBLISHED),
-        links: links[random.below(6) as usize].clone(),
-        has_entry: random.hits(900),
+        is_ephemeral,
+        links,
+        origin,
         is_real: false,
         length: Duration::from_millis(1 + random.below(2_000)),
     }
@@ -227,8 +266,9 @@ pub fn real(client: IpAddr, from: u16, published: u16, length: Duration) -> Visi
     Visit {
         client: (client, from),
         published,
+        is_ephemeral: false,
         links: vec![UPLINK],
-        has_entry: true,
+        origin: Origin::Peer,
         is_real: true,
         length,
     }
@@ -292,6 +332,7 @@ fn calm_world(seed: u64) {
     let mut random = Random::new(seed ^ 0x6c69_6172);
     let mut run = Run::new(seed);
     run.checks.truth = true;
+    run.kernel.forged.push(address(NOBODY[2]));
     run.kernel.nf_tables.lacks.nf_tables = false;
     for port in SERVICES {
         run.kernel.listen_on("0.0.0.0", port);

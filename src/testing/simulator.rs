@@ -4,6 +4,7 @@
 //!
 //! `TCPPARSER_SEED=n` runs one seed, `TCPPARSER_SEEDS=n` another number of them.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -34,26 +35,49 @@ fn worlds() {
     if let Some(seed) = number("TCPPARSER_SEED") {
         return live(seed);
     }
-    let mut blocks = 0;
+    let mut counts = BTreeMap::new();
     for seed in 0..number("TCPPARSER_SEEDS").unwrap_or(SEEDS) {
         let result = catch_unwind(AssertUnwindSafe(|| simulate(seed)));
         match result {
-            Ok(count) => blocks += count,
+            Ok(of_world) => {
+                for (name, count) in of_world {
+                    *counts.entry(name).or_insert(0) += count;
+                }
+            }
             Err(panic) => {
                 eprintln!("run it again: TCPPARSER_SEED={seed} cargo test worlds");
                 resume_unwind(panic);
             }
         }
     }
-    assert!(blocks > 0, "worlds without a block prove little");
+    eprintln!("{counts:?}");
+    if number("TCPPARSER_SEEDS").is_none() {
+        for (name, count) in counts {
+            assert!(count > 0, "worlds without that prove little: {name}");
+        }
+    }
 }
+
+/// What a world is to have had, beside others.
+const HAPPENED: [&str; 10] = [
+    "blocks_total",
+    "blocks_refused_total{reason=\"way_unseen\"}",
+    "witness_packets_total",
+    "witness_packets_dropped_total",
+    "witness_pauses_total",
+    "witness_lookups_total{result=\"proven\"}",
+    "witness_lookups_total{result=\"open\"}",
+    "witness_lookups_total{result=\"none\"}",
+    "namespace_events_total",
+    "destroy_event_overflows_total",
+];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
 
 fn live(seed: u64) {
-    eprintln!("{} blocks", simulate(seed));
+    eprintln!("{:?}", simulate(seed));
 }
 
 /// What kinds of trouble a world has.
@@ -102,7 +126,7 @@ struct World {
     end: Instant,
 }
 
-fn simulate(seed: u64) -> u64 {
+fn simulate(seed: u64) -> BTreeMap<&'static str, u64> {
     let mut random = Random::new(seed ^ 0x7763_7061_7273_6572);
     let trouble = Trouble::new(&mut random);
     let mut run = Run::new(seed);
@@ -134,7 +158,7 @@ fn simulate(seed: u64) -> u64 {
 }
 
 impl World {
-    fn live(&mut self, run: &mut Run) -> u64 {
+    fn live(&mut self, run: &mut Run) -> BTreeMap<&'static str, u64> {
         assert_eq!(run.start(&self.arguments), Flow::Continue);
         while run.kernel.now < self.end {
             let next = run.kernel.now.after(self.some_time(300)).min(self.end);
@@ -150,6 +174,15 @@ impl World {
         run.kernel.calm();
         run.run_for(60 * CALM_MINUTES);
         run.check_quiet();
+        let page = run.get("/metrics");
+        let count = |name: &'static str| {
+            let mut lines = page
+                .lines()
+                .filter_map(|line| line.strip_prefix("tcpparser_"));
+            let value = lines.find_map(|line| line.strip_prefix(name));
+            (name, value.expect(name).trim().parse().expect(name))
+        };
+        let counts = HAPPENED.map(count).into_iter().collect();
         for client in &run.kernel.clients {
             assert!(client.is_done, "a client was forgotten");
         }
@@ -159,7 +192,7 @@ impl World {
             !output.contains(FORGED),
             "a forged connection proved something"
         );
-        run.blocks
+        counts
     }
 
     fn some_time(&mut self, seconds: u64) -> Duration {
