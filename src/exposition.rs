@@ -662,6 +662,7 @@ mod tests {
             "direction",
             "source",
             "reason",
+            "result",
             "table",
             "code",
             "file",

@@ -97,7 +97,7 @@ impl Opens {
             let ages = pending.iter().enumerate();
             let oldest = ages.min_by_key(|(_, other)| (other.is_wanted, other.born.as_nanos()));
             if let Some((oldest, _)) = oldest {
-                pending.swap_remove(oldest);
+                remove(pending, oldest);
             }
         }
         let _ = pending.push(*open);
@@ -133,7 +133,7 @@ impl Opens {
                 let found = look_up(open);
                 open.looked(now);
                 if !matches!(found, Some(Found::Open | Found::None)) || open.due().is_none() {
-                    self.pending.swap_remove(index);
+                    remove(&mut self.pending, index);
                     continue;
                 }
             }
@@ -148,5 +148,13 @@ impl Opens {
         if self.left == 0 && self.next_look.is_some() {
             self.next_look = self.left_until;
         }
+    }
+}
+
+fn remove(pending: &mut Vec<Open, OPENS>, index: usize) {
+    if let Some(last) = pending.pop()
+        && let Some(hole) = pending.get_mut(index)
+    {
+        *hole = last;
     }
 }
