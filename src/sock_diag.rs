@@ -10,7 +10,7 @@ use crate::kernel::Errno;
 use crate::limits::PEERS_ASKED;
 use crate::netlink::{
     Attribute, Attributes, Failure, Malformed, Messages, NLM_F_ACK, NLM_F_DUMP, Progress,
-    address_of, header, u32_at, walk_dump,
+    endpoint_of, header, u32_at, walk_dump,
 };
 use crate::proc_net_tcp::TcpState;
 
@@ -156,15 +156,9 @@ fn parse_socket(payload: &[u8]) -> Result<DiagSocket, Malformed> {
 fn endpoint(fixed: &[u8; FIXED], port: usize, address: usize) -> Result<Endpoint, Malformed> {
     let family = Family::from_number(fixed[0]).ok_or(Malformed)?;
     let length = usize::from(family.bits() / 8);
-    let part = |offset: usize, length: usize| {
-        let (_, rest) = fixed.split_at_checked(offset)?;
-        rest.get(..length)
-    };
-    let port = part(port, 2).and_then(|bytes| bytes.first_chunk());
-    Ok(Endpoint {
-        address: address_of(part(address, length).ok_or(Malformed)?)?,
-        port: u16::from_be_bytes(*port.ok_or(Malformed)?),
-    })
+    let (_, address) = fixed.split_at_checked(address).ok_or(Malformed)?;
+    let (_, port) = fixed.split_at_checked(port).ok_or(Malformed)?;
+    endpoint_of(address.get(..length).ok_or(Malformed)?, port)
 }
 
 /// The struct tcp_info; empty where there is none, as of TIME_WAIT.
