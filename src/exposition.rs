@@ -664,6 +664,7 @@ mod tests {
             "direction",
             "source",
             "reason",
+            "result",
             "table",
             "code",
             "file",

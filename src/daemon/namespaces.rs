@@ -190,7 +190,7 @@ impl Namespaces {
         now: Instant,
     ) -> Option<Waiter> {
         let source = scene.host.source_of(event.remote.address);
-        let has_evidence = !detector.ports(&source, now).is_empty();
+        let has_evidence = detector.ports_without(&source, 0, now) != Some(0);
         let fingerprint = self.fingerprint(source, event.local);
         let place = fingerprint as usize % NAMESPACE_MEMORY;
         let sure = self.sure.get(place);
