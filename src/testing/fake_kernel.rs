@@ -88,16 +88,20 @@ pub struct Faults {
     pub no_loopback: bool,
     /// No lookup finds a socket: the kernel was built without tcp_diag.
     pub lacks_tcp_diag: bool,
+    /// No packet socket can be opened.
+    pub packets: Option<Errno>,
+    /// An answer to another question comes before that of a lookup.
+    pub older_answers: bool,
     /// The address to listen on cannot be had.
     pub listen: Option<Errno>,
     /// The fault of each child.
     pub child: ChildFault,
     /// A batch line that holds this is refused.
     pub refused: Option<String>,
-    /// No packet socket is to be had.
-    pub packets: Option<Errno>,
     /// No events of other network namespaces are.
     pub foreign_events: Option<Errno>,
+    /// No dump of links is to be had.
+    pub no_links: bool,
     /// Conntrack refuses each question.
     pub conntrack: Option<Errno>,
     /// How often in a thousand a packet, or an event of another network
@@ -424,6 +428,8 @@ pub struct FakeKernel {
     pub received: PerFamily<u64>,
     /// For what packets do, so that nothing else changes with it.
     packet_random: Random,
+    /// Ethertypes that packet sockets were bound to.
+    pub bound: Vec<u16>,
     /// Inbound connections since boot, as the kernel counts them; 0: it does
     /// not say.
     pub passive_opens: u64,
@@ -550,6 +556,7 @@ impl FakeKernel {
             forgeable: HashSet::new(),
             received: PerFamily::new(0, 0),
             packet_random: Random::new(seed.rotate_left(32)),
+            bound: Vec::new(),
             passive_opens: 0,
             stdout: Stdout::Open,
             screen: None,
@@ -701,6 +708,19 @@ impl FakeKernel {
         self.clients[client].to_send.extend(bytes);
     }
 
+    /// A packet comes in by a link; it lies on as many packet sockets as let it
+    /// through.
+    pub fn send_packet(&mut self, source: Endpoint, destination: Endpoint, flags: u8, link: u32) {
+        let end = |end: Endpoint| (end.address, end.port);
+        self.hand_over(&Frame::segment(
+            end(source),
+            end(destination),
+            flags,
+            0,
+            link,
+        ));
+    }
+
     pub fn descriptors(&self) -> usize {
         self.open.len()
     }
@@ -784,7 +804,8 @@ impl FakeKernel {
             }
             "/proc/net/snmp6" if self.received.v6 > 0 => {
                 let received = self.received.v6;
-                Ok(format!("Ip6InReceives                   \t{received}\n").into_bytes())
+                let text = format!("Ip6InReceives                   \t{received}\n");
+                Ok((text + "Ip6InHdrErrors                  \t7\n").into_bytes())
             }
             "/proc/sys/net/ipv4/ip_local_port_range" => Ok(b"32768\t60999\n".to_vec()),
             "/proc/sys/net/ipv4/tcp_fastopen" => {
@@ -1470,6 +1491,7 @@ impl Kernel for FakeKernel {
             Some(Open::Packets(socket)) => {
                 assert!(!socket.filter.is_empty(), "packets pass that no filter saw");
                 socket.ethertype = ethertype;
+                self.bound.push(ethertype);
             }
             _ => return Err(Errno::EINVAL),
         }
@@ -1506,7 +1528,8 @@ impl Kernel for FakeKernel {
             }
             Some(Open::Routes(socket)) => {
                 assert!(socket.dump.is_none(), "EBUSY: a dump is under way");
-                match Dump::new(bytes) {
+                let is_refused = self.faults.no_links && bytes[4] == 18;
+                match Dump::new(bytes).and_then(|dump| dump.unless(is_refused, bytes)) {
                     Ok(mut dump) => {
                         dump.is_interrupted = is_interrupted;
                         socket.dump = Some(dump);
@@ -1531,6 +1554,11 @@ impl Kernel for FakeKernel {
             }
             Some(Open::Diag(_)) => {
                 let answers = match self.lookup(bytes) {
+                    Some(found) if self.faults.older_answers => {
+                        let mut older = found.clone();
+                        older[8] = older[8].wrapping_sub(1);
+                        vec![older, found]
+                    }
                     Some(found) => vec![found],
                     None if self.destroyed.is_some() => self.answer_diag(bytes),
                     None => {
@@ -1727,6 +1755,10 @@ impl FakeKernel {
         let is_ipv6 = frame.bytes.first().is_some_and(|first| first >> 4 == 6);
         let family = if is_ipv6 { Family::V6 } else { Family::V4 };
         *self.received.get_mut(family) += 1;
+        self.hand_over(frame);
+    }
+
+    fn hand_over(&mut self, frame: &Frame) {
         let has_room = !self.packet_random.hits(self.faults.packet_losses);
         for open in self.open.values_mut() {
             if let Open::Packets(socket) = open {

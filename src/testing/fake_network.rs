@@ -20,8 +20,8 @@ pub const BRIDGE: u32 = 3;
 
 pub const SYN: u8 = 2;
 
-/// What a packet socket holds before packets are lost.
-const ROOM: usize = 128;
+/// Packets that a socket's buffer holds: 64 KiB, twice that for what they are in.
+const ROOM: usize = 160;
 /// What a socket of events holds before they are lost.
 const EVENT_ROOM: usize = 2_000;
 

@@ -213,11 +213,7 @@ impl Dump {
             RTM_GETROUTE => List::Ipv4Routes,
             RTM_GETLINK => List::Links,
             // A kernel without nexthop objects.
-            _ => {
-                let refusal = (-libc::EOPNOTSUPP).to_ne_bytes();
-                let payload = [&refusal[..], &request[..16]].concat();
-                return Err(message(NLMSG_ERROR, 0, &sequence, &payload));
-            }
+            _ => return Err(refusal(request)),
         };
         Ok(Self {
             list,
@@ -226,6 +222,14 @@ impl Dump {
             count: 0,
             is_interrupted: false,
         })
+    }
+
+    pub fn unless(self, is_refused: bool, request: &[u8]) -> Result<Self, Vec<u8>> {
+        if is_refused {
+            Err(refusal(request))
+        } else {
+            Ok(self)
+        }
     }
 
     /// The next datagram, of at most `most` messages, and whether it is the
@@ -271,6 +275,12 @@ impl Dump {
     pub fn removed(&mut self, list: List) {
         self.is_interrupted |= list == self.list && list == List::Addresses;
     }
+}
+
+fn refusal(request: &[u8]) -> Vec<u8> {
+    let error = (-libc::EOPNOTSUPP).to_ne_bytes();
+    let payload = [&error[..], &request[..16]].concat();
+    message(NLMSG_ERROR, 0, &request[8..12], &payload)
 }
 
 /// How the kernel reports that something is gone.

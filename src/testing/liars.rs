@@ -8,7 +8,7 @@ use super::fake_kernel::{FakeKernel, Random};
 use super::fake_network::{BRIDGE, End, Entry, Frame, OTHER_UPLINK, SYN, UPLINK};
 use super::fake_proc::FakeSocket;
 use super::run::Run;
-use crate::address::Family;
+use crate::address::{Family, Network};
 use crate::daemon::Flow;
 use crate::kernel::Errno;
 use crate::proc_net_tcp::TcpState;
@@ -460,4 +460,234 @@ fn held(
             }
         });
     });
+}
+
+/// What root in a container can do in the name of a client of another country,
+/// who sits where `run.kernel` has a route to by the uplink; for one port.
+type Attack = fn(&mut FakeKernel, &Visit, u32);
+
+/// The SYN comes in by these links, then all else is as it would be.
+fn by(links: &'static [u32]) -> impl Fn(&mut FakeKernel, &Visit, u32) {
+    move |kernel, visit, sequence| {
+        let links = links.to_vec();
+        kernel.visit(
+            &Visit {
+                links,
+                ..visit.clone()
+            },
+            sequence,
+        );
+    }
+}
+
+fn flood(kernel: &mut FakeKernel, count: u32, link: u32) {
+    for number in 0..count {
+        let bits = 0xc612_0000 + number;
+        let source = (IpAddr::V4(bits.into()), 1_000);
+        kernel.ask_for(source, (own_of(source.0), 9), number, &[link]);
+    }
+}
+
+/// It asks for `port` by one link and is turned round to the uplink.
+fn sends_by_bridge(kernel: &mut FakeKernel, visit: &Visit, port: u16, sequence: u32) {
+    let own = (own_of(visit.client.0), port);
+    kernel.ask_for(visit.client, own, sequence, &[BRIDGE]);
+}
+
+fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+/// Whether it is told; none of them blocks.
+const ATTACKS: [(&str, bool, Attack); 14] = [
+    ("no SYN", true, |kernel, visit, sequence| {
+        by(&[])(kernel, visit, sequence)
+    }),
+    ("by the bridge", true, |kernel, visit, sequence| {
+        by(&[BRIDGE])(kernel, visit, sequence)
+    }),
+    ("by a port of it", true, |kernel, visit, sequence| {
+        by(&[4])(kernel, visit, sequence)
+    }),
+    ("by another link", true, |kernel, visit, sequence| {
+        by(&[7])(kernel, visit, sequence)
+    }),
+    ("turned round", true, |kernel, visit, sequence| {
+        by(&[BRIDGE, UPLINK])(kernel, visit, sequence);
+    }),
+    ("sent twice", true, |kernel, visit, sequence| {
+        by(&[UPLINK, 4])(kernel, visit, sequence)
+    }),
+    (
+        "turned round to another port",
+        true,
+        |kernel, visit, sequence| {
+            sends_by_bridge(kernel, visit, 9, sequence);
+            by(&[UPLINK])(kernel, visit, sequence);
+        },
+    ),
+    (
+        "beside the client's own to another port",
+        true,
+        |kernel, visit, sequence| {
+            let (client, own) = (visit.client, own_of(visit.client.0));
+            kernel.ask_for((client.0, 1), (own, visit.published), 1, &[UPLINK]);
+            kernel.ask_for(client, (own, 443), 2, &[UPLINK]);
+            by(&[BRIDGE])(kernel, visit, sequence);
+        },
+    ),
+    ("while packets are lost", true, |kernel, visit, sequence| {
+        flood(kernel, 200, UPLINK);
+        sends_by_bridge(kernel, visit, visit.published, sequence);
+        let visit = visit.clone();
+        kernel.at(kernel.now.after(ms(200)), move |kernel| {
+            by(&[UPLINK])(kernel, &visit, sequence)
+        });
+    }),
+    (
+        "behind a flood of its link",
+        true,
+        |kernel, visit, sequence| {
+            sends_by_bridge(kernel, visit, visit.published, sequence);
+            for step in 0..12 {
+                let at = kernel.now.after(ms(20 * (step + 1)));
+                kernel.at(at, |kernel| flood(kernel, 100, BRIDGE));
+            }
+            let visit = visit.clone();
+            kernel.at(kernel.now.after(ms(400)), move |kernel| {
+                by(&[UPLINK])(kernel, &visit, sequence)
+            });
+        },
+    ),
+    (
+        "behind a flood of other links",
+        true,
+        |kernel, visit, sequence| {
+            for (link, step) in (100..).zip(0..4) {
+                let at = kernel.now.after(ms(20 * step));
+                kernel.at(at, move |kernel| flood(kernel, 10, link));
+            }
+            let (early, late) = (visit.clone(), visit.clone());
+            kernel.at(kernel.now.after(ms(100)), move |kernel| {
+                sends_by_bridge(kernel, &early, early.published, sequence);
+            });
+            for step in 0..12 {
+                let at = kernel.now.after(ms(120 + 20 * step));
+                kernel.at(at, |kernel| flood(kernel, 100, 200));
+            }
+            kernel.at(kernel.now.after(ms(500)), move |kernel| {
+                by(&[UPLINK])(kernel, &late, sequence)
+            });
+        },
+    ),
+    ("in a pause", true, |kernel, visit, sequence| {
+        kernel.received.v4 += 1_000_000;
+        let (early, late) = (visit.clone(), visit.clone());
+        kernel.at(kernel.now.after(ms(3_000)), move |kernel| {
+            sends_by_bridge(kernel, &early, early.published, sequence);
+        });
+        kernel.at(kernel.now.after(ms(14_000)), move |kernel| {
+            by(&[UPLINK])(kernel, &late, sequence);
+        });
+    }),
+    ("begun inside", false, |kernel, visit, sequence| {
+        let visit = Visit {
+            origin: Origin::Container,
+            ..visit.clone()
+        };
+        by(&[UPLINK])(kernel, &visit, sequence);
+    }),
+    ("without an entry", false, |kernel, visit, sequence| {
+        let visit = Visit {
+            origin: Origin::Unknown,
+            ..visit.clone()
+        };
+        by(&[UPLINK])(kernel, &visit, sequence);
+    }),
+];
+
+/// What of the host decides.
+const HOSTS: [(&str, fn(&mut FakeKernel)); 6] = [
+    ("", |_| {}),
+    ("whose SYNs come by a bridge", |kernel| {
+        let uplink = kernel
+            .host
+            .links
+            .iter_mut()
+            .find(|one| one.number == UPLINK);
+        uplink.unwrap().number = 9;
+        kernel.host.links.iter_mut().for_each(|one| {
+            if one.number == BRIDGE {
+                one.number = UPLINK;
+            } else if one.master == BRIDGE {
+                one.master = UPLINK;
+            }
+        });
+    }),
+    ("whose uplink stands on a bridge", |kernel| {
+        let uplink = kernel
+            .host
+            .links
+            .iter_mut()
+            .find(|one| one.number == UPLINK);
+        uplink.unwrap().lower = BRIDGE;
+    }),
+    ("without a route back", |kernel| {
+        let outside = Network::parse(b"198.51.101.0/24").unwrap();
+        kernel.host.ways.push((outside, Vec::new()));
+    }),
+    ("without packet sockets", |kernel| {
+        kernel.faults.packets = Some(Errno::EPERM)
+    }),
+    ("whose links are not known", |kernel| {
+        kernel.faults.no_links = true
+    }),
+];
+
+/// How often the client is said to have been forged, perhaps, and to be blocked.
+fn attack(host: fn(&mut FakeKernel), name: &str, attack: Attack) -> (usize, usize) {
+    let mut run = Run::new(1);
+    run.checks.oracle = false;
+    run.kernel.nf_tables.lacks.nf_tables = false;
+    // Counters are there from the start.
+    (run.kernel.passive_opens, run.kernel.received.v4) = (1_000, 1_000);
+    host(&mut run.kernel);
+    let arguments = ["--interval=1h", "--firewall=nft", "--show=scans"];
+    assert_eq!(run.start(&arguments), Flow::Continue);
+    // A second dump of the links shows what stands on those behind it.
+    run.run_for(70);
+    // Where packets are to be lost the last ones were taken in.
+    let step = if name.contains("flood") || name.contains("lost") {
+        1_000
+    } else {
+        50
+    };
+    for (index, published) in (0..4).zip(PUBLISHED) {
+        let length = ms(20);
+        let visit = real(address("198.51.101.9"), 20_000 + index, published, length);
+        let sequence = 77 + u32::from(index);
+        let at = run.kernel.now.after(ms(step * u64::from(index)));
+        run.kernel
+            .at(at, move |kernel| attack(kernel, &visit, sequence));
+    }
+    run.run_for(40);
+    let lines = run.lines();
+    let count = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
+    (count("it may be forged"), count("Blocked: "))
+}
+
+#[test]
+fn root_in_a_container_has_nobody_blocked() {
+    for (name, is_told, action) in ATTACKS {
+        let said = attack(|_| {}, name, action);
+        assert_eq!(said, (usize::from(is_told), 0), "{name}");
+    }
+    // All is true, but not known to be.
+    for (name, host) in HOSTS {
+        let said = attack(host, name, |kernel, visit, sequence| {
+            by(&[UPLINK])(kernel, visit, sequence);
+        });
+        let expected = if name.is_empty() { (0, 1) } else { (1, 0) };
+        assert_eq!(said, expected, "a host {name}");
+    }
 }
