@@ -28,7 +28,7 @@ pub fn parse_snmp(text: &[u8]) -> Option<TcpCounters> {
 #[inline(never)]
 fn value_of(text: &[u8], protocol: &[u8], name: &[u8]) -> Option<u64> {
     let mut lines = split(text, b'\n').filter_map(|line| line.strip_prefix(protocol));
-    let mut both = [&[][..]; 2];
+    let mut both: [&[u8]; 2] = [b""; 2];
     for line in &mut both {
         *line = lines.next()?;
     }
