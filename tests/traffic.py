@@ -300,7 +300,7 @@ FIN, SYN, RST, ACK = 1, 2, 4, 16
 
 
 class Stopwatch:
-    """Notes the IPv4 packets of a host's device by the kernel's time stamps,
+    """Notes the packets of a host's device by the kernel's time stamps,
     and when a block came to stand (not in legacy tables; the kernel reports it once
     it is in force), and when rules of the sets' table were deleted. All times are seconds of CLOCK_MONOTONIC."""
 
@@ -351,8 +351,9 @@ class Stopwatch:
         offset = time.time() - time.monotonic()
         found = {}
         for (seconds, nanoseconds), packet in sorted(self.seen):
-            words = packet[(packet[0] & 15) * 4:]
-            if packet[0] >> 4 != 4 or packet[9] != socket.IPPROTO_TCP or len(words) < 14:
+            is_v6 = packet[0] >> 4 == 6
+            words = packet[40 if is_v6 else (packet[0] & 15) * 4:]
+            if packet[6 if is_v6 else 9] != socket.IPPROTO_TCP or len(words) < 14:
                 continue
             source, target = struct.unpack("!HH", words[:4])
             found_key = (source, target) if (source, target) in found else (target, source)
@@ -416,30 +417,49 @@ def checksum(data):
     return ~(total + (total >> 16)) & 0xffff
 
 
+def segment(source, from_port, target, port, flags, sequence, acknowledged=0, data=b""):
+    """A TCP segment with its IP header, of either family."""
+    is_v6 = ":" in source
+    family = socket.AF_INET6 if is_v6 else socket.AF_INET
+    ends = socket.inet_pton(family, source) + socket.inet_pton(family, target)
+    head = struct.pack("!HHIIBBHHH", from_port, port, sequence & 0xffffffff,
+                       acknowledged & 0xffffffff, 5 << 4, flags, 64240, 0, 0)
+    length = len(head) + len(data)
+    pseudo = ends + struct.pack("!II" if is_v6 else "!HH", *(
+        (length, socket.IPPROTO_TCP) if is_v6 else (socket.IPPROTO_TCP, length)))
+    sum_ = struct.pack("!H", checksum(pseudo + head + data))
+    words = head[:16] + sum_ + head[18:] + data
+    if is_v6:
+        return struct.pack("!IHBB", 6 << 28, length, socket.IPPROTO_TCP, 64) + ends + words
+    ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + length, 0, 0, 64, socket.IPPROTO_TCP, 0)
+    sum_ = struct.pack("!H", checksum(ip + ends))
+    return ip[:10] + sum_ + ends + words
+
+
 class Forger:
     """Sends TCP segments with any source address (raw(7))."""
 
     def __init__(self, space):
         with space.entered():
             self.raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+            self.raw6 = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW)
 
     def send(self, source, target, port, flags, data=b"", count=1, sequence=None):
-        ends = socket.inet_aton(source) + socket.inet_aton(target)
         for _ in range(count):
             number = random.getrandbits(32) if sequence is None else sequence
             acknowledged = random.getrandbits(32) if flags & ACK else 0
-            head = struct.pack("!HHIIBBHHH", random.randint(1024, 65535), port, number,
-                               acknowledged, 5 << 4, flags, 64240, 0, 0)
-            length = len(head) + len(data)
-            pseudo = ends + struct.pack("!BBH", 0, socket.IPPROTO_TCP, length)
-            sum_ = struct.pack("!H", checksum(pseudo + head + data))
-            segment = head[:16] + sum_ + head[18:] + data
-            ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + length, 0, 0, 64,
-                             socket.IPPROTO_TCP, 0) + ends
-            self.raw.sendto(ip + segment, (target, 0))
+            self.put(segment(source, random.randint(1024, 65535), target, port, flags, number,
+                             acknowledged, data))
+
+    def put(self, packet):
+        if packet[0] >> 4 == 6:
+            self.raw6.sendto(packet, (socket.inet_ntop(socket.AF_INET6, packet[24:40]), 0))
+        else:
+            self.raw.sendto(packet, (socket.inet_ntoa(packet[16:20]), 0))
 
     def close(self):
         self.raw.close()
+        self.raw6.close()
 
 
 # ----------------------------------------------------- processes of their own

@@ -1,0 +1,231 @@
+"""A host that publishes ports of containers as Docker does, and whoever is
+outside: far - edge - host - bridge - containers.
+
+The containers are network namespaces with a veth end each on the host's bridge,
+nftables leads published ports to them. Strangers are all addresses of documentation
+networks, behind the edge; in whose name a container forges is there, or is silent.
+"""
+
+import contextlib
+import fcntl
+import os
+import random
+import selectors
+import socket
+import struct
+import threading
+import time
+
+import harness
+from harness import link, wait_for
+from traffic import ACK, ETH_P_ALL, RST, SYN, Forger, has_events, segment, serve
+
+PUBLISHED = (8001, 8002, 8003, 8004)
+INSIDE = (80, 81)  # the ports of each container
+STRANGER = {"v4": "198.51.100.7", "v6": "2001:db8:7::7"}
+FRIEND = {"v4": "192.0.2.9", "v6": "2001:db8:9::9"}
+SILENT = "198.51.100.200"  # whom the edge loses packets for
+WITNESSED = {"v4": "198.51.100.7", "v6": "2001:db8:7::/64"}  # as the stranger is blocked
+NAMESPACES_UP = 'tcpparser_evidence_source_up{source="namespaces"}'
+FOREIGN = "tcpparser_namespace_events_total"
+UNSEEN = "no SYN of it was seen to come in by the way back to it"
+VXLAN_PORT, VXLAN_NUMBER = 4789, 7
+
+
+class Docker:
+    """The scene. `uplink`: a veth, a tap, which no other namespace holds an end of,
+    as a network card's, or the containers' bridge itself."""
+
+    host_v4, edge_v4, relay_v4 = "203.0.113.2", "203.0.113.1", "203.0.113.77"
+    host_v6, edge_v6 = "2001:db8:e::2", "2001:db8:e::1"
+    gateway_v4, gateway_v6 = "172.17.0.1", "fd00:172::1"
+
+    def __init__(self, t, uplink="veth", apart=False, rp_filter=0):
+        self.t, self.cable = t, None
+        self.far, self.edge, self.host = (t.namespace(role) for role in ("far", "edge", "host"))
+        self.containers = [t.namespace("one", apart=apart), t.namespace("two", apart=apart)]
+        self.one, self.two = self.containers
+        self.device = "br0" if uplink == "bridge" else "up0"
+        self.join_strangers()
+        self.host.ip("link add br0 address 02:42:ac:11:00:01 type bridge", "link set br0 up",
+                     f"address add {self.gateway_v4}/16 dev br0",
+                     f"address add {self.gateway_v6}/64 dev br0 nodad")
+        self.join_edge(uplink)
+        self.host.ip(f"route add default via {self.edge_v4}",
+                     f"route add default via {self.edge_v6}")
+        for space in (self.far, self.edge, self.host):
+            space.sysctl("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1",
+                         f"net.ipv4.conf.all.rp_filter={rp_filter if space is self.host else 0}")
+        for number, space in enumerate(self.containers, 2):
+            link(self.host, f"port{number}", space, "eth0")
+            self.host.ip(f"link set port{number} master br0",
+                         f"link set port{number} type bridge_slave hairpin on")
+            space.ip(f"address add 172.17.0.{number}/16 dev eth0",
+                     f"address add fd00:172::{number}/64 dev eth0 nodad",
+                     f"route add default via {self.gateway_v4}",
+                     f"route add default via {self.gateway_v6}")
+            serve(space, *INSIDE, address="::")
+        self.load(self.host, *self.rules())
+
+    def join_strangers(self):
+        """Addresses of `far` are all those of its networks; where a socket is not
+        bound, it is the stranger's."""
+        link(self.edge, "far0", self.far, "up0", ("10.9.0.1/24", "10.9.0.2/24"),
+             ("fd09::1/64", "fd09::2/64"))
+        for network in ("198.51.100.0/24", "192.0.2.0/25", "10.98.0.0/16"):
+            self.edge.ip(f"route add {network} via 10.9.0.2")
+            self.far.ip(f"route add local {network} dev lo")
+        self.edge.ip(f"route add blackhole {SILENT}")
+        for network in ("2001:db8:7::/48", "2001:db8:9::/48", "fd91::/16"):
+            self.edge.ip(f"route add {network} via fd09::2")
+            self.far.ip(f"route add local {network} dev lo")
+        self.far.sysctl("net.ipv6.ip_nonlocal_bind=1")
+        self.far.ip(f"address add {STRANGER['v4']}/32 dev lo",
+                    f"address add {STRANGER['v6']}/128 dev lo nodad",
+                    f"route add default via 10.9.0.1 src {STRANGER['v4']}",
+                    f"route add default via fd09::1 src {STRANGER['v6']}")
+
+    def join_edge(self, uplink):
+        if uplink == "tap":
+            self.cable = Cable(self.host, "up0", self.edge, "host0")
+            self.t.closing.append(self.cable)
+        else:
+            link(self.host, "up0", self.edge, "host0")
+        for space, device, v4, v6 in ((self.host, self.device, self.host_v4, self.host_v6),
+                                      (self.edge, "host0", self.edge_v4, self.edge_v6)):
+            space.ip(f"address add {v4}/24 dev {device}", f"address add {v6}/64 dev {device} nodad")
+        if uplink == "bridge":
+            self.host.ip("link set up0 master br0")
+
+    def rules(self):
+        lines = ["table inet published {", "chain prerouting {",
+                 "type nat hook prerouting priority dstnat;"]
+        for number, port in enumerate(PUBLISHED):
+            container, inside = 2 + number // 2, INSIDE[number % 2]
+            lines += [f"ip daddr {self.host_v4} tcp dport {port} dnat ip to "
+                      f"172.17.0.{container}:{inside}",
+                      f"ip6 daddr {self.host_v6} tcp dport {port} dnat ip6 to "
+                      f"[fd00:172::{container}]:{inside}"]
+        return [*lines, "}", "chain postrouting {", "type nat hook postrouting priority srcnat;",
+                f'ip saddr 172.17.0.0/16 oifname "{self.device}" ip daddr != 172.17.0.0/16 masquerade',
+                f'ip6 saddr fd00:172::/64 oifname "{self.device}" ip6 daddr != fd00:172::/64 masquerade',
+                "}", "}"]
+
+    @staticmethod
+    def load(space, *lines):
+        harness.need("nft")
+        space.must("nft", "-f", "-", input="\n".join(lines) + "\n")
+
+    def relay(self):
+        """The edge has a public address of its own and hands its ports on to the
+        host, also to who asks from within."""
+        self.load(self.edge, "table ip relay {", "chain prerouting {",
+                  "type nat hook prerouting priority dstnat;",
+                  *(f"ip daddr {self.relay_v4} tcp dport {port} dnat to {self.host_v4}"
+                    for port in PUBLISHED), "}", "}")
+        self.edge.ip(f"address add {self.relay_v4}/32 dev lo")
+        self.host.ip(f"route add {self.relay_v4}/32 via {self.edge_v4}")
+
+    def guard(self, *arguments, backend="nft", interval="10s", **options):
+        """Whose conntrack knows connections first: DNAT is in force."""
+        self.firewall = self.t.backend(self.host, backend)
+        made = self.t.guard(self.host, *arguments, env=self.firewall.env, interval=interval,
+                            **options).ready()
+        wait_for(lambda: has_events(made) or made.error_output(), "destroy events")
+        return made
+
+    def address(self, family):
+        return self.host_v6 if family == "v6" else self.host_v4
+
+
+class Cable:
+    """Two taps and who carries frames from one to the other: to the kernel each is a
+    device with no end in another namespace."""
+
+    TUNSETIFF, TAP_WITHOUT_HEAD = 0x400454ca, 0x0002 | 0x1000
+
+    def __init__(self, left, left_device, right, right_device):
+        self.ends = [self.tap(left, left_device), self.tap(right, right_device)]
+        self.waker, self.wakee = socket.socketpair()
+        self.thread = threading.Thread(target=self.carry, daemon=True)
+        self.thread.start()
+
+    def tap(self, space, device, kind=TAP_WITHOUT_HEAD):
+        if not os.path.exists("/dev/net/tun"):
+            raise harness.SkipTest("no /dev/net/tun")
+        with space.entered():
+            made = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+            fcntl.ioctl(made, self.TUNSETIFF, struct.pack("16sH22x", device.encode(), kind))
+        space.ip(f"link set {device} up")
+        return made
+
+    def carry(self):
+        others = dict(zip(self.ends, reversed(self.ends)))
+        with selectors.DefaultSelector() as selector:
+            for end in (*self.ends, self.wakee):
+                selector.register(end, selectors.EVENT_READ)
+            while True:
+                for key, _ in selector.select():
+                    if key.fileobj is self.wakee:
+                        return
+                    with contextlib.suppress(OSError):
+                        os.write(others[key.fd], os.read(key.fd, 1 << 16))
+
+    def close(self):
+        self.waker.close()
+        self.thread.join(3)
+        for end in self.ends:
+            os.close(end)
+        self.wakee.close()
+
+
+class Impostor:
+    """Root in a container: it completes handshakes in a stranger's name, since it
+    reads the number of the answer. `send` is how a segment gets to the host."""
+
+    def __init__(self, space, watched, send=None):
+        """`watched`: in whose namespace the answer passes; by ARP's lies that can
+        be any container of the bridge."""
+        with watched.entered():
+            self.answers = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM,
+                                         socket.htons(ETH_P_ALL))
+        self.answers.settimeout(2)
+        self.forger = Forger(space)
+        self.send = send or self.forger.put
+
+    def handshake(self, source, target, port, from_port=None, end=RST | ACK):
+        """Whether an answer came; then the handshake is done, and ended."""
+        from_port = from_port or random.randint(20_000, 30_000)
+        number = random.getrandbits(32)
+
+        def say(flags, sequence, acknowledged=0):
+            self.send(segment(source, from_port, target, port, flags, sequence, acknowledged))
+
+        say(SYN, number)
+        answer = self.answer(source, from_port)
+        if answer is None:
+            return False
+        say(ACK, number + 1, answer + 1)
+        time.sleep(0.005)
+        if end:
+            say(end, number + 1, answer + 1)
+        return True
+
+    def answer(self, source, from_port):
+        """The number of the SYN-ACK to that stranger."""
+        wanted = socket.inet_aton(source)
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            try:
+                packet = self.answers.recv(128)
+            except TimeoutError:
+                return None
+            words = packet[(packet[0] & 15) * 4:]
+            if (packet[0] >> 4 == 4 and packet[16:20] == wanted and words[13] == SYN | ACK
+                    and struct.unpack("!H", words[2:4])[0] == from_port):
+                return struct.unpack("!I", words[4:8])[0]
+        return None
+
+    def close(self):
+        self.answers.close()
+        self.forger.close()
