@@ -142,7 +142,7 @@ class Cable:
     """Two taps and who carries frames from one to the other: to the kernel each is a
     device with no end in another namespace."""
 
-    TUNSETIFF, TAP_WITHOUT_HEAD = 0x400454ca, 0x0002 | 0x1000
+    TUNSETIFF, TUN_WITHOUT_HEAD, TAP_WITHOUT_HEAD = 0x400454ca, 0x1001, 0x1002
 
     def __init__(self, left, left_device, right, right_device):
         self.ends = [self.tap(left, left_device), self.tap(right, right_device)]
@@ -150,12 +150,13 @@ class Cable:
         self.thread = threading.Thread(target=self.carry, daemon=True)
         self.thread.start()
 
-    def tap(self, space, device, kind=TAP_WITHOUT_HEAD):
+    @classmethod
+    def tap(cls, space, device, kind=TAP_WITHOUT_HEAD):
         if not os.path.exists("/dev/net/tun"):
             raise harness.SkipTest("no /dev/net/tun")
         with space.entered():
             made = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-            fcntl.ioctl(made, self.TUNSETIFF, struct.pack("16sH22x", device.encode(), kind))
+            fcntl.ioctl(made, cls.TUNSETIFF, struct.pack("16sH22x", device.encode(), kind))
         space.ip(f"link set {device} up")
         return made
 

@@ -6,6 +6,8 @@ As a program it is what has to be a process of its own:
     traffic.py flood ADDRESS PORT COUNT connects and resets, as fast as it can
     traffic.py many ADDRESS COUNT       listens on so many ports from 10000 on
     traffic.py sources HOST RATE PORT…  touches the ports from each address it reads
+    traffic.py rows COUNT               holds so many connections over loopback
+    traffic.py syns DEVICE HOST PORT RATE SECONDS  SYNs of as many sources
     traffic.py deaf HOW COMMAND…        runs it where netlink lacks something
 """
 
@@ -315,7 +317,7 @@ class Stopwatch:
         self.rules.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES)
         for watched in (self.packets, self.rules):
             watched.setsockopt(socket.SOL_SOCKET, 33, 1 << 23)  # SO_RCVBUFFORCE
-        self.seen, self.dropped, self.deleted = [], None, None
+        self.seen, self.drops, self.deleted = [], [], None
         self.waker, self.wakee = socket.socketpair()
         self.thread = threading.Thread(target=self.watch, daemon=True)
         self.thread.start()
@@ -335,10 +337,15 @@ class Stopwatch:
 
     def take_rules(self):
         message = self.rules.recv(1 << 16)
-        if self.dropped is None and b"tcpparser v1 b=" in message:
-            self.dropped = time.monotonic()
+        if b"tcpparser v1 b=" in message:
+            self.drops.append(time.monotonic())
         if self.deleted is None and message[4:6] == DELRULE and b"tcpparser\0" in message:
             self.deleted = time.monotonic()
+
+    @property
+    def dropped(self):
+        """When the first block came to stand."""
+        return next(iter(self.drops), None)
 
     def take_packet(self):
         packet, extra, _, _ = self.packets.recvmsg(64, 64)
@@ -570,6 +577,60 @@ def sources(host, rate, *ports):
         print(opened, flush=True)
 
 
+def rows(count):
+    """Both ends of each connection are rows of this host."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    listener, held = socket.socket(), []
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(64)
+    for number in range(int(count)):
+        made = socket.socket()
+        made.bind((f"127.0.{1 + number % 200}.1", 0))
+        made.connect(listener.getsockname())
+        held += [made, listener.accept()[0]]
+    print("ready", flush=True)
+    sys.stdin.read()
+
+
+def syns(device, host, port, rate, seconds):
+    """Frames made before, 512 with each sendmmsg(2): a flood must not spend its
+    time in Python. Prints how many were sent."""
+    neighbours = subprocess.run(["ip", "neigh", "show", host], stdout=subprocess.PIPE, text=True)
+    target = bytes.fromhex(neighbours.stdout.split()[4].replace(":", ""))
+    frames = [target + b"\2\0\0\0\0\1\x08\0" + segment(
+        f"10.{random.randint(128, 255)}.{random.randint(0, 255)}.{random.randint(1, 254)}",
+        random.randint(1024, 65535), host, int(port), SYN, random.getrandbits(32))
+        for _ in range(512)]
+    sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    sender.bind((device, 0))
+    sender.setsockopt(263, 20, 1)  # SOL_PACKET, PACKET_QDISC_BYPASS
+    vector = Vector(frames)
+    print("ready", flush=True)
+    began, sent = time.monotonic(), 0
+    while (now := time.monotonic() - began) < float(seconds):
+        if sent > now * float(rate):
+            time.sleep(0.002)
+        else:
+            sent += vector.send(sender)
+    print(sent, flush=True)
+
+
+class Vector:
+    """An array of struct mmsghdr, and what its pointers lead to."""
+
+    def __init__(self, frames):
+        self.frames = [ctypes.create_string_buffer(frame, len(frame)) for frame in frames]
+        self.pieces = [ctypes.create_string_buffer(
+            struct.pack("PN", ctypes.addressof(frame), len(frame))) for frame in self.frames]
+        self.messages = b"".join(struct.pack("PIxxxxPNPNixxxxIxxxx", 0, 0, ctypes.addressof(piece), 1,
+                                             0, 0, 0, 0) for piece in self.pieces)
+
+    def send(self, sender):
+        """How many were sent."""
+        return max(0, harness.LIBC.sendmmsg(sender.fileno(), self.messages, len(self.frames), 0))
+
+
 # AUDIT_ARCH_* of linux/audit.h, the numbers of setsockopt(2) and socket(2).
 MACHINES = {"x86_64": (0xc000003e, 54, 41), "aarch64": (0xc00000b7, 208, 198)}
 NETLINK_SOCK_DIAG = 4
@@ -604,4 +665,5 @@ def run_deaf(how, *command):
 
 
 if __name__ == "__main__":
-    {"serve": serve_forever, "flood": flood, "many": many, "sources": sources, "deaf": run_deaf}[sys.argv[1]](*sys.argv[2:])
+    {"serve": serve_forever, "flood": flood, "many": many, "sources": sources, "rows": rows,
+     "syns": syns, "deaf": run_deaf}[sys.argv[1]](*sys.argv[2:])
