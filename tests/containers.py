@@ -18,14 +18,15 @@ import time
 
 import harness
 from harness import link, wait_for
-from traffic import ACK, ETH_P_ALL, RST, SYN, Forger, has_events, segment, serve
+from traffic import (ACK, ETH_P_ALL, RST, SYN, Attack, Forger, Nmap, has_events, segment,
+                     serve)
 
 PUBLISHED = (8001, 8002, 8003, 8004)
 INSIDE = (80, 81)  # the ports of each container
 STRANGER = {"v4": "198.51.100.7", "v6": "2001:db8:7::7"}
 FRIEND = {"v4": "192.0.2.9", "v6": "2001:db8:9::9"}
 SILENT = "198.51.100.200"  # whom the edge loses packets for
-WITNESSED = {"v4": "198.51.100.7", "v6": "2001:db8:7::/64"}  # as the stranger is blocked
+SPARE = (8011, 8012, 8013, 8014)  # published, where the first container has no service
 NAMESPACES_UP = 'tcpparser_evidence_source_up{source="namespaces"}'
 FOREIGN = "tcpparser_namespace_events_total"
 UNSEEN = "no SYN of it was seen to come in by the way back to it"
@@ -40,11 +41,10 @@ class Docker:
     host_v6, edge_v6 = "2001:db8:e::2", "2001:db8:e::1"
     gateway_v4, gateway_v6 = "172.17.0.1", "fd00:172::1"
 
-    def __init__(self, t, uplink="veth", apart=False, rp_filter=0):
-        self.t, self.cable = t, None
+    def __init__(self, t, uplink="veth", apart=False, rp_filter=0, bridged=1):
+        self.t = t
         self.far, self.edge, self.host = (t.namespace(role) for role in ("far", "edge", "host"))
-        self.containers = [t.namespace("one", apart=apart), t.namespace("two", apart=apart)]
-        self.one, self.two = self.containers
+        self.containers = []
         self.device = "br0" if uplink == "bridge" else "up0"
         self.join_strangers()
         self.host.ip("link add br0 address 02:42:ac:11:00:01 type bridge", "link set br0 up",
@@ -56,16 +56,36 @@ class Docker:
         for space in (self.far, self.edge, self.host):
             space.sysctl("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1",
                          f"net.ipv4.conf.all.rp_filter={rp_filter if space is self.host else 0}")
-        for number, space in enumerate(self.containers, 2):
-            link(self.host, f"port{number}", space, "eth0")
-            self.host.ip(f"link set port{number} master br0",
-                         f"link set port{number} type bridge_slave hairpin on")
-            space.ip(f"address add 172.17.0.{number}/16 dev eth0",
-                     f"address add fd00:172::{number}/64 dev eth0 nodad",
-                     f"route add default via {self.gateway_v4}",
-                     f"route add default via {self.gateway_v6}")
-            serve(space, *INSIDE, address="::")
+        self.host.sysctl(f"net.bridge.bridge-nf-call-iptables={bridged}")
         self.load(self.host, *self.rules())
+        self.one = self.add_container("one", PUBLISHED[:2], apart)
+        self.two = self.add_container("two", PUBLISHED[2:], apart)
+        self.publish(self.one, zip(SPARE, range(91, 95)))
+
+    def add_container(self, role, ports, apart=False):
+        """Whose services are published at these ports."""
+        space = self.t.namespace(role, apart)
+        self.containers.append(space)
+        number = 1 + len(self.containers)
+        link(self.host, f"port{number}", space, "eth0")
+        self.host.ip(f"link set port{number} master br0",
+                     f"link set port{number} type bridge_slave hairpin on")
+        space.ip(f"address add 172.17.0.{number}/16 dev eth0",
+                 f"address add fd00:172::{number}/64 dev eth0 nodad",
+                 f"route add default via {self.gateway_v4}",
+                 f"route add default via {self.gateway_v6}")
+        serve(space, *INSIDE, address="::")
+        self.publish(space, zip(ports, INSIDE))
+        return space
+
+    def publish(self, space, ports):
+        number = 2 + self.containers.index(space)
+        rules = []
+        for port, inside in ports:
+            rules += [f"ip daddr {self.host_v4} tcp dport {port} dnat ip to 172.17.0.{number}:{inside}",
+                      f"ip6 daddr {self.host_v6} tcp dport {port} dnat ip6 to "
+                      f"[fd00:172::{number}]:{inside}"]
+        self.load(self.host, *(f"add rule inet published prerouting {rule}" for rule in rules))
 
     def join_strangers(self):
         """Addresses of `far` are all those of its networks; where a socket is not
@@ -87,29 +107,27 @@ class Docker:
 
     def join_edge(self, uplink):
         if uplink == "tap":
-            self.cable = Cable(self.host, "up0", self.edge, "host0")
-            self.t.closing.append(self.cable)
+            self.keep(Cable(self.host, "up0", self.edge, "host0"))
         else:
             link(self.host, "up0", self.edge, "host0")
         for space, device, v4, v6 in ((self.host, self.device, self.host_v4, self.host_v6),
                                       (self.edge, "host0", self.edge_v4, self.edge_v6)):
-            space.ip(f"address add {v4}/24 dev {device}", f"address add {v6}/64 dev {device} nodad")
+            space.ip(f"address add {v4}/25 dev {device}", f"address add {v6}/64 dev {device} nodad")
         if uplink == "bridge":
             self.host.ip("link set up0 master br0")
 
     def rules(self):
-        lines = ["table inet published {", "chain prerouting {",
-                 "type nat hook prerouting priority dstnat;"]
-        for number, port in enumerate(PUBLISHED):
-            container, inside = 2 + number // 2, INSIDE[number % 2]
-            lines += [f"ip daddr {self.host_v4} tcp dport {port} dnat ip to "
-                      f"172.17.0.{container}:{inside}",
-                      f"ip6 daddr {self.host_v6} tcp dport {port} dnat ip6 to "
-                      f"[fd00:172::{container}]:{inside}"]
-        return [*lines, "}", "chain postrouting {", "type nat hook postrouting priority srcnat;",
+        return ["table inet published {", "chain prerouting {",
+                "type nat hook prerouting priority dstnat;", "}", "chain postrouting {",
+                "type nat hook postrouting priority srcnat;",
                 f'ip saddr 172.17.0.0/16 oifname "{self.device}" ip daddr != 172.17.0.0/16 masquerade',
                 f'ip6 saddr fd00:172::/64 oifname "{self.device}" ip6 daddr != fd00:172::/64 masquerade',
                 "}", "}"]
+
+    def keep(self, made):
+        """Closes it when the test ends."""
+        self.t.closing.append(made)
+        return made
 
     @staticmethod
     def load(space, *lines):
@@ -126,16 +144,44 @@ class Docker:
         self.edge.ip(f"address add {self.relay_v4}/32 dev lo")
         self.host.ip(f"route add {self.relay_v4}/32 via {self.edge_v4}")
 
+    def route_container(self, address):
+        """Gives the first container a public address beside."""
+        self.one.ip(f"address add {address}/32 dev eth0")
+        self.host.ip(f"route add {address}/32 via 172.17.0.2")
+        self.edge.ip(f"route add {address}/32 via {self.host_v4}")
+
+    def mute(self, source):
+        """Its host loses what it did not ask for, instead of a reset."""
+        self.load(self.far, "table ip mute {", "chain output {",
+                  "type filter hook output priority 0;",
+                  f"ip saddr {source} tcp flags & rst == rst drop", "}", "}")
+
     def guard(self, *arguments, backend="nft", interval="10s", **options):
         """Whose conntrack knows connections first: DNAT is in force."""
         self.firewall = self.t.backend(self.host, backend)
         made = self.t.guard(self.host, *arguments, env=self.firewall.env, interval=interval,
                             **options).ready()
-        wait_for(lambda: has_events(made) or made.error_output(), "destroy events")
+        wait_for(lambda: has_events(made), "destroy events")
         return made
 
     def address(self, family):
         return self.host_v6 if family == "v6" else self.host_v4
+
+
+class PublishedAttack(Attack):
+    """A scan of the four published ports of two containers."""
+
+    device = "up0"
+
+    def prepare(self, case):
+        self.scene = Docker(case)
+        wait_for(lambda: self.scene.far.connects(Docker.host_v4, PUBLISHED[0], FRIEND["v4"]),
+                 "the services")
+        return self.scene.host
+
+    def start(self):
+        ports = ",".join(map(str, PUBLISHED))
+        return Nmap(self.scene.far, "-Pn", "-sT", "-p", ports, Docker.host_v4)
 
 
 class Cable:
@@ -194,7 +240,7 @@ class Impostor:
         self.forger = Forger(space)
         self.send = send or self.forger.put
 
-    def handshake(self, source, target, port, from_port=None, end=RST | ACK):
+    def handshake(self, source, target, port, from_port=None, last=RST | ACK):
         """Whether an answer came; then the handshake is done, and ended."""
         from_port = from_port or random.randint(20_000, 30_000)
         number = random.getrandbits(32)
@@ -208,8 +254,8 @@ class Impostor:
             return False
         say(ACK, number + 1, answer + 1)
         time.sleep(0.005)
-        if end:
-            say(end, number + 1, answer + 1)
+        if last:
+            say(last, number + 1, answer + 1)
         return True
 
     def answer(self, source, from_port):
@@ -230,3 +276,87 @@ class Impostor:
     def close(self):
         self.answers.close()
         self.forger.close()
+
+
+class Liar:
+    """Root in the first container, where conntrack takes any number (be_liberal): a
+    SYN in a stranger's name makes the entry, and a connection of its own to that
+    stranger is answered by itself."""
+
+    def __init__(self, scene):
+        self.scene, self.inside = scene, dict(zip(SPARE, range(91, 95)))
+        scene.host.sysctl("net.netfilter.nf_conntrack_tcp_be_liberal=1")
+        scene.load(scene.one, "table ip quiet {", "chain output {",
+                   "type filter hook output priority 0;",
+                   "ip saddr 172.17.0.0/16 tcp flags & rst == rst drop", "}", "}")
+        with scene.one.entered():
+            self.packets = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM,
+                                         socket.htons(ETH_P_ALL))
+        self.packets.settimeout(2)
+        self.forger = Forger(scene.one)
+
+    def handshake(self, source, port, from_port=None):
+        from_port = from_port or random.randint(20_000, 30_000)
+
+        def say(flags, sequence, acknowledged=0):
+            self.forger.put(segment(source, from_port, self.scene.host_v4, port, flags, sequence,
+                                    acknowledged))
+
+        say(SYN, 1 << 20)
+        time.sleep(0.02)
+        made = self.scene.one.socket(source)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(("172.17.0.2", self.inside[port]))
+        made.setblocking(False)
+        made.connect_ex((source, from_port))
+        number = self.number(source, from_port)
+        say(SYN | ACK, 1 << 20, number + 1)
+        done = selects(made)
+        say(RST | ACK, (1 << 20) + 1, number + 1)
+        time.sleep(0.005)
+        made.close()
+        return done
+
+    def number(self, source, from_port):
+        """Of the SYN to that stranger."""
+        while True:
+            packet = self.packets.recv(128)
+            words = packet[(packet[0] & 15) * 4:]
+            if (packet[0] >> 4 == 4 and packet[16:20] == socket.inet_aton(source)
+                    and words[13] == SYN and words[2:4] == struct.pack("!H", from_port)):
+                return struct.unpack("!I", words[4:8])[0]
+
+    def close(self):
+        self.packets.close()
+        self.forger.close()
+
+
+def selects(connection):
+    """Whether a connection that was begun came about."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection, selectors.EVENT_WRITE)
+        return bool(selector.select(1)) and not connection.getsockopt(socket.SOL_SOCKET,
+                                                                      socket.SO_ERROR)
+
+
+class Tunnel:
+    """A VXLAN of the host, into which whoever knows its number and reaches the
+    host puts frames: to the host they come in by that link."""
+
+    mac = "02:00:00:00:00:99"
+
+    def __init__(self, scene):
+        scene.host.ip(f"link add vx0 address {self.mac} type vxlan id {VXLAN_NUMBER} "
+                      f"dstport {VXLAN_PORT} local {scene.host_v4}", "link set vx0 up",
+                      "address add 10.244.0.1/16 dev vx0")
+        with scene.one.entered():
+            self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.target = (scene.host_v4, VXLAN_PORT)
+
+    def send(self, packet):
+        mac = bytes.fromhex(self.mac.replace(":", ""))
+        head = struct.pack("!II", 8 << 24, VXLAN_NUMBER << 8)
+        self.socket.sendto(head + mac + b"\2\0\0\0\0\1\x08\0" + packet, self.target)
+
+    def close(self):
+        self.socket.close()

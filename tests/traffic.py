@@ -211,19 +211,20 @@ def service_for(kind):
 class Attack:
     """One scan of a guarded host with ten services, and what came of it."""
 
+    device = "lan0"
+
     def __init__(self, case, kind, interval="10s", before=(), delay=0.0, wait_budget=1.5,
-                 backend="iptables-nft"):
-        self.kind, self.lan = kind, case.lan()
-        host = self.lan.host
+                 backend="iptables-nft", arguments=()):
+        self.kind = kind
+        host = self.prepare(case)
         self.firewall = case.backend(host, backend)
-        serve(host, *TEN, kind=service_for(kind))
-        self.guard = case.guard(host, "--show", "scans", env=self.firewall.env,
+        self.guard = case.guard(host, "--show", "scans", *arguments, env=self.firewall.env,
                                 interval=interval, before=before).ready()
         # Whether destroy events arrive is known when the self-test is over, 5 s at most.
         wait_for(lambda: has_events(self.guard) or self.guard.error_output(), "the self-test", 10)
-        self.watch = Stopwatch(host)
+        self.watch = Stopwatch(host, self.device)
         time.sleep(delay)
-        scan = start_scan(kind, self.lan)
+        scan = self.start()
         try:
             end_of_scan = until(lambda: self.watch.dropped or scan.is_over(), 60)
             assert end_of_scan, f"{kind} goes on and on"
@@ -233,6 +234,15 @@ class Attack:
             time.sleep(0.05)  # what was captured is still to be taken in
             self.watch.close()
         self.is_detected = bool(self.guard.matching("Port scan detected"))
+
+    def prepare(self, case):
+        """The host under guard."""
+        self.lan = case.lan()
+        serve(self.lan.host, *TEN, kind=service_for(self.kind))
+        return self.lan.host
+
+    def start(self):
+        return start_scan(self.kind, self.lan)
 
     def after(self):
         """Seconds from the end of the fourth connection to the DROP; where
