@@ -22,7 +22,7 @@ from traffic import (ACK, ETH_P_ALL, RST, SYN, Attack, Forger, Nmap, has_events,
                      serve)
 
 PUBLISHED = (8001, 8002, 8003, 8004)
-INSIDE = (80, 81)  # the ports of each container
+INSIDE = (80, 81, 82, 83)  # the ports of each container
 STRANGER = {"v4": "198.51.100.7", "v6": "2001:db8:7::7"}
 FRIEND = {"v4": "192.0.2.9", "v6": "2001:db8:9::9"}
 SILENT = "198.51.100.200"  # whom the edge loses packets for
@@ -122,6 +122,7 @@ class Docker:
                 "type nat hook postrouting priority srcnat;",
                 f'ip saddr 172.17.0.0/16 oifname "{self.device}" ip daddr != 172.17.0.0/16 masquerade',
                 f'ip6 saddr fd00:172::/64 oifname "{self.device}" ip6 daddr != fd00:172::/64 masquerade',
+                "ip saddr 172.17.0.0/16 ip daddr 172.17.0.0/16 ct status dnat masquerade",
                 "}", "}"]
 
     def keep(self, made):

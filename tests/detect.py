@@ -44,12 +44,12 @@ PUBLISHED = "published"
 DEADLINE = 600  # seconds for everything
 SETTINGS = [("events", "10s", False), ("--interval 1h", "1h", False), ("no events", "10s", True)]
 BLIND = ("--witness", "none")
-ROWS = [("`nmap -sT -T4`, its 1000 ports", "nmap -sT -T4", BLIND),
-        ("`nmap -sT` of the ten", "nmap -sT", BLIND),
-        ("`nmap -sT -T2` of the ten", "nmap -sT -T2", BLIND),
-        ("connect, closed by FIN", "connect, FIN", BLIND),
-        ("connect, closed by RST", "connect, RST", BLIND),
-        ("connect, aborted by the service (SO_LINGER 0)", "connect, aborted", BLIND),
+ROWS = [("`nmap -sT -T4`, its 1000 ports", "nmap -sT -T4", ()),
+        ("`nmap -sT` of the ten", "nmap -sT", ()),
+        ("`nmap -sT -T2` of the ten", "nmap -sT -T2", ()),
+        ("connect, closed by FIN", "connect, FIN", ()),
+        ("connect, closed by RST", "connect, RST", ()),
+        ("connect, aborted by the service (SO_LINGER 0)", "connect, aborted", ()),
         ("connect, held one second, without a witness", "connect, held 1 s", BLIND),
         ("connect, held 15 seconds, without a witness", "connect, held 15 s", BLIND),
         ("connect, held one second, with the witness", "connect, held 1 s", ()),

@@ -246,24 +246,28 @@ def wake_ups(guard):
 
 @pytest.mark.idle
 def test_a_flood_pauses_the_witness(t):
-    """Said once and counted; ten seconds later it is back. A scan is found
-    meanwhile, and no source of the flood is blocked."""
+    """Of SYNs and guessed acknowledgements. Said once and counted; ten seconds
+    later it is back. A scan is found meanwhile, and nobody else is blocked."""
+    flood(t, 400_000)
+
+
+def flood(t, count):
     scene = Scene(t)
-    scene.firewall.load(scene.host, "table ip flood {", "chain prerouting {",
-                        "type filter hook prerouting priority raw;",
-                        "ip saddr 10.128.0.0/9 drop", "}", "}")
-    with helper(scene.peer, "syns", "lan0", scene.lan.host_v4, 22, 20_000, 1.5) as flood:
-        assert int(flood.stdout.readline()) >= 25_000, "SYNs"
-    wait_for(lambda: scene.guard.metric(DROPPED), "dropped packets")
-    assert scene.guard.metric(PAUSES) == 0, "no pause below the limit"
-    with helper(scene.peer, "syns", "lan0", scene.lan.host_v4, 22, 120_000, 3) as flood:
+    scene.host.ip(f"route add 10.128.0.0/9 via {scene.lan.peer_v4}")
+    forge = lambda rate, count: helper(scene.peer, "forge", "lan0", scene.lan.host_v4, rate, count, *PORTS)
+    if os.cpu_count() > 1:  # the limit is half with one
+        with forge(40_000, 60_000) as process:
+            assert int(process.stdout.readline()) >= 60_000, "frames"
+        assert scene.guard.metric(PAUSES) == 0, "no pause below the limit"
+        assert scene.guard.metric(DROPPED) > 0, DROPPED
+    with forge(130_000, count) as process:
         wait_for(lambda: scene.guard.metric(PAUSES), "a pause", 5)
         paused = time.monotonic()
         assert scene.guard.metric(UP) == 0, "up during a pause"
         took = scene.held(scene.source(1))
         print(f"    blocked {took:.1f} ms after the fourth handshake during the flood")
-        assert took < 2500, f"{took} ms"
-        assert int(flood.stdout.readline()) >= 150_000, "SYNs"
+        assert took < 1500, f"{took} ms"
+        assert int(process.stdout.readline()) >= count, "frames"
     packets = scene.guard.metric(PACKETS)
     wait_for(lambda: scene.guard.metric(UP), "the end of the pause", 20)
     assert time.monotonic() > paused + 8, "it was no pause"
@@ -271,9 +275,9 @@ def test_a_flood_pauses_the_witness(t):
     print(f"    blocked {took:.1f} ms after the fourth handshake after the pause")
     assert took < 500, f"{took} ms"
     assert scene.guard.metric(PACKETS) > packets, PACKETS
-    assert scene.guard.metric(PAUSES) == 1, PAUSES
+    assert lookups(scene.guard, "proven") >= 1, "proven"
     assert len(scene.guard.error_output()) == 1, f"lines {scene.guard.error_output()}"
-    assert scene.guard.metric(BLOCKS) == 2, BLOCKS
+    assert scene.guard.metric(SCANS) == scene.guard.metric(BLOCKS) == 2, "scans, blocks"
 
 
 # --------------------------------------------------------------- where packets come

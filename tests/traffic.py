@@ -7,7 +7,7 @@ As a program it is what has to be a process of its own:
     traffic.py many ADDRESS COUNT       listens on so many ports from 10000 on
     traffic.py sources HOST RATE PORT…  touches the ports from each address it reads
     traffic.py rows COUNT               holds so many connections over loopback
-    traffic.py syns DEVICE HOST PORT RATE SECONDS  SYNs of as many sources
+    traffic.py forge DEVICE HOST RATE COUNT PORT…  SYNs and guessed acknowledgements
     traffic.py deaf HOW COMMAND…        runs it where netlink lacks something
 """
 
@@ -603,23 +603,28 @@ def rows(count):
     sys.stdin.read()
 
 
-def syns(device, host, port, rate, seconds):
-    """Frames made before, 512 with each sendmmsg(2): a flood must not spend its
-    time in Python. Prints how many were sent."""
+def forge(device, host, rate, count, *ports):
+    """In the names of many sources, each to all ports; at most so many frames a
+    second, half of them SYNs. Prints how many there were. They are made before, and
+    512 go with each sendmmsg(2): a flood must not spend its time in Python."""
     neighbours = subprocess.run(["ip", "neigh", "show", host], stdout=subprocess.PIPE, text=True)
-    target = bytes.fromhex(neighbours.stdout.split()[4].replace(":", ""))
-    frames = [target + b"\2\0\0\0\0\1\x08\0" + segment(
-        f"10.{random.randint(128, 255)}.{random.randint(0, 255)}.{random.randint(1, 254)}",
-        random.randint(1024, 65535), host, int(port), SYN, random.getrandbits(32))
-        for _ in range(512)]
+    head = bytes.fromhex(neighbours.stdout.split()[4].replace(":", "")) + b"\2\0\0\0\0\1\x08\0"
+    frames = []
+    for number in range(256):
+        if number % len(ports) == 0:
+            source = f"10.{random.randint(128, 255)}.{random.randint(0, 255)}.{random.randint(1, 254)}"
+        ends = (source, random.randint(1024, 65535), host, int(ports[number % len(ports)]))
+        sequence = random.getrandbits(32)
+        frames += [head + segment(*ends, SYN, sequence),
+                   head + segment(*ends, ACK, sequence + 1, random.getrandbits(32))]
     sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     sender.bind((device, 0))
     sender.setsockopt(263, 20, 1)  # SOL_PACKET, PACKET_QDISC_BYPASS
     vector = Vector(frames)
     print("ready", flush=True)
     began, sent = time.monotonic(), 0
-    while (now := time.monotonic() - began) < float(seconds):
-        if sent > now * float(rate):
+    while sent < int(count):
+        if sent > (time.monotonic() - began) * float(rate):
             time.sleep(0.002)
         else:
             sent += vector.send(sender)
@@ -676,4 +681,4 @@ def run_deaf(how, *command):
 
 if __name__ == "__main__":
     {"serve": serve_forever, "flood": flood, "many": many, "sources": sources, "rows": rows,
-     "syns": syns, "deaf": run_deaf}[sys.argv[1]](*sys.argv[2:])
+     "forge": forge, "deaf": run_deaf}[sys.argv[1]](*sys.argv[2:])
