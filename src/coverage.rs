@@ -4,28 +4,31 @@
 use crate::limits::COUNTERS_LOOKS;
 use crate::text::{parse_decimal, split, trim};
 
-/// What /proc/net/snmp says of TCP (RFC 4022; net/ipv4/proc.c).
+/// What /proc/net/snmp says (RFC 4022, RFC 4293; net/ipv4/proc.c).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpCounters {
+    /// Packets of IPv4 received, before anything was done with them.
+    pub received: u64,
     /// Inbound handshakes completed, IPv4, IPv6 and loopback together.
     pub passive_opens: u64,
     /// Segments with RST sent.
     pub resets_sent: u64,
 }
 
-/// Reads the two `Tcp:` lines: names, then values. `None` where they are not
-/// both there.
+/// Reads them. `None` where those of TCP are not all there.
 pub fn parse_snmp(text: &[u8]) -> Option<TcpCounters> {
-    let mut lines = split(text, b'\n').filter_map(|line| line.strip_prefix(b"Tcp: "));
-    let (names, values) = (lines.next()?, lines.next()?);
     Some(TcpCounters {
-        passive_opens: value_of(b"PassiveOpens", names, values)?,
-        resets_sent: value_of(b"OutRsts", names, values)?,
+        received: value_of(text, b"Ip: ", b"InReceives").unwrap_or(0),
+        passive_opens: value_of(text, b"Tcp: ", b"PassiveOpens")?,
+        resets_sent: value_of(text, b"Tcp: ", b"OutRsts")?,
     })
 }
 
+/// Of the two lines that begin with `protocol`: names, then values.
 #[inline(never)]
-fn value_of(name: &[u8], names: &[u8], values: &[u8]) -> Option<u64> {
+fn value_of(text: &[u8], protocol: &[u8], name: &[u8]) -> Option<u64> {
+    let mut lines = split(text, b'\n').filter_map(|line| line.strip_prefix(protocol));
+    let (names, values) = (lines.next()?, lines.next()?);
     let mut pairs = split(names, b' ').zip(split(values, b' '));
     let (_, value) = pairs.find(|(found, _)| *found == name)?;
     parse_decimal(trim(value))
@@ -167,14 +170,19 @@ mod tests {
     #[test]
     fn counters_are_found_by_name() {
         let expected = TcpCounters {
+            received: 0,
             passive_opens: 22,
             resets_sent: 99,
         };
         assert_eq!(parse_snmp(SNMP), Some(expected));
+        let received = [b"Ip: Forwarding DefaultTTL InReceives\nIp: 1 64 33\n", SNMP].concat();
+        let counters = parse_snmp(&received).unwrap();
+        assert_eq!((counters.received, counters.passive_opens), (33, 22));
         let swapped = b"Tcp: OutRsts PassiveOpens\nTcp: 7 8\n";
         assert_eq!(
             parse_snmp(swapped),
             Some(TcpCounters {
+                received: 0,
                 passive_opens: 8,
                 resets_sent: 7
             })

@@ -394,6 +394,21 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         None
     }
 
+    /// The ports with evidence against a source within the window.
+    #[inline(never)]
+    pub fn ports(&self, source: &Network, now: Instant) -> Ports {
+        let mut ports = Ports::new();
+        let slot = self.sources.find(source);
+        if let Some(watched) = slot.and_then(|slot| self.sources.value(slot)) {
+            for touched in watched.in_use() {
+                if now.is_within(self.window, touched.seen) {
+                    let _ = ports.push(touched.port);
+                }
+            }
+        }
+        ports
+    }
+
     /// Whether `next_scan` has one.
     pub fn has_scan(&self) -> bool {
         self.sources.class_len(CROSSED) > 0

@@ -5,13 +5,13 @@
 //! Metrics observe and decide nothing.
 //!
 //! ```text
-//!        /proc/net/tcp  sock_diag            :3021            nf_tables    iptables
-//!              |read        |recv          recv|  ^send       send| ^recv  |fork+exec
-//! linux.rs  ===|============|=================|==|================|=|======|====  all unsafe above
-//!              v            v                 v  |                v |      v
-//!        proc_net_tcp   sock_diag           http  <- exposition <- metrics |
-//!              \           /                                       |       |
-//!            connections ---Event---> detector ---Verdict---> firewall: sets | chain
+//!  /proc/net/tcp  sock_diag  packets         :3021            nf_tables    iptables
+//!        |read        |recv     |recv      recv|  ^send       send| ^recv  |fork+exec
+//! linux  |============|=========|==============|==|================|=|======|====  all unsafe above
+//!        v            v         v              v  |                v |      v
+//!  proc_net_tcp   sock_diag<--packets        http  <- exposition <- metrics |
+//!        \           /    asked for                                 |       |
+//!         connections ---Event---> detector ---Verdict---> firewall: sets | chain
 //! daemon: owns the tables; one `turn` calls these left to right and hands
 //! each result to the next
 //! ```
@@ -43,6 +43,17 @@
 //! Admission::admit
 //! ```
 //!
+//! One connection that its peer holds open, by `take_packets` and
+//! `look_up_opens`; no byte of a packet goes further than `Opens`:
+//!
+//! ```text
+//! Witness::drain           bytes of packet sockets
+//! packets::parse           bytes -> Packet
+//! Opens::note              a SYN that may complete a scan waits for its socket
+//! Opens::look              when it is asked for
+//! Intake::look_up          the kernel's answer -> Socket; as a row from there on
+//! ```
+//!
 //! One HTTP request, by `serve`:
 //!
 //! ```text
@@ -69,6 +80,7 @@
 //! options.rs       command line and environment
 //! proc_net_tcp.rs  rows to sockets
 //! sock_diag.rs     kernel events to sockets
+//! packets.rs       which packets are looked at, and what they ask for
 //! netlink.rs       dumps of addresses, routes and links
 //! nf_tables.rs     the table of nf_tables to messages of the kernel, and back
 //! host.rs          own addresses, networks, gateways and nameservers
@@ -124,6 +136,7 @@ mod netlink;
 mod host;
 mod nf_tables;
 mod options;
+mod packets;
 mod proc_net_tcp;
 mod sock_diag;
 

@@ -265,6 +265,49 @@ limit! {
     COUNTERS_AGAIN: Duration = 10
 }
 limit! {
+    /// How often where no packets are seen: then the counters alone hint at
+    /// connections that are held. Four looks cost 0.1 ms a second.
+    COUNTERS_PERIOD_BLIND: Duration = 250
+}
+limit! {
+    /// Packets taken from one packet socket in one turn: as many as its buffer
+    /// holds, 3 us each.
+    WITNESS_READS: usize = 128
+}
+limit! {
+    /// How long packets may wait after others came: a scan is known some
+    /// milliseconds later, and a busy host wakes us 200 times a second at most.
+    WITNESS_REST: Duration = 5
+}
+limit! {
+    /// The same after more than could be taken: of a flood a sample is taken,
+    /// at 0.7 % of one processor.
+    WITNESS_FULL_REST: Duration = 50
+}
+limit! {
+    /// With more packets a second from the network the packet sockets pause:
+    /// each takes 0.25 to 0.4 us more on its way beside them, 2 % of one
+    /// processor by then. Half as many where there is one processor.
+    WITNESS_PACKETS: usize = 50_000
+}
+limit! {
+    /// How long they pause.
+    WITNESS_PAUSE: Duration = 10_000
+}
+limit! {
+    /// SYNs to services remembered, each until it is known what became of it:
+    /// those of three seconds at 100 new clients a second.
+    OPENS: usize = 256
+}
+limit! {
+    /// Sockets looked up for them in one turn, 4 us each.
+    OPENS_PER_TURN: usize = 64
+}
+limit! {
+    /// The same in one second: forged SYNs cost 0.2 % of one processor.
+    OPENS_PER_SECOND: usize = 512
+}
+limit! {
     /// Connections whose handshake the kernel is asked about in one reading, at
     /// 3 us each: those first seen while they close. The rest wait for the next
     /// reading or their destroy event.
@@ -442,10 +485,16 @@ const _: () = {
         "what is on its way arrives"
     );
     assert!(
-        series < COUNTERS_PERIOD.as_nanos(),
+        series < COUNTERS_PERIOD_BLIND.as_nanos(),
         "the next look is later"
     );
 };
+const _: () = assert!(
+    COUNTERS_PERIOD_BLIND.as_nanos() <= COUNTERS_PERIOD.as_nanos(),
+    "more often, not less"
+);
+const _: () = assert!(WITNESS_READS >= 1 && OPENS >= PORTS_PER_SOURCE && OPENS_PER_TURN >= 1);
+const _: () = assert!(OPENS_PER_SECOND >= OPENS_PER_TURN && WITNESS_PACKETS >= 2);
 const _: () =
     assert!(EVENTS_PER_TURN >= 1 && WAITING >= 2 * EVENTS_PER_TURN && EARLY_READING_SHARE >= 1);
 const _: () = assert!(HTTP_RESPONSE >= 4_096 && HTTP_LINGER_BYTES >= 1 && HTTP_ACCEPTS >= 1);

@@ -71,6 +71,18 @@ labels! {
 }
 
 labels! {
+    /// What the look-up of a connection that a SYN asked for found.
+    Found "result" {
+        /// One whose handshake was completed.
+        Proven = "proven",
+        /// One whose handshake was not.
+        Open = "open",
+        /// None.
+        None = "none",
+    }
+}
+
+labels! {
     /// The fixed-capacity tables.
     Table "table" {
         /// 4-tuples remembered.
@@ -362,6 +374,16 @@ pub struct Metrics {
     pub malformed_events: u64,
     /// Now: 1 where a source of evidence works.
     pub evidence_source_up: Labelled<EvidenceSource, 2>,
+    /// Now: whether packet sockets show packets as they come in.
+    pub witness_up: bool,
+    /// Packets they showed.
+    pub witness_packets: u64,
+    /// Packets they had no room for.
+    pub witness_packets_dropped: u64,
+    /// Times they paused because there were too many.
+    pub witness_pauses: u64,
+    /// Connections looked up because a SYN asked for them.
+    pub witness_lookups: Labelled<Found, 3>,
     /// Port scans reported.
     pub port_scans: u64,
     /// Blocks the kernel has confirmed; adopted ones are not among them.
@@ -434,6 +456,11 @@ impl Metrics {
             destroy_event_overflows: 0,
             malformed_events: 0,
             evidence_source_up: Labelled::new(),
+            witness_up: false,
+            witness_packets: 0,
+            witness_packets_dropped: 0,
+            witness_pauses: 0,
+            witness_lookups: Labelled::new(),
             port_scans: 0,
             blocks: 0,
             blocks_adopted: 0,

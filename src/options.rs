@@ -33,6 +33,8 @@ pub enum Id {
     Firewall,
     /// --widen
     Widen,
+    /// --witness
+    Witness,
     /// --dry-run
     DryRun,
     /// --listen
@@ -63,7 +65,7 @@ pub enum Id {
 
 impl Id {
     /// Every option, in the order of `TABLE`.
-    const ALL: [Self; 21] = [
+    const ALL: [Self; 22] = [
         Self::Interval,
         Self::Window,
         Self::Ports,
@@ -72,6 +74,7 @@ impl Id {
         Self::BlockTime,
         Self::Firewall,
         Self::Widen,
+        Self::Witness,
         Self::DryRun,
         Self::Listen,
         Self::Proc,
@@ -164,6 +167,7 @@ allow|a|CIDR||address or network|never block; repeatable\n\
 block-time||LIST|10m,1h,1d,7d|1..8 of 1s..24d/forever|length\n\
 firewall||NAME|auto|auto/iptables/nft/none|where blocks go\n\
 widen||N|16|2..256/none|blocked /64s that block a /56\n\
+witness||NAME|auto|auto/none|watch packets for connection attempts\n\
 dry-run|n||||detect and report, change no firewall\n\
 listen|l|ADDR:PORT|[::]:3021|ADDR:PORT or none|HTTP\n\
 proc||DIR|/proc|1..200 bytes|procfs to read\n\
@@ -335,6 +339,8 @@ pub struct Options {
     pub firewall: FirewallChoice,
     /// --firewall names ipset, of earlier versions: read as auto.
     pub names_ipset: bool,
+    /// Packet sockets are opened.
+    pub has_witness: bool,
     /// Change no firewall.
     pub dry_run: bool,
     /// Where HTTP is served; `None`: nowhere. [::] stands for IPv4 as well.
@@ -368,6 +374,7 @@ impl Options {
             block_times: Vec::new(),
             firewall: FirewallChoice::Auto,
             names_ipset: false,
+            has_witness: false,
             dry_run: false,
             listen: Some(Endpoint::BLANK),
             proc_directory: Text::new(),
@@ -577,6 +584,7 @@ impl Options {
             Id::Widen => {
                 self.widen = between(value, split_once(row.range, b'/').0, parse_decimal)? as u16
             }
+            Id::Witness => self.has_witness = choose(value, row.range, &[true, false])?,
             Id::DryRun => return store_flag(&mut self.dry_run, value),
             Id::Listen => self.listen = parse_listen(value)?,
             Id::Proc => store_directory(&mut self.proc_directory, value)?,

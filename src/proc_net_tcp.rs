@@ -99,6 +99,14 @@ impl TcpState {
         Self::ALL.get(index as usize).copied()
     }
 
+    /// Whether both sides know of it; the handshake is another question.
+    pub const fn is_connection(self) -> bool {
+        !matches!(
+            self,
+            Self::SynSent | Self::SynRecv | Self::Close | Self::Listen
+        )
+    }
+
     /// Whether only an acknowledgement of our SYN-ACK leads to it. Fast Open
     /// without a cookie makes a socket of a forged SYN, which goes from SYN_RECV
     /// to FIN_WAIT1 when the service closes (net/ipv4/tcp.c, new_state), and on

@@ -251,13 +251,13 @@ pub fn lookup_answer(
     sequence: u32,
     local: Endpoint,
     remote: Endpoint,
-) -> Result<Handshake, Errno> {
+) -> Result<DiagSocket, Errno> {
     let mut answer = Err(Errno::EINVAL);
     let progress = walk_dump(bytes, sequence, &mut |kind, payload| {
         if kind == SOCK_DIAG_BY_FAMILY {
             let socket = parse_socket(payload)?;
             let is_it = socket.local == local && socket.remote == remote;
-            answer = is_it.then_some(socket.handshake).ok_or(Errno::ENOENT);
+            answer = is_it.then_some(socket).ok_or(Errno::ENOENT);
         }
         Ok(())
     });
@@ -524,7 +524,11 @@ mod tests {
         };
         let port = u16::from_be_bytes([found[22], found[23]]);
         let (local, remote) = (end("192.0.2.1", 1004), end("192.0.2.50", port));
-        let answer = |bytes, sequence| lookup_answer(bytes, sequence, local, remote);
+        let answer = |bytes, sequence| {
+            let socket = lookup_answer(bytes, sequence, local, remote)?;
+            assert_eq!((socket.local, socket.remote), (local, remote));
+            Ok(socket.handshake)
+        };
         assert_eq!(answer(found, 7), Ok(Handshake::Unproven));
         assert_eq!(answer(listener, 7), Err(Errno::ENOENT));
         assert_eq!(answer(gone, 7), Err(Errno::ENOENT));

@@ -577,7 +577,7 @@ def test_systemd_without_iptables(t, kind):
     lan.host.listen(*PORTS)
     with Machine(t, lan.host) as m:
         boot_systemd(m, f"rm -f {' '.join(all_iptables())}\n")
-        bounds = "0000000000003400"
+        bounds = "0000000000003c00"
         if kind == "one capability":
             bounds = "0000000000001000"
             m.write("/etc/systemd/system/tcpparser.service.d/override.conf", ONE_CAPABILITY)

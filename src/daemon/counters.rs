@@ -22,6 +22,8 @@ pub(super) struct Counters {
     interval_ended: Option<Instant>,
     /// Until when events belong to the last such reading.
     late_until: Option<Instant>,
+    /// Packets of IPv4 that the kernel received, by the last look.
+    received: u64,
 }
 
 impl Counters {
@@ -32,6 +34,7 @@ impl Counters {
             coverage: Coverage::new(),
             interval_ended: None,
             late_until: None,
+            received: 0,
         }
     }
 
@@ -50,16 +53,17 @@ impl Counters {
     }
 
     /// Looks at the counters when due, against the inbound connections `seen`
-    /// so far; `None` where they cannot be read.
+    /// so far, and again after `period`; `None` where they cannot be read.
     pub(super) fn look(
         &mut self,
         kernel: &mut impl Kernel,
         buffer: &mut [u8],
         metrics: &mut Metrics,
         seen: u64,
+        period: Duration,
         now: Instant,
     ) -> Option<Look> {
-        self.next_look = Some(now.after(COUNTERS_PERIOD));
+        self.next_look = Some(now.after(period));
         let counters = self.settle(kernel, buffer, metrics, seen)?;
         let look = self.coverage.look(counters.passive_opens, seen);
         if look == Look::Again {
@@ -101,7 +105,12 @@ impl Counters {
         };
         self.snmp.end(kernel, counters.is_none());
         metrics.resets_sent = counters?.resets_sent;
+        self.received = counters?.received;
         counters
+    }
+
+    pub(super) fn received(&self) -> u64 {
+        self.received
     }
 
     /// Events were taken in, all there were if `is_drained`.

@@ -4,27 +4,20 @@
 //! itself shows it; a row does not, so the kernel is asked for it.
 
 use crate::address::Endpoint;
-use crate::kernel::{Descriptor, Errno, Kernel, More, Netlink};
+use crate::kernel::{Errno, Kernel, Netlink};
 use crate::limits::HANDSHAKES_ASKED;
 use crate::proc_net_tcp::Socket;
-use crate::sock_diag::{Handshake, lookup_answer, lookup_request};
+use crate::sock_diag::{DiagSocket, Handshake, lookup_answer, lookup_request};
 
 use super::procfs::read_setting;
+use super::questions::{ANSWER, Questions};
 
 /// TFO_SERVER_WO_COOKIE of net/tcp.h (ip-sysctl.rst on tcp_fastopen).
 const WITHOUT_COOKIE: u64 = 0x200;
 
-/// Tries of a system call that signals interrupt; none waits.
-const TRIES: usize = 16;
-
-/// Bytes of an answer about one socket: some 400 were measured.
-const ANSWER: usize = 2_048;
-
 /// All bytes zero when new.
 pub(super) struct Handshakes {
-    /// Kept for one reading: opening it costs two questions.
-    socket: Option<Descriptor>,
-    sequence: u32,
+    questions: Questions,
     /// Questions left in this reading.
     left: usize,
     /// The sockets are those of our own network namespace.
@@ -38,8 +31,7 @@ pub(super) struct Handshakes {
 impl Handshakes {
     pub(super) const fn new() -> Self {
         Self {
-            socket: None,
-            sequence: 0,
+            questions: Questions::new(),
             left: 0,
             can_ask: false,
             expects_events: false,
@@ -61,12 +53,6 @@ impl Handshakes {
     pub(super) fn begin_reading(&mut self, can_ask: bool, expects_events: bool) {
         self.left = HANDSHAKES_ASKED;
         (self.can_ask, self.expects_events) = (can_ask, expects_events);
-    }
-
-    pub(super) fn end_reading(&mut self, kernel: &mut impl Kernel) {
-        if let Some(socket) = self.socket.take() {
-            kernel.close(socket);
-        }
     }
 
     /// Whether what a socket shows of its handshake is proof.
@@ -108,46 +94,36 @@ impl Handshakes {
         }
     }
 
-    /// What its socket shows. ENOENT says that it is gone, or that the kernel
-    /// lacks tcp_diag (net/core/sock_diag.c), which then sends no events either.
+    /// ENOENT says that a socket is gone, or that the kernel lacks tcp_diag
+    /// (net/core/sock_diag.c), which then sends no events either.
+    pub(super) fn is_gone(&self, error: Errno) -> bool {
+        error == Errno::ENOENT && self.expects_events
+    }
+
+    /// What its socket shows.
     #[inline(never)]
     fn lookup(&mut self, kernel: &mut impl Kernel, row: &Socket) -> Handshake {
         match self.ask(kernel, row.local, row.remote) {
-            Ok(shown) => shown,
-            Err(Errno::ENOENT) if self.expects_events => Handshake::Unproven,
-            Err(Errno::ENOENT) => Handshake::Unknown,
-            Err(_) => {
-                // An answer that comes yet is not to be taken for the next one.
-                self.end_reading(kernel);
-                Handshake::Unknown
-            }
+            Ok(socket) => socket.handshake,
+            Err(error) if self.is_gone(error) => Handshake::Unproven,
+            Err(_) => Handshake::Unknown,
         }
     }
 
-    fn ask(
+    /// What the kernel says of a connection's socket; ENOENT where it has none.
+    #[inline(never)]
+    pub(super) fn ask(
         &mut self,
         kernel: &mut impl Kernel,
         local: Endpoint,
         remote: Endpoint,
-    ) -> Result<Handshake, Errno> {
-        let socket = match self.socket {
-            Some(socket) => socket,
-            None => kernel.netlink(Netlink::SockDiag)?,
-        };
-        self.socket = Some(socket);
-        self.sequence = self.sequence.wrapping_add(1);
-        let request = lookup_request(local, remote, self.sequence);
-        uninterrupted(|| kernel.send(socket, &request, More::No))?;
-        // The kernel answers while it takes the request.
+    ) -> Result<DiagSocket, Errno> {
+        let sequence = self.questions.next_sequence();
+        let request = lookup_request(local, remote, sequence);
         let mut buffer = [0; ANSWER];
-        let count = uninterrupted(|| kernel.receive(socket, &mut buffer))?;
-        let answer = buffer.get(..count).unwrap_or_default();
-        lookup_answer(answer, self.sequence, local, remote)
+        let answer = self
+            .questions
+            .ask(kernel, Netlink::SockDiag, &request, &mut buffer)?;
+        lookup_answer(answer, sequence, local, remote)
     }
-}
-
-fn uninterrupted(mut call: impl FnMut() -> Result<usize, Errno>) -> Result<usize, Errno> {
-    let mut results = (0..TRIES).map(|_| call());
-    let result = results.find(|result| *result != Err(Errno::EINTR));
-    result.unwrap_or(Err(Errno::EINTR))
 }

@@ -9,7 +9,7 @@ use crate::host::Host;
 use crate::kernel::{Accepted, Kernel};
 use crate::limits::SERVICE_AGE;
 use crate::listeners::Port;
-use crate::metrics::Metrics;
+use crate::metrics::{Found, Metrics};
 use crate::options::Options;
 use crate::proc_net_tcp::{Socket, TcpState};
 use crate::sock_diag::{DiagSocket, Handshake};
@@ -67,6 +67,17 @@ impl<'a> Context<'a> {
             self.is_own_namespace && own.port == local.port && is_at
         })
     }
+}
+
+/// Where a row was read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum RowOf {
+    /// By the scheduled reading, which lists what stands.
+    List,
+    /// By an early one.
+    EarlyReading,
+    /// It was looked up by itself.
+    LookUp,
 }
 
 /// What a row brings.
@@ -158,12 +169,12 @@ impl Intake {
         self.connections.inbound_seen()
     }
 
-    /// A row of /proc/net/tcp. The scheduled reading `lists` what stands.
+    /// A row of /proc/net/tcp.
     pub(super) fn row(
         &mut self,
         kernel: &mut impl Kernel,
         socket: &Socket,
-        lists: bool,
+        origin: RowOf,
         context: &Context,
         firewall: &mut Firewall,
         metrics: &mut Metrics,
@@ -184,8 +195,10 @@ impl Intake {
         if context.host.is_own(remote) {
             return Shown::NOTHING;
         }
-        let family = Family::of(socket.local.address);
-        metrics.connections.count(family, socket.state);
+        if origin != RowOf::LookUp {
+            let family = Family::of(socket.local.address);
+            metrics.connections.count(family, socket.state);
+        }
         let Some(connection) = connection else {
             return Shown::NOTHING;
         };
@@ -199,7 +212,7 @@ impl Intake {
             }
             return Shown::NOTHING;
         }
-        let is_listed = lists && socket.state == TcpState::Established;
+        let is_listed = origin == RowOf::List && socket.state == TcpState::Established;
         let is_listed = is_listed && self.list.shows(connection);
         if is_listed {
             self.connections.set_listed(connection);
@@ -212,6 +225,57 @@ impl Intake {
             }),
             reading: self.admit_row(kernel, socket, connection, source, context, firewall),
         }
+    }
+
+    /// Whose evidence a connection from `remote` would be, if it were completed;
+    /// `None` where it would be nobody's.
+    #[inline(never)]
+    pub(super) fn suspect(
+        &self,
+        local: Endpoint,
+        remote: Endpoint,
+        context: &Context,
+        firewall: &Firewall,
+    ) -> Option<Network> {
+        let host = context.host;
+        let is_ours = host.is_own(remote.address) || context.is_own_listener(local);
+        if is_ours || !host.is_own(local.address) {
+            return None;
+        }
+        let port = self.connections.listeners.port(local, &|| true, None);
+        let source = host.source_of(remote.address);
+        (port == Port::Service && !firewall.is_blocked(source)).then_some(source)
+    }
+
+    /// Asks the kernel for a connection; what is found with a proven handshake
+    /// is a row like any other. `None` where the kernel cannot be asked.
+    #[inline(never)]
+    pub(super) fn look_up(
+        &mut self,
+        kernel: &mut impl Kernel,
+        local: Endpoint,
+        remote: Endpoint,
+        context: &Context,
+        firewall: &mut Firewall,
+        metrics: &mut Metrics,
+    ) -> Option<Found> {
+        let found = match self.handshakes.ask(kernel, local, remote) {
+            Ok(found) => found,
+            Err(error) => return self.handshakes.is_gone(error).then_some(Found::None),
+        };
+        let state = TcpState::from_number(found.state.into());
+        let state = state.filter(|state| state.is_connection());
+        let Some(state) = state.filter(|_| self.handshakes.is_proof(found.handshake)) else {
+            return Some(Found::Open);
+        };
+        let row = Socket {
+            local,
+            remote,
+            state,
+            inode: found.inode,
+        };
+        self.row(kernel, &row, RowOf::LookUp, context, firewall, metrics);
+        Some(Found::Proven)
     }
 
     fn admit_row(

@@ -19,14 +19,17 @@ mod list;
 mod names;
 mod netfilter;
 mod once;
+mod opens;
 pub(crate) mod output;
 pub(crate) mod procfs;
+mod questions;
 mod reader;
 mod resources;
 mod start;
 mod supervisor;
 mod watcher;
 mod web;
+mod witness;
 
 use heapless::Vec;
 
@@ -40,13 +43,14 @@ use crate::firewall::{self, Task};
 use crate::host::Host;
 use crate::kernel::{Accepted, Descriptor, Interest, Kernel, Signal, StartUp};
 use crate::limits::{
-    BLOCKS, CONNECTIONS, EXIT_GRACE, FACTS_PER_TURN, FACTS_SLICE, FAST_READING, HTTP_CLIENTS,
-    LISTENERS, NETFILTER_JOBS, ONE_SHOT_WAIT_BUDGET, OUTPUT_WAIT_BUDGET, PEERS_ASKED, SOURCES,
-    index_size,
+    BLOCKS, CONNECTIONS, COUNTERS_PERIOD, COUNTERS_PERIOD_BLIND, EXIT_GRACE, FACTS_PER_TURN,
+    FACTS_SLICE, FAST_READING, HTTP_CLIENTS, LISTENERS, NETFILTER_JOBS, ONE_SHOT_WAIT_BUDGET,
+    OUTPUT_WAIT_BUDGET, PEERS_ASKED, SOURCES, index_size,
 };
 use crate::metrics::{EvidenceSource, Metrics, RowsFile, Trigger};
 use crate::netlink::RECEIVE_BUFFER;
 use crate::options::{Action, Options, write_help, write_version};
+use crate::packets::Kind;
 use crate::proc_net_tcp::{Row, TcpState};
 use crate::report;
 use crate::time::{Calendar, Duration, Instant, nearest};
@@ -56,7 +60,8 @@ use commands::{Commands, Ended, Start};
 use counters::{Counters, EarlyReadings};
 use facts::{HostFacts, START_SLICES};
 use instance::{InstanceLock, is_name_held};
-use intake::{Context, Intake};
+use intake::{Context, Intake, RowOf};
+use opens::{Open, Opens};
 use output::{Output, log_error, write_error};
 use procfs::{has_ipv6, local_port_range};
 use reader::{Outcome, Reader};
@@ -64,6 +69,7 @@ use resources::Resources;
 use supervisor::Supervisor;
 use watcher::Watcher;
 use web::Web;
+use witness::Witness;
 
 /// What shall happen after a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,8 +81,8 @@ pub enum Flow {
 }
 
 /// Descriptors of our own beside the clients: signals, destroy events, events of
-/// the host and of nf_tables, listener, standard output, and a child's two.
-const OWN_INTERESTS: usize = 8;
+/// the host and of nf_tables, listener, standard output, a child's two, and two packet sockets.
+const OWN_INTERESTS: usize = 10;
 const INTERESTS: usize = HTTP_CLIENTS + OWN_INTERESTS;
 
 type Connections = connections::Connections<
@@ -101,6 +107,7 @@ pub struct Daemon {
 
     facts: HostFacts,
     watcher: Watcher,
+    witness: Witness,
     counters: Counters,
     early: EarlyReadings,
     metrics: Metrics,
@@ -110,6 +117,7 @@ pub struct Daemon {
     web: Web,
 
     netlink_buffer: [u8; RECEIVE_BUFFER],
+    opens: Opens,
     reader: Reader,
     output: Output,
 
@@ -127,6 +135,8 @@ impl Daemon {
             facts: HostFacts::new(),
             reader: Reader::new(),
             watcher: Watcher::new(),
+            witness: Witness::new(),
+            opens: Opens::new(),
             counters: Counters::new(),
             early: EarlyReadings::new(),
             intake: Intake::new(),
@@ -276,6 +286,10 @@ impl Daemon {
         if is_ready(&found, self.watcher.socket()) {
             self.take_events(kernel, moment.now);
         }
+        if self.witness.is_due(&found, moment.now) {
+            self.take_packets(kernel, moment.now);
+        }
+        self.look_up_opens(kernel, moment.now);
         if is_ready(&found, self.commands.netfilter.events(moment.now)) {
             let buffer = &mut self.netlink_buffer;
             self.commands.take_events(kernel, buffer, moment.now);
@@ -323,6 +337,7 @@ impl Daemon {
             add(interest);
         }
         add(Interest::read(self.watcher.events(now)));
+        self.witness.interests(now).into_iter().for_each(&mut add);
         add(Interest::read(self.facts.events(now)));
         add(Interest::read(self.commands.netfilter.events(now)));
         for pipe in self.commands.pipes() {
@@ -348,6 +363,8 @@ impl Daemon {
         let firewall = nearest(self.commands.firewall.deadline(now), netfilter);
         let rest = nearest(self.facts.deadline(now), self.web.deadline(now));
         let rest = nearest(rest, self.output.deadline());
+        let witness = nearest(self.witness.deadline(), self.opens.deadline());
+        let rest = nearest(rest, witness);
         nearest(nearest(reading, firewall), rest)
     }
 
@@ -676,6 +693,54 @@ impl Daemon {
             .after_events(intake.inbound_seen(), self.watcher.is_drained(), now);
     }
 
+    /// Takes in the packets that came; those that may complete a scan are looked
+    /// up next.
+    #[inline(never)]
+    fn take_packets(&mut self, kernel: &mut impl Kernel, now: Instant) {
+        let context = Context::new(&self.host, &self.watcher, self.web.own_listener(), now);
+        let (intake, firewall) = (&self.intake, &self.commands.firewall);
+        let (buffer, metrics) = (&mut self.netlink_buffer, &mut self.metrics);
+        let (opens, options) = (&mut self.opens, &self.options);
+        self.witness
+            .drain(kernel, buffer, metrics, now, &mut |packet, _| {
+                if packet.kind != Kind::Syn {
+                    return;
+                }
+                let (local, remote) = (packet.destination, packet.source);
+                if let Some(source) = intake.suspect(local, remote, &context, firewall) {
+                    let open = Open::new(local, remote, source, now);
+                    let ports = intake.detector.ports(&source, now);
+                    opens.note(&open, ports, options.ports, options.window);
+                }
+            });
+    }
+
+    /// Looks up connections that packets asked for.
+    fn look_up_opens(&mut self, kernel: &mut impl Kernel, now: Instant) {
+        if now.reaches(self.opens.deadline()) {
+            self.look_up_due_opens(kernel, now);
+        }
+    }
+
+    #[inline(never)]
+    fn look_up_due_opens(&mut self, kernel: &mut impl Kernel, now: Instant) {
+        let context = Context::new(&self.host, &self.watcher, self.web.own_listener(), now);
+        let (intake, early) = (&mut self.intake, &mut self.early);
+        let (firewall, metrics) = (&mut self.commands.firewall, &mut self.metrics);
+        self.opens.look(now, &mut |open| {
+            let (local, remote) = (open.local, open.remote);
+            // It may be blocked by now.
+            intake.suspect(local, remote, &context, firewall)?;
+            let found = intake.look_up(kernel, local, remote, &context, firewall, metrics);
+            match found {
+                Some(found) => metrics.witness_lookups.count(found),
+                // A reading shows what there is.
+                None => early.request(now),
+            }
+            found
+        });
+    }
+
     /// Proves that events arrive, reads the settings again and finds out what
     /// --proc is.
     fn check_events(&mut self, kernel: &mut impl Kernel, now: Instant) {
@@ -688,6 +753,10 @@ impl Daemon {
             self.intake.connections.set_local_port_range(range);
             let namespace = self.reader.namespace(kernel);
             self.watcher.check(kernel, namespace, now);
+            if self.options.has_witness && self.watcher.is_own_namespace() {
+                self.witness
+                    .check(kernel, self.options.proc_directory.as_bytes());
+            }
         }
     }
 
@@ -702,7 +771,17 @@ impl Daemon {
         self.retry_waiting(false, now);
         let seen = self.intake.inbound_seen();
         let (buffer, metrics) = (&mut self.netlink_buffer, &mut self.metrics);
-        let look = self.counters.look(kernel, buffer, metrics, seen, now);
+        let period = if self.witness.is_up() {
+            COUNTERS_PERIOD
+        } else {
+            COUNTERS_PERIOD_BLIND
+        };
+        let look = self
+            .counters
+            .look(kernel, buffer, metrics, seen, period, now);
+        let received = self.counters.received();
+        self.witness
+            .check_rate(kernel, buffer, metrics, received, now);
         if look == Some(Look::Unseen) {
             self.early.request(now);
         }
@@ -730,7 +809,6 @@ impl Daemon {
             self.watcher.expects_events(),
         );
         let outcomes = self.read_rows(kernel, trigger, calendar, now);
-        self.intake.handshakes.end_reading(kernel);
         if outcomes.v6 == Outcome::Whole {
             self.commands.firewall.set_ipv6();
         }
@@ -783,7 +861,10 @@ impl Daemon {
         let (intake, early) = (&mut self.intake, &mut self.early);
         let (firewall, metrics) = (&mut self.commands.firewall, &mut self.metrics);
         let (reader, output) = (&mut self.reader, &mut self.output);
-        let lists = trigger == Trigger::Scheduled;
+        let origin = match trigger {
+            Trigger::Scheduled => RowOf::List,
+            Trigger::Early => RowOf::EarlyReading,
+        };
         PerFamily::from_fn(|family| {
             reader.read(kernel, family, |kernel, row| {
                 let Row::Socket(socket) = row else {
@@ -791,7 +872,7 @@ impl Daemon {
                     return;
                 };
                 metrics.rows.count(RowsFile::of(family));
-                let shown = intake.row(kernel, &socket, lists, &context, firewall, metrics);
+                let shown = intake.row(kernel, &socket, origin, &context, firewall, metrics);
                 if let Some(entry) = shown.entry {
                     intake.list.print(kernel, output, calendar, &entry);
                 }
@@ -866,6 +947,7 @@ impl Daemon {
             host: &self.host,
             reader: &self.reader,
             watcher: &self.watcher,
+            witness: &self.witness,
             intake: &self.intake,
             commands: &self.commands,
             lines_dropped: self.output.dropped(),

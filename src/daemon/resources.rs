@@ -16,6 +16,7 @@ use super::commands::Commands;
 use super::intake::Intake;
 use super::reader::Reader;
 use super::watcher::Watcher;
+use super::witness::Witness;
 
 /// The longest line of `/blocked`: an IPv6 address with its length.
 const CIDR_LINE: usize = 48;
@@ -27,6 +28,7 @@ pub(super) struct Resources<'a> {
     pub(super) host: &'a Host,
     pub(super) reader: &'a Reader,
     pub(super) watcher: &'a Watcher,
+    pub(super) witness: &'a Witness,
     pub(super) intake: &'a Intake,
     pub(super) commands: &'a Commands,
     pub(super) lines_dropped: u64,
@@ -40,6 +42,7 @@ impl Resources<'_> {
         metrics
             .evidence_source_up
             .set(EvidenceSource::DestroyEvents, has_events);
+        metrics.witness_up = self.witness.is_up();
         let firewall = &self.commands.firewall;
         metrics.blocked_sources = firewall.standing() as u64;
         metrics.blocks_adopted = firewall.adopted();
