@@ -6,11 +6,11 @@ use core::net::IpAddr;
 use heapless::Vec;
 
 use crate::address::{Endpoint, Family, Network};
-use crate::kernel::Errno;
+use crate::kernel::{Errno, Instruction};
 use crate::limits::PEERS_ASKED;
 use crate::netlink::{
-    Attribute, Attributes, Failure, Malformed, Messages, NLM_F_ACK, NLM_F_DUMP, Progress,
-    address_of, header, u32_at, walk_dump,
+    Attribute, Attributes, Malformed, Messages, NLM_F_ACK, NLM_F_DUMP, Progress, address_of,
+    header, only, u32_at, walk_dump,
 };
 use crate::proc_net_tcp::TcpState;
 
@@ -92,6 +92,73 @@ pub struct DiagSocket {
     /// of MPTCP whose peer closed first.
     pub is_disconnected: bool,
 }
+
+// Instructions of linux/bpf_common.h: numbers are loaded in network byte order.
+const LOAD_WORD: u16 = 0x20;
+const LOAD_HALF: u16 = 0x28;
+const LOAD_BYTE: u16 = 0x30;
+const JUMP_IF_EQUAL: u16 = 0x15;
+const AND: u16 = 0x54;
+const RETURN: u16 = 0x06;
+
+const fn operate(code: u16, operand: u32) -> Instruction {
+    Instruction {
+        code,
+        if_true: 0,
+        if_false: 0,
+        operand,
+    }
+}
+
+const fn jump(operand: u32, if_true: u8, if_false: u8) -> Instruction {
+    Instruction {
+        code: JUMP_IF_EQUAL,
+        if_true,
+        if_false,
+        operand,
+    }
+}
+
+/// The filter of events of other network namespaces: drops those whose peer's
+/// address is loopback, private (RFC 1918, RFC 6598, RFC 3927, RFC 4193, RFC 4291
+/// section 2.5.6) or unspecified, or whose peer's port is not named. What
+/// connects within a host ends thousands of times a second, and is none of them.
+/// Offsets are those of `parse_socket` behind a struct nlmsghdr.
+pub const FOREIGN_EVENTS: [Instruction; 31] = [
+    operate(LOAD_HALF, 22),
+    jump(0, 28, 0),
+    operate(LOAD_BYTE, 16),
+    jump(libc::AF_INET6 as u32, 0, 13),
+    // IPv6: all of ::/96 is dropped, and what is IPv4-mapped goes on as IPv4.
+    operate(LOAD_WORD, 40),
+    jump(0, 4, 0),
+    operate(AND, 0xffc0_0000),
+    jump(0xfe80_0000, 22, 0),
+    operate(AND, 0xfe00_0000),
+    jump(0xfc00_0000, 20, 19),
+    operate(LOAD_WORD, 44),
+    jump(0, 0, 17),
+    operate(LOAD_WORD, 48),
+    jump(0, 16, 0),
+    jump(0xffff, 0, 14),
+    operate(LOAD_WORD, 52),
+    jump(0, 1, 1),
+    // IPv4, by ever shorter prefixes.
+    operate(LOAD_WORD, 40),
+    operate(AND, 0xffff_0000),
+    jump(0xc0a8_0000, 10, 0),
+    jump(0xa9fe_0000, 9, 0),
+    operate(AND, 0xfff0_0000),
+    jump(0xac10_0000, 7, 0),
+    operate(AND, 0xffc0_0000),
+    jump(0x6440_0000, 5, 0),
+    operate(AND, 0xff00_0000),
+    jump(0x0a00_0000, 3, 0),
+    jump(0x7f00_0000, 2, 0),
+    jump(0, 1, 0),
+    operate(RETURN, u32::MAX),
+    operate(RETURN, 0),
+];
 
 /// Walks one datagram of the destroy groups SKNLGRP_INET_TCP_DESTROY and
 /// SKNLGRP_INET6_TCP_DESTROY (linux/sock_diag.h). Returns the number of
@@ -252,20 +319,10 @@ pub fn lookup_answer(
     local: Endpoint,
     remote: Endpoint,
 ) -> Result<DiagSocket, Errno> {
-    let mut answer = Err(Errno::EINVAL);
-    let progress = walk_dump(bytes, sequence, &mut |kind, payload| {
-        if kind == SOCK_DIAG_BY_FAMILY {
-            let socket = parse_socket(payload)?;
-            let is_it = socket.local == local && socket.remote == remote;
-            answer = is_it.then_some(socket).ok_or(Errno::ENOENT);
-        }
-        Ok(())
-    });
-    match progress {
-        Progress::Failed(Failure::Refused(error)) => Err(error),
-        Progress::Failed(_) => Err(Errno::EINVAL),
-        Progress::More | Progress::Done => answer,
-    }
+    let payload = only(bytes, sequence, SOCK_DIAG_BY_FAMILY)?;
+    let socket = parse_socket(payload).map_err(|Malformed| Errno::EINVAL)?;
+    let is_it = socket.local == local && socket.remote == remote;
+    is_it.then_some(socket).ok_or(Errno::ENOENT)
 }
 
 /// Asks the kernel to destroy one socket, as a reset from the peer would. The

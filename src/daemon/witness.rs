@@ -29,6 +29,8 @@ pub(super) struct Witness {
     rest_until: Option<Instant>,
     /// The sockets receive nothing until then.
     paused_until: Option<Instant>,
+    /// More came than the last turn could take.
+    is_behind: bool,
     /// When packets were last known to be lost.
     lost_at: Option<Instant>,
     snmp6: KeptFile,
@@ -46,6 +48,7 @@ impl Witness {
             has_one_processor: false,
             rest_until: None,
             paused_until: None,
+            is_behind: false,
             lost_at: None,
             snmp6: KeptFile::new(),
             received: 0,
@@ -96,10 +99,9 @@ impl Witness {
         self.sockets.v4.is_some() && self.paused_until.is_none()
     }
 
-    #[allow(dead_code)]
     /// Whether packets may be missing among those that came in within `window`.
     pub(super) fn is_blind(&self, window: Duration, now: Instant) -> bool {
-        !self.is_up() || now.is_within(window, self.lost_at)
+        !self.is_up() || self.is_behind || now.is_within(window, self.lost_at)
     }
 
     /// When packets that wait are to be taken, or the pause is over.
@@ -154,6 +156,7 @@ impl Witness {
                 Err(error) => error != Errno::EINTR,
             });
         }
+        self.is_behind = is_full;
         self.rest_until = None;
         if metrics.witness_packets != before {
             let rest = if is_full {

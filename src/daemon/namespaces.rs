@@ -1,0 +1,397 @@
+//! Connections that ended in other network namespaces: those of containers, and
+//! of ports that are published for them. The kernel says of each when it ends,
+//! conntrack who began it and which port it asked for.
+//!
+//! Root in a container can forge all of that in the name of others, so such a
+//! connection blocks nobody unless its SYN was seen to come in by a way back to
+//! its source, and by no other link.
+
+use heapless::Vec;
+
+use crate::address::{Endpoint, Network, is_loopback};
+use crate::conntrack::{self, Original};
+use crate::host::Host;
+use crate::kernel::{Descriptor, Errno, Kernel, Netlink};
+use crate::limits::{
+    EVENTS_RETRY, NAMESPACE_EVENTS, NAMESPACE_LOOKUPS, NAMESPACE_MEMORY, WITNESS_FULL_REST,
+    WITNESS_REST,
+};
+use crate::metrics::Metrics;
+use crate::netlink::{route_request, walk_next_hops};
+use crate::packets::Packet;
+use crate::sights::Sights;
+use crate::sock_diag::{DiagSocket, FOREIGN_EVENTS, Handshake, walk_events};
+use crate::table::HashKey;
+use crate::time::{Duration, Instant};
+use crate::waiting::Waiter;
+
+use super::diag::data;
+use super::once::Once;
+use super::output::log_error;
+use super::questions::{ANSWER, Questions};
+use super::{Detector, Firewall, Listeners};
+
+/// A connection of another namespace, and all that decides about it.
+#[derive(Clone, Copy)]
+struct Case {
+    handshake: Handshake,
+    /// The peer's port is known: without it no entry of conntrack is.
+    has_peer_port: bool,
+    /// It never left its namespace.
+    is_loopback: bool,
+    /// Its peer may be anybody: neither private nor of this host, nor on a link.
+    is_from_elsewhere: bool,
+    is_blocked: bool,
+    /// Its port is one of those that outgoing connections are given.
+    is_ephemeral: bool,
+    /// Conntrack says that its peer began it; `None` until that is asked for.
+    peer_began: Option<bool>,
+    /// Its SYN came in by a way back to its peer and by no other link.
+    came_back_way: Option<bool>,
+}
+
+/// What becomes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// It is no evidence.
+    Nothing,
+    /// Conntrack is to be asked.
+    AskConntrack,
+    /// What was seen of its SYN decides.
+    AskSights,
+    /// It is told, and blocks nobody.
+    Told,
+    /// It is evidence.
+    Counts,
+}
+
+impl Case {
+    fn verdict(&self) -> Verdict {
+        let may_count = self.handshake == Handshake::Proven
+            && self.has_peer_port
+            && !self.is_loopback
+            && self.is_from_elsewhere
+            && !self.is_blocked
+            && !self.is_ephemeral;
+        match (may_count, self.peer_began, self.came_back_way) {
+            (false, _, _) | (true, Some(false), _) => Verdict::Nothing,
+            (true, None, _) => Verdict::AskConntrack,
+            (true, Some(true), None) => Verdict::AskSights,
+            (true, Some(true), Some(false)) => Verdict::Told,
+            (true, Some(true), Some(true)) => Verdict::Counts,
+        }
+    }
+}
+
+/// What is known of the host.
+#[derive(Clone, Copy)]
+pub(super) struct Scene<'a> {
+    pub(super) host: &'a Host,
+    pub(super) firewall: &'a Firewall,
+    pub(super) listeners: &'a Listeners,
+}
+
+/// A source's connection to a port of another namespace that was evidence.
+#[derive(Clone, Copy)]
+struct Sure {
+    fingerprint: u64,
+    at: Option<Instant>,
+}
+
+/// Events that may be evidence.
+pub(super) type Candidates = Vec<DiagSocket, NAMESPACE_EVENTS>;
+
+/// All bytes zero when new. What an idle daemon writes to comes first.
+#[repr(C)]
+pub(super) struct Namespaces {
+    socket: Option<Descriptor>,
+    down: Once,
+    /// Events may wait until then.
+    rest_until: Option<Instant>,
+    conntrack: Questions,
+    routes: Questions,
+    /// Conntrack refused, and is not asked before that.
+    conntrack_retry: Option<Instant>,
+    /// Look-ups of this second.
+    second: Option<Instant>,
+    asked: usize,
+    window: Duration,
+    sure: [Sure; NAMESPACE_MEMORY],
+    sights: Sights,
+}
+
+impl Namespaces {
+    pub(super) const fn new() -> Self {
+        Self {
+            socket: None,
+            down: Once::NEW,
+            rest_until: None,
+            conntrack: Questions::new(),
+            routes: Questions::new(),
+            conntrack_retry: None,
+            second: None,
+            asked: 0,
+            window: Duration::ZERO,
+            sure: [Sure {
+                fingerprint: 0,
+                at: None,
+            }; NAMESPACE_MEMORY],
+            sights: Sights::new(),
+        }
+    }
+
+    pub(super) fn configure(&mut self, hash_key: HashKey, window: Duration) {
+        self.window = window;
+        self.sights.configure(hash_key, window);
+    }
+
+    /// The socket, where events are waited for.
+    pub(super) fn events(&self, now: Instant) -> Option<Descriptor> {
+        self.socket.filter(|_| now.is_past(self.rest_until))
+    }
+
+    /// When events are to be waited for again.
+    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
+        self.rest_until.filter(|rest| *rest > now)
+    }
+
+    /// Whether what ends in other namespaces can be evidence.
+    pub(super) fn is_up(&self) -> bool {
+        self.socket.is_some() && self.conntrack_retry.is_none()
+    }
+
+    /// Opens the socket, unless it stands. Whether it does.
+    #[inline(never)]
+    pub(super) fn check(&mut self, kernel: &mut impl Kernel) -> bool {
+        if self.socket.is_none() {
+            match kernel.netlink(Netlink::ForeignEvents) {
+                Ok(socket) => {
+                    // Without it the same is dropped here.
+                    let _ = kernel.attach_filter(socket, &FOREIGN_EVENTS);
+                    self.socket = Some(socket);
+                    self.down.reset();
+                }
+                Err(Errno::EPERM) => self.log_down(kernel, b"that needs CAP_NET_BROADCAST"),
+                Err(_) => self.log_down(kernel, b"the kernel does not report them"),
+            }
+        }
+        self.socket.is_some()
+    }
+
+    #[inline(never)]
+    fn log_down(&mut self, kernel: &mut impl Kernel, why: &[u8]) {
+        if self.down.say() {
+            let words = b"connections to containers and their published ports are not seen: ";
+            log_error(kernel, &[words, why]);
+        }
+    }
+
+    /// Receives the events that arrived, at most `NAMESPACE_EVENTS`; those that may
+    /// be evidence are the candidates.
+    #[inline(never)]
+    pub(super) fn receive(
+        &mut self,
+        kernel: &mut impl Kernel,
+        buffer: &mut [u8],
+        metrics: &mut Metrics,
+        scene: &Scene,
+        candidates: &mut Candidates,
+        now: Instant,
+    ) {
+        let mut rest = WITNESS_FULL_REST;
+        let Some(socket) = self.socket else {
+            return;
+        };
+        for _ in 0..NAMESPACE_EVENTS {
+            let (count, origin) = match kernel.receive_from(socket, buffer) {
+                Ok(received) => received,
+                Err(Errno::EINTR) => continue,
+                Err(Errno::ENOBUFS) => {
+                    metrics.destroy_event_overflows += 1;
+                    continue;
+                }
+                // EAGAIN: there are no more.
+                Err(_) => {
+                    rest = WITNESS_REST;
+                    break;
+                }
+            };
+            // Our own have a socket of their own.
+            let bytes = buffer.get(..count).filter(|_| origin != 0);
+            let malformed = walk_events(bytes.unwrap_or_default(), |event| {
+                metrics.namespace_events += 1;
+                if case(&event, scene).verdict() == Verdict::AskConntrack {
+                    let _ = candidates.push(event);
+                }
+            });
+            metrics.malformed_events += malformed as u64;
+        }
+        self.rest_until = Some(now.after(rest));
+    }
+
+    /// What an event is evidence of, if anything. `knows_ways`: no link is unknown,
+    /// and no SYN can have come in unseen.
+    #[inline(never)]
+    pub(super) fn judge(
+        &mut self,
+        kernel: &mut impl Kernel,
+        event: &DiagSocket,
+        scene: &Scene,
+        detector: &Detector,
+        knows_ways: bool,
+        now: Instant,
+    ) -> Option<Waiter> {
+        let source = scene.host.source_of(event.remote.address);
+        let has_evidence = !detector.ports(&source, now).is_empty();
+        let fingerprint = self.fingerprint(source, event.local);
+        let place = fingerprint as usize % NAMESPACE_MEMORY;
+        let sure = self.sure.get(place);
+        let is_sure = sure.is_some_and(|sure| {
+            sure.fingerprint == fingerprint && now.is_within(self.window, sure.at)
+        });
+        // A source that was forgotten meanwhile has to begin anew.
+        if is_sure && has_evidence || !self.may_ask(has_evidence, now) {
+            return None;
+        }
+        let mut case = case(event, scene);
+        let mut original = None;
+        loop {
+            match case.verdict() {
+                Verdict::Nothing => return None,
+                Verdict::AskConntrack => {
+                    original = self.original(kernel, event, now);
+                    let is_peers = |original: Original| original.source == event.remote;
+                    case.peer_began = Some(original.is_some_and(is_peers));
+                }
+                Verdict::AskSights => {
+                    let original = original?;
+                    let came = knows_ways && self.came_back_way(kernel, original, scene.host, now);
+                    case.came_back_way = Some(came);
+                }
+                Verdict::Told | Verdict::Counts => break,
+            }
+        }
+        let mut waiter = Waiter::new(source, original?.destination, event.remote, now);
+        waiter.data = data(event);
+        waiter.is_whole = case.verdict() == Verdict::Counts;
+        if let Some(sure) = self.sure.get_mut(place).filter(|_| waiter.is_whole) {
+            let at = Some(now);
+            *sure = Sure { fingerprint, at };
+        }
+        Some(waiter)
+    }
+
+    fn fingerprint(&self, source: Network, local: Endpoint) -> u64 {
+        let (address, port) = (source.address(), 0);
+        self.sights.fingerprint(Endpoint { address, port }, local)
+    }
+
+    /// Takes note of a SYN that came in by a link.
+    pub(super) fn see_syn(&mut self, packet: &Packet, link: u32, host: &Host, now: Instant) {
+        if self.socket.is_some() && host.is_elsewhere(packet.source.address) {
+            let (source, destination) = (packet.source, packet.destination);
+            self.sights
+                .note(source, destination, packet.sequence, link, now);
+        }
+    }
+
+    /// Whether there is a look-up left in this second. Half of them belong to
+    /// sources that have evidence: a flood of others must not hide a scan.
+    fn may_ask(&mut self, has_evidence: bool, now: Instant) -> bool {
+        if !now.is_within(Duration::from_secs(1), self.second) {
+            (self.second, self.asked) = (Some(now), 0);
+        }
+        let share = if has_evidence { 1 } else { 2 };
+        let is_left = self.asked < NAMESPACE_LOOKUPS / share;
+        self.asked += usize::from(is_left);
+        is_left
+    }
+
+    /// How the connection began, by conntrack.
+    #[inline(never)]
+    fn original(
+        &mut self,
+        kernel: &mut impl Kernel,
+        event: &DiagSocket,
+        now: Instant,
+    ) -> Option<Original> {
+        if !now.is_past(self.conntrack_retry) {
+            return None;
+        }
+        let sequence = self.conntrack.next_sequence();
+        let request = conntrack::request(event.local, event.remote, sequence);
+        let mut buffer = [0; ANSWER];
+        let bytes = self
+            .conntrack
+            .ask(kernel, Netlink::Netfilter, request.as_bytes(), &mut buffer);
+        let answer = bytes.and_then(|bytes| conntrack::answer(bytes, sequence));
+        match answer {
+            Ok(_) | Err(Errno::ENOENT) => {
+                self.conntrack_retry = None;
+                self.down.reset();
+            }
+            Err(Errno::EINTR | Errno::EAGAIN | Errno::EMFILE | Errno::ENFILE) => {}
+            Err(error) => {
+                // Each question would let the kernel look for a module.
+                self.conntrack_retry = Some(now.after(EVENTS_RETRY));
+                let why: &[u8] = if error == Errno::EPERM {
+                    b"conntrack needs CAP_NET_ADMIN"
+                } else {
+                    b"the kernel cannot be asked for conntrack"
+                };
+                self.log_down(kernel, why);
+            }
+        }
+        answer.ok()
+    }
+
+    /// Whether its SYN came in by a link that the route back to its source takes,
+    /// one that no other namespace can send by, and by no other.
+    #[inline(never)]
+    fn came_back_way(
+        &mut self,
+        kernel: &mut impl Kernel,
+        original: Original,
+        host: &Host,
+        now: Instant,
+    ) -> bool {
+        let Original {
+            source,
+            destination,
+        } = original;
+        // What is forwarded has no source that the kernel would take.
+        let own = Some(destination.address).filter(|own| host.is_own(*own));
+        let sequence = self.routes.next_sequence();
+        let request = route_request(source.address, own, sequence);
+        let mut buffer = [0; ANSWER];
+        let bytes = self
+            .routes
+            .ask(kernel, Netlink::Route, request.as_bytes(), &mut buffer);
+        let mut ways: Vec<u32, 16> = Vec::new();
+        let mut add = |link| {
+            if !host.may_be_shared(link) {
+                let _ = ways.push(link);
+            }
+        };
+        let _ = bytes.and_then(|bytes| walk_next_hops(bytes, sequence, &mut add));
+        let is_way_back = |link| ways.contains(&link);
+        self.sights
+            .came_back_way(source, destination, &is_way_back, now)
+    }
+}
+
+/// What an event shows by itself.
+fn case(event: &DiagSocket, scene: &Scene) -> Case {
+    let (local, remote) = (event.local, event.remote);
+    let source = scene.host.source_of(remote.address);
+    Case {
+        handshake: event.handshake,
+        has_peer_port: remote.port != 0,
+        is_loopback: is_loopback(local.address),
+        is_from_elsewhere: scene.host.is_elsewhere(remote.address),
+        is_blocked: scene.firewall.is_blocked(source),
+        is_ephemeral: scene.listeners.is_ephemeral(local.port),
+        peer_began: None,
+        came_back_way: None,
+    }
+}
