@@ -158,11 +158,11 @@ class Docker:
                   f"ip saddr {source} tcp flags & rst == rst drop", "}", "}")
 
     def guard(self, *arguments, backend="nft", interval="10s", **options):
-        """Whose conntrack knows connections first: DNAT is in force."""
         self.firewall = self.t.backend(self.host, backend)
         made = self.t.guard(self.host, *arguments, env=self.firewall.env, interval=interval,
                             **options).ready()
         wait_for(lambda: has_events(made), "destroy events")
+        time.sleep(0.3)  # until the links are known, nothing is blocked
         return made
 
     def address(self, family):

@@ -1,16 +1,12 @@
 """Published ports of containers: scans of them are seen and blocked in what is
 forwarded, and nobody inside a container can have a stranger blocked."""
 
-import contextlib
 import re
-import socket
-import statistics
 import time
 
 import pytest
 
-import containers
-from containers import (FOREIGN, FRIEND, INSIDE, NAMESPACES_UP, PUBLISHED, SILENT, SPARE, STRANGER,
+from containers import (FOREIGN, INSIDE, NAMESPACES_UP, PUBLISHED, SILENT, SPARE, STRANGER,
                         UNSEEN, Docker, Impostor, Liar, Tunnel)
 from harness import need, scan_pattern, wait_for
 from test_evidence import PORTS
@@ -35,10 +31,17 @@ def refused(guard):
     return sum(value for name, value in found.items() if name.startswith("tcpparser_blocks_refused_total"))
 
 
-def reaches(scene, source, family="v4", ports=PUBLISHED):
+def reaches(scene, source, family="v4"):
     """The published ports at which a source is served."""
-    return [port for port in ports
+    return [port for port in PUBLISHED
             if scene.far.connects(scene.address(family), port, source, 0.3)]
+
+
+def serves_others(scene, family="v4", ports=PUBLISHED):
+    """Whether clients of one port each are served."""
+    friend = "2001:db8:9:{}::9" if family == "v6" else "192.0.2.{}"
+    return all(scene.far.connects(scene.address(family), port, friend.format(number), 0.5)
+               for number, port in enumerate(ports, 9))
 
 
 def control(scene, guard, source="198.51.100.77"):
@@ -71,8 +74,8 @@ def test_scans_of_published_ports_are_blocked(t, kind, family, backend):
     guard = scene.guard("--show", "scans", backend=backend)
     host, stranger = scene.address(family), STRANGER[family]
     single = stranger if family == "v4" else "2001:db8:7::/64"
-    wait_for(lambda: reaches(scene, FRIEND[family], family) == list(PUBLISHED), "the services")
-    watch = Stopwatch(scene.host, "up0")
+    wait_for(lambda: serves_others(scene, family), "the services")
+    watch = scene.keep(Stopwatch(scene.host, "up0"))
     if kind == "nmap":
         ports = ",".join(map(str, PUBLISHED))
         Nmap(scene.far, *(["-6"] if family == "v6" else []), "-Pn", "-sT", "-p", ports, host).wait()
@@ -82,7 +85,7 @@ def test_scans_of_published_ports_are_blocked(t, kind, family, backend):
     guard.wait_line(rf": +Blocked: +{re.escape(single)} for 10m, data sent: no, ")
     tell_time(watch, kind, backend)
     assert reaches(scene, stranger, family) == [], "published ports"
-    assert reaches(scene, FRIEND[family], family) == list(PUBLISHED), "the friend goes on"
+    assert serves_others(scene, family), "others go on"
     rule = scene.firewall.standing(scene.host, "ip6tables" if family == "v6" else "iptables")[0]
     assert not rule.local, "what is forwarded is dropped, too"
     assert guard.metric(SCANS) == guard.metric(BLOCKS) == 1, "scans, blocks"
@@ -94,10 +97,9 @@ def test_scans_of_published_ports_are_blocked(t, kind, family, backend):
 def tell_time(watch, kind, backend):
     """Legacy tables tell nobody."""
     if backend == "iptables-legacy":
-        return watch.close()
+        return
     until(lambda: watch.dropped, 2)
     time.sleep(0.02)  # what was captured is still to be taken in
-    watch.close()
     took = 1000 * (watch.dropped - watch.ends()[3])
     print(f"    blocked {took:.1f} ms after the fourth connection ended")
     assert took < 1000, f"{kind}: {took} ms"
@@ -126,7 +128,7 @@ def test_containers_that_come_later_are_seen(t):
     scene = Docker(t)
     guard = scene.guard("--show", "scans")
     scene.add_container("late", (8005, 8006))
-    wait_for(lambda: reaches(scene, FRIEND["v4"], ports=(8005, 8006)) == [8005, 8006], "its services")
+    wait_for(lambda: serves_others(scene, ports=(8005, 8006)), "its services")
     ports = (*PUBLISHED[:2], 8005, 8006)
     assert touch(scene.far, scene.host_v4, *ports) == 4, "connections"
     guard.wait_line(scan_pattern(STRANGER["v4"], scene.host_v4, ports), 3)
@@ -195,9 +197,9 @@ def loopback(scene):
 def test_what_is_no_scan(t, traffic):
     scene = Docker(t)
     guard = scene.guard("--show", "scans")
-    wait_for(lambda: len(reaches(scene, FRIEND["v4"])) == 4 or True, "neighbours")
+    wait_for(lambda: serves_others(scene), "the services")
     traffic(scene)
-    only_the_control_is_blocked(scene, guard, told=(FRIEND["v4"],))
+    only_the_control_is_blocked(scene, guard)
 
 
 def test_outgoing_connections_without_nat_are_no_scan(t):
@@ -280,7 +282,7 @@ def test_root_in_a_container_has_no_stranger_blocked(t, uplink, way, rp_filter, 
     only_the_control_is_blocked(scene, guard, told=(SILENT, LIVE, own))
     for source in (SILENT, own):
         told = guard.matching(f"Port scan detected: +{re.escape(source)} ")
-        lines = guard.matching(rf": +Not blocked: +{re.escape(source)} +{UNSEEN}")
+        lines = guard.matching(rf": +Not blocked: +{re.escape(source)} .*{UNSEEN}")
         print(f"    {source}: told {len(told)} times")
         assert len(told) == len(lines) <= 1, f"{told} {lines}"
     # Its own fourth port is another matter.
@@ -292,7 +294,7 @@ def test_told_once_what_is_not_blocked(t):
     """Where the uplink is a bridge with containers' ports, nobody can tell
     where a SYN came from."""
     scene = Docker(t, "bridge")
-    guard = scene.guard("--show", "scans")
+    guard = scene.guard("--show", "scans", interval="1s")
     for _ in range(3):
         assert touch(scene.far, scene.host_v4, *PUBLISHED) == 4, "connections"
     guard.wait_line(scan_pattern(STRANGER["v4"], scene.host_v4, PUBLISHED))
