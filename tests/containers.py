@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import random
+import select
 import selectors
 import socket
 import struct
@@ -35,7 +36,7 @@ VXLAN_PORT, VXLAN_NUMBER = 4789, 7
 
 class Docker:
     """The scene. `uplink`: a veth, a tap, which no other namespace holds an end of,
-    as a network card's, or the containers' bridge itself."""
+    as a network card's, a tunnel, or the containers' bridge itself."""
 
     host_v4, edge_v4, relay_v4 = "203.0.113.2", "203.0.113.1", "203.0.113.77"
     host_v6, edge_v6 = "2001:db8:e::2", "2001:db8:e::1"
@@ -45,7 +46,7 @@ class Docker:
         self.t = t
         self.far, self.edge, self.host = (t.namespace(role) for role in ("far", "edge", "host"))
         self.containers = []
-        self.device = "br0" if uplink == "bridge" else "up0"
+        self.device = {"bridge": "br0", "tunnel": "vx0"}.get(uplink, "up0")
         self.join_strangers()
         self.host.ip("link add br0 address 02:42:ac:11:00:01 type bridge", "link set br0 up",
                      f"address add {self.gateway_v4}/16 dev br0",
@@ -110,8 +111,14 @@ class Docker:
             self.keep(Cable(self.host, "up0", self.edge, "host0"))
         else:
             link(self.host, "up0", self.edge, "host0")
+        self.edge_device = "host0"
+        if uplink == "tunnel":
+            self.edge_device = "vx0"
+            for space, device, own, other in ((self.host, "up0", 2, 1), (self.edge, "host0", 1, 2)):
+                space.ip(f"address add 10.8.0.{own}/24 dev {device}")
+                Tunnel.add(space, f"local 10.8.0.{own} remote 10.8.0.{other}", own)
         for space, device, v4, v6 in ((self.host, self.device, self.host_v4, self.host_v6),
-                                      (self.edge, "host0", self.edge_v4, self.edge_v6)):
+                                      (self.edge, self.edge_device, self.edge_v4, self.edge_v6)):
             space.ip(f"address add {v4}/25 dev {device}", f"address add {v6}/64 dev {device} nodad")
         if uplink == "bridge":
             self.host.ip("link set up0 master br0")
@@ -344,20 +351,90 @@ class Tunnel:
     """A VXLAN of the host, into which whoever knows its number and reaches the
     host puts frames: to the host they come in by that link."""
 
-    mac = "02:00:00:00:00:99"
+    mac = "02:00:00:00:00:9"  # and whose end it is
+
+    @classmethod
+    def add(cls, space, ends, number):
+        space.ip(f"link add vx0 address {cls.mac}{number} type vxlan id {VXLAN_NUMBER} "
+                 f"dstport {VXLAN_PORT} {ends}", "link set vx0 up")
 
     def __init__(self, scene):
-        scene.host.ip(f"link add vx0 address {self.mac} type vxlan id {VXLAN_NUMBER} "
-                      f"dstport {VXLAN_PORT} local {scene.host_v4}", "link set vx0 up",
-                      "address add 10.244.0.1/16 dev vx0")
+        target = "10.8.0.2"
+        if scene.device != "vx0":
+            target = scene.host_v4
+            self.add(scene.host, f"local {target}", 2)
+            scene.host.ip("address add 10.244.0.1/16 dev vx0")
         with scene.one.entered():
             self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.target = (scene.host_v4, VXLAN_PORT)
+        self.target = (target, VXLAN_PORT)
 
     def send(self, packet):
-        mac = bytes.fromhex(self.mac.replace(":", ""))
+        mac = bytes.fromhex(f"{self.mac}2".replace(":", ""))
         head = struct.pack("!II", 8 << 24, VXLAN_NUMBER << 8)
         self.socket.sendto(head + mac + b"\2\0\0\0\0\1\x08\0" + packet, self.target)
 
     def close(self):
         self.socket.close()
+
+
+class Turner:
+    """A router outside, which hands on what comes for its own address from within,
+    too, as `relay` does, but puts fragments together and numbers segments anew, as
+    firewalls of other makers do."""
+
+    def __init__(self, scene, added=0):
+        self.scene, self.added, self.parts = scene, added, {}
+        scene.host.ip(f"route add {scene.relay_v4}/32 via {scene.edge_v4}")
+        scene.load(scene.edge, "table ip turner {", "chain prerouting {",
+                   "type filter hook prerouting priority -500;",  # before fragments are put together
+                   f"ip daddr {scene.relay_v4} drop", "}", "}")
+        with scene.edge.entered():
+            self.packets = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800))
+        self.packets.bind((scene.edge_device, 0x0800))
+        self.forger = Forger(scene.edge)
+        self.waker, self.wakee = socket.socketpair()
+        self.thread = threading.Thread(target=self.turn, daemon=True)
+        self.thread.start()
+
+    def turn(self):
+        while True:
+            found, _, _ = select.select([self.packets, self.wakee], [], [])
+            if self.wakee in found:
+                return
+            packet = self.packets.recv(256)
+            if packet[16:20] == socket.inet_aton(self.scene.relay_v4):
+                whole = self.whole(packet)
+                if whole:
+                    self.hand_on(socket.inet_ntoa(packet[12:16]), whole)
+
+    def whole(self, packet):
+        """The segment, once all of it is there."""
+        place, = struct.unpack("!H", packet[6:8])
+        if not place & 0x3fff:
+            return packet[20:]
+        parts = self.parts.setdefault(packet[4:6], {})
+        parts[place & 0x1fff] = packet[20:]
+        return b"".join(parts[one] for one in sorted(parts)) if len(parts) == 2 else None
+
+    def hand_on(self, source, words):
+        from_port, port, sequence, acknowledged = struct.unpack("!HHII", words[:12])
+        self.forger.put(segment(source, from_port, self.scene.host_v4, port, words[13],
+                                sequence + self.added, acknowledged))
+
+    def close(self):
+        self.waker.close()
+        self.thread.join(3)
+        self.packets.close()
+        self.forger.close()
+
+
+def in_fragments(forger):
+    """Sends SYNs in two pieces, the first of which ends before the flags."""
+    def send(packet):
+        if packet[33] != SYN:
+            return forger.put(packet)
+        number = random.getrandbits(16)
+        for place, data in ((0x2000, packet[20:28]), (1, packet[28:])):
+            forger.put(struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(data), number, place, 64,
+                                   socket.IPPROTO_TCP, 0) + packet[12:20] + data)
+    return send

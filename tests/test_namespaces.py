@@ -7,10 +7,10 @@ import time
 import pytest
 
 from containers import (FOREIGN, INSIDE, NAMESPACES_UP, PUBLISHED, SILENT, SPARE, STRANGER,
-                        UNSEEN, Docker, Impostor, Liar, Tunnel)
+                        UNSEEN, Docker, Impostor, Liar, Tunnel, Turner, in_fragments)
 from harness import need, scan_pattern, wait_for
 from test_evidence import PORTS
-from traffic import Nmap, Stopwatch, deaf, helper, serve, touch, until
+from traffic import Forger, Nmap, Stopwatch, deaf, helper, serve, touch, until
 
 SCANS = "tcpparser_port_scans_total"
 BLOCKS = "tcpparser_blocks_total"
@@ -240,29 +240,32 @@ def test_a_busy_container_costs_our_own_evidence_nothing(t):
 # ----------------------------------------------------------------------- forged
 
 
-WAYS = ("published", "router", "vxlan", "liberal")
-
-
 def impostors(scene, way):
-    """Root in a container in each of the ways it can be in a stranger's name: a
+    """Root in a container, in each of the ways it can be in a stranger's name: a
     function of (stranger, port), true once the handshake was done."""
     if way == "liberal":
         liar = scene.keep(Liar(scene))
         return SPARE, lambda source, port: liar.handshake(source, port)
-    relayed = way == "router"
-    if relayed:
+    send, target = None, scene.host_v4
+    if way == "tunnel":
+        send = scene.keep(Tunnel(scene)).send
+    elif way == "router":
         scene.relay()
-    send = scene.keep(Tunnel(scene)).send if way == "vxlan" else None
+        target = scene.relay_v4
+    elif way in ("fragments", "renumbered"):
+        scene.keep(Turner(scene, 1000 if way == "renumbered" else 0))
+        send = in_fragments(scene.keep(Forger(scene.one))) if way == "fragments" else None
+        target = scene.relay_v4
     spaces = dict(zip(PUBLISHED, (scene.one, scene.one, scene.two, scene.two)))
     made = {port: scene.keep(Impostor(scene.one, space, send)) for port, space in spaces.items()}
-    target = scene.relay_v4 if relayed else scene.host_v4
     return PUBLISHED, lambda source, port: made[port].handshake(source, target, port)
 
 
 @pytest.mark.parametrize("uplink, way, rp_filter, bridged", [
     ("veth", "published", 0, 1), ("tap", "published", 2, 0), ("veth", "router", 0, 0),
-    ("tap", "router", 2, 1), ("tap", "vxlan", 0, 1), ("veth", "vxlan", 2, 0),
-    ("veth", "liberal", 2, 0), ("tap", "liberal", 0, 1)])
+    ("tap", "router", 2, 1), ("tap", "tunnel", 0, 1), ("veth", "tunnel", 2, 0),
+    ("veth", "liberal", 2, 0), ("tap", "liberal", 0, 1), ("veth", "fragments", 0, 0),
+    ("tap", "fragments", 2, 1), ("tap", "renumbered", 0, 0), ("tunnel", "tunnel", 0, 0)])
 def test_root_in_a_container_has_no_stranger_blocked(t, uplink, way, rp_filter, bridged):
     """Whose handshakes it completes; one of them is silent, the other's host
     resets what it did not ask for. Then a stranger who has three connections of
