@@ -225,9 +225,9 @@ def test_packets_alone_never_reach_the_evidence(t):
 def test_packets_of_open_connections_wake_nobody(t):
     """Counted beside a daemon without packet sockets, whose counters are looked
     at four times a second."""
-    counts = {}
     scenes = {how: Scene(t, "--witness", how, interval="1h") for how in ("auto", "none")}
     talkers = [scene.peer.connect(scene.family.host, 22, scene.source(1)) for scene in scenes.values()]
+    time.sleep(3)  # the start has its own
     began, seconds = time.monotonic(), 5
     before = {how: wake_ups(scene.guard) for how, scene in scenes.items()}
     while time.monotonic() < began + seconds:
@@ -236,7 +236,7 @@ def test_packets_of_open_connections_wake_nobody(t):
         time.sleep(0.01)
     counts = {how: wake_ups(scene.guard) - before[how] for how, scene in scenes.items()}
     print(f"    wake-ups in {seconds} s: {counts}")
-    assert counts["auto"] <= 2 * seconds and counts["auto"] <= counts["none"], f"wake-ups {counts}"
+    assert counts["auto"] <= 1.6 * seconds < counts["none"], f"wake-ups {counts}"
 
 
 def wake_ups(guard):
