@@ -8,9 +8,7 @@
 
 use crate::address::{Endpoint, Family};
 use crate::kernel::Errno;
-use crate::netlink::{
-    HEADER, Malformed, address_of, find, header, only, put_address, put_attribute,
-};
+use crate::netlink::{HEADER, address_of, find, header, only, put_address};
 use crate::text::Text;
 
 /// NFNL_SUBSYS_CTNETLINK of linux/netfilter/nfnetlink.h, and IPCTNL_MSG_CT_NEW.
@@ -28,81 +26,119 @@ const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
 const NLA_F_NESTED: u16 = 0x8000;
 
-/// Addresses of IPv4 in a tuple, and of IPv6.
-const fn address_attributes(family: Family) -> [u16; 2] {
+/// CTA_IP_V4_SRC and CTA_IP_V4_DST, or those of IPv6.
+const fn address_kinds(family: Family) -> [u16; 2] {
     match family {
         Family::V4 => [1, 2],
         Family::V6 => [3, 4],
     }
 }
 
-/// Three attributes of at most four bytes.
-const PROTOCOL: usize = 3 * 8;
-/// The heads of three attributes that hold others.
-const NESTS: usize = 3 * 4;
+/// Bytes of two addresses as attributes.
+const fn addresses(family: Family) -> usize {
+    2 * (4 + family.bits() as usize / 8)
+}
 
-/// Bytes of the longest question: of IPv6.
-pub const REQUEST: usize = HEADER + 4 + NESTS + 2 * (4 + 16) + PROTOCOL;
+/// What stands before the addresses: struct nlmsghdr, struct nfgenmsg, and the
+/// heads of two attributes that hold others.
+const HEAD: usize = HEADER + 4 + 4 + 4;
+/// What stands behind them: such a head, and three attributes.
+const TAIL: usize = 4 + 3 * 8;
+
+/// Bytes of the longest question, one of IPv6.
+pub const REQUEST: usize = HEAD + addresses(Family::V6) + TAIL;
+
+/// Puts numbers of two bytes into it, from a place on.
+const fn with<const N: usize, const M: usize>(
+    mut bytes: [u8; N],
+    at: usize,
+    numbers: [u16; M],
+) -> [u8; N] {
+    let mut index = 0;
+    while index < M {
+        let [first, second] = numbers[index].to_ne_bytes();
+        bytes[at + 2 * index] = first;
+        bytes[at + 2 * index + 1] = second;
+        index += 1;
+    }
+    bytes
+}
+
+const fn head(family: Family) -> [u8; HEAD] {
+    let addresses = addresses(family);
+    let header = header(HEAD + addresses + TAIL, GET_ENTRY, 0, 0);
+    let mut bytes = [0; HEAD];
+    let mut index = 0;
+    while index < HEADER {
+        bytes[index] = header[index];
+        index += 1;
+    }
+    bytes[HEADER] = family.number();
+    let (tuple, addresses) = (8 + addresses + TAIL, 4 + addresses);
+    let numbers = [
+        tuple as u16,
+        CTA_TUPLE_REPLY | NLA_F_NESTED,
+        addresses as u16,
+        CTA_TUPLE_IP | NLA_F_NESTED,
+    ];
+    with(bytes, HEADER + 4, numbers)
+}
+
+const HEADS: [[u8; HEAD]; 2] = [head(Family::V4), head(Family::V6)];
+
+/// The ports are to be put in.
+const PROTOCOL: [u8; TAIL] = {
+    let mut bytes = with([0; TAIL], 0, [TAIL as u16, CTA_TUPLE_PROTO | NLA_F_NESTED]);
+    bytes = with(bytes, 4, [5, CTA_PROTO_NUM]);
+    bytes[8] = libc::IPPROTO_TCP as u8;
+    bytes = with(bytes, 12, [6, CTA_PROTO_SRC_PORT]);
+    with(bytes, 20, [6, CTA_PROTO_DST_PORT])
+};
 
 /// Asks for the entry of a connection whose answers go from `local` to `remote`.
+#[inline(never)]
 pub fn request(local: Endpoint, remote: Endpoint, sequence: u32) -> Text<REQUEST> {
     let family = Family::of(remote.address);
-    let addresses = 2 * (4 + usize::from(family.bits() / 8));
-    let tuple = NESTS - 4 + addresses + PROTOCOL;
+    let [from, to] = address_kinds(family);
+    let [v4, v6] = &HEADS;
     let mut out = Text::new();
-    let nest = |out: &mut Text<REQUEST>, kind: u16, length: usize| {
-        out.put(&(4 + length as u16).to_ne_bytes());
-        out.put(&(kind | NLA_F_NESTED).to_ne_bytes());
-    };
-    out.put(&header(HEADER + 4 + 4 + tuple, GET_ENTRY, 0, sequence));
-    // struct nfgenmsg
-    out.put(&[family.number(), 0, 0, 0]);
-    nest(&mut out, CTA_TUPLE_REPLY, tuple);
-    nest(&mut out, CTA_TUPLE_IP, addresses);
-    let [from, to] = address_attributes(family);
+    out.put(if family == Family::V4 { v4 } else { v6 });
     put_address(&mut out, from, local.address);
     put_address(&mut out, to, remote.address);
-    nest(&mut out, CTA_TUPLE_PROTO, PROTOCOL);
-    put_attribute(&mut out, CTA_PROTO_NUM, &[libc::IPPROTO_TCP as u8]);
-    put_attribute(&mut out, CTA_PROTO_SRC_PORT, &local.port.to_be_bytes());
-    put_attribute(&mut out, CTA_PROTO_DST_PORT, &remote.port.to_be_bytes());
+    let tail = out.as_bytes().len();
+    out.put(&PROTOCOL);
+    out.overwrite(8, &sequence.to_ne_bytes());
+    out.overwrite(tail + 16, &local.port.to_be_bytes());
+    out.overwrite(tail + 24, &remote.port.to_be_bytes());
     out
 }
 
-/// How the first packet of a connection came in, before any address or port of
-/// it was rewritten.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Original {
-    /// Who sent it.
-    pub source: Endpoint,
-    /// What it asked for.
-    pub destination: Endpoint,
-}
-
-/// What the entry says that was asked for; ENOENT where there is none.
-pub fn answer(bytes: &[u8], sequence: u32) -> Result<Original, Errno> {
+/// What `remote` asked for when it began the connection, before any address or
+/// port was rewritten; ENOENT where there is no entry, or where it did not begin.
+#[inline(never)]
+pub fn answer(bytes: &[u8], sequence: u32, remote: Endpoint) -> Result<Endpoint, Errno> {
     let payload = only(bytes, sequence, ENTRY)?;
-    original(payload).map_err(|Malformed| Errno::EINVAL)
+    // struct nfgenmsg
+    let tuple = find(payload.get(4..).unwrap_or_default(), CTA_TUPLE_ORIG);
+    let [from, to] = address_kinds(Family::of(remote.address));
+    let source = end(tuple, from, CTA_PROTO_SRC_PORT)?;
+    let destination = end(tuple, to, CTA_PROTO_DST_PORT)?;
+    let has_begun = source == remote;
+    has_begun.then_some(destination).ok_or(Errno::ENOENT)
 }
 
-fn original(payload: &[u8]) -> Result<Original, Malformed> {
-    // struct nfgenmsg
-    let (fixed, attributes) = payload.split_first_chunk::<4>().ok_or(Malformed)?;
-    let family = Family::from_number(fixed[0]).ok_or(Malformed)?;
-    let tuple = find(attributes, CTA_TUPLE_ORIG);
-    let (addresses, ports) = (find(tuple, CTA_TUPLE_IP), find(tuple, CTA_TUPLE_PROTO));
-    let [from, to] = address_attributes(family);
-    let endpoint = |address, port| {
-        let port = find(ports, port).first_chunk().ok_or(Malformed)?;
-        Ok(Endpoint {
-            address: address_of(find(addresses, address))?,
+/// One end of a tuple.
+#[inline(never)]
+fn end(tuple: &[u8], address: u16, port: u16) -> Result<Endpoint, Errno> {
+    let address = address_of(find(find(tuple, CTA_TUPLE_IP), address));
+    let port = find(find(tuple, CTA_TUPLE_PROTO), port).first_chunk();
+    match (address, port) {
+        (Ok(address), Some(port)) => Ok(Endpoint {
+            address,
             port: u16::from_be_bytes(*port),
-        })
-    };
-    Ok(Original {
-        source: endpoint(from, CTA_PROTO_SRC_PORT)?,
-        destination: endpoint(to, CTA_PROTO_DST_PORT)?,
-    })
+        }),
+        _ => Err(Errno::EINVAL),
+    }
 }
 
 #[cfg(test)]
@@ -114,25 +150,19 @@ mod tests {
     }
 
     // From Linux 6.18: port 8080 of a router is that of a service in another
-    // namespace.
+    // namespace. The ends as that namespace knows them, and what was asked for.
     #[cfg(target_endian = "little")]
-    const RECORDED: [(&[u8], &[u8], [&str; 4]); 2] = [
+    const RECORDED: [(&[u8], &[u8], [&str; 3]); 2] = [
         (
             include_bytes!("testing/conntrack/ipv4_request.bin"),
             include_bytes!("testing/conntrack/ipv4_answer.bin"),
-            [
-                "10.5.0.2:80",
-                "203.0.113.9:50001",
-                "203.0.113.9:50001",
-                "198.51.100.1:8080",
-            ],
+            ["10.5.0.2:80", "203.0.113.9:50001", "198.51.100.1:8080"],
         ),
         (
             include_bytes!("testing/conntrack/ipv6_request.bin"),
             include_bytes!("testing/conntrack/ipv6_answer.bin"),
             [
                 "[fd05::2]:80",
-                "[2001:db8:9::9]:50001",
                 "[2001:db8:9::9]:50001",
                 "[2001:db8:5::1]:8080",
             ],
@@ -143,31 +173,39 @@ mod tests {
     #[cfg(target_endian = "little")]
     fn real_questions_and_answers() {
         for ((asked, told, ends), sequence) in RECORDED.into_iter().zip(1..) {
-            let [local, remote, source, destination] = ends.map(endpoint);
+            let [local, remote, destination] = ends.map(endpoint);
             let request = request(local, remote, sequence);
             assert_eq!(request.as_bytes(), asked);
-            let original = Original {
-                source,
-                destination,
-            };
-            assert_eq!(answer(told, sequence), Ok(original));
-            assert_eq!(answer(told, sequence + 5), Err(Errno::EINVAL));
+            assert_eq!(answer(told, sequence, remote), Ok(destination));
+            assert_eq!(answer(told, sequence + 5, remote), Err(Errno::EINVAL));
+            // The service began it, or somebody else.
+            let port = remote.port + 1;
+            for other in [local, destination, Endpoint { port, ..remote }] {
+                assert_eq!(answer(told, sequence, other), Err(Errno::ENOENT));
+            }
         }
-        let none = include_bytes!("testing/conntrack/no_answer.bin");
-        assert_eq!(answer(none, 3), Err(Errno::ENOENT));
+        let (none, remote) = (
+            include_bytes!("testing/conntrack/no_answer.bin"),
+            endpoint("203.0.113.9:50001"),
+        );
+        assert_eq!(answer(none, 3, remote), Err(Errno::ENOENT));
     }
 
     /// Every cut of real answers, and every byte of them set to odd values.
     #[test]
     #[cfg(target_endian = "little")]
     fn damaged_answers_end() {
-        for ((_, told, _), sequence) in RECORDED.into_iter().zip(1..) {
+        for ((_, told, ends), sequence) in RECORDED.into_iter().zip(1..) {
+            let [_, remote, destination] = ends.map(endpoint);
             for end in 0..told.len() {
-                assert!(answer(&told[..end], sequence).is_err());
+                assert!(answer(&told[..end], sequence, remote).is_err());
                 for odd in [0, 1, 3, 5, 0x7f, 0xff] {
                     let mut bytes = told.to_vec();
                     bytes[end] = odd;
-                    let _ = answer(&bytes, sequence);
+                    let is_end = |found: Endpoint| {
+                        found.address == destination.address || found.port == destination.port
+                    };
+                    assert!(answer(&bytes, sequence, remote).map_or(true, is_end));
                 }
             }
         }

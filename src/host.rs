@@ -122,7 +122,7 @@ const PRIVATE: [Network; 7] = [
 
 /// A link by its number, where networks are kept.
 fn place_of_link(number: u32) -> Network {
-    v6(number.into(), 128)
+    Network::single(IpAddr::V6(Ipv6Addr::from_bits(number.into())))
 }
 
 /// Where routers that announce themselves have their address (RFC 4861 section
@@ -694,6 +694,7 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
     /// Whether what is in another network namespace may send by this link as
     /// well: it is a bridge with a port whose other end is there. So is every
     /// link while they are not known, or more than fit.
+    #[inline(never)]
     pub fn may_be_shared(&self, link: u32) -> bool {
         let shared = self.shared_links.view();
         let is_known = self.known & Section::Links.bit() != 0 && shared.lost == 0;
@@ -789,15 +790,17 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
     /// dump shows it.
     fn take_link(&mut self, link: Link) {
         let shared = self.shared_links.view_mut();
-        let mut share_if = |is_shared: bool, number| {
+        let Link { lower, master, .. } = link;
+        for (is_shared, by, number) in [
+            (link.leaves_namespace, lower, master),
+            (false, lower, link.number),
+            (false, master, link.number),
+        ] {
+            let is_shared = is_shared || shared.overlaps(place_of_link(by));
             if is_shared && number != 0 {
                 shared.insert(place_of_link(number), Section::Links.bit());
             }
-            number != 0 && shared.overlaps(place_of_link(number))
-        };
-        let stands_on_shared = share_if(false, link.lower);
-        let is_port_of_shared = share_if(link.leaves_namespace || stands_on_shared, link.master);
-        share_if(stands_on_shared || is_port_of_shared, link.number);
+        }
     }
 
     fn take_route(&mut self, route: Route) {

@@ -728,6 +728,7 @@ pub const ROUTE_REQUEST: usize = HEADER + 12 + 2 * (4 + 16);
 
 /// Asks for the route that packets to `destination` take; `source` is theirs,
 /// and must be the host's own (net/ipv4/route.c, ip_route_output_key_hash_rcu).
+#[inline(never)]
 pub fn route_request(
     destination: IpAddr,
     source: Option<IpAddr>,
@@ -736,27 +737,24 @@ pub fn route_request(
     let mut request = Text::new();
     let family = Family::of(destination);
     let bits = family.bits();
-    let attribute = 4 + usize::from(bits / 8);
-    let source = source.filter(|source| Family::of(*source) == family);
-    let (source_bits, attributes) = match source {
-        Some(_) => (bits, 2 * attribute),
-        None => (0, attribute),
-    };
-    let length = HEADER + 12 + attributes;
-    request.put(&header(length, RTM_GETROUTE, 0, sequence));
+    request.put(&header(0, RTM_GETROUTE, 0, sequence));
     // struct rtmsg
-    request.put(&[family.number(), bits, source_bits, 0, 0, 0, 0, 0]);
-    request.put(&RTM_F_FIB_MATCH.to_ne_bytes());
+    let [a, b, c, d] = RTM_F_FIB_MATCH.to_ne_bytes();
+    request.put(&[family.number(), bits, 0, 0, 0, 0, 0, 0, a, b, c, d]);
     put_address(&mut request, RTA_DST, destination);
     if let Some(source) = source {
         put_address(&mut request, RTA_SRC, source);
+        request.overwrite(HEADER + 2, &[bits]);
     }
+    let length = request.as_bytes().len() as u32;
+    request.overwrite(0, &length.to_ne_bytes());
     request
 }
 
 /// Hands each link that the route in the answer to `route_request` leads to, one
 /// for each of its next hops, to `each`. None for a route that leads nowhere, and
 /// where net.ipv4.nexthop_compat_mode is 0 and it points to a nexthop object.
+#[inline(never)]
 pub fn walk_next_hops(bytes: &[u8], sequence: u32, each: &mut dyn FnMut(u32)) -> Result<(), Errno> {
     // struct rtmsg
     let route = only(bytes, sequence, RTM_NEWROUTE)?.split_first_chunk::<12>();
@@ -807,25 +805,23 @@ pub fn find(attributes: &[u8], kind: u16) -> &[u8] {
     &[]
 }
 
-/// Appends an attribute with its padding.
+/// `address` in network byte order, with zeros behind IPv4.
 #[inline(never)]
-pub fn put_attribute(out: &mut TextView, kind: u16, value: &[u8]) {
-    out.put(&(4 + value.len() as u16).to_ne_bytes());
-    out.put(&kind.to_ne_bytes());
-    out.put(value);
-    out.put(
-        [0; 3]
-            .get(..value.len().wrapping_neg() & 3)
-            .unwrap_or_default(),
-    );
+pub fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => (u128::from(v4.to_bits()) << 96).to_be_bytes(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
 }
 
-/// Appends an address in network byte order.
+/// Appends an attribute that is an address in network byte order.
+#[inline(never)]
 pub fn put_address(out: &mut TextView, kind: u16, address: IpAddr) {
-    match address {
-        IpAddr::V4(v4) => put_attribute(out, kind, &v4.octets()),
-        IpAddr::V6(v6) => put_attribute(out, kind, &v6.octets()),
-    }
+    let length = Family::of(address).bits() / 8;
+    let [[a, b], [c, d]] = [4 + u16::from(length), kind].map(u16::to_ne_bytes);
+    out.put(&[a, b, c, d]);
+    let bytes = octets(address);
+    out.put(bytes.get(..length.into()).unwrap_or_default());
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ struct Sight {
 
 /// The newest SYNs of one link; the last ring has those of all links that have
 /// none of their own.
+#[derive(Clone, Copy)]
 struct Ring {
     /// Whose it is, until none was seen there for a window.
     link: u32,
@@ -36,33 +37,6 @@ struct Ring {
     lossy_until: Option<Instant>,
     /// Where the next one goes.
     next: usize,
-    sights: [Sight; SIGHTS],
-}
-
-impl Ring {
-    const EMPTY: Self = Self {
-        link: 0,
-        newest: None,
-        lossy_until: None,
-        next: 0,
-        sights: [Sight {
-            at: None,
-            connection: 0,
-            handshake: 0,
-            link: 0,
-        }; SIGHTS],
-    };
-
-    fn push(&mut self, sight: Sight, now: Instant, window: Duration) {
-        if let Some(place) = self.sights.get_mut(self.next) {
-            if now.is_within(window, place.at) {
-                self.lossy_until = place.at.map(|at| at.after(window));
-            }
-            *place = sight;
-        }
-        self.next = (self.next + 1) % SIGHTS;
-        self.newest = Some(now);
-    }
 }
 
 const SHARED: usize = SIGHT_RINGS - 1;
@@ -72,10 +46,13 @@ const SHARED: usize = SIGHT_RINGS - 1;
 const TRIES: usize = 8;
 
 /// All bytes zero when new.
+#[repr(C)]
 pub struct Sights {
     hash_key: HashKey,
     window: Duration,
     rings: [Ring; SIGHT_RINGS],
+    /// Of one ring after the other.
+    sights: [Sight; SIGHT_RINGS * SIGHTS],
 }
 
 impl Sights {
@@ -84,7 +61,18 @@ impl Sights {
         Self {
             hash_key: HashKey { k0: 0, k1: 0 },
             window: Duration::ZERO,
-            rings: [const { Ring::EMPTY }; SIGHT_RINGS],
+            rings: [Ring {
+                link: 0,
+                newest: None,
+                lossy_until: None,
+                next: 0,
+            }; SIGHT_RINGS],
+            sights: [Sight {
+                at: None,
+                connection: 0,
+                handshake: 0,
+                link: 0,
+            }; SIGHT_RINGS * SIGHTS],
         }
     }
 
@@ -103,61 +91,87 @@ impl Sights {
         link: u32,
         now: Instant,
     ) {
-        let [high, low] = words(source.address);
         let sight = Sight {
             at: Some(now),
             connection: self.fingerprint(source, destination),
-            handshake: self.hash_key.hash(&[high, low], sequence.into()),
+            handshake: self.handshake(source.address, sequence),
             link,
         };
-        let window = self.window;
-        let own = |ring: &Ring| ring.link == link && ring.newest.is_some();
-        let idle = |ring: &Ring| !now.is_within(window, ring.newest);
-        let mut rings = self.rings.iter().take(SHARED);
-        let index = rings
-            .position(own)
-            .or_else(|| self.rings.iter().take(SHARED).position(idle))
-            .unwrap_or(SHARED);
-        if let Some(ring) = self.rings.get_mut(index) {
-            ring.link = link;
-            ring.push(sight, now, window);
+        // The link's own, else one that none has now.
+        let mut index = SHARED;
+        for (own, ring) in self.rings.iter().enumerate().take(SHARED) {
+            let is_free = !now.is_within(self.window, ring.newest);
+            if ring.link == link && !is_free {
+                index = own;
+                break;
+            }
+            if is_free && index == SHARED {
+                index = own;
+            }
         }
+        let Some(ring) = self.rings.get_mut(index) else {
+            return;
+        };
+        if let Some(place) = self.sights.get_mut(index * SIGHTS + ring.next) {
+            if now.is_within(self.window, place.at) {
+                ring.lossy_until = place.at.map(|at| at.after(self.window));
+            }
+            *place = sight;
+        }
+        ring.next = (ring.next + 1) % SIGHTS;
+        (ring.link, ring.newest) = (link, Some(now));
     }
 
-    /// Whether the SYN of this connection came in by a way back to its source and
-    /// by no other link, as far as all others are remembered.
+    /// Whether the SYN of this connection came in by one of the ways back to its
+    /// source and by no other link, as far as all others are remembered.
     #[inline(never)]
     pub fn came_back_way(
         &self,
         source: Endpoint,
         destination: Endpoint,
-        is_way_back: &dyn Fn(u32) -> bool,
+        ways: &[u32],
         now: Instant,
     ) -> bool {
-        let is_complete = self.rings.iter().enumerate().all(|(index, ring)| {
-            let is_way_backs = index != SHARED && is_way_back(ring.link);
-            is_way_backs || now.is_past(ring.lossy_until)
-        });
+        for (index, ring) in self.rings.iter().enumerate() {
+            let is_others = index == SHARED || !is_among(ways, ring.link);
+            if is_others && !now.is_past(ring.lossy_until) {
+                return false;
+            }
+        }
         let connection = self.fingerprint(source, destination);
-        let sights = || {
-            let sights = self.rings.iter().flat_map(|ring| &ring.sights);
-            sights.filter(|sight| now.is_within(self.window, sight.at))
-        };
-        let of_connection = |sight: &&Sight| sight.connection == connection;
-        let by_way_back = sights().filter(|sight| is_way_back(sight.link));
-        let mut seen = by_way_back.filter(of_connection).take(TRIES);
-        let is_elsewhere = |seen: &Sight| {
-            sights().any(|other| other.handshake == seen.handshake && !is_way_back(other.link))
-        };
-        is_complete && seen.any(|seen| !is_elsewhere(seen))
+        let mut tries = TRIES;
+        for seen in &self.sights {
+            let is_it = seen.connection == connection && now.is_within(self.window, seen.at);
+            if is_it && is_among(ways, seen.link) && tries > 0 {
+                tries -= 1;
+                let mut others = self.sights.iter();
+                let is_others = |other: &Sight| {
+                    other.handshake == seen.handshake && !is_among(ways, other.link)
+                };
+                if !others.any(is_others) {
+                    return true;
+                }
+            }
+        }
+        false
     }
 
     /// A number that nobody can aim at.
+    #[inline(never)]
     pub fn fingerprint(&self, source: Endpoint, destination: Endpoint) -> u64 {
         let ([a, b], [c, d]) = (words(source.address), words(destination.address));
         let ports = u64::from(source.port) << 16 | u64::from(destination.port);
         self.hash_key.hash(&[a, b, c, d], ports)
     }
+
+    fn handshake(&self, address: IpAddr, sequence: u32) -> u64 {
+        self.hash_key.hash(&words(address), sequence.into())
+    }
+}
+
+#[inline(never)]
+fn is_among(ways: &[u32], link: u32) -> bool {
+    ways.iter().any(|way| *way == link)
 }
 
 /// No IPv6 address begins with all ones where an IPv4 one has them.
@@ -206,9 +220,8 @@ mod tests {
 
         fn judge(&self, source: &str, destination: &str, ways: &[u32]) -> bool {
             let (source, destination) = (endpoint(source), endpoint(destination));
-            let is_way_back = |link| ways.contains(&link);
             self.sights
-                .came_back_way(source, destination, &is_way_back, self.now)
+                .came_back_way(source, destination, ways, self.now)
         }
     }
 

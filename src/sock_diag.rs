@@ -10,7 +10,7 @@ use crate::kernel::{Errno, Instruction};
 use crate::limits::PEERS_ASKED;
 use crate::netlink::{
     Attribute, Attributes, Malformed, Messages, NLM_F_ACK, NLM_F_DUMP, Progress, address_of,
-    header, only, u32_at, walk_dump,
+    header, octets, only, u32_at, walk_dump,
 };
 use crate::proc_net_tcp::TcpState;
 
@@ -163,7 +163,8 @@ pub const FOREIGN_EVENTS: [Instruction; 31] = [
 /// Walks one datagram of the destroy groups SKNLGRP_INET_TCP_DESTROY and
 /// SKNLGRP_INET6_TCP_DESTROY (linux/sock_diag.h). Returns the number of
 /// messages that were not understood.
-pub fn walk_events(bytes: &[u8], mut each: impl FnMut(DiagSocket)) -> usize {
+#[inline(never)]
+pub fn walk_events(bytes: &[u8], each: &mut dyn FnMut(DiagSocket)) -> usize {
     let mut malformed: usize = 0;
     for message in Messages::new(bytes) {
         let socket = match message {
@@ -374,14 +375,6 @@ fn put_operation(request: &mut Request, code: u8, yes: usize, no: usize) {
     put(request, &(no as u16).to_ne_bytes());
 }
 
-/// `address` in network byte order, with zeros behind IPv4.
-fn octets(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(v4) => (u128::from(v4.to_bits()) << 96).to_be_bytes(),
-        IpAddr::V6(v6) => v6.octets(),
-    }
-}
-
 /// Requests are of fixed composition and fit by `REQUEST`.
 fn put(request: &mut Request, bytes: &[u8]) {
     let fits = request.extend_from_slice(bytes).is_ok();
@@ -410,7 +403,7 @@ mod tests {
 
     fn events(bytes: &[u8]) -> (List<DiagSocket>, usize) {
         let mut found = List::new();
-        let malformed = walk_events(bytes, |socket| found.push(socket));
+        let malformed = walk_events(bytes, &mut |socket| found.push(socket));
         (found, malformed)
     }
 

@@ -9,7 +9,7 @@
 use heapless::Vec;
 
 use crate::address::{Endpoint, Network, is_loopback};
-use crate::conntrack::{self, Original};
+use crate::conntrack;
 use crate::host::Host;
 use crate::kernel::{Descriptor, Errno, Kernel, Netlink};
 use crate::limits::{
@@ -30,58 +30,6 @@ use super::once::Once;
 use super::output::log_error;
 use super::questions::{ANSWER, Questions};
 use super::{Detector, Firewall, Listeners};
-
-/// A connection of another namespace, and all that decides about it.
-#[derive(Clone, Copy)]
-struct Case {
-    handshake: Handshake,
-    /// The peer's port is known: without it no entry of conntrack is.
-    has_peer_port: bool,
-    /// It never left its namespace.
-    is_loopback: bool,
-    /// Its peer may be anybody: neither private nor of this host, nor on a link.
-    is_from_elsewhere: bool,
-    is_blocked: bool,
-    /// Its port is one of those that outgoing connections are given.
-    is_ephemeral: bool,
-    /// Conntrack says that its peer began it; `None` until that is asked for.
-    peer_began: Option<bool>,
-    /// Its SYN came in by a way back to its peer and by no other link.
-    came_back_way: Option<bool>,
-}
-
-/// What becomes of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// It is no evidence.
-    Nothing,
-    /// Conntrack is to be asked.
-    AskConntrack,
-    /// What was seen of its SYN decides.
-    AskSights,
-    /// It is told, and blocks nobody.
-    Told,
-    /// It is evidence.
-    Counts,
-}
-
-impl Case {
-    fn verdict(&self) -> Verdict {
-        let may_count = self.handshake == Handshake::Proven
-            && self.has_peer_port
-            && !self.is_loopback
-            && self.is_from_elsewhere
-            && !self.is_blocked
-            && !self.is_ephemeral;
-        match (may_count, self.peer_began, self.came_back_way) {
-            (false, _, _) | (true, Some(false), _) => Verdict::Nothing,
-            (true, None, _) => Verdict::AskConntrack,
-            (true, Some(true), None) => Verdict::AskSights,
-            (true, Some(true), Some(false)) => Verdict::Told,
-            (true, Some(true), Some(true)) => Verdict::Counts,
-        }
-    }
-}
 
 /// What is known of the host.
 #[derive(Clone, Copy)]
@@ -218,9 +166,9 @@ impl Namespaces {
             };
             // Our own have a socket of their own.
             let bytes = buffer.get(..count).filter(|_| origin != 0);
-            let malformed = walk_events(bytes.unwrap_or_default(), |event| {
+            let malformed = walk_events(bytes.unwrap_or_default(), &mut |event| {
                 metrics.namespace_events += 1;
-                if case(&event, scene).verdict() == Verdict::AskConntrack {
+                if is_candidate(&event, scene) {
                     let _ = candidates.push(event);
                 }
             });
@@ -253,28 +201,12 @@ impl Namespaces {
         if is_sure && has_evidence || !self.may_ask(has_evidence, now) {
             return None;
         }
-        let mut case = case(event, scene);
-        let mut original = None;
-        loop {
-            match case.verdict() {
-                Verdict::Nothing => return None,
-                Verdict::AskConntrack => {
-                    original = self.original(kernel, event, now);
-                    let is_peers = |original: Original| original.source == event.remote;
-                    case.peer_began = Some(original.is_some_and(is_peers));
-                }
-                Verdict::AskSights => {
-                    let original = original?;
-                    let came = knows_ways && self.came_back_way(kernel, original, scene.host, now);
-                    case.came_back_way = Some(came);
-                }
-                Verdict::Told | Verdict::Counts => break,
-            }
-        }
-        let mut waiter = Waiter::new(source, original?.destination, event.remote, now);
-        waiter.data = data(event);
-        waiter.is_whole = case.verdict() == Verdict::Counts;
-        if let Some(sure) = self.sure.get_mut(place).filter(|_| waiter.is_whole) {
+        let asked_for = self.asked_for(kernel, event, now)?;
+        let is_whole =
+            knows_ways && self.came_back_way(kernel, event.remote, asked_for, scene.host, now);
+        let mut waiter = Waiter::new(source, asked_for, event.remote, now);
+        (waiter.data, waiter.is_whole) = (data(event), is_whole);
+        if let Some(sure) = self.sure.get_mut(place).filter(|_| is_whole) {
             let at = Some(now);
             *sure = Sure { fingerprint, at };
         }
@@ -307,40 +239,31 @@ impl Namespaces {
         is_left
     }
 
-    /// How the connection began, by conntrack.
+    /// What the peer asked for, by conntrack; `None` where it did not begin.
     #[inline(never)]
-    fn original(
+    fn asked_for(
         &mut self,
         kernel: &mut impl Kernel,
         event: &DiagSocket,
         now: Instant,
-    ) -> Option<Original> {
+    ) -> Option<Endpoint> {
         if !now.is_past(self.conntrack_retry) {
             return None;
         }
         let sequence = self.conntrack.next_sequence();
         let request = conntrack::request(event.local, event.remote, sequence);
         let mut buffer = [0; ANSWER];
-        let bytes = self
+        let answer = self
             .conntrack
-            .ask(kernel, Netlink::Netfilter, request.as_bytes(), &mut buffer);
-        let answer = bytes.and_then(|bytes| conntrack::answer(bytes, sequence));
-        match answer {
-            Ok(_) | Err(Errno::ENOENT) => {
-                self.conntrack_retry = None;
-                self.down.reset();
-            }
-            Err(Errno::EINTR | Errno::EAGAIN | Errno::EMFILE | Errno::ENFILE) => {}
-            Err(error) => {
-                // Each question would let the kernel look for a module.
-                self.conntrack_retry = Some(now.after(EVENTS_RETRY));
-                let why: &[u8] = if error == Errno::EPERM {
-                    b"conntrack needs CAP_NET_ADMIN"
-                } else {
-                    b"the kernel cannot be asked for conntrack"
-                };
-                self.log_down(kernel, why);
-            }
+            .ask(kernel, Netlink::Netfilter, request.as_bytes(), &mut buffer)
+            .and_then(|bytes| conntrack::answer(bytes, sequence, event.remote));
+        self.conntrack_retry = None;
+        if let Err(error) = answer
+            && error != Errno::ENOENT
+        {
+            // Each question would let the kernel look for a module.
+            self.conntrack_retry = Some(now.after(EVENTS_RETRY));
+            self.log_down(kernel, b"they need conntrack, and CAP_NET_ADMIN to ask it");
         }
         answer.ok()
     }
@@ -351,14 +274,11 @@ impl Namespaces {
     fn came_back_way(
         &mut self,
         kernel: &mut impl Kernel,
-        original: Original,
+        source: Endpoint,
+        destination: Endpoint,
         host: &Host,
         now: Instant,
     ) -> bool {
-        let Original {
-            source,
-            destination,
-        } = original;
         // What is forwarded has no source that the kernel would take.
         let own = Some(destination.address).filter(|own| host.is_own(*own));
         let sequence = self.routes.next_sequence();
@@ -374,24 +294,21 @@ impl Namespaces {
             }
         };
         let _ = bytes.and_then(|bytes| walk_next_hops(bytes, sequence, &mut add));
-        let is_way_back = |link| ways.contains(&link);
-        self.sights
-            .came_back_way(source, destination, &is_way_back, now)
+        self.sights.came_back_way(source, destination, &ways, now)
     }
 }
 
-/// What an event shows by itself.
-fn case(event: &DiagSocket, scene: &Scene) -> Case {
-    let (local, remote) = (event.local, event.remote);
-    let source = scene.host.source_of(remote.address);
-    Case {
-        handshake: event.handshake,
-        has_peer_port: remote.port != 0,
-        is_loopback: is_loopback(local.address),
-        is_from_elsewhere: scene.host.is_elsewhere(remote.address),
-        is_blocked: scene.firewall.is_blocked(source),
-        is_ephemeral: scene.listeners.is_ephemeral(local.port),
-        peer_began: None,
-        came_back_way: None,
-    }
+/// Whether a connection of another namespace may be evidence, as far as its end
+/// shows: its handshake is proven; its peer's port is known, since no entry of
+/// conntrack is found without; it did leave its namespace; its peer may be
+/// anybody, and is not blocked; and its port is none that outgoing connections
+/// are given.
+fn is_candidate(event: &DiagSocket, scene: &Scene) -> bool {
+    let (local, remote, host) = (event.local, event.remote, scene.host);
+    event.handshake == Handshake::Proven
+        && remote.port != 0
+        && !is_loopback(local.address)
+        && host.is_elsewhere(remote.address)
+        && !scene.firewall.is_blocked(host.source_of(remote.address))
+        && !scene.listeners.is_ephemeral(local.port)
 }
