@@ -1820,4 +1820,94 @@ mod tests {
             "{seen:?}"
         );
     }
+
+    /// A message of RTM_NEWLINK, and the end of a dump of links.
+    fn links_of(host: &mut Host<4, 4>, links: &[(u32, u32, u32, bool)]) {
+        host.begin(Section::Links);
+        for (number, lower, master, leaves_namespace) in links.iter().copied() {
+            host.take(HostMessage::Link(Link {
+                number,
+                lower,
+                master,
+                leaves_namespace,
+            }));
+        }
+        host.finish(Section::Links, true);
+    }
+
+    fn shared_of(links: &[(u32, u32, u32, bool)], dumps: usize) -> List<u32> {
+        let mut host = Host::<4, 4>::new();
+        (0..dumps).for_each(|_| links_of(&mut host, links));
+        (1..20).filter(|link| host.may_be_shared(*link)).collect()
+    }
+
+    #[test]
+    fn links_that_containers_may_send_by() {
+        // A veth uplink; a bridge with a container's port and the uplink's.
+        assert_eq!(shared_of(&[(2, 0, 0, true)], 1), []);
+        let bridge = [(2, 0, 3, false), (3, 0, 0, false), (4, 0, 3, true)];
+        assert_eq!(shared_of(&bridge, 1), [3, 4]);
+        assert_eq!(shared_of(&bridge, 2), [2, 3, 4]);
+        // A VLAN of it.
+        let vlan = [(4, 0, 3, true), (5, 3, 0, false), (6, 2, 0, false)];
+        assert_eq!(shared_of(&vlan, 1), [3, 4, 5]);
+        // A veth pair of our own joins it to the next bridge: 7 and 8.
+        let pair = [(4, 0, 3, true), (7, 8, 3, false), (8, 7, 9, false)];
+        assert_eq!(shared_of(&pair, 1), [3, 4, 7, 8, 9]);
+        let late = [(8, 7, 9, false), (7, 8, 3, false), (4, 0, 3, true)];
+        assert_eq!(shared_of(&late, 3), [3, 4, 7, 8, 9]);
+    }
+
+    /// Every link counts as shared while they are not known.
+    #[test]
+    fn unknown_links_are_shared() {
+        let mut host = Host::<4, 4>::new();
+        assert!(host.may_be_shared(2));
+        host.begin(Section::Links);
+        assert!(host.may_be_shared(2));
+        host.finish(Section::Links, true);
+        assert!(!host.may_be_shared(2));
+        // What must be known to block is something else.
+        assert!(host.is_incomplete());
+        links_of(&mut host, &[(4, 0, 3, true)]);
+        assert!(host.may_be_shared(3));
+        links_of(&mut host, &[]);
+        assert!(!host.may_be_shared(3));
+        let too_many: List<_> = (1..=limits::SHARED_LINKS as u32 + 1)
+            .map(|number| (0, 0, number * 2, true))
+            .collect();
+        links_of(&mut host, &too_many);
+        assert!(host.may_be_shared(1) && host.may_be_shared(4));
+        links_of(&mut host, &[]);
+        assert!(!host.may_be_shared(1));
+    }
+
+    #[test]
+    fn who_may_be_anybody() {
+        let mut host = Host::<4, 4>::new();
+        for (text, expected) in [
+            ("203.0.113.9", true),
+            ("::ffff:203.0.113.9", true),
+            ("2001:db8::9", true),
+            ("127.0.0.1", false),
+            ("::1", false),
+            ("10.255.255.255", false),
+            ("::ffff:10.0.0.1", false),
+            ("172.16.0.1", false),
+            ("172.32.0.1", true),
+            ("192.168.1.1", false),
+            ("100.64.0.1", false),
+            ("100.128.0.1", true),
+            ("169.254.1.1", false),
+            ("fd00::1", false),
+            ("fe80::1", false),
+        ] {
+            assert_eq!(host.is_elsewhere(ip(text)), expected, "{text}");
+        }
+        let own = address(ip("203.0.113.1"), 24, None, None);
+        walk_host(&own, 0, |message| host.take(message));
+        assert!(!host.is_elsewhere(ip("203.0.113.1")));
+        assert!(!host.is_elsewhere(ip("203.0.113.9")));
+        assert!(host.is_elsewhere(ip("203.0.114.9")));
+    }
 }

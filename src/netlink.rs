@@ -1011,15 +1011,24 @@ mod tests {
 
     #[test]
     fn links_that_carry_nothing() {
-        for (kind, flags, expected) in [
-            (RTM_NEWLINK, 0x1_1043_u32, 0),
-            (RTM_NEWLINK, 0x1_1042, 1),
-            (RTM_NEWLINK, 0x1043, 1),
-            (RTM_DELLINK, 0x1_1043, 1),
+        let is_there = HostMessage::Link(Link {
+            number: 0,
+            lower: 0,
+            master: 0,
+            leaves_namespace: false,
+        });
+        let (down, gone) = (HostMessage::LinkDown, HostMessage::Removed(Section::Links));
+        for (kind, of_dump, flags, expected) in [
+            (RTM_NEWLINK, 0, 0x1_1043_u32, &[is_there][..]),
+            (RTM_NEWLINK, 0, 0x1_1042, &[down, is_there]),
+            (RTM_NEWLINK, 0, 0x1043, &[down, is_there]),
+            // It was down before.
+            (RTM_NEWLINK, NLM_F_MULTI, 0x1043, &[is_there]),
+            (RTM_DELLINK, 0, 0x1_1043, &[down, gone]),
         ] {
             let payload = [&[0; 8], &flags.to_ne_bytes()[..], &[0; 4]].concat();
-            let found = routes(&message(kind, 0, 0, &payload)).0;
-            assert_eq!(found, std::vec![HostMessage::LinkDown; expected]);
+            let found = routes(&message(kind, of_dump, 0, &payload)).0;
+            assert_eq!(found, expected);
         }
     }
 
@@ -1154,5 +1163,98 @@ mod tests {
                 check(&bytes);
             }
         }
+    }
+
+    fn link(number: u32, lower: u32, master: u32, leaves_namespace: bool) -> Link {
+        Link {
+            number,
+            lower,
+            master,
+            leaves_namespace,
+        }
+    }
+
+    /// A veth whose other end is in another namespace, and one that is a port of a
+    /// bridge as well.
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_real_dump_of_links() {
+        let bytes = include_bytes!("testing/netlink/links.bin");
+        let mut found = Vec::new();
+        let progress = walk_host(bytes, 11, |message| found.push(message));
+        assert_eq!(progress, Progress::Done);
+        let expected = [link(2, 0, 0, true), link(4, 0, 3, true)];
+        assert_eq!(found, expected.map(HostMessage::Link));
+    }
+
+    /// Its lower link is ours where no namespace is named.
+    #[test]
+    fn a_link_on_another() {
+        let attributes = [(IFLA_LINK, 7_u32), (IFLA_MASTER, 9)];
+        let attributes = attributes.map(|(kind, number)| attribute(kind, &number.to_ne_bytes()));
+        let fixed = [&[0; 4], &8_u32.to_ne_bytes()[..], &[0; 8]].concat();
+        let payload = [&fixed[..], &attributes.concat()].concat();
+        let found = routes(&message(RTM_NEWLINK, NLM_F_MULTI, SEQUENCE, &payload)).0;
+        assert_eq!(found, [HostMessage::Link(link(8, 7, 9, false))]);
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn questions_for_a_route() {
+        let ip = |text: &str| text.parse().unwrap();
+        let request = route_request(ip("203.0.113.9"), Some(ip("198.51.100.1")), 3);
+        let expected = [
+            44, 0, 0, 0, 26, 0, 1, 0, 3, 0, 0, 0, 0, 0, 0, 0, 2, 32, 32, 0, 0, 0, 0, 0, 0, 0x20, 0,
+            0, 8, 0, 1, 0, 203, 0, 113, 9, 8, 0, 2, 0, 198, 51, 100, 1,
+        ];
+        assert_eq!(request.as_bytes(), expected);
+        let request = route_request(ip("203.0.113.9"), None, 3);
+        assert_eq!(request.as_bytes()[..4], [36, 0, 0, 0]);
+        assert_eq!(request.as_bytes()[4..18], expected[4..18]);
+        assert_eq!(request.as_bytes()[18..], [&[0], &expected[19..36]].concat());
+        let request = route_request(ip("2001:db8::9"), Some(ip("2001:db8::1")), 3);
+        assert_eq!(request.as_bytes().len(), ROUTE_REQUEST);
+        assert_eq!(request.as_bytes()[..4], [68, 0, 0, 0]);
+        assert_eq!(request.as_bytes()[16..19], [10, 128, 128]);
+    }
+
+    /// Answers of Linux 6.18: a default route by link 2; by links 2 and 5; by a
+    /// nexthop object of link 5, with net.ipv4.nexthop_compat_mode 1 and 0; to an
+    /// address of its own; none.
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn real_routes() {
+        let next_hops = |bytes: &[u8], sequence| {
+            let mut found = Vec::new();
+            walk_next_hops(bytes, sequence, &mut |link| found.push(link)).map(|()| found)
+        };
+        macro_rules! recorded {
+            ($name:literal) => {
+                &include_bytes!(concat!("testing/netlink/route_", $name, ".bin"))[..]
+            };
+        }
+        for (bytes, sequence, expected) in [
+            (recorded!("ipv4"), 1, &[2][..]),
+            (recorded!("ipv6"), 2, &[2]),
+            (recorded!("ipv4_multipath"), 4, &[2, 5]),
+            (recorded!("ipv6_multipath"), 5, &[2, 5]),
+            (recorded!("nexthop_object"), 6, &[5]),
+            (recorded!("nexthop_object_only"), 7, &[]),
+            (recorded!("local"), 10, &[]),
+        ] {
+            assert_eq!(next_hops(bytes, sequence), Ok(expected.to_vec()));
+            assert_eq!(next_hops(bytes, sequence + 1), Err(Errno::EINVAL));
+            for end in 0..bytes.len() {
+                assert!(next_hops(&bytes[..end], sequence).is_err(), "{end}");
+                for odd in [0, 1, 3, 5, 0x7f, 0xff] {
+                    let mut damaged = bytes.to_vec();
+                    damaged[end] = odd;
+                    let found = next_hops(&damaged, sequence).unwrap_or_default();
+                    assert!(found.len() <= bytes.len() / 8);
+                }
+            }
+        }
+        let none = recorded!("unreachable");
+        assert_eq!(next_hops(none, 8), Err(Errno(libc::EHOSTUNREACH)));
     }
 }

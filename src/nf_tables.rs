@@ -950,6 +950,7 @@ fn kind_of(message: &Message) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::Failure;
     use core::net::Ipv6Addr;
     use std::format;
     use std::string::{String, ToString};

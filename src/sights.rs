@@ -146,7 +146,9 @@ impl Sights {
                 tries -= 1;
                 let mut others = self.sights.iter();
                 let is_others = |other: &Sight| {
-                    other.handshake == seen.handshake && !is_among(ways, other.link)
+                    other.handshake == seen.handshake
+                        && !is_among(ways, other.link)
+                        && now.is_within(self.window, other.at)
                 };
                 if !others.any(is_others) {
                     return true;

@@ -386,6 +386,7 @@ mod tests {
     use super::*;
     use crate::kernel::Errno;
     use crate::netlink::Failure;
+    use core::net::Ipv4Addr;
     use std::format;
     use std::string::String;
 
@@ -416,6 +417,88 @@ mod tests {
             None => "?",
         };
         format!("{} {} {data}", text(socket.local), text(socket.remote))
+    }
+
+    /// What the filter lets through of an event with this peer, whose socket is of
+    /// IPv6 where the text is.
+    #[cfg(target_endian = "little")]
+    fn passes(peer: &str, port: u16) -> bool {
+        let mut event = recorded(0).to_vec();
+        let (family, octets) = match peer.parse().unwrap() {
+            IpAddr::V4(v4) => (Family::V4, v4.octets().to_vec()),
+            IpAddr::V6(v6) => (Family::V6, v6.octets().to_vec()),
+        };
+        event[16] = family.number();
+        event[22..24].copy_from_slice(&port.to_be_bytes());
+        event[40..56].fill(0);
+        event[40..40 + octets.len()].copy_from_slice(&octets);
+        crate::packets::tests::run(&FOREIGN_EVENTS, &event, 0, 0) > 0
+    }
+
+    /// Each network that is left out, by its first and last address and those
+    /// beside them.
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn events_of_peers_that_may_be_anybody() {
+        let v4 = [
+            ("0.0.0.0/32", false),
+            ("9.255.255.255/32", true),
+            ("10.0.0.0/8", false),
+            ("11.0.0.0/32", true),
+            ("100.63.255.255/32", true),
+            ("100.64.0.0/10", false),
+            ("100.128.0.0/32", true),
+            ("126.255.255.255/32", true),
+            ("127.0.0.0/8", false),
+            ("128.0.0.0/32", true),
+            ("169.253.255.255/32", true),
+            ("169.254.0.0/16", false),
+            ("169.255.0.0/32", true),
+            ("172.15.255.255/32", true),
+            ("172.16.0.0/12", false),
+            ("172.32.0.0/32", true),
+            ("192.167.255.255/32", true),
+            ("192.168.0.0/16", false),
+            ("192.169.0.0/32", true),
+            ("203.0.113.9/32", true),
+            ("255.255.255.255/32", true),
+        ];
+        for (network, expected) in v4 {
+            let network = Network::parse(network.as_bytes()).unwrap();
+            let IpAddr::V4(first) = network.address() else {
+                panic!("{network:?}")
+            };
+            let hosts = u32::MAX.checked_shr(network.prefix_length().into());
+            let last = Ipv4Addr::from_bits(first.to_bits() | hosts.unwrap_or(0));
+            for address in [first, last] {
+                for text in [format!("{address}"), format!("::ffff:{address}")] {
+                    assert_eq!(passes(&text, 40_000), expected, "{text}");
+                    assert!(!passes(&text, 0), "{text}");
+                }
+            }
+        }
+        for (address, expected) in [
+            ("::", false),
+            ("::1", false),
+            ("::ffff:ffff", false),
+            ("::fffe:203.0.113.9", true),
+            ("::1:203.0.113.9", true),
+            ("::1:0:203.0.113.9", true),
+            ("0:1::", true),
+            ("64:ff9b::203.0.113.9", true),
+            ("2001:db8::9", true),
+            ("fbff:ffff::", true),
+            ("fc00::", false),
+            ("fdff:ffff:ffff::ffff", false),
+            ("fe00::", true),
+            ("fe7f:ffff::", true),
+            ("fe80::", false),
+            ("febf:ffff::1", false),
+            ("fec0::", true),
+        ] {
+            assert_eq!(passes(address, 40_000), expected, "{address}");
+            assert!(!passes(address, 0), "{address}");
+        }
     }
 
     /// The peer's port may be 0: what was disconnected lost more than that.
