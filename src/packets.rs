@@ -56,8 +56,10 @@ const PACKET_HOST: u32 = 0;
 const ARPHRD_LOOPBACK: u32 = 772;
 
 const PROTOCOL_TCP: u32 = 6;
-/// IP_OFFSET of net/ip.h: fragments but the first have no TCP header.
-const FRAGMENT_OFFSET: u32 = 0x1fff;
+/// IP_MF and IP_OFFSET of net/ip.h: a packet that is not whole.
+const FRAGMENT: u16 = 0x3fff;
+/// NEXTHDR_FRAGMENT of net/ipv6.h.
+const FRAGMENT_HEADER: u8 = 44;
 
 const fn load(code: u16, operand: u32) -> Instruction {
     jump(code, operand, 0, 0)
@@ -73,18 +75,19 @@ const fn jump(code: u16, operand: u32, if_true: u8, if_false: u8) -> Instruction
 }
 
 /// Lets TCP segments of IPv4 through that came from another host without ACK,
-/// and with SYN or with neither SYN nor RST. Nearly all end at ACK, the fifth.
+/// and with SYN or with neither SYN nor RST; and fragments of segments, whose flags
+/// may be in another one. Nearly all end at ACK, the seventh.
 const FILTER_V4: [Instruction; 16] = [
     load(LDB, 9),
     jump(JEQ, PROTOCOL_TCP, 0, 13),
+    load(LDH, 6),
+    jump(JSET, FRAGMENT as u32, 6, 0),
     load(LDX_HEADER, 0),
     load(LDB_X, 13),
-    jump(JSET, ACK as u32, 10, 0),
+    jump(JSET, ACK as u32, 8, 0),
     load(AND, (SYN | RST) as u32),
     jump(JEQ, SYN as u32, 1, 0),
-    jump(JEQ, 0, 0, 7),
-    load(LDH, 6),
-    jump(JSET, FRAGMENT_OFFSET, 5, 0),
+    jump(JEQ, 0, 0, 5),
     load(LDB, PACKET_TYPE),
     jump(JEQ, PACKET_HOST, 0, 3),
     load(LDH, HARDWARE_TYPE),
@@ -95,9 +98,12 @@ const FILTER_V4: [Instruction; 16] = [
 ];
 
 /// The same of IPv6.
-const FILTER_V6: [Instruction; 13] = [
+const FILTER_V6: [Instruction; 16] = [
     load(LDB, 6),
-    jump(JEQ, PROTOCOL_TCP, 0, 10),
+    jump(JEQ, PROTOCOL_TCP, 3, 0),
+    jump(JEQ, FRAGMENT_HEADER as u32, 0, 12),
+    load(LDB, 40),
+    jump(JEQ, PROTOCOL_TCP, 5, 10),
     load(LDB, 40 + 13),
     jump(JSET, ACK as u32, 8, 0),
     load(AND, (SYN | RST) as u32),
@@ -130,6 +136,8 @@ pub enum Kind {
     Fin,
     /// FIN, PSH and URG.
     Xmas,
+    /// A piece of a segment; its ports and number count as 0.
+    Fragment,
 }
 
 /// A packet that no connection of the peer needs, or that opens one. Whoever
@@ -159,10 +167,20 @@ pub fn parse(bytes: &[u8], family: Family) -> Option<Packet> {
     let (source, rest) = rest.split_at_checked(length)?;
     let (destination, _) = rest.split_at_checked(length)?;
     let (_, tcp) = bytes.split_at_checked(header.max(addresses + 2 * length))?;
-    let tcp: &[u8; 20] = tcp.first_chunk()?;
+    let place = u16::from_be_bytes([*bytes.get(6)?, *bytes.get(7)?]);
+    let is_fragment = match family {
+        Family::V4 => place & FRAGMENT != 0,
+        Family::V6 => place >> 8 == FRAGMENT_HEADER.into(),
+    };
+    let tcp: &[u8; 20] = if is_fragment {
+        &[0; 20]
+    } else {
+        tcp.first_chunk()?
+    };
     let kind = match tcp[13] & (FIN | SYN | RST | PSH | ACK | URG) {
         // The kernel takes it with PSH and URG as well (net/ipv4/tcp_input.c,
         // tcp_rcv_state_process).
+        _ if is_fragment => Kind::Fragment,
         flags if flags & (FIN | SYN | RST | ACK) == SYN => Kind::Syn,
         0 => Kind::Null,
         FIN => Kind::Fin,
@@ -324,7 +342,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn other_protocols_and_fragments() {
+    fn other_protocols() {
         for protocol in 0..=255 {
             for (family, offset) in [(Family::V4, 9), (Family::V6, 6)] {
                 let mut packet = sample(family, SYN);
@@ -333,12 +351,39 @@ pub(crate) mod tests {
                 assert_eq!(passes, protocol == 6, "{protocol}");
             }
         }
+    }
+
+    /// Whatever its flags seem to be; also where nothing but ports and a number
+    /// is in the first piece.
+    #[test]
+    fn fragments() {
         for bit in 0..16 {
-            let mut packet = sample(Family::V4, SYN);
+            let mut packet = sample(Family::V4, ACK);
             packet[6..8].copy_from_slice(&(1_u16 << bit).to_be_bytes());
-            let passes = run(&FILTER_V4, &packet, PACKET_HOST, 1) > 0;
-            // More fragments, don't fragment, and a reserved bit.
-            assert_eq!(passes, bit >= 13, "{bit}");
+            // Don't fragment, and a reserved bit.
+            let is_fragment = bit < 14;
+            for end in [28, packet.len()] {
+                let passes = run(&FILTER_V4, &packet[..end], PACKET_HOST, 1) > 0;
+                assert_eq!(passes, is_fragment, "{bit}");
+            }
+            let parsed = parse(&packet[..28], Family::V4);
+            let expected = is_fragment.then_some(Kind::Fragment);
+            assert_eq!(parsed.map(|packet| packet.kind), expected, "{bit}");
+        }
+        let (source, _) = ends(Family::V6);
+        for protocol in 0..=255 {
+            let mut packet = sample(Family::V6, ACK);
+            (packet[6], packet[40]) = (FRAGMENT_HEADER, protocol);
+            for end in [48, packet.len()] {
+                let passes = run(&FILTER_V6, &packet[..end], PACKET_HOST, 1) > 0;
+                assert_eq!(passes, protocol == 6, "{protocol}");
+            }
+            let parsed = parse(&packet[..48], Family::V6).unwrap();
+            assert_eq!(parsed.kind, Kind::Fragment);
+            assert_eq!(
+                (parsed.source.address, parsed.source.port),
+                (source.address, 0)
+            );
         }
     }
 

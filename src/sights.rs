@@ -24,6 +24,9 @@ struct Sight {
     /// turned round may ask for another port when it comes back.
     handshake: u64,
     link: u32,
+    /// A fingerprint of its source's address and port, for what numbers segments
+    /// anew.
+    client: u32,
 }
 
 /// The newest SYNs of one link; the last ring has those of all links that have
@@ -40,6 +43,10 @@ struct Ring {
 }
 
 const SHARED: usize = SIGHT_RINGS - 1;
+
+/// What no sequence number is: fragments, and ports.
+const FRAGMENT: u64 = 1 << 32;
+const PORTS: u64 = 2 << 32;
 
 /// So many SYNs of one connection are looked at: it has one, and some more where
 /// that was lost.
@@ -72,6 +79,7 @@ impl Sights {
                 connection: 0,
                 handshake: 0,
                 link: 0,
+                client: 0,
             }; SIGHT_RINGS * SIGHTS],
         }
     }
@@ -81,21 +89,25 @@ impl Sights {
         (self.hash_key, self.window) = (hash_key, window);
     }
 
-    /// Takes in a SYN that came in by a link, for whatever destination.
+    /// Takes in a SYN that came in by a link, for whatever destination; or, with
+    /// no sequence number, a fragment, which may be one.
     #[inline(never)]
     pub fn note(
         &mut self,
         source: Endpoint,
         destination: Endpoint,
-        sequence: u32,
+        sequence: Option<u32>,
         link: u32,
         now: Instant,
     ) {
+        let sequence = sequence.map_or(FRAGMENT, u64::from);
+        let client = PORTS | u64::from(source.port);
         let sight = Sight {
             at: Some(now),
             connection: self.fingerprint(source, destination),
-            handshake: self.handshake(source.address, sequence),
+            handshake: self.of_source(source.address, sequence),
             link,
+            client: self.of_source(source.address, client) as u32,
         };
         // The link's own, else one that none has now.
         let mut index = SHARED;
@@ -139,6 +151,7 @@ impl Sights {
             }
         }
         let connection = self.fingerprint(source, destination);
+        let fragment = self.of_source(source.address, FRAGMENT);
         let mut tries = TRIES;
         for seen in &self.sights {
             let is_it = seen.connection == connection && now.is_within(self.window, seen.at);
@@ -146,7 +159,9 @@ impl Sights {
                 tries -= 1;
                 let mut others = self.sights.iter();
                 let is_others = |other: &Sight| {
-                    other.handshake == seen.handshake
+                    (other.handshake == seen.handshake
+                        || other.client == seen.client
+                        || other.handshake == fragment)
                         && !is_among(ways, other.link)
                         && now.is_within(self.window, other.at)
                 };
@@ -166,8 +181,8 @@ impl Sights {
         self.hash_key.hash(&[a, b, c, d], ports)
     }
 
-    fn handshake(&self, address: IpAddr, sequence: u32) -> u64 {
-        self.hash_key.hash(&words(address), sequence.into())
+    fn of_source(&self, address: IpAddr, number: u64) -> u64 {
+        self.hash_key.hash(&words(address), number)
     }
 }
 
@@ -213,7 +228,7 @@ mod tests {
         fn syn(&mut self, source: &str, destination: &str, sequence: u32, link: u32) {
             let (source, destination) = (endpoint(source), endpoint(destination));
             self.sights
-                .note(source, destination, sequence, link, self.now);
+                .note(source, destination, Some(sequence), link, self.now);
         }
 
         fn seconds(&mut self, seconds: u64) {
@@ -284,14 +299,40 @@ mod tests {
         }
     }
 
-    /// Another sequence number is another SYN, and so is another source's.
+    /// Another port and sequence number is another SYN, and so is another
+    /// source's.
     #[test]
     fn others_by_other_links_do_not_matter() {
         let mut bench = Bench::new();
         bench.syn(SCANNER, SERVICE, 7, UPLINK);
-        bench.syn(SCANNER, SERVICE, 8, BRIDGE);
+        bench.syn("203.0.113.9:50002", SERVICE, 8, BRIDGE);
         bench.syn("203.0.113.8:50001", SERVICE, 7, BRIDGE);
         assert!(bench.judge(SCANNER, SERVICE, &[UPLINK]));
+    }
+
+    /// What turns a SYN round may number it anew.
+    #[test]
+    fn the_same_port_by_another_link_is_the_same_client() {
+        let mut bench = Bench::new();
+        bench.syn(SCANNER, "192.0.2.7:9", 8, BRIDGE);
+        bench.syn(SCANNER, SERVICE, 7, UPLINK);
+        assert!(!bench.judge(SCANNER, SERVICE, &[UPLINK]));
+    }
+
+    /// Nobody knows what was in a fragment of its source.
+    #[test]
+    fn fragments_by_another_link_may_be_it() {
+        for (source, link, is_sure) in [
+            ("203.0.113.9:0", BRIDGE, false),
+            ("203.0.113.9:0", UPLINK, true),
+            ("203.0.113.8:0", BRIDGE, true),
+        ] {
+            let mut bench = Bench::new();
+            let (source, destination) = (endpoint(source), endpoint("192.0.2.7:0"));
+            bench.sights.note(source, destination, None, link, NOW);
+            bench.syn(SCANNER, SERVICE, 7, UPLINK);
+            assert_eq!(bench.judge(SCANNER, SERVICE, &[UPLINK]), is_sure);
+        }
     }
 
     #[test]
@@ -300,11 +341,11 @@ mod tests {
         for sequence in 0..TRIES as u32 {
             bench.syn(SCANNER, SERVICE, sequence, UPLINK);
             if sequence < TRIES as u32 - 1 {
-                bench.syn(SCANNER, SERVICE, sequence, BRIDGE);
+                bench.syn("203.0.113.9:9", SERVICE, sequence, BRIDGE);
             }
         }
         assert!(bench.judge(SCANNER, SERVICE, &[UPLINK]));
-        bench.syn(SCANNER, SERVICE, TRIES as u32 - 1, BRIDGE);
+        bench.syn("203.0.113.9:9", SERVICE, TRIES as u32 - 1, BRIDGE);
         assert!(!bench.judge(SCANNER, SERVICE, &[UPLINK]));
     }
 

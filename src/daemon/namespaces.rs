@@ -18,7 +18,7 @@ use crate::limits::{
 };
 use crate::metrics::Metrics;
 use crate::netlink::{route_request, walk_next_hops};
-use crate::packets::Packet;
+use crate::packets::{Kind, Packet};
 use crate::sights::Sights;
 use crate::sock_diag::{DiagSocket, FOREIGN_EVENTS, Handshake, walk_events};
 use crate::table::HashKey;
@@ -218,12 +218,12 @@ impl Namespaces {
         self.sights.fingerprint(Endpoint { address, port }, local)
     }
 
-    /// Takes note of a SYN that came in by a link.
+    /// Takes note of a SYN that came in by a link, or of what may be one.
     pub(super) fn see_syn(&mut self, packet: &Packet, link: u32, host: &Host, now: Instant) {
         if self.socket.is_some() && host.is_elsewhere(packet.source.address) {
             let (source, destination) = (packet.source, packet.destination);
-            self.sights
-                .note(source, destination, packet.sequence, link, now);
+            let sequence = Some(packet.sequence).filter(|_| packet.kind == Kind::Syn);
+            self.sights.note(source, destination, sequence, link, now);
         }
     }
 
