@@ -56,10 +56,13 @@ const PACKET_HOST: u32 = 0;
 const ARPHRD_LOOPBACK: u32 = 772;
 
 const PROTOCOL_TCP: u32 = 6;
-/// IP_MF and IP_OFFSET of net/ip.h: a packet that is not whole.
-const FRAGMENT: u16 = 0x3fff;
-/// NEXTHDR_FRAGMENT of net/ipv6.h.
+/// IP_OFFSET of net/ip.h: fragments but the first have no TCP header.
+const FRAGMENT_OFFSET: u16 = 0x1fff;
+/// IP_MF of net/ip.h: a first fragment, whose flags may be in the next.
+const MORE_FRAGMENTS: u16 = 0x2000;
+/// NEXTHDR_FRAGMENT of net/ipv6.h, and IP6_OFFSET in it.
 const FRAGMENT_HEADER: u8 = 44;
+const FRAGMENT_OFFSET_V6: u16 = 0xfff8;
 
 const fn load(code: u16, operand: u32) -> Instruction {
     jump(code, operand, 0, 0)
@@ -75,13 +78,14 @@ const fn jump(code: u16, operand: u32, if_true: u8, if_false: u8) -> Instruction
 }
 
 /// Lets TCP segments of IPv4 through that came from another host without ACK,
-/// and with SYN or with neither SYN nor RST; and fragments of segments, whose flags
-/// may be in another one. Nearly all end at ACK, the seventh.
-const FILTER_V4: [Instruction; 16] = [
+/// and with SYN or with neither SYN nor RST; and the first fragments of segments.
+/// Nearly all end at ACK, the eighth.
+const FILTER_V4: [Instruction; 17] = [
     load(LDB, 9),
-    jump(JEQ, PROTOCOL_TCP, 0, 13),
+    jump(JEQ, PROTOCOL_TCP, 0, 14),
     load(LDH, 6),
-    jump(JSET, FRAGMENT as u32, 6, 0),
+    jump(JSET, FRAGMENT_OFFSET as u32, 12, 0),
+    jump(JSET, MORE_FRAGMENTS as u32, 6, 0),
     load(LDX_HEADER, 0),
     load(LDB_X, 13),
     jump(JSET, ACK as u32, 8, 0),
@@ -98,12 +102,14 @@ const FILTER_V4: [Instruction; 16] = [
 ];
 
 /// The same of IPv6.
-const FILTER_V6: [Instruction; 16] = [
+const FILTER_V6: [Instruction; 18] = [
     load(LDB, 6),
-    jump(JEQ, PROTOCOL_TCP, 3, 0),
-    jump(JEQ, FRAGMENT_HEADER as u32, 0, 12),
+    jump(JEQ, PROTOCOL_TCP, 5, 0),
+    jump(JEQ, FRAGMENT_HEADER as u32, 0, 14),
     load(LDB, 40),
-    jump(JEQ, PROTOCOL_TCP, 5, 10),
+    jump(JEQ, PROTOCOL_TCP, 0, 12),
+    load(LDH, 42),
+    jump(JSET, FRAGMENT_OFFSET_V6 as u32, 10, 5),
     load(LDB, 40 + 13),
     jump(JSET, ACK as u32, 8, 0),
     load(AND, (SYN | RST) as u32),
@@ -136,7 +142,7 @@ pub enum Kind {
     Fin,
     /// FIN, PSH and URG.
     Xmas,
-    /// A piece of a segment; its ports and number count as 0.
+    /// The first piece of a segment.
     Fragment,
 }
 
@@ -157,29 +163,27 @@ pub struct Packet {
 /// Reads a packet from its network header on, as the filter cuts it. `None`
 /// for what is cut further, and for flags of no meaning.
 pub fn parse(bytes: &[u8], family: Family) -> Option<Packet> {
-    let first = *bytes.first()?;
-    let (addresses, header) = match family {
-        Family::V4 => (12, usize::from(first & 15) * 4),
-        Family::V6 => (8, 40),
+    let [first, .., sixth] = *bytes.first_chunk::<7>()?;
+    let (addresses, header, is_fragment) = match family {
+        Family::V4 => {
+            let is_fragment = u16::from(sixth) & MORE_FRAGMENTS >> 8 != 0;
+            (12, usize::from(first & 15) * 4, is_fragment)
+        }
+        Family::V6 if sixth == FRAGMENT_HEADER => (8, 40 + 8, true),
+        Family::V6 => (8, 40, false),
     };
     let length = usize::from(family.bits() / 8);
     let (_, rest) = bytes.split_at_checked(addresses)?;
     let (source, rest) = rest.split_at_checked(length)?;
     let (destination, _) = rest.split_at_checked(length)?;
     let (_, tcp) = bytes.split_at_checked(header.max(addresses + 2 * length))?;
-    let place = u16::from_be_bytes([*bytes.get(6)?, *bytes.get(7)?]);
-    let is_fragment = match family {
-        Family::V4 => place & FRAGMENT != 0,
-        Family::V6 => place >> 8 == FRAGMENT_HEADER.into(),
-    };
-    let tcp: &[u8; 20] = if is_fragment {
-        &[0; 20]
-    } else {
-        tcp.first_chunk()?
-    };
+    // Of a fragment there may be no more than ports and number.
+    let known = tcp.get(..if is_fragment { 8 } else { 20 })?;
+    let mut tcp = [0; 20];
+    for (to, from) in tcp.iter_mut().zip(known) {
+        *to = *from;
+    }
     let kind = match tcp[13] & (FIN | SYN | RST | PSH | ACK | URG) {
-        // The kernel takes it with PSH and URG as well (net/ipv4/tcp_input.c,
-        // tcp_rcv_state_process).
         _ if is_fragment => Kind::Fragment,
         flags if flags & (FIN | SYN | RST | ACK) == SYN => Kind::Syn,
         0 => Kind::Null,
@@ -356,34 +360,49 @@ pub(crate) mod tests {
     /// Whatever its flags seem to be; also where nothing but ports and a number
     /// is in the first piece.
     #[test]
-    fn fragments() {
+    fn first_fragments() {
+        let expected = |family| {
+            let (source, destination) = ends(family);
+            (source, destination, Kind::Fragment, 0x0123_4567)
+        };
+        let parts = |packet: Packet| {
+            (
+                packet.source,
+                packet.destination,
+                packet.kind,
+                packet.sequence,
+            )
+        };
         for bit in 0..16 {
             let mut packet = sample(Family::V4, ACK);
             packet[6..8].copy_from_slice(&(1_u16 << bit).to_be_bytes());
-            // Don't fragment, and a reserved bit.
-            let is_fragment = bit < 14;
             for end in [28, packet.len()] {
                 let passes = run(&FILTER_V4, &packet[..end], PACKET_HOST, 1) > 0;
-                assert_eq!(passes, is_fragment, "{bit}");
+                // Not those behind it, nor what must not be cut.
+                assert_eq!(passes, bit == 13, "{bit}");
             }
             let parsed = parse(&packet[..28], Family::V4);
-            let expected = is_fragment.then_some(Kind::Fragment);
-            assert_eq!(parsed.map(|packet| packet.kind), expected, "{bit}");
-        }
-        let (source, _) = ends(Family::V6);
-        for protocol in 0..=255 {
-            let mut packet = sample(Family::V6, ACK);
-            (packet[6], packet[40]) = (FRAGMENT_HEADER, protocol);
-            for end in [48, packet.len()] {
-                let passes = run(&FILTER_V6, &packet[..end], PACKET_HOST, 1) > 0;
-                assert_eq!(passes, protocol == 6, "{protocol}");
-            }
-            let parsed = parse(&packet[..48], Family::V6).unwrap();
-            assert_eq!(parsed.kind, Kind::Fragment);
             assert_eq!(
-                (parsed.source.address, parsed.source.port),
-                (source.address, 0)
+                parsed.map(parts),
+                (bit == 13).then_some(expected(Family::V4))
             );
+            packet[6] |= 0x20;
+            let passes = run(&FILTER_V4, &packet, PACKET_HOST, 1) > 0;
+            assert_eq!(passes, bit >= 13, "{bit}");
+        }
+        let whole = sample(Family::V6, ACK);
+        for (protocol, place) in [(6, 0), (6, 1), (6, 8), (6, 0xfff8), (17, 0), (60, 1)] {
+            let place = u16::to_be_bytes(place);
+            let header = [protocol, 0, place[0], place[1], 0, 0, 0, 7];
+            let mut packet = [&whole[..40], &header, &whole[40..]].concat();
+            packet[6] = FRAGMENT_HEADER;
+            for end in [56, packet.len()] {
+                let passes = run(&FILTER_V6, &packet[..end], PACKET_HOST, 1);
+                let is_first = protocol == 6 && place[0] == 0 && place[1] < 8;
+                assert_eq!(passes > 0, is_first, "{protocol} {place:?}");
+                let parsed = parse(&packet[..passes], Family::V6);
+                assert_eq!(parsed.map(parts), is_first.then_some(expected(Family::V6)));
+            }
         }
     }
 

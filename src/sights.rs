@@ -44,9 +44,8 @@ struct Ring {
 
 const SHARED: usize = SIGHT_RINGS - 1;
 
-/// What no sequence number is: fragments, and ports.
-const FRAGMENT: u64 = 1 << 32;
-const PORTS: u64 = 2 << 32;
+/// No sequence number: ports.
+const PORTS: u64 = 1 << 32;
 
 /// So many SYNs of one connection are looked at: it has one, and some more where
 /// that was lost.
@@ -89,23 +88,21 @@ impl Sights {
         (self.hash_key, self.window) = (hash_key, window);
     }
 
-    /// Takes in a SYN that came in by a link, for whatever destination; or, with
-    /// no sequence number, a fragment, which may be one.
+    /// Takes in a SYN that came in by a link, for whatever destination.
     #[inline(never)]
     pub fn note(
         &mut self,
         source: Endpoint,
         destination: Endpoint,
-        sequence: Option<u32>,
+        sequence: u32,
         link: u32,
         now: Instant,
     ) {
-        let sequence = sequence.map_or(FRAGMENT, u64::from);
         let client = PORTS | u64::from(source.port);
         let sight = Sight {
             at: Some(now),
             connection: self.fingerprint(source, destination),
-            handshake: self.of_source(source.address, sequence),
+            handshake: self.of_source(source.address, sequence.into()),
             link,
             client: self.of_source(source.address, client) as u32,
         };
@@ -151,7 +148,6 @@ impl Sights {
             }
         }
         let connection = self.fingerprint(source, destination);
-        let fragment = self.of_source(source.address, FRAGMENT);
         let mut tries = TRIES;
         for seen in &self.sights {
             let is_it = seen.connection == connection && now.is_within(self.window, seen.at);
@@ -159,9 +155,7 @@ impl Sights {
                 tries -= 1;
                 let mut others = self.sights.iter();
                 let is_others = |other: &Sight| {
-                    (other.handshake == seen.handshake
-                        || other.client == seen.client
-                        || other.handshake == fragment)
+                    (other.handshake == seen.handshake || other.client == seen.client)
                         && !is_among(ways, other.link)
                         && now.is_within(self.window, other.at)
                 };
@@ -228,7 +222,7 @@ mod tests {
         fn syn(&mut self, source: &str, destination: &str, sequence: u32, link: u32) {
             let (source, destination) = (endpoint(source), endpoint(destination));
             self.sights
-                .note(source, destination, Some(sequence), link, self.now);
+                .note(source, destination, sequence, link, self.now);
         }
 
         fn seconds(&mut self, seconds: u64) {
@@ -317,22 +311,6 @@ mod tests {
         bench.syn(SCANNER, "192.0.2.7:9", 8, BRIDGE);
         bench.syn(SCANNER, SERVICE, 7, UPLINK);
         assert!(!bench.judge(SCANNER, SERVICE, &[UPLINK]));
-    }
-
-    /// Nobody knows what was in a fragment of its source.
-    #[test]
-    fn fragments_by_another_link_may_be_it() {
-        for (source, link, is_sure) in [
-            ("203.0.113.9:0", BRIDGE, false),
-            ("203.0.113.9:0", UPLINK, true),
-            ("203.0.113.8:0", BRIDGE, true),
-        ] {
-            let mut bench = Bench::new();
-            let (source, destination) = (endpoint(source), endpoint("192.0.2.7:0"));
-            bench.sights.note(source, destination, None, link, NOW);
-            bench.syn(SCANNER, SERVICE, 7, UPLINK);
-            assert_eq!(bench.judge(SCANNER, SERVICE, &[UPLINK]), is_sure);
-        }
     }
 
     #[test]

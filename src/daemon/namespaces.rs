@@ -18,7 +18,7 @@ use crate::limits::{
 };
 use crate::metrics::Metrics;
 use crate::netlink::{route_request, walk_next_hops};
-use crate::packets::{Kind, Packet};
+use crate::packets::Packet;
 use crate::sights::Sights;
 use crate::sock_diag::{DiagSocket, FOREIGN_EVENTS, Handshake, walk_events};
 use crate::table::HashKey;
@@ -222,8 +222,8 @@ impl Namespaces {
     pub(super) fn see_syn(&mut self, packet: &Packet, link: u32, host: &Host, now: Instant) {
         if self.socket.is_some() && host.is_elsewhere(packet.source.address) {
             let (source, destination) = (packet.source, packet.destination);
-            let sequence = Some(packet.sequence).filter(|_| packet.kind == Kind::Syn);
-            self.sights.note(source, destination, sequence, link, now);
+            self.sights
+                .note(source, destination, packet.sequence, link, now);
         }
     }
 
