@@ -8,7 +8,7 @@
 
 use crate::address::{Endpoint, Family};
 use crate::kernel::Errno;
-use crate::netlink::{HEADER, address_of, find, header, only, put_address};
+use crate::netlink::{HEADER, Malformed, endpoint_of, find, header, only, put_address};
 use crate::text::Text;
 
 /// NFNL_SUBSYS_CTNETLINK of linux/netfilter/nfnetlink.h, and IPCTNL_MSG_CT_NEW.
@@ -130,15 +130,9 @@ pub fn answer(bytes: &[u8], sequence: u32, remote: Endpoint) -> Result<Endpoint,
 /// One end of a tuple.
 #[inline(never)]
 fn end(tuple: &[u8], address: u16, port: u16) -> Result<Endpoint, Errno> {
-    let address = address_of(find(find(tuple, CTA_TUPLE_IP), address));
-    let port = find(find(tuple, CTA_TUPLE_PROTO), port).first_chunk();
-    match (address, port) {
-        (Ok(address), Some(port)) => Ok(Endpoint {
-            address,
-            port: u16::from_be_bytes(*port),
-        }),
-        _ => Err(Errno::EINVAL),
-    }
+    let address = find(find(tuple, CTA_TUPLE_IP), address);
+    let port = find(find(tuple, CTA_TUPLE_PROTO), port);
+    endpoint_of(address, port).map_err(|Malformed| Errno::EINVAL)
 }
 
 #[cfg(test)]

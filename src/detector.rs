@@ -456,19 +456,22 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         None
     }
 
-    /// The ports with evidence against a source within the window.
+    /// How many ports a source has touched within the window; `None` if this
+    /// one is among them.
     #[inline(never)]
-    pub fn ports(&self, source: &Network, now: Instant) -> Ports {
-        let mut ports = Ports::new();
+    pub fn ports_without(&self, source: &Network, port: u16, now: Instant) -> Option<usize> {
         let slot = self.sources.find(source);
-        if let Some(watched) = slot.and_then(|slot| self.sources.value(slot)) {
-            for touched in watched.in_use() {
-                if now.is_within(self.window, touched.seen) {
-                    let _ = ports.push(touched.port);
+        let watched = slot.and_then(|slot| self.sources.value(slot));
+        let mut count = 0;
+        for touched in watched.map(Watched::in_use).unwrap_or_default() {
+            if now.is_within(self.window, touched.seen) {
+                if touched.port == port {
+                    return None;
                 }
+                count += 1;
             }
         }
-        ports
+        Some(count)
     }
 
     /// Whether `next_scan` has one.

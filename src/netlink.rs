@@ -6,7 +6,7 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::address::{Family, Network, fold_mapped};
+use crate::address::{Endpoint, Family, Network, fold_mapped};
 use crate::kernel::Errno;
 use crate::text::{Text, TextView};
 
@@ -303,6 +303,15 @@ pub fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
 pub fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
     let (_, rest) = bytes.split_at_checked(offset)?;
     rest.first_chunk().map(|bytes| u16::from_ne_bytes(*bytes))
+}
+
+/// An address, and a port at the start of other bytes, in network byte order.
+#[inline(never)]
+pub fn endpoint_of(address: &[u8], port: &[u8]) -> Result<Endpoint, Malformed> {
+    Ok(Endpoint {
+        address: address_of(address)?,
+        port: u16::from_be_bytes(*port.first_chunk().ok_or(Malformed)?),
+    })
 }
 
 /// An address in network byte order: 4 bytes of IPv4 or 16 of IPv6.

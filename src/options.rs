@@ -31,10 +31,10 @@ pub enum Id {
     BlockTime,
     /// --firewall
     Firewall,
-    /// --widen
-    Widen,
     /// --witness
     Witness,
+    /// --widen
+    Widen,
     /// --dry-run
     DryRun,
     /// --listen
@@ -73,8 +73,8 @@ impl Id {
         Self::Allow,
         Self::BlockTime,
         Self::Firewall,
-        Self::Widen,
         Self::Witness,
+        Self::Widen,
         Self::DryRun,
         Self::Listen,
         Self::Proc,
@@ -166,8 +166,8 @@ show||WHAT|all|all/new/scans|what a reading prints\n\
 allow|a|CIDR||address or network|never block; repeatable\n\
 block-time||LIST|10m,1h,1d,7d|1..8 of 1s..24d/forever|length\n\
 firewall||NAME|auto|auto/iptables/nft/none|where blocks go\n\
+witness||WHAT|auto|auto/none|packets that open connections\n\
 widen||N|16|2..256/none|blocked /64s that block a /56\n\
-witness||NAME|auto|auto/none|watch packets for connection attempts\n\
 dry-run|n||||detect and report, change no firewall\n\
 listen|l|ADDR:PORT|[::]:3021|ADDR:PORT or none|HTTP\n\
 proc||DIR|/proc|1..200 bytes|procfs to read\n\
@@ -919,8 +919,7 @@ pub fn write_help(out: &mut TextView) {
     for row in rows() {
         write_help_line(out, &row);
     }
-    out.put(b"DUR: a number with ms, s, m, h or d; bare: seconds.\n");
-    out.put(b"Each option is also read from the environment: TCPPARSER_BLOCK_TIME=1h,forever\n");
+    out.put(b"DUR: a number with ms, s, m, h, d or none (s). Or by TCPPARSER_BLOCK_TIME=1h,1d\n");
 }
 
 #[inline(never)]
@@ -1117,6 +1116,7 @@ mod tests {
             ("firewall=", word(&options.firewall), "auto"),
             ("widen=", options.widen.to_string(), "16"),
             ("ipset=", word(&options.names_ipset), "false"),
+            ("witness=", word(&options.has_witness), "true"),
             ("dry-run=", word(&options.dry_run), "false"),
             ("listen=", listen.unwrap_or("none".into()), "[::]:3021"),
             ("proc=", path(&options.proc_directory), "/proc"),
@@ -1205,6 +1205,7 @@ mod tests {
             "a allow -",
             "- block-time 10m,1h,1d,7d",
             "- firewall auto",
+            "- witness auto",
             "- widen 16",
             "n dry-run -",
             "l listen [::]:3021",
@@ -1238,7 +1239,7 @@ mod tests {
     #[rustfmt::skip]
     #[test]
     fn edges_of_every_range() {
-        let cases: [(&str, &[&str], &[&str]); 15] = [
+        let cases: [(&str, &[&str], &[&str]); 16] = [
             (
                 "--interval",
                 &["100ms", "3600s", "1h", "60m", "1", "3600", "3600000ms", "0001s"],
@@ -1279,6 +1280,7 @@ mod tests {
             ("--exec-root", &["/host"], &["", "/\0"]),
             ("--max-blocks-per-minute", &["1", "100000"], &["0", "100001", "", "1k"]),
             ("--widen", &["2", "256", "none"], &["0", "1", "257", "", "256/none", "NONE"]),
+            ("--witness", &["auto", "none"], &["", "yes", "1", "AUTO"]),
             (
                 "--unblock",
                 &["all", "192.0.2.1", "192.0.2.0/24", "2001:db8::/64"],
@@ -1330,6 +1332,8 @@ mod tests {
             ("--block-time 30s,forever", "block-time=30s,forever"),
             ("--firewall=none", "firewall=none"),
             ("--firewall=iptables", "firewall=iptables"),
+            ("--witness none", "witness=false"),
+            ("--witness none --witness=auto", ""),
             ("--widen 2", "widen=2"),
             ("--widen=none", "widen=0"),
             ("-n", "dry-run=true"),
@@ -1349,8 +1353,8 @@ mod tests {
     #[test]
     fn spellings() {
         let values = [
-            "5s", "1s", "9", "new", "::1", "1s,2s", "none", "2", "", ":80", "/p", "/r", "", "7",
-            "", "", "all", "", "", "", "",
+            "5s", "1s", "9", "new", "::1", "1s,2s", "none", "none", "2", "", ":80", "/p", "/r", "",
+            "7", "", "", "all", "", "", "", "",
         ];
         for (row, value) in TABLE.iter().zip(values) {
             let name = format!("--{}", row.name);

@@ -11,7 +11,7 @@
 
 use crate::address::{Endpoint, Family};
 use crate::kernel::Instruction;
-use crate::netlink::address_of;
+use crate::netlink::endpoint_of;
 
 // linux/if_ether.h
 const ETH_P_IP: u16 = 0x0800;
@@ -191,21 +191,15 @@ pub fn parse(bytes: &[u8], family: Family) -> Option<Packet> {
         flags if flags == FIN | PSH | URG => Kind::Xmas,
         _ => return None,
     };
-    let endpoint = |bytes: &[u8], port: [u8; 2]| {
-        let address = address_of(bytes).ok()?;
-        // IPv4 in IPv6 is dropped (net/ipv6/ip6_input.c, ip6_rcv_core), but
-        // after us.
-        (Family::of(address) == family).then_some(Endpoint {
-            address,
-            port: u16::from_be_bytes(port),
-        })
-    };
-    Some(Packet {
-        source: endpoint(source, [tcp[0], tcp[1]])?,
-        destination: endpoint(destination, [tcp[2], tcp[3]])?,
+    let packet = Packet {
+        source: endpoint_of(source, tcp).ok()?,
+        destination: endpoint_of(destination, &tcp[2..]).ok()?,
         kind,
         sequence: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
-    })
+    };
+    // IPv4 in IPv6 is dropped (net/ipv6/ip6_input.c, ip6_rcv_core), but after us.
+    let is_of = |end: Endpoint| Family::of(end.address) == family;
+    (is_of(packet.source) && is_of(packet.destination)).then_some(packet)
 }
 
 #[cfg(test)]

@@ -1,15 +1,13 @@
 //! Bytes of NETLINK_SOCK_DIAG (sock_diag(7)) <-> TCP sockets: destroy events,
 //! dumps, and requests for one socket: what it is, or to destroy it.
 
-use core::net::IpAddr;
-
 use heapless::Vec;
 
 use crate::address::{Endpoint, Family, Network};
 use crate::kernel::{Errno, Instruction};
 use crate::limits::PEERS_ASKED;
 use crate::netlink::{
-    Attribute, Attributes, Malformed, Messages, NLM_F_ACK, NLM_F_DUMP, Progress, address_of,
+    Attribute, Attributes, Malformed, Messages, NLM_F_ACK, NLM_F_DUMP, Progress, endpoint_of,
     header, octets, only, u32_at, walk_dump,
 };
 use crate::proc_net_tcp::TcpState;
@@ -224,15 +222,9 @@ fn parse_socket(payload: &[u8]) -> Result<DiagSocket, Malformed> {
 fn endpoint(fixed: &[u8; FIXED], port: usize, address: usize) -> Result<Endpoint, Malformed> {
     let family = Family::from_number(fixed[0]).ok_or(Malformed)?;
     let length = usize::from(family.bits() / 8);
-    let part = |offset: usize, length: usize| {
-        let (_, rest) = fixed.split_at_checked(offset)?;
-        rest.get(..length)
-    };
-    let port = part(port, 2).and_then(|bytes| bytes.first_chunk());
-    Ok(Endpoint {
-        address: address_of(part(address, length).ok_or(Malformed)?)?,
-        port: u16::from_be_bytes(*port.ok_or(Malformed)?),
-    })
+    let (_, address) = fixed.split_at_checked(address).ok_or(Malformed)?;
+    let (_, port) = fixed.split_at_checked(port).ok_or(Malformed)?;
+    endpoint_of(address.get(..length).ok_or(Malformed)?, port)
 }
 
 /// The struct tcp_info; empty where there is none, as of TIME_WAIT.
@@ -386,7 +378,7 @@ mod tests {
     use super::*;
     use crate::kernel::Errno;
     use crate::netlink::Failure;
-    use core::net::Ipv4Addr;
+    use core::net::{IpAddr, Ipv4Addr};
     use std::format;
     use std::string::String;
 

@@ -10,7 +10,7 @@ use crate::metrics::Metrics;
 use crate::time::{Duration, Instant, nearest};
 
 use super::cpu_share::CpuShare;
-use super::kept_file::{KeptFile, fill};
+use super::kept_file::KeptFile;
 
 /// The kernel's own count; all bytes zero when new.
 pub(super) struct Counters {
@@ -95,18 +95,10 @@ impl Counters {
         buffer: &mut [u8],
         metrics: &mut Metrics,
     ) -> Option<TcpCounters> {
-        let filled = self
-            .snmp
-            .begin(kernel)
-            .map(|file| fill(kernel, file, buffer));
-        let counters = match filled {
-            Ok((count, true)) => parse_snmp(buffer.get(..count).unwrap_or_default()),
-            Ok((_, false)) | Err(_) => None,
-        };
-        self.snmp.end(kernel, counters.is_none());
-        metrics.resets_sent = counters?.resets_sent;
-        self.received = counters?.received;
-        counters
+        let counters = parse_snmp(self.snmp.read(kernel, buffer)?)?;
+        metrics.resets_sent = counters.resets_sent;
+        self.received = counters.received;
+        Some(counters)
     }
 
     pub(super) fn received(&self) -> u64 {

@@ -41,6 +41,22 @@ impl KeptFile {
         Ok(file.descriptor)
     }
 
+    /// What stands in it, as far as the buffer holds it.
+    #[inline(never)]
+    pub(super) fn read<'a>(
+        &mut self,
+        kernel: &mut impl Kernel,
+        buffer: &'a mut [u8],
+    ) -> Option<&'a [u8]> {
+        let filled = match self.begin(kernel) {
+            Ok(file) => fill(kernel, file, buffer),
+            Err(_) => (0, false),
+        };
+        self.end(kernel, !filled.1);
+        let (count, is_whole) = filled;
+        buffer.get(..count).filter(|_| is_whole)
+    }
+
     /// Ends a pass; after one that failed the next opens the file anew.
     #[inline(never)]
     pub(super) fn end(&mut self, kernel: &mut impl Kernel, has_failed: bool) {

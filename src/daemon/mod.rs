@@ -294,10 +294,14 @@ impl Daemon {
         if is_ready(&found, self.watcher.socket()) {
             self.take_events(kernel, moment.now);
         }
-        if self.witness.is_due(&found, moment.now) {
+        let sockets = self.witness.sockets(moment.now).into_iter();
+        let has_packets = sockets.flatten().any(|one| is_ready(&found, Some(one)));
+        if has_packets || moment.now.reaches(self.witness.deadline()) {
             self.take_packets(kernel, moment.now);
         }
-        self.look_up_opens(kernel, moment.now);
+        if moment.now.reaches(self.opens.deadline()) {
+            self.look_up_opens(kernel, moment.now);
+        }
         if is_ready(&found, self.namespaces.events(moment.now)) {
             self.take_namespace_events(kernel, moment.now);
         }
@@ -348,8 +352,10 @@ impl Daemon {
             add(interest);
         }
         add(Interest::read(self.watcher.events(now)));
-        self.witness.interests(now).into_iter().for_each(&mut add);
         add(Interest::read(self.namespaces.events(now)));
+        for socket in self.witness.sockets(now) {
+            add(Interest::read(socket));
+        }
         add(Interest::read(self.facts.events(now)));
         add(Interest::read(self.commands.netfilter.events(now)));
         for pipe in self.commands.pipes() {
@@ -740,9 +746,11 @@ impl Daemon {
                 }
                 let (local, remote) = (packet.destination, packet.source);
                 if let Some(source) = intake.suspect(local, remote, &context, firewall) {
-                    let open = Open::new(local, remote, source, now);
-                    let ports = intake.detector.ports(&source, now);
-                    opens.note(&open, ports, options.ports, options.window);
+                    let ports = intake.detector.ports_without(&source, local.port, now);
+                    if let Some(ports) = ports {
+                        let open = Open::new(local, remote, source, now);
+                        opens.note(open, ports, options.ports);
+                    }
                 }
             });
     }
@@ -787,14 +795,8 @@ impl Daemon {
     }
 
     /// Looks up connections that packets asked for.
-    fn look_up_opens(&mut self, kernel: &mut impl Kernel, now: Instant) {
-        if now.reaches(self.opens.deadline()) {
-            self.look_up_due_opens(kernel, now);
-        }
-    }
-
     #[inline(never)]
-    fn look_up_due_opens(&mut self, kernel: &mut impl Kernel, now: Instant) {
+    fn look_up_opens(&mut self, kernel: &mut impl Kernel, now: Instant) {
         let context = Context::new(&self.host, &self.watcher, self.web.own_listener(), now);
         let (intake, early) = (&mut self.intake, &mut self.early);
         let (firewall, metrics) = (&mut self.commands.firewall, &mut self.metrics);

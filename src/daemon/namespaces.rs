@@ -190,7 +190,7 @@ impl Namespaces {
         now: Instant,
     ) -> Option<Waiter> {
         let source = scene.host.source_of(event.remote.address);
-        let has_evidence = !detector.ports(&source, now).is_empty();
+        let has_evidence = detector.ports_without(&source, 0, now) != Some(0);
         let fingerprint = self.fingerprint(source, event.local);
         let place = fingerprint as usize % NAMESPACE_MEMORY;
         let sure = self.sure.get(place);
@@ -311,4 +311,106 @@ fn is_candidate(event: &DiagSocket, scene: &Scene) -> bool {
         && host.is_elsewhere(remote.address)
         && !scene.firewall.is_blocked(host.source_of(remote.address))
         && !scene.listeners.is_ephemeral(local.port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits;
+    use crate::listeners::PortRange;
+    use std::boxed::Box;
+
+    const NOW: Instant = Instant::from_secs(10_000);
+
+    fn endpoint(text: &str) -> Endpoint {
+        Endpoint::parse(text.as_bytes()).unwrap()
+    }
+
+    fn event(local: &str, remote: &str, handshake: Handshake) -> DiagSocket {
+        DiagSocket {
+            local: endpoint(local),
+            remote: endpoint(remote),
+            state: 7,
+            interface: 0,
+            cookie: 1,
+            inode: 0,
+            received_data: Some(false),
+            handshake,
+            is_disconnected: false,
+        }
+    }
+
+    /// Every case by the one thing that tells it from evidence.
+    #[test]
+    fn what_may_be_evidence() {
+        let mut listeners: Box<Listeners> = crate::testing::boxed(Listeners::new);
+        listeners.set_local_port_range(PortRange {
+            low: 32_768,
+            high: 60_999,
+        });
+        let mut host: Box<Host> = crate::testing::boxed(Host::new);
+        let network = |text: &str| Network::parse(text.as_bytes()).unwrap();
+        let address = |text: &str, prefix: &str| {
+            crate::netlink::HostMessage::Address(crate::netlink::AddressMessage {
+                local: endpoint(text).address,
+                prefix: network(prefix),
+                broadcast: None,
+                scope: 0,
+                flags: 0,
+                interface: 2,
+            })
+        };
+        host.take(address("198.51.100.1:0", "198.51.100.0/24"));
+        let firewall: Box<Firewall> = crate::testing::boxed(Firewall::new);
+        let scene = Scene {
+            host: &host,
+            firewall: &firewall,
+            listeners: &listeners,
+        };
+        let proven = Handshake::Proven;
+        let (local, remote) = ("10.5.0.2:80", "203.0.113.9:50001");
+        for (number, (local, remote, handshake, expected)) in [
+            (local, remote, proven, true),
+            ("[fd05::2]:80", "[2001:db8::9]:50001", proven, true),
+            // A container with a public address, a low port of a peer.
+            ("192.0.2.7:8080", "203.0.113.9:80", proven, true),
+            (local, remote, Handshake::Unproven, false),
+            (local, remote, Handshake::Unknown, false),
+            (local, "203.0.113.9:0", proven, false),
+            ("127.0.0.1:80", remote, proven, false),
+            ("[::1]:80", "[2001:db8::9]:50001", proven, false),
+            (local, "127.0.0.1:50001", proven, false),
+            (local, "10.5.0.3:50001", proven, false),
+            (local, "[fd05::3]:50001", proven, false),
+            // Our own address, as of a proxy, and one on a link.
+            (local, "198.51.100.1:50001", proven, false),
+            (local, "198.51.100.2:50001", proven, false),
+            ("10.5.0.2:32768", remote, proven, false),
+            ("10.5.0.2:60999", remote, proven, false),
+            ("10.5.0.2:32767", remote, proven, true),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let event = event(local, remote, handshake);
+            assert_eq!(is_candidate(&event, &scene), expected, "case {number}");
+        }
+    }
+
+    /// Sources without evidence have half of a second's look-ups.
+    #[test]
+    fn look_ups_are_shared() {
+        let mut namespaces: Box<Namespaces> = crate::testing::boxed(Namespaces::new);
+        let half = limits::NAMESPACE_LOOKUPS / 2;
+        for _ in 0..half {
+            assert!(namespaces.may_ask(false, NOW));
+        }
+        assert!(!namespaces.may_ask(false, NOW));
+        for _ in 0..half {
+            assert!(namespaces.may_ask(true, NOW));
+        }
+        assert!(!namespaces.may_ask(true, NOW));
+        let later = NOW.after(Duration::from_secs(1));
+        assert!(namespaces.may_ask(false, later));
+    }
 }

@@ -1,8 +1,8 @@
 //! Packets that ask for connections: two packet sockets show them as they come
 //! in. All of their bytes can be forged, so they are hints and no evidence.
 
-use crate::address::{Family, PerFamily};
-use crate::kernel::{Descriptor, Errno, Interest, Kernel};
+use crate::address::Family;
+use crate::kernel::{Descriptor, Errno, Kernel};
 use crate::limits::{
     WITNESS_FULL_REST, WITNESS_PACKETS, WITNESS_PAUSE, WITNESS_READS, WITNESS_REST,
 };
@@ -11,7 +11,7 @@ use crate::packets::{NO_ETHERTYPE, Packet, ethertype, filter, parse};
 use crate::text::{parse_decimal, split_once, trim};
 use crate::time::{Duration, Instant, nearest};
 
-use super::kept_file::{KeptFile, fill};
+use super::kept_file::KeptFile;
 use super::once::Once;
 use super::output::log_error;
 use super::procfs::read_small;
@@ -21,7 +21,8 @@ const RATE_PERIOD: Duration = Duration::from_millis(500);
 
 /// All bytes zero when new.
 pub(super) struct Witness {
-    sockets: PerFamily<Option<Descriptor>>,
+    /// In the order of `Family::ALL`; both or none.
+    sockets: [Option<Descriptor>; 2],
     down: Once,
     paused: Once,
     has_one_processor: bool,
@@ -42,7 +43,7 @@ pub(super) struct Witness {
 impl Witness {
     pub(super) const fn new() -> Self {
         Self {
-            sockets: PerFamily::new(None, None),
+            sockets: [None; 2],
             down: Once::NEW,
             paused: Once::NEW,
             has_one_processor: false,
@@ -57,46 +58,48 @@ impl Witness {
     }
 
     /// Opens the sockets, unless they are.
+    #[inline(never)]
     pub(super) fn check(&mut self, kernel: &mut impl Kernel, proc_directory: &[u8]) {
-        if self.sockets.v4.is_some() {
+        if self.has_sockets() {
             return;
         }
-        for family in Family::ALL {
-            if let Err(Errno(_)) = self.open(kernel, family) {
-                self.close(kernel);
-                if self.down.say() {
-                    let words = b"no packet sockets (CAP_NET_RAW): \
-                        scans that hold their connections are seen some tenths of a second later";
-                    log_error(kernel, &[words]);
-                }
-                return;
-            }
+        if self.open(kernel).is_ok() {
+            self.snmp6.set_path(proc_directory, b"/net/snmp6");
+            let mut buffer = [0; 8];
+            let online = read_small(kernel, b"/sys/devices/system/cpu/online", &mut buffer);
+            self.has_one_processor = online == b"0\n";
+            return;
         }
-        self.snmp6.set_path(proc_directory, b"/net/snmp6");
-        let mut buffer = [0; 8];
-        let online = read_small(kernel, b"/sys/devices/system/cpu/online", &mut buffer);
-        self.has_one_processor = trim(online) == b"0";
-    }
-
-    fn open(&mut self, kernel: &mut impl Kernel, family: Family) -> Result<(), Errno> {
-        let socket = kernel.packet_socket()?;
-        *self.sockets.get_mut(family) = Some(socket);
-        // In this order none comes in that the filter did not see.
-        kernel.attach_filter(socket, filter(family))?;
-        kernel.bind_packets(socket, ethertype(family))
-    }
-
-    fn close(&mut self, kernel: &mut impl Kernel) {
-        for family in Family::ALL {
-            if let Some(socket) = self.sockets.get_mut(family).take() {
+        for socket in &mut self.sockets {
+            if let Some(socket) = socket.take() {
                 kernel.close(socket);
             }
         }
+        if self.down.say() {
+            let words = b"no packet sockets (CAP_NET_RAW): \
+                scans that hold their connections are seen some tenths of a second later";
+            log_error(kernel, &[words]);
+        }
+    }
+
+    fn open(&mut self, kernel: &mut impl Kernel) -> Result<(), Errno> {
+        for (place, family) in self.sockets.iter_mut().zip(Family::ALL) {
+            let socket = kernel.packet_socket()?;
+            *place = Some(socket);
+            // In this order none comes in that the filter did not see.
+            kernel.attach_filter(socket, filter(family))?;
+            kernel.bind_packets(socket, ethertype(family))?;
+        }
+        Ok(())
+    }
+
+    fn has_sockets(&self) -> bool {
+        self.sockets != [None; 2]
     }
 
     /// Whether packets come in.
     pub(super) fn is_up(&self) -> bool {
-        self.sockets.v4.is_some() && self.paused_until.is_none()
+        self.has_sockets() && self.paused_until.is_none()
     }
 
     /// Whether packets may be missing among those that came in within `window`.
@@ -110,17 +113,12 @@ impl Witness {
     }
 
     /// Where packets are waited for.
-    pub(super) fn interests(&self, now: Instant) -> [Interest; 2] {
-        [self.sockets.v4, self.sockets.v6]
-            .map(|socket| Interest::read(socket.filter(|_| now.is_past(self.rest_until))))
-    }
-
-    /// Whether `drain` has something to do.
-    pub(super) fn is_due(&self, found: &[Interest], now: Instant) -> bool {
-        let sockets = [self.sockets.v4, self.sockets.v6];
-        let mut met = found.iter().filter(|interest| interest.is_readable);
-        now.reaches(self.deadline())
-            || met.any(|one| one.descriptor.is_some() && sockets.contains(&one.descriptor))
+    pub(super) fn sockets(&self, now: Instant) -> [Option<Descriptor>; 2] {
+        if now.is_past(self.rest_until) {
+            self.sockets
+        } else {
+            [None; 2]
+        }
     }
 
     /// Takes in the packets that came, even where they may wait, and hands each
@@ -135,55 +133,57 @@ impl Witness {
         visit: &mut dyn FnMut(&Packet, u32),
     ) {
         if now.reaches(self.paused_until) {
-            self.resume(kernel, now);
+            self.bind(kernel, false);
+            (self.paused_until, self.received_at) = (None, None);
+            self.lost_at = Some(now);
         }
-        let before = metrics.witness_packets;
-        let mut is_full = false;
-        for family in Family::ALL {
-            let Some(socket) = *self.sockets.get(family) else {
-                continue;
-            };
-            is_full |= !(0..WITNESS_READS).any(|_| match kernel.receive_from(socket, buffer) {
-                Ok((count, link)) => {
-                    metrics.witness_packets += 1;
-                    let bytes = buffer.get(..count).unwrap_or_default();
-                    if let Some(packet) = parse(bytes, family) {
-                        visit(&packet, link);
-                    }
-                    false
-                }
-                // EAGAIN: there are no more.
-                Err(error) => error != Errno::EINTR,
-            });
-        }
-        self.is_behind = is_full;
+        self.is_behind = false;
         self.rest_until = None;
+        let before = metrics.witness_packets;
+        let mut rest = WITNESS_REST;
+        for (socket, family) in self.sockets.iter().zip(Family::ALL) {
+            let Some(socket) = *socket else { continue };
+            let mut left = WITNESS_READS;
+            while left > 0 {
+                left -= 1;
+                match kernel.receive_from(socket, buffer) {
+                    Ok((count, link)) => {
+                        metrics.witness_packets += 1;
+                        let bytes = buffer.get(..count).unwrap_or_default();
+                        if let Some(packet) = parse(bytes, family) {
+                            visit(&packet, link);
+                        }
+                        if left == 0 {
+                            rest = WITNESS_FULL_REST;
+                        }
+                    }
+                    Err(Errno::EINTR) => {}
+                    // EAGAIN: there are no more.
+                    Err(_) => break,
+                }
+            }
+            self.is_behind |= left == 0;
+        }
         if metrics.witness_packets != before {
-            let rest = if is_full {
-                WITNESS_FULL_REST
-            } else {
-                WITNESS_REST
-            };
             self.rest_until = Some(now.after(rest));
             self.count_lost(kernel, metrics, now);
         }
     }
 
     /// What found no room while others waited.
+    #[inline(never)]
     fn count_lost(&mut self, kernel: &mut impl Kernel, metrics: &mut Metrics, now: Instant) {
-        for socket in [self.sockets.v4, self.sockets.v6].into_iter().flatten() {
+        for socket in self.sockets.into_iter().flatten() {
             let lost = kernel.lost_packets(socket);
+            metrics.witness_packets_dropped += u64::from(lost);
             if lost > 0 {
-                metrics.witness_packets_dropped += u64::from(lost);
                 self.lost_at = Some(now);
             }
         }
     }
 
-    // Pauses.
-
-    /// With the packets of IPv4 that the kernel received so far: pauses where
-    /// there are too many.
+    /// Pauses where the kernel receives too many packets; `received` are those
+    /// of IPv4 so far.
     #[inline(never)]
     pub(super) fn check_rate(
         &mut self,
@@ -197,20 +197,25 @@ impl Witness {
             return;
         }
         self.count_lost(kernel, metrics, now);
-        let received = received.wrapping_add(self.received_v6(kernel, buffer));
-        let before = core::mem::replace(&mut self.received, received);
+        // Ip6InReceives is the first line.
+        let text = self.snmp6.read(kernel, buffer).unwrap_or_default();
+        let line = split_once(text, b'\n').0;
+        let received_v6 = parse_decimal(trim(split_once(line, b' ').1)).unwrap_or(0);
+        let received = received.wrapping_add(received_v6);
+        // A counter of 32 bits may begin anew.
+        let came = received.saturating_sub(self.received);
+        self.received = received;
         let Some(since) = self.received_at.replace(now) else {
             return;
         };
-        let most = WITNESS_PACKETS as u64 >> u8::from(self.has_one_processor);
-        let most = now.since(since).as_millis_rounded_up().saturating_mul(most) / 1_000;
-        // A counter of 32 bits may begin anew.
-        if received.saturating_sub(before) <= most {
+        let each = 1_000_000_000 / WITNESS_PACKETS as u64;
+        let most = now.since(since).as_nanos() / each;
+        if came <= most >> u8::from(self.has_one_processor) {
             return;
         }
         metrics.witness_pauses += 1;
         self.paused_until = Some(now.after(WITNESS_PAUSE));
-        self.bind(kernel, |_| NO_ETHERTYPE);
+        self.bind(kernel, true);
         if self.paused.say() {
             let words = b"too many packets to look at each: \
                 packet sockets pause, each time for 10 seconds";
@@ -218,33 +223,19 @@ impl Witness {
         }
     }
 
-    fn resume(&mut self, kernel: &mut impl Kernel, now: Instant) {
-        self.bind(kernel, ethertype);
-        self.paused_until = None;
-        self.lost_at = Some(now);
-        self.received_at = None;
-    }
-
     /// To bind takes milliseconds, to close twice as long (synchronize_net of
     /// net/core/dev.c), and to open needs a right.
-    fn bind(&mut self, kernel: &mut impl Kernel, ethertype: fn(Family) -> u16) {
-        for family in Family::ALL {
-            if let Some(socket) = *self.sockets.get(family) {
-                let _ = kernel.bind_packets(socket, ethertype(family));
+    #[inline(never)]
+    fn bind(&mut self, kernel: &mut impl Kernel, pauses: bool) {
+        for (socket, family) in self.sockets.iter().zip(Family::ALL) {
+            let ethertype = if pauses {
+                NO_ETHERTYPE
+            } else {
+                ethertype(family)
+            };
+            if let Some(socket) = *socket {
+                let _ = kernel.bind_packets(socket, ethertype);
             }
         }
-    }
-
-    /// Ip6InReceives, the first line of /proc/net/snmp6.
-    fn received_v6(&mut self, kernel: &mut impl Kernel, buffer: &mut [u8]) -> u64 {
-        let filled = self
-            .snmp6
-            .begin(kernel)
-            .map(|file| fill(kernel, file, buffer).0);
-        self.snmp6.end(kernel, filled.is_err());
-        let text = buffer.get(..filled.unwrap_or(0)).unwrap_or_default();
-        let (name, number) = split_once(split_once(text, b'\n').0, b' ');
-        let number = parse_decimal(trim(number)).filter(|_| name.starts_with(b"Ip6InReceives"));
-        number.unwrap_or(0)
     }
 }
