@@ -125,15 +125,15 @@ fn write_evidence(w: &mut Writer, m: &Metrics) {
         gauge "evidence_source_up" = labelled::<EvidenceSource>(m.evidence_source_up.values()),
             "Whether a source of evidence works.";
         gauge "witness_up" = number(u64::from(m.witness_up)),
-            "Whether packet sockets show which connections are asked for.";
+            "Whether packet sockets show what asks for connections.";
         counter "witness_packets" = number(m.witness_packets),
-            "Packets without ACK that came in: SYN, NULL, FIN, XMAS.";
+            "Packets they showed: SYN, NULL, FIN, XMAS.";
         counter "witness_packets_dropped" = number(m.witness_packets_dropped),
-            "Those that the packet sockets had no room for.";
+            "Packets they had no room for.";
         counter "witness_pauses" = number(m.witness_pauses),
-            "Times the packet sockets paused because there were too many packets.";
+            "Times they paused because of too many packets.";
         counter "witness_lookups" = labelled::<Found>(m.witness_lookups.values()),
-            "Connections looked up because a packet asked for them, by what was found.";
+            "Connections looked up for a SYN, by what was found.";
         counter "port_scans" = number(m.port_scans),
             "Port scans reported.";
         counter "blocks" = number(m.blocks),

@@ -77,7 +77,7 @@ impl Witness {
         }
         if self.down.say() {
             let words = b"no packet sockets (CAP_NET_RAW): \
-                scans that hold their connections are seen some tenths of a second later";
+                connections that are held are seen a little later";
             log_error(kernel, &[words]);
         }
     }
@@ -173,7 +173,8 @@ impl Witness {
     /// What found no room while others waited.
     #[inline(never)]
     fn count_lost(&mut self, kernel: &mut impl Kernel, metrics: &mut Metrics, now: Instant) {
-        for socket in self.sockets.into_iter().flatten() {
+        for socket in self.sockets {
+            let Some(socket) = socket else { continue };
             let lost = kernel.lost_packets(socket);
             metrics.witness_packets_dropped += u64::from(lost);
             if lost > 0 {
@@ -217,8 +218,7 @@ impl Witness {
         self.paused_until = Some(now.after(WITNESS_PAUSE));
         self.bind(kernel, true);
         if self.paused.say() {
-            let words = b"too many packets to look at each: \
-                packet sockets pause, each time for 10 seconds";
+            let words = b"too many packets: packet sockets pause for 10 seconds each time";
             log_error(kernel, &[words]);
         }
     }

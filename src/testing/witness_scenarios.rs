@@ -279,7 +279,7 @@ fn too_many_packets_make_the_sockets_pause() {
             at 5500 ms: kernel counts {few} more packets of {family}
             at 6500 ms: metric {PAUSES} is 0
             kernel counts {many} more packets of {family}
-            at 7500 ms: stderr: tcpparser: too many packets to look at each: …
+            at 7500 ms: stderr: tcpparser: too many packets: …
             metric {PAUSES} is 1
             metric tcpparser_witness_up is 0
             198.51.100.7 asks for 22, 25, 80, 445
