@@ -959,7 +959,7 @@ class Case:
     def close(self):
         for guard in self.guards:
             guard.kill()
-        for made in self.closing:
+        for made in reversed(self.closing):
             made.close()
         for namespace in self.namespaces:
             namespace.destroy()

@@ -298,7 +298,7 @@ def test_told_once_what_is_not_blocked(t, uplink):
     """Where the uplink is a bridge with containers' ports, or a tunnel without
     keys, nobody can tell where a SYN came from."""
     scene = Docker(t, uplink)
-    guard = scene.guard("--show", "scans", interval="1s")
+    guard = scene.guard("--show", "scans", interval="500ms")
     for _ in range(3):
         assert touch(scene.far, scene.host_v4, *PUBLISHED) == 4, "connections"
     guard.wait_line(scan_pattern(STRANGER["v4"], scene.host_v4, PUBLISHED))

@@ -110,7 +110,7 @@ def test_held_scans_are_blocked_at_once_beside_20000_rows(t):
 
 def test_what_the_witness_finds_is_counted_once(t):
     """And stands in the next list, as what a reading finds."""
-    scene = Scene(t, "--show", "all", interval="3s", ports=(*PORTS, 3306))
+    scene = Scene(t, "--show", "all", interval="1s")
     name = 'tcpparser_new_connections_total{direction="in",family="4"}'
     before = scene.guard.metric(name)
     held = [scene.peer.connect(scene.family.host, port, scene.source(1)) for port in PORTS]
