@@ -26,7 +26,7 @@ PUBLISHED = (8001, 8002, 8003, 8004)
 INSIDE = (80, 81, 82, 83)  # the ports of each container
 STRANGER = {"v4": "198.51.100.7", "v6": "2001:db8:7::7"}
 FRIEND = {"v4": "192.0.2.9", "v6": "2001:db8:9::9"}
-SILENT = "198.51.100.200"  # whom the edge loses packets for
+SILENT = {"v4": "198.51.100.200", "v6": "2001:db8:7:200::7"}  # whom the edge loses packets for
 SPARE = (8011, 8012, 8013, 8014)  # published, where the first container has no service
 NAMESPACES_UP = 'tcpparser_evidence_source_up{source="namespaces"}'
 FOREIGN = "tcpparser_namespace_events_total"
@@ -96,7 +96,7 @@ class Docker:
         for network in ("198.51.100.0/24", "192.0.2.0/25", "10.98.0.0/16"):
             self.edge.ip(f"route add {network} via 10.9.0.2")
             self.far.ip(f"route add local {network} dev lo")
-        self.edge.ip(f"route add blackhole {SILENT}")
+        self.edge.ip(*(f"route add blackhole {address}" for address in SILENT.values()))
         for network in ("2001:db8:7::/48", "2001:db8:9::/48", "fd91::/16"):
             self.edge.ip(f"route add {network} via fd09::2")
             self.far.ip(f"route add local {network} dev lo")
@@ -160,9 +160,10 @@ class Docker:
 
     def mute(self, source):
         """Its host loses what it did not ask for, instead of a reset."""
-        self.load(self.far, "table ip mute {", "chain output {",
+        family = "ip6" if ":" in source else "ip"
+        self.load(self.far, f"table {family} mute {{", "chain output {",
                   "type filter hook output priority 0;",
-                  f"ip saddr {source} tcp flags & rst == rst drop", "}", "}")
+                  f"{family} saddr {source} tcp flags & rst == rst drop", "}", "}")
 
     def guard(self, *arguments, backend="nft", interval="10s", **options):
         self.firewall = self.t.backend(self.host, backend)
@@ -268,22 +269,31 @@ class Impostor:
 
     def answer(self, source, from_port):
         """The number of the SYN-ACK to that stranger."""
-        wanted = socket.inet_aton(source)
         end = time.monotonic() + 2
         while time.monotonic() < end:
             try:
-                packet = self.answers.recv(128)
+                flags, address, port, number = read_segment(self.answers.recv(128))
             except TimeoutError:
                 return None
-            words = packet[(packet[0] & 15) * 4:]
-            if (packet[0] >> 4 == 4 and packet[16:20] == wanted and words[13] == SYN | ACK
-                    and struct.unpack("!H", words[2:4])[0] == from_port):
-                return struct.unpack("!I", words[4:8])[0]
+            if (flags, address, port) == (SYN | ACK, source, from_port):
+                return number
         return None
 
     def close(self):
         self.answers.close()
         self.forger.close()
+
+
+def read_segment(packet):
+    """Flags, target, its port, and the number of a segment; zeros of what is none."""
+    is_v6 = packet[0] >> 4 == 6
+    words = packet[40 if is_v6 else (packet[0] & 15) * 4:]
+    if packet[6 if is_v6 else 9] != socket.IPPROTO_TCP or len(words) < 14:
+        return 0, None, 0, 0
+    target = (socket.inet_ntop(socket.AF_INET6, packet[24:40]) if is_v6
+              else socket.inet_ntoa(packet[16:20]))
+    port, number = struct.unpack("!HI", words[2:8])
+    return words[13], target, port, number
 
 
 class Liar:
@@ -328,11 +338,9 @@ class Liar:
     def number(self, source, from_port):
         """Of the SYN to that stranger."""
         while True:
-            packet = self.packets.recv(128)
-            words = packet[(packet[0] & 15) * 4:]
-            if (packet[0] >> 4 == 4 and packet[16:20] == socket.inet_aton(source)
-                    and words[13] == SYN and words[2:4] == struct.pack("!H", from_port)):
-                return struct.unpack("!I", words[4:8])[0]
+            flags, address, port, number = read_segment(self.packets.recv(128))
+            if (flags, address, port) == (SYN, source, from_port):
+                return number
 
     def close(self):
         self.packets.close()

@@ -37,6 +37,7 @@ import test_blocking
 import test_evidence
 import test_firewall
 import test_sets
+import test_witness
 import traffic
 
 RUNS = 5
@@ -56,6 +57,7 @@ ROWS = [("`nmap -sT -T4`, its 1000 ports", "nmap -sT -T4", ()),
         ("connect, held 15 seconds, with the witness", "connect, held 15 s", ()),
         ("`nmap -sT` of four published ports of two namespaces", PUBLISHED, ())]
 SECONDS_IDLE, SECONDS_LATE = 60, 20
+SYNS = 1_000_000
 FLOOD_RATE, FLOOD_SECONDS, FLOOD_MOST = 100, 30, 0.1
 
 
@@ -168,8 +170,10 @@ def say(what, function, binary):
 
 
 def long_ones(binary):
-    """The two that need more time than `make test` has."""
+    """Those that need more time than `make test` has."""
     return all([
+        say(f"{SYNS} forged SYNs with guessed acknowledgements, nobody blocked",
+            lambda case: test_witness.flood(case, 2 * SYNS), binary),
         say(f"{SECONDS_IDLE} s of loopback traffic, nothing missed",
             lambda case: test_evidence.loopback_traffic(case, SECONDS_IDLE), binary),
         say(f"reset by the peer, closed {SECONDS_LATE} s later, one connection",

@@ -10,12 +10,14 @@ from containers import (FOREIGN, INSIDE, NAMESPACES_UP, PUBLISHED, SILENT, SPARE
                         UNSEEN, Docker, Impostor, Liar, Tunnel, Turner, in_fragments)
 from harness import need, scan_pattern, wait_for
 from test_evidence import PORTS
-from traffic import Forger, Nmap, Stopwatch, deaf, helper, serve, touch, until
+from traffic import ACK, SYN, Forger, Nmap, Stopwatch, deaf, helper, serve, touch, until
 
 SCANS = "tcpparser_port_scans_total"
 BLOCKS = "tcpparser_blocks_total"
 UNPROVEN = "tcpparser_events_unproven_total"
-LIVE = "198.51.100.9"  # whose host resets what it did not ask for
+# Whose host resets what it did not ask for, and whose host says nothing.
+LIVE = {"v4": "198.51.100.9", "v6": "2001:db8:7:9::7"}
+MUTE = {"v4": "198.51.100.201", "v6": "2001:db8:7:201::7"}
 
 
 def without(*capabilities):
@@ -150,15 +152,15 @@ def outgoing(scene):
     """From ephemeral ports, from low ones, and from those of services."""
     serve(scene.far, 9001, 9002, 9003, 9004)
     for number, port in enumerate((9001, 9002, 9003, 9004)):
-        scene.one.connect(LIVE, port).close()
+        scene.one.connect(LIVE["v4"], port).close()
         low = scene.one.socket("0.0.0.0")
         low.bind(("0.0.0.0", 9000 + number))
-        low.connect((LIVE, port))
+        low.connect((LIVE["v4"], port))
         low.close()
     for port in (101, 102, 103, 104):
         low = scene.two.socket("0.0.0.0")
         low.bind(("0.0.0.0", port))
-        low.connect((LIVE, 9001))
+        low.connect((LIVE["v4"], 9001))
         low.close()
 
 
@@ -212,7 +214,7 @@ def test_outgoing_connections_without_nat_are_no_scan(t):
     for port in (9001, 9002, 9003, 9004):
         made = scene.one.socket("0.0.0.0")
         made.bind(("203.0.113.130", port - 8000))
-        made.connect((LIVE, port))
+        made.connect((LIVE["v4"], port))
         made.close()
     only_the_control_is_blocked(scene, guard)
 
@@ -246,7 +248,7 @@ def impostors(scene, way):
     if way == "liberal":
         liar = scene.keep(Liar(scene))
         return SPARE, lambda source, port: liar.handshake(source, port)
-    send, target = None, scene.host_v4
+    send, target = None, scene.address("v6" if way.endswith("v6") else "v4")
     if way == "tunnel":
         send = scene.keep(Tunnel(scene)).send
     elif way == "router":
@@ -262,35 +264,66 @@ def impostors(scene, way):
 
 
 @pytest.mark.parametrize("uplink, way, rp_filter, bridged", [
-    ("veth", "published", 0, 1), ("tap", "published", 2, 0), ("veth", "router", 0, 0),
-    ("tap", "router", 2, 1), ("tap", "tunnel", 0, 1), ("veth", "tunnel", 2, 0),
-    ("veth", "liberal", 2, 0), ("tap", "liberal", 0, 1), ("veth", "fragments", 0, 0),
-    ("tap", "fragments", 2, 1), ("tap", "renumbered", 0, 0)])
+    ("veth", "published", 0, 1), ("tap", "published", 2, 0), ("veth", "published v6", 0, 1),
+    ("tap", "published v6", 0, 0), ("veth", "router", 0, 0), ("tap", "router", 2, 1),
+    ("tap", "tunnel", 0, 1), ("veth", "tunnel", 2, 0), ("veth", "liberal", 2, 0),
+    ("tap", "liberal", 0, 1), ("veth", "fragments", 0, 0), ("tap", "fragments", 2, 1),
+    ("tap", "renumbered", 0, 0)])
 def test_root_in_a_container_has_no_stranger_blocked(t, uplink, way, rp_filter, bridged):
     """Whose handshakes it completes; one of them is silent, the other's host
     resets what it did not ask for. Then a stranger who has three connections of
     its own gets the fourth forged. `bridged`: bridge-nf-call-iptables."""
+    family = "v6" if way.endswith("v6") else "v4"
+    silent, live, own = (addresses[family] for addresses in (SILENT, LIVE, MUTE))
     scene = Docker(t, uplink, rp_filter=rp_filter, bridged=bridged)
+    wait_for(lambda: serves_others(scene, family), "the services")
     guard = scene.guard("--show", "scans")
     ports, forge = impostors(scene, way)
     events = guard.metric(FOREIGN)
-    assert [port for port in ports if forge(SILENT, port)] == list(ports), "handshakes"
+    assert [port for port in ports if forge(silent, port)] == list(ports), "handshakes"
     wait_for(lambda: guard.metric(FOREIGN) >= events + 4, "their events")
     for port in ports:
-        forge(LIVE, port)
-    own = "198.51.100.201"  # silent towards what it did not ask for
+        forge(live, port)
     scene.mute(own)
-    assert touch(scene.far, scene.host_v4, *PUBLISHED[:3], how="fin", source=own) == 3, "own connections"
+    host = scene.address(family)
+    assert touch(scene.far, host, *PUBLISHED[:3], how="fin", source=own) == 3, "own connections"
     assert forge(own, ports[3]), "the fourth"
-    only_the_control_is_blocked(scene, guard, told=(SILENT, LIVE, own))
-    for source in (SILENT, own):
+    only_the_control_is_blocked(scene, guard, told=map(shown, (silent, live, own)))
+    for source in map(shown, (silent, own)):
         told = guard.matching(f"Port scan detected: +{re.escape(source)} ")
         lines = guard.matching(rf": +Not blocked: +{re.escape(source)} .*{UNSEEN}")
         print(f"    {source}: told {len(told)} times")
         assert len(told) == len(lines) <= 1, f"{told} {lines}"
     # Its own fourth port is another matter.
-    assert touch(scene.far, scene.host_v4, PUBLISHED[3], how="fin", source=own) == 1, "own connections"
-    guard.wait_line(rf": +Blocked: +{re.escape(own)} ", 3)
+    assert touch(scene.far, host, PUBLISHED[3], how="fin", source=own) == 1, "own connections"
+    guard.wait_line(rf": +Blocked: +{re.escape(shown(own))} ", 3)
+
+
+def shown(source):
+    """As it is blocked."""
+    return source.rpartition("::")[0] + "::/64" if ":" in source else source
+
+
+def test_a_full_memory_of_one_link_makes_nothing_sure(t):
+    """Root in a container drives out what was seen of its own SYN, which a router
+    turned round, before it goes on."""
+    scene = Docker(t, bridged=0)
+    scene.relay()
+    guard = scene.guard("--show", "scans")
+    forger, forgotten = scene.keep(Forger(scene.one)), []
+
+    def send(packet):
+        if packet[33] == ACK and not forgotten:
+            for number in range(1100):
+                forger.send(f"192.0.2.{number % 120 + 1}", scene.host_v4, 9, SYN)
+            forgotten.append(True)
+        forger.put(packet)
+
+    for port, space in zip(PUBLISHED, (scene.one, scene.one, scene.two, scene.two)):
+        impostor = scene.keep(Impostor(scene.one, space, send))
+        assert impostor.handshake(SILENT["v4"], scene.relay_v4, port), "handshakes"
+    guard.wait_line(rf": +Not blocked: +{re.escape(SILENT['v4'])} .*{UNSEEN}")
+    assert guard.metric(BLOCKS) == 0, BLOCKS
 
 
 @pytest.mark.parametrize("uplink", ["bridge", "tunnel"])
@@ -310,8 +343,8 @@ def test_told_once_what_is_not_blocked(t, uplink):
     assert len(reaches(scene, STRANGER["v4"])) == 4, "published ports"
     _, forge = impostors(scene, "tunnel" if uplink == "tunnel" else "published")
     for port in PUBLISHED:
-        assert forge(SILENT, port), "handshakes"
-    guard.wait_line(rf": +Not blocked: +{re.escape(SILENT)} .*{UNSEEN}")
+        assert forge(SILENT["v4"], port), "handshakes"
+    guard.wait_line(rf": +Not blocked: +{re.escape(SILENT['v4'])} .*{UNSEEN}")
     serve(scene.host, *PORTS)
     guard.wait_readings(2)
     assert touch(scene.far, scene.host_v4, *PORTS) == 4, "connections"
