@@ -325,6 +325,20 @@ mod tests {
         assert!(bench.judge(SCANNER, SERVICE, &[UPLINK]));
         bench.syn("203.0.113.9:9", SERVICE, TRIES as u32 - 1, BRIDGE);
         assert!(!bench.judge(SCANNER, SERVICE, &[UPLINK]));
+        // No more are looked at.
+        bench.syn(SCANNER, SERVICE, TRIES as u32, UPLINK);
+        assert!(!bench.judge(SCANNER, SERVICE, &[UPLINK]));
+    }
+
+    /// Those by other links take no try.
+    #[test]
+    fn others_of_the_same_connection() {
+        let mut bench = Bench::new();
+        for sequence in 0..2 * TRIES as u32 {
+            bench.syn(SCANNER, SERVICE, sequence, BRIDGE);
+        }
+        bench.syn(SCANNER, SERVICE, 99, UPLINK);
+        assert!(bench.judge(SCANNER, SERVICE, &[UPLINK]));
     }
 
     #[test]

@@ -122,10 +122,10 @@ pub struct Daemon {
     web: Web,
 
     netlink_buffer: [u8; RECEIVE_BUFFER],
-    opens: Opens,
     reader: Reader,
     output: Output,
 
+    opens: Opens,
     host: Host,
     namespaces: Namespaces,
     commands: Commands,
@@ -854,8 +854,7 @@ impl Daemon {
             .counters
             .look(kernel, buffer, metrics, seen, period, now);
         let received = self.counters.received();
-        self.witness
-            .check_rate(kernel, buffer, metrics, received, now);
+        self.witness.check_rate(kernel, metrics, received, now);
         if look == Some(Look::Unseen) {
             self.early.request(now);
         }

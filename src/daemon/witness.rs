@@ -189,7 +189,6 @@ impl Witness {
     pub(super) fn check_rate(
         &mut self,
         kernel: &mut impl Kernel,
-        buffer: &mut [u8],
         metrics: &mut Metrics,
         received: u64,
         now: Instant,
@@ -199,7 +198,8 @@ impl Witness {
         }
         self.count_lost(kernel, metrics, now);
         // Ip6InReceives is the first line.
-        let text = self.snmp6.read(kernel, buffer).unwrap_or_default();
+        let mut buffer = [0; 64];
+        let text = self.snmp6.read(kernel, &mut buffer).unwrap_or_default();
         let line = split_once(text, b'\n').0;
         let received_v6 = parse_decimal(trim(split_once(line, b' ').1)).unwrap_or(0);
         let received = received.wrapping_add(received_v6);
