@@ -692,8 +692,8 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
     }
 
     /// Whether what is in another network namespace may send by this link as
-    /// well: it is a bridge with a port whose other end is there. So is every
-    /// link while they are not known, or more than fit.
+    /// well: it is a bridge with a port whose other end is there, or a tunnel
+    /// without keys. So is every link while they are not known, or more than fit.
     #[inline(never)]
     pub fn may_be_shared(&self, link: u32) -> bool {
         let shared = self.shared_links.view();
@@ -787,13 +787,13 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
 
     /// What stands on a shared link is shared, and so are its other ports: a
     /// VLAN, or a veth pair to the next bridge. Of those named before it the next
-    /// dump shows it.
+    /// dump shows it. An open tunnel is shared by all who reach its end here.
     fn take_link(&mut self, link: Link) {
         let shared = self.shared_links.view_mut();
         let Link { lower, master, .. } = link;
         for (is_shared, by, number) in [
             (link.leaves_namespace, lower, master),
-            (false, lower, link.number),
+            (link.is_open_tunnel, lower, link.number),
             (false, master, link.number),
         ] {
             let is_shared = is_shared || shared.overlaps(place_of_link(by));
@@ -1830,6 +1830,7 @@ mod tests {
                 lower,
                 master,
                 leaves_namespace,
+                is_open_tunnel: false,
             }));
         }
         host.finish(Section::Links, true);
@@ -1856,6 +1857,25 @@ mod tests {
         assert_eq!(shared_of(&pair, 1), [3, 4, 7, 8, 9]);
         let late = [(8, 7, 9, false), (7, 8, 3, false), (4, 0, 3, true)];
         assert_eq!(shared_of(&late, 3), [3, 4, 7, 8, 9]);
+    }
+
+    /// So is a VLAN of one.
+    #[test]
+    fn an_open_tunnel_is_shared() {
+        let mut host = Host::<4, 4>::new();
+        host.begin(Section::Links);
+        for (number, lower, is_open_tunnel) in [(2, 0, false), (3, 2, true), (4, 3, false)] {
+            host.take(HostMessage::Link(Link {
+                number,
+                lower,
+                master: 0,
+                leaves_namespace: false,
+                is_open_tunnel,
+            }));
+        }
+        host.finish(Section::Links, true);
+        let shared: List<u32> = (1..6).filter(|link| host.may_be_shared(*link)).collect();
+        assert_eq!(shared, [3, 4]);
     }
 
     /// Every link counts as shared while they are not known.

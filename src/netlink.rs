@@ -45,7 +45,9 @@ const RTM_GETNEXTHOP: u16 = 106;
 const LINK_WORKS: u32 = 0x1_0001;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
 const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_INFO_KIND: u16 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
@@ -496,6 +498,8 @@ pub struct Link {
     pub master: u32,
     /// Its other end is of another network namespace.
     pub leaves_namespace: bool,
+    /// A tunnel without keys: whatever reaches this host can put packets into it.
+    pub is_open_tunnel: bool,
 }
 
 /// What the kernel reports of the host, asked or by itself.
@@ -624,7 +628,30 @@ fn parse_link(payload: &[u8]) -> Result<Link, Malformed> {
             .unwrap_or(0),
         master: number_of(IFLA_MASTER).unwrap_or(0),
         leaves_namespace,
+        is_open_tunnel: is_open_tunnel(find(find(attributes, IFLA_LINKINFO), IFLA_INFO_KIND)),
     })
+}
+
+/// By the kind of a link. What WireGuard, IPsec and ppp carry has been checked.
+#[inline(never)]
+fn is_open_tunnel(kind: &[u8]) -> bool {
+    matches!(
+        kind.strip_suffix(b"\0").unwrap_or(kind),
+        b"vxlan"
+            | b"geneve"
+            | b"gre"
+            | b"gretap"
+            | b"erspan"
+            | b"ip6gre"
+            | b"ip6gretap"
+            | b"ip6erspan"
+            | b"ipip"
+            | b"ip6tnl"
+            | b"sit"
+            | b"bareudp"
+            | b"gtp"
+            | b"amt"
+    )
 }
 
 #[inline(never)]
@@ -1025,6 +1052,7 @@ mod tests {
             lower: 0,
             master: 0,
             leaves_namespace: false,
+            is_open_tunnel: false,
         });
         let (down, gone) = (HostMessage::LinkDown, HostMessage::Removed(Section::Links));
         for (kind, of_dump, flags, expected) in [
@@ -1180,6 +1208,26 @@ mod tests {
             lower,
             master,
             leaves_namespace,
+            is_open_tunnel: false,
+        }
+    }
+
+    #[test]
+    fn tunnels_that_whoever_reaches_the_host_can_use() {
+        for (kind, is_open) in [
+            ("vxlan\0", true),
+            ("sit\0", true),
+            ("ip6gretap\0", true),
+            ("wireguard\0", false),
+            ("veth\0", false),
+            ("vxlans\0", false),
+            ("", false),
+        ] {
+            let kind = attribute(IFLA_INFO_KIND, kind.as_bytes());
+            let payload = [&[0; 16], &attribute(IFLA_LINKINFO, &kind)[..]].concat();
+            let found = routes(&message(RTM_NEWLINK, NLM_F_MULTI, SEQUENCE, &payload)).0;
+            let is_it = |message: &HostMessage| matches!(message, HostMessage::Link(link) if link.is_open_tunnel == is_open);
+            assert!(found.iter().all(is_it) && found.len() == 1, "{kind:?}");
         }
     }
 

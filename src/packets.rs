@@ -57,7 +57,12 @@ const ARPHRD_LOOPBACK: u32 = 772;
 
 const PROTOCOL_TCP: u32 = 6;
 /// IP_OFFSET of net/ip.h: fragments but the first have no TCP header.
-const FRAGMENT_OFFSET: u32 = 0x1fff;
+const FRAGMENT_OFFSET: u16 = 0x1fff;
+/// IP_MF of net/ip.h: a first fragment, whose flags may be in the next.
+const MORE_FRAGMENTS: u16 = 0x2000;
+/// NEXTHDR_FRAGMENT of net/ipv6.h, and IP6_OFFSET in it.
+const FRAGMENT_HEADER: u8 = 44;
+const FRAGMENT_OFFSET_V6: u16 = 0xfff8;
 
 const fn load(code: u16, operand: u32) -> Instruction {
     jump(code, operand, 0, 0)
@@ -73,18 +78,20 @@ const fn jump(code: u16, operand: u32, if_true: u8, if_false: u8) -> Instruction
 }
 
 /// Lets TCP segments of IPv4 through that came from another host without ACK,
-/// and with SYN or with neither SYN nor RST. Nearly all end at ACK, the fifth.
-const FILTER_V4: [Instruction; 16] = [
+/// and with SYN or with neither SYN nor RST; and the first fragments of segments.
+/// Nearly all end at ACK, the eighth.
+const FILTER_V4: [Instruction; 17] = [
     load(LDB, 9),
-    jump(JEQ, PROTOCOL_TCP, 0, 13),
+    jump(JEQ, PROTOCOL_TCP, 0, 14),
+    load(LDH, 6),
+    jump(JSET, FRAGMENT_OFFSET as u32, 12, 0),
+    jump(JSET, MORE_FRAGMENTS as u32, 6, 0),
     load(LDX_HEADER, 0),
     load(LDB_X, 13),
-    jump(JSET, ACK as u32, 10, 0),
+    jump(JSET, ACK as u32, 8, 0),
     load(AND, (SYN | RST) as u32),
     jump(JEQ, SYN as u32, 1, 0),
-    jump(JEQ, 0, 0, 7),
-    load(LDH, 6),
-    jump(JSET, FRAGMENT_OFFSET, 5, 0),
+    jump(JEQ, 0, 0, 5),
     load(LDB, PACKET_TYPE),
     jump(JEQ, PACKET_HOST, 0, 3),
     load(LDH, HARDWARE_TYPE),
@@ -95,9 +102,14 @@ const FILTER_V4: [Instruction; 16] = [
 ];
 
 /// The same of IPv6.
-const FILTER_V6: [Instruction; 13] = [
+const FILTER_V6: [Instruction; 18] = [
     load(LDB, 6),
-    jump(JEQ, PROTOCOL_TCP, 0, 10),
+    jump(JEQ, PROTOCOL_TCP, 5, 0),
+    jump(JEQ, FRAGMENT_HEADER as u32, 0, 14),
+    load(LDB, 40),
+    jump(JEQ, PROTOCOL_TCP, 0, 12),
+    load(LDH, 42),
+    jump(JSET, FRAGMENT_OFFSET_V6 as u32, 10, 5),
     load(LDB, 40 + 13),
     jump(JSET, ACK as u32, 8, 0),
     load(AND, (SYN | RST) as u32),
@@ -130,6 +142,8 @@ pub enum Kind {
     Fin,
     /// FIN, PSH and URG.
     Xmas,
+    /// The first piece of a segment.
+    Fragment,
 }
 
 /// A packet that no connection of the peer needs, or that opens one. Whoever
@@ -149,20 +163,28 @@ pub struct Packet {
 /// Reads a packet from its network header on, as the filter cuts it. `None`
 /// for what is cut further, and for flags of no meaning.
 pub fn parse(bytes: &[u8], family: Family) -> Option<Packet> {
-    let first = *bytes.first()?;
-    let (addresses, header) = match family {
-        Family::V4 => (12, usize::from(first & 15) * 4),
-        Family::V6 => (8, 40),
+    let [first, .., sixth] = *bytes.first_chunk::<7>()?;
+    let (addresses, header, is_fragment) = match family {
+        Family::V4 => {
+            let is_fragment = u16::from(sixth) & MORE_FRAGMENTS >> 8 != 0;
+            (12, usize::from(first & 15) * 4, is_fragment)
+        }
+        Family::V6 if sixth == FRAGMENT_HEADER => (8, 40 + 8, true),
+        Family::V6 => (8, 40, false),
     };
     let length = usize::from(family.bits() / 8);
     let (_, rest) = bytes.split_at_checked(addresses)?;
     let (source, rest) = rest.split_at_checked(length)?;
     let (destination, _) = rest.split_at_checked(length)?;
     let (_, tcp) = bytes.split_at_checked(header.max(addresses + 2 * length))?;
-    let tcp: &[u8; 20] = tcp.first_chunk()?;
+    // Of a fragment there may be no more than ports and number.
+    let known = tcp.get(..if is_fragment { 8 } else { 20 })?;
+    let mut tcp = [0; 20];
+    for (to, from) in tcp.iter_mut().zip(known) {
+        *to = *from;
+    }
     let kind = match tcp[13] & (FIN | SYN | RST | PSH | ACK | URG) {
-        // The kernel takes it with PSH and URG as well (net/ipv4/tcp_input.c,
-        // tcp_rcv_state_process).
+        _ if is_fragment => Kind::Fragment,
         flags if flags & (FIN | SYN | RST | ACK) == SYN => Kind::Syn,
         0 => Kind::Null,
         FIN => Kind::Fin,
@@ -170,7 +192,7 @@ pub fn parse(bytes: &[u8], family: Family) -> Option<Packet> {
         _ => return None,
     };
     let packet = Packet {
-        source: endpoint_of(source, tcp).ok()?,
+        source: endpoint_of(source, &tcp).ok()?,
         destination: endpoint_of(destination, &[tcp[2], tcp[3]]).ok()?,
         kind,
         sequence: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
@@ -318,7 +340,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn other_protocols_and_fragments() {
+    fn other_protocols() {
         for protocol in 0..=255 {
             for (family, offset) in [(Family::V4, 9), (Family::V6, 6)] {
                 let mut packet = sample(family, SYN);
@@ -327,12 +349,54 @@ pub(crate) mod tests {
                 assert_eq!(passes, protocol == 6, "{protocol}");
             }
         }
+    }
+
+    /// Whatever its flags seem to be; also where nothing but ports and a number
+    /// is in the first piece.
+    #[test]
+    fn first_fragments() {
+        let expected = |family| {
+            let (source, destination) = ends(family);
+            (source, destination, Kind::Fragment, 0x0123_4567)
+        };
+        let parts = |packet: Packet| {
+            (
+                packet.source,
+                packet.destination,
+                packet.kind,
+                packet.sequence,
+            )
+        };
         for bit in 0..16 {
-            let mut packet = sample(Family::V4, SYN);
+            let mut packet = sample(Family::V4, ACK);
             packet[6..8].copy_from_slice(&(1_u16 << bit).to_be_bytes());
+            for end in [28, packet.len()] {
+                let passes = run(&FILTER_V4, &packet[..end], PACKET_HOST, 1) > 0;
+                // Not those behind it, nor what must not be cut.
+                assert_eq!(passes, bit == 13, "{bit}");
+            }
+            let parsed = parse(&packet[..28], Family::V4);
+            assert_eq!(
+                parsed.map(parts),
+                (bit == 13).then_some(expected(Family::V4))
+            );
+            packet[6] |= 0x20;
             let passes = run(&FILTER_V4, &packet, PACKET_HOST, 1) > 0;
-            // More fragments, don't fragment, and a reserved bit.
             assert_eq!(passes, bit >= 13, "{bit}");
+        }
+        let whole = sample(Family::V6, ACK);
+        for (protocol, place) in [(6, 0), (6, 1), (6, 8), (6, 0xfff8), (17, 0), (60, 1)] {
+            let place = u16::to_be_bytes(place);
+            let header = [protocol, 0, place[0], place[1], 0, 0, 0, 7];
+            let mut packet = [&whole[..40], &header, &whole[40..]].concat();
+            packet[6] = FRAGMENT_HEADER;
+            for end in [56, packet.len()] {
+                let passes = run(&FILTER_V6, &packet[..end], PACKET_HOST, 1);
+                let is_first = protocol == 6 && place[0] == 0 && place[1] < 8;
+                assert_eq!(passes > 0, is_first, "{protocol} {place:?}");
+                let parsed = parse(&packet[..passes], Family::V6);
+                assert_eq!(parsed.map(parts), is_first.then_some(expected(Family::V6)));
+            }
         }
     }
 

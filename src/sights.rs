@@ -24,6 +24,9 @@ struct Sight {
     /// turned round may ask for another port when it comes back.
     handshake: u64,
     link: u32,
+    /// A fingerprint of its source's address and port, for what numbers segments
+    /// anew.
+    client: u32,
 }
 
 /// The newest SYNs of one link; the last ring has those of all links that have
@@ -40,6 +43,9 @@ struct Ring {
 }
 
 const SHARED: usize = SIGHT_RINGS - 1;
+
+/// No sequence number: ports.
+const PORTS: u64 = 1 << 32;
 
 /// So many SYNs of one connection are looked at: it has one, and some more where
 /// that was lost.
@@ -72,6 +78,7 @@ impl Sights {
                 connection: 0,
                 handshake: 0,
                 link: 0,
+                client: 0,
             }; SIGHT_RINGS * SIGHTS],
         }
     }
@@ -91,11 +98,13 @@ impl Sights {
         link: u32,
         now: Instant,
     ) {
+        let client = PORTS | u64::from(source.port);
         let sight = Sight {
             at: Some(now),
             connection: self.fingerprint(source, destination),
-            handshake: self.handshake(source.address, sequence),
+            handshake: self.of_source(source.address, sequence.into()),
             link,
+            client: self.of_source(source.address, client) as u32,
         };
         // The link's own, else one that none has now.
         let mut index = SHARED;
@@ -146,7 +155,7 @@ impl Sights {
                 tries -= 1;
                 let mut others = self.sights.iter();
                 let is_others = |other: &Sight| {
-                    other.handshake == seen.handshake
+                    (other.handshake == seen.handshake || other.client == seen.client)
                         && !is_among(ways, other.link)
                         && now.is_within(self.window, other.at)
                 };
@@ -166,8 +175,8 @@ impl Sights {
         self.hash_key.hash(&[a, b, c, d], ports)
     }
 
-    fn handshake(&self, address: IpAddr, sequence: u32) -> u64 {
-        self.hash_key.hash(&words(address), sequence.into())
+    fn of_source(&self, address: IpAddr, number: u64) -> u64 {
+        self.hash_key.hash(&words(address), number)
     }
 }
 
@@ -284,14 +293,24 @@ mod tests {
         }
     }
 
-    /// Another sequence number is another SYN, and so is another source's.
+    /// Another port and sequence number is another SYN, and so is another
+    /// source's.
     #[test]
     fn others_by_other_links_do_not_matter() {
         let mut bench = Bench::new();
         bench.syn(SCANNER, SERVICE, 7, UPLINK);
-        bench.syn(SCANNER, SERVICE, 8, BRIDGE);
+        bench.syn("203.0.113.9:50002", SERVICE, 8, BRIDGE);
         bench.syn("203.0.113.8:50001", SERVICE, 7, BRIDGE);
         assert!(bench.judge(SCANNER, SERVICE, &[UPLINK]));
+    }
+
+    /// What turns a SYN round may number it anew.
+    #[test]
+    fn the_same_port_by_another_link_is_the_same_client() {
+        let mut bench = Bench::new();
+        bench.syn(SCANNER, "192.0.2.7:9", 8, BRIDGE);
+        bench.syn(SCANNER, SERVICE, 7, UPLINK);
+        assert!(!bench.judge(SCANNER, SERVICE, &[UPLINK]));
     }
 
     #[test]
@@ -300,11 +319,11 @@ mod tests {
         for sequence in 0..TRIES as u32 {
             bench.syn(SCANNER, SERVICE, sequence, UPLINK);
             if sequence < TRIES as u32 - 1 {
-                bench.syn(SCANNER, SERVICE, sequence, BRIDGE);
+                bench.syn("203.0.113.9:9", SERVICE, sequence, BRIDGE);
             }
         }
         assert!(bench.judge(SCANNER, SERVICE, &[UPLINK]));
-        bench.syn(SCANNER, SERVICE, TRIES as u32 - 1, BRIDGE);
+        bench.syn("203.0.113.9:9", SERVICE, TRIES as u32 - 1, BRIDGE);
         assert!(!bench.judge(SCANNER, SERVICE, &[UPLINK]));
         // No more are looked at.
         bench.syn(SCANNER, SERVICE, TRIES as u32, UPLINK);

@@ -31,33 +31,44 @@ import time
 
 sys.dont_write_bytecode = True  # the source tree stays as it is
 
+import containers
 import harness
 import test_blocking
 import test_evidence
 import test_firewall
 import test_sets
+import test_witness
 import traffic
 
 RUNS = 5
+PUBLISHED = "published"
 DEADLINE = 600  # seconds for everything
-SETTINGS = [("events", "10s", False), ("--interval 1h", "1h", False), ("readings alone", "10s", True)]
-LABELS = {"nmap -sT -T4": "`nmap -sT -T4`, its 1000 ports", "nmap -sT": "`nmap -sT` of the ten",
-          "nmap -sT -T2": "`nmap -sT -T2` of the ten",
-          "connect, FIN": "connect, closed by FIN", "connect, RST": "connect, closed by RST",
-          "connect, aborted": "connect, aborted by the service (SO_LINGER 0)",
-          "connect, held 1 s": "connect, held one second",
-          "connect, held 15 s": "connect, held 15 seconds"}
+SETTINGS = [("events", "10s", False), ("--interval 1h", "1h", False), ("no events", "10s", True)]
+BLIND = ("--witness", "none")
+ROWS = [("`nmap -sT -T4`, its 1000 ports", "nmap -sT -T4", ()),
+        ("`nmap -sT` of the ten", "nmap -sT", ()),
+        ("`nmap -sT -T2` of the ten", "nmap -sT -T2", ()),
+        ("connect, closed by FIN", "connect, FIN", ()),
+        ("connect, closed by RST", "connect, RST", ()),
+        ("connect, aborted by the service (SO_LINGER 0)", "connect, aborted", ()),
+        ("connect, held one second, without a witness", "connect, held 1 s", BLIND),
+        ("connect, held 15 seconds, without a witness", "connect, held 15 s", BLIND),
+        ("connect, held one second, with the witness", "connect, held 1 s", ()),
+        ("connect, held 15 seconds, with the witness", "connect, held 15 s", ()),
+        ("`nmap -sT` of four published ports of two namespaces", PUBLISHED, ())]
 SECONDS_IDLE, SECONDS_LATE = 60, 20
+SYNS = 1_000_000
 FLOOD_RATE, FLOOD_SECONDS, FLOOD_MOST = 100, 30, 0.1
 
 
-def attack(binary, kind, interval, is_deaf, delay, backend="iptables-nft"):
+def attack(binary, kind, interval, is_deaf, delay, backend="iptables-nft", arguments=()):
     """Whether it was detected, and after how many milliseconds blocked. The
     delay puts it elsewhere between two looks at /proc/net/snmp."""
     case = harness.Case(binary)
     try:
         before = traffic.deaf() if is_deaf else ()
-        done = traffic.Attack(case, kind, interval, before, delay, backend=backend)
+        scan = containers.PublishedAttack if kind == PUBLISHED else traffic.Attack
+        done = scan(case, kind, interval, before, delay, backend=backend, arguments=arguments)
         assert traffic.has_events(done.guard) != is_deaf, "evidence_source_up"
         after = done.after()
         return done.is_detected, after and after * 1000
@@ -78,12 +89,12 @@ def table(binary):
     heads = [f"{name} | ms" for name, _, _ in SETTINGS]
     print("| scan | " + " | ".join(heads) + " |")
     print("|---" * (1 + 2 * len(SETTINGS)) + "|")
-    for kind in traffic.SCANS:
+    for label, kind, arguments in ROWS:
         cells = []
         for _, interval, is_deaf in SETTINGS:
-            cells.append(cell([attack(binary, kind, interval, is_deaf, run / RUNS)
+            cells.append(cell([attack(binary, kind, interval, is_deaf, run / RUNS, arguments=arguments)
                                for run in range(RUNS)]))
-        print(f"| {LABELS[kind]} | " + " | ".join(cells) + " |", flush=True)
+        print(f"| {label} | " + " | ".join(cells) + " |", flush=True)
 
 
 def places(binary):
@@ -159,8 +170,10 @@ def say(what, function, binary):
 
 
 def long_ones(binary):
-    """The two that need more time than `make test` has."""
+    """Those that need more time than `make test` has."""
     return all([
+        say(f"{SYNS} forged SYNs with guessed acknowledgements, nobody blocked",
+            lambda case: test_witness.flood(case, 2 * SYNS), binary),
         say(f"{SECONDS_IDLE} s of loopback traffic, nothing missed",
             lambda case: test_evidence.loopback_traffic(case, SECONDS_IDLE), binary),
         say(f"reset by the peer, closed {SECONDS_LATE} s later, one connection",

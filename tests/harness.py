@@ -131,11 +131,13 @@ class Namespace:
 
     living = {}
 
-    def __init__(self, role):
+    def __init__(self, role, apart=False):
+        """`apart`: it belongs to a user namespace of its own, as those of
+        containers without privileges."""
         self.name = f"tcpp-{os.getpid()}-{next(NAMESPACE_NUMBERS)}-{role}"
-        made = run("ip", "netns", "add", self.name)
+        made = attach_apart(self.name) if apart else run("ip", "netns", "add", self.name)
         if made.returncode != 0:
-            raise SkipTest(f"ip netns add: {made.stderr.strip()}")
+            raise SkipTest(f"ip netns: {made.stderr.strip()}")
         Namespace.living[self.name] = self
         self.service = None
         self.sockets = []
@@ -235,6 +237,17 @@ def binds(listener, address, port):
             raise
         return False
     return True
+
+
+def attach_apart(name):
+    """Names a network namespace made inside a new user namespace."""
+    need("unshare")
+    with subprocess.Popen(["unshare", "--user", "--map-root-user", "--net", "sh", "-c",
+                           "echo; exec sleep 60"], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        made = run("ip", "netns", "attach", name, str(process.pid))
+        process.kill()
+    return made
 
 
 def set_namespace(file):
@@ -858,6 +871,7 @@ class Case:
         self.tmp = tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-")
         os.chmod(self.tmp, 0o755)
         self.namespaces, self.guards, self.firewalls = [], [], {}
+        self.closing = []  # what else has to be closed
 
     def use_quick_binary(self):
         """The one that verifies the firewall each second (see the Makefile)."""
@@ -871,9 +885,9 @@ class Case:
         os.makedirs(path, exist_ok=True)
         return path
 
-    def namespace(self, role):
+    def namespace(self, role, apart=False):
         need_namespaces()
-        made = Namespace(role)
+        made = Namespace(role, apart)
         self.namespaces.append(made)
         return made
 
@@ -945,6 +959,8 @@ class Case:
     def close(self):
         for guard in self.guards:
             guard.kill()
+        for made in reversed(self.closing):
+            made.close()
         for namespace in self.namespaces:
             namespace.destroy()
         shutil.rmtree(self.tmp, ignore_errors=True)

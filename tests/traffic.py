@@ -6,6 +6,8 @@ As a program it is what has to be a process of its own:
     traffic.py flood ADDRESS PORT COUNT connects and resets, as fast as it can
     traffic.py many ADDRESS COUNT       listens on so many ports from 10000 on
     traffic.py sources HOST RATE PORT…  touches the ports from each address it reads
+    traffic.py rows COUNT               holds so many connections over loopback
+    traffic.py forge DEVICE HOST RATE COUNT PORT…  SYNs and guessed acknowledgements
     traffic.py deaf HOW COMMAND…        runs it where netlink lacks something
 """
 
@@ -209,19 +211,20 @@ def service_for(kind):
 class Attack:
     """One scan of a guarded host with ten services, and what came of it."""
 
+    device = "lan0"
+
     def __init__(self, case, kind, interval="10s", before=(), delay=0.0, wait_budget=1.5,
-                 backend="iptables-nft"):
-        self.kind, self.lan = kind, case.lan()
-        host = self.lan.host
+                 backend="iptables-nft", arguments=()):
+        self.kind = kind
+        host = self.prepare(case)
         self.firewall = case.backend(host, backend)
-        serve(host, *TEN, kind=service_for(kind))
-        self.guard = case.guard(host, "--show", "scans", env=self.firewall.env,
+        self.guard = case.guard(host, "--show", "scans", *arguments, env=self.firewall.env,
                                 interval=interval, before=before).ready()
         # Whether destroy events arrive is known when the self-test is over, 5 s at most.
         wait_for(lambda: has_events(self.guard) or self.guard.error_output(), "the self-test", 10)
-        self.watch = Stopwatch(host)
+        self.watch = Stopwatch(host, self.device)
         time.sleep(delay)
-        scan = start_scan(kind, self.lan)
+        scan = self.start()
         try:
             end_of_scan = until(lambda: self.watch.dropped or scan.is_over(), 60)
             assert end_of_scan, f"{kind} goes on and on"
@@ -231,6 +234,15 @@ class Attack:
             time.sleep(0.05)  # what was captured is still to be taken in
             self.watch.close()
         self.is_detected = bool(self.guard.matching("Port scan detected"))
+
+    def prepare(self, case):
+        """The host under guard."""
+        self.lan = case.lan()
+        serve(self.lan.host, *TEN, kind=service_for(self.kind))
+        return self.lan.host
+
+    def start(self):
+        return start_scan(self.kind, self.lan)
 
     def after(self):
         """Seconds from the end of the fourth connection to the DROP; where
@@ -300,7 +312,7 @@ FIN, SYN, RST, ACK = 1, 2, 4, 16
 
 
 class Stopwatch:
-    """Notes the IPv4 packets of a host's device by the kernel's time stamps,
+    """Notes the packets of a host's device by the kernel's time stamps,
     and when a block came to stand (not in legacy tables; the kernel reports it once
     it is in force), and when rules of the sets' table were deleted. All times are seconds of CLOCK_MONOTONIC."""
 
@@ -315,7 +327,7 @@ class Stopwatch:
         self.rules.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES)
         for watched in (self.packets, self.rules):
             watched.setsockopt(socket.SOL_SOCKET, 33, 1 << 23)  # SO_RCVBUFFORCE
-        self.seen, self.dropped, self.deleted = [], None, None
+        self.seen, self.drops, self.deleted = [], [], None
         self.waker, self.wakee = socket.socketpair()
         self.thread = threading.Thread(target=self.watch, daemon=True)
         self.thread.start()
@@ -335,10 +347,15 @@ class Stopwatch:
 
     def take_rules(self):
         message = self.rules.recv(1 << 16)
-        if self.dropped is None and b"tcpparser v1 b=" in message:
-            self.dropped = time.monotonic()
+        if b"tcpparser v1 b=" in message:
+            self.drops.append(time.monotonic())
         if self.deleted is None and message[4:6] == DELRULE and b"tcpparser\0" in message:
             self.deleted = time.monotonic()
+
+    @property
+    def dropped(self):
+        """When the first block came to stand."""
+        return next(iter(self.drops), None)
 
     def take_packet(self):
         packet, extra, _, _ = self.packets.recvmsg(64, 64)
@@ -351,8 +368,9 @@ class Stopwatch:
         offset = time.time() - time.monotonic()
         found = {}
         for (seconds, nanoseconds), packet in sorted(self.seen):
-            words = packet[(packet[0] & 15) * 4:]
-            if packet[0] >> 4 != 4 or packet[9] != socket.IPPROTO_TCP or len(words) < 14:
+            is_v6 = packet[0] >> 4 == 6
+            words = packet[40 if is_v6 else (packet[0] & 15) * 4:]
+            if packet[6 if is_v6 else 9] != socket.IPPROTO_TCP or len(words) < 14:
                 continue
             source, target = struct.unpack("!HH", words[:4])
             found_key = (source, target) if (source, target) in found else (target, source)
@@ -416,30 +434,49 @@ def checksum(data):
     return ~(total + (total >> 16)) & 0xffff
 
 
+def segment(source, from_port, target, port, flags, sequence, acknowledged=0, data=b""):
+    """A TCP segment with its IP header, of either family."""
+    is_v6 = ":" in source
+    family = socket.AF_INET6 if is_v6 else socket.AF_INET
+    ends = socket.inet_pton(family, source) + socket.inet_pton(family, target)
+    head = struct.pack("!HHIIBBHHH", from_port, port, sequence & 0xffffffff,
+                       acknowledged & 0xffffffff, 5 << 4, flags, 64240, 0, 0)
+    length = len(head) + len(data)
+    pseudo = ends + struct.pack("!II" if is_v6 else "!HH", *(
+        (length, socket.IPPROTO_TCP) if is_v6 else (socket.IPPROTO_TCP, length)))
+    sum_ = struct.pack("!H", checksum(pseudo + head + data))
+    words = head[:16] + sum_ + head[18:] + data
+    if is_v6:
+        return struct.pack("!IHBB", 6 << 28, length, socket.IPPROTO_TCP, 64) + ends + words
+    ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + length, 0, 0, 64, socket.IPPROTO_TCP, 0)
+    sum_ = struct.pack("!H", checksum(ip + ends))
+    return ip[:10] + sum_ + ends + words
+
+
 class Forger:
     """Sends TCP segments with any source address (raw(7))."""
 
     def __init__(self, space):
         with space.entered():
             self.raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+            self.raw6 = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW)
 
     def send(self, source, target, port, flags, data=b"", count=1, sequence=None):
-        ends = socket.inet_aton(source) + socket.inet_aton(target)
         for _ in range(count):
             number = random.getrandbits(32) if sequence is None else sequence
             acknowledged = random.getrandbits(32) if flags & ACK else 0
-            head = struct.pack("!HHIIBBHHH", random.randint(1024, 65535), port, number,
-                               acknowledged, 5 << 4, flags, 64240, 0, 0)
-            length = len(head) + len(data)
-            pseudo = ends + struct.pack("!BBH", 0, socket.IPPROTO_TCP, length)
-            sum_ = struct.pack("!H", checksum(pseudo + head + data))
-            segment = head[:16] + sum_ + head[18:] + data
-            ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + length, 0, 0, 64,
-                             socket.IPPROTO_TCP, 0) + ends
-            self.raw.sendto(ip + segment, (target, 0))
+            self.put(segment(source, random.randint(1024, 65535), target, port, flags, number,
+                             acknowledged, data))
+
+    def put(self, packet):
+        if packet[0] >> 4 == 6:
+            self.raw6.sendto(packet, (socket.inet_ntop(socket.AF_INET6, packet[24:40]), 0))
+        else:
+            self.raw.sendto(packet, (socket.inet_ntoa(packet[16:20]), 0))
 
     def close(self):
         self.raw.close()
+        self.raw6.close()
 
 
 # ----------------------------------------------------- processes of their own
@@ -550,6 +587,65 @@ def sources(host, rate, *ports):
         print(opened, flush=True)
 
 
+def rows(count):
+    """Both ends of each connection are rows of this host."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    listener, held = socket.socket(), []
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(64)
+    for number in range(int(count)):
+        made = socket.socket()
+        made.bind((f"127.0.{1 + number % 200}.1", 0))
+        made.connect(listener.getsockname())
+        held += [made, listener.accept()[0]]
+    print("ready", flush=True)
+    sys.stdin.read()
+
+
+def forge(device, host, rate, count, *ports):
+    """In the names of many sources, each to all ports; at most so many frames a
+    second, half of them SYNs. Prints how many there were. They are made before, and
+    512 go with each sendmmsg(2): a flood must not spend its time in Python."""
+    neighbours = subprocess.run(["ip", "neigh", "show", host], stdout=subprocess.PIPE, text=True)
+    head = bytes.fromhex(neighbours.stdout.split()[4].replace(":", "")) + b"\2\0\0\0\0\1\x08\0"
+    frames = []
+    for number in range(256):
+        if number % len(ports) == 0:
+            source = f"10.{random.randint(128, 255)}.{random.randint(0, 255)}.{random.randint(1, 254)}"
+        ends = (source, random.randint(1024, 65535), host, int(ports[number % len(ports)]))
+        sequence = random.getrandbits(32)
+        frames += [head + segment(*ends, SYN, sequence),
+                   head + segment(*ends, ACK, sequence + 1, random.getrandbits(32))]
+    sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    sender.bind((device, 0))
+    sender.setsockopt(263, 20, 1)  # SOL_PACKET, PACKET_QDISC_BYPASS
+    vector = Vector(frames)
+    print("ready", flush=True)
+    began, sent = time.monotonic(), 0
+    while sent < int(count):
+        if sent > (time.monotonic() - began) * float(rate):
+            time.sleep(0.002)
+        else:
+            sent += vector.send(sender)
+    print(sent, flush=True)
+
+
+class Vector:
+    """An array of struct mmsghdr, and what its pointers lead to."""
+
+    def __init__(self, frames):
+        self.frames = [ctypes.create_string_buffer(frame, len(frame)) for frame in frames]
+        self.pieces = [ctypes.create_string_buffer(
+            struct.pack("PN", ctypes.addressof(frame), len(frame))) for frame in self.frames]
+        self.messages = b"".join(struct.pack("PIxxxxPNPNixxxxIxxxx", 0, 0, ctypes.addressof(piece), 1,
+                                             0, 0, 0, 0) for piece in self.pieces)
+
+    def send(self, sender):
+        """How many were sent."""
+        return max(0, harness.LIBC.sendmmsg(sender.fileno(), self.messages, len(self.frames), 0))
+
+
 # AUDIT_ARCH_* of linux/audit.h, the numbers of setsockopt(2) and socket(2).
 MACHINES = {"x86_64": (0xc000003e, 54, 41), "aarch64": (0xc00000b7, 208, 198)}
 NETLINK_SOCK_DIAG = 4
@@ -584,4 +680,5 @@ def run_deaf(how, *command):
 
 
 if __name__ == "__main__":
-    {"serve": serve_forever, "flood": flood, "many": many, "sources": sources, "deaf": run_deaf}[sys.argv[1]](*sys.argv[2:])
+    {"serve": serve_forever, "flood": flood, "many": many, "sources": sources, "rows": rows,
+     "forge": forge, "deaf": run_deaf}[sys.argv[1]](*sys.argv[2:])

@@ -738,10 +738,12 @@ impl Daemon {
         let namespaces = &mut self.namespaces;
         self.witness
             .drain(kernel, buffer, metrics, now, &mut |packet, link| {
+                if matches!(packet.kind, Kind::Syn | Kind::Fragment) {
+                    namespaces.see_syn(packet, link, context.host, now);
+                }
                 if packet.kind != Kind::Syn {
                     return;
                 }
-                namespaces.see_syn(packet, link, context.host, now);
                 let (local, remote) = (&packet.destination, &packet.source);
                 if let Some(source) = intake.suspect(local, remote, &context, firewall)
                     && let Some(ports) = intake.detector.ports_without(&source, local.port, now)

@@ -218,7 +218,7 @@ impl Namespaces {
         self.sights.fingerprint(Endpoint { address, port }, local)
     }
 
-    /// Takes note of a SYN that came in by a link.
+    /// Takes note of a SYN that came in by a link, or of what may be one.
     pub(super) fn see_syn(&mut self, packet: &Packet, link: u32, host: &Host, now: Instant) {
         if self.socket.is_some() && host.is_elsewhere(packet.source.address) {
             let (source, destination) = (packet.source, packet.destination);
