@@ -2,6 +2,7 @@
 //! the kernel's table shows then is evidence, whatever the packets said.
 
 use crate::address::{Endpoint, Family, Network};
+use crate::detector::Ports;
 use crate::limits::{OPENS, OPENS_PER_SECOND, OPENS_PER_TURN};
 use crate::metrics::Found;
 use crate::packets::Packet;
@@ -21,8 +22,6 @@ pub(super) struct Open {
     since: Option<Instant>,
     /// When it is looked for next; `None` until its source may complete a scan.
     due: Option<Instant>,
-    /// No other one here is of the same source and port.
-    is_first: bool,
 }
 
 impl Open {
@@ -33,7 +32,6 @@ impl Open {
         source: Network::any(Family::V4),
         since: None,
         due: None,
-        is_first: false,
     };
 
     /// The next of its looks, all that are overdue being over; `None` after
@@ -81,16 +79,21 @@ impl Opens {
         &mut self,
         packet: &Packet,
         source: Network,
-        mut ports: usize,
+        ports: usize,
         threshold: u8,
         now: Instant,
     ) {
-        let mut is_first = true;
+        // Counted anew: of several SYNs for one port any may leave first.
+        let mut seen = Ports::new();
+        let _ = seen.push(packet.destination.port);
         for other in self.places.iter().filter(|other| other.source == source) {
-            is_first &= other.local.port != packet.destination.port;
-            ports += usize::from(other.is_first);
+            if ports + seen.len() > usize::from(threshold) {
+                break;
+            }
+            if !seen.contains(&other.local.port) {
+                let _ = seen.push(other.local.port);
+            }
         }
-        ports += usize::from(is_first);
         if let Some(place) = self.places.get_mut(self.next) {
             *place = Open {
                 local: packet.destination,
@@ -98,11 +101,10 @@ impl Opens {
                 source,
                 since: Some(now),
                 due: None,
-                is_first,
             };
         }
         self.next = (self.next + 1) % OPENS;
-        if ports > usize::from(threshold) {
+        if ports + seen.len() > usize::from(threshold) {
             let same = self.places.iter_mut();
             for same in same.filter(|other| other.source == source) {
                 same.due = same.due.or(same.since);

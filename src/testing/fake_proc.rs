@@ -213,7 +213,7 @@ impl Dump {
             RTM_GETROUTE => List::Ipv4Routes,
             RTM_GETLINK => List::Links,
             // A kernel without nexthop objects.
-            _ => return Err(refusal(request)),
+            _ => return Err(refusal(request, libc::EOPNOTSUPP)),
         };
         Ok(Self {
             list,
@@ -226,7 +226,7 @@ impl Dump {
 
     pub fn unless(self, is_refused: bool, request: &[u8]) -> Result<Self, Vec<u8>> {
         if is_refused {
-            Err(refusal(request))
+            Err(refusal(request, libc::EPERM))
         } else {
             Ok(self)
         }
@@ -277,8 +277,8 @@ impl Dump {
     }
 }
 
-fn refusal(request: &[u8]) -> Vec<u8> {
-    let error = (-libc::EOPNOTSUPP).to_ne_bytes();
+fn refusal(request: &[u8], error: i32) -> Vec<u8> {
+    let error = (-error).to_ne_bytes();
     let payload = [&error[..], &request[..16]].concat();
     message(NLMSG_ERROR, 0, &request[8..12], &payload)
 }
