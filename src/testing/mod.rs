@@ -1,6 +1,7 @@
 //! The daemon against injected faults: the fake kernel, scenarios on it, the
 //! simulator with its oracle, and rules about the source text as tests.
 
+mod container_scenarios;
 pub mod fake_kernel;
 mod fake_network;
 pub mod fake_proc;

@@ -349,8 +349,8 @@ impl World {
         let lies = Lies {
             from,
             until,
-            times: random.pick(&[100, 1_000]),
-            at_once: random.pick(&[1, 10, 400]),
+            times: random.pick(&[50, 300]),
+            at_once: random.pick(&[1, 10, 300]),
             others: random.pick(&[0, 0, 100, 60_000]),
         };
         liars::tell(&mut run.kernel, random, lies, &self.peers);

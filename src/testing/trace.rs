@@ -16,9 +16,11 @@
 use std::net::IpAddr;
 
 use super::fake_kernel::{ChildFault, FakeKernel, Stdout};
+use super::fake_network::UPLINK;
 use super::fake_proc::FakeSocket;
 use super::filter_table::FilterTable;
 use super::firewall_scenarios::feed;
+use super::liars::real;
 use super::run::Run;
 use super::scenarios::{OWN, OWN_IPV6, host};
 use crate::address::{Endpoint, Family, Network};
@@ -248,6 +250,8 @@ impl Trace {
                 self.ask(peer, ports);
                 self.next_port += ports.len() as u16;
             }
+            // Ports that are published for containers, for a moment each.
+            ["visits", ref ports @ ..] => self.visit(peer, ports),
             ["scans"] => self.open(peer, &["22", "25", "80", "445"]),
             ["enters", state] => {
                 let peer: IpAddr = peer.parse().unwrap();
@@ -328,6 +332,28 @@ impl Trace {
         for (from, port) in (self.next_port..).zip(ports) {
             let (source, destination) = (end(peer, from), end(own, number(port)));
             self.run.kernel.send_packet(source, destination, 2, 2);
+        }
+    }
+
+    /// With SYNs by the uplink, or `by link 3 2`, or `by link none`.
+    fn visit(&mut self, peer: &str, ports: &[&str]) {
+        let mut words = ports.split(|word| *word == "by");
+        let ports = words.next().unwrap_or_default();
+        let links = words.next().map_or(vec![UPLINK], |words| {
+            let links = words.iter().skip(1).filter(|word| **word != "none");
+            links.map(|word| number(word)).collect()
+        });
+        for port in ports {
+            let mut visit = real(
+                peer.parse().unwrap(),
+                self.next_port,
+                number(port),
+                Duration::from_millis(3),
+            );
+            visit.links.clone_from(&links);
+            let sequence = self.next_port.into();
+            self.run.kernel.visit(&visit, sequence);
+            self.next_port += 1;
         }
     }
 
@@ -477,6 +503,12 @@ impl Trace {
             ["file", path, "is", text] => {
                 kernel.files.insert(path.to_owned(), format!("{text}\n"));
             }
+            ["namespaces", "fail", error] => kernel.faults.foreign_events = Some(errno(error)),
+            ["namespaces", "work"] => kernel.faults.foreign_events = None,
+            ["conntrack", "fails", error] => kernel.faults.conntrack = Some(errno(error)),
+            ["conntrack", "works"] => kernel.faults.conntrack = None,
+            ["events", "of", "namespaces", "are", "lost"] => kernel.faults.foreign_losses = 1_000,
+            ["events", "of", "namespaces", "arrive"] => kernel.faults.foreign_losses = 0,
             ["packet", "sockets", "fail", error] => kernel.faults.packets = Some(errno(error)),
             ["kernel", "counts", count, "more", "connections"] => {
                 kernel.passive_opens += number::<u64>(count);
