@@ -330,17 +330,6 @@ mod tests {
         assert!(!bench.judge(SCANNER, SERVICE, &[UPLINK]));
     }
 
-    /// Those by other links take no try.
-    #[test]
-    fn others_of_the_same_connection() {
-        let mut bench = Bench::new();
-        for sequence in 0..2 * TRIES as u32 {
-            bench.syn(SCANNER, SERVICE, sequence, BRIDGE);
-        }
-        bench.syn(SCANNER, SERVICE, 99, UPLINK);
-        assert!(bench.judge(SCANNER, SERVICE, &[UPLINK]));
-    }
-
     #[test]
     fn they_count_for_a_window() {
         let mut bench = Bench::new();
