@@ -147,7 +147,7 @@ def test_events_that_never_come(t):
 
 def test_what_only_events_show_is_missed_without_them(t):
     """Scrapes among it: they are connections, too."""
-    scene = Scene(t, before=deaf(), interval="1s")
+    scene = Scene(t, "--witness=none", before=deaf(), interval="1s")
     wait_for(scene.guard.error_output, "words about destroy events")
     opened = scene.touch(*PORTS, times=25)
     until(lambda: scene.guard.metric(MISSED) >= opened, 5, every=0.5)
