@@ -409,6 +409,22 @@ fn calm_world(seed: u64, has_lies: bool) {
         }
         peers.push(other);
     }
+    // By forged SYNs, which made sockets without a handshake.
+    for (index, port) in (0..).zip(SERVICES) {
+        let peer = (address(NOBODY[2]), 45_000 + index);
+        let socket = FakeSocket {
+            local: (own_of(peer.0), port),
+            remote: peer,
+            state: TcpState::FinWait1,
+            inode: 0,
+            is_dual_stack: false,
+        };
+        run.kernel
+            .at(at_ms(20_000 + 100 * u64::from(index)), move |kernel| {
+                kernel.ask_for(socket.remote, socket.local, 1, &[UPLINK]);
+                kernel.sockets.push(socket);
+            });
+    }
     if has_lies {
         tell(&mut run.kernel, &mut random, lies, &peers);
     }
