@@ -173,7 +173,7 @@ impl Sights {
 
 #[inline(never)]
 fn is_among(ways: &[u32], link: u32) -> bool {
-    ways.iter().any(|way| *way == link)
+    ways.contains(&link)
 }
 
 /// No IPv6 address begins with all ones where an IPv4 one has them.
