@@ -626,8 +626,11 @@ const ATTACKS: [(&str, bool, Attack); 14] = [
     }),
 ];
 
+/// Makes the host another one.
+type Furnish = fn(&mut FakeKernel);
+
 /// What of the host decides.
-const HOSTS: [(&str, fn(&mut FakeKernel)); 6] = [
+const HOSTS: [(&str, Furnish); 6] = [
     ("", |_| {}),
     ("whose SYNs come by a bridge", |kernel| {
         let uplink = kernel
@@ -665,7 +668,7 @@ const HOSTS: [(&str, fn(&mut FakeKernel)); 6] = [
 ];
 
 /// How often the client is said to have been forged, perhaps, and to be blocked.
-fn attack(host: fn(&mut FakeKernel), name: &str, attack: Attack) -> (usize, usize) {
+fn attack(host: Furnish, name: &str, attack: Attack) -> (usize, usize) {
     let mut run = Run::new(1);
     run.checks.oracle = false;
     run.kernel.nf_tables.lacks.nf_tables = false;

@@ -50,7 +50,6 @@ fn worlds() {
             }
         }
     }
-    eprintln!("{counts:?}");
     if number("TCPPARSER_SEEDS").is_none() {
         for (name, count) in counts {
             assert!(count > 0, "worlds without that prove little: {name}");
