@@ -409,6 +409,22 @@ fn calm_world(seed: u64, has_lies: bool) {
         }
         peers.push(other);
     }
+    // By forged SYNs, which made sockets without a handshake.
+    for (index, port) in (0..).zip(SERVICES) {
+        let peer = (address(NOBODY[2]), 45_000 + index);
+        let socket = FakeSocket {
+            local: (own_of(peer.0), port),
+            remote: peer,
+            state: TcpState::FinWait1,
+            inode: 0,
+            is_dual_stack: false,
+        };
+        run.kernel
+            .at(at_ms(20_000 + 100 * u64::from(index)), move |kernel| {
+                kernel.ask_for(socket.remote, socket.local, 1, &[UPLINK]);
+                kernel.sockets.push(socket);
+            });
+    }
     if has_lies {
         tell(&mut run.kernel, &mut random, lies, &peers);
     }
@@ -610,8 +626,11 @@ const ATTACKS: [(&str, bool, Attack); 14] = [
     }),
 ];
 
+/// Makes the host another one.
+type Furnish = fn(&mut FakeKernel);
+
 /// What of the host decides.
-const HOSTS: [(&str, fn(&mut FakeKernel)); 6] = [
+const HOSTS: [(&str, Furnish); 6] = [
     ("", |_| {}),
     ("whose SYNs come by a bridge", |kernel| {
         let uplink = kernel
@@ -649,7 +668,7 @@ const HOSTS: [(&str, fn(&mut FakeKernel)); 6] = [
 ];
 
 /// How often the client is said to have been forged, perhaps, and to be blocked.
-fn attack(host: fn(&mut FakeKernel), name: &str, attack: Attack) -> (usize, usize) {
+fn attack(host: Furnish, name: &str, attack: Attack) -> (usize, usize) {
     let mut run = Run::new(1);
     run.checks.oracle = false;
     run.kernel.nf_tables.lacks.nf_tables = false;

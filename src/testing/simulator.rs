@@ -50,7 +50,6 @@ fn worlds() {
             }
         }
     }
-    eprintln!("{counts:?}");
     if number("TCPPARSER_SEEDS").is_none() {
         for (name, count) in counts {
             assert!(count > 0, "worlds without that prove little: {name}");
@@ -390,8 +389,14 @@ impl World {
                 inode: 0,
                 is_dual_stack: self.random.hits(300),
             };
+            let socket_ends = (socket.local, socket.remote);
             let states = [TcpState::FinWait1, TcpState::Closing, TcpState::LastAck];
             let mut at = self.some_moment();
+            if self.has_packets {
+                kernel.at(at, move |kernel| {
+                    kernel.ask_for(socket_ends.1, socket_ends.0, 1, &[UPLINK]);
+                });
+            }
             for _ in 0..1 + self.random.below(2) {
                 kernel.set_state(at, &socket, self.random.pick(&states), 0);
                 at = at.after(self.some_time(60));
