@@ -184,8 +184,9 @@ def long_ones(binary):
 
 
 def main(binary):
-    print(f"{time.strftime('%Y-%m-%d')}, Linux {os.uname().release.split('-')[0]}, {os.cpu_count()} processors; "
-          f"ms: median (longest)\n")
+    release = os.uname().release.split("-")[0]
+    print(f"{time.strftime('%Y-%m-%d')}, Linux {release}, {os.cpu_count()} processors; "
+          "ms: median (longest)\n")
     table(binary)
     print()
     places(binary)

@@ -14,7 +14,6 @@ from traffic import ACK, SYN, Forger, Nmap, Stopwatch, deaf, helper, serve, touc
 
 SCANS = "tcpparser_port_scans_total"
 BLOCKS = "tcpparser_blocks_total"
-UNPROVEN = "tcpparser_events_unproven_total"
 # Whose host resets what it did not ask for, and whose host says nothing.
 LIVE = {"v4": "198.51.100.9", "v6": "2001:db8:7:9::7"}
 MUTE = {"v4": "198.51.100.201", "v6": "2001:db8:7:201::7"}
@@ -29,8 +28,8 @@ def without(*capabilities):
 
 def refused(guard):
     """Blocks refused, whatever the reason."""
-    found = guard.scrape()
-    return sum(value for name, value in found.items() if name.startswith("tcpparser_blocks_refused_total"))
+    return sum(value for name, value in guard.scrape().items()
+               if name.startswith("tcpparser_blocks_refused_total"))
 
 
 def reaches(scene, source, family="v4"):
@@ -302,6 +301,27 @@ def test_root_in_a_container_has_no_stranger_blocked(t, uplink, way, rp_filter, 
 def shown(source):
     """As it is blocked."""
     return source.rpartition("::")[0] + "::/64" if ":" in source else source
+
+
+@pytest.mark.idle
+def test_forged_fast_open_connections_prove_nothing(t):
+    """Services of containers take data that came with a SYN; who sent it, nobody
+    knows."""
+    scene = Docker(t)
+    for space in scene.containers:
+        space.sysctl("net.ipv4.tcp_fastopen=0x603", "net.ipv4.tcp_synack_retries=1",
+                     "net.ipv4.tcp_orphan_retries=1")
+        for port in INSIDE:
+            serve(space, port + 100, address="::")
+    ports = (8021, 8022, 8023, 8024)
+    scene.publish(scene.one, zip(ports[:2], (180, 181)))
+    scene.publish(scene.two, zip(ports[2:], (180, 181)))
+    guard = scene.guard("--show", "scans")
+    forger = scene.keep(Forger(scene.far))
+    for port in ports:
+        forger.send(SILENT["v4"], scene.host_v4, port, SYN, b"hello", count=5)
+    wait_for(lambda: guard.metric(FOREIGN) >= 20, "their events", 40)
+    only_the_control_is_blocked(scene, guard)
 
 
 def test_a_full_memory_of_one_link_makes_nothing_sure(t):

@@ -314,7 +314,8 @@ FIN, SYN, RST, ACK = 1, 2, 4, 16
 class Stopwatch:
     """Notes the packets of a host's device by the kernel's time stamps,
     and when a block came to stand (not in legacy tables; the kernel reports it once
-    it is in force), and when rules of the sets' table were deleted. All times are seconds of CLOCK_MONOTONIC."""
+    it is in force), and when rules of the sets' table were deleted. All times are
+    seconds of CLOCK_MONOTONIC."""
 
     def __init__(self, host, device="lan0"):
         with host.entered():
