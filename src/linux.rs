@@ -11,7 +11,7 @@ use core::mem::{self, MaybeUninit};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::panic::PanicInfo;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::address::{Endpoint, Family, fold_mapped};
 use crate::kernel::{
@@ -22,18 +22,20 @@ use crate::limits;
 use crate::table::HashKey;
 use crate::text::{Text, has_byte, parse_decimal, split, split_once, trim};
 use crate::time::{Calendar, Duration};
+use crate::time_zone;
 
 /// Interests one `poll` looks at; those behind are left unmet. The HTTP
 /// clients and some room for listeners, netlink, signals, child and output.
 pub const INTERESTS: usize = limits::HTTP_CLIENTS + 64;
 
-/// Environment variables kept where TZ has to be added to them.
-const VARIABLES: usize = 511;
+/// The longest files of the time zone database have less than 4 KiB.
+const TIME_ZONE: usize = 8 << 10;
 /// Words of one child's argv.
 const WORDS: usize = 64;
 /// PATH of a child where ours is unset.
 const DEFAULT_PATH: &CStr = c"PATH=/usr/sbin:/usr/bin:/sbin:/bin";
 const PATH_NAME: usize = b"PATH=".len();
+const TZ_NAME: usize = b"TZ=".len();
 /// Receive buffer asked for on events: thousands of messages.
 const EVENTS_BUFFER: c_int = 4 << 20;
 /// Receive buffer asked for on packets: some hundred SYNs between two looks. The
@@ -266,6 +268,8 @@ pub struct Linux {
     child: i32,
     /// How that child ended, where the orphans' collector saw it first.
     ended: Option<Exit>,
+    /// See `time_zone::offset`.
+    time_zone: &'static [u8],
 }
 
 impl Linux {
@@ -275,7 +279,6 @@ impl Linux {
     pub fn start() -> (Self, StartUp<'static>) {
         fill_standard_descriptors();
         let signals = take_signals();
-        warm_up_time_zone();
         let kernel = Self {
             signals,
             output: Channel::open(libc::STDOUT_FILENO),
@@ -283,6 +286,7 @@ impl Linux {
             is_init: process_id() == 1,
             child: 0,
             ended: None,
+            time_zone: read_time_zone(),
         };
         let start_up = StartUp {
             signals,
@@ -319,7 +323,8 @@ impl Kernel for Linux {
     }
 
     fn calendar(&mut self, unix_seconds: u64) -> Calendar {
-        local_time(unix_seconds)
+        let seconds = unix_seconds as i64;
+        Calendar::at(seconds + time_zone::offset(self.time_zone, seconds))
     }
 
     fn process_status(&mut self) -> ProcessStatus {
@@ -642,16 +647,47 @@ fn take_signals() -> Option<Descriptor> {
     Some(signals.release())
 }
 
-/// musl reads TZ or /etc/localtime; /etc/TZ is where OpenWrt keeps its zone.
-/// Later calls find the zone in memory.
-fn warm_up_time_zone() {
-    if environment_entry(b"TZ").is_none() {
-        let mut buffer = [0; 128];
-        let text = read_file(c"/etc/TZ", &mut buffer);
-        let (line, _) = split_once(text, b'\n');
-        add_time_zone(trim(line));
+/// The time zone as tzset(3) looks for it, once; /etc/TZ is where OpenWrt keeps
+/// its own.
+fn read_time_zone() -> &'static [u8] {
+    static BYTES: Single<[u8; TIME_ZONE]> = Single::new([0; TIME_ZONE]);
+    let mut line = [0; 128];
+    let zone = environment_entry(b"TZ").and_then(|entry| entry.to_bytes().get(TZ_NAME..));
+    let zone = zone.unwrap_or_else(|| {
+        let (line, _) = split_once(read_file(c"/etc/TZ", &mut line), b'\n');
+        match trim(line) {
+            b"" => b"/etc/localtime",
+            zone => zone,
+        }
+    });
+    BYTES
+        .take()
+        .map(|bytes| zone_of(zone, bytes))
+        .unwrap_or_default()
+}
+
+/// A rule as it stands, or what is in the file of that name. What cannot be read
+/// is empty, which is UTC.
+fn zone_of<'a>(zone: &[u8], bytes: &'a mut [u8]) -> &'a [u8] {
+    if time_zone::is_rule(zone) {
+        put_at(bytes, 0, zone);
+        return bytes.get(..zone.len()).unwrap_or_default();
     }
-    local_time(0);
+    let name = zone.strip_prefix(b":").unwrap_or(zone);
+    let folders: &[u8] = match name {
+        [b'/' | b'.', ..] => b"",
+        _ => b"/usr/share/zoneinfo/:/share/zoneinfo/:/etc/zoneinfo/",
+    };
+    for folder in split(folders, b':') {
+        let mut path = Path::from_bytes(folder);
+        path.put(name);
+        let mut terminated = Terminated::new();
+        let path = terminated.hold(path.as_bytes());
+        if let Ok(length @ 1..) = path.map(|path| read_file(path, bytes).len()) {
+            return bytes.get(..length).unwrap_or_default();
+        }
+    }
+    b""
 }
 
 /// Never waits.
@@ -662,32 +698,6 @@ fn hash_key() -> HashKey {
         k0: key as u64,
         k1: (key >> 64) as u64,
     }
-}
-
-/// The environment with TZ before it; see `add_time_zone`.
-static ENVIRONMENT: [AtomicPtr<c_char>; VARIABLES + 1] =
-    [const { AtomicPtr::new(ptr::null_mut()) }; VARIABLES + 1];
-/// `TZ=` and the zone.
-static TIME_ZONE: Single<Terminated> = Single::new(Terminated::new());
-
-/// By hand, since setenv(3) would bring in malloc and free, a third of the
-/// program. Variables that find no place are dropped.
-fn add_time_zone(zone: &[u8]) {
-    let mut text: Text<160> = Text::new();
-    text.put(b"TZ=");
-    text.put(zone);
-    let Some(place) = TIME_ZONE.take() else {
-        return;
-    };
-    let (false, Ok(entry)) = (zone.is_empty(), place.hold(text.as_bytes())) else {
-        return;
-    };
-    let entries = core::iter::once(entry).chain(environment_entries());
-    // The last place stays NULL.
-    for (place, entry) in ENVIRONMENT.iter().take(VARIABLES).zip(entries) {
-        place.store(entry.as_ptr().cast_mut(), Ordering::Relaxed);
-    }
-    set_environment(&ENVIRONMENT);
 }
 
 // --- children ---------------------------------------------------------------
@@ -1060,8 +1070,7 @@ unsafe extern "C" {
 }
 
 fn environment_entries() -> Strings {
-    // SAFETY: a plain load of a pointer; only `set_environment` changes it, at
-    // the start of a process with one thread.
+    // SAFETY: a plain load of a pointer, which nothing changes.
     Strings(unsafe { environ })
 }
 
@@ -1076,12 +1085,6 @@ fn environment_entry(name: &[u8]) -> Option<&'static CStr> {
 /// For `StartUp`.
 fn environment(index: usize) -> Option<&'static [u8]> {
     environment_entries().nth(index).map(CStr::to_bytes)
-}
-
-fn set_environment(entries: &'static [AtomicPtr<c_char>; VARIABLES + 1]) {
-    // SAFETY: an AtomicPtr has the layout of a pointer, the array ends with
-    // NULL and lives as long as the process, and no other thread reads environ.
-    unsafe { environ = entries.as_ptr().cast() };
 }
 
 // --- system calls -----------------------------------------------------------
@@ -1190,25 +1193,6 @@ fn read_clock(id: libc::clockid_t) -> Duration {
     };
     let nanoseconds = Duration::from_nanos(time.tv_nsec as u64);
     Duration::from_secs(time.tv_sec as u64).saturating_add(nanoseconds)
-}
-
-fn local_time(unix_seconds: u64) -> Calendar {
-    let seconds = unix_seconds as _;
-    let mut time = MaybeUninit::<libc::tm>::zeroed();
-    // SAFETY: both pointers are valid; POSIX's fields stand first in struct tm
-    // of any C library, and zeroes (a null zone name) are valid where it fails.
-    let time = unsafe {
-        libc::localtime_r(&raw const seconds, time.as_mut_ptr());
-        time.assume_init()
-    };
-    Calendar {
-        year: time.tm_year.saturating_add(1900) as u16,
-        month: time.tm_mon.saturating_add(1) as u8,
-        day: time.tm_mday as u8,
-        hour: time.tm_hour as u8,
-        minute: time.tm_min as u8,
-        second: time.tm_sec as u8,
-    }
 }
 
 #[inline(never)]
@@ -1673,6 +1657,7 @@ mod tests {
             is_init: false,
             child: 0,
             ended: None,
+            time_zone: b"",
         }
     }
 
@@ -2012,17 +1997,22 @@ mod tests {
     }
 
     #[test]
-    fn calendar_agrees_with_date() {
-        let mut kernel = kernel();
-        for seconds in [0, 951_782_400, 1_635_801_113, 1_743_296_400, 2_147_483_647] {
-            let mut text: Text<32> = Text::new();
-            kernel.calendar(seconds).write(&mut text);
-            let date = process::Command::new("date")
-                .args([format!("-d@{seconds}"), "+%Y-%m-%d %H:%M:%S".into()])
-                .output()
-                .unwrap();
-            assert_eq!(text.as_bytes(), date.stdout.trim_ascii_end());
-        }
+    fn time_zones_are_rules_or_files() {
+        let read = |zone: &str| {
+            let mut bytes = [0; TIME_ZONE];
+            zone_of(zone.as_bytes(), &mut bytes).to_vec()
+        };
+        assert_eq!(read("XXX-5:30"), b"XXX-5:30");
+        assert_eq!(read("UTC"), b"UTC");
+        assert_eq!(read(""), b"");
+        assert_eq!(read("No/Such_Zone"), b"");
+        let file = fs::read("/etc/localtime").unwrap_or_default();
+        assert_eq!(read("/etc/localtime"), file);
+        let file = fs::read("/usr/share/zoneinfo/Europe/Berlin").unwrap_or_default();
+        assert_eq!(read("Europe/Berlin"), file);
+        assert_eq!(read(":Europe/Berlin"), file);
+        let beyond = "/".repeat(300) + "usr/share/zoneinfo/Europe/Berlin";
+        assert_eq!(read(&beyond), b"");
     }
 
     #[test]
