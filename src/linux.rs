@@ -1089,6 +1089,41 @@ fn environment(index: usize) -> Option<&'static [u8]> {
 
 // --- system calls -----------------------------------------------------------
 
+/// What musl does around old kernels and other layouts takes a kilobyte, of which
+/// these machines need nothing: their first kernels had all these calls, whose
+/// structs are those of the C library.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod plain {
+    use core::ffi::c_int;
+
+    pub unsafe fn fstat(descriptor: c_int, status: *mut libc::stat) -> c_int {
+        // SAFETY: as fstat(2) says, which is what the caller keeps to.
+        unsafe { libc::syscall(libc::SYS_fstat, descriptor, status) as c_int }
+    }
+
+    pub unsafe fn socket(family: c_int, kind: c_int, protocol: c_int) -> c_int {
+        // SAFETY: no memory is passed.
+        unsafe { libc::syscall(libc::SYS_socket, family, kind, protocol) as c_int }
+    }
+
+    pub unsafe fn recvmsg(socket: c_int, message: *mut libc::msghdr, flags: c_int) -> isize {
+        // SAFETY: as recvmsg(2) says, which is what the caller keeps to.
+        unsafe { libc::syscall(libc::SYS_recvmsg, socket, message, flags) as isize }
+    }
+
+    pub unsafe fn accept4(
+        listener: c_int,
+        address: *mut libc::sockaddr,
+        length: *mut libc::socklen_t,
+        flags: c_int,
+    ) -> c_int {
+        // SAFETY: as accept(2) says, which is what the caller keeps to.
+        unsafe { libc::syscall(libc::SYS_accept4, listener, address, length, flags) as c_int }
+    }
+}
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+use libc as plain;
+
 #[inline(never)]
 fn errno() -> Errno {
     // SAFETY: the C library keeps one valid errno for each thread.
@@ -1105,8 +1140,12 @@ fn check_length(result: isize) -> Result<usize, Errno> {
 }
 
 fn open(path: &CStr, flags: c_int) -> Result<Owned, Errno> {
-    // SAFETY: the path ends with NUL; no O_CREAT, so no third argument is read.
-    Owned::new(unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC) })
+    let flags = flags | libc::O_CLOEXEC | libc::O_LARGEFILE;
+    let folder = libc::AT_FDCWD;
+    // SAFETY: the path ends with NUL; no O_CREAT, so no mode is read. Not open(3):
+    // musl's sets O_CLOEXEC by a second call.
+    let result = unsafe { libc::syscall(libc::SYS_openat, folder, path.as_ptr(), flags) };
+    Owned::new(result as c_int)
 }
 
 fn read(descriptor: c_int, buffer: &mut [u8]) -> Result<usize, Errno> {
@@ -1163,7 +1202,7 @@ fn file_status(descriptor: c_int) -> Result<libc::stat, Errno> {
     let mut status = MaybeUninit::<libc::stat>::zeroed();
     // SAFETY: fstat(2) fills a struct of the type the C library declares (that
     // of glibc and musl is the kernel's on 64-bit targets); zeroes are valid.
-    check(unsafe { libc::fstat(descriptor, status.as_mut_ptr()) })?;
+    check(unsafe { plain::fstat(descriptor, status.as_mut_ptr()) })?;
     // SAFETY: every field is a number, for which any bytes are valid.
     Ok(unsafe { status.assume_init() })
 }
@@ -1197,13 +1236,11 @@ fn read_clock(id: libc::clockid_t) -> Duration {
 
 #[inline(never)]
 fn resource_limit(resource: c_int) -> Option<u64> {
-    let mut limit = libc::rlimit {
-        rlim_cur: libc::RLIM_INFINITY,
-        rlim_max: libc::RLIM_INFINITY,
-    };
-    // SAFETY: getrlimit(2) fills the struct or leaves it as it is.
-    unsafe { libc::getrlimit(resource as _, &raw mut limit) };
-    (limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+    let mut limits = [u64::MAX; 2];
+    let (new, old) = (ptr::null::<u64>(), limits.as_mut_ptr());
+    // SAFETY: prlimit64(2) stores two numbers, or leaves what says "unlimited".
+    unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, new, old) };
+    Some(limits[0]).filter(|limit| *limit != u64::MAX)
 }
 
 fn auxiliary(entry: c_ulong) -> u32 {
@@ -1325,7 +1362,7 @@ fn signal_descriptor(mask: SignalSet) -> Result<Owned, Errno> {
 fn socket(family: c_int, kind: c_int, protocol: c_int) -> Result<Owned, Errno> {
     let kind = kind | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: no memory is passed.
-    Owned::new(unsafe { libc::socket(family, kind, protocol) })
+    Owned::new(unsafe { plain::socket(family, kind, protocol) })
 }
 
 #[inline(never)]
@@ -1389,7 +1426,7 @@ fn accept(listener: c_int) -> Result<(Owned, [u8; 28]), Errno> {
     let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     let bytes = address.as_mut_ptr().cast();
     // SAFETY: the kernel writes at most `length` bytes, the array's size.
-    let socket = Owned::new(unsafe { libc::accept4(listener, bytes, &raw mut length, flags) })?;
+    let socket = Owned::new(unsafe { plain::accept4(listener, bytes, &raw mut length, flags) })?;
     Ok((socket, address))
 }
 
@@ -1425,7 +1462,7 @@ fn receive_from(socket: c_int, buffer: &mut [u8]) -> Result<(usize, u32), Errno>
     message.msg_controllen = CONTROL as _;
     // SAFETY: name, part and control live, and the kernel writes at most their
     // lengths into them.
-    let result = unsafe { libc::recvmsg(socket, &mut message, libc::MSG_DONTWAIT) };
+    let result = unsafe { plain::recvmsg(socket, &mut message, libc::MSG_DONTWAIT) };
     let count = check_length(result)?;
     let word = |bytes: &[u8], offset: usize| {
         let (_, rest) = bytes.split_at_checked(offset)?;
