@@ -148,9 +148,8 @@ impl Instant {
     }
 
     /// Whole seconds since boot, rounded up: ends of blocks never come early.
-    #[inline(never)]
     pub const fn as_secs_rounded_up(self) -> u64 {
-        self.as_nanos().div_ceil(1_000_000_000)
+        Duration::from_nanos(self.as_nanos()).as_secs_rounded_up()
     }
 
     /// The time since `earlier`, zero if that lies ahead.
