@@ -31,9 +31,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Takes in one line of the listing.
     #[inline(never)]
     pub(super) fn listed(&mut self, place: Place, now: Instant) {
-        match self.lines.listed() {
+        match &self.lines.listed() {
             Listed::Chain => self.shown_mut(place).has_chain = true,
-            Listed::HookRule(hook, is_jump) => {
+            &Listed::HookRule(hook, is_jump) => {
                 let (Some(shown), Some(above)) = (
                     self.shown.hooks.get_mut(hook as usize),
                     self.above.get_mut(hook as usize),
@@ -48,10 +48,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                     note_above(above, self.lines.line());
                 }
             }
-            Listed::Ours(rule) => self.listed_ours(place, &rule, now),
+            Listed::Ours(rule) => self.listed_ours(place, rule, now),
             // Where our rules cannot have comments they look like that.
             Listed::Plain(rule) if self.table(place).lacks.comment => {
-                self.listed_rule(place, &rule, now);
+                self.listed_rule(place, rule, now);
             }
             Listed::Plain(_) | Listed::Foreign => self.shown_mut(place).has_foreign_rules = true,
             Listed::Other => {}
