@@ -84,6 +84,7 @@
 //! limits.rs        every capacity and period, with its reason
 //! text.rs          bounded text
 //! time.rs          instants and durations
+//! time_zone.rs     how far local time is ahead
 //! address.rs       addresses and networks
 //! table.rs         fixed tables
 //! label.rs         values of labels of metrics
@@ -143,6 +144,7 @@ mod time;
 mod address;
 mod limits;
 mod table;
+mod time_zone;
 
 mod kernel;
 mod netlink;

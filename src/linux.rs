@@ -11,7 +11,7 @@ use core::mem::{self, MaybeUninit};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::panic::PanicInfo;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::address::{Endpoint, Family, fold_mapped};
 use crate::kernel::{
@@ -22,18 +22,20 @@ use crate::limits;
 use crate::table::HashKey;
 use crate::text::{Text, has_byte, parse_decimal, split, split_once, trim};
 use crate::time::{Calendar, Duration};
+use crate::time_zone;
 
 /// Interests one `poll` looks at; those behind are left unmet. The HTTP
 /// clients and some room for listeners, netlink, signals, child and output.
 pub const INTERESTS: usize = limits::HTTP_CLIENTS + 64;
 
-/// Environment variables kept where TZ has to be added to them.
-const VARIABLES: usize = 511;
+/// The longest files of the time zone database have less than 4 KiB.
+const TIME_ZONE: usize = 8 << 10;
 /// Words of one child's argv.
 const WORDS: usize = 64;
 /// PATH of a child where ours is unset.
 const DEFAULT_PATH: &CStr = c"PATH=/usr/sbin:/usr/bin:/sbin:/bin";
 const PATH_NAME: usize = b"PATH=".len();
+const TZ_NAME: usize = b"TZ=".len();
 /// Receive buffer asked for on events: thousands of messages.
 const EVENTS_BUFFER: c_int = 4 << 20;
 /// Receive buffer asked for on packets: some hundred SYNs between two looks. The
@@ -266,6 +268,8 @@ pub struct Linux {
     child: i32,
     /// How that child ended, where the orphans' collector saw it first.
     ended: Option<Exit>,
+    /// See `time_zone::offset`.
+    time_zone: &'static [u8],
 }
 
 impl Linux {
@@ -275,7 +279,6 @@ impl Linux {
     pub fn start() -> (Self, StartUp<'static>) {
         fill_standard_descriptors();
         let signals = take_signals();
-        warm_up_time_zone();
         let kernel = Self {
             signals,
             output: Channel::open(libc::STDOUT_FILENO),
@@ -283,6 +286,7 @@ impl Linux {
             is_init: process_id() == 1,
             child: 0,
             ended: None,
+            time_zone: read_time_zone(),
         };
         let start_up = StartUp {
             signals,
@@ -319,7 +323,8 @@ impl Kernel for Linux {
     }
 
     fn calendar(&mut self, unix_seconds: u64) -> Calendar {
-        local_time(unix_seconds)
+        let seconds = unix_seconds as i64;
+        Calendar::at(seconds + time_zone::offset(self.time_zone, seconds))
     }
 
     fn process_status(&mut self) -> ProcessStatus {
@@ -642,16 +647,47 @@ fn take_signals() -> Option<Descriptor> {
     Some(signals.release())
 }
 
-/// musl reads TZ or /etc/localtime; /etc/TZ is where OpenWrt keeps its zone.
-/// Later calls find the zone in memory.
-fn warm_up_time_zone() {
-    if environment_entry(b"TZ").is_none() {
-        let mut buffer = [0; 128];
-        let text = read_file(c"/etc/TZ", &mut buffer);
-        let (line, _) = split_once(text, b'\n');
-        add_time_zone(trim(line));
+/// The time zone as tzset(3) looks for it, once; /etc/TZ is where OpenWrt keeps
+/// its own.
+fn read_time_zone() -> &'static [u8] {
+    static BYTES: Single<[u8; TIME_ZONE]> = Single::new([0; TIME_ZONE]);
+    let mut line = [0; 128];
+    let zone = environment_entry(b"TZ").and_then(|entry| entry.to_bytes().get(TZ_NAME..));
+    let zone = zone.unwrap_or_else(|| {
+        let (line, _) = split_once(read_file(c"/etc/TZ", &mut line), b'\n');
+        match trim(line) {
+            b"" => b"/etc/localtime",
+            zone => zone,
+        }
+    });
+    BYTES
+        .take()
+        .map(|bytes| zone_of(zone, bytes))
+        .unwrap_or_default()
+}
+
+/// A rule as it stands, or what is in the file of that name. What cannot be read
+/// is empty, which is UTC.
+fn zone_of<'a>(zone: &[u8], bytes: &'a mut [u8]) -> &'a [u8] {
+    if time_zone::is_rule(zone) {
+        put_at(bytes, 0, zone);
+        return bytes.get(..zone.len()).unwrap_or_default();
     }
-    local_time(0);
+    let name = zone.strip_prefix(b":").unwrap_or(zone);
+    let folders: &[u8] = match name {
+        [b'/' | b'.', ..] => b"",
+        _ => b"/usr/share/zoneinfo/:/share/zoneinfo/:/etc/zoneinfo/",
+    };
+    for folder in split(folders, b':') {
+        let mut path = Path::from_bytes(folder);
+        path.put(name);
+        let mut terminated = Terminated::new();
+        let path = terminated.hold(path.as_bytes());
+        if let Ok(length @ 1..) = path.map(|path| read_file(path, bytes).len()) {
+            return bytes.get(..length).unwrap_or_default();
+        }
+    }
+    b""
 }
 
 /// Never waits.
@@ -662,32 +698,6 @@ fn hash_key() -> HashKey {
         k0: key as u64,
         k1: (key >> 64) as u64,
     }
-}
-
-/// The environment with TZ before it; see `add_time_zone`.
-static ENVIRONMENT: [AtomicPtr<c_char>; VARIABLES + 1] =
-    [const { AtomicPtr::new(ptr::null_mut()) }; VARIABLES + 1];
-/// `TZ=` and the zone.
-static TIME_ZONE: Single<Terminated> = Single::new(Terminated::new());
-
-/// By hand, since setenv(3) would bring in malloc and free, a third of the
-/// program. Variables that find no place are dropped.
-fn add_time_zone(zone: &[u8]) {
-    let mut text: Text<160> = Text::new();
-    text.put(b"TZ=");
-    text.put(zone);
-    let Some(place) = TIME_ZONE.take() else {
-        return;
-    };
-    let (false, Ok(entry)) = (zone.is_empty(), place.hold(text.as_bytes())) else {
-        return;
-    };
-    let entries = core::iter::once(entry).chain(environment_entries());
-    // The last place stays NULL.
-    for (place, entry) in ENVIRONMENT.iter().take(VARIABLES).zip(entries) {
-        place.store(entry.as_ptr().cast_mut(), Ordering::Relaxed);
-    }
-    set_environment(&ENVIRONMENT);
 }
 
 // --- children ---------------------------------------------------------------
@@ -1060,8 +1070,7 @@ unsafe extern "C" {
 }
 
 fn environment_entries() -> Strings {
-    // SAFETY: a plain load of a pointer; only `set_environment` changes it, at
-    // the start of a process with one thread.
+    // SAFETY: a plain load of a pointer, which nothing changes.
     Strings(unsafe { environ })
 }
 
@@ -1078,13 +1087,42 @@ fn environment(index: usize) -> Option<&'static [u8]> {
     environment_entries().nth(index).map(CStr::to_bytes)
 }
 
-fn set_environment(entries: &'static [AtomicPtr<c_char>; VARIABLES + 1]) {
-    // SAFETY: an AtomicPtr has the layout of a pointer, the array ends with
-    // NULL and lives as long as the process, and no other thread reads environ.
-    unsafe { environ = entries.as_ptr().cast() };
-}
-
 // --- system calls -----------------------------------------------------------
+
+/// What musl does around old kernels and other layouts takes a kilobyte, of which
+/// these machines need nothing: their first kernels had all these calls, whose
+/// structs are those of the C library.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod plain {
+    use core::ffi::c_int;
+
+    pub unsafe fn fstat(descriptor: c_int, status: *mut libc::stat) -> c_int {
+        // SAFETY: as fstat(2) says, which is what the caller keeps to.
+        unsafe { libc::syscall(libc::SYS_fstat, descriptor, status) as c_int }
+    }
+
+    pub unsafe fn socket(family: c_int, kind: c_int, protocol: c_int) -> c_int {
+        // SAFETY: no memory is passed.
+        unsafe { libc::syscall(libc::SYS_socket, family, kind, protocol) as c_int }
+    }
+
+    pub unsafe fn recvmsg(socket: c_int, message: *mut libc::msghdr, flags: c_int) -> isize {
+        // SAFETY: as recvmsg(2) says, which is what the caller keeps to.
+        unsafe { libc::syscall(libc::SYS_recvmsg, socket, message, flags) as isize }
+    }
+
+    pub unsafe fn accept4(
+        listener: c_int,
+        address: *mut libc::sockaddr,
+        length: *mut libc::socklen_t,
+        flags: c_int,
+    ) -> c_int {
+        // SAFETY: as accept(2) says, which is what the caller keeps to.
+        unsafe { libc::syscall(libc::SYS_accept4, listener, address, length, flags) as c_int }
+    }
+}
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+use libc as plain;
 
 #[inline(never)]
 fn errno() -> Errno {
@@ -1102,8 +1140,12 @@ fn check_length(result: isize) -> Result<usize, Errno> {
 }
 
 fn open(path: &CStr, flags: c_int) -> Result<Owned, Errno> {
-    // SAFETY: the path ends with NUL; no O_CREAT, so no third argument is read.
-    Owned::new(unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC) })
+    let flags = flags | libc::O_CLOEXEC | libc::O_LARGEFILE;
+    let folder = libc::AT_FDCWD;
+    // SAFETY: the path ends with NUL; no O_CREAT, so no mode is read. Not open(3):
+    // musl's sets O_CLOEXEC by a second call.
+    let result = unsafe { libc::syscall(libc::SYS_openat, folder, path.as_ptr(), flags) };
+    Owned::new(result as c_int)
 }
 
 fn read(descriptor: c_int, buffer: &mut [u8]) -> Result<usize, Errno> {
@@ -1160,7 +1202,7 @@ fn file_status(descriptor: c_int) -> Result<libc::stat, Errno> {
     let mut status = MaybeUninit::<libc::stat>::zeroed();
     // SAFETY: fstat(2) fills a struct of the type the C library declares (that
     // of glibc and musl is the kernel's on 64-bit targets); zeroes are valid.
-    check(unsafe { libc::fstat(descriptor, status.as_mut_ptr()) })?;
+    check(unsafe { plain::fstat(descriptor, status.as_mut_ptr()) })?;
     // SAFETY: every field is a number, for which any bytes are valid.
     Ok(unsafe { status.assume_init() })
 }
@@ -1192,34 +1234,13 @@ fn read_clock(id: libc::clockid_t) -> Duration {
     Duration::from_secs(time.tv_sec as u64).saturating_add(nanoseconds)
 }
 
-fn local_time(unix_seconds: u64) -> Calendar {
-    let seconds = unix_seconds as _;
-    let mut time = MaybeUninit::<libc::tm>::zeroed();
-    // SAFETY: both pointers are valid; POSIX's fields stand first in struct tm
-    // of any C library, and zeroes (a null zone name) are valid where it fails.
-    let time = unsafe {
-        libc::localtime_r(&raw const seconds, time.as_mut_ptr());
-        time.assume_init()
-    };
-    Calendar {
-        year: time.tm_year.saturating_add(1900) as u16,
-        month: time.tm_mon.saturating_add(1) as u8,
-        day: time.tm_mday as u8,
-        hour: time.tm_hour as u8,
-        minute: time.tm_min as u8,
-        second: time.tm_sec as u8,
-    }
-}
-
 #[inline(never)]
 fn resource_limit(resource: c_int) -> Option<u64> {
-    let mut limit = libc::rlimit {
-        rlim_cur: libc::RLIM_INFINITY,
-        rlim_max: libc::RLIM_INFINITY,
-    };
-    // SAFETY: getrlimit(2) fills the struct or leaves it as it is.
-    unsafe { libc::getrlimit(resource as _, &raw mut limit) };
-    (limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+    let mut limits = [u64::MAX; 2];
+    let (new, old) = (ptr::null::<u64>(), limits.as_mut_ptr());
+    // SAFETY: prlimit64(2) stores two numbers, or leaves what says "unlimited".
+    unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, new, old) };
+    Some(limits[0]).filter(|limit| *limit != u64::MAX)
 }
 
 fn auxiliary(entry: c_ulong) -> u32 {
@@ -1341,7 +1362,7 @@ fn signal_descriptor(mask: SignalSet) -> Result<Owned, Errno> {
 fn socket(family: c_int, kind: c_int, protocol: c_int) -> Result<Owned, Errno> {
     let kind = kind | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: no memory is passed.
-    Owned::new(unsafe { libc::socket(family, kind, protocol) })
+    Owned::new(unsafe { plain::socket(family, kind, protocol) })
 }
 
 #[inline(never)]
@@ -1405,7 +1426,7 @@ fn accept(listener: c_int) -> Result<(Owned, [u8; 28]), Errno> {
     let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     let bytes = address.as_mut_ptr().cast();
     // SAFETY: the kernel writes at most `length` bytes, the array's size.
-    let socket = Owned::new(unsafe { libc::accept4(listener, bytes, &raw mut length, flags) })?;
+    let socket = Owned::new(unsafe { plain::accept4(listener, bytes, &raw mut length, flags) })?;
     Ok((socket, address))
 }
 
@@ -1441,7 +1462,7 @@ fn receive_from(socket: c_int, buffer: &mut [u8]) -> Result<(usize, u32), Errno>
     message.msg_controllen = CONTROL as _;
     // SAFETY: name, part and control live, and the kernel writes at most their
     // lengths into them.
-    let result = unsafe { libc::recvmsg(socket, &mut message, libc::MSG_DONTWAIT) };
+    let result = unsafe { plain::recvmsg(socket, &mut message, libc::MSG_DONTWAIT) };
     let count = check_length(result)?;
     let word = |bytes: &[u8], offset: usize| {
         let (_, rest) = bytes.split_at_checked(offset)?;
@@ -1673,6 +1694,7 @@ mod tests {
             is_init: false,
             child: 0,
             ended: None,
+            time_zone: b"",
         }
     }
 
@@ -2012,17 +2034,22 @@ mod tests {
     }
 
     #[test]
-    fn calendar_agrees_with_date() {
-        let mut kernel = kernel();
-        for seconds in [0, 951_782_400, 1_635_801_113, 1_743_296_400, 2_147_483_647] {
-            let mut text: Text<32> = Text::new();
-            kernel.calendar(seconds).write(&mut text);
-            let date = process::Command::new("date")
-                .args([format!("-d@{seconds}"), "+%Y-%m-%d %H:%M:%S".into()])
-                .output()
-                .unwrap();
-            assert_eq!(text.as_bytes(), date.stdout.trim_ascii_end());
-        }
+    fn time_zones_are_rules_or_files() {
+        let read = |zone: &str| {
+            let mut bytes = [0; TIME_ZONE];
+            zone_of(zone.as_bytes(), &mut bytes).to_vec()
+        };
+        assert_eq!(read("XXX-5:30"), b"XXX-5:30");
+        assert_eq!(read("UTC"), b"UTC");
+        assert_eq!(read(""), b"");
+        assert_eq!(read("No/Such_Zone"), b"");
+        let file = fs::read("/etc/localtime").unwrap_or_default();
+        assert_eq!(read("/etc/localtime"), file);
+        let file = fs::read("/usr/share/zoneinfo/Europe/Berlin").unwrap_or_default();
+        assert_eq!(read("Europe/Berlin"), file);
+        assert_eq!(read(":Europe/Berlin"), file);
+        let beyond = "/".repeat(300) + "usr/share/zoneinfo/Europe/Berlin";
+        assert_eq!(read(&beyond), b"");
     }
 
     #[test]

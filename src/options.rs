@@ -196,23 +196,20 @@ fn find(is_meant: &dyn Fn(&Row) -> bool) -> Option<Id> {
 /// The row of one option.
 #[inline(never)]
 fn row_of(id: Id) -> Row {
-    let (mut line, mut rest) = split_once(TABLE, b'\n');
-    for _ in 0..id as usize {
-        (line, rest) = split_once(rest, b'\n');
+    let line = split(TABLE, b'\n').nth(id as usize).unwrap_or_default();
+    let mut fields: [&[u8]; 6] = [b""; 6];
+    for (field, text) in fields.iter_mut().zip(split(line, b'|')) {
+        *field = text;
     }
-    let mut next = || {
-        let (field, rest) = split_once(line, b'|');
-        line = rest;
-        field
-    };
+    let [name, short, argument, default, range, help] = fields;
     Row {
         id,
-        name: next(),
-        short: next().first().copied(),
-        argument: next(),
-        default: next(),
-        range: next(),
-        help: next(),
+        name,
+        short: short.first().copied(),
+        argument,
+        default,
+        range,
+        help,
     }
 }
 
@@ -754,10 +751,15 @@ fn duration_between(text: &[u8], range: &[u8]) -> Option<Duration> {
 
 /// What of `choices` has the place of `text` in `words`, between slashes.
 fn choose<T: Copy>(text: &[u8], words: &[u8], choices: &[T]) -> Option<T> {
-    let place = split(words, b'/').position(|word| word == text)?;
-    choices.get(place).copied()
+    choices.get(place(text, words)?).copied()
 }
 
+#[inline(never)]
+fn place(text: &[u8], words: &[u8]) -> Option<usize> {
+    split(words, b'/').position(|word| word == text)
+}
+
+#[inline(never)]
 fn parse_flag(text: &[u8]) -> Option<bool> {
     let mut words = split(b"1/true/yes/on/0/false/no/off", b'/');
     let place = words.position(|word| eq_ignore_case(text, word))?;
@@ -833,6 +835,7 @@ const QUOTE: usize = 40;
 
 /// Appends the start of something refused, fit for a terminal: printable ASCII
 /// with `?` for every other byte.
+#[inline(never)]
 fn put_quote(out: &mut TextView, value: &[u8]) {
     out.put_byte(b'\'');
     for byte in value.iter().take(QUOTE) {
@@ -875,16 +878,12 @@ impl UsageError<'_> {
                 put_allowed(out, *id);
             }
             Self::NotAllowed(id, origin, value) => {
-                put_name(out, *id, *origin);
-                out.put(b": ");
-                put_quote(out, value);
+                put_value(out, *id, *origin, value);
                 out.put(b" is not allowed: ");
                 put_allowed(out, *id);
             }
             Self::TooMany(id, origin, value) => {
-                put_name(out, *id, *origin);
-                out.put(b": ");
-                put_quote(out, value);
+                put_value(out, *id, *origin, value);
                 out.put(b" is one too many: at most ");
                 out.put_decimal(list_capacity(*id) as u64);
             }
@@ -898,7 +897,15 @@ impl UsageError<'_> {
     }
 }
 
+#[inline(never)]
+fn put_value(out: &mut TextView, id: Id, origin: Origin, value: &[u8]) {
+    put_name(out, id, origin);
+    out.put(b": ");
+    put_quote(out, value);
+}
+
 /// The option's name as one types it, or the variable's.
+#[inline(never)]
 fn put_name(out: &mut TextView, id: Id, origin: Origin) {
     let row = row_of(id);
     match origin {

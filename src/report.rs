@@ -100,6 +100,13 @@ fn begin_source(time: Calendar, label: Label, source: Network) -> Line {
     begin(time, label, who.as_bytes())
 }
 
+#[inline(never)]
+fn about_source(time: Calendar, label: Label, source: Network, words: &[u8]) -> Line {
+    let mut line = begin_source(time, label, source);
+    line.put(words);
+    line
+}
+
 /// A connection of the list, or so many of one peer with one port of a service,
 /// whose other ports differ.
 pub fn connections(
@@ -222,9 +229,7 @@ fn put_undo(out: &mut TextView, whom: &[u8], advice: &Advice) {
 
 /// A scan that no block follows.
 pub fn not_blocked(time: Calendar, source: Network, why: &[u8]) -> Line {
-    let mut line = begin_source(time, Label::NotBlocked, source);
-    line.put(why);
-    line
+    about_source(time, Label::NotBlocked, source, why)
 }
 
 /// The end of a block, or of the wish for one.
@@ -241,8 +246,7 @@ pub fn unblocked(time: Calendar, source: Network, reason: EndReason, program: &[
         EndReason::NeverStood => Label::BlockFailed,
         _ => Label::Unblocked,
     };
-    let mut line = begin_source(time, label, source);
-    line.put(words);
+    let mut line = about_source(time, label, source, words);
     if reason == EndReason::Operator {
         line.put(if program.is_empty() {
             b"somebody"
@@ -255,9 +259,7 @@ pub fn unblocked(time: Calendar, source: Network, reason: EndReason, program: &[
 
 /// A block that is not in the kernel yet.
 pub fn block_failed(time: Calendar, source: Network, why: &[u8]) -> Line {
-    let mut line = begin_source(time, Label::BlockFailed, source);
-    line.put(why);
-    line
+    about_source(time, Label::BlockFailed, source, why)
 }
 
 /// Words for a failed command.

@@ -148,9 +148,8 @@ impl Instant {
     }
 
     /// Whole seconds since boot, rounded up: ends of blocks never come early.
-    #[inline(never)]
     pub const fn as_secs_rounded_up(self) -> u64 {
-        self.as_nanos().div_ceil(1_000_000_000)
+        Duration::from_nanos(self.as_nanos()).as_secs_rounded_up()
     }
 
     /// The time since `earlier`, zero if that lies ahead.
@@ -227,7 +226,7 @@ pub fn order(instant: Option<Instant>) -> u64 {
 
 const _: () = assert!(size_of::<Option<Instant>>() == size_of::<u64>());
 
-/// Local calendar time as localtime_r(3) gives it, already in human numbers.
+/// Calendar time, already in human numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Calendar {
     /// The year, such as 2021.
@@ -240,25 +239,56 @@ pub struct Calendar {
     pub hour: u8,
     /// 0 to 59.
     pub minute: u8,
-    /// 0 to 60.
+    /// 0 to 59.
     pub second: u8,
 }
 
 impl Calendar {
+    /// That of a count of seconds since 1970 in the Gregorian calendar, by
+    /// counting from 1 March of the year 0, so that leap days end a year and
+    /// 400 years (146,097 days) repeat.
+    #[inline(never)]
+    pub fn at(seconds: i64) -> Self {
+        let seconds = (seconds + 719_468 * 86_400) as u64;
+        let (days, second_of_day) = (seconds / 86_400, seconds % 86_400);
+        let day_of_era = days % 146_097;
+        let year_of_era =
+            (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let month_from_march = (5 * day_of_year + 2) / 153;
+        let month = (month_from_march + 2) % 12 + 1;
+        let year = days / 146_097 * 400 + year_of_era + u64::from(month < 3);
+        Self {
+            year: year as u16,
+            month: month as u8,
+            day: (day_of_year - (153 * month_from_march + 2) / 5 + 1) as u8,
+            hour: (second_of_day / 3_600) as u8,
+            minute: (second_of_day / 60 % 60) as u8,
+            second: (second_of_day % 60) as u8,
+        }
+    }
+
     /// Appends `2021-11-01 21:11:53`.
     pub fn write(self, out: &mut TextView) {
         out.put_decimal_padded(u64::from(self.year), 4);
-        for (separator, number) in [
-            (b'-', self.month),
-            (b'-', self.day),
-            (b' ', self.hour),
-            (b':', self.minute),
-            (b':', self.second),
-        ] {
-            out.put_byte(separator);
-            out.put_decimal_padded(u64::from(number), 2);
-        }
+        put_part(out, b'-', self.month);
+        put_part(out, b'-', self.day);
+        self.write_time(out);
     }
+
+    /// Appends ` 21:11:53`.
+    pub fn write_time(self, out: &mut TextView) {
+        put_part(out, b' ', self.hour);
+        put_part(out, b':', self.minute);
+        put_part(out, b':', self.second);
+    }
+}
+
+/// Two digits behind what separates them from those before.
+#[inline(never)]
+fn put_part(out: &mut TextView, separator: u8, number: u8) {
+    out.put_byte(separator);
+    out.put_decimal_padded(u64::from(number), 2);
 }
 
 #[cfg(test)]
@@ -318,6 +348,26 @@ mod tests {
         let mut text: Text<32> = Text::new();
         calendar.write(&mut text);
         assert_eq!(text.as_bytes(), b"2021-11-01 21:01:03");
+    }
+
+    #[test]
+    fn days_are_those_of_the_gregorian_calendar() {
+        let (mut year, mut month, mut day) = (1970_u16, 1_u8, 1_u8);
+        for days in 0..200_000_i64 {
+            let at = Calendar::at(days * 86_400 + 3_600 * 5 + 61);
+            assert_eq!((at.year, at.month, at.day), (year, month, day));
+            assert_eq!((at.hour, at.minute, at.second), (5, 1, 1));
+            let is_leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+            #[rustfmt::skip]
+            let lengths = [31, 28 + u8::from(is_leap), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+            day += 1;
+            if day > lengths[usize::from(month) - 1] {
+                (day, month) = (1, month + 1);
+            }
+            if month == 13 {
+                (month, year) = (1, year + 1);
+            }
+        }
     }
 
     #[test]

@@ -140,12 +140,12 @@ impl Reader {
         &mut self,
         kernel: &mut K,
         family: Family,
-        visit: impl FnMut(&mut K, Row),
+        mut visit: impl FnMut(&mut K, Row),
     ) -> Outcome {
         let source = self.sources.get_mut(family);
         let rows = &mut self.rows;
         let opened = source.file.begin(kernel);
-        let result = opened.and_then(|opened| read_rows(kernel, opened, rows, visit));
+        let result = opened.and_then(|opened| read_rows(kernel, opened, rows, &mut visit));
         source.file.end(kernel, result.is_err());
         match result {
             Ok(()) => {
@@ -190,11 +190,12 @@ fn inode(kernel: &mut impl Kernel, path: &Path) -> Result<u64, Errno> {
     Ok(file.inode)
 }
 
+#[inline(never)]
 fn read_rows<K: Kernel>(
     kernel: &mut K,
     file: Descriptor,
     rows: &mut RowReader,
-    mut visit: impl FnMut(&mut K, Row),
+    visit: &mut dyn FnMut(&mut K, Row),
 ) -> Result<(), Errno> {
     rows.begin();
     loop {

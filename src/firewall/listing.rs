@@ -31,9 +31,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Takes in one line of the listing.
     #[inline(never)]
     pub(super) fn listed(&mut self, place: Place, now: Instant) {
-        match self.lines.listed() {
+        match &self.lines.listed() {
             Listed::Chain => self.shown_mut(place).has_chain = true,
-            Listed::HookRule(hook, is_jump) => {
+            &Listed::HookRule(hook, is_jump) => {
                 let (Some(shown), Some(above)) = (
                     self.shown.hooks.get_mut(hook as usize),
                     self.above.get_mut(hook as usize),
@@ -48,10 +48,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                     note_above(above, self.lines.line());
                 }
             }
-            Listed::Ours(rule) => self.listed_ours(place, &rule, now),
+            Listed::Ours(rule) => self.listed_ours(place, rule, now),
             // Where our rules cannot have comments they look like that.
             Listed::Plain(rule) if self.table(place).lacks.comment => {
-                self.listed_rule(place, &rule, now);
+                self.listed_rule(place, rule, now);
             }
             Listed::Plain(_) | Listed::Foreign => self.shown_mut(place).has_foreign_rules = true,
             Listed::Other => {}
@@ -147,54 +147,41 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// A rule of an earlier run, or one put back by another program.
     fn adopt(&mut self, place: Place, rule: &Rule, now: Instant) {
-        let (block, stage) = self.adopted_block(place, rule, now);
-        self.adopted += u64::from(self.put(rule.source, &block, stage).is_ok());
-    }
-
-    fn adopted_block(&self, place: Place, rule: &Rule, now: Instant) -> (Block, Stage) {
-        let read = Facts::read(&rule.comment);
-        let ours = read.filter(|facts| facts.boot_id == self.boot_id);
-        let (facts, end, comment) = match ours {
-            Some(facts) => (facts, facts.end(), rule.comment),
-            None => {
-                // Times of another boot mean nothing now: the first length anew.
-                let (strikes, data) =
-                    read.map_or((1, Data::Unknown), |facts| (facts.strikes, facts.data));
-                let end = self.end(1, now);
-                let new = Facts {
-                    boot_id: self.boot_id,
-                    end_seconds: end.map_or(0, Instant::as_secs),
-                    strikes,
-                    since_seconds: now.as_secs(),
-                    data,
-                };
-                let comment = if rule.comment.is_none() {
-                    rule.comment
-                } else {
-                    new.rewrite(&rule.comment)
-                };
-                (new, end, comment)
-            }
-        };
-        let is_new = comment != rule.comment || rule.scope != rule.scope.renewed();
-        let block = Block {
-            end,
-            since_seconds: facts.since_seconds,
-            strikes: facts.strikes,
-            data: facts.data,
+        let mut block = Block {
+            since_seconds: now.as_secs(),
+            strikes: 1,
+            data: Data::Unknown,
             place,
             scope: rule.scope,
             comment: rule.comment,
-            renewed: is_new.then_some(comment),
             listing: self.shown(place).number,
             ..Block::BLANK
         };
-        let stage = match is_new {
-            _ if now.reaches(end) => Stage::Expired,
-            true => Stage::Lost,
-            false => Stage::Standing,
+        let read = Facts::read(&rule.comment);
+        if let Some(facts) = read {
+            (block.strikes, block.data) = (facts.strikes, facts.data);
+        }
+        let mut comment = rule.comment;
+        if let Some(ours) = read.filter(|facts| facts.boot_id == self.boot_id) {
+            (block.end, block.since_seconds) = (ours.end(), ours.since_seconds);
+        } else {
+            // Times of another boot mean nothing now: the first length anew.
+            block.end = self.end(1, now);
+            if !comment.is_none() {
+                comment = block.facts(self.boot_id).rewrite(&comment);
+            }
+        }
+        if comment != rule.comment || rule.scope != rule.scope.renewed() {
+            block.renewed = Some(comment);
+        }
+        let stage = if now.reaches(block.end) {
+            Stage::Expired
+        } else if block.renewed.is_some() {
+            Stage::Lost
+        } else {
+            Stage::Standing
         };
-        (block, stage)
+        self.adopted += u64::from(self.put(rule.source, &block, stage).is_ok());
     }
 
     /// The listing is whole: what it lacks was lost to a reload if more than

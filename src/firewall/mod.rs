@@ -1020,12 +1020,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             });
         }
         if let Some(slot) = self.blocks.oldest(Stage::Refused as usize) {
-            let (source, block) = (*self.blocks.key(slot)?, *self.blocks.value(slot)?);
+            let source = *self.blocks.key(slot)?;
+            let refusal = self.blocks.value(slot)?.refusal;
             self.never_stood(slot);
-            return Some(Notice::Refused {
-                source,
-                refusal: block.refusal,
-            });
+            return Some(Notice::Refused { source, refusal });
         }
         if let Some(notice) = self.next_jump_notice() {
             return Some(notice);
@@ -1076,13 +1074,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     /// Of a block that never stood only earlier strikes are worth remembering.
+    #[inline(never)]
     fn never_stood(&mut self, slot: Slot) {
         self.set_stage(slot, Stage::Ended);
-        if self
-            .blocks
-            .value(slot)
-            .is_some_and(|block| block.strikes == 0)
-        {
+        let block = self.blocks.value(slot);
+        if block.is_some_and(|block| block.strikes == 0) {
             self.blocks.remove(slot);
         }
     }
