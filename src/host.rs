@@ -472,6 +472,8 @@ pub struct Host<const OWN: usize = OWN_ADDRESSES, const LINKS: usize = ON_LINK_P
     knowledge: Knowledge,
     /// Something came to be protected.
     has_grown: bool,
+    /// A shared link was found since the last dump of links began.
+    has_new_shared_links: bool,
     /// The files that named a nameserver when all were read last, and those
     /// that do in this reading, one bit each.
     named: u32,
@@ -507,6 +509,7 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
             nameservers: Facts::new(),
             broadcasts: Facts::new(),
             shared_links: Facts::new(),
+            has_new_shared_links: false,
             gateways: Facts::new(),
             link_local_gateways: Facts::new(),
             diversions: Facts::new(),
@@ -531,6 +534,7 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
 
     /// A dump of `section` begins.
     pub fn begin(&mut self, section: Section) {
+        self.has_new_shared_links &= section != Section::Links;
         for facts in self.kernel_facts() {
             facts.begin(section.bit());
         }
@@ -547,6 +551,11 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
             &mut self.broadcasts,
             &mut self.shared_links,
         ]
+    }
+
+    /// Whether the last dump of links is to be made again.
+    pub fn has_new_shared_links(&self) -> bool {
+        self.has_new_shared_links
     }
 
     /// Takes in what is there. What is gone is found by the next dump.
@@ -573,7 +582,9 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
     /// be asked for again: there is room now for what did not fit.
     pub fn finish(&mut self, section: Section, is_whole: bool) -> u8 {
         let origin = section.bit();
-        self.known |= origin;
+        if section != Section::Links || !self.has_new_shared_links {
+            self.known |= origin;
+        }
         if !is_whole {
             return 0;
         }
@@ -787,7 +798,8 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
 
     /// What stands on a shared link is shared, and so are its other ports: a
     /// VLAN, or a veth pair to the next bridge. Of those named before it the next
-    /// dump shows it. An open tunnel is shared by all who reach its end here.
+    /// dump shows it, and until one has shown no other all links count as shared.
+    /// An open tunnel is shared by all who reach its end here.
     fn take_link(&mut self, link: Link) {
         let shared = self.shared_links.view_mut();
         let Link { lower, master, .. } = link;
@@ -797,8 +809,10 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
             (false, master, link.number),
         ] {
             let is_shared = is_shared || shared.overlaps(place_of_link(by));
-            if is_shared && number != 0 {
-                shared.insert(place_of_link(number), Section::Links.bit());
+            let place = place_of_link(number);
+            if is_shared && number != 0 && shared.insert(place, Section::Links.bit()) {
+                self.has_new_shared_links = true;
+                self.known &= !Section::Links.bit();
             }
         }
     }
@@ -1847,33 +1861,39 @@ mod tests {
         // A veth uplink; a bridge with a container's port and the uplink's.
         assert_eq!(shared_of(&[(2, 0, 0, true)], 1), []);
         let bridge = [(2, 0, 3, false), (3, 0, 0, false), (4, 0, 3, true)];
-        assert_eq!(shared_of(&bridge, 1), [3, 4]);
-        assert_eq!(shared_of(&bridge, 2), [2, 3, 4]);
+        let all: List<u32> = (1..20).collect();
+        assert_eq!(shared_of(&bridge, 1), all);
+        // The second dump shows the bridge's other port.
+        assert_eq!(shared_of(&bridge, 2), all);
+        assert_eq!(shared_of(&bridge, 3), [2, 3, 4]);
         // A VLAN of it.
         let vlan = [(4, 0, 3, true), (5, 3, 0, false), (6, 2, 0, false)];
-        assert_eq!(shared_of(&vlan, 1), [3, 4, 5]);
+        assert_eq!(shared_of(&vlan, 2), [3, 4, 5]);
         // A veth pair of our own joins it to the next bridge: 7 and 8.
         let pair = [(4, 0, 3, true), (7, 8, 3, false), (8, 7, 9, false)];
-        assert_eq!(shared_of(&pair, 1), [3, 4, 7, 8, 9]);
+        assert_eq!(shared_of(&pair, 2), [3, 4, 7, 8, 9]);
         let late = [(8, 7, 9, false), (7, 8, 3, false), (4, 0, 3, true)];
-        assert_eq!(shared_of(&late, 3), [3, 4, 7, 8, 9]);
+        assert_eq!(shared_of(&late, 3), all);
+        assert_eq!(shared_of(&late, 4), [3, 4, 7, 8, 9]);
     }
 
     /// So is a VLAN of one.
     #[test]
     fn an_open_tunnel_is_shared() {
         let mut host = Host::<4, 4>::new();
-        host.begin(Section::Links);
-        for (number, lower, is_open_tunnel) in [(2, 0, false), (3, 2, true), (4, 3, false)] {
-            host.take(HostMessage::Link(Link {
-                number,
-                lower,
-                master: 0,
-                leaves_namespace: false,
-                is_open_tunnel,
-            }));
+        for _ in 0..2 {
+            host.begin(Section::Links);
+            for (number, lower, is_open_tunnel) in [(2, 0, false), (3, 2, true), (4, 3, false)] {
+                host.take(HostMessage::Link(Link {
+                    number,
+                    lower,
+                    master: 0,
+                    leaves_namespace: false,
+                    is_open_tunnel,
+                }));
+            }
+            host.finish(Section::Links, true);
         }
-        host.finish(Section::Links, true);
         let shared: List<u32> = (1..6).filter(|link| host.may_be_shared(*link)).collect();
         assert_eq!(shared, [3, 4]);
     }

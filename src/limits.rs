@@ -324,6 +324,11 @@ limit! {
     WITNESS_PAUSE: Duration = 10_000
 }
 limit! {
+    /// How long after packet sockets were opened the link of a SYN proves nothing:
+    /// one that came in by another link just before may be sent back by a router.
+    WITNESS_REPEATS: Duration = 1_000
+}
+limit! {
     /// SYNs to services remembered, each until it is known what became of it:
     /// those of three seconds at 100 new clients a second.
     OPENS: usize = 256

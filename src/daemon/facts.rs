@@ -344,6 +344,9 @@ impl HostFacts {
         gone &= ALL | self.whole | self.asked;
         self.is_unclean |= is_interrupted || gone & self.asked & COUNTED != 0;
         self.mark_stale(gone, now);
+        if host.has_new_shared_links() {
+            self.mark_stale(LINKS & (self.whole | self.asked), now);
+        }
         match progress {
             Progress::More => self.deadline = Some(now.after(FACTS_RETRY)),
             Progress::Done if self.asked != 0 => self.finish(host, now),

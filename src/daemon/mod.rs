@@ -826,7 +826,7 @@ impl Daemon {
             self.watcher.check(kernel, namespace, now);
             if self.options.has_witness && self.watcher.is_own_namespace() {
                 self.witness
-                    .check(kernel, self.options.proc_directory.as_bytes());
+                    .check(kernel, self.options.proc_directory.as_bytes(), now);
             }
             if self.watcher.is_own_namespace() && self.namespaces.check(kernel) {
                 self.facts.refresh_links(now);

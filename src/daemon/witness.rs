@@ -4,7 +4,7 @@
 use crate::address::Family;
 use crate::kernel::{Descriptor, Errno, Kernel};
 use crate::limits::{
-    WITNESS_FULL_REST, WITNESS_PACKETS, WITNESS_PAUSE, WITNESS_READS, WITNESS_REST,
+    WITNESS_FULL_REST, WITNESS_PACKETS, WITNESS_PAUSE, WITNESS_READS, WITNESS_REPEATS, WITNESS_REST,
 };
 use crate::metrics::Metrics;
 use crate::packets::{NO_ETHERTYPE, Packet, ethertype, filter, parse};
@@ -32,6 +32,9 @@ pub(super) struct Witness {
     paused_until: Option<Instant>,
     /// More came than the last turn could take.
     is_behind: bool,
+    /// Until then a packet that came in before the sockets were opened may come in
+    /// again by another link.
+    repeats_until: Option<Instant>,
     /// When packets were last known to be lost.
     lost_at: Option<Instant>,
     snmp6: KeptFile,
@@ -50,6 +53,7 @@ impl Witness {
             rest_until: None,
             paused_until: None,
             is_behind: false,
+            repeats_until: None,
             lost_at: None,
             snmp6: KeptFile::new(),
             received: 0,
@@ -59,11 +63,12 @@ impl Witness {
 
     /// Opens the sockets, unless they are.
     #[inline(never)]
-    pub(super) fn check(&mut self, kernel: &mut impl Kernel, proc_directory: &[u8]) {
+    pub(super) fn check(&mut self, kernel: &mut impl Kernel, proc_directory: &[u8], now: Instant) {
         if self.has_sockets() {
             return;
         }
         if self.open(kernel).is_ok() {
+            self.repeats_until = Some(now.after(WITNESS_REPEATS));
             self.snmp6.set_path(proc_directory, b"/net/snmp6");
             let mut buffer = [0; 8];
             let online = read_small(kernel, b"/sys/devices/system/cpu/online", &mut buffer);
@@ -122,7 +127,7 @@ impl Witness {
     }
 
     /// Takes in the packets that came, even where they may wait, and hands each
-    /// to `visit` with the number of its interface.
+    /// to `visit` with the number of its interface; 0 while that proves nothing.
     #[inline(never)]
     pub(super) fn drain(
         &mut self,
@@ -139,6 +144,7 @@ impl Witness {
         }
         self.is_behind = false;
         self.rest_until = None;
+        let repeats = !now.is_past(self.repeats_until);
         let before = metrics.witness_packets;
         let mut rest = WITNESS_REST;
         for (socket, family) in self.sockets.iter().zip(Family::ALL) {
@@ -151,7 +157,7 @@ impl Witness {
                         metrics.witness_packets += 1;
                         let bytes = buffer.get(..count).unwrap_or_default();
                         if let Some(packet) = parse(bytes, family) {
-                            visit(&packet, link);
+                            visit(&packet, if repeats { 0 } else { link });
                         }
                         if left == 0 {
                             rest = WITNESS_FULL_REST;

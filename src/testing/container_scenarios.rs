@@ -45,6 +45,20 @@ fn what_root_in_a_container_may_have_forged_is_told() {
     }
 }
 
+/// Its SYN may have come in by another link before the sockets were opened.
+#[test]
+fn what_comes_in_right_after_the_start_is_told() {
+    trace! {"
+        without oracle
+        at 0 s: start --interval=1h
+        at 500 ms: 198.51.100.7 visits 8001 8002 8003 8004
+        at 3 s: expect: Port scan detected: 198.51.100.7 -> 203.0.113.5 on ports 8001,8002,8003,8004
+        expect: Not blocked: 198.51.100.7 it may be forged …
+        198.51.100.7 visits 8001 8002 8003 8004
+        at 4 s: 198.51.100.7 is blocked for 10m
+    "}
+}
+
 /// Neighbours, clients of a private network, and three ports.
 #[test]
 fn who_is_no_scanner_of_published_ports() {
