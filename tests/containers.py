@@ -170,7 +170,9 @@ class Docker:
         made = self.t.guard(self.host, *arguments, env=self.firewall.env, interval=interval,
                             **options).ready()
         wait_for(lambda: has_events(made), "destroy events")
-        time.sleep(0.3)  # until the links are known, nothing is blocked
+        # Until links are known, and in the packet sockets' first second, nothing is
+        # blocked.
+        time.sleep(1.3)
         return made
 
     def address(self, family):

@@ -168,6 +168,7 @@ impl Namespaces {
             let bytes = buffer.get(..count).filter(|_| origin != 0);
             let malformed = walk_events(bytes.unwrap_or_default(), &mut |event| {
                 metrics.namespace_events += 1;
+                metrics.events_unproven += u64::from(event.handshake == Handshake::Unproven);
                 if is_candidate(&event, scene) {
                     let _ = candidates.push(event);
                 }
@@ -259,7 +260,8 @@ impl Namespaces {
             .and_then(|bytes| conntrack::answer(bytes, sequence, event.remote));
         self.conntrack_retry = None;
         if let Err(error) = answer
-            && error != Errno::ENOENT
+            && !matches!(error, Errno::ENOENT | Errno::EINTR)
+            && !matches!(error, Errno::EMFILE | Errno::ENFILE)
         {
             // Each question would let the kernel look for a module.
             self.conntrack_retry = Some(now.after(EVENTS_RETRY));
