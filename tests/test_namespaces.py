@@ -45,6 +45,12 @@ def serves_others(scene, family="v4", ports=PUBLISHED):
                for number, port in enumerate(ports, 9))
 
 
+def links_settle():
+    """A new link makes the guard list all of them, and once more where one that
+    containers can send by was found; until then nothing is blocked."""
+    time.sleep(0.6)
+
+
 def control(scene, guard, source="198.51.100.77"):
     """An ordinary scanner of published ports is blocked; whatever was sent before
     has been judged by then."""
@@ -130,6 +136,7 @@ def test_containers_that_come_later_are_seen(t):
     guard = scene.guard("--show", "scans")
     scene.add_container("late", (8005, 8006))
     wait_for(lambda: serves_others(scene, ports=(8005, 8006)), "its services")
+    links_settle()
     ports = (*PUBLISHED[:2], 8005, 8006)
     assert touch(scene.far, scene.host_v4, *ports) == 4, "connections"
     guard.wait_line(scan_pattern(STRANGER["v4"], scene.host_v4, ports), 3)
@@ -250,6 +257,7 @@ def impostors(scene, way):
     send, target = None, scene.address("v6" if way.endswith("v6") else "v4")
     if way == "tunnel":
         send = scene.keep(Tunnel(scene)).send
+        links_settle()
     elif way == "router":
         scene.relay()
         target = scene.relay_v4
