@@ -386,7 +386,7 @@ impl<'a> StartUp<'a> {
 pub trait Kernel {
     /// What a clock shows, since its start.
     fn clock(&mut self, clock: Clock) -> Duration;
-    /// Local calendar time of `unix_seconds`, localtime_r(3).
+    /// Local calendar time of `unix_seconds`.
     fn calendar(&mut self, unix_seconds: u64) -> Calendar;
     /// What the process_* metrics show; reads /proc/self.
     fn process_status(&mut self) -> ProcessStatus;
