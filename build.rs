@@ -16,7 +16,7 @@ fn main() {
     println!("cargo:rustc-link-arg-bins=-lc");
     // One page less on disk and in memory for each segment that is merged.
     tell_linker(&["-z", "noseparate-code"]);
-    tell_linker(&["-z", "relro", "-z", "now"]);
+    tell_linker(&["-z", "norelro", "-z", "now"]);
     if env::var("PROFILE").as_deref() == Ok("release") {
         drop_unwind_tables();
     }
