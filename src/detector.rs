@@ -23,6 +23,9 @@ pub struct Evidence {
     pub data: Data,
     /// It was not there at the start.
     pub is_new: bool,
+    /// Everything proves it. Otherwise the handshake alone does, and not the
+    /// way by which its SYN came: that is reported and leads to no block.
+    pub is_whole: bool,
 }
 
 /// Whether a peer sent data.
@@ -80,6 +83,8 @@ pub struct Scan {
     pub port_data: Vec<Data, PORTS_PER_SOURCE>,
     /// Some of its connections were not there at the start.
     pub is_new: bool,
+    /// Its whole ports alone exceed the threshold.
+    pub is_whole: bool,
 }
 
 impl Scan {
@@ -113,6 +118,8 @@ struct Touched {
     /// The source within its network.
     member: u16,
     data: Data,
+    /// Of several proofs one is whole, and what is noted here is of such ones.
+    is_whole: bool,
 }
 
 /// A source's ports, or a network's; the first `count` are in use, in no order.
@@ -122,8 +129,14 @@ struct Watched {
     last_seen: Option<Instant>,
     local: IpAddr,
     count: u8,
+    /// So many of them are whole.
+    whole: u8,
     /// Some evidence is.
     is_new: bool,
+    /// Whole ports alone made it a scanner.
+    is_whole: bool,
+    /// It was reported as a scanner by ports that are not whole.
+    is_told: bool,
     touched: [Touched; PORTS_PER_SOURCE],
 }
 
@@ -132,12 +145,16 @@ impl Blank for Watched {
         last_seen: None,
         local: UNSPECIFIED,
         count: 0,
+        whole: 0,
         is_new: false,
+        is_whole: false,
+        is_told: false,
         touched: [Touched {
             seen: None,
             port: 0,
             member: 0,
             data: Data::Unknown,
+            is_whole: false,
         }; PORTS_PER_SOURCE],
     };
 }
@@ -147,8 +164,8 @@ impl Watched {
     fn clear(&mut self) {
         self.last_seen = None;
         self.local = UNSPECIFIED;
-        self.count = 0;
-        self.is_new = false;
+        (self.count, self.whole) = (0, 0);
+        (self.is_new, self.is_whole, self.is_told) = (false, false, false);
     }
 
     fn in_use(&self) -> &[Touched] {
@@ -165,29 +182,46 @@ impl Watched {
     fn note(&mut self, evidence: &Evidence, member: u16, now: Instant, window: Duration) -> bool {
         self.drop_old(now, window);
         self.is_new |= evidence.is_new;
-        let port = evidence.port;
-        if let Some(known) = self.find(port) {
-            (known.seen, known.member) = (Some(now), member);
-            known.data = known.data.with(evidence.data);
-            return false;
-        }
         let newer = Touched {
             seen: Some(now),
-            port,
+            port: evidence.port,
             member,
             data: evidence.data,
+            is_whole: evidence.is_whole,
         };
+        if let Some(known) = self.find(evidence.port) {
+            match (known.is_whole, evidence.is_whole) {
+                // Who forges it could hold together what is older than the
+                // window, or have a scanner look as if it had sent data.
+                (true, false) => {}
+                (false, true) => {
+                    *known = newer;
+                    self.whole += 1;
+                }
+                (true, true) | (false, false) => {
+                    (known.seen, known.member) = (newer.seen, member);
+                    known.data = known.data.with(newer.data);
+                }
+            }
+            return false;
+        }
         if let Some(free) = self.touched.get_mut(usize::from(self.count)) {
             *free = newer;
             self.count += 1;
         } else if let Some(oldest) = self
             .touched
             .iter_mut()
-            .min_by_key(|touched| order(touched.seen))
+            .min_by_key(|touched| (touched.is_whole, order(touched.seen)))
         {
-            // More ports than can decide anything: the oldest is evicted.
+            // More ports than can decide anything: the oldest is evicted, and
+            // no whole one for one that is not.
+            if oldest.is_whole && !newer.is_whole {
+                return false;
+            }
+            self.whole -= u8::from(oldest.is_whole);
             *oldest = newer;
         }
+        self.whole += u8::from(newer.is_whole);
         true
     }
 
@@ -198,11 +232,21 @@ impl Watched {
                 index += 1;
                 continue;
             }
+            let is_whole = touched.is_whole;
             let last = self.in_use().last().copied();
             if let (Some(hole), Some(last)) = (self.touched.get_mut(index), last) {
                 *hole = last;
                 self.count -= 1;
+                self.whole -= u8::from(is_whole);
             }
+        }
+    }
+
+    /// The class of a source that is no scanner yet, or none to be blocked.
+    fn class(&self) -> usize {
+        match self.whole {
+            0 => UNPROVEN,
+            whole => NEWCOMERS.max(whole.into()),
         }
     }
 
@@ -236,12 +280,15 @@ impl Watched {
     }
 }
 
-/// Classes of the table: a source with k ports that decide nothing yet stands
-/// in class k, so that the least suspicious is evicted first.
+/// Classes of the table: a source with k whole ports that decide nothing yet
+/// stands in class k, so that the least suspicious is evicted first.
 const CROSSED: usize = PORTS_PER_SOURCE + 2;
 /// Reported and not blocked: silent until it was quiet for one window.
 const REPORTED: usize = PORTS_PER_SOURCE + 1;
 const CLASSES: usize = PORTS_PER_SOURCE + 3;
+/// Sources without a whole port, reported ones too: they have what others leave
+/// free, since who forges them may have any number.
+const UNPROVEN: usize = 0;
 /// Networks, until they are reported. They take an eighth of the table at most.
 const NETWORKS: usize = 1;
 /// Sources with one or two ports. A quarter of the table is theirs, and they
@@ -308,7 +355,7 @@ impl<const N: usize, const I: usize> Detector<N, I> {
     /// source that is no scanner by itself, and so may be part of a spread scan.
     #[inline(never)]
     fn note(&mut self, key: Network, member: u16, evidence: &Evidence, now: Instant) -> bool {
-        let Some(slot) = self.watch(key) else {
+        let Some(slot) = self.watch(key, evidence.is_whole) else {
             return false;
         };
         let class = self.sources.class(slot);
@@ -318,22 +365,29 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         let was_quiet = !now.is_within(self.window, watched.last_seen);
         let is_new = watched.note(evidence, member, now, self.window);
         watched.last_seen = Some(now);
+        let (most, sources, lower) = if is_network(key) {
+            (SPREAD_PORTS.max(self.threshold), SPREAD_SOURCES, NETWORKS)
+        } else {
+            (self.threshold, 1, watched.class())
+        };
+        let is_whole = watched.whole > most;
         let class = match class {
-            Some(CROSSED) => CROSSED,
+            Some(CROSSED) => {
+                watched.is_whole |= is_whole;
+                CROSSED
+            }
             Some(REPORTED) if !was_quiet => REPORTED,
             _ => {
                 if !evidence.local.is_unspecified() {
                     watched.local = evidence.local;
                 }
-                let (most, sources, class) = if is_network(key) {
-                    (SPREAD_PORTS.max(self.threshold), SPREAD_SOURCES, NETWORKS)
-                } else {
-                    (self.threshold, 1, NEWCOMERS.max(watched.count.into()))
-                };
-                if watched.count > most && watched.members() >= sources {
+                watched.is_whole = is_whole;
+                watched.is_told &= !was_quiet;
+                let is_scan = is_whole || watched.count > most && !watched.is_told;
+                if is_scan && watched.members() >= sources {
                     CROSSED
                 } else {
-                    class
+                    lower
                 }
             }
         };
@@ -341,7 +395,9 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         is_new && class < REPORTED
     }
 
-    fn watch(&mut self, source: Network) -> Option<Slot> {
+    /// The place of a source, or of a network; `is_whole`: of one with a whole
+    /// port now.
+    fn watch(&mut self, source: Network, is_whole: bool) -> Option<Slot> {
         if let Some(slot) = self.sources.find(&source) {
             return Some(slot);
         }
@@ -352,7 +408,13 @@ impl<const N: usize, const I: usize> Detector<N, I> {
             (NEWCOMERS, N / 4)
         };
         let has_share = self.sources.class_len(class) >= share.max(1);
-        if self.sources.len() >= N || is_network && has_share {
+        let is_full = self.sources.len() >= N;
+        if is_full || is_network && has_share {
+            self.evictions += 1;
+            let unproven = self.sources.oldest(UNPROVEN).filter(|_| is_full);
+            if unproven.is_none() && !is_whole && !is_network {
+                return None;
+            }
             // Newcomers below their share take the place of one with more ports.
             let is_crowded = has_share && !is_network;
             let first = if is_network || has_share {
@@ -361,17 +423,17 @@ impl<const N: usize, const I: usize> Detector<N, I> {
                 class + 1
             };
             let mut classes = (first..CLASSES).chain(0..CLASSES);
-            let neighbour = if is_crowded {
+            let neighbour = if is_crowded && unproven.is_none() {
                 self.neighbour(source)
             } else {
                 None
             };
-            let oldest =
-                neighbour.or_else(|| classes.find_map(|class| self.sources.oldest(class)))?;
+            let oldest = unproven
+                .or(neighbour)
+                .or_else(|| classes.find_map(|class| self.sources.oldest(class)))?;
             self.sources.remove(oldest);
-            self.evictions += 1;
         }
-        let slot = self.sources.place(source, 0).ok()?;
+        let slot = self.sources.place(source, UNPROVEN).ok()?;
         if let Some(watched) = self.sources.value_mut(slot) {
             watched.clear();
         }
@@ -422,24 +484,31 @@ impl<const N: usize, const I: usize> Detector<N, I> {
     pub fn next_scan(&mut self) -> Option<Scan> {
         let slot = self.sources.oldest(CROSSED)?;
         let source = *self.sources.key(slot)?;
-        let watched = self.sources.value(slot)?;
+        let watched = self.sources.value_mut(slot)?;
+        let is_spread = is_network(source);
         let mut scan = Scan {
             source,
-            members: if is_network(source) {
-                watched.members()
-            } else {
-                0
-            },
+            members: if is_spread { watched.members() } else { 0 },
             local: watched.local,
             ports: Vec::new(),
             port_data: Vec::new(),
             is_new: watched.is_new,
+            is_whole: watched.is_whole,
         };
         for touched in &watched.sorted() {
             let _ = scan.ports.push(touched.port);
-            let _ = scan.port_data.push(touched.data);
+            // What is not whole keeps no scanner from a block.
+            let counts = touched.is_whole || !scan.is_whole;
+            let data = if counts { touched.data } else { Data::Silent };
+            let _ = scan.port_data.push(data);
         }
-        self.sources.touch(slot, REPORTED);
+        let class = if is_spread || watched.is_whole {
+            REPORTED
+        } else {
+            watched.is_told = true;
+            watched.class()
+        };
+        self.sources.touch(slot, class);
         Some(scan)
     }
 
@@ -473,7 +542,7 @@ impl<const N: usize, const I: usize> Detector<N, I> {
 
     /// Takes a source for reported: no block followed its scan after all.
     pub fn silence(&mut self, source: Network, now: Instant) {
-        let Some(slot) = self.watch(source) else {
+        let Some(slot) = self.watch(source, true) else {
             return;
         };
         if let Some(watched) = self.sources.value_mut(slot) {
@@ -533,6 +602,7 @@ mod tests {
             local: UNSPECIFIED,
             data: Data::Unknown,
             is_new: true,
+            is_whole: true,
         }
     }
 
@@ -725,29 +795,234 @@ mod tests {
         assert_eq!(scan.data(), Sent);
     }
 
-    /// The rule in a few slow lines: a map of every port's last sight.
+    fn unproven(number: u32, port: u16) -> Evidence {
+        Evidence {
+            is_whole: false,
+            ..evidence(number, port)
+        }
+    }
+
+    /// What `next_scan` says: whether it is whole, and the ports.
+    fn verdict<const N: usize, const I: usize>(
+        detector: &mut Detector<N, I>,
+    ) -> Option<(bool, std::vec::Vec<u16>)> {
+        let scan = detector.next_scan()?;
+        Some((scan.is_whole, scan.ports.to_vec()))
+    }
+
+    #[test]
+    fn ports_that_are_not_whole_are_told_once_and_whole_ones_alone_are_a_scan() {
+        let mut detector = detector::<16, 64>();
+        for port in 1..=3 {
+            detector.observe(&evidence(1, port), at(0));
+        }
+        detector.observe(&unproven(1, 4), at(1));
+        assert_eq!(
+            verdict(&mut detector),
+            Some((false, std::vec![1, 2, 3, 4])),
+            "three whole ones and one more"
+        );
+        for port in 1..=20 {
+            detector.observe(&unproven(1, port), at(2));
+            assert_eq!(verdict(&mut detector), None, "told already");
+        }
+        detector.observe(&evidence(1, 20), at(3));
+        let (is_whole, ports) = verdict(&mut detector).unwrap();
+        assert!(is_whole && ports.len() == 20, "{ports:?}");
+        detector.observe(&evidence(1, 21), at(4));
+        assert_eq!(verdict(&mut detector), None, "reported already");
+        // Quiet for a window: told again.
+        for port in 1..=4 {
+            detector.observe(&unproven(1, port), at(64));
+        }
+        assert_eq!(verdict(&mut detector), Some((false, std::vec![1, 2, 3, 4])));
+    }
+
+    /// Who forges what is not whole keeps nothing together that is older than
+    /// the window, hides no port, and sends no data for somebody else.
+    #[test]
+    fn what_is_not_whole_changes_nothing_that_is() {
+        let mut detector = detector::<16, 64>();
+        for port in 1..=3 {
+            detector.observe(&evidence(1, port), at(0));
+        }
+        for second in 1..60 {
+            for port in 1..=3 {
+                detector.observe(&unproven(1, port), at(second));
+            }
+        }
+        detector.observe(&evidence(1, 4), at(60));
+        assert_eq!(verdict(&mut detector), None, "ports 1 to 3 are 60 s old");
+
+        for port in 1..=3 {
+            detector.observe(&evidence(2, port), at(0));
+        }
+        let mut forged = unproven(2, 0);
+        forged.data = Data::Sent;
+        for port in 1..=200 {
+            forged.port = port;
+            detector.observe(&forged, at(1));
+        }
+        assert!(!detector.next_scan().unwrap().is_whole);
+        let mut last = evidence(2, 201);
+        for port in 1..=3 {
+            detector.note_data(source(2), port, Data::Silent);
+        }
+        last.data = Data::Silent;
+        detector.observe(&last, at(2));
+        let scan = detector.next_scan().unwrap();
+        assert!(scan.is_whole);
+        assert_eq!(scan.data(), Data::Silent);
+        for port in [1, 2, 3, 201] {
+            assert!(scan.ports.contains(&port), "{port}");
+        }
+    }
+
+    /// With as many whole ones as fit, before anything is handed out.
+    #[test]
+    fn what_is_not_whole_takes_no_whole_port_s_place() {
+        let mut detector = detector::<16, 64>();
+        detector.configure(HashKey { k0: 1, k1: 2 }, 63, WINDOW);
+        for port in 1..=64 {
+            detector.observe(&evidence(1, port), at(0));
+        }
+        detector.observe(&unproven(1, 65), at(0));
+        detector.observe(&unproven(1, 66), at(59));
+        assert_eq!(
+            verdict(&mut detector),
+            Some((true, (1..=64).collect::<std::vec::Vec<u16>>()))
+        );
+    }
+
+    /// It is whole if it was when it crossed the threshold, whatever became of
+    /// its ports before it was handed out.
+    #[test]
+    fn a_whole_scan_stays_whole_while_it_waits() {
+        let mut detector = detector::<16, 64>();
+        for port in 1..=4 {
+            detector.observe(&evidence(1, port), at(0));
+            detector.observe(&unproven(2, port), at(0));
+        }
+        detector.observe(&unproven(1, 5), at(59));
+        detector.observe(&unproven(1, 6), at(61));
+        // Another becomes whole meanwhile.
+        for port in 1..=4 {
+            detector.observe(&evidence(2, port), at(61));
+        }
+        let scans: [Scan; 2] = core::array::from_fn(|_| detector.next_scan().unwrap());
+        assert!(scans[0].is_whole && scans[1].is_whole);
+        assert_eq!(scans.map(|scan| scan.source), [source(1), source(2)]);
+    }
+
+    /// However many sources root in a container forges, told ones too, they take
+    /// no place of one with a whole port.
+    #[test]
+    fn sources_without_a_whole_port_take_only_free_places() {
+        let mut detector = detector::<64, 128>();
+        for number in 1..=8 {
+            let number = number << 16;
+            for port in 1..=3 {
+                detector.observe(&evidence(number, port), at(0));
+            }
+        }
+        let mut newcomers = 0;
+        while detector.sources.len() < 64 {
+            newcomers += 1;
+            detector.observe(&unproven(0x100 + newcomers, 80), at(0));
+        }
+        for number in 0..1_000 {
+            for port in 1..=5 {
+                detector.observe(&unproven(0x1000 + number, port), at(1));
+            }
+            while detector.next_scan().is_some_and(|scan| !scan.is_whole) {}
+        }
+        for number in 1..=8 {
+            detector.observe(&evidence(number << 16, 4), at(2));
+            let scan = detector.next_scan().expect("it is still known");
+            assert!(scan.is_whole && scan.source == source(number << 16));
+        }
+        // Newcomers take their places, and then there are none for them.
+        let mut newcomers = 0;
+        let places = detector.sources.class_len(UNPROVEN);
+        assert!(places > 40, "{places}");
+        while detector.sources.class_len(UNPROVEN) > 0 {
+            newcomers += 1;
+            detector.observe(&evidence(0x100_0000 + (newcomers << 16), 1), at(3));
+        }
+        let proven = |detector: &Detector<64, 128>| {
+            let class_len = |class| detector.sources.class_len(class);
+            (class_len(REPORTED), class_len(NEWCOMERS))
+        };
+        assert_eq!(proven(&detector), (8, newcomers as usize));
+        let evictions = detector.evictions();
+        detector.observe(&unproven(0x7777, 80), at(4));
+        assert_eq!(proven(&detector), (8, newcomers as usize));
+        assert_eq!(detector.evictions(), evictions + 1, "it is counted");
+    }
+
+    /// Several sources of a network are told together, whole or not.
+    #[test]
+    fn spread_scans_are_told_once_whole_or_not() {
+        let mut detector = detector::<64, 128>();
+        for port in 0..40 {
+            let evidence = unproven(u32::from(port) % 20, 100 + port);
+            detector.observe(&evidence, at(0));
+        }
+        let scan = detector.next_scan().unwrap();
+        assert!(scan.members >= 4 && scan.source.prefix_length() == 24);
+        for port in 0..40 {
+            let evidence = evidence(20 + u32::from(port) % 20, 200 + port);
+            detector.observe(&evidence, at(1));
+        }
+        assert_eq!(detector.next_scan(), None);
+    }
+
+    /// The rule in a few slow lines: maps of every port's last sight.
     #[derive(Default)]
     struct Naive {
-        sources: HashMap<Network, (HashMap<u16, Instant>, Option<Instant>)>,
+        threshold: usize,
+        sources: HashMap<Network, NaiveSource>,
+    }
+
+    #[derive(Default)]
+    struct NaiveSource {
+        whole: HashMap<u16, Instant>,
+        unproven: HashMap<u16, Instant>,
+        last: Option<Instant>,
+        is_told: bool,
+        is_reported: bool,
     }
 
     impl Naive {
-        fn observe(&mut self, evidence: &Evidence, now: Instant) -> Option<Vec<u16, 64>> {
-            let (ports, reported) = self.sources.entry(evidence.source).or_default();
-            if reported.is_some_and(|last| now.since(last) < WINDOW) {
-                *reported = Some(now);
+        fn observe(
+            &mut self,
+            evidence: &Evidence,
+            now: Instant,
+        ) -> Option<(bool, std::vec::Vec<u16>)> {
+            let one = self.sources.entry(evidence.source).or_default();
+            if one.last.is_none_or(|last| now.since(last) >= WINDOW) {
+                *one = NaiveSource::default();
+            }
+            one.last = Some(now);
+            for ports in [&mut one.whole, &mut one.unproven] {
+                ports.retain(|_, seen| now.since(*seen) < WINDOW);
+            }
+            if evidence.is_whole {
+                one.whole.insert(evidence.port, now);
+                one.unproven.remove(&evidence.port);
+            } else if !one.whole.contains_key(&evidence.port) {
+                one.unproven.insert(evidence.port, now);
+            }
+            let is_whole = one.whole.len() > self.threshold;
+            let is_scan = one.whole.len() + one.unproven.len() > self.threshold;
+            if one.is_reported || !is_scan || !is_whole && one.is_told {
                 return None;
             }
-            *reported = None;
-            ports.insert(evidence.port, now);
-            ports.retain(|_, seen| now.since(*seen) < WINDOW);
-            if ports.len() <= 3 {
-                return None;
-            }
-            let mut sorted: std::vec::Vec<u16> = ports.keys().copied().collect();
-            sorted.sort();
-            *reported = Some(now);
-            Vec::from_slice(&sorted).ok()
+            (one.is_told, one.is_reported) = (true, is_whole);
+            let ports = one.whole.keys().chain(one.unproven.keys());
+            let mut ports: std::vec::Vec<u16> = ports.copied().collect();
+            ports.sort();
+            Some((is_whole, ports))
         }
     }
 
@@ -760,25 +1035,64 @@ mod tests {
     #[test]
     fn agrees_with_a_naive_oracle() {
         let mut detector = detector::<64, 128>();
-        let mut naive = Naive::default();
+        let mut naive = Naive {
+            threshold: 3,
+            ..Naive::default()
+        };
         let mut state: u64 = 42;
         let mut now = at(0);
-        let mut scans = 0;
-        for step in 0..100_000 {
+        let mut scans = [0; 2];
+        for step in 0..200_000 {
             state = state
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1_442_695_040_888_963_407);
-            let evidence = evidence((state >> 33) as u32 % 12, (state >> 45) as u16 % 7);
+            let mut evidence = evidence((state >> 33) as u32 % 12, (state >> 45) as u16 % 7);
+            // A third of the sources is whole always, a third half of the time.
+            evidence.is_whole = match (state >> 33) % 3 {
+                0 => true,
+                1 => (state >> 20) % 2 == 0,
+                _ => (state >> 20) % 8 == 0,
+            };
             now = now.after(Duration::from_millis((state >> 50) % 6_000));
             detector.observe(&evidence, now);
             let expected = naive.observe(&evidence, now);
-            let scan = detector.next_scan();
-            scans += usize::from(scan.is_some());
-            assert_eq!(scan.map(|scan| scan.ports), expected, "step {step}");
+            let scan = verdict(&mut detector);
+            if let Some((is_whole, _)) = scan {
+                scans[usize::from(is_whole)] += 1;
+            }
+            assert_eq!(scan, expected, "step {step}");
             if step % 10 == 0 {
                 detector.expire(now);
             }
         }
-        assert!(scans > 1_000, "{scans}");
+        assert!(scans.iter().all(|count| *count > 1_000), "{scans:?}");
+    }
+
+    /// Every order of four sights of three ports, whole or not, at once, within
+    /// the window or after it, where two ports are a scan.
+    #[test]
+    fn agrees_with_a_naive_oracle_in_every_small_case() {
+        let mut detector = detector::<4, 64>();
+        detector.configure(HashKey { k0: 1, k1: 2 }, 1, WINDOW);
+        let steps = [0, 31, 60];
+        let mut now = at(0);
+        for case in 0..18_u32.pow(4) {
+            let mut naive = Naive {
+                threshold: 1,
+                ..Naive::default()
+            };
+            detector.forget(source(1));
+            let mut digits = case;
+            for step in 0..4 {
+                let digit = digits % 18;
+                digits /= 18;
+                let mut evidence = evidence(1, (digit % 3) as u16);
+                evidence.is_whole = digit / 3 % 2 == 0;
+                now = now.after(Duration::from_secs(steps[digit as usize / 6]));
+                detector.observe(&evidence, now);
+                let expected = naive.observe(&evidence, now);
+                assert_eq!(verdict(&mut detector), expected, "case {case} step {step}");
+            }
+        }
     }
 }

@@ -544,6 +544,7 @@ mod tests {
             (Refusal::NoFirewall, "no_firewall"),
             (Refusal::TableFull, "table_full"),
             (Refusal::Spread, "spread"),
+            (Refusal::WayUnseen, "way_unseen"),
         ] {
             assert_eq!(value(refusal), expected);
             assert!(!words.contains(&refusal.words()), "{expected}");

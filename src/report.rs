@@ -562,6 +562,7 @@ mod tests {
             ports: Ports::from_slice(&[22, 25, 80, 445]).unwrap(),
             port_data: heapless::Vec::new(),
             is_new: true,
+            is_whole: true,
         };
         assert_line(
             scan(
@@ -595,6 +596,7 @@ mod tests {
             ports: Ports::from_slice(&[1, 2, 3, 4]).unwrap(),
             port_data: heapless::Vec::new(),
             is_new: true,
+            is_whole: true,
         };
         assert_line(
             scan(TIME, &seen),
@@ -741,6 +743,7 @@ mod tests {
                 ports,
                 port_data: heapless::Vec::new(),
                 is_new: true,
+                is_whole: true,
             },
         );
         assert!(!line.is_truncated());

@@ -555,6 +555,9 @@ fn refusal(scan: &Scan, options: &Options, host: &Host) -> Option<Refusal> {
     if scan.members > 0 {
         return Some(Refusal::Spread);
     }
+    if !scan.is_whole {
+        return Some(Refusal::WayUnseen);
+    }
     if options.dry_run {
         return Some(Refusal::DryRun);
     }

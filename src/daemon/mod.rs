@@ -604,8 +604,23 @@ impl Daemon {
             ports: crate::detector::Ports::from_slice(&[22, 25, 80, 445]).unwrap_or_default(),
             port_data: Vec::new(),
             is_new: true,
+            is_whole: true,
         };
         assert!(self.commands.firewall.block(&scan, &self.host, now).is_ok());
+    }
+
+    /// A handshake that is proven but for the way its SYN came.
+    #[cfg(test)]
+    pub(crate) fn note_unproven(&mut self, peer: core::net::IpAddr, port: u16, now: Instant) {
+        let evidence = crate::detector::Evidence {
+            source: self.host.source_of(peer),
+            port,
+            local: crate::address::UNSPECIFIED,
+            data: crate::detector::Data::Silent,
+            is_new: true,
+            is_whole: false,
+        };
+        self.intake.detector.observe(&evidence, now);
     }
 
     /// The source that a peer's evidence is held against.

@@ -172,6 +172,8 @@ pub enum Refusal {
     TableFull,
     /// It came from several sources of a network.
     Spread,
+    /// Of some of its handshakes no SYN was seen by the way back to it.
+    WayUnseen,
 }
 
 impl Refusal {
@@ -186,6 +188,9 @@ impl Refusal {
             Self::NoFirewall => b"--firewall none",
             Self::TableFull => b"the table of blocks is full",
             Self::Spread => b"it was spread over several sources",
+            Self::WayUnseen => {
+                b"it may be forged (no SYN of it was seen to come in by the way back to it)"
+            }
         }
     }
 }
@@ -194,9 +199,9 @@ impl Label for Refusal {
     const WORDS: &'static str = concat!(
         "reason ",
         protection_labels!(),
-        " data_sent rate dry_run no_firewall table_full spread"
+        " data_sent rate dry_run no_firewall table_full spread way_unseen"
     );
-    const COUNT: usize = Protection::COUNT + 6;
+    const COUNT: usize = Protection::COUNT + 7;
 
     #[inline(never)]
     fn index(self) -> usize {
@@ -208,6 +213,7 @@ impl Label for Refusal {
             Self::NoFirewall => Protection::COUNT + 3,
             Self::TableFull => Protection::COUNT + 4,
             Self::Spread => Protection::COUNT + 5,
+            Self::WayUnseen => Protection::COUNT + 6,
         }
     }
 }

@@ -125,6 +125,37 @@ fn three_ports_are_no_scan() {
 }
 
 #[test]
+fn what_may_be_forged_is_told_once_and_not_blocked() {
+    trace! {"
+        without oracle
+        at 0 s: start
+        at 1 s: 198.51.100.7 opens 22 25 80
+        at 11 s: 198.51.100.7 seems to open 445
+        at 12 s: expect: Port scan detected: 198.51.100.7 -> 203.0.113.5 on ports 22,25,80,445
+        expect: Not blocked: 198.51.100.7 it may be forged (no SYN of it was seen to come in by the way back to it)
+        198.51.100.7 seems to open 22 25 80 443 445
+        at 31 s: metric tcpparser_blocks_refused_total{{reason=\"way_unseen\"}} is 1
+        iptables is untouched
+
+        # What is proven whole is a scan.
+        198.51.100.7 opens 443
+        at 41 s: expect: Port scan detected: 198.51.100.7 -> 203.0.113.5 on ports 22,25,80,443,445
+        expect: Blocked: 198.51.100.7 for 10m, …
+        metric tcpparser_port_scans_total is 2
+
+        # Quiet for a window: it is told again.
+        198.51.100.8 seems to open 22 25 80 445
+        at 42 s: expect: Port scan detected: 198.51.100.8 -> …
+        expect: Not blocked: 198.51.100.8 it may be forged …
+        at 100 s: 198.51.100.8 seems to open 443
+        at 159 s: 198.51.100.8 seems to open 22 25 80 443
+        at 221 s: 198.51.100.8 seems to open 22 25 80 443
+        at 222 s: expect: Port scan detected: 198.51.100.8 -> …
+        expect: Not blocked: 198.51.100.8 it may be forged …
+    "}
+}
+
+#[test]
 fn a_neighbour_is_blocked_towards_the_host_only() {
     trace! {"
         at 0 s: start

@@ -258,6 +258,13 @@ impl Trace {
                     kernel.destroy(([0; 4], number(port)), (octets(peer), 0));
                 }
             }
+            // A handshake that is proven but for the way its SYN came.
+            ["seems", "to", "open", ref ports @ ..] => {
+                let (daemon, kernel) = self.run.daemon();
+                for port in ports {
+                    daemon.note_unproven(peer.parse().unwrap(), number(port), kernel.now);
+                }
+            }
             // A client of our own listener, that sends nothing yet.
             ["connects"] => drop(kernel.connect(peer, b"")),
             // Its scan is printed, then its block.
