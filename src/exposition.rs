@@ -118,8 +118,10 @@ fn write_evidence(w: &mut Writer, m: &Metrics) {
             "Destroy events of inbound connections whose handshake nothing proves: no evidence.";
         counter "destroy_event_overflows" = number(m.destroy_event_overflows),
             "Times the kernel dropped destroy events because the receive buffer was full.";
+        counter "namespace_events" = number(m.namespace_events),
+            "Socket destroy events of other network namespaces, without those of private peers.";
         counter "malformed_events" = number(m.malformed_events),
-            "Messages on the event socket that were no destroy event.";
+            "Messages on the event sockets that were no destroy event.";
         gauge "evidence_source_up" = labelled::<EvidenceSource>(m.evidence_source_up.values()),
             "Whether a source of evidence works.";
         gauge "witness_up" = number(u64::from(m.witness_up)),

@@ -14,10 +14,10 @@ use heapless::{Vec, VecView};
 use crate::address::{NAT64, Network, fold_mapped, is_loopback, parse_address};
 use crate::limits::{
     ALLOWED, BROADCASTS, GATEWAYS, LINK_LOCAL_GATEWAYS, NAMESERVERS, ON_LINK_PREFIXES,
-    OWN_ADDRESSES,
+    OWN_ADDRESSES, SHARED_LINKS,
 };
 use crate::netlink::{
-    AddressMessage, HostMessage, RT_SCOPE_LINK, RT_TABLE_LOCAL, Route, RouteKind, Section,
+    AddressMessage, HostMessage, Link, RT_SCOPE_LINK, RT_TABLE_LOCAL, Route, RouteKind, Section,
 };
 use crate::text::{Text, trim};
 
@@ -106,6 +106,24 @@ const ALWAYS: [(Network, Protection); 8] = [
 /// Where one /64 holds many unrelated hosts: NAT64 and Teredo (RFC 4380 section
 /// 2.6).
 const SHARED: [Network; 3] = [NAT64[0], NAT64[1], v6(0x2001_0000 << 96, 32)];
+
+/// Addresses that name nobody beyond a site (RFC 1918, RFC 6598, RFC 3927,
+/// RFC 4193, RFC 4291 section 2.5.6). Those kept for documentation are like any
+/// other: nobody has them, and tests do.
+const PRIVATE: [Network; 7] = [
+    v4(10, 0, 0, 0, 8),
+    v4(172, 16, 0, 0, 12),
+    v4(192, 168, 0, 0, 16),
+    v4(100, 64, 0, 0, 10),
+    v4(169, 254, 0, 0, 16),
+    v6(0xfc << 120, 7),
+    LINK_LOCAL,
+];
+
+/// A link by its number, where networks are kept.
+fn place_of_link(number: u32) -> Network {
+    Network::single(IpAddr::V6(Ipv6Addr::from_bits(number.into())))
+}
 
 /// Where routers that announce themselves have their address (RFC 4861 section
 /// 6.1.2): one host on a link can be thousands of them.
@@ -465,6 +483,7 @@ pub struct Host<const OWN: usize = OWN_ADDRESSES, const LINKS: usize = ON_LINK_P
     diversions: Facts<Vec<Fact, 1>>,
     nameservers: Facts<Vec<Fact, NAMESERVERS>>,
     broadcasts: Facts<Vec<Fact, BROADCASTS>>,
+    shared_links: Facts<Vec<Fact, SHARED_LINKS>>,
     gateways: Facts<Vec<Fact, GATEWAYS>>,
     link_local_gateways: Facts<Vec<Fact, LINK_LOCAL_GATEWAYS>>,
     own: Facts<Vec<Fact, OWN>>,
@@ -487,6 +506,7 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
             allowed: Facts::new(),
             nameservers: Facts::new(),
             broadcasts: Facts::new(),
+            shared_links: Facts::new(),
             gateways: Facts::new(),
             link_local_gateways: Facts::new(),
             diversions: Facts::new(),
@@ -517,7 +537,7 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
     }
 
     #[inline(never)]
-    fn kernel_facts(&mut self) -> [&mut Facts; 6] {
+    fn kernel_facts(&mut self) -> [&mut Facts; 7] {
         [
             &mut self.own,
             &mut self.gateways,
@@ -525,6 +545,7 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
             &mut self.diversions,
             &mut self.on_link,
             &mut self.broadcasts,
+            &mut self.shared_links,
         ]
     }
 
@@ -542,6 +563,7 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
                 };
                 self.has_grown |= gateways.insert(Network::single(gateway), section.bit());
             }
+            HostMessage::Link(link) => self.take_link(link),
             HostMessage::Removed(_) | HostMessage::LinkDown | HostMessage::Interrupted => {}
         }
     }
@@ -661,6 +683,24 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
         self.on_link.view().overlaps(fold_network(network))
     }
 
+    /// Whether an address may be anybody's: neither private nor our own, nor on a
+    /// link of ours.
+    pub fn is_elsewhere(&self, address: IpAddr) -> bool {
+        let address = fold_mapped(address);
+        let is_private = PRIVATE.iter().any(|network| network.contains(address));
+        !is_private && !self.is_own(address) && !self.is_on_link(Network::single(address))
+    }
+
+    /// Whether what is in another network namespace may send by this link as
+    /// well: it is a bridge with a port whose other end is there. So is every
+    /// link while they are not known, or more than fit.
+    #[inline(never)]
+    pub fn may_be_shared(&self, link: u32) -> bool {
+        let shared = self.shared_links.view();
+        let is_known = self.known & Section::Links.bit() != 0 && shared.lost == 0;
+        !is_known || shared.overlaps(place_of_link(link))
+    }
+
     /// The source that `address` belongs to: IPv4 by itself, IPv6 by its /64,
     /// the unit a single host commands (RFC 6177 section 2), but by itself
     /// where unrelated hosts or protected addresses share that /64.
@@ -706,8 +746,7 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
     /// Whether protected addresses may be missing: some dump was never whole,
     /// or listed more than fits.
     pub fn is_incomplete(&self) -> bool {
-        let all = Section::ALL.iter().fold(0, |all, one| all | one.bit());
-        self.known != all || self.lost() != 0
+        self.known & Section::PROTECTING != Section::PROTECTING || self.lost() != 0
     }
 
     /// The sections with protected addresses that did not fit, but for link-local
@@ -743,6 +782,24 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
         // point-to-point link, which has a route of its own.
         if !message.prefix.is_single() {
             self.add_on_link(message.prefix, LARGEST_ALLOCATION, origin);
+        }
+    }
+
+    /// What stands on a shared link is shared, and so are its other ports: a
+    /// VLAN, or a veth pair to the next bridge. Of those named before it the next
+    /// dump shows it.
+    fn take_link(&mut self, link: Link) {
+        let shared = self.shared_links.view_mut();
+        let Link { lower, master, .. } = link;
+        for (is_shared, by, number) in [
+            (link.leaves_namespace, lower, master),
+            (false, lower, link.number),
+            (false, master, link.number),
+        ] {
+            let is_shared = is_shared || shared.overlaps(place_of_link(by));
+            if is_shared && number != 0 {
+                shared.insert(place_of_link(number), Section::Links.bit());
+            }
         }
     }
 
@@ -1762,5 +1819,95 @@ mod tests {
             seen.iter().all(|count| (5_000..85_000).contains(count)),
             "{seen:?}"
         );
+    }
+
+    /// A message of RTM_NEWLINK, and the end of a dump of links.
+    fn links_of(host: &mut Host<4, 4>, links: &[(u32, u32, u32, bool)]) {
+        host.begin(Section::Links);
+        for (number, lower, master, leaves_namespace) in links.iter().copied() {
+            host.take(HostMessage::Link(Link {
+                number,
+                lower,
+                master,
+                leaves_namespace,
+            }));
+        }
+        host.finish(Section::Links, true);
+    }
+
+    fn shared_of(links: &[(u32, u32, u32, bool)], dumps: usize) -> List<u32> {
+        let mut host = Host::<4, 4>::new();
+        (0..dumps).for_each(|_| links_of(&mut host, links));
+        (1..20).filter(|link| host.may_be_shared(*link)).collect()
+    }
+
+    #[test]
+    fn links_that_containers_may_send_by() {
+        // A veth uplink; a bridge with a container's port and the uplink's.
+        assert_eq!(shared_of(&[(2, 0, 0, true)], 1), []);
+        let bridge = [(2, 0, 3, false), (3, 0, 0, false), (4, 0, 3, true)];
+        assert_eq!(shared_of(&bridge, 1), [3, 4]);
+        assert_eq!(shared_of(&bridge, 2), [2, 3, 4]);
+        // A VLAN of it.
+        let vlan = [(4, 0, 3, true), (5, 3, 0, false), (6, 2, 0, false)];
+        assert_eq!(shared_of(&vlan, 1), [3, 4, 5]);
+        // A veth pair of our own joins it to the next bridge: 7 and 8.
+        let pair = [(4, 0, 3, true), (7, 8, 3, false), (8, 7, 9, false)];
+        assert_eq!(shared_of(&pair, 1), [3, 4, 7, 8, 9]);
+        let late = [(8, 7, 9, false), (7, 8, 3, false), (4, 0, 3, true)];
+        assert_eq!(shared_of(&late, 3), [3, 4, 7, 8, 9]);
+    }
+
+    /// Every link counts as shared while they are not known.
+    #[test]
+    fn unknown_links_are_shared() {
+        let mut host = Host::<4, 4>::new();
+        assert!(host.may_be_shared(2));
+        host.begin(Section::Links);
+        assert!(host.may_be_shared(2));
+        host.finish(Section::Links, true);
+        assert!(!host.may_be_shared(2));
+        // What must be known to block is something else.
+        assert!(host.is_incomplete());
+        links_of(&mut host, &[(4, 0, 3, true)]);
+        assert!(host.may_be_shared(3));
+        links_of(&mut host, &[]);
+        assert!(!host.may_be_shared(3));
+        let too_many: List<_> = (1..=limits::SHARED_LINKS as u32 + 1)
+            .map(|number| (0, 0, number * 2, true))
+            .collect();
+        links_of(&mut host, &too_many);
+        assert!(host.may_be_shared(1) && host.may_be_shared(4));
+        links_of(&mut host, &[]);
+        assert!(!host.may_be_shared(1));
+    }
+
+    #[test]
+    fn who_may_be_anybody() {
+        let mut host = Host::<4, 4>::new();
+        for (text, expected) in [
+            ("203.0.113.9", true),
+            ("::ffff:203.0.113.9", true),
+            ("2001:db8::9", true),
+            ("127.0.0.1", false),
+            ("::1", false),
+            ("10.255.255.255", false),
+            ("::ffff:10.0.0.1", false),
+            ("172.16.0.1", false),
+            ("172.32.0.1", true),
+            ("192.168.1.1", false),
+            ("100.64.0.1", false),
+            ("100.128.0.1", true),
+            ("169.254.1.1", false),
+            ("fd00::1", false),
+            ("fe80::1", false),
+        ] {
+            assert_eq!(host.is_elsewhere(ip(text)), expected, "{text}");
+        }
+        let own = address(ip("203.0.113.1"), 24, None, None);
+        walk_host(&own, 0, |message| host.take(message));
+        assert!(!host.is_elsewhere(ip("203.0.113.1")));
+        assert!(!host.is_elsewhere(ip("203.0.113.9")));
+        assert!(host.is_elsewhere(ip("203.0.114.9")));
     }
 }

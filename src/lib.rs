@@ -81,10 +81,12 @@
 //! proc_net_tcp.rs  rows to sockets
 //! sock_diag.rs     kernel events to sockets
 //! packets.rs       which packets are looked at, and what they ask for
-//! netlink.rs       dumps of addresses, routes and links
+//! netlink.rs       dumps of addresses, routes and links, and one route
+//! conntrack.rs     who began a connection of another namespace
 //! nf_tables.rs     the table of nf_tables to messages of the kernel, and back
 //! host.rs          own addresses, networks, gateways and nameservers
 //! listeners.rs     which local ports are services
+//! sights.rs        by which link its SYN came in
 //! waiting.rs       what waits until that is known
 //! connections.rs   this reading against the last: what opened, what closed, in
 //!                  which direction
@@ -140,8 +142,10 @@ mod packets;
 mod proc_net_tcp;
 mod sock_diag;
 
+mod conntrack;
 mod coverage;
 mod http;
+mod sights;
 
 mod listeners;
 

@@ -184,6 +184,35 @@ limit! {
     BROADCASTS: usize = 1_024
 }
 limit! {
+    /// Links that what is in another network namespace may send by: a bridge for
+    /// each network of containers, and a port for each container.
+    SHARED_LINKS: usize = 1_024
+}
+limit! {
+    /// SYNs remembered of one link: of its clients of one window, but for the
+    /// busiest.
+    SIGHTS: usize = 1_024
+}
+limit! {
+    /// Links whose SYNs are remembered apart, and one more for all others: two
+    /// uplinks and the bridge of the containers.
+    SIGHT_RINGS: usize = 4
+}
+limit! {
+    /// Events of other network namespaces taken in one turn.
+    NAMESPACE_EVENTS: usize = 128
+}
+limit! {
+    /// Events of other network namespaces that conntrack and routes are asked
+    /// about in one second, at 10 us each.
+    NAMESPACE_LOOKUPS: usize = 256
+}
+limit! {
+    /// Sources and ports of other network namespaces that are known to be
+    /// evidence, so that they need not be asked for again within the window.
+    NAMESPACE_MEMORY: usize = 1_024
+}
+limit! {
     /// How long netlink is listened to in one turn: some thousand routes of a
     /// dump. HTTP waits meanwhile.
     FACTS_SLICE: Duration = 4
@@ -498,6 +527,8 @@ const _: () = assert!(OPENS_PER_SECOND >= OPENS_PER_TURN && WITNESS_PACKETS >= 2
 const _: () =
     assert!(EVENTS_PER_TURN >= 1 && WAITING >= 2 * EVENTS_PER_TURN && EARLY_READING_SHARE >= 1);
 const _: () = assert!(HTTP_RESPONSE >= 4_096 && HTTP_LINGER_BYTES >= 1 && HTTP_ACCEPTS >= 1);
+const _: () = assert!(SIGHTS >= 1 && SIGHT_RINGS >= 2 && NAMESPACE_MEMORY >= 1);
+const _: () = assert!(SHARED_LINKS >= 1 && NAMESPACE_EVENTS >= 1 && NAMESPACE_LOOKUPS >= 2);
 const _: () = assert!(DESTROYS_PER_TURN >= 1 && DOOMED >= DESTROYS_PER_TURN);
 const _: () = assert!(SCREEN_LINES >= 2);
 const _: () = assert!(

@@ -67,6 +67,8 @@ labels! {
         Readings = "readings",
         /// Destroy events of NETLINK_SOCK_DIAG.
         DestroyEvents = "destroy_events",
+        /// The same of other network namespaces.
+        Namespaces = "namespaces",
     }
 }
 
@@ -370,10 +372,12 @@ pub struct Metrics {
     pub events_unproven: u64,
     /// Times the kernel dropped events because our buffer was full (ENOBUFS).
     pub destroy_event_overflows: u64,
-    /// Messages on the event socket that were no event.
+    /// Those of other network namespaces.
+    pub namespace_events: u64,
+    /// Messages on the event sockets that were no event.
     pub malformed_events: u64,
     /// Now: 1 where a source of evidence works.
-    pub evidence_source_up: Labelled<EvidenceSource, 2>,
+    pub evidence_source_up: Labelled<EvidenceSource, 3>,
     /// Now: whether packet sockets show packets as they come in.
     pub witness_up: bool,
     /// Packets they showed.
@@ -454,6 +458,7 @@ impl Metrics {
             destroy_events: 0,
             events_unproven: 0,
             destroy_event_overflows: 0,
+            namespace_events: 0,
             malformed_events: 0,
             evidence_source_up: Labelled::new(),
             witness_up: false,

@@ -8,6 +8,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::address::{Endpoint, Family, Network, fold_mapped};
 use crate::kernel::Errno;
+use crate::text::{Text, TextView};
 
 // linux/netlink.h
 /// An answer of an error number, 0 for none.
@@ -18,6 +19,8 @@ const NLMSG_OVERRUN: u16 = 4;
 pub const NLM_F_REQUEST: u16 = 0x1;
 /// The kernel shall answer with an error message even where all went well.
 pub const NLM_F_ACK: u16 = 0x4;
+/// Of each part of the answer to a dump; events lack it.
+const NLM_F_MULTI: u16 = 0x2;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 /// Of an event: it replaces another object, whose end is not reported.
 const NLM_F_REPLACE: u16 = 0x100;
@@ -28,6 +31,7 @@ const NLA_TYPE_MASK: u16 = 0x3fff;
 // linux/rtnetlink.h, linux/if_addr.h, linux/nexthop.h
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
@@ -39,11 +43,15 @@ const RTM_DELNEXTHOP: u16 = 105;
 const RTM_GETNEXTHOP: u16 = 106;
 /// IFF_UP and IFF_LOWER_UP of linux/if.h: it can carry packets.
 const LINK_WORKS: u32 = 0x1_0001;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINK_NETNSID: u16 = 37;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
 const IFA_FLAGS: u16 = 8;
 const RTA_DST: u16 = 1;
+const RTA_SRC: u16 = 2;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_MULTIPATH: u16 = 9;
@@ -52,6 +60,8 @@ const RTA_VIA: u16 = 18;
 const RTA_NH_ID: u16 = 30;
 const NHA_GATEWAY: u16 = 6;
 const RTM_F_CLONED: u32 = 0x200;
+/// The route itself, with all its next hops, not the one that was chosen.
+const RTM_F_FIB_MATCH: u32 = 0x2000;
 const RTN_UNICAST: u8 = 1;
 const RTN_LOCAL: u8 = 2;
 const RTN_BROADCAST: u8 = 3;
@@ -83,16 +93,22 @@ pub enum Section {
     Ipv6Routes,
     /// The nexthop objects.
     Nexthops,
+    /// The links. A dump numbers the namespaces of their other ends.
+    Links,
 }
 
 impl Section {
     /// All of them, in the order of `bit`.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Addresses,
         Self::Ipv4Routes,
         Self::Ipv6Routes,
         Self::Nexthops,
+        Self::Links,
     ];
+
+    /// Those that name protected addresses, one bit each: all but the last.
+    pub const PROTECTING: u8 = Self::Links.bit() - 1;
 
     /// One bit for each.
     pub const fn bit(self) -> u8 {
@@ -108,17 +124,18 @@ impl Section {
 }
 
 /// Bytes of the longest request.
-pub const DUMP_REQUEST: usize = HEADER + 12;
+pub const DUMP_REQUEST: usize = HEADER + 16;
 
 /// Asks for all of a section; returns the request and its length: a header and
-/// a zeroed body, struct ifaddrmsg, rtmsg or nhmsg, whose first byte is the
-/// address family.
+/// a zeroed body, struct ifaddrmsg, rtmsg, nhmsg or ifinfomsg, whose first byte
+/// is the address family.
 pub fn host_request(section: Section, sequence: u32) -> ([u8; DUMP_REQUEST], usize) {
     let (kind, family, body) = match section {
         Section::Addresses => (RTM_GETADDR, libc::AF_UNSPEC, 8),
         Section::Ipv4Routes => (RTM_GETROUTE, libc::AF_INET, 12),
         Section::Ipv6Routes => (RTM_GETROUTE, libc::AF_INET6, 12),
         Section::Nexthops => (RTM_GETNEXTHOP, libc::AF_UNSPEC, 8),
+        Section::Links => (RTM_GETLINK, libc::AF_UNSPEC, 16),
     };
     let mut request = [0; DUMP_REQUEST];
     let header = header(HEADER + body, kind, NLM_F_DUMP, sequence);
@@ -467,6 +484,20 @@ impl Route {
     }
 }
 
+/// A link, by what it is bound to; numbers are 0 where there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its number.
+    pub number: u32,
+    /// The link that it is made of, as a VLAN is, or its other end, as of a veth
+    /// pair, where that is of our network namespace.
+    pub lower: u32,
+    /// The bridge or bond that it is a port of.
+    pub master: u32,
+    /// Its other end is of another network namespace.
+    pub leaves_namespace: bool,
+}
+
 /// What the kernel reports of the host, asked or by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostMessage {
@@ -483,6 +514,8 @@ pub enum HostMessage {
     /// net/ipv4/nexthop.c, nexthop_flush_dev), and where
     /// net.ipv6.route.skip_notify_on_dev_down is set IPv6 routes.
     LinkDown,
+    /// A link is there.
+    Link(Link),
     /// The section being dumped changed meanwhile (NLM_F_DUMP_INTR): something
     /// may be missing in the answer.
     Interrupted,
@@ -548,8 +581,18 @@ fn parse_host(message: &Message, each: &mut impl FnMut(HostMessage)) -> Result<(
         RTM_DELROUTE => each(HostMessage::Removed(route_section(payload)?)),
         RTM_NEWNEXTHOP => parse_nexthop(payload, each)?,
         RTM_DELNEXTHOP => each(HostMessage::Removed(Section::Nexthops)),
-        RTM_NEWLINK if link_works(payload)? => {}
-        RTM_NEWLINK | RTM_DELLINK => each(HostMessage::LinkDown),
+        RTM_NEWLINK => {
+            let link = parse_link(payload)?;
+            // A dump only lists what was down before.
+            if message.flags & NLM_F_MULTI == 0 && !link_works(payload)? {
+                each(HostMessage::LinkDown);
+            }
+            each(HostMessage::Link(link));
+        }
+        RTM_DELLINK => {
+            each(HostMessage::LinkDown);
+            each(HostMessage::Removed(Section::Links));
+        }
         _ => {}
     }
     Ok(())
@@ -565,6 +608,23 @@ fn route_section(payload: &[u8]) -> Result<Section, Malformed> {
 fn link_works(payload: &[u8]) -> Result<bool, Malformed> {
     let flags = u32_at(payload, 8).ok_or(Malformed)?;
     Ok(flags & LINK_WORKS == LINK_WORKS)
+}
+
+#[inline(never)]
+fn parse_link(payload: &[u8]) -> Result<Link, Malformed> {
+    // struct ifinfomsg
+    let (fixed, attributes) = payload.split_first_chunk::<16>().ok_or(Malformed)?;
+    let number_of = |kind| u32_at(find(attributes, kind), 0);
+    let leaves_namespace = number_of(IFLA_LINK_NETNSID).is_some();
+    Ok(Link {
+        number: u32_at(fixed, 4).ok_or(Malformed)?,
+        // Numbers of another namespace's links mean nothing here.
+        lower: number_of(IFLA_LINK)
+            .filter(|_| !leaves_namespace)
+            .unwrap_or(0),
+        master: number_of(IFLA_MASTER).unwrap_or(0),
+        leaves_namespace,
+    })
 }
 
 #[inline(never)]
@@ -672,6 +732,107 @@ fn parse_nexthop(payload: &[u8], each: &mut impl FnMut(HostMessage)) -> Result<(
     Ok(())
 }
 
+/// Bytes of the longest question for a route: two IPv6 addresses.
+pub const ROUTE_REQUEST: usize = HEADER + 12 + 2 * (4 + 16);
+
+/// Asks for the route that packets to `destination` take; `source` is theirs,
+/// and must be the host's own (net/ipv4/route.c, ip_route_output_key_hash_rcu).
+#[inline(never)]
+pub fn route_request(
+    destination: IpAddr,
+    source: Option<IpAddr>,
+    sequence: u32,
+) -> Text<ROUTE_REQUEST> {
+    let mut request = Text::new();
+    let family = Family::of(destination);
+    let bits = family.bits();
+    request.put(&header(0, RTM_GETROUTE, 0, sequence));
+    // struct rtmsg
+    let [a, b, c, d] = RTM_F_FIB_MATCH.to_ne_bytes();
+    request.put(&[family.number(), bits, 0, 0, 0, 0, 0, 0, a, b, c, d]);
+    put_address(&mut request, RTA_DST, destination);
+    if let Some(source) = source {
+        put_address(&mut request, RTA_SRC, source);
+        request.overwrite(HEADER + 2, &[bits]);
+    }
+    let length = request.as_bytes().len() as u32;
+    request.overwrite(0, &length.to_ne_bytes());
+    request
+}
+
+/// Hands each link that the route in the answer to `route_request` leads to, one
+/// for each of its next hops, to `each`. None for a route that leads nowhere, and
+/// where net.ipv4.nexthop_compat_mode is 0 and it points to a nexthop object.
+#[inline(never)]
+pub fn walk_next_hops(bytes: &[u8], sequence: u32, each: &mut dyn FnMut(u32)) -> Result<(), Errno> {
+    // struct rtmsg
+    let route = only(bytes, sequence, RTM_NEWROUTE)?.split_first_chunk::<12>();
+    let (fixed, attributes) = route.ok_or(Errno::EINVAL)?;
+    if fixed[7] != RTN_UNICAST {
+        return Ok(());
+    }
+    if let Some(link) = u32_at(find(attributes, RTA_OIF), 0) {
+        each(link);
+    }
+    // struct rtnexthop has its length first, and at 4 the link.
+    let mut rest = find(attributes, RTA_MULTIPATH);
+    while let Some(length) = u16_at(rest, 0)
+        && let Some((next_hop, behind)) = split_aligned(rest, length.into())
+        && let Some(link) = u32_at(next_hop, 4)
+    {
+        each(link);
+        rest = behind;
+    }
+    Ok(())
+}
+
+/// The payload of the one object of an answer, behind which no NLMSG_DONE comes.
+#[inline(never)]
+pub fn only(bytes: &[u8], sequence: u32, kind: u16) -> Result<&[u8], Errno> {
+    let mut object = None;
+    let progress = walk_dump(bytes, sequence, &mut |found, payload| {
+        if found == kind {
+            object = Some(payload);
+        }
+        Ok(())
+    });
+    match progress {
+        Progress::Failed(Failure::Refused(error)) => Err(error),
+        Progress::Failed(_) => Err(Errno::EINVAL),
+        Progress::More | Progress::Done => object.ok_or(Errno::EINVAL),
+    }
+}
+
+/// The value of the first attribute of this type; nothing where there is none.
+#[inline(never)]
+pub fn find(attributes: &[u8], kind: u16) -> &[u8] {
+    for attribute in Attributes::new(attributes).flatten() {
+        if attribute.kind == kind {
+            return attribute.value;
+        }
+    }
+    &[]
+}
+
+/// `address` in network byte order, with zeros behind IPv4.
+#[inline(never)]
+pub fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => (u128::from(v4.to_bits()) << 96).to_be_bytes(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// Appends an attribute that is an address in network byte order.
+#[inline(never)]
+pub fn put_address(out: &mut TextView, kind: u16, address: IpAddr) {
+    let length = Family::of(address).bits() / 8;
+    let [[a, b], [c, d]] = [4 + u16::from(length), kind].map(u16::to_ne_bytes);
+    out.put(&[a, b, c, d]);
+    let bytes = octets(address);
+    out.put(bytes.get(..length.into()).unwrap_or_default());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -714,7 +875,6 @@ mod tests {
     }
 
     const SEQUENCE: u32 = 2;
-    const NLM_F_MULTI: u16 = 0x2;
 
     fn routes(bytes: &[u8]) -> (Vec<HostMessage>, Progress) {
         let mut found = Vec::new();
@@ -740,12 +900,13 @@ mod tests {
         let requests = Section::ALL.map(|section| host_request(section, 7));
         assert_eq!(requests[0].0[..16], expected);
         assert_eq!(requests[0].0[16..24], [0; 8]);
-        assert_eq!(requests.map(|request| request.1), [24, 28, 28, 24]);
-        assert_eq!(requests.map(|request| request.0[0]), [24, 28, 28, 24]);
-        assert_eq!(requests.map(|request| request.0[4]), [22, 26, 26, 106]);
-        assert_eq!(requests.map(|request| request.0[16]), [0, 2, 10, 0]);
+        assert_eq!(requests.map(|request| request.1), [24, 28, 28, 24, 32]);
+        assert_eq!(requests.map(|request| request.0[0]), [24, 28, 28, 24, 32]);
+        assert_eq!(requests.map(|request| request.0[4]), [22, 26, 26, 106, 18]);
+        assert_eq!(requests.map(|request| request.0[16]), [0, 2, 10, 0, 0]);
         let mut bits = Section::ALL.iter().map(|section| section.bit());
-        assert!(bits.by_ref().eq([1, 2, 4, 8]));
+        assert!(bits.by_ref().eq([1, 2, 4, 8, 16]));
+        assert_eq!(Section::PROTECTING, 15);
     }
 
     #[test]
@@ -859,15 +1020,24 @@ mod tests {
 
     #[test]
     fn links_that_carry_nothing() {
-        for (kind, flags, expected) in [
-            (RTM_NEWLINK, 0x1_1043_u32, 0),
-            (RTM_NEWLINK, 0x1_1042, 1),
-            (RTM_NEWLINK, 0x1043, 1),
-            (RTM_DELLINK, 0x1_1043, 1),
+        let is_there = HostMessage::Link(Link {
+            number: 0,
+            lower: 0,
+            master: 0,
+            leaves_namespace: false,
+        });
+        let (down, gone) = (HostMessage::LinkDown, HostMessage::Removed(Section::Links));
+        for (kind, of_dump, flags, expected) in [
+            (RTM_NEWLINK, 0, 0x1_1043_u32, &[is_there][..]),
+            (RTM_NEWLINK, 0, 0x1_1042, &[down, is_there]),
+            (RTM_NEWLINK, 0, 0x1043, &[down, is_there]),
+            // It was down before.
+            (RTM_NEWLINK, NLM_F_MULTI, 0x1043, &[is_there]),
+            (RTM_DELLINK, 0, 0x1_1043, &[down, gone]),
         ] {
             let payload = [&[0; 8], &flags.to_ne_bytes()[..], &[0; 4]].concat();
-            let found = routes(&message(kind, 0, 0, &payload)).0;
-            assert_eq!(found, std::vec![HostMessage::LinkDown; expected]);
+            let found = routes(&message(kind, of_dump, 0, &payload)).0;
+            assert_eq!(found, expected);
         }
     }
 
@@ -1002,5 +1172,98 @@ mod tests {
                 check(&bytes);
             }
         }
+    }
+
+    fn link(number: u32, lower: u32, master: u32, leaves_namespace: bool) -> Link {
+        Link {
+            number,
+            lower,
+            master,
+            leaves_namespace,
+        }
+    }
+
+    /// A veth whose other end is in another namespace, and one that is a port of a
+    /// bridge as well.
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_real_dump_of_links() {
+        let bytes = include_bytes!("testing/netlink/links.bin");
+        let mut found = Vec::new();
+        let progress = walk_host(bytes, 11, |message| found.push(message));
+        assert_eq!(progress, Progress::Done);
+        let expected = [link(2, 0, 0, true), link(4, 0, 3, true)];
+        assert_eq!(found, expected.map(HostMessage::Link));
+    }
+
+    /// Its lower link is ours where no namespace is named.
+    #[test]
+    fn a_link_on_another() {
+        let attributes = [(IFLA_LINK, 7_u32), (IFLA_MASTER, 9)];
+        let attributes = attributes.map(|(kind, number)| attribute(kind, &number.to_ne_bytes()));
+        let fixed = [&[0; 4], &8_u32.to_ne_bytes()[..], &[0; 8]].concat();
+        let payload = [&fixed[..], &attributes.concat()].concat();
+        let found = routes(&message(RTM_NEWLINK, NLM_F_MULTI, SEQUENCE, &payload)).0;
+        assert_eq!(found, [HostMessage::Link(link(8, 7, 9, false))]);
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn questions_for_a_route() {
+        let ip = |text: &str| text.parse().unwrap();
+        let request = route_request(ip("203.0.113.9"), Some(ip("198.51.100.1")), 3);
+        let expected = [
+            44, 0, 0, 0, 26, 0, 1, 0, 3, 0, 0, 0, 0, 0, 0, 0, 2, 32, 32, 0, 0, 0, 0, 0, 0, 0x20, 0,
+            0, 8, 0, 1, 0, 203, 0, 113, 9, 8, 0, 2, 0, 198, 51, 100, 1,
+        ];
+        assert_eq!(request.as_bytes(), expected);
+        let request = route_request(ip("203.0.113.9"), None, 3);
+        assert_eq!(request.as_bytes()[..4], [36, 0, 0, 0]);
+        assert_eq!(request.as_bytes()[4..18], expected[4..18]);
+        assert_eq!(request.as_bytes()[18..], [&[0], &expected[19..36]].concat());
+        let request = route_request(ip("2001:db8::9"), Some(ip("2001:db8::1")), 3);
+        assert_eq!(request.as_bytes().len(), ROUTE_REQUEST);
+        assert_eq!(request.as_bytes()[..4], [68, 0, 0, 0]);
+        assert_eq!(request.as_bytes()[16..19], [10, 128, 128]);
+    }
+
+    /// Answers of Linux 6.18: a default route by link 2; by links 2 and 5; by a
+    /// nexthop object of link 5, with net.ipv4.nexthop_compat_mode 1 and 0; to an
+    /// address of its own; none.
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn real_routes() {
+        let next_hops = |bytes: &[u8], sequence| {
+            let mut found = Vec::new();
+            walk_next_hops(bytes, sequence, &mut |link| found.push(link)).map(|()| found)
+        };
+        macro_rules! recorded {
+            ($name:literal) => {
+                &include_bytes!(concat!("testing/netlink/route_", $name, ".bin"))[..]
+            };
+        }
+        for (bytes, sequence, expected) in [
+            (recorded!("ipv4"), 1, &[2][..]),
+            (recorded!("ipv6"), 2, &[2]),
+            (recorded!("ipv4_multipath"), 4, &[2, 5]),
+            (recorded!("ipv6_multipath"), 5, &[2, 5]),
+            (recorded!("nexthop_object"), 6, &[5]),
+            (recorded!("nexthop_object_only"), 7, &[]),
+            (recorded!("local"), 10, &[]),
+        ] {
+            assert_eq!(next_hops(bytes, sequence), Ok(expected.to_vec()));
+            assert_eq!(next_hops(bytes, sequence + 1), Err(Errno::EINVAL));
+            for end in 0..bytes.len() {
+                assert!(next_hops(&bytes[..end], sequence).is_err(), "{end}");
+                for odd in [0, 1, 3, 5, 0x7f, 0xff] {
+                    let mut damaged = bytes.to_vec();
+                    damaged[end] = odd;
+                    let found = next_hops(&damaged, sequence).unwrap_or_default();
+                    assert!(found.len() <= bytes.len() / 8);
+                }
+            }
+        }
+        let none = recorded!("unreachable");
+        assert_eq!(next_hops(none, 8), Err(Errno(libc::EHOSTUNREACH)));
     }
 }

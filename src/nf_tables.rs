@@ -21,8 +21,8 @@ use heapless::Vec;
 use crate::address::Network;
 use crate::kernel::Errno;
 use crate::netlink::{
-    Attributes, Failure, HEADER, Malformed, Message, Messages, NLM_F_ACK, NLM_F_DUMP,
-    NLM_F_REQUEST, NLMSG_ERROR, Progress, address_of, header, u32_at, walk_dump,
+    self, Attributes, HEADER, Malformed, Message, Messages, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST,
+    NLMSG_ERROR, Progress, address_of, find, header, u32_at, walk_dump,
 };
 use crate::text::{Text, TextView, split};
 
@@ -799,38 +799,15 @@ pub fn generation_answer(bytes: &[u8], sequence: u32) -> Result<Generation, Errn
     only(bytes, sequence, NEWGEN).map(parse_generation)
 }
 
-/// The attributes of the one object of an answer, behind which no NLMSG_DONE
-/// comes.
-#[inline(never)]
+/// The attributes of the one object of an answer.
 fn only(bytes: &[u8], sequence: u32, kind: u16) -> Result<&[u8], Errno> {
-    let mut object = None;
-    let progress = walk_dump(bytes, sequence, &mut |found, payload| {
-        if found == SUBSYSTEM | kind {
-            object = Some(attributes_of(payload)?);
-        }
-        Ok(())
-    });
-    match progress {
-        Progress::Failed(Failure::Refused(error)) => Err(error),
-        Progress::Failed(_) => Err(Errno::EINVAL),
-        Progress::More | Progress::Done => object.ok_or(Errno::EINVAL),
-    }
+    let payload = netlink::only(bytes, sequence, SUBSYSTEM | kind)?;
+    attributes_of(payload).map_err(|Malformed| Errno::EINVAL)
 }
 
 /// Those behind the struct nfgenmsg.
 fn attributes_of(payload: &[u8]) -> Result<&[u8], Malformed> {
     payload.get(FIXED..).ok_or(Malformed)
-}
-
-/// The value of the first attribute of this type; nothing where there is none.
-#[inline(never)]
-fn find(attributes: &[u8], kind: u16) -> &[u8] {
-    for attribute in Attributes::new(attributes).flatten() {
-        if attribute.kind == kind {
-            return attribute.value;
-        }
-    }
-    &[]
 }
 
 /// The number that it has; 0 where there is none.
@@ -973,6 +950,7 @@ fn kind_of(message: &Message) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::Failure;
     use core::net::Ipv6Addr;
     use std::format;
     use std::string::{String, ToString};

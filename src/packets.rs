@@ -202,6 +202,8 @@ pub(crate) mod tests {
                 (LDH, HARDWARE_TYPE) => Some(hardware),
                 (LDB, _) => byte(offset),
                 (LDB_X, _) => byte(x + offset),
+                // BPF_LD | BPF_W | BPF_ABS
+                (0x20, _) => (0..4).try_fold(0, |a, i| Some(a << 8 | byte(offset + i)?)),
                 (LDH, _) => byte(offset).zip(byte(offset + 1)).map(|(a, b)| a << 8 | b),
                 (LDX_HEADER, _) => byte(offset).map(|byte| (byte & 15) * 4),
                 (AND, _) => Some(a & operand),

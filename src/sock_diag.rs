@@ -1,16 +1,14 @@
 //! Bytes of NETLINK_SOCK_DIAG (sock_diag(7)) <-> TCP sockets: destroy events,
 //! dumps, and requests for one socket: what it is, or to destroy it.
 
-use core::net::IpAddr;
-
 use heapless::Vec;
 
 use crate::address::{Endpoint, Family, Network};
-use crate::kernel::Errno;
+use crate::kernel::{Errno, Instruction};
 use crate::limits::PEERS_ASKED;
 use crate::netlink::{
-    Attribute, Attributes, Failure, Malformed, Messages, NLM_F_ACK, NLM_F_DUMP, Progress,
-    endpoint_of, header, u32_at, walk_dump,
+    Attribute, Attributes, Malformed, Messages, NLM_F_ACK, NLM_F_DUMP, Progress, endpoint_of,
+    header, octets, only, u32_at, walk_dump,
 };
 use crate::proc_net_tcp::TcpState;
 
@@ -93,10 +91,78 @@ pub struct DiagSocket {
     pub is_disconnected: bool,
 }
 
+// Instructions of linux/bpf_common.h: numbers are loaded in network byte order.
+const LOAD_WORD: u16 = 0x20;
+const LOAD_HALF: u16 = 0x28;
+const LOAD_BYTE: u16 = 0x30;
+const JUMP_IF_EQUAL: u16 = 0x15;
+const AND: u16 = 0x54;
+const RETURN: u16 = 0x06;
+
+const fn operate(code: u16, operand: u32) -> Instruction {
+    Instruction {
+        code,
+        if_true: 0,
+        if_false: 0,
+        operand,
+    }
+}
+
+const fn jump(operand: u32, if_true: u8, if_false: u8) -> Instruction {
+    Instruction {
+        code: JUMP_IF_EQUAL,
+        if_true,
+        if_false,
+        operand,
+    }
+}
+
+/// The filter of events of other network namespaces: drops those whose peer's
+/// address is loopback, private (RFC 1918, RFC 6598, RFC 3927, RFC 4193, RFC 4291
+/// section 2.5.6) or unspecified, or whose peer's port is not named. What
+/// connects within a host ends thousands of times a second, and is none of them.
+/// Offsets are those of `parse_socket` behind a struct nlmsghdr.
+pub const FOREIGN_EVENTS: [Instruction; 31] = [
+    operate(LOAD_HALF, 22),
+    jump(0, 28, 0),
+    operate(LOAD_BYTE, 16),
+    jump(libc::AF_INET6 as u32, 0, 13),
+    // IPv6: all of ::/96 is dropped, and what is IPv4-mapped goes on as IPv4.
+    operate(LOAD_WORD, 40),
+    jump(0, 4, 0),
+    operate(AND, 0xffc0_0000),
+    jump(0xfe80_0000, 22, 0),
+    operate(AND, 0xfe00_0000),
+    jump(0xfc00_0000, 20, 19),
+    operate(LOAD_WORD, 44),
+    jump(0, 0, 17),
+    operate(LOAD_WORD, 48),
+    jump(0, 16, 0),
+    jump(0xffff, 0, 14),
+    operate(LOAD_WORD, 52),
+    jump(0, 1, 1),
+    // IPv4, by ever shorter prefixes.
+    operate(LOAD_WORD, 40),
+    operate(AND, 0xffff_0000),
+    jump(0xc0a8_0000, 10, 0),
+    jump(0xa9fe_0000, 9, 0),
+    operate(AND, 0xfff0_0000),
+    jump(0xac10_0000, 7, 0),
+    operate(AND, 0xffc0_0000),
+    jump(0x6440_0000, 5, 0),
+    operate(AND, 0xff00_0000),
+    jump(0x0a00_0000, 3, 0),
+    jump(0x7f00_0000, 2, 0),
+    jump(0, 1, 0),
+    operate(RETURN, u32::MAX),
+    operate(RETURN, 0),
+];
+
 /// Walks one datagram of the destroy groups SKNLGRP_INET_TCP_DESTROY and
 /// SKNLGRP_INET6_TCP_DESTROY (linux/sock_diag.h). Returns the number of
 /// messages that were not understood.
-pub fn walk_events(bytes: &[u8], mut each: impl FnMut(DiagSocket)) -> usize {
+#[inline(never)]
+pub fn walk_events(bytes: &[u8], each: &mut dyn FnMut(DiagSocket)) -> usize {
     let mut malformed: usize = 0;
     for message in Messages::new(bytes) {
         let socket = match message {
@@ -246,20 +312,10 @@ pub fn lookup_answer(
     local: Endpoint,
     remote: Endpoint,
 ) -> Result<DiagSocket, Errno> {
-    let mut answer = Err(Errno::EINVAL);
-    let progress = walk_dump(bytes, sequence, &mut |kind, payload| {
-        if kind == SOCK_DIAG_BY_FAMILY {
-            let socket = parse_socket(payload)?;
-            let is_it = socket.local == local && socket.remote == remote;
-            answer = is_it.then_some(socket).ok_or(Errno::ENOENT);
-        }
-        Ok(())
-    });
-    match progress {
-        Progress::Failed(Failure::Refused(error)) => Err(error),
-        Progress::Failed(_) => Err(Errno::EINVAL),
-        Progress::More | Progress::Done => answer,
-    }
+    let payload = only(bytes, sequence, SOCK_DIAG_BY_FAMILY)?;
+    let socket = parse_socket(payload).map_err(|Malformed| Errno::EINVAL)?;
+    let is_it = socket.local == local && socket.remote == remote;
+    is_it.then_some(socket).ok_or(Errno::ENOENT)
 }
 
 /// Asks the kernel to destroy one socket, as a reset from the peer would. The
@@ -311,14 +367,6 @@ fn put_operation(request: &mut Request, code: u8, yes: usize, no: usize) {
     put(request, &(no as u16).to_ne_bytes());
 }
 
-/// `address` in network byte order, with zeros behind IPv4.
-fn octets(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(v4) => (u128::from(v4.to_bits()) << 96).to_be_bytes(),
-        IpAddr::V6(v6) => v6.octets(),
-    }
-}
-
 /// Requests are of fixed composition and fit by `REQUEST`.
 fn put(request: &mut Request, bytes: &[u8]) {
     let fits = request.extend_from_slice(bytes).is_ok();
@@ -330,6 +378,7 @@ mod tests {
     use super::*;
     use crate::kernel::Errno;
     use crate::netlink::Failure;
+    use core::net::{IpAddr, Ipv4Addr};
     use std::format;
     use std::string::String;
 
@@ -347,7 +396,7 @@ mod tests {
 
     fn events(bytes: &[u8]) -> (List<DiagSocket>, usize) {
         let mut found = List::new();
-        let malformed = walk_events(bytes, |socket| found.push(socket));
+        let malformed = walk_events(bytes, &mut |socket| found.push(socket));
         (found, malformed)
     }
 
@@ -360,6 +409,88 @@ mod tests {
             None => "?",
         };
         format!("{} {} {data}", text(socket.local), text(socket.remote))
+    }
+
+    /// What the filter lets through of an event with this peer, whose socket is of
+    /// IPv6 where the text is.
+    #[cfg(target_endian = "little")]
+    fn passes(peer: &str, port: u16) -> bool {
+        let mut event = recorded(0).to_vec();
+        let (family, octets) = match peer.parse().unwrap() {
+            IpAddr::V4(v4) => (Family::V4, v4.octets().to_vec()),
+            IpAddr::V6(v6) => (Family::V6, v6.octets().to_vec()),
+        };
+        event[16] = family.number();
+        event[22..24].copy_from_slice(&port.to_be_bytes());
+        event[40..56].fill(0);
+        event[40..40 + octets.len()].copy_from_slice(&octets);
+        crate::packets::tests::run(&FOREIGN_EVENTS, &event, 0, 0) > 0
+    }
+
+    /// Each network that is left out, by its first and last address and those
+    /// beside them.
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn events_of_peers_that_may_be_anybody() {
+        let v4 = [
+            ("0.0.0.0/32", false),
+            ("9.255.255.255/32", true),
+            ("10.0.0.0/8", false),
+            ("11.0.0.0/32", true),
+            ("100.63.255.255/32", true),
+            ("100.64.0.0/10", false),
+            ("100.128.0.0/32", true),
+            ("126.255.255.255/32", true),
+            ("127.0.0.0/8", false),
+            ("128.0.0.0/32", true),
+            ("169.253.255.255/32", true),
+            ("169.254.0.0/16", false),
+            ("169.255.0.0/32", true),
+            ("172.15.255.255/32", true),
+            ("172.16.0.0/12", false),
+            ("172.32.0.0/32", true),
+            ("192.167.255.255/32", true),
+            ("192.168.0.0/16", false),
+            ("192.169.0.0/32", true),
+            ("203.0.113.9/32", true),
+            ("255.255.255.255/32", true),
+        ];
+        for (network, expected) in v4 {
+            let network = Network::parse(network.as_bytes()).unwrap();
+            let IpAddr::V4(first) = network.address() else {
+                panic!("{network:?}")
+            };
+            let hosts = u32::MAX.checked_shr(network.prefix_length().into());
+            let last = Ipv4Addr::from_bits(first.to_bits() | hosts.unwrap_or(0));
+            for address in [first, last] {
+                for text in [format!("{address}"), format!("::ffff:{address}")] {
+                    assert_eq!(passes(&text, 40_000), expected, "{text}");
+                    assert!(!passes(&text, 0), "{text}");
+                }
+            }
+        }
+        for (address, expected) in [
+            ("::", false),
+            ("::1", false),
+            ("::ffff:ffff", false),
+            ("::fffe:203.0.113.9", true),
+            ("::1:203.0.113.9", true),
+            ("::1:0:203.0.113.9", true),
+            ("0:1::", true),
+            ("64:ff9b::203.0.113.9", true),
+            ("2001:db8::9", true),
+            ("fbff:ffff::", true),
+            ("fc00::", false),
+            ("fdff:ffff:ffff::ffff", false),
+            ("fe00::", true),
+            ("fe7f:ffff::", true),
+            ("fe80::", false),
+            ("febf:ffff::1", false),
+            ("fec0::", true),
+        ] {
+            assert_eq!(passes(address, 40_000), expected, "{address}");
+            assert!(!passes(address, 0), "{address}");
+        }
     }
 
     /// The peer's port may be 0: what was disconnected lost more than that.

@@ -29,6 +29,8 @@ pub struct Waiter {
     pub is_counted: bool,
     /// The event did not name the peer's port.
     pub is_unnamed: bool,
+    /// Its proof is whole: it may block its source.
+    pub is_whole: bool,
     /// How many of its source waited before it.
     rank: u16,
 }
@@ -47,6 +49,7 @@ impl Waiter {
             is_proven: true,
             is_counted: true,
             is_unnamed: false,
+            is_whole: true,
             rank: 0,
         }
     }

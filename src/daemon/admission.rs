@@ -141,7 +141,7 @@ fn evidence(waiter: &Waiter, is_new: bool) -> Evidence {
         local: waiter.local.address,
         data: waiter.data,
         is_new,
-        is_whole: true,
+        is_whole: waiter.is_whole,
     }
 }
 

@@ -18,15 +18,18 @@ use crate::time::{Duration, Instant, nearest};
 use super::files::{open_of_root, open_regular};
 use super::once::Once;
 
-/// A bit for each section.
-const ALL: u8 = (1 << Section::ALL.len()) - 1;
+/// A bit for each section that must be known.
+const ALL: u8 = Section::PROTECTING;
+const LINKS: u8 = Section::Links.bit();
 /// What ends without a message when a link does.
 const OF_LINKS: u8 =
     Section::Ipv4Routes.bit() | Section::Ipv6Routes.bit() | Section::Nexthops.bit();
 /// Where a removal meanwhile moves the place at which a dump goes on, so that
 /// something that stays may be missing in it. IPv4 routes go on from a prefix,
 /// not from a count (net/ipv4/fib_trie.c, fib_table_dump).
-const COUNTED: u8 = ALL & !Section::Ipv4Routes.bit();
+const COUNTED: u8 = (ALL | LINKS) & !Section::Ipv4Routes.bit();
+/// After a dump of the links that failed, the next.
+const LINKS_RETRY: Duration = Duration::from_secs(3_600);
 /// So many dumps in a row with something removed meanwhile are taken together:
 /// all would have to miss the same.
 const UNCLEAN_DUMPS: u8 = 3;
@@ -86,6 +89,9 @@ pub(super) struct HostFacts {
     /// (net/netlink/af_netlink.c, netlink_overrun and netlink_rcv_wake).
     is_congested: bool,
     has_failed: bool,
+    /// No dump of the links before that: the last one failed, and cost what must
+    /// be known.
+    links_retry: Option<Instant>,
     /// Sections of which something may be gone: to be dumped within the share.
     stale: u8,
     /// Sections of which something may be missing: to be dumped at once.
@@ -150,6 +156,7 @@ impl HostFacts {
             is_subscribed: false,
             is_congested: false,
             has_failed: false,
+            links_retry: None,
             stale: 0,
             needed: 0,
             whole: 0,
@@ -179,6 +186,19 @@ impl HostFacts {
     /// Asks for everything.
     pub(super) fn start(&mut self) {
         self.needed = ALL;
+    }
+
+    /// Asks for the links, which nothing waits for: for the first time, and again
+    /// since a dump numbers the namespaces that came meanwhile.
+    pub(super) fn refresh_links(&mut self, now: Instant) {
+        if now.is_past(self.links_retry) {
+            self.stale |= LINKS;
+        }
+    }
+
+    /// Whether no link is missing.
+    pub(super) fn knows_links(&self) -> bool {
+        self.is_subscribed && self.whole & LINKS != 0
     }
 
     /// Whether nothing is asked for, or not to be had now.
@@ -320,6 +340,8 @@ impl HostFacts {
             }
         });
         self.listed += listed;
+        // The links, only where they are wanted.
+        gone &= ALL | self.whole | self.asked;
         self.is_unclean |= is_interrupted || gone & self.asked & COUNTED != 0;
         self.mark_stale(gone, now);
         match progress {
@@ -340,9 +362,10 @@ impl HostFacts {
 
     /// ENOBUFS: the kernel dropped events (netlink(7)).
     fn note_overrun(&mut self, now: Instant) {
+        let known = ALL | self.whole;
         self.whole = 0;
         (self.is_congested, self.is_unclean, self.has_lost) = (true, true, true);
-        self.mark_stale(ALL, now);
+        self.mark_stale(known, now);
     }
 
     /// A dump came to its end.
@@ -356,7 +379,7 @@ impl HostFacts {
         };
         dumps.unclean += u8::from(self.is_unclean);
         if self.is_unclean && dumps.unclean < UNCLEAN_DUMPS {
-            self.needed |= asked & !self.whole;
+            self.needed |= asked & ALL & !self.whole;
             self.stale |= asked;
         } else {
             *dumps = Dumps {
@@ -381,6 +404,10 @@ impl HostFacts {
         if let Some(socket) = self.socket.take() {
             kernel.close(socket);
         }
+        if self.asked == LINKS {
+            self.links_retry = Some(now.after(LINKS_RETRY));
+        }
+        self.stale |= self.whole & LINKS;
         (self.asked, self.whole, self.needed) = (0, 0, ALL);
         (self.is_congested, self.has_failed) = (false, true);
         self.retry = Some(now.after(FACTS_RETRY));
@@ -389,9 +416,10 @@ impl HostFacts {
     /// Whether nothing that was added more than a moment ago can be missing.
     fn is_current(&self, now: Instant) -> bool {
         let is_current = if self.is_subscribed {
-            self.whole == ALL
+            self.whole & ALL == ALL
         } else {
-            self.dumps.iter().all(|dumps| !is_old(dumps.began, now))
+            let mut dumps = self.dumps.iter().take(ALL.count_ones() as usize);
+            dumps.all(|dumps| !is_old(dumps.began, now))
         };
         let is_large = self.dumps.iter().map(|dumps| dumps.size).sum::<usize>() > FACTS_ROUTES;
         is_current || (is_large && !self.has_failed)

@@ -17,6 +17,7 @@ mod intake;
 mod kept_file;
 mod list;
 mod names;
+mod namespaces;
 mod netfilter;
 mod once;
 mod opens;
@@ -47,6 +48,7 @@ use crate::limits::{
     FACTS_SLICE, FAST_READING, HTTP_CLIENTS, LISTENERS, NETFILTER_JOBS, ONE_SHOT_WAIT_BUDGET,
     OUTPUT_WAIT_BUDGET, PEERS_ASKED, SOURCES, index_size,
 };
+use crate::listeners::{self, Port};
 use crate::metrics::{EvidenceSource, Metrics, RowsFile, Trigger};
 use crate::netlink::RECEIVE_BUFFER;
 use crate::options::{Action, Options, write_help, write_version};
@@ -61,6 +63,7 @@ use counters::{Counters, EarlyReadings};
 use facts::{HostFacts, START_SLICES};
 use instance::{InstanceLock, is_name_held};
 use intake::{Context, Intake, RowOf};
+use namespaces::{Candidates, Namespaces, Scene};
 use opens::{Open, Opens};
 use output::{Output, log_error, write_error};
 use procfs::{has_ipv6, local_port_range};
@@ -81,8 +84,9 @@ pub enum Flow {
 }
 
 /// Descriptors of our own beside the clients: signals, destroy events, events of
-/// the host and of nf_tables, listener, standard output, a child's two, and two packet sockets.
-const OWN_INTERESTS: usize = 10;
+/// the host, of nf_tables and of other namespaces, listener, standard output, a
+/// child's two, and two packet sockets.
+const OWN_INTERESTS: usize = 11;
 const INTERESTS: usize = HTTP_CLIENTS + OWN_INTERESTS;
 
 type Connections = connections::Connections<
@@ -91,6 +95,7 @@ type Connections = connections::Connections<
     LISTENERS,
     { index_size(LISTENERS) },
 >;
+type Listeners = listeners::Listeners<LISTENERS, { index_size(LISTENERS) }>;
 type Detector = detector::Detector<SOURCES, { index_size(SOURCES) }>;
 type Firewall = firewall::Firewall<BLOCKS, { index_size(BLOCKS) }>;
 type Interests = Vec<Interest, INTERESTS>;
@@ -122,6 +127,7 @@ pub struct Daemon {
     output: Output,
 
     host: Host,
+    namespaces: Namespaces,
     commands: Commands,
     intake: Intake,
 }
@@ -136,6 +142,7 @@ impl Daemon {
             reader: Reader::new(),
             watcher: Watcher::new(),
             witness: Witness::new(),
+            namespaces: Namespaces::new(),
             opens: Opens::new(),
             counters: Counters::new(),
             early: EarlyReadings::new(),
@@ -264,6 +271,7 @@ impl Daemon {
         let proc_directory = options.proc_directory.as_bytes();
         self.reader.configure(proc_directory);
         self.intake.configure(start_up.hash_key, options);
+        self.namespaces.configure(start_up.hash_key, options.window);
         self.metrics.interval = options.interval;
         if let Some(screen) = start_up.screen {
             self.intake.list.set_screen(screen);
@@ -293,6 +301,9 @@ impl Daemon {
         }
         if moment.now.reaches(self.opens.deadline()) {
             self.look_up_opens(kernel, moment.now);
+        }
+        if is_ready(&found, self.namespaces.events(moment.now)) {
+            self.take_namespace_events(kernel, moment.now);
         }
         if is_ready(&found, self.commands.netfilter.events(moment.now)) {
             let buffer = &mut self.netlink_buffer;
@@ -341,6 +352,7 @@ impl Daemon {
             add(interest);
         }
         add(Interest::read(self.watcher.events(now)));
+        add(Interest::read(self.namespaces.events(now)));
         for socket in self.witness.sockets(now) {
             add(Interest::read(socket));
         }
@@ -370,6 +382,7 @@ impl Daemon {
         let rest = nearest(self.facts.deadline(now), self.web.deadline(now));
         let rest = nearest(rest, self.output.deadline());
         let witness = nearest(self.witness.deadline(), self.opens.deadline());
+        let rest = nearest(rest, self.namespaces.deadline(now));
         let rest = nearest(rest, witness);
         nearest(nearest(reading, firewall), rest)
     }
@@ -722,11 +735,13 @@ impl Daemon {
         let (intake, firewall) = (&self.intake, &self.commands.firewall);
         let (buffer, metrics) = (&mut self.netlink_buffer, &mut self.metrics);
         let (opens, options) = (&mut self.opens, &self.options);
+        let namespaces = &mut self.namespaces;
         self.witness
-            .drain(kernel, buffer, metrics, now, &mut |packet, _| {
+            .drain(kernel, buffer, metrics, now, &mut |packet, link| {
                 if packet.kind != Kind::Syn {
                     return;
                 }
+                namespaces.see_syn(packet, link, context.host, now);
                 let (local, remote) = (packet.destination, packet.source);
                 if let Some(source) = intake.suspect(local, remote, &context, firewall) {
                     let ports = intake.detector.ports_without(&source, local.port, now);
@@ -736,6 +751,45 @@ impl Daemon {
                     }
                 }
             });
+    }
+
+    /// Takes in the events of other network namespaces that arrived.
+    #[inline(never)]
+    fn take_namespace_events(&mut self, kernel: &mut impl Kernel, now: Instant) {
+        let mut candidates = Candidates::new();
+        let (buffer, metrics) = (&mut self.netlink_buffer, &mut self.metrics);
+        let scene = Scene {
+            host: &self.host,
+            firewall: &self.commands.firewall,
+            listeners: &self.intake.connections.listeners,
+        };
+        let namespaces = &mut self.namespaces;
+        namespaces.receive(kernel, buffer, metrics, &scene, &mut candidates, now);
+        if !candidates.is_empty() {
+            // Each came in before its end, but may wait.
+            self.take_packets(kernel, now);
+            self.judge(kernel, &candidates, now);
+        }
+    }
+
+    #[inline(never)]
+    fn judge(&mut self, kernel: &mut impl Kernel, candidates: &Candidates, now: Instant) {
+        let window = self.options.window;
+        let scene = Scene {
+            host: &self.host,
+            firewall: &self.commands.firewall,
+            listeners: &self.intake.connections.listeners,
+        };
+        let knows_ways = self.facts.knows_links() && !self.witness.is_blind(window, now);
+        let (admission, detector) = (&mut self.intake.admission, &mut self.intake.detector);
+        for event in candidates {
+            let evidence = self
+                .namespaces
+                .judge(kernel, event, &scene, detector, knows_ways, now);
+            if let Some(waiter) = evidence {
+                admission.admit(&waiter, Port::Service, scene.firewall, detector, now);
+            }
+        }
     }
 
     /// Looks up connections that packets asked for.
@@ -773,6 +827,9 @@ impl Daemon {
             if self.options.has_witness && self.watcher.is_own_namespace() {
                 self.witness
                     .check(kernel, self.options.proc_directory.as_bytes());
+            }
+            if self.watcher.is_own_namespace() && self.namespaces.check(kernel) {
+                self.facts.refresh_links(now);
             }
         }
     }
@@ -965,6 +1022,7 @@ impl Daemon {
             reader: &self.reader,
             watcher: &self.watcher,
             witness: &self.witness,
+            namespaces: &self.namespaces,
             intake: &self.intake,
             commands: &self.commands,
             lines_dropped: self.output.dropped(),

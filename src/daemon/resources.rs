@@ -14,6 +14,7 @@ use crate::time::Instant;
 
 use super::commands::Commands;
 use super::intake::Intake;
+use super::namespaces::Namespaces;
 use super::reader::Reader;
 use super::watcher::Watcher;
 use super::witness::Witness;
@@ -29,6 +30,7 @@ pub(super) struct Resources<'a> {
     pub(super) reader: &'a Reader,
     pub(super) watcher: &'a Watcher,
     pub(super) witness: &'a Witness,
+    pub(super) namespaces: &'a Namespaces,
     pub(super) intake: &'a Intake,
     pub(super) commands: &'a Commands,
     pub(super) lines_dropped: u64,
@@ -42,6 +44,9 @@ impl Resources<'_> {
         metrics
             .evidence_source_up
             .set(EvidenceSource::DestroyEvents, has_events);
+        metrics
+            .evidence_source_up
+            .set(EvidenceSource::Namespaces, self.namespaces.is_up().into());
         metrics.witness_up = self.witness.is_up();
         let firewall = &self.commands.firewall;
         metrics.blocked_sources = firewall.standing() as u64;

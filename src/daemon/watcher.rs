@@ -127,7 +127,7 @@ impl Watcher {
             match kernel.receive(socket, buffer) {
                 Ok(count) => {
                     let bytes = buffer.get(..count).unwrap_or_default();
-                    let malformed = walk_events(bytes, |event| {
+                    let malformed = walk_events(bytes, &mut |event| {
                         taken.events += 1;
                         let is_own = self.ends_test(&event) || visit(&event);
                         has_own |= is_own;

@@ -30,6 +30,8 @@ pub(super) struct Witness {
     rest_until: Option<Instant>,
     /// The sockets receive nothing until then.
     paused_until: Option<Instant>,
+    /// More came than the last turn could take.
+    is_behind: bool,
     /// When packets were last known to be lost.
     lost_at: Option<Instant>,
     snmp6: KeptFile,
@@ -47,6 +49,7 @@ impl Witness {
             has_one_processor: false,
             rest_until: None,
             paused_until: None,
+            is_behind: false,
             lost_at: None,
             snmp6: KeptFile::new(),
             received: 0,
@@ -100,9 +103,8 @@ impl Witness {
     }
 
     /// Whether packets may be missing among those that came in within `window`.
-    #[allow(dead_code)]
     pub(super) fn is_blind(&self, window: Duration, now: Instant) -> bool {
-        !self.is_up() || now.is_within(window, self.lost_at)
+        !self.is_up() || self.is_behind || now.is_within(window, self.lost_at)
     }
 
     /// When packets that wait are to be taken, or the pause is over.
@@ -135,6 +137,7 @@ impl Witness {
             (self.paused_until, self.received_at) = (None, None);
             self.lost_at = Some(now);
         }
+        self.is_behind = false;
         self.rest_until = None;
         let before = metrics.witness_packets;
         let mut rest = WITNESS_REST;
@@ -159,6 +162,7 @@ impl Witness {
                     Err(_) => break,
                 }
             }
+            self.is_behind |= left == 0;
         }
         if metrics.witness_packets != before {
             self.rest_until = Some(now.after(rest));

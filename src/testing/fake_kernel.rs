@@ -16,6 +16,8 @@ use crate::kernel::{
     Interest, Invocation, Kernel, Link, More, Netlink, Path, ProcessStatus, Screen, Signal,
     StartUp, Stream,
 };
+use crate::packets::ethertype;
+use crate::packets::tests::{run, segment};
 use crate::proc_net_tcp::TcpState;
 use crate::table::HashKey;
 use crate::time::{Calendar, Duration, Instant, nearest};
@@ -85,6 +87,10 @@ pub struct Faults {
     pub no_loopback: bool,
     /// No lookup finds a socket: the kernel was built without tcp_diag.
     pub lacks_tcp_diag: bool,
+    /// No packet socket can be opened.
+    pub packets: Option<Errno>,
+    /// An answer to another question comes before that of a lookup.
+    pub older_answers: bool,
     /// The address to listen on cannot be had.
     pub listen: Option<Errno>,
     /// The fault of each child.
@@ -227,9 +233,13 @@ enum Open {
 #[derive(Default)]
 struct PacketSocket {
     ethertype: u16,
+    filter: Vec<Instruction>,
     queue: VecDeque<(Vec<u8>, u32)>,
     lost: u32,
 }
+
+/// Packets that its buffer holds: 64 KiB, twice that for what they are in.
+const PACKETS: usize = 160;
 
 /// A socket of rtnetlink.
 #[derive(Default)]
@@ -398,6 +408,10 @@ pub struct FakeKernel {
     pub forged: Vec<IpAddr>,
     /// Sockets that were asked for one by one.
     pub lookups: u64,
+    /// Packets of IPv4 since boot, as the kernel counts them, and those of IPv6.
+    pub received: PerFamily<u64>,
+    /// Ethertypes that packet sockets were bound to.
+    pub bound: Vec<u16>,
     /// Inbound connections since boot, as the kernel counts them; 0: it does
     /// not say.
     pub passive_opens: u64,
@@ -494,6 +508,8 @@ impl FakeKernel {
             tcp_fastopen: 1,
             forged: Vec::new(),
             lookups: 0,
+            received: PerFamily::new(0, 0),
+            bound: Vec::new(),
             passive_opens: 0,
             stdout: Stdout::Open,
             screen: None,
@@ -645,6 +661,27 @@ impl FakeKernel {
         self.clients[client].to_send.extend(bytes);
     }
 
+    /// A packet comes in by a link; it lies on as many packet sockets as let it
+    /// through.
+    pub fn send_packet(&mut self, source: Endpoint, destination: Endpoint, flags: u8, link: u32) {
+        let packet = segment(source, destination, flags, 0);
+        let ethertype = ethertype(Family::of(source.address));
+        for open in self.open.values_mut() {
+            let Open::Packets(socket) = open else {
+                continue;
+            };
+            let length = run(&socket.filter, &packet, 0, 1);
+            if socket.ethertype != ethertype || length == 0 {
+                continue;
+            }
+            if socket.queue.len() < PACKETS {
+                socket.queue.push_back((packet[..length].to_vec(), link));
+            } else {
+                socket.lost += 1;
+            }
+        }
+    }
+
     pub fn descriptors(&self) -> usize {
         self.open.len()
     }
@@ -722,8 +759,15 @@ impl FakeKernel {
                 Ok(self.rows(Family::V6).into_bytes())
             }
             "/proc/net/snmp" if self.passive_opens > 0 => {
-                let opens = self.passive_opens;
-                Ok(format!("Tcp: PassiveOpens OutRsts\nTcp: {opens} 0\n").into_bytes())
+                let (opens, received) = (self.passive_opens, self.received.v4);
+                let packets = format!("Ip: Forwarding InReceives\nIp: 1 {received}\n");
+                let tcp = format!("Tcp: PassiveOpens OutRsts\nTcp: {opens} 0\n");
+                Ok((packets + &tcp).into_bytes())
+            }
+            "/proc/net/snmp6" if self.received.v6 > 0 => {
+                let received = self.received.v6;
+                let text = format!("Ip6InReceives                   \t{received}\n");
+                Ok((text + "Ip6InHdrErrors                  \t7\n").into_bytes())
             }
             "/proc/sys/net/ipv4/ip_local_port_range" => Ok(b"32768\t60999\n".to_vec()),
             "/proc/sys/net/ipv4/tcp_fastopen" => {
@@ -1397,12 +1441,19 @@ impl Kernel for FakeKernel {
     }
 
     fn packet_socket(&mut self) -> Result<Descriptor, Errno> {
+        if let Some(error) = self.faults.packets {
+            return Err(error);
+        }
         self.new_descriptor(Open::Packets(PacketSocket::default()))
     }
 
     fn bind_packets(&mut self, socket: Descriptor, ethertype: u16) -> Result<(), Errno> {
         match self.open.get_mut(&socket.number()) {
-            Some(Open::Packets(socket)) => socket.ethertype = ethertype,
+            Some(Open::Packets(socket)) => {
+                assert!(!socket.filter.is_empty(), "all packets would come in");
+                socket.ethertype = ethertype;
+                self.bound.push(ethertype);
+            }
             _ => return Err(Errno::EINVAL),
         }
         Ok(())
@@ -1415,8 +1466,11 @@ impl Kernel for FakeKernel {
         }
     }
 
-    fn attach_filter(&mut self, _: Descriptor, filter: &[Instruction]) -> Result<(), Errno> {
+    fn attach_filter(&mut self, socket: Descriptor, filter: &[Instruction]) -> Result<(), Errno> {
         assert!(!filter.is_empty(), "EINVAL");
+        if let Some(Open::Packets(socket)) = self.open.get_mut(&socket.number()) {
+            socket.filter = filter.to_vec();
+        }
         Ok(())
     }
 
@@ -1453,6 +1507,11 @@ impl Kernel for FakeKernel {
             }
             Some(Open::Diag(_)) => {
                 let answers = match self.lookup(bytes) {
+                    Some(found) if self.faults.older_answers => {
+                        let mut older = found.clone();
+                        older[8] = older[8].wrapping_sub(1);
+                        vec![older, found]
+                    }
                     Some(found) => vec![found],
                     None if self.destroyed.is_some() => self.answer_diag(bytes),
                     None => {

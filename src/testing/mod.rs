@@ -13,6 +13,7 @@ mod scenarios;
 mod simulator;
 mod tidy;
 mod trace;
+mod witness_scenarios;
 
 /// In a debug build a value stands on the stack first.
 pub fn boxed<T: Send + 'static>(build: fn() -> T) -> std::boxed::Box<T> {

@@ -21,7 +21,7 @@ use super::filter_table::FilterTable;
 use super::firewall_scenarios::feed;
 use super::run::Run;
 use super::scenarios::{OWN, OWN_IPV6, host};
-use crate::address::{Family, Network};
+use crate::address::{Endpoint, Family, Network};
 use crate::daemon::Flow;
 use crate::kernel::{Claim, Errno, Screen};
 use crate::nf_tables::Set;
@@ -220,6 +220,34 @@ impl Trace {
                 }
             }
             ["opens", ref ports @ ..] => self.open(peer, ports),
+            // The kernel completes their handshakes, or not, or not yet.
+            ["holds", ref ports @ ..] => {
+                self.ask(peer, ports);
+                self.open(peer, ports);
+            }
+            [
+                "asks",
+                "for",
+                ref ports @ ..,
+                "and",
+                "opens",
+                "them",
+                ms,
+                "ms",
+                "later",
+            ] => {
+                let at = kernel.now.after(Duration::from_millis(number(ms)));
+                for (from, port) in (self.next_port..).zip(ports) {
+                    let (peer, port) = (peer.to_owned(), number(port));
+                    kernel.at(at, move |kernel| kernel.open_connection(&peer, from, port));
+                }
+                self.ask(peer, ports);
+                self.next_port += ports.len() as u16;
+            }
+            ["asks", "for", ref ports @ ..] => {
+                self.ask(peer, ports);
+                self.next_port += ports.len() as u16;
+            }
             ["scans"] => self.open(peer, &["22", "25", "80", "445"]),
             ["enters", state] => {
                 let peer: IpAddr = peer.parse().unwrap();
@@ -287,6 +315,19 @@ impl Trace {
             let kernel = &mut self.run.kernel;
             kernel.open_connection(peer, self.next_port, number(port));
             self.next_port += 1;
+        }
+    }
+
+    /// SYNs, by link 2.
+    fn ask(&mut self, peer: &str, ports: &[&str]) {
+        let own = if peer.contains(':') { OWN_IPV6 } else { OWN };
+        let end = |address: &str, port| Endpoint {
+            address: address.parse().unwrap(),
+            port,
+        };
+        for (from, port) in (self.next_port..).zip(ports) {
+            let (source, destination) = (end(peer, from), end(own, number(port)));
+            self.run.kernel.send_packet(source, destination, 2, 2);
         }
     }
 
@@ -433,6 +474,19 @@ impl Trace {
             ["tcp", "works"] => kernel.faults.rows.v4 = None,
             ["rtnetlink", "fails", error] => kernel.faults.netlink = Some(errno(error)),
             ["rtnetlink", "works"] => kernel.faults.netlink = None,
+            ["file", path, "is", text] => {
+                kernel.files.insert(path.to_owned(), format!("{text}\n"));
+            }
+            ["packet", "sockets", "fail", error] => kernel.faults.packets = Some(errno(error)),
+            ["kernel", "counts", count, "more", "connections"] => {
+                kernel.passive_opens += number::<u64>(count);
+            }
+            ["kernel", "counts", count, "more", "packets", "of", family] => {
+                *kernel.received.get_mut(match family {
+                    "IPv4" => Family::V4,
+                    _ => Family::V6,
+                }) += number::<u64>(count);
+            }
             ["bind", "fails", error] => kernel.faults.listen = Some(errno(error)),
             ["bind", "works"] => kernel.faults.listen = None,
             _ => return false,
@@ -557,6 +611,7 @@ fn errno(word: &str) -> Errno {
     match word {
         "EACCES" => Errno::EACCES,
         "EADDRINUSE" => Errno::EADDRINUSE,
+        "EPERM" => Errno::EPERM,
         "EADDRNOTAVAIL" => Errno::EADDRNOTAVAIL,
         _ => panic!("a trace knows no such error: {word}"),
     }
