@@ -85,6 +85,8 @@ pub struct Scan {
     pub is_new: bool,
     /// Its whole ports alone exceed the threshold.
     pub is_whole: bool,
+    /// What its evidence was marked with.
+    pub marks: u16,
 }
 
 impl Scan {
@@ -115,7 +117,7 @@ impl Scan {
 struct Touched {
     seen: Option<Instant>,
     port: u16,
-    /// The source within its network.
+    /// The source within its network; in a source the mark of its evidence.
     member: u16,
     data: Data,
     /// Of several proofs one is whole, and what is noted here is of such ones.
@@ -127,6 +129,8 @@ struct Touched {
 #[repr(C)]
 struct Watched {
     last_seen: Option<Instant>,
+    /// When it crossed the threshold.
+    crossed: Option<Instant>,
     local: IpAddr,
     count: u8,
     /// So many of them are whole.
@@ -143,6 +147,7 @@ struct Watched {
 impl Blank for Watched {
     const BLANK: Self = Self {
         last_seen: None,
+        crossed: None,
         local: UNSPECIFIED,
         count: 0,
         whole: 0,
@@ -313,6 +318,8 @@ fn network_of(source: Network) -> Option<(Network, u16)> {
 #[repr(C, align(64))]
 pub struct Detector<const N: usize, const I: usize> {
     threshold: u8,
+    /// So many of the places are used.
+    limit: usize,
     window: Duration,
     evictions: u64,
     sources: Table<Network, Watched, N, I, CLASSES>,
@@ -328,6 +335,7 @@ impl<const N: usize, const I: usize> Detector<N, I> {
     pub const fn new() -> Self {
         Self {
             threshold: 0,
+            limit: 0,
             window: Duration::ZERO,
             sources: Table::new(),
             evictions: 0,
@@ -339,7 +347,14 @@ impl<const N: usize, const I: usize> Detector<N, I> {
     pub fn configure(&mut self, hash_key: HashKey, threshold: u8, window: Duration) {
         self.sources.set_hash_key(hash_key);
         self.threshold = threshold;
+        self.limit = N;
         self.window = window;
+    }
+
+    /// The same as of another one, for at most `limit` sources.
+    pub fn configure_as(&mut self, other: &Self, limit: usize) {
+        self.configure(other.sources.hash_key(), other.threshold, other.window);
+        self.limit = limit;
     }
 
     /// Takes in one piece of evidence.
@@ -349,6 +364,11 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         {
             self.note(network, member, evidence, now);
         }
+    }
+
+    /// The same with a mark, and without regard to the source's network.
+    pub fn observe_marked(&mut self, evidence: &Evidence, mark: u16, now: Instant) {
+        self.note(evidence.source, mark, evidence, now);
     }
 
     /// Notes a port of a source, or of a network; whether it is a new one of a
@@ -372,9 +392,10 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         };
         let is_whole = watched.whole > most;
         let class = match class {
+            // It keeps its place: in the order in which they crossed.
             Some(CROSSED) => {
                 watched.is_whole |= is_whole;
-                CROSSED
+                return false;
             }
             Some(REPORTED) if !was_quiet => REPORTED,
             _ => {
@@ -385,6 +406,7 @@ impl<const N: usize, const I: usize> Detector<N, I> {
                 watched.is_told &= !was_quiet;
                 let is_scan = is_whole || watched.count > most && !watched.is_told;
                 if is_scan && watched.members() >= sources {
+                    watched.crossed = Some(now);
                     CROSSED
                 } else {
                     lower
@@ -403,12 +425,12 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         }
         let is_network = is_network(source);
         let (class, share) = if is_network {
-            (NETWORKS, N / 8)
+            (NETWORKS, self.limit / 8)
         } else {
-            (NEWCOMERS, N / 4)
+            (NEWCOMERS, self.limit / 4)
         };
         let has_share = self.sources.class_len(class) >= share.max(1);
-        let is_full = self.sources.len() >= N;
+        let is_full = self.sources.len() >= self.limit;
         if is_full || is_network && has_share {
             self.evictions += 1;
             let unproven = self.sources.oldest(UNPROVEN).filter(|_| is_full);
@@ -474,6 +496,19 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         Some(count)
     }
 
+    /// Whether a source was reported, or is about to be.
+    #[inline(never)]
+    pub fn is_reported(&self, source: &Network) -> bool {
+        let slot = self.sources.find(source);
+        slot.is_some_and(|slot| self.sources.class(slot) >= Some(REPORTED))
+    }
+
+    /// When the scan that `next_scan` has was recognised.
+    pub fn recognised(&self) -> Option<Instant> {
+        let slot = self.sources.oldest(CROSSED)?;
+        self.sources.value(slot)?.crossed
+    }
+
     /// Whether `next_scan` has one.
     pub fn has_scan(&self) -> bool {
         self.sources.class_len(CROSSED) > 0
@@ -494,8 +529,10 @@ impl<const N: usize, const I: usize> Detector<N, I> {
             port_data: Vec::new(),
             is_new: watched.is_new,
             is_whole: watched.is_whole,
+            marks: 0,
         };
         for touched in &watched.sorted() {
+            scan.marks |= touched.member;
             let _ = scan.ports.push(touched.port);
             // What is not whole keeps no scanner from a block.
             let counts = touched.is_whole || !scan.is_whole;
@@ -519,6 +556,28 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         let watched = slot.and_then(|slot| self.sources.value_mut(slot));
         if let Some(touched) = watched.and_then(|watched| watched.find(port)) {
             touched.data = touched.data.and(data);
+        }
+    }
+
+    /// Drops a port of a source, which is no scanner then unless others make it
+    /// one.
+    #[inline(never)]
+    pub fn forget_port(&mut self, source: Network, port: u16, now: Instant) {
+        let Some(slot) = self.sources.find(&source) else {
+            return;
+        };
+        let class = self.sources.class(slot);
+        let Some(watched) = self.sources.value_mut(slot) else {
+            return;
+        };
+        let Some(touched) = watched.find(port) else {
+            return;
+        };
+        touched.seen = None;
+        watched.drop_old(now, self.window);
+        if class != Some(REPORTED) && watched.count <= self.threshold {
+            let class = watched.class();
+            self.sources.touch(slot, class);
         }
     }
 
