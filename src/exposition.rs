@@ -675,6 +675,7 @@ mod tests {
             "code",
             "file",
             "exit",
+            "kind",
         ];
         assert_eq!(labels, expected.into_iter().collect());
     }

@@ -293,13 +293,16 @@ impl Daemon {
         }
         self.watch_command(kernel, moment);
         self.update_facts(kernel, &found, moment.now);
-        if is_ready(&found, self.watcher.socket()) {
-            self.take_events(kernel, moment.now);
-        }
+        let has_events = is_ready(&found, self.watcher.socket());
         let sockets = self.witness.sockets(moment.now).into_iter();
         let has_packets = sockets.flatten().any(|one| is_ready(&found, Some(one)));
-        if has_packets || moment.now.reaches(self.witness.deadline()) {
+        // What opened a connection comes before its end.
+        let is_wanted = has_packets || has_events && self.witness.may_be_hurried(moment.now);
+        if is_wanted || moment.now.reaches(self.witness.deadline()) {
             self.take_packets(kernel, moment.now);
+        }
+        if has_events {
+            self.take_events(kernel, moment.now);
         }
         if moment.now.reaches(self.opens.deadline()) {
             self.look_up_opens(kernel, moment.now);

@@ -8,6 +8,7 @@ mod firewall_scenarios;
 pub mod golden;
 mod nf_tables_model;
 mod oracle;
+mod probe_scenarios;
 mod run;
 mod scenarios;
 mod simulator;
