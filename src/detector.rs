@@ -503,10 +503,11 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         slot.is_some_and(|slot| self.sources.class(slot) >= Some(REPORTED))
     }
 
-    /// When the scan that `next_scan` has was recognised.
-    pub fn recognised(&self) -> Option<Instant> {
+    /// When the scan that `next_scan` has was recognised, and how many there are.
+    pub fn recognised(&self) -> Option<(Instant, usize)> {
         let slot = self.sources.oldest(CROSSED)?;
-        self.sources.value(slot)?.crossed
+        let watched = self.sources.value(slot)?;
+        Some((watched.crossed?, self.sources.class_len(CROSSED)))
     }
 
     /// Whether `next_scan` has one.

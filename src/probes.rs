@@ -60,9 +60,15 @@ impl<const N: usize, const I: usize> Probes<N, I> {
         self.sources.observe_marked(&probe, packet.kind.mark(), now);
     }
 
-    /// When `next` has something to do.
+    /// When `next` has something to do: where many wait, at once, since no place
+    /// of theirs is free for others.
     pub fn deadline(&self) -> Option<Instant> {
-        Some(self.sources.recognised()?.after(PROBES_WAIT))
+        let (oldest, count) = self.sources.recognised()?;
+        Some(if count > PROBERS / 2 {
+            oldest
+        } else {
+            oldest.after(PROBES_WAIT)
+        })
     }
 
     /// The next source to be reported: once, until it was quiet for one window.
