@@ -137,9 +137,9 @@ fn write_evidence(w: &mut Writer, m: &Metrics) {
         counter "witness_lookups" = labelled::<Found>(m.witness_lookups.values()),
             "Connections looked up because a packet asked for them, by what was found.";
         counter "probing_sources" = grid::<Kind, Target>(m.probing_sources.values()),
-            "Sources that asked for many ports without a handshake: anybody may have forged that.";
+            "Sources that asked for ports without a handshake; may be forged.";
         counter "probes_of_blocked" = number(m.probes_of_blocked),
-            "Such packets of sources that are blocked, seen before the firewall drops them.";
+            "Such packets of blocked sources.";
         counter "port_scans" = number(m.port_scans),
             "Port scans reported.";
         counter "blocks" = number(m.blocks),

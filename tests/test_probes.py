@@ -91,7 +91,7 @@ def test_nmap_is_told_once_with_ports_and_kinds(t):
     """From a source for each kind, INPUT dropping all, to services and closed ports."""
     scene = Scene(t)
     scene.space.must("nft", "add table inet strict; add chain inet strict input "
-                            "{ type filter hook input priority 0; policy drop; iif lo accept; }")
+                            "{ type filter hook input priority 0; policy drop; iif lo accept; meta l4proto ipv6-icmp accept; }")
     ports = "21,22,23,25,80"
     for number, (option, kind) in enumerate(KINDS.items(), 10):
         source = f"198.51.100.{number}"
@@ -120,8 +120,14 @@ def test_masscan_and_zmap_are_told(t):
                    env=harness.HOME)
     scene.told("198.51.100.20", scene.host, "21,22,23,25,80", "SYN")
     for port in (21, 22, 23, 25):
-        scene.far.must("zmap", "-q", "-p", str(port), "-S", "198.51.100.21", "-i", "up0", "-G", gateway,
-                       "-c", "0", "-b", "/dev/null", "-o", "/dev/null", f"{scene.host}/32")
+        before = scene.guard.metric(PACKETS)
+        # Its 2.1.1 fails an assertion now and then, or hangs, where there is one target.
+        for _ in range(8):
+            scene.far.run("timeout", "-s", "KILL", "3", "zmap", "-q", "-p", str(port), "-S", "198.51.100.21",
+                          "-i", "up0", "-G", gateway, "-c", "0", "-b", "/dev/null", "-o", "/dev/null",
+                          f"{scene.host}/32")
+            if scene.guard.metric(PACKETS) > before:
+                break
     scene.told("198.51.100.21", scene.host, "21,22,23,25", "SYN")
     scene.nobody_is_blocked()
 
