@@ -121,18 +121,17 @@ pub fn answer(bytes: &[u8], sequence: u32, remote: Endpoint) -> Result<Endpoint,
     // struct nfgenmsg
     let tuple = find(payload.get(4..).unwrap_or_default(), CTA_TUPLE_ORIG);
     let [from, to] = address_kinds(Family::of(remote.address));
-    let source = end(tuple, from, CTA_PROTO_SRC_PORT)?;
-    let destination = end(tuple, to, CTA_PROTO_DST_PORT)?;
-    let has_begun = source == remote;
-    has_begun.then_some(destination).ok_or(Errno::ENOENT)
+    let has_begun = end(tuple, from, CTA_PROTO_SRC_PORT) == Ok(remote);
+    let destination = end(tuple, to, CTA_PROTO_DST_PORT);
+    destination.ok().filter(|_| has_begun).ok_or(Errno::ENOENT)
 }
 
 /// One end of a tuple.
 #[inline(never)]
-fn end(tuple: &[u8], address: u16, port: u16) -> Result<Endpoint, Errno> {
+fn end(tuple: &[u8], address: u16, port: u16) -> Result<Endpoint, Malformed> {
     let address = find(find(tuple, CTA_TUPLE_IP), address);
     let port = find(find(tuple, CTA_TUPLE_PROTO), port);
-    endpoint_of(address, port).map_err(|Malformed| Errno::EINVAL)
+    endpoint_of(address, port)
 }
 
 #[cfg(test)]

@@ -28,7 +28,11 @@ pub fn parse_snmp(text: &[u8]) -> Option<TcpCounters> {
 #[inline(never)]
 fn value_of(text: &[u8], protocol: &[u8], name: &[u8]) -> Option<u64> {
     let mut lines = split(text, b'\n').filter_map(|line| line.strip_prefix(protocol));
-    let (names, values) = (lines.next()?, lines.next()?);
+    let mut both: [&[u8]; 2] = [b""; 2];
+    for line in &mut both {
+        *line = lines.next()?;
+    }
+    let [names, values] = both;
     let mut pairs = split(names, b' ').zip(split(values, b' '));
     let (_, value) = pairs.find(|(found, _)| *found == name)?;
     parse_decimal(trim(value))

@@ -127,15 +127,15 @@ fn write_evidence(w: &mut Writer, m: &Metrics) {
         gauge "evidence_source_up" = labelled::<EvidenceSource>(m.evidence_source_up.values()),
             "Whether a source of evidence works.";
         gauge "witness_up" = number(u64::from(m.witness_up)),
-            "Whether packet sockets show which connections are asked for.";
+            "Whether packet sockets show what asks for connections.";
         counter "witness_packets" = number(m.witness_packets),
-            "Packets without ACK that came in: SYN, NULL, FIN, XMAS.";
+            "Packets they showed: SYN, NULL, FIN, XMAS.";
         counter "witness_packets_dropped" = number(m.witness_packets_dropped),
-            "Those that the packet sockets had no room for.";
+            "Packets they had no room for.";
         counter "witness_pauses" = number(m.witness_pauses),
-            "Times the packet sockets paused because there were too many packets.";
+            "Times they paused because of too many packets.";
         counter "witness_lookups" = labelled::<Found>(m.witness_lookups.values()),
-            "Connections looked up because a packet asked for them, by what was found.";
+            "Connections looked up for a SYN, by what was found.";
         counter "probing_sources" = grid::<Kind, Target>(m.probing_sources.values()),
             "Sources that asked for ports without a handshake; may be forged.";
         counter "probes_of_blocked" = number(m.probes_of_blocked),

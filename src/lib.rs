@@ -59,8 +59,20 @@
 //! ```text
 //! Witness::drain           as above
 //! Intake::probe            whether it says anything about its source
-//! Probes::note             Packet; next -> Probing, a line and a count
-//! Probes::complete         a handshake: that was none
+//! Probes::note             Packet; next -> Scan, a line and a count
+//! Detector::forget_port    a handshake: that was none
+//! ```
+//!
+//! One connection that ended in another network namespace, by
+//! `take_namespace_events`; from `Admission` on as above:
+//!
+//! ```text
+//! Namespaces::receive      bytes of a datagram -> DiagSocket that may be evidence
+//! Witness::drain           SYNs that came in before -> Sights::note
+//! conntrack::answer        what its peer asked for, if the peer began it
+//! netlink::walk_next_hops  the links that lead back to the peer
+//! Sights::came_back_way    whether its SYN came in by one of them, and no other
+//! Admission::admit         Waiter, whole or only to be told
 //! ```
 //!
 //! One HTTP request, by `serve`:

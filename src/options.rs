@@ -584,7 +584,13 @@ impl Options {
             Id::Widen => {
                 self.widen = between(value, split_once(row.range, b'/').0, parse_decimal)? as u16
             }
-            Id::Witness => self.has_witness = choose(value, row.range, &[true, false])?,
+            Id::Witness => {
+                self.has_witness = match value {
+                    b"auto" => true,
+                    b"none" => false,
+                    _ => return None,
+                }
+            }
             Id::DryRun => return store_flag(&mut self.dry_run, value),
             Id::Listen => self.listen = parse_listen(value)?,
             Id::Proc => store_directory(&mut self.proc_directory, value)?,

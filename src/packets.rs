@@ -181,7 +181,7 @@ pub fn parse(bytes: &[u8], family: Family) -> Option<Packet> {
     };
     let packet = Packet {
         source: endpoint_of(source, tcp).ok()?,
-        destination: endpoint_of(destination, &tcp[2..]).ok()?,
+        destination: endpoint_of(destination, &[tcp[2], tcp[3]]).ok()?,
         kind,
         sequence: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
     };

@@ -173,7 +173,7 @@ impl Sights {
 
 #[inline(never)]
 fn is_among(ways: &[u32], link: u32) -> bool {
-    ways.iter().any(|way| *way == link)
+    ways.contains(&link)
 }
 
 /// No IPv6 address begins with all ones where an IPv4 one has them.
@@ -306,6 +306,20 @@ mod tests {
         assert!(bench.judge(SCANNER, SERVICE, &[UPLINK]));
         bench.syn(SCANNER, SERVICE, TRIES as u32 - 1, BRIDGE);
         assert!(!bench.judge(SCANNER, SERVICE, &[UPLINK]));
+        // No more are looked at.
+        bench.syn(SCANNER, SERVICE, TRIES as u32, UPLINK);
+        assert!(!bench.judge(SCANNER, SERVICE, &[UPLINK]));
+    }
+
+    /// Those by other links take no try.
+    #[test]
+    fn others_of_the_same_connection() {
+        let mut bench = Bench::new();
+        for sequence in 0..2 * TRIES as u32 {
+            bench.syn(SCANNER, SERVICE, sequence, BRIDGE);
+        }
+        bench.syn(SCANNER, SERVICE, 99, UPLINK);
+        assert!(bench.judge(SCANNER, SERVICE, &[UPLINK]));
     }
 
     #[test]

@@ -169,6 +169,7 @@ def test_counters_match_the_scenario(t):
     guard = t.guard(lan.host, env=firewall.env).ready()
     held = [lan.peer.connect(lan.host_v6, 22, source=lan.friend_v6) for _ in range(2)]
     held += [lan.host.connect(lan.peer_v4, 8080)]
+    guard.wait_line("New connection: .* <- ")  # the block ends it, too
     held += [lan.peer.connect(lan.host_v4, port) for port in PORTS]
     guard.wait_line("Blocked: ")
     guard.wait_readings(2)

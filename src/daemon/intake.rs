@@ -272,17 +272,17 @@ impl Intake {
     #[inline(never)]
     pub(super) fn suspect(
         &self,
-        local: Endpoint,
-        remote: Endpoint,
+        local: &Endpoint,
+        remote: &Endpoint,
         context: &Context,
         firewall: &Firewall,
     ) -> Option<Network> {
         let host = context.host;
-        let is_ours = host.is_own(remote.address) || context.is_own_listener(local);
+        let is_ours = host.is_own(remote.address) || context.is_own_listener(*local);
         if is_ours || !host.is_own(local.address) {
             return None;
         }
-        let port = self.connections.listeners.port(local, &|| true, None);
+        let port = self.connections.listeners.port(*local, &|| true, None);
         let source = host.source_of(remote.address);
         (port == Port::Service && !firewall.is_blocked(source)).then_some(source)
     }

@@ -65,7 +65,7 @@ use facts::{HostFacts, START_SLICES};
 use instance::{InstanceLock, is_name_held};
 use intake::{Context, Intake, RowOf};
 use namespaces::{Candidates, Namespaces, Scene};
-use opens::{Open, Opens};
+use opens::Opens;
 use output::{Output, log_error, write_error};
 use procfs::{has_ipv6, local_port_range};
 use reader::{Outcome, Reader};
@@ -124,10 +124,10 @@ pub struct Daemon {
     web: Web,
 
     netlink_buffer: [u8; RECEIVE_BUFFER],
-    opens: Opens,
     reader: Reader,
     output: Output,
 
+    opens: Opens,
     host: Host,
     namespaces: Namespaces,
     commands: Commands,
@@ -294,8 +294,8 @@ impl Daemon {
         self.watch_command(kernel, moment);
         self.update_facts(kernel, &found, moment.now);
         let has_events = is_ready(&found, self.watcher.socket());
-        let sockets = self.witness.sockets(moment.now).into_iter();
-        let has_packets = sockets.flatten().any(|one| is_ready(&found, Some(one)));
+        let [v4, v6] = self.witness.sockets(moment.now);
+        let has_packets = is_ready(&found, v4) || is_ready(&found, v6);
         // What opened a connection comes before its end.
         let is_wanted = has_packets || has_events && self.witness.may_be_hurried(moment.now);
         if is_wanted || moment.now.reaches(self.witness.deadline()) {
@@ -775,13 +775,11 @@ impl Daemon {
                     return;
                 }
                 namespaces.see_syn(packet, link, context.host, now);
-                let (local, remote) = (packet.destination, packet.source);
-                if let Some(source) = intake.suspect(local, remote, &context, firewall) {
-                    let ports = intake.detector.ports_without(&source, local.port, now);
-                    if let Some(ports) = ports {
-                        let open = Open::new(local, remote, source, now);
-                        opens.note(open, ports, options.ports);
-                    }
+                let (local, remote) = (&packet.destination, &packet.source);
+                if let Some(source) = intake.suspect(local, remote, &context, firewall)
+                    && let Some(ports) = intake.detector.ports_without(&source, local.port, now)
+                {
+                    opens.note(packet, source, ports, options.ports, now);
                 }
             });
     }
@@ -834,10 +832,10 @@ impl Daemon {
         let (intake, early) = (&mut self.intake, &mut self.early);
         let (firewall, metrics) = (&mut self.commands.firewall, &mut self.metrics);
         self.opens.look(now, &mut |open| {
-            let (local, remote) = (open.local, open.remote);
             // It may be blocked by now.
-            intake.suspect(local, remote, &context, firewall)?;
-            let found = intake.look_up(kernel, local, remote, &context, firewall, metrics);
+            intake.suspect(&open.local, &open.remote, &context, firewall)?;
+            let found =
+                intake.look_up(kernel, open.local, open.remote, &context, firewall, metrics);
             match found {
                 Some(found) => metrics.witness_lookups.count(found),
                 // A reading shows what there is.
@@ -889,8 +887,7 @@ impl Daemon {
             .counters
             .look(kernel, buffer, metrics, seen, period, now);
         let received = self.counters.received();
-        self.witness
-            .check_rate(kernel, buffer, metrics, received, now);
+        self.witness.check_rate(kernel, metrics, received, now);
         if look == Some(Look::Unseen) {
             self.early.request(now);
         }

@@ -4,6 +4,7 @@
 use crate::address::{Endpoint, Family, Network};
 use crate::limits::{OPENS, OPENS_PER_SECOND, OPENS_PER_TURN};
 use crate::metrics::Found;
+use crate::packets::Packet;
 use crate::time::{Duration, Instant, nearest};
 
 /// How long after its SYN a connection is looked for, in milliseconds: at once,
@@ -15,15 +16,13 @@ const LOOKS: [u16; 9] = [0, 5, 20, 50, 100, 200, 400, 800, 1_600];
 pub(super) struct Open {
     pub(super) local: Endpoint,
     pub(super) remote: Endpoint,
-    pub(super) source: Network,
+    source: Network,
     /// When; `None` for a place that is free.
-    pub(super) since: Option<Instant>,
-    /// How many of `LOOKS` are over.
-    looks: u8,
+    since: Option<Instant>,
+    /// When it is looked for next; `None` until its source may complete a scan.
+    due: Option<Instant>,
     /// No other one here is of the same source and port.
     is_first: bool,
-    /// Its source may complete a scan with it.
-    is_wanted: bool,
 }
 
 impl Open {
@@ -33,41 +32,24 @@ impl Open {
         remote: Endpoint::BLANK,
         source: Network::any(Family::V4),
         since: None,
-        looks: 0,
+        due: None,
         is_first: false,
-        is_wanted: false,
     };
 
-    pub(super) const fn new(
-        local: Endpoint,
-        remote: Endpoint,
-        source: Network,
-        now: Instant,
-    ) -> Self {
-        Self {
-            local,
-            remote,
-            source,
-            since: Some(now),
-            looks: 0,
-            is_first: true,
-            is_wanted: false,
-        }
-    }
-
-    /// When it is to be looked for; `None` where not.
-    fn due(&self) -> Option<Instant> {
-        let wait = LOOKS
-            .get(usize::from(self.looks))
-            .filter(|_| self.is_wanted)?;
-        Some(self.since?.after(Duration::from_millis((*wait).into())))
+    /// The next of its looks, all that are overdue being over; `None` after
+    /// the last one.
+    fn due_after(&self, now: Instant) -> Option<Instant> {
+        let since = self.since?;
+        let looks = LOOKS.iter();
+        let mut looks = looks.map(|wait| since.after(Duration::from_millis((*wait).into())));
+        looks.find(|due| *due > now)
     }
 }
 
 /// All bytes zero when new.
 pub(super) struct Opens {
     next_look: Option<Instant>,
-    /// How many more until then.
+    /// How many looks are left, and until when.
     left: usize,
     left_until: Option<Instant>,
     /// The place that is taken next.
@@ -95,23 +77,37 @@ impl Opens {
     /// of the oldest. Its connections are looked for where all of them together
     /// are a scan.
     #[inline(never)]
-    pub(super) fn note(&mut self, mut open: Open, mut ports: usize, threshold: u8) {
-        let source = open.source;
+    pub(super) fn note(
+        &mut self,
+        packet: &Packet,
+        source: Network,
+        mut ports: usize,
+        threshold: u8,
+        now: Instant,
+    ) {
+        let mut is_first = true;
         for other in self.places.iter().filter(|other| other.source == source) {
-            open.is_first &= other.since.is_none() || other.local.port != open.local.port;
+            is_first &= other.local.port != packet.destination.port;
             ports += usize::from(other.is_first);
         }
-        ports += usize::from(open.is_first);
+        ports += usize::from(is_first);
         if let Some(place) = self.places.get_mut(self.next) {
-            *place = open;
+            *place = Open {
+                local: packet.destination,
+                remote: packet.source,
+                source,
+                since: Some(now),
+                due: None,
+                is_first,
+            };
         }
         self.next = (self.next + 1) % OPENS;
         if ports > usize::from(threshold) {
             let same = self.places.iter_mut();
             for same in same.filter(|other| other.source == source) {
-                same.is_wanted = true;
+                same.due = same.due.or(same.since);
             }
-            self.next_look = open.since;
+            self.next_look = Some(now);
         }
     }
 
@@ -126,19 +122,15 @@ impl Opens {
         let enough = self.left.saturating_sub(OPENS_PER_TURN);
         self.next_look = None;
         for open in &mut self.places {
-            if self.left > enough && now.reaches(open.due()) {
+            if self.left > enough && now.reaches(open.due) {
                 self.left -= 1;
                 let found = look_up(open);
-                // Those that are overdue are over with it.
-                while now.reaches(open.due()) {
-                    open.looks += 1;
-                }
-                let is_over = matches!(found, None | Some(Found::Proven));
-                if is_over || open.due().is_none() {
+                open.due = open.due_after(now);
+                if open.due.is_none() || matches!(found, None | Some(Found::Proven)) {
                     *open = Open::FREE;
                 }
             }
-            self.next_look = nearest(self.next_look, open.due());
+            self.next_look = nearest(self.next_look, open.due);
         }
         if self.left == 0 && self.next_look.is_some() {
             self.next_look = self.left_until;

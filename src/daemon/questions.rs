@@ -4,8 +4,8 @@
 use crate::kernel::{Descriptor, Errno, Kernel, More, Netlink};
 use crate::netlink::u32_at;
 
-/// Tries of a system call that signals interrupt, and answers to older
-/// questions passed over; none waits.
+/// System calls for one question: signals interrupt them, and answers to older
+/// ones are passed over. None waits.
 const TRIES: usize = 16;
 
 /// Bytes of an answer: some 400 were measured about a socket.
@@ -49,23 +49,23 @@ impl Questions {
             None => kernel.netlink(kind)?,
         };
         self.socket = Some(socket);
-        uninterrupted(|| kernel.send(socket, request, More::No))?;
-        // The kernel answers while it takes the request.
-        let count = uninterrupted(|| {
-            let count = kernel.receive(socket, buffer)?;
-            let is_older = u32_at(buffer, SEQUENCE) != Some(self.sequence);
-            if is_older {
-                Err(Errno::EINTR)
+        let mut is_sent = false;
+        for _ in 0..TRIES {
+            // The kernel answers while it takes the request.
+            let result = if is_sent {
+                kernel.receive(socket, buffer)
             } else {
-                Ok(count)
+                kernel.send(socket, request, More::No)
+            };
+            match result {
+                Ok(_) if !is_sent => is_sent = true,
+                Ok(count) if u32_at(buffer, SEQUENCE) == Some(self.sequence) => {
+                    return Ok(buffer.get(..count).unwrap_or_default());
+                }
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(error),
             }
-        })?;
-        Ok(buffer.get(..count).unwrap_or_default())
+        }
+        Err(Errno::EINTR)
     }
-}
-
-fn uninterrupted(mut call: impl FnMut() -> Result<usize, Errno>) -> Result<usize, Errno> {
-    let mut results = (0..TRIES).map(|_| call());
-    let result = results.find(|result| *result != Err(Errno::EINTR));
-    result.unwrap_or(Err(Errno::EINTR))
 }

@@ -77,7 +77,7 @@ impl Witness {
         }
         if self.down.say() {
             let words = b"no packet sockets (CAP_NET_RAW): \
-                scans that hold their connections are seen some tenths of a second later";
+                connections that are held are seen a little later";
             log_error(kernel, &[words]);
         }
     }
@@ -179,7 +179,8 @@ impl Witness {
     /// What found no room while others waited.
     #[inline(never)]
     fn count_lost(&mut self, kernel: &mut impl Kernel, metrics: &mut Metrics, now: Instant) {
-        for socket in self.sockets.into_iter().flatten() {
+        for socket in self.sockets {
+            let Some(socket) = socket else { continue };
             let lost = kernel.lost_packets(socket);
             metrics.witness_packets_dropped += u64::from(lost);
             if lost > 0 {
@@ -194,7 +195,6 @@ impl Witness {
     pub(super) fn check_rate(
         &mut self,
         kernel: &mut impl Kernel,
-        buffer: &mut [u8],
         metrics: &mut Metrics,
         received: u64,
         now: Instant,
@@ -204,7 +204,8 @@ impl Witness {
         }
         self.count_lost(kernel, metrics, now);
         // Ip6InReceives is the first line.
-        let text = self.snmp6.read(kernel, buffer).unwrap_or_default();
+        let mut buffer = [0; 64];
+        let text = self.snmp6.read(kernel, &mut buffer).unwrap_or_default();
         let line = split_once(text, b'\n').0;
         let received_v6 = parse_decimal(trim(split_once(line, b' ').1)).unwrap_or(0);
         let received = received.wrapping_add(received_v6);
@@ -223,8 +224,7 @@ impl Witness {
         self.paused_until = Some(now.after(WITNESS_PAUSE));
         self.bind(kernel, true);
         if self.paused.say() {
-            let words = b"too many packets to look at each: \
-                packet sockets pause, each time for 10 seconds";
+            let words = b"too many packets: packet sockets pause for 10 seconds each time";
             log_error(kernel, &[words]);
         }
     }

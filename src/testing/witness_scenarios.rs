@@ -6,6 +6,7 @@ use super::trace::{play, trace};
 use crate::address::Endpoint;
 use crate::limits::{OPENS_PER_SECOND, WITNESS_FULL_REST, WITNESS_READS, WITNESS_REST};
 use crate::packets::NO_ETHERTYPE;
+use crate::proc_net_tcp::TcpState;
 use crate::time::Duration;
 
 const LOOKUPS: &str = "tcpparser_witness_lookups_total{result=\"proven\"}";
@@ -87,26 +88,31 @@ fn forged_connections_stay_no_evidence() {
         at 6 s: expect: Ports probed: 198.51.100.7 -> …
         at 20 s: metric tcpparser_port_scans_total is 0
     "}
-    let mut run = started(&["--interval=1h"]);
-    run.checks.oracle = false;
-    run.kernel.forged.push(SCANNER.parse().unwrap());
-    for (from, port) in (50_000..).zip([22, 25, 80, 445]) {
-        run.kernel.open_connection(SCANNER, from, port);
-        syn(&mut run.kernel, SCANNER, from, port);
-    }
-    for socket in &mut run.kernel.sockets {
-        if socket.remote.1 != 0 {
-            socket.state = crate::proc_net_tcp::TcpState::FinWait1;
+    for (state, label) in [
+        (TcpState::FinWait1, "fin_wait1"),
+        (TcpState::SynRecv, "syn_recv"),
+    ] {
+        let mut run = started(&["--interval=1h"]);
+        run.checks.oracle = false;
+        if state == TcpState::FinWait1 {
+            run.kernel.forged.push(SCANNER.parse().unwrap());
         }
+        for (from, port) in (50_000..).zip([22, 25, 80, 445]) {
+            run.kernel.open_connection(SCANNER, from, port);
+            syn(&mut run.kernel, SCANNER, from, port);
+        }
+        for socket in &mut run.kernel.sockets {
+            if socket.remote.1 != 0 {
+                socket.state = state;
+            }
+        }
+        run.run_for(10);
+        let open = "tcpparser_witness_lookups_total{result=\"open\"}";
+        assert_eq!(run.metric(open), "36");
+        assert_eq!(run.metric("tcpparser_port_scans_total"), "0");
+        let gauge = format!("tcpparser_connections{{family=\"4\",state=\"{label}\"}}");
+        assert_eq!(run.metric(&gauge), "0");
     }
-    run.run_for(10);
-    let open = "tcpparser_witness_lookups_total{result=\"open\"}";
-    assert_eq!(run.metric(open), "36");
-    assert_eq!(run.metric("tcpparser_port_scans_total"), "0");
-    assert_eq!(
-        run.metric("tcpparser_connections{family=\"4\",state=\"fin_wait1\"}"),
-        "0"
-    );
 }
 
 const SCANNER: &str = "198.51.100.7";
@@ -284,7 +290,7 @@ fn too_many_packets_make_the_sockets_pause() {
             at 5500 ms: kernel counts {few} more packets of {family}
             at 6500 ms: metric {PAUSES} is 0
             kernel counts {many} more packets of {family}
-            at 7500 ms: stderr: tcpparser: too many packets to look at each: …
+            at 7500 ms: stderr: tcpparser: too many packets: …
             metric {PAUSES} is 1
             metric tcpparser_witness_up is 0
             198.51.100.7 asks for 22, 25, 80, 445
