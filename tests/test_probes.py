@@ -74,9 +74,10 @@ class Scene:
         """By nmap with that option, by masscan or zmap."""
         if tool == "masscan":
             need("masscan")
-            self.far.must("masscan", f"-p{','.join(map(str, ports))}", self.host, "--rate", "500", "--wait", "0",
-                          "--adapter", "up0", "--adapter-ip", source, "--router-mac", self.mac(),
-                          env=harness.HOME)
+            # It does not end by itself now and then.
+            self.far.run("timeout", "-s", "KILL", "5", "masscan", f"-p{','.join(map(str, ports))}",
+                         self.host, "--rate", "500", "--wait", "0", "--adapter", "up0",
+                         "--adapter-ip", source, "--router-mac", self.mac(), env=harness.HOME)
         elif tool == "zmap":
             need("zmap")
             for port in ports:
