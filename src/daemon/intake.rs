@@ -215,7 +215,7 @@ impl Intake {
             }
             return Shown::NOTHING;
         }
-        if is_opened {
+        if is_opened && self.probes.sources.sources().0 > 0 {
             let port = socket.local.port;
             self.probes.sources.forget_port(source, port, now);
         }
