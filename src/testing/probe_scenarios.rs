@@ -128,6 +128,19 @@ fn clients_probe_nothing() {
     "}
 }
 
+/// Packets that rest are taken in before the ends of their connections.
+#[test]
+fn clients_between_other_packets_probe_nothing() {
+    trace! {"
+        without oracle
+        at 0 s: start
+        at 5 s: 198.51.100.9 sends SYN to 9
+        at 5001 ms: 198.51.100.8 sends SYN to 40000, 40001, 40002, 40003
+        198.51.100.8 resets 40000, 40001, 40002, 40003
+        at 9 s: metric tcpparser_witness_packets_total is 5
+    "}
+}
+
 /// What a scanner that was forgiven some ports asks for next counts with the
 /// ports that are left.
 #[test]
