@@ -47,7 +47,7 @@ at_commit = SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$({ [ -e .git ] && git log
 #   rustup's targets, python3-venv, pip, wheel, twine, qemu-user
 #                                            release files, running those for
 #                                            other machines
-#   make, cargo, nmap, promtool, prometheus, vsftpd, ipset, setsid, prlimit, ss,
+#   make, cargo, nmap, masscan, zmap, promtool, prometheus, vsftpd, ipset, setsid, prlimit, ss,
 #   sysctl, ldd, sh, strace, valgrind, ufw, firewalld, pytest
 #                                            what they are used for
 #   shellcheck, file, nm, mandoc, musl-gcc, rustfmt, clippy
@@ -56,7 +56,7 @@ at_commit = SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$({ [ -e .git ] && git log
 # `make bench` compares with wrk, lighttpd, nginx, iptables, nft and ipset.
 
 # What tests need, command:package.
-TOOLS = iptables:iptables nft:nftables ipset:ipset ip:iproute2 sysctl:procps nmap:nmap curl:curl strace:strace valgrind:valgrind \
+TOOLS = iptables:iptables nft:nftables ipset:ipset ip:iproute2 sysctl:procps nmap:nmap masscan:masscan zmap:zmap curl:curl strace:strace valgrind:valgrind \
 	python3:python3 shellcheck:shellcheck file:file nm:binutils musl-gcc:musl-tools dash:dash \
 	mandoc:mandoc qemu-x86_64:qemu-user buildah:buildah podman:podman runc:runc strace:strace
 # Init systems, whose packages would take over the machine: only fetched.

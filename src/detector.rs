@@ -85,6 +85,8 @@ pub struct Scan {
     pub is_new: bool,
     /// Its whole ports alone exceed the threshold.
     pub is_whole: bool,
+    /// What its evidence was marked with.
+    pub marks: u16,
 }
 
 impl Scan {
@@ -115,7 +117,7 @@ impl Scan {
 struct Touched {
     seen: Option<Instant>,
     port: u16,
-    /// The source within its network.
+    /// The source within its network; in a source the mark of its evidence.
     member: u16,
     data: Data,
     /// Of several proofs one is whole, and what is noted here is of such ones.
@@ -135,6 +137,8 @@ impl Touched {
 #[repr(C)]
 struct Watched {
     last_seen: Option<Instant>,
+    /// When it crossed the threshold.
+    crossed: Option<Instant>,
     local: IpAddr,
     count: u8,
     /// So many of them are whole.
@@ -151,6 +155,7 @@ struct Watched {
 impl Blank for Watched {
     const BLANK: Self = Self {
         last_seen: None,
+        crossed: None,
         local: UNSPECIFIED,
         count: 0,
         whole: 0,
@@ -319,6 +324,8 @@ fn network_of(source: Network) -> Option<(Network, u16)> {
 #[repr(C, align(64))]
 pub struct Detector<const N: usize, const I: usize> {
     threshold: u8,
+    /// So many of the places are used.
+    limit: usize,
     window: Duration,
     evictions: u64,
     sources: Table<Network, Watched, N, I, CLASSES>,
@@ -334,6 +341,7 @@ impl<const N: usize, const I: usize> Detector<N, I> {
     pub const fn new() -> Self {
         Self {
             threshold: 0,
+            limit: 0,
             window: Duration::ZERO,
             sources: Table::new(),
             evictions: 0,
@@ -345,7 +353,14 @@ impl<const N: usize, const I: usize> Detector<N, I> {
     pub fn configure(&mut self, hash_key: HashKey, threshold: u8, window: Duration) {
         self.sources.set_hash_key(hash_key);
         self.threshold = threshold;
+        self.limit = N;
         self.window = window;
+    }
+
+    /// The same as of another one, for at most `limit` sources.
+    pub fn configure_as(&mut self, other: &Self, limit: usize) {
+        self.configure(other.sources.hash_key(), other.threshold, other.window);
+        self.limit = limit;
     }
 
     /// Takes in one piece of evidence.
@@ -355,6 +370,11 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         {
             self.note(network, member, evidence, now);
         }
+    }
+
+    /// The same with a mark, and without regard to the source's network.
+    pub fn observe_marked(&mut self, evidence: &Evidence, mark: u16, now: Instant) {
+        self.note(evidence.source, mark, evidence, now);
     }
 
     /// Notes a port of a source, or of a network; whether it is a new one of a
@@ -372,9 +392,10 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         let is_new = watched.note(evidence, member, now, self.window);
         watched.last_seen = Some(now);
         let class = match class {
+            // It keeps its place: in the order in which they crossed.
             Some(CROSSED) => {
                 watched.is_whole |= watched.whole > self.threshold;
-                CROSSED
+                return false;
             }
             Some(REPORTED) if !was_quiet => REPORTED,
             _ => {
@@ -392,6 +413,7 @@ impl<const N: usize, const I: usize> Detector<N, I> {
                     && (watched.is_whole || !watched.is_told)
                     && watched.members() >= sources
                 {
+                    watched.crossed = Some(now);
                     CROSSED
                 } else {
                     class
@@ -410,12 +432,12 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         }
         let is_network = is_network(source);
         let (class, share) = if is_network {
-            (NETWORKS, N / 8)
+            (NETWORKS, self.limit / 8)
         } else {
-            (NEWCOMERS, N / 4)
+            (NEWCOMERS, self.limit / 4)
         };
         let has_share = self.sources.class_len(class) >= share.max(1);
-        let is_full = self.sources.len() >= N;
+        let is_full = self.sources.len() >= self.limit;
         if is_full || is_network && has_share {
             self.evictions += 1;
             let has_unproven = is_full && self.sources.class_len(UNPROVEN) > 0;
@@ -482,6 +504,20 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         Some(count)
     }
 
+    /// Whether a source was reported, or is about to be.
+    #[inline(never)]
+    pub fn is_reported(&self, source: &Network) -> bool {
+        let slot = self.sources.find(source);
+        slot.is_some_and(|slot| self.sources.class(slot) >= Some(REPORTED))
+    }
+
+    /// When the scan that `next_scan` has was recognised, and how many there are.
+    pub fn recognised(&self) -> Option<(Instant, usize)> {
+        let slot = self.sources.oldest(CROSSED)?;
+        let watched = self.sources.value(slot)?;
+        Some((watched.crossed?, self.sources.class_len(CROSSED)))
+    }
+
     /// Whether `next_scan` has one.
     pub fn has_scan(&self) -> bool {
         self.sources.class_len(CROSSED) > 0
@@ -502,8 +538,10 @@ impl<const N: usize, const I: usize> Detector<N, I> {
             port_data: Vec::new(),
             is_new: watched.is_new,
             is_whole: watched.is_whole,
+            marks: 0,
         };
         for touched in &watched.sorted() {
+            scan.marks |= touched.member;
             let _ = scan.ports.push(touched.port);
             // What is not whole keeps no scanner from a block.
             let counts = touched.is_whole || !scan.is_whole;
@@ -527,6 +565,28 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         let watched = slot.and_then(|slot| self.sources.value_mut(slot));
         if let Some(touched) = watched.and_then(|watched| watched.find(port)) {
             touched.data = touched.data.and(data);
+        }
+    }
+
+    /// Drops a port of a source, which is no scanner then unless others make it
+    /// one.
+    #[inline(never)]
+    pub fn forget_port(&mut self, source: Network, port: u16, now: Instant) {
+        let Some(slot) = self.sources.find(&source) else {
+            return;
+        };
+        let class = self.sources.class(slot);
+        let Some(watched) = self.sources.value_mut(slot) else {
+            return;
+        };
+        let Some(touched) = watched.find(port) else {
+            return;
+        };
+        touched.seen = None;
+        watched.drop_old(now, self.window);
+        if class != Some(REPORTED) && watched.count <= self.threshold {
+            let class = watched.class();
+            self.sources.touch(slot, class);
         }
     }
 

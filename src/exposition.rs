@@ -16,6 +16,8 @@ use crate::metrics::{
     BUCKETS, BlockFailure, CommandExit, EvidenceSource, Found, Histogram, Metrics, RowsFile,
     TABLE_CAPACITIES, Table, Trigger,
 };
+use crate::packets::Kind;
+use crate::probes::Target;
 use crate::proc_net_tcp::TcpState;
 use crate::text::{TextView, split_once};
 
@@ -134,6 +136,10 @@ fn write_evidence(w: &mut Writer, m: &Metrics) {
             "Times they paused because of too many packets.";
         counter "witness_lookups" = labelled::<Found>(m.witness_lookups.values()),
             "Connections looked up for a SYN, by what was found.";
+        counter "probing_sources" = grid::<Kind, Target>(m.probing_sources.values()),
+            "Sources that asked for ports without a handshake; may be forged.";
+        counter "probes_of_blocked" = number(m.probes_of_blocked),
+            "Such packets of blocked sources.";
         counter "port_scans" = number(m.port_scans),
             "Port scans reported.";
         counter "blocks" = number(m.blocks),
@@ -669,6 +675,7 @@ mod tests {
             "code",
             "file",
             "exit",
+            "kind",
         ];
         assert_eq!(labels, expected.into_iter().collect());
     }

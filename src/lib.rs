@@ -44,7 +44,7 @@
 //! ```
 //!
 //! One connection that its peer holds open, by `take_packets` and
-//! `look_up_opens`; no byte of a packet goes further than `Opens`:
+//! `look_up_opens`; no byte of a packet goes further than `Opens` and `Probes`:
 //!
 //! ```text
 //! Witness::drain           bytes of packet sockets
@@ -52,6 +52,15 @@
 //! Opens::note              a SYN that may complete a scan waits for its socket
 //! Opens::look              when it is asked for
 //! Intake::look_up          the kernel's answer -> Socket; as a row from there on
+//! ```
+//!
+//! One packet that asks for a port, by `take_packets` and `report_probes`:
+//!
+//! ```text
+//! Witness::drain           as above
+//! Intake::probe            whether it says anything about its source
+//! Probes::note             Packet; next -> Scan, a line and a count
+//! Detector::forget_port    a handshake: that was none
 //! ```
 //!
 //! One connection that ended in another network namespace, by
@@ -105,6 +114,7 @@
 //!                  which direction
 //! coverage.rs      what the kernel counted against what was seen
 //! detector.rs      events to verdicts
+//! probes.rs        sources whose packets ask for ports and prove nothing
 //! firewall/        verdicts to commands, and the life of a block
 //!   place.rs         families and flavours
 //!   comment.rs       a block as the comment of its rule
@@ -166,6 +176,7 @@ mod listeners;
 mod connections;
 mod detector;
 mod firewall;
+mod probes;
 
 mod metrics;
 

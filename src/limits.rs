@@ -329,6 +329,16 @@ limit! {
     WITNESS_REPEATS: Duration = 1_000
 }
 limit! {
+    /// Sources remembered that ask for ports and complete no handshake. All of
+    /// them are looked through at each packet: 1 us.
+    PROBERS: usize = 512
+}
+limit! {
+    /// How long a source that probes ports waits to be reported: its connections
+    /// to services may make it a scanner by then.
+    PROBES_WAIT: Duration = 1_000
+}
+limit! {
     /// SYNs to services remembered, each until it is known what became of it:
     /// those of three seconds at 100 new clients a second.
     OPENS: usize = 256
@@ -405,6 +415,10 @@ limit! {
     /// Lines of scans and of what becomes of blocks in one period: a thousand
     /// scanners must not fill a disk with them.
     LINES_PER_PERIOD: usize = 300
+}
+limit! {
+    /// Lines of sources that probe ports, which may be forged, in one period.
+    PROBE_LINES: usize = 10
 }
 limit! {
     /// That period.

@@ -15,6 +15,8 @@ use crate::http::Status;
 use crate::kernel::Exit;
 use crate::label::{Label, label};
 use crate::limits;
+use crate::packets::Kind;
+use crate::probes::Target;
 use crate::proc_net_tcp::TcpState;
 use crate::time::Duration;
 
@@ -95,15 +97,18 @@ labels! {
         Blocks = "blocks",
         /// Listening endpoints.
         Listeners = "listeners",
+        /// Sources that ask for ports.
+        Probes = "probes",
     }
 }
 
 /// What each table can hold, in the order of `Table`.
-pub const TABLE_CAPACITIES: [u64; 4] = [
+pub const TABLE_CAPACITIES: [u64; 5] = [
     limits::CONNECTIONS as u64,
     limits::SOURCES as u64,
     limits::BLOCKS as u64,
     limits::LISTENERS as u64,
+    limits::PROBERS as u64,
 ];
 
 labels! {
@@ -388,6 +393,10 @@ pub struct Metrics {
     pub witness_pauses: u64,
     /// Connections looked up because a SYN asked for them.
     pub witness_lookups: Labelled<Found, 3>,
+    /// Sources that probed ports, told or not.
+    pub probing_sources: Grid<Kind, Target, 8>,
+    /// Packets of sources that are blocked.
+    pub probes_of_blocked: u64,
     /// Port scans reported.
     pub port_scans: u64,
     /// Blocks the kernel has confirmed; adopted ones are not among them.
@@ -424,9 +433,9 @@ pub struct Metrics {
     /// Sockets of blocked sources that were destroyed.
     pub sockets_destroyed: u64,
     /// Now: entries of each table.
-    pub table_entries: Labelled<Table, 4>,
+    pub table_entries: Labelled<Table, 5>,
     /// Entries evicted from a full table, or those that found no place in it.
-    pub table_evictions: Labelled<Table, 4>,
+    pub table_evictions: Labelled<Table, 5>,
     /// Lines that a blocked or broken stdout cost.
     pub output_lines_dropped: u64,
     /// Now: HTTP clients.
@@ -466,6 +475,8 @@ impl Metrics {
             witness_packets_dropped: 0,
             witness_pauses: 0,
             witness_lookups: Labelled::new(),
+            probing_sources: Grid::new(),
+            probes_of_blocked: 0,
             port_scans: 0,
             blocks: 0,
             blocks_adopted: 0,

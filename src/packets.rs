@@ -11,6 +11,7 @@
 
 use crate::address::{Endpoint, Family};
 use crate::kernel::Instruction;
+use crate::label::label;
 use crate::netlink::endpoint_of;
 
 // linux/if_ether.h
@@ -144,6 +145,15 @@ pub enum Kind {
     Xmas,
     /// The first piece of a segment.
     Fragment,
+}
+
+label!(Kind, "kind", 0, ["syn", "null", "fin", "xmas"]);
+
+impl Kind {
+    /// One bit for each.
+    pub const fn mark(self) -> u16 {
+        1 << self as u16
+    }
 }
 
 /// A packet that no connection of the peer needs, or that opens one. Whoever

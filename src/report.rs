@@ -1,16 +1,18 @@
 //! The lines of standard output, to the letter.
 
+use core::net::IpAddr;
 use core::ops::{Deref, DerefMut};
 
 use crate::address::{ENDPOINT_TEXT, Endpoint, Family, Network, write_address};
 use crate::connections::Direction;
 use crate::detector::{Data, Scan};
-use crate::firewall::comment::Facts;
+use crate::firewall::comment::{Facts, put_ports};
 use crate::firewall::iptables::{Hook, Rule, Tool};
 use crate::firewall::{EndReason, Failure, FailureReason};
 use crate::host::Protection;
 use crate::kernel::Errno;
-use crate::text::{Text, TextView};
+use crate::probes::Target;
+use crate::text::{Text, TextView, split};
 use crate::time::{Calendar, Duration, Instant};
 
 /// The longest line: a scan of 64 ports, or a block with its undo command.
@@ -26,6 +28,7 @@ pub enum Label {
     NotBlocked,
     Unblocked,
     BlockFailed,
+    Probes,
 }
 
 impl Label {
@@ -37,6 +40,7 @@ impl Label {
             Self::NotBlocked => b"Not blocked",
             Self::Unblocked => b"Unblocked",
             Self::BlockFailed => b"Block failed",
+            Self::Probes => b"Ports probed",
         }
     }
 }
@@ -107,6 +111,14 @@ fn about_source(time: Calendar, label: Label, source: Network, words: &[u8]) -> 
     line
 }
 
+fn begin_ports(time: Calendar, label: Label, source: Network, destination: IpAddr) -> Line {
+    let mut line = begin_source(time, label, source);
+    line.put(b"-> ");
+    write_address(&mut line, destination);
+    line.put(b" on ports ");
+    line
+}
+
 /// A connection of the list, or so many of one peer with one port of a service,
 /// whose other ports differ.
 pub fn connections(
@@ -149,10 +161,7 @@ pub fn more(count: u64) -> Line {
 
 /// A port scan.
 pub fn scan(time: Calendar, scan: &Scan) -> Line {
-    let mut line = begin_source(time, Label::Scan, scan.source);
-    line.put(b"-> ");
-    write_address(&mut line, scan.local);
-    line.put(b" on ports ");
+    let mut line = begin_ports(time, Label::Scan, scan.source, scan.local);
     for (index, port) in scan.ports.iter().enumerate() {
         if index > 0 {
             line.put_byte(b',');
@@ -167,6 +176,31 @@ pub fn scan(time: Calendar, scan: &Scan) -> Line {
     if !scan.is_new {
         line.put(b" (before the start)");
     }
+    line
+}
+
+/// A source that probes ports, of which a few are enough.
+pub fn probes(time: Calendar, probing: &Scan, target: Target) -> Line {
+    let mut line = begin_ports(time, Label::Probes, probing.source, probing.local);
+    let mut ports: Text<48> = Text::new();
+    put_ports(&mut ports, &probing.ports);
+    line.put(ports.as_bytes());
+    if probing.ports.is_full() {
+        line.put(b" or more");
+    }
+    if target == Target::Behind {
+        line.put(b" behind this host");
+    }
+    let mut before: &[u8] = b" (";
+    // In the order of `Kind`.
+    for (number, kind) in split(b"SYN NULL FIN XMAS", b' ').enumerate() {
+        if probing.marks >> number & 1 != 0 {
+            line.put(before);
+            line.put(kind);
+            before = b", ";
+        }
+    }
+    line.put(b"; no handshake: may be forged, not blocked)");
     line
 }
 
@@ -565,6 +599,7 @@ mod tests {
             port_data: heapless::Vec::new(),
             is_new: true,
             is_whole: true,
+            marks: 0,
         };
         assert_line(
             scan(
@@ -599,6 +634,7 @@ mod tests {
             port_data: heapless::Vec::new(),
             is_new: true,
             is_whole: true,
+            marks: 0,
         };
         assert_line(
             scan(TIME, &seen),
@@ -746,6 +782,7 @@ mod tests {
                 port_data: heapless::Vec::new(),
                 is_new: true,
                 is_whole: true,
+                marks: 0,
             },
         );
         assert!(!line.is_truncated());

@@ -220,6 +220,11 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
         self.core.hash_key = hash_key;
     }
 
+    /// The secret.
+    pub fn hash_key(&self) -> HashKey {
+        self.core.hash_key
+    }
+
     /// Entries in the table.
     pub fn len(&self) -> usize {
         self.core.length

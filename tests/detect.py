@@ -26,6 +26,7 @@ leaves nothing to read.
 """
 
 import os
+import re
 import statistics
 import sys
 import time
@@ -37,6 +38,7 @@ import harness
 import test_blocking
 import test_evidence
 import test_firewall
+import test_probes
 import test_sets
 import test_witness
 import traffic
@@ -158,6 +160,24 @@ def floods(binary):
     return all_good
 
 
+def probes(binary):
+    """What is said of those who complete no handshake: kinds and ports, and after how many seconds."""
+    print("| probes of 21,22,23,25,80 | told | s |\n|---|---|---|")
+    for name in (*test_probes.KINDS, "masscan", "zmap"):
+        case = harness.Case(binary)
+        try:
+            scene = test_probes.Scene(case)
+            began = time.monotonic()
+            scene.probe(name, "198.51.100.60", (21, 22, 23, 25, 80))
+            line = scene.guard.wait_line("Ports probed")
+            took = time.monotonic() - began
+            told = re.search(r"on ports (\S+) \((.*);", line)
+            scene.nobody_is_blocked()
+            print(f"| {'nmap ' if name.startswith('-') else ''}{name} | {told[2]} on {told[1]} | {took:.1f} |", flush=True)
+        finally:
+            case.close()
+
+
 def say(what, function, binary):
     case = harness.Case(binary)
     started = time.monotonic()
@@ -192,6 +212,8 @@ def main(binary):
     places(binary)
     print()
     is_cheap = floods(binary)
+    print()
+    probes(binary)
     print()
     return 0 if long_ones(binary) and is_cheap else 1
 

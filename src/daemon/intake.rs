@@ -5,12 +5,13 @@ use core::net::IpAddr;
 
 use crate::address::{Endpoint, Family, Network, is_loopback};
 use crate::connections::{Connection, Direction, Ending, Sighting};
-use crate::host::Host;
+use crate::host::{Host, Protection};
 use crate::kernel::{Accepted, Kernel};
 use crate::limits::SERVICE_AGE;
 use crate::listeners::Port;
 use crate::metrics::{Found, Metrics};
 use crate::options::Options;
+use crate::packets::Packet;
 use crate::proc_net_tcp::{Socket, TcpState};
 use crate::sock_diag::{DiagSocket, Handshake};
 use crate::table::HashKey;
@@ -25,7 +26,7 @@ use super::once::Once;
 use super::output::log_error;
 use super::procfs::is_first_namespace;
 use super::watcher::Watcher;
-use super::{Connections, Detector, Firewall};
+use super::{Connections, Detector, Firewall, Probes};
 
 /// What is the same for all that is seen at one time.
 #[derive(Clone, Copy)]
@@ -109,6 +110,7 @@ pub(super) struct Intake {
     pub(super) admission: Admission,
     pub(super) detector: Detector,
     pub(super) connections: Connections,
+    pub(super) probes: Probes,
 }
 
 impl Intake {
@@ -117,6 +119,7 @@ impl Intake {
             connections: Connections::new(),
             handshakes: Handshakes::new(),
             admission: Admission::new(),
+            probes: Probes::new(),
             detector: Detector::new(),
             list: List::new(),
             unknown: Once::NEW,
@@ -212,6 +215,10 @@ impl Intake {
             }
             return Shown::NOTHING;
         }
+        if is_opened && self.probes.sources.sources().0 > 0 {
+            let port = socket.local.port;
+            self.probes.sources.forget_port(source, port, now);
+        }
         let is_listed = origin == RowOf::List && socket.state == TcpState::Established;
         let is_listed = is_listed && self.list.shows(connection);
         if is_listed {
@@ -224,6 +231,39 @@ impl Intake {
                 direction: connection.direction,
             }),
             reading: self.admit_row(kernel, socket, connection, source, context, firewall),
+        }
+    }
+
+    /// A packet that asks for a port. What our own side sends out is no probe,
+    /// nor what may not be known for it.
+    #[inline(never)]
+    pub(super) fn probe(&mut self, packet: &Packet, context: &Context, firewall: &Firewall) {
+        let (host, local, address) = (context.host, packet.destination, packet.source.address);
+        let source = host.source_of(address);
+        if firewall.is_blocked(source) {
+            self.probes.of_blocked += 1;
+            return;
+        }
+        let is_expected = if host.is_own(local.address) {
+            context.is_own_listener(local)
+        } else {
+            !host.is_elsewhere(address) || host.is_elsewhere(local.address)
+        };
+        let is_nobody = matches!(
+            host.protected(source),
+            Some(
+                Protection::Loopback
+                    | Protection::Unspecified
+                    | Protection::Multicast
+                    | Protection::Broadcast
+                    | Protection::OwnAddress
+                    | Protection::Allowed
+                    | Protection::HostUnknown
+            )
+        );
+        if !is_expected && !is_nobody {
+            let scanners = &self.detector;
+            self.probes.note(source, packet, scanners, context.now);
         }
     }
 
@@ -328,6 +368,9 @@ impl Intake {
         waiter.data = data(event);
         waiter.is_unnamed = event.is_disconnected;
         waiter.is_proven = self.handshakes.is_proof(event.handshake);
+        if waiter.is_proven {
+            self.probes.sources.forget_port(source, local.port, now);
+        }
         let (port, connection) = match ending {
             Ending::Known(connection)
                 if connection.handshake == Handshake::Proven

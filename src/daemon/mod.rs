@@ -53,6 +53,7 @@ use crate::metrics::{EvidenceSource, Metrics, RowsFile, Trigger};
 use crate::netlink::RECEIVE_BUFFER;
 use crate::options::{Action, Options, write_help, write_version};
 use crate::packets::Kind;
+use crate::probes::{self, Target};
 use crate::proc_net_tcp::{Row, TcpState};
 use crate::report;
 use crate::time::{Calendar, Duration, Instant, nearest};
@@ -97,6 +98,7 @@ type Connections = connections::Connections<
 >;
 type Listeners = listeners::Listeners<LISTENERS, { index_size(LISTENERS) }>;
 type Detector = detector::Detector<SOURCES, { index_size(SOURCES) }>;
+type Probes = probes::Probes<SOURCES, { index_size(SOURCES) }>;
 type Firewall = firewall::Firewall<BLOCKS, { index_size(BLOCKS) }>;
 type Interests = Vec<Interest, INTERESTS>;
 
@@ -291,13 +293,16 @@ impl Daemon {
         }
         self.watch_command(kernel, moment);
         self.update_facts(kernel, &found, moment.now);
-        if is_ready(&found, self.watcher.socket()) {
-            self.take_events(kernel, moment.now);
-        }
+        let has_events = is_ready(&found, self.watcher.socket());
         let [v4, v6] = self.witness.sockets(moment.now);
         let has_packets = is_ready(&found, v4) || is_ready(&found, v6);
-        if has_packets || moment.now.reaches(self.witness.deadline()) {
+        // What opened a connection comes before its end.
+        let is_wanted = has_packets || has_events && self.witness.may_be_hurried(moment.now);
+        if is_wanted || moment.now.reaches(self.witness.deadline()) {
             self.take_packets(kernel, moment.now);
+        }
+        if has_events {
+            self.take_events(kernel, moment.now);
         }
         if moment.now.reaches(self.opens.deadline()) {
             self.look_up_opens(kernel, moment.now);
@@ -313,6 +318,9 @@ impl Daemon {
         // What follows comes after the reading.
         let moment = Moment::read(kernel);
         self.report_scans(kernel, moment);
+        if moment.now.reaches(self.intake.probes.deadline()) {
+            self.report_probes(kernel, moment);
+        }
         self.run_commands(kernel, moment);
         self.serve(kernel, &found, moment);
         self.instance.drain(kernel, moment.now);
@@ -380,7 +388,8 @@ impl Daemon {
         let netfilter = nearest(self.commands.netfilter.deadline(now), destroyer);
         let firewall = nearest(self.commands.firewall.deadline(now), netfilter);
         let rest = nearest(self.facts.deadline(now), self.web.deadline(now));
-        let rest = nearest(rest, self.output.deadline());
+        let probes = self.intake.probes.deadline();
+        let rest = nearest(rest, nearest(self.output.deadline(), probes));
         let witness = nearest(self.witness.deadline(), self.opens.deadline());
         let rest = nearest(rest, self.namespaces.deadline(now));
         let rest = nearest(rest, witness);
@@ -459,6 +468,28 @@ impl Daemon {
             && let Some(words) = self.facts.next_notice(&self.host)
         {
             log_error(kernel, &[words]);
+        }
+    }
+
+    /// Reports sources that probe ports, unless they came to be scanners.
+    #[inline(never)]
+    fn report_probes(&mut self, kernel: &mut impl Kernel, moment: Moment) {
+        let (intake, firewall) = (&mut self.intake, &self.commands.firewall);
+        while let Some(probing) = intake.probes.next(moment.now) {
+            let source = probing.source;
+            if firewall.is_blocked(source) || intake.detector.is_reported(&source) {
+                continue;
+            }
+            let target = if self.host.is_own(probing.local) {
+                Target::Host
+            } else {
+                Target::Behind
+            };
+            self.metrics
+                .probing_sources
+                .count(probes::kind(probing.marks), target);
+            let line = report::probes(moment.calendar(kernel), &probing, target);
+            self.output.line(kernel, &line);
         }
     }
 
@@ -618,6 +649,7 @@ impl Daemon {
             port_data: Vec::new(),
             is_new: true,
             is_whole: true,
+            marks: 0,
         };
         assert!(self.commands.firewall.block(&scan, &self.host, now).is_ok());
     }
@@ -732,7 +764,7 @@ impl Daemon {
     #[inline(never)]
     fn take_packets(&mut self, kernel: &mut impl Kernel, now: Instant) {
         let context = Context::new(&self.host, &self.watcher, self.web.own_listener(), now);
-        let (intake, firewall) = (&self.intake, &self.commands.firewall);
+        let (intake, firewall) = (&mut self.intake, &self.commands.firewall);
         let (buffer, metrics) = (&mut self.netlink_buffer, &mut self.metrics);
         let (opens, options) = (&mut self.opens, &self.options);
         let namespaces = &mut self.namespaces;
@@ -741,6 +773,7 @@ impl Daemon {
                 if matches!(packet.kind, Kind::Syn | Kind::Fragment) {
                     namespaces.see_syn(packet, link, context.host, now);
                 }
+                intake.probe(packet, &context, firewall);
                 if packet.kind != Kind::Syn {
                     return;
                 }
@@ -787,6 +820,8 @@ impl Daemon {
                 .namespaces
                 .judge(kernel, event, &scene, detector, knows_ways, now);
             if let Some(waiter) = evidence {
+                let (source, port) = (waiter.source, waiter.local.port);
+                self.intake.probes.sources.forget_port(source, port, now);
                 admission.admit(&waiter, Port::Service, scene.firewall, detector, now);
             }
         }
@@ -903,6 +938,7 @@ impl Daemon {
             .set(EvidenceSource::Readings, u64::from(is_whole));
         self.metrics.readings.count(trigger);
         self.intake.detector.expire(now);
+        self.intake.probes.sources.expire(now);
         if trigger == Trigger::Scheduled {
             self.end_list(kernel, is_v4_whole, moment);
         }

@@ -5,7 +5,7 @@
 use core::mem;
 
 use crate::kernel::{Descriptor, Errno, Interest, Kernel, StartUp, Stream};
-use crate::limits::{DAY, LINES_PER_PERIOD, LINES_PERIOD, OUTPUT_BUFFER};
+use crate::limits::{DAY, LINES_PER_PERIOD, LINES_PERIOD, OUTPUT_BUFFER, PROBE_LINES};
 use crate::metrics::Metrics;
 use crate::report::{self, LABEL_WIDTH, Label, Line, STAMP_WIDTH};
 use crate::text::{Text, parse_decimal, split_once};
@@ -100,7 +100,7 @@ fn look(label: Option<Label>) -> (u8, Option<u8>) {
         Some(Label::Scan) => (b'4', Some(b'1')),
         Some(Label::NotBlocked | Label::BlockFailed) => (b'4', Some(b'3')),
         Some(Label::Unblocked) => (b'6', Some(b'2')),
-        Some(Label::Blocked | Label::Connection) | None => (b'6', None),
+        Some(Label::Blocked | Label::Connection | Label::Probes) | None => (b'6', None),
     }
 }
 
@@ -122,9 +122,9 @@ pub struct Output {
     /// What a reader that takes nothing at all may cost: then nothing is left
     /// of the budget.
     longest_wait: Duration,
-    /// Scans and what becomes of blocks: a thousand scanners must not fill a
-    /// disk.
-    events: Budget,
+    /// Of scans and what becomes of blocks, a thousand of which must not fill a
+    /// disk, and of probes.
+    budgets: [Budget; 2],
     buffer: Text<OUTPUT_BUFFER>,
 }
 
@@ -142,7 +142,7 @@ impl Output {
             dropped: 0,
             wait_budget: Duration::ZERO,
             longest_wait: Duration::ZERO,
-            events: Budget::NEW,
+            budgets: [Budget::NEW; 2],
         }
     }
 
@@ -183,7 +183,9 @@ impl Output {
 
     /// When it is to be said what was held back, or what a day brought.
     pub fn deadline(&self) -> Option<Instant> {
-        nearest(self.events.deadline(), self.day_ends)
+        let [events, probes] = &self.budgets;
+        let budgets = nearest(events.deadline(), probes.deadline());
+        nearest(budgets, self.day_ends)
     }
 
     /// Whether a day is over; the next one begins.
@@ -202,20 +204,23 @@ impl Output {
         self.line(kernel, &report::day(scans, blocks, standing));
     }
 
-    /// Says what was held back in a minute that is over.
+    /// Says how many lines were held back in minutes that are over.
+    #[inline(never)]
     pub fn end_minute(&mut self, kernel: &mut impl Kernel, now: Instant) {
-        if now.reaches(self.events.deadline()) {
-            self.say_held_back(kernel);
+        for index in 0..self.budgets.len() {
+            let budget = self.budgets.get_mut(index);
+            if let Some(budget) = budget.filter(|budget| now.reaches(budget.deadline())) {
+                let count = mem::take(&mut budget.held_back);
+                self.line(kernel, &report::more(count));
+            }
         }
     }
 
-    /// Says how many lines were held back, if any were.
+    /// Says it of those that are not, too.
     #[inline(never)]
     pub fn say_held_back(&mut self, kernel: &mut impl Kernel) {
-        let count = mem::take(&mut self.events.held_back);
-        if count > 0 {
-            self.line(kernel, &report::more(count));
-        }
+        let end = now(kernel).after(LINES_PERIOD);
+        self.end_minute(kernel, end);
     }
 
     /// Appends one line, unless there were too many of its kind.
@@ -224,7 +229,12 @@ impl Output {
         if !matches!(line.label, None | Some(Label::Connection)) {
             let now = now(kernel);
             self.end_minute(kernel, now);
-            if !self.events.admits(LINES_PER_PERIOD, now) {
+            let [events, probes] = &mut self.budgets;
+            let (budget, most) = match line.label {
+                Some(Label::Probes) => (probes, PROBE_LINES),
+                _ => (events, LINES_PER_PERIOD),
+            };
+            if !budget.admits(most, now) {
                 return;
             }
         }

@@ -62,19 +62,21 @@ impl Resources<'_> {
         metrics.firewall_repairs = firewall.repairs();
         metrics.host_facts_known =
             !self.host.is_incomplete() && self.host.knowledge() != Knowledge::Lacking;
+        metrics.probes_of_blocked = self.intake.probes.of_blocked;
         metrics.output_lines_dropped = self.lines_dropped;
     }
 
     fn update_tables(&self, metrics: &mut Metrics) {
         let (connections, detector) = (&self.intake.connections, &self.intake.detector);
         let firewall = &self.commands.firewall;
-        let listeners = &connections.listeners;
+        let (listeners, probes) = (&connections.listeners, &self.intake.probes.sources);
         let (remembered, sources) = (connections.remembered().0, detector.sources().0);
         for (table, entries, evictions) in [
             (Table::Connections, remembered, connections.evictions()),
             (Table::Sources, sources, detector.evictions()),
             (Table::Blocks, firewall.entries().0, firewall.evictions()),
             (Table::Listeners, listeners.entries(), listeners.evictions()),
+            (Table::Probes, probes.sources().0, probes.evictions()),
         ] {
             metrics.table_entries.set(table, entries as u64);
             metrics.table_evictions.set(table, evictions);

@@ -117,6 +117,12 @@ impl Witness {
         nearest(self.rest_until, self.paused_until)
     }
 
+    /// Whether packets that rest may be taken in ahead of time: there is no
+    /// flood of them.
+    pub(super) fn may_be_hurried(&self, now: Instant) -> bool {
+        now.after(WITNESS_REST).reaches(self.rest_until)
+    }
+
     /// Where packets are waited for.
     pub(super) fn sockets(&self, now: Instant) -> [Option<Descriptor>; 2] {
         if now.is_past(self.rest_until) {

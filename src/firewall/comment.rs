@@ -88,7 +88,7 @@ impl Facts {
     /// `tcpparser v1 b=0badcafe e=700 s=1 t=100 d=n p=22,25,80,443`; ports that
     /// don't fit are counted: `p=22,25+9`.
     pub fn write(&self, ports: &Ports) -> Comment {
-        let mut text = Text::new();
+        let mut text: Text<COMMENT_MAX> = Text::new();
         self.put_head(&mut text);
         put_ports(&mut text, ports);
         Comment::from_bytes(text.as_bytes())
@@ -171,14 +171,15 @@ impl Facts {
     }
 }
 
-fn put_ports(text: &mut Text<COMMENT_MAX>, ports: &Ports) {
-    // `+NN` and the comma before the next port.
+/// Appends ports with commas; those that do not fit are counted.
+pub fn put_ports(text: &mut TextView, ports: &Ports) {
+    // `,+NN`; the comma before the next port is counted with it.
     const RESERVE: usize = 4;
     for (index, port) in ports.iter().enumerate() {
         let is_last = index + 1 == ports.len();
         let needed = 6 + if is_last { 0 } else { RESERVE };
         if text.room() < needed {
-            text.put_byte(b'+');
+            text.put(b",+");
             text.put_decimal((ports.len() - index) as u64);
             return;
         }

@@ -11,6 +11,7 @@ pub mod golden;
 mod liars;
 mod nf_tables_model;
 mod oracle;
+mod probe_scenarios;
 mod run;
 mod scenarios;
 mod simulator;

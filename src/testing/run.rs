@@ -22,6 +22,7 @@ pub enum Line {
     Scan(ReportedScan),
     /// One of several sources together.
     Spread,
+    Probes,
     Blocked {
         source: String,
     },
@@ -110,6 +111,18 @@ fn read_labelled(line: &str) -> Option<Line> {
                 local: local.to_owned(),
                 ports: ports.ok()?,
             }))
+        }
+        "Ports probed" => {
+            let (_, rest) = rest.strip_prefix("-> ")?.split_once(" on ports ")?;
+            let (ports, rest) = rest.split_once(" (")?;
+            let ports = ports.trim_end_matches(" behind this host");
+            let ports = ports.trim_end_matches(" or more").replacen(",+", ",", 1);
+            let (kinds, rest) = rest.split_once("; ")?;
+            let is_known = |kind| ["SYN", "NULL", "FIN", "XMAS"].contains(&kind);
+            let are_known = ports.split(',').all(|port| port.parse::<u16>().is_ok())
+                && kinds.split(", ").all(is_known)
+                && rest == "no handshake: may be forged, not blocked)";
+            are_known.then_some(Line::Probes)
         }
         "Blocked" => {
             let (_, block) = rest.strip_prefix("for ")?.split_once(", data sent: ")?;
@@ -653,6 +666,7 @@ impl Run {
             }
             Line::BlockFailed { .. }
             | Line::Spread
+            | Line::Probes
             | Line::Starting
             | Line::Empty
             | Line::NoConnection

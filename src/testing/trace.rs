@@ -246,6 +246,11 @@ impl Trace {
                 self.ask(peer, ports);
                 self.next_port += ports.len() as u16;
             }
+            // To this host, or past it.
+            ["sends", kind, "to", ref ports @ .., "at", destination] => {
+                self.send(peer, kind, ports, destination);
+            }
+            ["sends", kind, "to", ref ports @ ..] => self.send(peer, kind, ports, own(peer)),
             ["asks", "for", ref ports @ ..] => {
                 self.ask(peer, ports);
                 self.next_port += ports.len() as u16;
@@ -324,14 +329,24 @@ impl Trace {
 
     /// SYNs, by link 2.
     fn ask(&mut self, peer: &str, ports: &[&str]) {
-        let own = if peer.contains(':') { OWN_IPV6 } else { OWN };
+        self.send(peer, "SYN", ports, own(peer));
+    }
+
+    fn send(&mut self, peer: &str, kind: &str, ports: &[&str], destination: &str) {
+        let flags = match kind {
+            "SYN" => 2,
+            "NULL" => 0,
+            "FIN" => 1,
+            "XMAS" => 0x29,
+            _ => panic!("no kind: {kind}"),
+        };
         let end = |address: &str, port| Endpoint {
             address: address.parse().unwrap(),
             port,
         };
         for (from, port) in (self.next_port..).zip(ports) {
-            let (source, destination) = (end(peer, from), end(own, number(port)));
-            self.run.kernel.send_packet(source, destination, 2, 2);
+            let (source, destination) = (end(peer, from), end(destination, number(port)));
+            self.run.kernel.send_packet(source, destination, flags, 2);
         }
     }
 
@@ -624,6 +639,10 @@ fn each(peers: &str) -> Vec<String> {
 
 pub fn network(text: &str) -> Network {
     Network::parse(text.as_bytes()).unwrap()
+}
+
+fn own(peer: &str) -> &'static str {
+    if peer.contains(':') { OWN_IPV6 } else { OWN }
 }
 
 fn octets(address: &str) -> [u8; 4] {

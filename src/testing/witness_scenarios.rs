@@ -67,6 +67,7 @@ fn half_open_connections_are_no_evidence() {
         without oracle
         at 0 s: start
         at 5 s: 198.51.100.7 asks for 22, 25, 80, 443, 445
+        at 6 s: expect: Ports probed: 198.51.100.7 -> 203.0.113.5 on ports 22,25,80,443,445 (SYN; …
         at 3605 s: metric tcpparser_witness_lookups_total{{result=\"none\"}} is 45
         metric tcpparser_port_scans_total is 0
         metric tcpparser_new_connections_total{{direction=\"in\",family=\"4\"}} is 0
@@ -83,6 +84,7 @@ fn forged_connections_stay_no_evidence() {
         at 1 s: 198.51.100.7 is forged
         at 5 s: 198.51.100.7 asks for 22, 25, 80, 445
         198.51.100.7 opens 22, 25, 80, 445 in FIN_WAIT1
+        at 6 s: expect: Ports probed: 198.51.100.7 -> …
         at 20 s: metric tcpparser_port_scans_total is 0
     "}
     for (state, label) in [
@@ -130,10 +132,13 @@ fn syn(kernel: &mut FakeKernel, peer: &str, from: u16, port: u16) {
 fn late_handshakes_are_found() {
     for (late, known) in [(3, 5), (30, 50), (150, 200), (1_500, 1_600)] {
         let (before, after) = (5_000 + known - 1, 5_000 + known + 6);
+        let line = format!("at 6 s: expect: Ports probed: {SCANNER} -> …");
+        let probed = if known > 1_000 { &line } else { "" };
         trace! {"
             without oracle
             at 0 s: start --interval=1h
             at 5 s: {SCANNER} asks for 22, 25, 80, 445 and opens them {late} ms later
+            {probed}
             at {before} ms: metric tcpparser_port_scans_total is 0
             at {after} ms: {SCANNER} is blocked for 10m
         "}
