@@ -71,6 +71,9 @@ fn who_is_no_scanner_of_published_ports() {
         198.51.100.9 is forged
         198.51.100.9 visits 8001 8002 8003 8004 8005
         at 65 s: metric tcpparser_port_scans_total is 0
+        expect: Ports probed: 203.0.113.77 …
+        expect: Ports probed: 10.9.9.9 …
+        expect: Ports probed: 198.51.100.9 …
         iptables has no chain
     "}
 }
@@ -98,6 +101,7 @@ fn without_the_right_to_see_other_namespaces() {
         metric {UP} is 0
         198.51.100.7 visits 8001 8002 8003 8004
         at 50 s: metric tcpparser_port_scans_total is 0
+        expect: Ports probed: 198.51.100.7 …
         namespaces work
         at 130 s: metric {UP} is 1
         198.51.100.7 visits 8001 8002 8003 8004
@@ -113,9 +117,10 @@ fn without_conntrack() {
         at 0 s: start --interval=1h
         at 5 s: metric {UP} is 1
         198.51.100.7 visits 8001 8002 8003 8004
-        at 6 s: stderr: tcpparser: connections to containers and their published ports are not seen: …
+        at 8 s: stderr: tcpparser: connections to containers and their published ports are not seen: …
         metric {UP} is 0
         metric tcpparser_port_scans_total is 0
+        expect: Ports probed: 198.51.100.7 …
         conntrack works
         at 130 s: 198.51.100.7 visits 8001 8002 8003 8004
         at 131 s: 198.51.100.7 is blocked for 10m
@@ -131,9 +136,10 @@ fn events_of_namespaces_may_be_lost() {
         at 0 s: start --interval=1h
         at 5 s: events of namespaces are lost
         198.51.100.7 visits 8001 8002 8003 8004
-        at 6 s: metric tcpparser_destroy_event_overflows_total is 1
+        at 8 s: metric tcpparser_destroy_event_overflows_total is 1
+        expect: Ports probed: 198.51.100.7 …
         events of namespaces arrive
         198.51.100.7 visits 8001 8002 8003 8004
-        at 7 s: 198.51.100.7 is blocked for 10m
+        at 9 s: 198.51.100.7 is blocked for 10m
     "}
 }

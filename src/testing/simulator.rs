@@ -187,8 +187,9 @@ impl World {
         }
         run.terminate();
         let output = String::from_utf8_lossy(&run.kernel.output);
+        let mut proofs = output.lines().filter(|line| !line.contains("Ports probed"));
         assert!(
-            !output.contains(FORGED),
+            !proofs.any(|line| line.contains(FORGED)),
             "a forged connection proved something"
         );
         counts
