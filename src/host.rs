@@ -1074,7 +1074,7 @@ mod tests {
     type SmallHost = Host<64, 64>;
 
     fn feed<const O: usize, const L: usize>(host: &mut Host<O, L>, bytes: &[u8]) {
-        let progress = walk_host(bytes, 0, |message| host.take(message));
+        let progress = walk_host(bytes, 0, &mut |message| host.take(message));
         assert_eq!(progress, Progress::More);
     }
 
@@ -1146,7 +1146,7 @@ mod tests {
         for (section, (bytes, sequence)) in Section::ALL.into_iter().zip(answers) {
             assert!(host.is_incomplete());
             host.begin(section);
-            let progress = walk_host(bytes, sequence, |message| host.take(message));
+            let progress = walk_host(bytes, sequence, &mut |message| host.take(message));
             assert_eq!(progress, Progress::Done);
             host.finish(section, true);
         }
@@ -1945,7 +1945,7 @@ mod tests {
             assert_eq!(host.is_elsewhere(ip(text)), expected, "{text}");
         }
         let own = address(ip("203.0.113.1"), 24, None, None);
-        walk_host(&own, 0, |message| host.take(message));
+        walk_host(&own, 0, &mut |message| host.take(message));
         assert!(!host.is_elsewhere(ip("203.0.113.1")));
         assert!(!host.is_elsewhere(ip("203.0.113.9")));
         assert!(host.is_elsewhere(ip("203.0.114.9")));

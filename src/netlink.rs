@@ -531,7 +531,7 @@ pub enum HostMessage {
 /// returned. NLMSG_DONE and NLMSG_ERROR are never events. A kernel
 /// without nexthop objects (before 5.3) refuses with EOPNOTSUPP: that is
 /// `Done`.
-pub fn walk_host(bytes: &[u8], sequence: u32, mut each: impl FnMut(HostMessage)) -> Progress {
+pub fn walk_host(bytes: &[u8], sequence: u32, each: &mut dyn FnMut(HostMessage)) -> Progress {
     for message in Messages::new(bytes) {
         let Ok(message) = message else {
             return Progress::Failed(Failure::Malformed);
@@ -544,7 +544,7 @@ pub fn walk_host(bytes: &[u8], sequence: u32, mut each: impl FnMut(HostMessage))
                 return host_end(message.payload);
             }
             _ => {
-                if parse_host(&message, &mut each).is_err() {
+                if parse_host(&message, each).is_err() {
                     return Progress::Failed(Failure::Malformed);
                 }
             }
@@ -560,7 +560,7 @@ fn host_end(payload: &[u8]) -> Progress {
     }
 }
 
-fn parse_host(message: &Message, each: &mut impl FnMut(HostMessage)) -> Result<(), Malformed> {
+fn parse_host(message: &Message, each: &mut dyn FnMut(HostMessage)) -> Result<(), Malformed> {
     let payload = message.payload;
     if message.flags & NLM_F_REPLACE != 0 {
         match message.kind {
@@ -655,7 +655,7 @@ fn is_open_tunnel(kind: &[u8]) -> bool {
 }
 
 #[inline(never)]
-fn parse_route(payload: &[u8], each: &mut impl FnMut(HostMessage)) -> Result<(), Malformed> {
+fn parse_route(payload: &[u8], each: &mut dyn FnMut(HostMessage)) -> Result<(), Malformed> {
     // struct rtmsg
     let (fixed, attributes) = payload.split_first_chunk::<12>().ok_or(Malformed)?;
     let [family, prefix_length, _, _, table, _, scope, kind, ..] = *fixed;
@@ -708,7 +708,7 @@ fn route_kind(kind: u8) -> RouteKind {
 fn parse_gateway(
     attribute: Attribute<'_>,
     section: Section,
-    each: &mut impl FnMut(HostMessage),
+    each: &mut dyn FnMut(HostMessage),
 ) -> Result<bool, Malformed> {
     let address = match attribute.kind {
         RTA_GATEWAY => attribute.value,
@@ -730,7 +730,7 @@ fn parse_gateway(
 fn parse_multipath(
     bytes: &[u8],
     section: Section,
-    each: &mut impl FnMut(HostMessage),
+    each: &mut dyn FnMut(HostMessage),
 ) -> Result<bool, Malformed> {
     let mut has_gateway = false;
     let mut rest = bytes;
@@ -747,7 +747,7 @@ fn parse_multipath(
     Ok(has_gateway)
 }
 
-fn parse_nexthop(payload: &[u8], each: &mut impl FnMut(HostMessage)) -> Result<(), Malformed> {
+fn parse_nexthop(payload: &[u8], each: &mut dyn FnMut(HostMessage)) -> Result<(), Malformed> {
     // struct nhmsg
     let attributes = payload.get(8..).ok_or(Malformed)?;
     for attribute in Attributes::new(attributes) {
@@ -905,7 +905,7 @@ mod tests {
 
     fn routes(bytes: &[u8]) -> (Vec<HostMessage>, Progress) {
         let mut found = Vec::new();
-        let progress = walk_host(bytes, SEQUENCE, |message| found.push(message));
+        let progress = walk_host(bytes, SEQUENCE, &mut |message| found.push(message));
         (found, progress)
     }
 
@@ -1124,7 +1124,7 @@ mod tests {
     fn a_real_dump_of_addresses() {
         let bytes = include_bytes!("testing/netlink/addresses.bin");
         let mut found = Vec::new();
-        let progress = walk_host(bytes, 1, |message| {
+        let progress = walk_host(bytes, 1, &mut |message| {
             let HostMessage::Address(address) = message else {
                 panic!("{message:?}");
             };
@@ -1189,7 +1189,7 @@ mod tests {
         let whole = include_bytes!("testing/netlink/routes_ipv4.bin");
         let check = |bytes: &[u8]| {
             let mut count = 0;
-            walk_host(bytes, SEQUENCE, |_| count += 1);
+            walk_host(bytes, SEQUENCE, &mut |_| count += 1);
             assert!(count <= bytes.len() / 4);
         };
         for end in 0..whole.len() {
@@ -1238,7 +1238,7 @@ mod tests {
     fn a_real_dump_of_links() {
         let bytes = include_bytes!("testing/netlink/links.bin");
         let mut found = Vec::new();
-        let progress = walk_host(bytes, 11, |message| found.push(message));
+        let progress = walk_host(bytes, 11, &mut |message| found.push(message));
         assert_eq!(progress, Progress::Done);
         let expected = [link(2, 0, 0, true), link(4, 0, 3, true)];
         assert_eq!(found, expected.map(HostMessage::Link));

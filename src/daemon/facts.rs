@@ -330,7 +330,7 @@ impl HostFacts {
         now: Instant,
     ) {
         let (mut gone, mut is_interrupted, mut listed) = (0, false, 0);
-        let progress = walk_host(bytes, self.sequence, |message| match message {
+        let progress = walk_host(bytes, self.sequence, &mut |message| match message {
             HostMessage::Removed(section) => gone |= section.bit(),
             HostMessage::LinkDown => gone |= OF_LINKS,
             HostMessage::Interrupted => is_interrupted = true,
