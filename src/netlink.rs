@@ -8,7 +8,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::address::{Endpoint, Family, Network, fold_mapped};
 use crate::kernel::Errno;
-use crate::text::{Text, TextView};
+use crate::text::{Text, TextView, split};
 
 // linux/netlink.h
 /// An answer of an error number, 0 for none.
@@ -632,26 +632,14 @@ fn parse_link(payload: &[u8]) -> Result<Link, Malformed> {
     })
 }
 
-/// By the kind of a link. What WireGuard, IPsec and ppp carry has been checked.
+/// Kinds of links. What WireGuard, IPsec and ppp carry has been checked.
+const OPEN_TUNNELS: &[u8] = b"vxlan geneve gre gretap erspan ip6gre ip6gretap ip6erspan \
+    ipip ip6tnl sit bareudp gtp amt";
+
 #[inline(never)]
 fn is_open_tunnel(kind: &[u8]) -> bool {
-    matches!(
-        kind.strip_suffix(b"\0").unwrap_or(kind),
-        b"vxlan"
-            | b"geneve"
-            | b"gre"
-            | b"gretap"
-            | b"erspan"
-            | b"ip6gre"
-            | b"ip6gretap"
-            | b"ip6erspan"
-            | b"ipip"
-            | b"ip6tnl"
-            | b"sit"
-            | b"bareudp"
-            | b"gtp"
-            | b"amt"
-    )
+    let kind = kind.strip_suffix(b"\0").unwrap_or(kind);
+    split(OPEN_TUNNELS, b' ').any(|open| open == kind)
 }
 
 #[inline(never)]
