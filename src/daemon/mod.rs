@@ -110,7 +110,7 @@ type Interests = Vec<Interest, INTERESTS>;
 /// lies 16 MiB behind the start of a static is not addressed in one instruction.
 /// Where it begins decides what shares a page: of several alignments this one
 /// leaves an idle daemon the fewest.
-#[repr(C, align(2048))]
+#[repr(C, align(64))]
 pub struct Daemon {
     options: Options,
 

@@ -64,8 +64,8 @@ pub(super) struct Namespaces {
     second: Option<Instant>,
     asked: usize,
     window: Duration,
-    sure: [Sure; NAMESPACE_MEMORY],
     sights: Sights,
+    sure: [Sure; NAMESPACE_MEMORY],
 }
 
 impl Namespaces {
