@@ -339,6 +339,11 @@ limit! {
     PROBES_WAIT: Duration = 1_000
 }
 limit! {
+    /// How much later than its first sight a SYN that something outside turns
+    /// round can come in again, through queues that are full.
+    TURN_ROUND: Duration = 10_000
+}
+limit! {
     /// SYNs to services remembered, each until it is known what became of it:
     /// those of three seconds at 100 new clients a second.
     OPENS: usize = 256
