@@ -204,8 +204,9 @@ limit! {
 }
 limit! {
     /// Events of other network namespaces that conntrack and routes are asked
-    /// about in one second, at 10 us each.
-    NAMESPACE_LOOKUPS: usize = 256
+    /// about in one second, at 10 us each; of one network a 64th, and thrice that
+    /// of those of its sources that have evidence.
+    NAMESPACE_LOOKUPS: usize = 512
 }
 limit! {
     /// Sources and ports of other network namespaces that are known to be
@@ -552,7 +553,7 @@ const _: () =
     assert!(EVENTS_PER_TURN >= 1 && WAITING >= 2 * EVENTS_PER_TURN && EARLY_READING_SHARE >= 1);
 const _: () = assert!(HTTP_RESPONSE >= 4_096 && HTTP_LINGER_BYTES >= 1 && HTTP_ACCEPTS >= 1);
 const _: () = assert!(SIGHTS >= 1 && SIGHT_RINGS >= 2 && NAMESPACE_MEMORY >= 1);
-const _: () = assert!(SHARED_LINKS >= 1 && NAMESPACE_EVENTS >= 1 && NAMESPACE_LOOKUPS >= 2);
+const _: () = assert!(SHARED_LINKS >= 1 && NAMESPACE_EVENTS >= 1 && NAMESPACE_LOOKUPS >= 64);
 const _: () = assert!(DESTROYS_PER_TURN >= 1 && DOOMED >= DESTROYS_PER_TURN);
 const _: () = assert!(SCREEN_LINES >= 2);
 const _: () = assert!(
