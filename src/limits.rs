@@ -310,7 +310,12 @@ limit! {
     WITNESS_REST: Duration = 5
 }
 limit! {
-    /// The same after more than could be taken: of a flood a sample is taken,
+    /// So many of one second are all taken, at 1.4 % of one processor: a scan of
+    /// thousands of ports is no flood.
+    WITNESS_BURST: usize = 4_096
+}
+limit! {
+    /// The same after more than those: of a flood a sample is taken,
     /// at 0.7 % of one processor.
     WITNESS_FULL_REST: Duration = 50
 }

@@ -803,6 +803,9 @@ impl Daemon {
         if !candidates.is_empty() {
             // Each came in before its end, but may wait.
             self.take_packets(kernel, now);
+            while self.witness.catches_up() {
+                self.take_packets(kernel, now);
+            }
             self.judge(kernel, &candidates, now);
         }
     }
