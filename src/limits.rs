@@ -204,8 +204,9 @@ limit! {
 }
 limit! {
     /// Events of other network namespaces that conntrack and routes are asked
-    /// about in one second, at 10 us each.
-    NAMESPACE_LOOKUPS: usize = 256
+    /// about in one second, at 10 us each; of one network a 64th, and thrice that
+    /// of those of its sources that have evidence.
+    NAMESPACE_LOOKUPS: usize = 512
 }
 limit! {
     /// Sources and ports of other network namespaces that are known to be
@@ -309,7 +310,12 @@ limit! {
     WITNESS_REST: Duration = 5
 }
 limit! {
-    /// The same after more than could be taken: of a flood a sample is taken,
+    /// So many of one second are all taken, at 1.4 % of one processor: a scan of
+    /// thousands of ports is no flood.
+    WITNESS_BURST: usize = 4_096
+}
+limit! {
+    /// The same after more than those: of a flood a sample is taken,
     /// at 0.7 % of one processor.
     WITNESS_FULL_REST: Duration = 50
 }
@@ -337,6 +343,11 @@ limit! {
     /// How long a source that probes ports waits to be reported: its connections
     /// to services may make it a scanner by then.
     PROBES_WAIT: Duration = 1_000
+}
+limit! {
+    /// How much later than its first sight a SYN that something outside turns
+    /// round can come in again, through queues that are full.
+    TURN_ROUND: Duration = 10_000
 }
 limit! {
     /// SYNs to services remembered, each until it is known what became of it:
@@ -547,7 +558,7 @@ const _: () =
     assert!(EVENTS_PER_TURN >= 1 && WAITING >= 2 * EVENTS_PER_TURN && EARLY_READING_SHARE >= 1);
 const _: () = assert!(HTTP_RESPONSE >= 4_096 && HTTP_LINGER_BYTES >= 1 && HTTP_ACCEPTS >= 1);
 const _: () = assert!(SIGHTS >= 1 && SIGHT_RINGS >= 2 && NAMESPACE_MEMORY >= 1);
-const _: () = assert!(SHARED_LINKS >= 1 && NAMESPACE_EVENTS >= 1 && NAMESPACE_LOOKUPS >= 2);
+const _: () = assert!(SHARED_LINKS >= 1 && NAMESPACE_EVENTS >= 1 && NAMESPACE_LOOKUPS >= 64);
 const _: () = assert!(DESTROYS_PER_TURN >= 1 && DOOMED >= DESTROYS_PER_TURN);
 const _: () = assert!(SCREEN_LINES >= 2);
 const _: () = assert!(

@@ -46,7 +46,7 @@ use crate::kernel::{Accepted, Descriptor, Interest, Kernel, Signal, StartUp};
 use crate::limits::{
     BLOCKS, CONNECTIONS, COUNTERS_PERIOD, COUNTERS_PERIOD_BLIND, EXIT_GRACE, FACTS_PER_TURN,
     FACTS_SLICE, FAST_READING, HTTP_CLIENTS, LISTENERS, NETFILTER_JOBS, ONE_SHOT_WAIT_BUDGET,
-    OUTPUT_WAIT_BUDGET, PEERS_ASKED, SOURCES, index_size,
+    OUTPUT_WAIT_BUDGET, PEERS_ASKED, SOURCES, TURN_ROUND, index_size,
 };
 use crate::listeners::{self, Port};
 use crate::metrics::{EvidenceSource, Metrics, RowsFile, Trigger};
@@ -803,19 +803,22 @@ impl Daemon {
         if !candidates.is_empty() {
             // Each came in before its end, but may wait.
             self.take_packets(kernel, now);
+            while self.witness.catches_up() {
+                self.take_packets(kernel, now);
+            }
             self.judge(kernel, &candidates, now);
         }
     }
 
     #[inline(never)]
     fn judge(&mut self, kernel: &mut impl Kernel, candidates: &Candidates, now: Instant) {
-        let window = self.options.window;
+        let memory = self.options.window.saturating_add(TURN_ROUND);
         let scene = Scene {
             host: &self.host,
             firewall: &self.commands.firewall,
             listeners: &self.intake.connections.listeners,
         };
-        let knows_ways = self.facts.knows_links() && !self.witness.is_blind(window, now);
+        let knows_ways = self.facts.knows_links() && !self.witness.is_blind(memory, now);
         let (admission, detector) = (&mut self.intake.admission, &mut self.intake.detector);
         for event in candidates {
             let evidence = self

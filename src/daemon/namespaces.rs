@@ -46,6 +46,10 @@ struct Sure {
     at: Option<Instant>,
 }
 
+/// A second's look-ups are shared out by networks, in so many parts: a flood from
+/// one must not hide a scan from another.
+const SHARES: usize = 64;
+
 /// Events that may be evidence.
 pub(super) type Candidates = Vec<DiagSocket, NAMESPACE_EVENTS>;
 
@@ -60,9 +64,9 @@ pub(super) struct Namespaces {
     routes: Questions,
     /// Conntrack refused, and is not asked before that.
     conntrack_retry: Option<Instant>,
-    /// Look-ups of this second.
+    /// Look-ups of this second, by shares.
     second: Option<Instant>,
-    asked: usize,
+    asked: [u8; SHARES],
     window: Duration,
     sights: Sights,
     sure: [Sure; NAMESPACE_MEMORY],
@@ -78,7 +82,7 @@ impl Namespaces {
             routes: Questions::new(),
             conntrack_retry: None,
             second: None,
-            asked: 0,
+            asked: [0; SHARES],
             window: Duration::ZERO,
             sure: [Sure {
                 fingerprint: 0,
@@ -199,7 +203,7 @@ impl Namespaces {
             sure.fingerprint == fingerprint && now.is_within(self.window, sure.at)
         });
         // A source that was forgotten meanwhile has to begin anew.
-        if is_sure && has_evidence || !self.may_ask(has_evidence, now) {
+        if is_sure && has_evidence || !self.may_ask(source, has_evidence, now) {
             return None;
         }
         let asked_for = self.asked_for(kernel, event, now)?;
@@ -228,16 +232,21 @@ impl Namespaces {
         }
     }
 
-    /// Whether there is a look-up left in this second. Half of them belong to
-    /// sources that have evidence: a flood of others must not hide a scan.
-    fn may_ask(&mut self, has_evidence: bool, now: Instant) -> bool {
+    /// Whether there is a look-up left in this second for the /16 or /48 around a
+    /// source, whose sources with evidence have a share of their own.
+    #[inline(never)]
+    fn may_ask(&mut self, source: Network, has_evidence: bool, now: Instant) -> bool {
         if !now.is_within(Duration::from_secs(1), self.second) {
-            (self.second, self.asked) = (Some(now), 0);
+            (self.second, self.asked) = (Some(now), [0; SHARES]);
         }
-        let share = if has_evidence { 1 } else { 2 };
-        let is_left = self.asked < NAMESPACE_LOOKUPS / share;
-        self.asked += usize::from(is_left);
-        is_left
+        let (address, port) = (source.around(16, 48).address(), has_evidence.into());
+        let site = Endpoint { address, port };
+        let share = self.sights.fingerprint(site, Endpoint::BLANK) as usize % SHARES;
+        // Of a scan's connections one comes first.
+        let most = NAMESPACE_LOOKUPS / SHARES * if has_evidence { 3 } else { 1 };
+        let asked = self.asked.get_mut(share);
+        let asked = asked.filter(|asked| usize::from(**asked) < most);
+        asked.map(|asked| *asked += 1).is_some()
     }
 
     /// What the peer asked for, by conntrack; `None` where it did not begin.
@@ -403,20 +412,25 @@ mod tests {
         assert_eq!(wrong, []);
     }
 
-    /// Sources without evidence have half of a second's look-ups.
+    /// A network's sources use up its own share alone, and those without evidence
+    /// not that of those with some.
     #[test]
     fn look_ups_are_shared() {
         let mut namespaces: Box<Namespaces> = crate::testing::boxed(Namespaces::new);
-        let half = limits::NAMESPACE_LOOKUPS / 2;
-        for _ in 0..half {
-            assert!(namespaces.may_ask(false, NOW));
-        }
-        assert!(!namespaces.may_ask(false, NOW));
-        for _ in 0..half {
-            assert!(namespaces.may_ask(true, NOW));
-        }
-        assert!(!namespaces.may_ask(true, NOW));
+        namespaces.configure(HashKey { k0: 1, k1: 2 }, Duration::from_secs(60));
+        let source = |text: &str| Network::single(endpoint(text).address);
+        let mut asked = |text: &str, has_evidence, now| {
+            let may_ask = |_: &usize| namespaces.may_ask(source(text), has_evidence, now);
+            (0..=limits::NAMESPACE_LOOKUPS).take_while(may_ask).count()
+        };
+        let share = limits::NAMESPACE_LOOKUPS / SHARES;
+        assert_eq!(asked("203.0.113.9:1", false, NOW), share);
+        assert_eq!(asked("203.0.2.9:1", false, NOW), 0);
+        assert_eq!(asked("203.0.2.9:1", true, NOW), 3 * share);
+        assert_eq!(asked("198.51.100.9:1", false, NOW), share);
+        assert_eq!(asked("[2001:db8:9::1]:1", false, NOW), share);
+        assert_eq!(asked("[2001:db8:9:9::1]:1", false, NOW), 0);
         let later = NOW.after(Duration::from_secs(1));
-        assert!(namespaces.may_ask(false, later));
+        assert_eq!(asked("203.0.113.9:1", false, later), share);
     }
 }

@@ -4,7 +4,8 @@
 use crate::address::Family;
 use crate::kernel::{Descriptor, Errno, Kernel};
 use crate::limits::{
-    WITNESS_FULL_REST, WITNESS_PACKETS, WITNESS_PAUSE, WITNESS_READS, WITNESS_REPEATS, WITNESS_REST,
+    WITNESS_BURST, WITNESS_FULL_REST, WITNESS_PACKETS, WITNESS_PAUSE, WITNESS_READS,
+    WITNESS_REPEATS, WITNESS_REST,
 };
 use crate::metrics::Metrics;
 use crate::packets::{NO_ETHERTYPE, Packet, ethertype, filter, parse};
@@ -32,6 +33,9 @@ pub(super) struct Witness {
     paused_until: Option<Instant>,
     /// More came than the last turn could take.
     is_behind: bool,
+    /// Packets of this second.
+    second: Option<Instant>,
+    taken: usize,
     /// Until then a packet that came in before the sockets were opened may come in
     /// again by another link.
     repeats_until: Option<Instant>,
@@ -53,6 +57,8 @@ impl Witness {
             rest_until: None,
             paused_until: None,
             is_behind: false,
+            second: None,
+            taken: 0,
             repeats_until: None,
             lost_at: None,
             snmp6: KeptFile::new(),
@@ -112,6 +118,11 @@ impl Witness {
         !self.is_up() || self.is_behind || now.is_within(window, self.lost_at)
     }
 
+    /// Whether what still waits is to be taken at once: not in a flood.
+    pub(super) fn catches_up(&self) -> bool {
+        self.is_behind && self.taken < WITNESS_BURST
+    }
+
     /// When packets that wait are to be taken, or the pause is over.
     pub(super) fn deadline(&self) -> Option<Instant> {
         nearest(self.rest_until, self.paused_until)
@@ -152,7 +163,9 @@ impl Witness {
         self.rest_until = None;
         let repeats = !now.is_past(self.repeats_until);
         let before = metrics.witness_packets;
-        let mut rest = WITNESS_REST;
+        if !now.is_within(Duration::from_secs(1), self.second) {
+            (self.second, self.taken) = (Some(now), 0);
+        }
         for (socket, family) in self.sockets.iter().zip(Family::ALL) {
             let Some(socket) = *socket else { continue };
             let mut left = WITNESS_READS;
@@ -165,9 +178,6 @@ impl Witness {
                         if let Some(packet) = parse(bytes, family) {
                             visit(&packet, if repeats { 0 } else { link });
                         }
-                        if left == 0 {
-                            rest = WITNESS_FULL_REST;
-                        }
                     }
                     Err(Errno::EINTR) => {}
                     // EAGAIN: there are no more.
@@ -177,6 +187,12 @@ impl Witness {
             self.is_behind |= left == 0;
         }
         if metrics.witness_packets != before {
+            self.taken += (metrics.witness_packets - before) as usize;
+            let rest = if self.taken >= WITNESS_BURST {
+                WITNESS_FULL_REST
+            } else {
+                WITNESS_REST
+            };
             self.rest_until = Some(now.after(rest));
             self.count_lost(kernel, metrics, now);
         }
