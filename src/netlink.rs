@@ -633,13 +633,13 @@ fn parse_link(payload: &[u8]) -> Result<Link, Malformed> {
 }
 
 /// Kinds of links. What WireGuard, IPsec and ppp carry has been checked.
-const OPEN_TUNNELS: &[u8] = b"vxlan geneve gre gretap erspan ip6gre ip6gretap ip6erspan \
-    ipip ip6tnl sit bareudp gtp amt";
+const OPEN_TUNNELS: &[u8] = b"vxlan,geneve,gre,gretap,erspan,ip6gre,ip6gretap,ip6erspan,\
+    ipip,ip6tnl,sit,bareudp,gtp,amt";
 
 #[inline(never)]
 fn is_open_tunnel(kind: &[u8]) -> bool {
     let kind = kind.strip_suffix(b"\0").unwrap_or(kind);
-    split(OPEN_TUNNELS, b' ').any(|open| open == kind)
+    split(OPEN_TUNNELS, b',').any(|open| open == kind)
 }
 
 #[inline(never)]
