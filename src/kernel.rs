@@ -281,6 +281,46 @@ pub struct Instruction {
     pub operand: u32,
 }
 
+/// Instructions of classic BPF (linux/bpf_common.h). Numbers are in network byte
+/// order.
+pub mod bpf {
+    use super::Instruction;
+
+    /// Loads a byte at an offset.
+    pub const LDB: u16 = 0x30;
+    /// Loads a half word.
+    pub const LDH: u16 = 0x28;
+    /// Loads a word.
+    pub const LDW: u16 = 0x20;
+    /// Loads a byte that many bytes behind X.
+    pub const LDB_X: u16 = 0x50;
+    /// Loads the length of an IPv4 header into X.
+    pub const LDX_HEADER: u16 = 0xb1;
+    /// Keeps these bits.
+    pub const AND: u16 = 0x54;
+    /// Whether it is equal.
+    pub const JEQ: u16 = 0x15;
+    /// Whether one of these bits is set.
+    pub const JSET: u16 = 0x45;
+    /// Lets so many bytes through.
+    pub const RET: u16 = 0x06;
+
+    /// An instruction with one operand.
+    pub const fn load(code: u16, operand: u32) -> Instruction {
+        jump(code, operand, 0, 0)
+    }
+
+    /// A comparison.
+    pub const fn jump(code: u16, operand: u32, if_true: u8, if_false: u8) -> Instruction {
+        Instruction {
+            code,
+            if_true,
+            if_false,
+            operand,
+        }
+    }
+}
+
 /// The bit of CAP_NET_ADMIN in a capability set (linux/capability.h).
 pub const CAP_NET_ADMIN: u64 = 1 << 12;
 

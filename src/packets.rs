@@ -11,6 +11,7 @@
 
 use crate::address::{Endpoint, Family};
 use crate::kernel::Instruction;
+use crate::kernel::bpf::{AND, JEQ, JSET, LDB, LDB_X, LDH, LDX_HEADER, RET, jump, load};
 use crate::label::label;
 use crate::netlink::endpoint_of;
 
@@ -37,17 +38,6 @@ const PSH: u8 = 8;
 const ACK: u8 = 16;
 const URG: u8 = 32;
 
-// linux/bpf_common.h: loads of a byte or half word at an offset, or that many
-// bytes behind X; X from the length of an IPv4 header; comparisons.
-const LDB: u16 = 0x30;
-const LDH: u16 = 0x28;
-const LDB_X: u16 = 0x50;
-const LDX_HEADER: u16 = 0xb1;
-const AND: u16 = 0x54;
-const JEQ: u16 = 0x15;
-const JSET: u16 = 0x45;
-const RET: u16 = 0x06;
-
 // linux/filter.h: SKF_AD_OFF with SKF_AD_PKTTYPE and SKF_AD_HATYPE.
 const PACKET_TYPE: u32 = 0xffff_f004;
 const HARDWARE_TYPE: u32 = 0xffff_f01c;
@@ -64,19 +54,6 @@ const MORE_FRAGMENTS: u16 = 0x2000;
 /// NEXTHDR_FRAGMENT of net/ipv6.h, and IP6_OFFSET in it.
 const FRAGMENT_HEADER: u8 = 44;
 const FRAGMENT_OFFSET_V6: u16 = 0xfff8;
-
-const fn load(code: u16, operand: u32) -> Instruction {
-    jump(code, operand, 0, 0)
-}
-
-const fn jump(code: u16, operand: u32, if_true: u8, if_false: u8) -> Instruction {
-    Instruction {
-        code,
-        if_true,
-        if_false,
-        operand,
-    }
-}
 
 /// Lets TCP segments of IPv4 through that came from another host without ACK,
 /// and with SYN or with neither SYN nor RST; and the first fragments of segments.
@@ -215,6 +192,7 @@ pub fn parse(bytes: &[u8], family: Family) -> Option<Packet> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::kernel::bpf::LDW;
     use std::net::IpAddr;
     use std::vec::Vec;
 
@@ -234,8 +212,7 @@ pub(crate) mod tests {
                 (LDH, HARDWARE_TYPE) => Some(hardware),
                 (LDB, _) => byte(offset),
                 (LDB_X, _) => byte(x + offset),
-                // BPF_LD | BPF_W | BPF_ABS
-                (0x20, _) => (0..4).try_fold(0, |a, i| Some(a << 8 | byte(offset + i)?)),
+                (LDW, _) => (0..4).try_fold(0, |a, i| Some(a << 8 | byte(offset + i)?)),
                 (LDH, _) => byte(offset).zip(byte(offset + 1)).map(|(a, b)| a << 8 | b),
                 (LDX_HEADER, _) => byte(offset).map(|byte| (byte & 15) * 4),
                 (AND, _) => Some(a & operand),

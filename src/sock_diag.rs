@@ -4,6 +4,7 @@
 use heapless::Vec;
 
 use crate::address::{Endpoint, Family, Network};
+use crate::kernel::bpf::{AND, JEQ, LDB, LDH, LDW, RET, jump, load};
 use crate::kernel::{Errno, Instruction};
 use crate::limits::PEERS_ASKED;
 use crate::netlink::{
@@ -91,71 +92,45 @@ pub struct DiagSocket {
     pub is_disconnected: bool,
 }
 
-// Instructions of linux/bpf_common.h: numbers are loaded in network byte order.
-const LOAD_WORD: u16 = 0x20;
-const LOAD_HALF: u16 = 0x28;
-const LOAD_BYTE: u16 = 0x30;
-const JUMP_IF_EQUAL: u16 = 0x15;
-const AND: u16 = 0x54;
-const RETURN: u16 = 0x06;
-
-const fn operate(code: u16, operand: u32) -> Instruction {
-    Instruction {
-        code,
-        if_true: 0,
-        if_false: 0,
-        operand,
-    }
-}
-
-const fn jump(operand: u32, if_true: u8, if_false: u8) -> Instruction {
-    Instruction {
-        code: JUMP_IF_EQUAL,
-        if_true,
-        if_false,
-        operand,
-    }
-}
-
 /// The filter of events of other network namespaces: drops those whose peer's
 /// address is loopback, private (RFC 1918, RFC 6598, RFC 3927, RFC 4193, RFC 4291
 /// section 2.5.6) or unspecified, or whose peer's port is not named. What
 /// connects within a host ends thousands of times a second, and is none of them.
 /// Offsets are those of `parse_socket` behind a struct nlmsghdr.
 pub const FOREIGN_EVENTS: [Instruction; 31] = [
-    operate(LOAD_HALF, 22),
-    jump(0, 28, 0),
-    operate(LOAD_BYTE, 16),
-    jump(libc::AF_INET6 as u32, 0, 13),
+    load(LDH, 22),
+    jump(JEQ, 0, 28, 0),
+    load(LDB, 16),
+    jump(JEQ, libc::AF_INET6 as u32, 0, 13),
     // IPv6: all of ::/96 is dropped, and what is IPv4-mapped goes on as IPv4.
-    operate(LOAD_WORD, 40),
-    jump(0, 4, 0),
-    operate(AND, 0xffc0_0000),
-    jump(0xfe80_0000, 22, 0),
-    operate(AND, 0xfe00_0000),
-    jump(0xfc00_0000, 20, 19),
-    operate(LOAD_WORD, 44),
-    jump(0, 0, 17),
-    operate(LOAD_WORD, 48),
-    jump(0, 16, 0),
-    jump(0xffff, 0, 14),
-    operate(LOAD_WORD, 52),
-    jump(0, 1, 1),
+    load(LDW, 40),
+    jump(JEQ, 0, 4, 0),
+    load(AND, 0xffc0_0000),
+    jump(JEQ, 0xfe80_0000, 22, 0),
+    load(AND, 0xfe00_0000),
+    jump(JEQ, 0xfc00_0000, 20, 19),
+    load(LDW, 44),
+    jump(JEQ, 0, 0, 17),
+    load(LDW, 48),
+    jump(JEQ, 0, 16, 0),
+    jump(JEQ, 0xffff, 0, 14),
+    load(LDW, 52),
+    jump(JEQ, 0, 1, 1),
     // IPv4, by ever shorter prefixes.
-    operate(LOAD_WORD, 40),
-    operate(AND, 0xffff_0000),
-    jump(0xc0a8_0000, 10, 0),
-    jump(0xa9fe_0000, 9, 0),
-    operate(AND, 0xfff0_0000),
-    jump(0xac10_0000, 7, 0),
-    operate(AND, 0xffc0_0000),
-    jump(0x6440_0000, 5, 0),
-    operate(AND, 0xff00_0000),
-    jump(0x0a00_0000, 3, 0),
-    jump(0x7f00_0000, 2, 0),
-    jump(0, 1, 0),
-    operate(RETURN, u32::MAX),
-    operate(RETURN, 0),
+    load(LDW, 40),
+    load(AND, 0xffff_0000),
+    jump(JEQ, 0xc0a8_0000, 10, 0),
+    jump(JEQ, 0xa9fe_0000, 9, 0),
+    load(AND, 0xfff0_0000),
+    jump(JEQ, 0xac10_0000, 7, 0),
+    load(AND, 0xffc0_0000),
+    jump(JEQ, 0x6440_0000, 5, 0),
+    load(AND, 0xff00_0000),
+    jump(JEQ, 0x0a00_0000, 3, 0),
+    jump(JEQ, 0x7f00_0000, 2, 0),
+    jump(JEQ, 0, 1, 0),
+    load(RET, u32::MAX),
+    load(RET, 0),
 ];
 
 /// Walks one datagram of the destroy groups SKNLGRP_INET_TCP_DESTROY and
