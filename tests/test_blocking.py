@@ -374,7 +374,7 @@ def test_longest_comment_lists_the_ports_cut(t, backend):
     guard.wait_line("Blocked: ")
     comment = wait_for(lambda: firewall.standing(lan.host), "an entry")[0].comment()
     assert len(comment) <= 120, f"{len(comment)} bytes: {comment}"
-    cut = re.search(r" p=((?:\d+,)*\d+)\+(\d+)$", comment)
+    cut = re.search(r" p=((?:\d+,)*\d+),\+(\d+)$", comment)
     assert cut, f"no +N in {comment!r}"
     assert len(cut[1].split(",")) + int(cut[2]) == len(held), "ports named and not named"
 

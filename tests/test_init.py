@@ -517,7 +517,7 @@ def test_systemd(t, flavour):
         assert (show(m, "ActiveState", "UnitFileState", "Type", "WatchdogUSec")
                 == ["active", "enabled", "notify", "1min"]), "unit"
         status = m.text(f"/proc/{first}/status")
-        for line in ("Seccomp:\t2", "NoNewPrivs:\t1", "CapBnd:\t0000000000003400"):
+        for line in ("Seccomp:\t2", "NoNewPrivs:\t1", "CapBnd:\t0000000000003c00"):
             assert line in status, f"no {line!r} in {status}"
         scan(m, lan)
         m.kill_guard()

@@ -776,7 +776,8 @@ impl Daemon {
                     namespaces.see_syn(packet, link, context.host, now);
                 }
                 intake.probe(packet, &context, firewall);
-                if packet.kind != Kind::Syn {
+                // Where data decides, it gets the time to come.
+                if packet.kind != Kind::Syn || options.require_silent {
                     return;
                 }
                 let (local, remote) = (&packet.destination, &packet.source);

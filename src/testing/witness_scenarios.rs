@@ -342,6 +342,18 @@ fn questions_are_asked_in_spite_of_trouble() {
     assert_eq!(run.metric(LOOKUPS), "4");
 }
 
+/// A client that sends something does so after its handshake.
+#[test]
+fn where_data_decides_nothing_is_looked_up() {
+    trace! {"
+        without oracle
+        at 0 s: start --interval=1h --require-silent --dry-run
+        at 5 s: 198.51.100.7 holds 22, 25, 80, 445
+        at 5500 ms: metric {LOOKUPS} is 0
+        metric tcpparser_port_scans_total is 0
+    "}
+}
+
 /// The gauge of connections is of readings, the counter of all.
 #[test]
 fn what_is_looked_up_is_counted_once() {
