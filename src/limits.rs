@@ -204,8 +204,8 @@ limit! {
 }
 limit! {
     /// Events of other network namespaces that conntrack and routes are asked
-    /// about in one second, at 10 us each; of one network a 64th, and thrice that
-    /// of those of its sources that have evidence.
+    /// about in one second, at 10 us each: half of them for whoever comes first,
+    /// then of one network a 64th, and thrice that of its sources with evidence.
     NAMESPACE_LOOKUPS: usize = 512
 }
 limit! {

@@ -51,7 +51,7 @@ class Scene:
         wait_for(lambda: has_events(self.guard) or self.guard.error_output(), "the self-test")
 
     def scan(self, source=Lan.peer_v4):
-        assert touch(self.peer, Lan.host_v4, *PORTS, source=source) >= 3, "connections"
+        assert touch(self.peer, Lan.host_v4, *PORTS, source=source) == 4, "connections"
 
     def is_not_blocked(self, why, source=Lan.peer_v4):
         self.scan(source)

@@ -117,12 +117,18 @@ def end(connection, how):
 
 
 def touch(space, address, *ports, how="rst", source=None, data=b"", times=1):
-    """Short connections, one after the other; how many came about."""
+    """Short connections, one after the other; how many came about. The last one
+    of a scan may be reset before connect(2) returns: that is ECONNRESET once it
+    was established, else ECONNREFUSED (net/ipv4/tcp_input.c, tcp_reset)."""
     count = 0
     for port in ports * times:
-        with contextlib.suppress(OSError):
+        try:
             connection = space.connect(address, port, source, 2)
-            count += 1
+        except OSError as error:
+            count += isinstance(error, ConnectionResetError)
+            continue
+        count += 1
+        with contextlib.suppress(OSError):
             if data:
                 connection.sendall(data)
                 connection.recv(1)

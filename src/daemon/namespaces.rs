@@ -64,7 +64,8 @@ pub(super) struct Namespaces {
     routes: Questions,
     /// Conntrack refused, and is not asked before that.
     conntrack_retry: Option<Instant>,
-    /// Look-ups of this second, by shares.
+    /// Look-ups of this second, all and by shares.
+    asked_all: usize,
     second: Option<Instant>,
     asked: [u8; SHARES],
     window: Duration,
@@ -82,6 +83,7 @@ impl Namespaces {
             routes: Questions::new(),
             conntrack_retry: None,
             second: None,
+            asked_all: 0,
             asked: [0; SHARES],
             window: Duration::ZERO,
             sure: [Sure {
@@ -232,21 +234,28 @@ impl Namespaces {
         }
     }
 
-    /// Whether there is a look-up left in this second for the /16 or /48 around a
-    /// source, whose sources with evidence have a share of their own.
+    /// Whether there is a look-up left in this second. Once half of them are used,
+    /// each /16 or /48 around a source has what is left of a share, and its sources
+    /// with evidence one of their own.
     #[inline(never)]
     fn may_ask(&mut self, source: Network, has_evidence: bool, now: Instant) -> bool {
         if !now.is_within(Duration::from_secs(1), self.second) {
-            (self.second, self.asked) = (Some(now), [0; SHARES]);
+            (self.second, self.asked_all) = (Some(now), 0);
+            self.asked = [0; SHARES];
         }
         let (address, port) = (source.around(16, 48).address(), has_evidence.into());
         let site = Endpoint { address, port };
         let share = self.sights.fingerprint(site, Endpoint::BLANK) as usize % SHARES;
         // Of a scan's connections one comes first.
         let most = NAMESPACE_LOOKUPS / SHARES * if has_evidence { 3 } else { 1 };
+        let is_half_left = self.asked_all < NAMESPACE_LOOKUPS / 2;
         let asked = self.asked.get_mut(share);
-        let asked = asked.filter(|asked| usize::from(**asked) < most);
-        asked.map(|asked| *asked += 1).is_some()
+        let asked = asked.filter(|asked| is_half_left || usize::from(**asked) < most);
+        let may_ask = asked
+            .map(|asked| *asked = asked.saturating_add(1))
+            .is_some();
+        self.asked_all += usize::from(may_ask);
+        may_ask
     }
 
     /// What the peer asked for, by conntrack; `None` where it did not begin.
@@ -412,8 +421,8 @@ mod tests {
         assert_eq!(wrong, []);
     }
 
-    /// A network's sources use up its own share alone, and those without evidence
-    /// not that of those with some.
+    /// A network's sources use up what is free, and their own share alone; those
+    /// without evidence not that of those with some.
     #[test]
     fn look_ups_are_shared() {
         let mut namespaces: Box<Namespaces> = crate::testing::boxed(Namespaces::new);
@@ -424,13 +433,14 @@ mod tests {
             (0..=limits::NAMESPACE_LOOKUPS).take_while(may_ask).count()
         };
         let share = limits::NAMESPACE_LOOKUPS / SHARES;
-        assert_eq!(asked("203.0.113.9:1", false, NOW), share);
+        let free = limits::NAMESPACE_LOOKUPS / 2;
+        assert_eq!(asked("203.0.113.9:1", false, NOW), free);
         assert_eq!(asked("203.0.2.9:1", false, NOW), 0);
         assert_eq!(asked("203.0.2.9:1", true, NOW), 3 * share);
         assert_eq!(asked("198.51.100.9:1", false, NOW), share);
         assert_eq!(asked("[2001:db8:9::1]:1", false, NOW), share);
         assert_eq!(asked("[2001:db8:9:9::1]:1", false, NOW), 0);
         let later = NOW.after(Duration::from_secs(1));
-        assert_eq!(asked("203.0.113.9:1", false, later), share);
+        assert_eq!(asked("203.0.113.9:1", false, later), free);
     }
 }

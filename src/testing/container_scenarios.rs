@@ -59,6 +59,26 @@ fn what_comes_in_right_after_the_start_is_told() {
     "}
 }
 
+/// However many others of its network come to one port each at that moment.
+#[test]
+fn neighbours_of_a_scanner_do_not_hide_it() {
+    trace! {"
+        without oracle
+        at 0 s: start --interval=1h
+        at 5 s: 198.51.100.10 visits 8001 8002
+        198.51.100.11 visits 8001 8002
+        198.51.100.12 visits 8001 8002
+        198.51.100.13 visits 8001 8002
+        198.51.100.14 visits 8001 8002
+        198.51.100.15 visits 8001 8002
+        198.51.100.16 visits 8001 8002
+        198.51.100.17 visits 8001 8002
+        198.51.100.18 visits 8001 8002
+        198.51.100.7 visits 8001 8002 8003 8004
+        at 6 s: 198.51.100.7 is blocked for 10m
+    "}
+}
+
 /// Neighbours, clients of a private network, and three ports.
 #[test]
 fn who_is_no_scanner_of_published_ports() {
