@@ -108,8 +108,8 @@ type Interests = Vec<Interest, INTERESTS>;
 /// to in any case shares pages, then come buffers, then tables, of which an idle
 /// host needs the first page or none. The largest table is the last field: what
 /// lies 16 MiB behind the start of a static is not addressed in one instruction.
-/// Where it begins decides what shares a page: of several alignments this one
-/// leaves an idle daemon the fewest.
+/// Where it begins decides what shares a page: of several alignments and orders this
+/// one leaves an idle daemon the fewest.
 #[repr(C, align(64))]
 pub struct Daemon {
     options: Options,
@@ -129,10 +129,10 @@ pub struct Daemon {
     reader: Reader,
     output: Output,
 
-    opens: Opens,
-    host: Host,
     namespaces: Namespaces,
     commands: Commands,
+    opens: Opens,
+    host: Host,
     intake: Intake,
 }
 
