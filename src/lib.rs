@@ -5,12 +5,12 @@
 //! Metrics observe and decide nothing.
 //!
 //! ```text
-//!  /proc/net/tcp  sock_diag  packets         :3021            nf_tables    iptables
-//!        |read        |recv     |recv      recv|  ^send       send| ^recv  |fork+exec
-//! linux  |============|=========|==============|==|================|=|======|====  all unsafe above
-//!        v            v         v              v  |                v |      v
-//!  proc_net_tcp   sock_diag<--packets        http  <- exposition <- metrics |
-//!        \           /    asked for                                 |       |
+//!  /proc/net/tcp  sock_diag  packets conntrack   :3021        nf_tables    iptables
+//!        |read        |recv     |recv     |exact recv|  ^send   send| ^recv  |fork+exec
+//! linux  |============|=========|=========|==========|==|============|=|======|====  all unsafe above
+//!        v            v         v         v          v  |            v |      v
+//!  proc_net_tcp   sock_diag<--packets conntrack  http <- exposition <- metrics  |
+//!        \           /   asked for   /                               |      |
 //!         connections ---Event---> detector ---Verdict---> firewall: sets | chain
 //! daemon: owns the tables; one `turn` calls these left to right and hands
 //! each result to the next
@@ -44,7 +44,8 @@
 //! ```
 //!
 //! One connection that its peer holds open, by `take_packets` and
-//! `look_up_opens`; no byte of a packet goes further than `Opens` and `Probes`:
+//! `look_up_opens`; no byte of a packet goes further than `Opens`, `Sights` and
+//! `Probes`:
 //!
 //! ```text
 //! Witness::drain           bytes of packet sockets

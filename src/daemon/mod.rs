@@ -775,7 +775,9 @@ impl Daemon {
                 if matches!(packet.kind, Kind::Syn | Kind::Fragment) {
                     namespaces.see_syn(packet, link, context.host, now);
                 }
-                intake.probe(packet, &context, firewall);
+                if packet.kind != Kind::Fragment {
+                    intake.probe(packet, &context, firewall);
+                }
                 // Where data decides, it gets the time to come.
                 if packet.kind != Kind::Syn || options.require_silent {
                     return;

@@ -1758,7 +1758,7 @@ impl FakeKernel {
         self.hand_over(frame);
     }
 
-    fn hand_over(&mut self, frame: &Frame) {
+    pub fn hand_over(&mut self, frame: &Frame) {
         let has_room = !self.packet_random.hits(self.faults.packet_losses);
         for open in self.open.values_mut() {
             if let Open::Packets(socket) = open {

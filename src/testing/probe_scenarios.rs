@@ -1,5 +1,6 @@
 //! Sources that ask for ports and complete no handshake: what is said of them.
 
+use super::fake_network::Frame;
 use super::scenarios::{OWN, SCANNER, started};
 use super::trace::trace;
 use crate::address::Endpoint;
@@ -42,6 +43,22 @@ fn each_kind_is_told_once_and_never_blocked() {
             "}
         }
     }
+}
+
+/// Whose flags may stand in the next piece.
+#[test]
+fn pieces_of_segments_are_no_probes() {
+    let mut run = started(&["--interval=1h"]);
+    for (from, port) in (50_000..).zip([21, 22, 23, 25, 80]) {
+        let (source, own) = (SCANNER.parse().unwrap(), OWN.parse().unwrap());
+        let mut frame = Frame::segment((source, from), (own, port), 16, 7, 2);
+        // IP_MF of net/ip.h.
+        frame.bytes[6] = 0x20;
+        run.kernel.hand_over(&frame);
+    }
+    run.run_for(3);
+    assert_eq!(run.metric("tcpparser_witness_packets_total"), "5");
+    assert_eq!(run.lines_with("Ports probed"), [""; 0]);
 }
 
 #[test]
