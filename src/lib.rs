@@ -5,13 +5,13 @@
 //! Metrics observe and decide nothing.
 //!
 //! ```text
-//!  /proc/net/tcp  sock_diag  packets conntrack   :3021        nf_tables    iptables
-//!        |read        |recv     |recv     |exact recv|  ^send   send| ^recv  |fork+exec
+//!  /proc/net/tcp  sock_diag  packets  conntrack     :3021         nf_tables  iptables
+//!        |read        |recv     |recv     |exact recv|  ^send    send| ^recv  |fork+exec
 //! linux  |============|=========|=========|==========|==|============|=|======|====  all unsafe above
 //!        v            v         v         v          v  |            v |      v
-//!  proc_net_tcp   sock_diag<--packets conntrack  http <- exposition <- metrics  |
-//!        \           /   asked for   /                               |      |
-//!         connections ---Event---> detector ---Verdict---> firewall: sets | chain
+//!  proc_net_tcp   sock_diag<--packets conntrack   http  <- exposition <- metrics
+//!         \           /  asked for      /                            |        |
+//!          connections ---Event---> detector ---Verdict---> firewall: sets  | chain
 //! daemon: owns the tables; one `turn` calls these left to right and hands
 //! each result to the next
 //! ```
