@@ -26,6 +26,9 @@ export RUSTFLAGS
 HOST = $$(rustc -vV | sed -n 's/^host: //p')
 TARGET = $$(rustc -vV | sed -n 's/^host: //p' | sed 's/-gnu/-musl/')
 CARGO_BUILD = cargo build --release --target-dir $(OUT) --target
+# rustc's own linker, as in `make dist`: a smaller file. Not all distributions
+# have it.
+LLD = $$(! [ -x "$$(rustc --print sysroot)/lib/rustlib/$(HOST)/bin/rust-lld" ] || echo --config "target.$(TARGET).linker='rust-lld'")
 
 # Also true where the musl target came with the distribution.
 have_musl_target = test -d "$$(rustc --print target-libdir --target $(TARGET))" || rustup target add $(TARGET)
@@ -102,7 +105,7 @@ build: ## build the static program, target/tcpparser (MUSL=gcc: with musl-tools)
 	else echo 'The musl target is not to be had here: linking with musl-gcc.'; $(MAKE) -s build-gcc; fi
 
 build-musl:
-	@$(CARGO_BUILD) $(TARGET)
+	@$(CARGO_BUILD) $(TARGET) $(LLD)
 	@ln -f $(OUT)/$(TARGET)/release/tcpparser $(BINARY)
 
 build-gcc:

@@ -18,7 +18,7 @@ fn main() {
     tell_linker(&["-z", "noseparate-code"]);
     tell_linker(&["-z", "norelro", "-z", "now"]);
     if env::var("PROFILE").as_deref() == Ok("release") {
-        drop_unwind_tables();
+        drop_what_nobody_reads();
     }
     if musl_knows_relr() {
         // 8 bytes for up to 64 relocations instead of 24 for each one.
@@ -26,27 +26,39 @@ fn main() {
     }
 }
 
+fn links_with_lld() -> bool {
+    env::var("RUSTC_LINKER").is_ok_and(|linker| linker.ends_with("lld"))
+}
+
 /// Options of the linker itself. Where a C compiler stands in for it each one is
-/// announced (`-Wl,` would split a path at its commas); `make dist` asks rustc's
-/// own rust-lld.
+/// announced (`-Wl,` would split a path at its commas); the Makefile and `make
+/// dist` ask rustc's own rust-lld.
 fn tell_linker(options: &[&str]) {
-    let linker = env::var("RUSTC_LINKER").unwrap_or_default();
     for option in options {
-        if !linker.ends_with("lld") {
+        if !links_with_lld() {
             println!("cargo:rustc-link-arg-bins=-Xlinker");
         }
         println!("cargo:rustc-link-arg-bins={option}");
     }
 }
 
-/// Nothing unwinds, but core and musl come with their tables. Those of the
-/// compiler's start files are referred to and stay.
-fn drop_unwind_tables() {
-    let script = env::var("OUT_DIR").expect("cargo sets OUT_DIR") + "/drop_unwind_tables.ld";
-    let text = "SECTIONS { /DISCARD/ : { *(EXCLUDE_FILE(*crtbegin*.o *crtend*.o) .eh_frame) } }\n\
-                INSERT AFTER .rodata;\n";
+/// Nothing unwinds, but core and musl come with their tables; those of the
+/// compiler's start files are referred to and stay. The revision says what build
+/// this is, and the kernel loads segments, not sections: those matter to who
+/// looks for symbols. No function is told from another by its address.
+fn drop_what_nobody_reads() {
+    let script = env::var("OUT_DIR").expect("cargo sets OUT_DIR") + "/drop.ld";
+    let text = "SECTIONS { /DISCARD/ : { *(EXCLUDE_FILE(*crtbegin*.o *crtend*.o) .eh_frame) \
+                *(.comment) } }\nINSERT AFTER .rodata;\n";
     fs::write(&script, text).expect("OUT_DIR is writable");
-    tell_linker(&["-T", &script, "--no-eh-frame-hdr"]);
+    tell_linker(&["-T", &script, "--no-eh-frame-hdr", "--build-id=none"]);
+    if links_with_lld() {
+        tell_linker(&["--no-rosegment", "--icf=all"]);
+        let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+        if !flags.contains("strip=none") {
+            tell_linker(&["-z", "nosectionheader"]);
+        }
+    }
 }
 
 /// musl applies DT_RELR to itself from 1.2.4 on (its WHATSNEW); rustc brings
