@@ -204,23 +204,12 @@ def tell_blocks(took, commands):
 # ----------------------------------------------------------------- requests
 
 
-class Place:
-    """A host with blocks that a product left there, a service, and a client
-    that is not blocked."""
+class Requests:
+    """A server at one address and a client at another, both of UDP."""
 
-    def __init__(self, case, option, rules, elements):
-        lan = case.lan()
-        sets = case.backend(lan.host, "nft")
-        # Even a look by iptables can make tables.
-        chain = case.firewall(lan.host, FLAVOUR) if rules else None
-        if option:
-            product = Product(case, lan.host, chain or sets, f"--firewall={option}")
-            product.block(rules + elements)
-            product.end()
-        stand = len(chain.standing(lan.host)) if chain else 0, len(sets.standing(lan.host))
-        assert stand == (rules, elements), f"rules and elements that stand: {stand}"
-        self.ends = [self.end(lan.host, lan.host_v4, lan.peer_v4),
-                     self.end(lan.peer, lan.peer_v4, lan.host_v4)]
+    def __init__(self, host, host_address, peer, peer_address):
+        self.ends = [self.end(host, host_address, peer_address),
+                     self.end(peer, peer_address, host_address)]
         self.server = self.start_server()
 
     @staticmethod
@@ -262,6 +251,22 @@ class Place:
             one.close()
 
 
+def place(case, option, rules, elements):
+    """Of a host with blocks that a product left there, and a client that is not
+    blocked."""
+    lan = case.lan()
+    sets = case.backend(lan.host, "nft")
+    # Even a look by iptables can make tables.
+    chain = case.firewall(lan.host, FLAVOUR) if rules else None
+    if option:
+        product = Product(case, lan.host, chain or sets, f"--firewall={option}")
+        product.block(rules + elements)
+        product.end()
+    stand = len(chain.standing(lan.host)) if chain else 0, len(sets.standing(lan.host))
+    assert stand == (rules, elements), f"rules and elements that stand: {stand}"
+    return Requests(lan.host, lan.host_v4, lan.peer, lan.peer_v4)
+
+
 NOTHING, CHAIN_ALONE = "beside nothing", f"beside {CHAIN} rules of the chain"
 AUTO, NFT = f"beside {MANY:,} blocks, auto", f"beside {MANY:,} blocks, nft"
 PLACES = {
@@ -280,22 +285,22 @@ def measure_requests(case):
     before = os.sched_getaffinity(0)
     try:
         for name, what in PLACES.items():
-            places[name] = Place(case, *what)
+            places[name] = place(case, *what)
         # Both ends on one processor: what is counted is the work of a request
         # and its answer, and no wait for another processor to wake.
-        for pid in (0, *(place.server for place in places.values())):
+        for pid in (0, *(one.server for one in places.values())):
             os.sched_setaffinity(pid, {max(before)})
         rates = {name: [] for name in places}
-        for place in places.values():
-            place.rate()
+        for one in places.values():
+            one.rate()
         for _ in range(SLICES):
-            for name, place in places.items():
-                rates[name].append(place.rate())
+            for name, one in places.items():
+                rates[name].append(one.rate())
         return rates
     finally:
         os.sched_setaffinity(0, before)
-        for place in places.values():
-            place.close()
+        for one in places.values():
+            one.close()
 
 
 def tell_requests(rates):

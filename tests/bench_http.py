@@ -50,11 +50,25 @@ http {{
   open_file_cache max=10;
   client_body_temp_path {folder}/1; proxy_temp_path {folder}/2; fastcgi_temp_path {folder}/3;
   uwsgi_temp_path {folder}/4; scgi_temp_path {folder}/5;
-  server {{ listen 127.0.0.1:{port} backlog=4096; root {folder}; }}
+  server {{ listen {address}:{port} backlog=4096; root {folder}; }}
 }}
 """
 PORT = 3021
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin", "TZ": "UTC0"}
+
+
+def wrk(space, address, *headers):
+    """Requests a second."""
+    output = space.must("wrk", "-t1", "-c8", f"-d{SECONDS}s", *headers,
+                        f"http://{address}:{PORT}/metrics", seconds=SECONDS + 20)
+    assert "Non-2xx" not in output, output
+    return float(re.search(r"Requests/sec:\s+([\d.]+)", output)[1])
+
+
+def nginx(folder, address):
+    """The command of one that serves the folder, at PORT of the address."""
+    return ["nginx", "-p", folder, "-c", written(f"{folder}/nginx.conf", NGINX.format(
+        folder=folder, address=address, port=PORT))]
 
 
 class Served:
@@ -76,10 +90,7 @@ class Served:
 
     def rate(self, *headers):
         """Requests a second."""
-        output = self.namespace.must("wrk", "-t1", "-c8", f"-d{SECONDS}s", *headers,
-                                   f"http://127.0.0.1:{PORT}/metrics", seconds=SECONDS + 20)
-        assert "Non-2xx" not in output, f"{self.name}: {output}"
-        return float(re.search(r"Requests/sec:\s+([\d.]+)", output)[1])
+        return wrk(self.namespace, "127.0.0.1", *headers)
 
     def end(self):
         for process in self.processes:
@@ -123,10 +134,9 @@ def main(binary, folder):
         print(f"{'an answer':18} {len(body):24} bytes")
         lighttpd = serve("lighttpd", ["lighttpd", "-D", "-f", written(
             f"{folder}/lighttpd.conf", LIGHTTPD.format(folder=folder, port=PORT))])
-        nginx = ["nginx", "-p", folder, "-c", written(
-            f"{folder}/nginx.conf", NGINX.format(folder=folder, port=PORT))]
-        alone = serve("nginx", nginx)
-        watched = serve("watched nginx", nginx, [*command, "--listen", "none"], env=os.environ)
+        command_of_nginx = nginx(folder, "127.0.0.1")
+        alone = serve("nginx", command_of_nginx)
+        watched = serve("watched nginx", command_of_nginx, [*command, "--listen", "none"], env=os.environ)
         compare("keep-alive", ours, lighttpd)
         compare("Connection: close", ours, alone, "-H", "Connection: close")
         compare("Connection: close", ours, watched, "-H", "Connection: close")

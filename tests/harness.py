@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import errno
 import glob
+import http.client
 import ipaddress
 import itertools
 import json
@@ -805,10 +806,16 @@ class Guard:
 
     def scrape(self):
         """All samples by name and labels."""
-        done = self.namespace.run("curl", "-sS", "--max-time", "5",
-                                  "http://127.0.0.1:3021/metrics")
-        assert done.returncode == 0, f"curl: {done.stderr.strip()}"
-        return samples(done.stdout)
+        client = http.client.HTTPConnection("127.0.0.1", 3021, timeout=5)
+        try:
+            with self.namespace.entered():
+                client.connect()
+            client.request("GET", "/metrics")
+            return samples(client.getresponse().read().decode())
+        except (OSError, http.client.HTTPException) as error:
+            raise AssertionError(f"no metrics: {error}") from None
+        finally:
+            client.close()
 
     def metric(self, name):
         return self.scrape().get(name, 0.0)
