@@ -26,7 +26,8 @@ import harness
 TESTS = os.path.dirname(os.path.abspath(__file__))
 SUITE_DEADLINE = 1500  # seconds after which the whole run gives up
 OTHERS_DEADLINE = 300  # for those that still run when the last is due
-TOGETHER = 2  # tests at a time, beside one that mostly waits
+TOGETHER = 3  # tests at a time, beside those that mostly wait
+WAITING = 2  # of which so many run at a time
 
 
 # ------------------------------------------------------------------- the run
@@ -88,13 +89,13 @@ def marks(item):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """One worker has what mostly waits, first; one has what runs alone, last.
+    """Two workers have what mostly waits, first; one has what runs alone, last.
     Whether all tests run is noted, too: README's commands are counted then."""
     ranks = {"idle": 0, "alone": 2, "last": 3}
     items.sort(key=lambda item: max((ranks[mark] for mark in marks(item)), default=1))
-    for item in items:
+    for number, item in enumerate(items):
         if marks(item):
-            group = "idle" if marks(item) == {"idle"} else "alone"
+            group = f"idle-{number % WAITING}" if marks(item) == {"idle"} else "alone"
             item.add_marker(pytest.mark.xdist_group(group))
     option = config.option
     is_cut = option.keyword or option.markexpr or any("::" in one for one in config.args)

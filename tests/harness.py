@@ -194,12 +194,14 @@ class Namespace:
         return listeners
 
     def connect(self, address, port, source=None, seconds=5):
-        """A connection; an OSError where none comes about in time."""
+        """A connection; an OSError where none comes about in time. It may have ended:
+        a blocked one can be reset before connect(2) has told of its handshake."""
         made = self.socket(address)
         if source:
             made.bind((source, 0))
         made.settimeout(seconds)
-        made.connect((address, port))
+        with contextlib.suppress(ConnectionResetError):
+            made.connect((address, port))
         return made
 
     def connects(self, address, port, source=None, seconds=1):

@@ -144,7 +144,8 @@ def test_open_connections_are_gone(t, backend, family):
     stream = scene.peer.connect(scene.family.host, 5000)
     friend = scene.peer.connect(scene.family.host, 22, scene.family.friend)
     assert stream.recv(1), "the stream runs"
-    held = block(scene, guard)
+    held = [scene.peer.connect(scene.family.host, port) for port in PORTS[:3]]
+    guard.wait_line(rf" Blocked: +{re.escape(scene.family.peer)} ")
     if any("cannot be destroyed" in line for line in guard.error_output()):
         pytest.skip("this kernel lacks CONFIG_INET_DIAG_DESTROY")
     wait_for(lambda: not rows_with(scene, scene.family.peer), "an empty table", 2)

@@ -259,7 +259,7 @@ def test_keep_alive_serves_many(t):
     assert sum(int(made) for _, made in answers) <= 10, "connections"
 
 
-@pytest.mark.alone
+@pytest.mark.idle
 def test_slow_clients_do_not_delay_readings(t):
     """Twenty clients that send one byte a second, over ten seconds."""
     host = t.lan().host
