@@ -132,10 +132,11 @@ test: build build-quick tools ## every check and test; what lacks its tools says
 	awk '/^test result:/ { passed += $$4; failed += $$6; ignored += $$8 } /^exit status/ { status = $$3 } END { \
 	print "cargo test: " passed+0 " passed, " failed+0 " failed, " ignored+0 " skipped"; exit status }' target/cargo-test && exit $$pytest
 
-bench: build tools bench-tools ## readings against cat, HTTP against lighttpd and nginx, blocks against other tools, size, memory (needs root)
+bench: build tools bench-tools ## readings against cat, HTTP against lighttpd and nginx, what the witness costs, blocks against other tools, size, memory (needs root)
 	@python3 -B tests/bench.py $(BINARY)
-	@TCPPARSER_BUILD_HTTP_SHARE=1 $(MAKE) -s build OUT=$(OUT)/busy
-	@LD_LIBRARY_PATH="$$(echo target/tools/usr/lib/*-linux-*)" python3 -B tests/bench_http.py $(OUT)/busy/tcpparser
+	@TCPPARSER_BUILD_HTTP_SHARE=1 TCPPARSER_BUILD_WITNESS_PACKETS=1000000000 $(MAKE) -s build OUT=$(OUT)/busy
+	@LD_LIBRARY_PATH="$$(echo target/tools/usr/lib/*-linux-*)"; export LD_LIBRARY_PATH; \
+	python3 -B tests/bench_http.py $(OUT)/busy/tcpparser && python3 -B tests/bench_witness.py $(OUT)/busy/tcpparser
 	@$(PYTHON) -B tests/bench_blocks.py $(BINARY)
 
 detect: build tools ## which scans are seen and how fast they are blocked (needs root)

@@ -306,7 +306,8 @@ def test_links_that_come_later_are_seen(t):
     link(scene.host, "late0", late, "late0", ("10.78.0.1/24", "10.78.0.2/24"))
     packets = scene.guard.metric(PACKETS)
     held = [late.connect("10.78.0.1", port) for port in PORTS]
-    scene.guard.wait_line(": +Blocked: +10.78.0.2 ", 1)
+    scene.guard.wait_line(": +Blocked: +10.78.0.2 ")
+    assert lookups(scene.guard, "proven") == 4, "found by looks, not by a reading"
     assert len(held) == 4 and scene.guard.metric(PACKETS) >= packets + 4, PACKETS
     late.destroy()  # the link goes with it
     assert scene.held(scene.source(1)) < 500, "held"
