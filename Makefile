@@ -12,8 +12,11 @@ UNBLOCK = yes
 MUSL =
 # Options for `make run`, such as ARGS='--dry-run --interval 2s'.
 ARGS =
-# What `make dist` and `make wheel` are for.
-ARCHITECTURES = x86_64 i686 aarch64
+# What `make dist` and `make wheel` are for: processors of small machines. Where
+# rustup has no target, this nightly and zig build it.
+ARCHITECTURES ?= x86_64 i686 aarch64 armv7 armv5te riscv64 mips mipsel
+NIGHTLY = nightly-2026-10-30
+ZIG = ziglang==0.17.1
 # Where builds go; the finished program is $(OUT)/tcpparser.
 OUT = target
 BINARY = $(OUT)/tcpparser
@@ -85,17 +88,18 @@ venv = test -x target/tools/python/bin/pip || { { python3 -c 'import ensurepip' 
 PYTHON = $$(for python in python3 /usr/bin/python3 target/tools/python/bin/python3; do \
 	"$$python" -c 'import pytest, pytest_timeout, xdist' 2>/dev/null && echo "$$python" && break; done)
 PYTEST = pytest pytest-timeout pytest-xdist
-# $(call pip,program): puts it there.
-pip = command -v $(1) >/dev/null || { { $(venv); } && target/tools/python/bin/pip install -q --disable-pip-version-check $(1); }
+# $(call pip,program[,package]): puts it there.
+pip = command -v $(1) >/dev/null || { { $(venv); } && target/tools/python/bin/python3 -m pip install -q --disable-pip-version-check $(or $(2),$(1)); }
+package = $(at_commit) OUT="$(OUT)" ARCHITECTURES="$(ARCHITECTURES)" NIGHTLY="$(NIGHTLY)" sh dist/package.sh
 
 # Namespaces need root; without it most end-to-end tests say SKIPPED.
 as_root = $$([ "$$(id -u)" = 0 ] || ! sudo -n true 2>/dev/null || echo sudo -n env "PATH=$$PATH")
 
 .DEFAULT_GOAL = help
-.PHONY: help build build-musl build-gcc build-quick run test bench detect fleet image tools bench-tools install uninstall dist wheel clean
+.PHONY: help build build-musl build-gcc build-quick run test test-dist bench detect fleet image tools bench-tools install uninstall dist vectors wheel clean
 
 help: ## list the verbs
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
 
 build: ## build the static program, target/tcpparser (MUSL=gcc: with musl-tools)
 	@$(need_cargo)
@@ -128,9 +132,14 @@ test: build build-quick tools ## every check and test; what lacks its tools says
 	@! cargo clippy --version >/dev/null 2>&1 || cargo clippy --all-targets -- -D warnings
 	@{ cargo test 2>&1; echo "exit status $$?"; } | tee target/cargo-test
 	sh tests/build.sh
+	ARCHITECTURES='x86_64 i686 aarch64' sh tests/release.sh
 	@$(as_root) $(PYTHON) -B -m pytest tests --binary $(BINARY); pytest=$$?; \
 	awk '/^test result:/ { passed += $$4; failed += $$6; ignored += $$8 } /^exit status/ { status = $$3 } END { \
 	print "cargo test: " passed+0 " passed, " failed+0 " failed, " ignored+0 " skipped"; exit status }' target/cargo-test && exit $$pytest
+
+test-dist: build build-quick tools ## release files for all processors, each run by qemu: half an hour
+	ARCHITECTURES='$(ARCHITECTURES)' VECTORS=yes sh tests/release.sh
+	@$(as_root) $(PYTHON) -B -m pytest tests/test_dist.py --binary $(BINARY)
 
 bench: build tools bench-tools ## readings against cat, HTTP against lighttpd and nginx, what the witness costs, blocks against other tools, size, memory (needs root)
 	@python3 -B tests/bench.py $(BINARY)
@@ -185,17 +194,23 @@ install: ## install it and start it at boot (INIT=…, PREFIX=…, DESTDIR=…)
 uninstall: ## lift all blocks and take it away again
 	@sh dist/install.sh uninstall 'PREFIX=$(PREFIX)' 'DESTDIR=$(DESTDIR)' 'UNBLOCK=$(UNBLOCK)'
 
-dist: ## release tarballs and SHA256SUMS in target/dist, for x86_64, i686 and aarch64
+# What cannot be had is missed by name.
+dist: ## release tarballs and SHA256SUMS in target/dist, for all processors
 	@$(need_cargo)
 	@$(call need,cc,gcc libc6-dev)
-	@$(at_commit) OUT="$(OUT)" ARCHITECTURES="$(ARCHITECTURES)" sh dist/package.sh tarball
+	@[ -z "$(filter-out x86_64 i686 aarch64,$(ARCHITECTURES))" ] || $(call pip,python-zig,$(ZIG)) || true
+	@$(package) dist
+
+# For tests/release.sh.
+vectors:
+	@$(package) vectors
 
 wheel: ## the same programs as Python wheels, in target/dist
 	@$(need_cargo)
 	@$(call need,cc,gcc libc6-dev)
 	@$(call need,python3,python3)
 	@$(call pip,wheel) || { echo 'wheel is missing: install it with pip, or python3-venv and try again' >&2; exit 1; }
-	@$(at_commit) OUT="$(OUT)" ARCHITECTURES="$(ARCHITECTURES)" sh dist/package.sh wheel
+	@$(package) wheel
 
 clean: ## remove everything that was built
 	rm -rf target

@@ -1,16 +1,19 @@
 #!/bin/sh
-# package.sh tarball|wheel: makes the release files of one kind in $OUT/dist,
-# for all of $ARCHITECTURES or none. `make dist` and `make wheel` run it.
+# package.sh dist|wheel|vectors: makes release files in $OUT/dist, for each of
+# $ARCHITECTURES that can be built here; SKIPPED names the others, and why. `make
+# dist` makes tarballs, `make wheel` makes wheels. vectors
+# runs the Rust tests of what the kernel writes and reads, in each processor's own
+# byte order, by qemu-user.
 #
 # Their bytes depend on the source, its revision, the time of its commit and the
-# version of rustc, not on the folder or the machine: rust-lld, which comes with
-# rustc, links them all, so that no architecture is a foreign one. Wheels also
-# need python3 with pip.
+# versions below and of rustc, not on the folder or the machine: rust-lld, which
+# comes with rustc, links them all, so that no architecture is a foreign one.
+# Where rustup has no target, a nightly builds core, and zig brings musl: that
+# gives other bytes, and is said. Wheels also need python3 with pip.
 #
 # To check a release without git, set TCPPARSER_REVISION to the last word of
 # `tcpparser --version` and SOURCE_DATE_EPOCH to what `date -r tcpparser +%s`
-# prints in the unpacked tarball. ARCHITECTURES='x86_64 aarch64' leaves out what
-# rustup does not have.
+# prints in the unpacked tarball.
 set -eu
 umask 022
 export LC_ALL=C
@@ -18,7 +21,8 @@ cd "$(dirname "$0")/.."
 
 kind=${1:-}
 : "${SOURCE_DATE_EPOCH:?is set by make}"
-architectures=${ARCHITECTURES:-x86_64 i686 aarch64}
+architectures=${ARCHITECTURES:?is set by make}
+nightly=${NIGHTLY:?is set by make}
 out=${OUT:-target}
 work=$out/package
 new=$work/$kind
@@ -44,26 +48,112 @@ describe_source() {
     echo "tcpparser $version, revision $TCPPARSER_REVISION"
 }
 
-program() { echo "$work/build/$1-unknown-linux-musl/release/tcpparser"; }
+# rustc's name of an architecture. No float is ever counted with, and soft ones
+# run on every processor; the library of riscv64 is the common one.
+triple() {
+    case $1 in
+        arm*) echo "$1-unknown-linux-musleabi" ;;
+        riscv64) echo riscv64gc-unknown-linux-musl ;;
+        *) echo "$1-unknown-linux-musl" ;;
+    esac
+}
 
-has_target() { [ -d "$(rustc --print target-libdir --target "$1")" ]; }
+# And zig's, with the oldest processor that rustc builds for.
+zig_target() {
+    case $1 in
+        armv7) echo '-target arm-linux-musleabi -mcpu=generic+v7a+soft_float' ;;
+        armv5te) echo '-target arm-linux-musleabi -mcpu=arm926ej_s' ;;
+        mips*) echo "-target $1-linux-musleabi -mcpu=baseline" ;;
+        *) echo "-target $1-linux-musl -mcpu=baseline" ;;
+    esac
+}
 
-without() { echo "$architectures" | tr ' ' '\n' | grep -vx "$1" | xargs; }
+program() { echo "$work/build/$(triple "$1")/release/tcpparser"; }
 
-build() {
+has_target() { [ -d "$(rustc --print target-libdir --target "$1" 2>/dev/null)" ]; }
+
+# skip ARCHITECTURE WHY
+skip() {
+    echo "SKIPPED $1: $2" >&2
+    return 1
+}
+
+# What rustup has, stable or not at all.
+can_build_stable() {
+    target=$(triple "$1")
+    has_target "$target" || rustup -q target add "$target" >/dev/null 2>&1 || return 1
+    has_target "$target"
+}
+
+can_build_nightly() {
+    target=$(triple "$1")
+    missing="Rust's target $target is missing: rustup target add $target (https://rustup.rs)"
+    rustup run "$nightly" rustc --print target-list 2>/dev/null | grep -qx "$target" ||
+        rustup -q toolchain install "$nightly" --profile minimal -c rust-src >/dev/null 2>&1 ||
+        skip "$1" "$missing, and so is $nightly with rust-src" || return
+    command -v python-zig >/dev/null || skip "$1" "$missing, and so is zig: pip install ziglang"
+}
+
+# musl for an architecture, and what stands in for rust-lld and adds that: no path
+# to it may be among rustc's own options, which symbols are named after.
+bring_musl() {
+    folder=$work/musl/$1
+    [ ! -x "$folder/rust-lld" ] || return 0
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    echo 'int main(void) { return 0; }' >"$folder/empty.c"
+    # shellcheck disable=SC2046 # words
+    (cd "$folder" && export ZIG_GLOBAL_CACHE_DIR="$PWD/cache" ZIG_LOCAL_CACHE_DIR="$PWD/cache" &&
+        python-zig build-exe $(zig_target "$1") -OReleaseSmall -fstrip -lc --verbose-link \
+            -femit-bin=empty empty.c >said 2>&1 &&
+        grep ' -o empty ' said | tr ' ' '\n' | grep -E '/(crt1\.o|lib[a-z_]+\.a)$' | while read -r file; do
+            cp "$file" .
+        done) || fail "zig has no musl for $1: $(tail -n 1 "$folder/said" | cut -c 1-200)"
+    printf '#!/bin/sh\nexec rust-lld "$@" "%s/crt1.o" "-L%s" -lzigc -lcompiler_rt\n' \
+        "$(cd "$folder" && pwd)" "$(cd "$folder" && pwd)" >"$folder/rust-lld"
+    chmod +x "$folder/rust-lld"
+    rm -rf "$folder/cache"
+}
+
+needs_rust_lld() {
     bin=$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin
     [ -x "$bin/rust-lld" ] || command -v rust-lld >/dev/null ||
         fail 'rust-lld is missing: install Rust from https://rustup.rs'
+}
+
+build() {
+    needs_rust_lld
+    stable='' foreign=''
     set --
     for architecture in $architectures; do
-        target=$architecture-unknown-linux-musl
-        has_target "$target" || rustup target add "$target" || true
-        has_target "$target" ||
-            fail "Rust's target $target is missing: rustup target add $target (https://rustup.rs)," \
-                "or leave it out: ARCHITECTURES='$(without "$architecture")'"
-        set -- "$@" --target "$target" --config "target.$target.linker = 'rust-lld'"
+        target=$(triple "$architecture")
+        if can_build_stable "$architecture"; then
+            stable="$stable $architecture"
+            set -- "$@" --target "$target" --config "target.$target.linker = 'rust-lld'"
+        elif can_build_nightly "$architecture"; then
+            foreign="$foreign $architecture"
+        fi
     done
-    cargo build --release --locked --target-dir "$work/build" "$@"
+    architectures="$stable $foreign"
+    [ "$architectures" != ' ' ] || fail 'nothing can be built here'
+    [ -z "$stable" ] || cargo build --release --locked --target-dir "$work/build" "$@"
+    for architecture in $foreign; do
+        bring_musl "$architecture"
+        build_nightly "$architecture"
+    done
+    [ -z "$foreign" ] || echo "by $nightly with $(python-zig version)'s musl:$foreign"
+}
+
+# Position-independent code of mips is a third longer.
+build_nightly() {
+    target=$(triple "$1")
+    case $1 in
+        mips*) model='-C relocation-model=static' ;;
+        *) model= ;;
+    esac
+    RUSTFLAGS="${RUSTFLAGS:-} -C link-self-contained=no -C target-feature=+crt-static $model" \
+        cargo "+$nightly" build --release --locked -Z build-std=core --target-dir "$work/build" \
+        --target "$target" --config "target.$target.linker = '$(cd "$work/musl/$1" && pwd)/rust-lld'"
 }
 
 # What a user of the program needs of dist/: not what takes the source.
@@ -109,23 +199,73 @@ pack_wheel() {
     rm -r "$tree"
 }
 
+
+emulator() {
+    case $1 in
+        i686) echo qemu-i386 ;;
+        arm*) echo qemu-arm ;;
+        *) echo "qemu-$1" ;;
+    esac
+}
+
+# The standard library that tests take is built as well, and linked by zig, which
+# has an unwinder.
+vectors() {
+    target=$(triple "$1")
+    command -v "$(emulator "$1")" >/dev/null ||
+        skip "$1" "$(emulator "$1") is missing: install qemu-user" || return 0
+    set -- "$1" --target "$target" --target-dir "$work/vectors" \
+        --config "target.$target.runner = '$(emulator "$1")'"
+    if can_build_stable "$1"; then
+        shift
+        # shellcheck disable=SC2086 # words
+        cargo test --lib --locked "$@" --config "target.$target.linker = 'rust-lld'" -- $filters
+    elif can_build_nightly "$1"; then
+        mkdir -p "$work/vectors"
+        linker=$(cd "$work/vectors" && pwd)/link-$1
+        words=$(zig_target "$1")
+        printf '#!/bin/sh\nexport ZIG_GLOBAL_CACHE_DIR="%s" ZIG_LOCAL_CACHE_DIR="%s"\nexec python-zig cc %s "$@"\n' \
+            "${linker%/*}/cache" "${linker%/*}/cache" "${words%% -mcpu*}" >"$linker"
+        chmod +x "$linker"
+        shift
+        # shellcheck disable=SC2086 # words
+        RUSTFLAGS='-C link-self-contained=no -C target-feature=+crt-static -C relocation-model=static' \
+            CARGO_PROFILE_DEV_PANIC=unwind cargo "+$nightly" test --lib --locked \
+            -Z build-std=std,panic_unwind -Z build-std-features=panic-unwind,system-llvm-libunwind \
+            "$@" --config "target.$target.linker = '$linker'" -- $filters
+    fi
+}
+
 case $kind in
-tarball) finished='*.tar.gz SHA256SUMS' ;;
+vectors)
+    needs_rust_lld
+    filters='nf_tables:: netlink:: sock_diag:: proc_net_tcp:: packets::'
+    for architecture in $architectures; do
+        vectors "$architecture"
+    done
+    exit
+    ;;
+dist) finished='*.tar.gz' ;;
 wheel) finished='*.whl' ;;
-*) fail 'usage: package.sh tarball|wheel' ;;
+*) fail 'usage: package.sh dist|wheel|vectors' ;;
 esac
 
 # Nothing old may pass for the work of a run that failed.
 rm -rf "$new"
 mkdir -p "$new" "$out/dist"
 # shellcheck disable=SC2086 # one word a pattern
-(cd "$out/dist" && rm -f $finished)
+(cd "$out/dist" && rm -f SHA256SUMS $finished)
 describe_source
 build
-for architecture in $architectures; do
-    "pack_$kind" "$architecture"
-done
-[ "$kind" = wheel ] || (cd "$new" && sha256sum -- *.tar.gz >SHA256SUMS)
+if [ "$kind" = wheel ]; then
+    for architecture in $architectures; do
+        # Of the others pip has no wheels.
+        case $architecture in x86_64 | i686 | aarch64) pack_wheel "$architecture" ;; esac
+    done
+else
+    for architecture in $architectures; do
+        pack_tarball "$architecture"
+    done
+fi
 mv "$new"/* "$out/dist"
-# shellcheck disable=SC2086
-(cd "$out/dist" && wc -c $finished)
+(cd "$out/dist" && sha256sum -- tcpparser* >../SHA256SUMS && mv ../SHA256SUMS . && wc -c ./*)

@@ -4,89 +4,13 @@
 cd "$(dirname "$0")/.." || exit 1
 PATH=$PATH:$HOME/.cargo/bin
 
-failures=0
-log=target/build-test.log
-mkdir -p target
-
-ok() { echo "ok $1"; }
-skipped() { echo "SKIPPED $1"; }
-failed() {
-    echo "FAILED $1"
-    failures=$((failures + 1))
-}
-
-# check NAME COMMAND...: the command must succeed.
-check() {
-    name=$1
-    shift
-    if "$@" >"$log" 2>&1; then ok "$name"; else
-        failed "$name"
-        tail -n 20 "$log"
-    fi
-}
-
-# check_refused NAME WORDS COMMAND...: the command must fail and say WORDS.
-check_refused() {
-    name=$1 words=$2
-    shift 2
-    if "$@" >"$log" 2>&1; then
-        failed "$name: it was accepted"
-    elif ! grep -q -- "$words" "$log"; then
-        failed "$name: it does not say $words"
-        tail -n 20 "$log"
-    else
-        ok "$name"
-    fi
-}
-
-# typed LINE: a command of README.md, noted for tests/test_readme.py.
-typed() { sh -c "$1" && echo "$1" >>target/typed-in-build; }
+. tests/checks.sh
 : >target/typed-in-build
 
-# check_made NAME LINE: it must succeed, or say what is missing here.
-check_made() {
-    if typed "$2" >"$log" 2>&1; then ok "$1"
-    elif grep -q ' is missing: ' "$log"; then
-        skipped "$1: $(grep -m 1 ' is missing: ' "$log")"
-        return 1
-    else
-        failed "$1"
-        tail -n 20 "$log"
-        return 1
-    fi
-}
-
-has() { command -v "$1" >/dev/null; }
 variant() { make -s build OUT="target/$1" "$2"; }
 most=$(sed -n 's/^file //p' tests/budgets)
 is_small() { [ "$(wc -c <"$1")" -le "$most" ]; }
 file_says() { file "$1" | tee "$log" | grep -q "$2"; }
-
-# Without git, as in a check of a release: the program has its
-# revision, its file the time.
-same_files_elsewhere() (
-    tar --exclude=./target --exclude=./.git -cf "$elsewhere/source.tar" . &&
-        mkdir "$elsewhere/another place" &&
-        tar -xf "$elsewhere/source.tar" -C "$elsewhere/another place" &&
-        tar -xzf target/dist/tcpparser-*-"$(uname -m)"-linux-musl.tar.gz -C "$elsewhere" || return 1
-    program=$(echo "$elsewhere"/tcpparser-*/tcpparser)
-    TCPPARSER_REVISION=$("$program" --version | cut -d ' ' -f 4) &&
-        SOURCE_DATE_EPOCH=$(date -r "$program" +%s) || return 1
-    export TCPPARSER_REVISION SOURCE_DATE_EPOCH
-    make -s -C "$elsewhere/another place" dist wheel &&
-        diff -r target/dist "$elsewhere/another place/target/dist"
-)
-
-# What `make dist` sees of a rustc that lacks a target, where rustup is no help.
-without_targets() {
-    mkdir -p target/stubs target/refused/dist && touch target/refused/dist/old.tar.gz &&
-        printf '#!/bin/sh\ncase $* in *target-libdir*) echo nowhere;; *) exec %s "$@";; esac\n' \
-            "$(command -v rustc)" >target/stubs/rustc &&
-        printf '#!/bin/sh\nexit 1\n' >target/stubs/rustup &&
-        chmod +x target/stubs/* || return 0
-    PATH=$PWD/target/stubs:$PATH make -s dist OUT=target/refused
-}
-is_empty() { [ -z "$(ls -A "$1")" ]; }
 only_known_crates() {
     known='byteorder hash32 heapless libc stable_deref_trait tcpparser'
     crates=$(sed -n 's/^name = "\(.*\)"/\1/p' Cargo.lock | sort -u | xargs)
@@ -148,15 +72,6 @@ fi
 check 'cargo build by habit' cargo build --target-dir target/habit
 check 'cargo build --release by habit' cargo build --release --target-dir target/habit
 check 'Cargo.lock holds libc, heapless and what heapless needs' only_known_crates
-
-if check_made 'the tarballs are made' 'make dist' && check_made 'the wheels are made' 'make wheel'; then
-    elsewhere=$(mktemp -d)
-    trap 'rm -rf "$elsewhere"' EXIT
-    check 'the same bytes come from another folder' same_files_elsewhere
-    check_refused 'no tarball where a target is missing' 'x86_64-unknown-linux-musl is missing' \
-        without_targets
-    check 'not even an old one' is_empty target/refused/dist
-fi
 
 rm -rf target/root
 check 'it installs' make -s install DESTDIR=target/root PREFIX=/usr

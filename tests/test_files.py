@@ -24,24 +24,25 @@ RECORDED = sorted(path.split(os.sep)[-2] for path in glob.glob(os.path.join(SAMP
                   if sys.byteorder == "little")
 
 
-def words_in_hex(address):
+def words_in_hex(address, byte_order=sys.byteorder):
     """An address as the kernel prints it: 32-bit words in host byte order."""
     packed = ipaddress.ip_address(address).packed
-    order = ">" if sys.byteorder == "big" else "<"
+    order = ">" if byte_order == "big" else "<"
     words = struct.unpack(f"{order}{len(packed) // 4}I", packed)
     return "".join(f"{word:08X}" for word in words)
 
 
-def tcp_row(local, local_port, peer, peer_port, state, index=0, inode=1000):
+def tcp_row(local, local_port, peer, peer_port, state, index=0, inode=1000,
+            byte_order=sys.byteorder):
     """One row as tcp4_seq_show() and tcp6_seq_show() print it."""
-    row = (f"{index:4}: {words_in_hex(local)}:{local_port:04X} "
-           f"{words_in_hex(peer)}:{peer_port:04X} {state:02X} 00000000:00000000 "
+    row = (f"{index:4}: {words_in_hex(local, byte_order)}:{local_port:04X} "
+           f"{words_in_hex(peer, byte_order)}:{peer_port:04X} {state:02X} 00000000:00000000 "
            f"00:00000000 00000000     0        0 {inode} 1 0000000000000000 20 4 30 10 -1")
     return (row if ":" in local else f"{row:<149}") + "\n"
 
 
-def listening(address, port):
-    return tcp_row(address, port, "::" if ":" in address else "0.0.0.0", 0, 10)
+def listening(address, port, **options):
+    return tcp_row(address, port, "::" if ":" in address else "0.0.0.0", 0, 10, **options)
 
 
 def fixture(t, rows, rows6=None, name="proc"):
