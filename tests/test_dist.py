@@ -5,6 +5,9 @@ import datetime
 import email
 import functools
 import glob
+import hashlib
+import io
+import json
 import os
 import platform
 import re
@@ -235,6 +238,55 @@ def test_daemon_runs(t, architecture):
     guard.process.terminate()
     assert guard.wait_exit() == 0, "exit status"
     assert read(path).startswith(b"<6>tcpparser starting...\n"), "the journal's lines"
+
+
+# ---------------------------------------------------------------------- image
+
+
+PLATFORMS = {"x86_64": "amd64", "i686": "386", "aarch64": "arm64", "armv7": "arm/v7",
+             "armv5te": "arm/v5", "riscv64": "riscv64", "mips": "mips", "mipsel": "mipsle"}
+
+
+def image(t):
+    return released(t, f"tcpparser-{VERSION}.oci.tar", "dist", "x86_64")
+
+
+def image_parts(path):
+    """Each platform's configuration and layer (opencontainers/image-spec)."""
+    with tarfile.open(path) as opened:
+        def part(name):
+            return opened.extractfile(name).read()
+
+        def blob(about):
+            kind, digest = about["digest"].split(":")
+            found = part(f"blobs/{kind}/{digest}")
+            assert hashlib.new(kind, found).hexdigest() == digest, "digest"
+            return found
+
+        (index,) = json.loads(part("index.json"))["manifests"]
+        for one in json.loads(blob(index))["manifests"]:
+            platform = one["platform"]
+            name = "/".join(filter(None, (platform["architecture"], platform.get("variant"))))
+            manifest = json.loads(blob(one))
+            (layer,) = map(blob, manifest["layers"])
+            yield name, json.loads(blob(manifest["config"])), layer
+
+
+def test_image_holds_each_program(t):
+    found = {name: (config, layer) for name, config, layer in image_parts(image(t))}
+    folder = os.path.dirname(image(t))
+    made = [name for name in ARCHITECTURES
+            if glob.glob(f"{folder}/tcpparser-{VERSION}-{name}-*.tar.gz")]
+    assert sorted(found) == sorted(PLATFORMS[name] for name in made), "platforms"
+    for name in made:
+        config, layer = found[PLATFORMS[name]]
+        assert config["config"]["Entrypoint"] == ["/bin/tcpparser"], "what it starts"
+        with tarfile.open(fileobj=io.BytesIO(layer)) as opened:
+            files = {member.name: opened.extractfile(member).read()
+                     for member in opened.getmembers() if member.isfile()}
+        with tarfile.open(tarball(t, name)) as opened:
+            program = opened.extractfile(f"tcpparser-{VERSION}-{name}-linux-musl/tcpparser").read()
+        assert files == {"bin/tcpparser": program}, f"what it holds for {name}"
 
 
 # --------------------------------------------------------------------- wheels

@@ -21,6 +21,7 @@ import time
 import pytest
 
 from harness import AT_END, FOLDER, HOME, Family, Guard, must, need, run, wait_for
+from test_dist import image
 from test_readme import Terminal, blocks_to_type, typed
 from traffic import Nmap, touch
 
@@ -467,6 +468,16 @@ def test_same_files_same_image(t):
     other = make_image(t, "an other", "buildah")
     with open(one, "rb") as first, open(other, "rb") as second:
         assert first.read() == second.read(), "the archives differ"
+
+
+def test_released_image_runs_here(t):
+    """Of all processors an engine takes its own."""
+    archive = image(t)
+    Loaded.podman(t)
+    env = storage(t.folder("released"))
+    pulled = must(*PODMAN, "pull", "-q", f"oci-archive:{archive}", env=env).strip()
+    done = run(*PODMAN, *RUN, pulled, "--version", env=env)
+    assert f" {os.uname().machine}-unknown-linux-musl " in done.stdout, f"what runs: {done}"
 
 
 def test_missing_files_name_make_image(t):
