@@ -207,12 +207,23 @@ disable_sysv() {
     fi
 }
 
-start() {
+enable_service() {
     case $INIT in
-        sysv) enable_sysv && "$SCRIPT" restart ;;
-        openrc) rc-update -q add tcpparser default && rc-service tcpparser restart ;;
-        procd) "$SCRIPT" enable && "$SCRIPT" restart ;;
-        systemd) systemctl daemon-reload && systemctl -q enable tcpparser && restart_unit ;;
+        sysv) enable_sysv ;;
+        openrc) rc-update -q add tcpparser default ;;
+        procd) "$SCRIPT" enable ;;
+        systemd) systemctl -q enable tcpparser ;;
+    esac
+}
+
+# An upgrade leaves it to the administrator whether it starts at boot.
+start() {
+    [ "$INIT" != systemd ] || systemctl daemon-reload || return
+    [ "$UPGRADE" = yes ] || enable_service || return
+    case $INIT in
+        openrc) rc-service tcpparser restart ;;
+        systemd) restart_unit ;;
+        *) "$SCRIPT" restart ;;
     esac
 }
 
@@ -264,7 +275,11 @@ install_all() {
 
 start_service() {
     start || give_up "the service did not start; settings: $settings, log: $log"
-    echo "tcpparser runs, and does so after each boot ($INIT)"
+    if [ "$UPGRADE" = yes ]; then
+        echo "tcpparser runs again ($INIT)"
+    else
+        echo "tcpparser runs, and does so after each boot ($INIT)"
+    fi
     echo "settings: $settings, then: $again"
     echo "log:      $log"
     check_firewall

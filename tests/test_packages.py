@@ -2,6 +2,7 @@
 of deb and rpm installed, upgraded and removed by the real dpkg and rpm, on
 machines of their own; the completion for bash."""
 
+import glob
 import gzip
 import io
 import os
@@ -228,6 +229,12 @@ def test_deb(t, init):
         said = install(m, "dpkg", "-i", old)
         assert f"tcpparser runs, and does so after each boot ({init})" in said, said
         upgrades(m, lan, ("dpkg", "-i", new))
+        m.must(*(("update-rc.d", "tcpparser", "disable") if init == "sysv"
+                 else ("systemctl", "disable", "tcpparser")))
+        before_upgrade = m.guard()
+        install(m, "dpkg", "-i", new)
+        assert m.guard() != before_upgrade, "restarted"
+        assert glob.glob(m.path("/etc/rc2.d/S*tcpparser")) == [], "enabled against a will"
         service = (SCRIPT,) if init == "sysv" else ("systemctl",)
         stop = ("stop",) if init == "sysv" else ("stop", "tcpparser")
         m.must(*service, *stop)
