@@ -88,16 +88,19 @@ can_build_stable() {
 can_build_nightly() {
     target=$(triple "$1")
     missing="Rust's target $target is missing: rustup target add $target (https://rustup.rs)"
-    rustup run "$nightly" rustc --print target-list 2>/dev/null | grep -qx "$target" ||
+    { rustup run "$nightly" rustc --print target-list 2>/dev/null | grep -qx "$target" &&
+        [ -d "$(rustup run "$nightly" rustc --print sysroot)/lib/rustlib/src/rust/library" ]; } ||
         rustup -q toolchain install "$nightly" --profile minimal -c rust-src >/dev/null 2>&1 ||
         skip "$1" "$missing, and so is $nightly with rust-src" || return
     command -v python-zig >/dev/null || skip "$1" "$missing, and so is zig: pip install ziglang"
 }
 
+musl() { echo "$work/musl/$(python-zig version)/$1"; }
+
 # musl for an architecture, and what stands in for rust-lld and adds that: no path
 # to it may be among rustc's own options, which symbols are named after.
 bring_musl() {
-    folder=$work/musl/$1
+    folder=$(musl "$1")
     [ ! -x "$folder/rust-lld" ] || return 0
     rm -rf "$folder"
     mkdir -p "$folder"
@@ -108,9 +111,11 @@ bring_musl() {
             -femit-bin=empty empty.c >said 2>&1 &&
         grep ' -o empty ' said | tr ' ' '\n' | grep -E '/(crt1\.o|lib[a-z_]+\.a)$' | while read -r file; do
             cp "$file" .
-        done) || fail "zig has no musl for $1: $(tail -n 1 "$folder/said" | cut -c 1-200)"
-    printf '#!/bin/sh\nexec rust-lld "$@" "%s/crt1.o" "-L%s" -lzigc -lcompiler_rt\n' \
-        "$(cd "$folder" && pwd)" "$(cd "$folder" && pwd)" >"$folder/rust-lld"
+        done && [ -f crt1.o ] && [ -f libc.a ]) || fail "zig has no musl for $1: $(tail -n 1 "$folder/said" | cut -c 1-200)"
+    cat >"$folder/rust-lld" <<'END'
+#!/bin/sh
+exec rust-lld "$@" "${0%/*}/crt1.o" "-L${0%/*}" -lzigc -lcompiler_rt
+END
     chmod +x "$folder/rust-lld"
     rm -rf "$folder/cache"
 }
@@ -144,7 +149,7 @@ build() {
     [ -z "$foreign" ] || echo "by $nightly with $(python-zig version)'s musl:$foreign"
 }
 
-# Position-independent code of mips is a third longer.
+# Position-independent code of mips is a tenth longer.
 build_nightly() {
     target=$(triple "$1")
     case $1 in
@@ -153,7 +158,7 @@ build_nightly() {
     esac
     RUSTFLAGS="${RUSTFLAGS:-} -C link-self-contained=no -C target-feature=+crt-static $model" \
         cargo "+$nightly" build --release --locked -Z build-std=core --target-dir "$work/build" \
-        --target "$target" --config "target.$target.linker = '$(cd "$work/musl/$1" && pwd)/rust-lld'"
+        --target "$target" --config "target.$target.linker = '$(cd "$(musl "$1")" && pwd)/rust-lld'"
 }
 
 # What a user of the program needs of dist/: not what takes the source.
@@ -272,7 +277,7 @@ pack_image() {
     printf '[storage]\ndriver = "vfs"\ngraphroot = "%s/graph"\nrunroot = "%s/run"\n' \
         "$storage" "$storage" >"$storage/storage.conf"
     export CONTAINERS_STORAGE_CONF="$storage/storage.conf"
-    if buildah info >/dev/null 2>&1; then
+    if [ "$(id -u)" = 0 ] && buildah info >/dev/null 2>&1; then
         for architecture in $architectures; do
             root=$storage/context/target/image/built-by-make-image
             install -D -m 755 "$(program "$architecture")" "$root/bin/tcpparser"
@@ -287,7 +292,7 @@ pack_image() {
             --mtime="@$SOURCE_DATE_EPOCH" -C "$storage/oci" -cf "$new/tcpparser-$version.oci.tar" \
             blobs index.json oci-layout
     else
-        skip image 'buildah is missing, or makes nothing here: install buildah' || :
+        skip image 'needs root and buildah' || :
     fi
     rm -rf "$storage"
 }
