@@ -19,6 +19,7 @@ use crate::metrics::{
 use crate::packets::Kind;
 use crate::probes::Target;
 use crate::proc_net_tcp::TcpState;
+use crate::sandbox::{Layer, Tier};
 use crate::text::{TextView, split_once};
 
 /// All that is exposed at one moment.
@@ -167,6 +168,10 @@ fn write_firewall(w: &mut Writer, m: &Metrics) {
             "Whether the firewall can be used.";
         info "firewall" = labelled::<Backend>(m.backends.values()),
             "Always 1; what holds blocks, or would hold the next one.";
+        gauge "sandbox_info" = labelled::<Tier>(m.sandbox_tier.values()),
+            "1 for the sandbox that was entered.";
+        gauge "sandbox" = labelled::<Layer>(m.sandbox_layers.values()),
+            "Whether the kernel holds up each part of it.";
         gauge "firewall_jump_first" = number(u64::from(m.firewall_jump_first)),
             "Whether the jump to our chain is the first rule.";
         gauge "host_facts_known" = number(u64::from(m.host_facts_known)),

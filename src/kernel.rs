@@ -324,6 +324,25 @@ pub mod bpf {
 /// The bit of CAP_NET_ADMIN in a capability set (linux/capability.h).
 pub const CAP_NET_ADMIN: u64 = 1 << 12;
 
+/// What this process keeps, with all it starts later: the rest is given up for
+/// good.
+pub struct Sandbox<'a> {
+    /// It runs no program any more, and becomes nobody where it may.
+    pub is_sealed: bool,
+    /// The capabilities that stay where they are there; none has a number above 31.
+    pub capabilities: u32,
+    /// Paths with colons between, each behind the letter of its `Access`.
+    pub files: &'a [u8],
+    /// Where that is so as well; empty for nowhere. Programs are run in it.
+    pub root: &'a [u8],
+    /// One more folder below which files may be read.
+    pub proc_directory: &'a [u8],
+    /// Files in whose folders, wherever links lead, all may be read.
+    pub beside: &'a [&'a [u8]],
+    /// The filter of system calls.
+    pub calls: &'a [Instruction],
+}
+
 /// What the kernel says about this process, for the process_* metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProcessStatus {
@@ -504,4 +523,8 @@ pub trait Kernel {
     fn reap(&mut self, process: i32) -> Option<Exit>;
     /// Asks (false, SIGTERM) or forces (true, SIGKILL) a child's group to end.
     fn kill_group(&mut self, process: i32, force: bool);
+
+    /// Gives up all that a sandbox does not name; a set of `Layer` bits, of those
+    /// that now hold.
+    fn enter_sandbox(&mut self, sandbox: &Sandbox) -> u8;
 }

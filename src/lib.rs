@@ -100,6 +100,7 @@
 //! label.rs         values of labels of metrics
 //! kernel.rs        what is asked of the kernel
 //! linux.rs         the same for real, the only unsafe code
+//! sandbox.rs       what is still needed once everything is open
 //! options.rs       command line and environment
 //! proc_net_tcp.rs  rows to sockets
 //! sock_diag.rs     kernel events to sockets
@@ -159,6 +160,7 @@ mod time_zone;
 
 mod kernel;
 mod netlink;
+mod sandbox;
 
 mod host;
 mod nf_tables;

@@ -461,6 +461,8 @@ limit! {
     /// Between SIGTERM and SIGKILL.
     CHILD_GRACE: Duration = 1_000
 }
+/// The sandbox waits so long for first listings: one that hangs is over by then.
+pub const SANDBOX_WAIT: Duration = CHILD_DEADLINE.saturating_add(Duration::from_secs(5));
 limit! {
     /// What a running child gets of our own last second.
     EXIT_GRACE: Duration = 700

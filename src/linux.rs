@@ -16,9 +16,11 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use crate::address::{Endpoint, Family, fold_mapped};
 use crate::kernel::{
     Accepted, Child, Claim, Clock, Descriptor, Errno, Exit, File, Instruction, Interest,
-    Invocation, Kernel, Link, More, Netlink, Path, ProcessStatus, Screen, Signal, StartUp, Stream,
+    Invocation, Kernel, Link, More, Netlink, Path, ProcessStatus, Sandbox, Screen, Signal, StartUp,
+    Stream,
 };
 use crate::limits;
+use crate::sandbox::Layer;
 use crate::table::HashKey;
 use crate::text::{Text, has_byte, parse_decimal, split, split_once, trim};
 use crate::time::{Calendar, Duration};
@@ -35,7 +37,6 @@ const WORDS: usize = 64;
 /// PATH of a child where ours is unset.
 const DEFAULT_PATH: &CStr = c"PATH=/usr/sbin:/usr/bin:/sbin:/bin";
 const PATH_NAME: usize = b"PATH=".len();
-const TZ_NAME: usize = b"TZ=".len();
 /// Receive buffer asked for on events: thousands of messages.
 const EVENTS_BUFFER: c_int = 4 << 20;
 /// Receive buffer asked for on packets: some hundred SYNs between two looks. The
@@ -200,12 +201,17 @@ impl Channel {
 /// Puts a non-blocking description of the same FIFO or device in place of
 /// `descriptor`.
 fn reopen(descriptor: c_int) -> Result<(), Errno> {
-    let mut path: Text<32> = Text::new();
-    path.put(b"/proc/self/fd/");
-    path.put_decimal(descriptor.unsigned_abs().into());
     let flags = libc::O_WRONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
-    let anew = open(Terminated::new().hold(path.as_bytes())?, flags)?;
+    let anew = open_in(b"", link_to(descriptor).as_bytes(), flags)?;
     duplicate(anew.number(), descriptor)
+}
+
+/// The link to what a descriptor stands for.
+#[inline(never)]
+fn link_to(descriptor: c_int) -> Text<32> {
+    let mut path = Text::from_bytes(b"/proc/self/fd/");
+    path.put_decimal(descriptor.unsigned_abs().into());
+    path
 }
 
 /// Room for a string with its terminating NUL.
@@ -609,6 +615,26 @@ impl Kernel for Linux {
         let signal = if force { libc::SIGKILL } else { libc::SIGTERM };
         kill_group(process, signal);
     }
+
+    /// In this order each step still may do what it does: a filter of system calls
+    /// refuses all the others, and without a capability only a process that gains
+    /// no privileges may set one (seccomp(2), landlock(7)).
+    #[inline(never)]
+    fn enter_sandbox(&mut self, sandbox: &Sandbox) -> u8 {
+        forbid_core_dumps();
+        let mut layers = 0;
+        let mut note = |layer: Layer, result: Result<(), Errno>| {
+            layers |= if result.is_ok() { layer.bit() } else { 0 };
+        };
+        note(
+            Layer::NoNewPrivs,
+            control_process(libc::PR_SET_NO_NEW_PRIVS, 1),
+        );
+        note(Layer::Landlock, restrict_files(sandbox));
+        note(Layer::Capabilities, drop_capabilities(sandbox));
+        note(Layer::Seccomp, filter_calls(sandbox.calls));
+        layers
+    }
 }
 
 /// Flags for anything that is read: neither a FIFO without writer nor a
@@ -652,8 +678,7 @@ fn take_signals() -> Option<Descriptor> {
 fn read_time_zone() -> &'static [u8] {
     static BYTES: Single<[u8; TIME_ZONE]> = Single::new([0; TIME_ZONE]);
     let mut line = [0; 128];
-    let zone = environment_entry(b"TZ").and_then(|entry| entry.to_bytes().get(TZ_NAME..));
-    let zone = zone.unwrap_or_else(|| {
+    let zone = environment_value(b"TZ").unwrap_or_else(|| {
         let (line, _) = split_once(read_file(c"/etc/TZ", &mut line), b'\n');
         match trim(line) {
             b"" => b"/etc/localtime",
@@ -698,6 +723,87 @@ fn hash_key() -> HashKey {
         k0: key as u64,
         k1: (key >> 64) as u64,
     }
+}
+
+// --- the sandbox ------------------------------------------------------------
+
+/// Access rights of linux/landlock.h.
+const EXECUTE: u64 = 1;
+const WRITE_FILE: u64 = 1 << 1;
+const READ_FILE: u64 = 1 << 2;
+const READ_FOLDER: u64 = 1 << 3;
+/// All that Linux 6.10 knows of files, and of which 5.13 knows three fewer.
+const ALL_RIGHTS: u64 = 0xffff;
+const FIRST_RIGHTS: u64 = 0x1fff;
+
+/// Whatever is not named cannot be opened any more.
+fn restrict_files(sandbox: &Sandbox) -> Result<(), Errno> {
+    let ruleset = landlock_ruleset()?;
+    allow_path(&ruleset, b'r', b"", sandbox.proc_directory);
+    for file in sandbox.beside {
+        let _ = allow_folder_of(&ruleset, file);
+    }
+    for root in [b"", sandbox.root] {
+        for path in split(sandbox.files, b':') {
+            if let [letter, path @ ..] = path {
+                allow_path(&ruleset, *letter, root, path);
+            }
+        }
+        if !sandbox.is_sealed {
+            for folder in split(environment_value(b"PATH").unwrap_or_default(), b':') {
+                allow_path(&ruleset, b'x', root, folder);
+            }
+            let lock = environment_value(b"XTABLES_LOCKFILE");
+            allow_path(&ruleset, b'w', root, lock.unwrap_or(b"/run/xtables.lock"));
+        }
+    }
+    restrict_self(&ruleset)
+}
+
+/// What is not there needs no rule; what is to be written is made.
+#[inline(never)]
+fn allow_path(ruleset: &Owned, letter: u8, root: &[u8], path: &[u8]) {
+    let (rights, flags) = match letter {
+        b'r' => (READ_FILE | READ_FOLDER, libc::O_PATH),
+        b'x' => (READ_FILE | READ_FOLDER | EXECUTE, libc::O_PATH),
+        b'w' => (READ_FILE | WRITE_FILE, READ_ONLY | libc::O_CREAT),
+        _ => (READ_FILE, libc::O_PATH),
+    };
+    if let Ok(place) = open_in(root, path, flags) {
+        let _ = add_rule(ruleset, &place, rights);
+    }
+}
+
+#[inline(never)]
+fn open_in(root: &[u8], path: &[u8], flags: c_int) -> Result<Owned, Errno> {
+    let mut whole = Path::from_bytes(root);
+    whole.put(path);
+    open(Terminated::new().hold(whole.as_bytes())?, flags)
+}
+
+/// The folder of the file that a path leads to.
+fn allow_folder_of(ruleset: &Owned, path: &[u8]) -> Result<(), Errno> {
+    let file = open_in(b"", path, libc::O_PATH)?;
+    let mut buffer = [0; crate::kernel::PATH_MAX_LENGTH];
+    let real = read_link(link_to(file.number()).as_bytes(), &mut buffer)?;
+    let end = real.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+    allow_path(ruleset, b'r', b"", real.get(..end).unwrap_or_default());
+    Ok(())
+}
+
+/// Without the capability to change users the user stays.
+fn drop_capabilities(sandbox: &Sandbox) -> Result<(), Errno> {
+    let kept = sandbox.capabilities;
+    for number in 0..u64::BITS {
+        if u64::from(kept) >> number & 1 == 0 {
+            let _ = control_process(libc::PR_CAPBSET_DROP, number as usize);
+        }
+    }
+    let may_change = capability_sets()[0] & CHANGE_USER == CHANGE_USER;
+    if sandbox.is_sealed && may_change && control_process(libc::PR_SET_KEEPCAPS, 1).is_ok() {
+        become_nobody();
+    }
+    keep_capabilities(kept)
 }
 
 // --- children ---------------------------------------------------------------
@@ -1082,6 +1188,12 @@ fn environment_entry(name: &[u8]) -> Option<&'static CStr> {
     })
 }
 
+/// The value of an environment variable.
+#[inline(never)]
+fn environment_value(name: &[u8]) -> Option<&'static [u8]> {
+    environment_entry(name)?.to_bytes().get(name.len() + 1..)
+}
+
 /// For `StartUp`.
 fn environment(index: usize) -> Option<&'static [u8]> {
     environment_entries().nth(index).map(CStr::to_bytes)
@@ -1149,10 +1261,24 @@ fn check_length(result: isize) -> Result<usize, Errno> {
 fn open(path: &CStr, flags: c_int) -> Result<Owned, Errno> {
     let flags = flags | libc::O_CLOEXEC | libc::O_LARGEFILE;
     let folder = libc::AT_FDCWD;
-    // SAFETY: the path ends with NUL; no O_CREAT, so no mode is read. Not open(3):
-    // musl's sets O_CLOEXEC by a second call.
-    let result = unsafe { libc::syscall(libc::SYS_openat, folder, path.as_ptr(), flags) };
+    // What is made is root's alone.
+    let mode = 0o600;
+    // SAFETY: the path ends with NUL. Not open(3): musl's sets O_CLOEXEC by a second
+    // call.
+    let result = unsafe { libc::syscall(libc::SYS_openat, folder, path.as_ptr(), flags, mode) };
     Owned::new(result as c_int)
+}
+
+/// What a symbolic link says.
+fn read_link<'a>(path: &[u8], buffer: &'a mut [u8]) -> Result<&'a [u8], Errno> {
+    let mut terminated = Terminated::new();
+    let path = terminated.hold(path)?.as_ptr();
+    let (bytes, room) = (buffer.as_mut_ptr(), buffer.len());
+    // SAFETY: the path ends with NUL, and the kernel writes at most as many bytes as
+    // the buffer has.
+    let result = unsafe { libc::syscall(libc::SYS_readlinkat, libc::AT_FDCWD, path, bytes, room) };
+    let length = check_length(result as isize)?;
+    Ok(buffer.get(..length).unwrap_or_default())
 }
 
 fn read(descriptor: c_int, buffer: &mut [u8]) -> Result<usize, Errno> {
@@ -1255,13 +1381,131 @@ fn auxiliary(entry: c_ulong) -> u32 {
     unsafe { libc::getauxval(entry) as u32 }
 }
 
-fn effective_capabilities() -> u64 {
+/// Twice struct __user_cap_data_struct: effective, permitted, inheritable.
+type CapabilitySets = [u32; 6];
+
+fn capability_sets() -> CapabilitySets {
     let header = [LINUX_CAPABILITY_VERSION_3, 0];
-    // Twice struct __user_cap_data_struct: effective, permitted, inheritable.
-    let mut data = [0_u32; 6];
+    let mut data = [0; 6];
     // SAFETY: capget(2) version 3 reads two words and writes six.
     unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), data.as_mut_ptr()) };
+    data
+}
+
+fn effective_capabilities() -> u64 {
+    let data = capability_sets();
     u64::from(data[3]) << 32 | u64::from(data[0])
+}
+
+/// CAP_SETGID and CAP_SETUID.
+const CHANGE_USER: u32 = 1 << 6 | 1 << 7;
+
+/// Of those that are permitted; another user has no effective ones to begin with.
+fn keep_capabilities(kept: u32) -> Result<(), Errno> {
+    let [_, permitted, inherited, ..] = capability_sets();
+    let (permitted, inherited) = (permitted & kept, inherited & kept);
+    let header = [LINUX_CAPABILITY_VERSION_3, 0];
+    let data: CapabilitySets = [permitted, permitted, inherited, 0, 0, 0];
+    // SAFETY: capset(2) version 3 reads two words and six.
+    let result = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) };
+    check(result as c_int).map(drop)
+}
+
+/// The kernel's own number for a user that it has no number for (overflowuid of
+/// kernel/sys.c).
+const NOBODY: u32 = 65_534;
+
+/// User, group and no other groups; by number, since the C library's own looks for
+/// threads. All of it can be refused: in a user namespace without that user.
+fn become_nobody() {
+    // SAFETY: no memory is passed: there are no groups to read.
+    unsafe {
+        libc::syscall(SET_GROUPS, 0_usize, ptr::null::<u32>());
+        libc::syscall(SET_GROUP, NOBODY, NOBODY, NOBODY);
+        libc::syscall(SET_USER, NOBODY, NOBODY, NOBODY);
+    }
+}
+
+#[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
+use libc::{SYS_setgroups as SET_GROUPS, SYS_setresgid as SET_GROUP, SYS_setresuid as SET_USER};
+/// On these the plain ones are of 16 bits, and not in each kernel.
+#[cfg(any(target_arch = "x86", target_arch = "arm"))]
+use libc::{
+    SYS_setgroups32 as SET_GROUPS, SYS_setresgid32 as SET_GROUP, SYS_setresuid32 as SET_USER,
+};
+
+/// prctl(2), for what takes one number.
+#[inline(never)]
+fn control_process(operation: c_int, value: usize) -> Result<(), Errno> {
+    let none = 0_usize;
+    // SAFETY: the operations used take no memory.
+    let result = unsafe { libc::syscall(libc::SYS_prctl, operation, value, none, none, none) };
+    check(result as c_int).map(drop)
+}
+
+fn forbid_core_dumps() {
+    let (new, old) = ([0_u64; 2], ptr::null::<u64>());
+    // SAFETY: prlimit64(2) reads two numbers.
+    unsafe { libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_CORE, new.as_ptr(), old) };
+}
+
+/// A set of rules about all rights that the kernel knows: each version has one more.
+fn landlock_ruleset() -> Result<Owned, Errno> {
+    let mut rights = ALL_RIGHTS;
+    loop {
+        let (place, size) = (&raw const rights, mem::size_of::<u64>());
+        // SAFETY: the kernel reads as many bytes as it is told: the first field of
+        // struct landlock_ruleset_attr.
+        let result =
+            unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, place, size, 0_usize) };
+        let ruleset = Owned::new(result as c_int);
+        if ruleset.is_ok() || rights == FIRST_RIGHTS {
+            return ruleset;
+        }
+        rights >>= 1;
+    }
+}
+
+/// struct landlock_path_beneath_attr.
+#[repr(C, packed)]
+struct Beneath {
+    rights: u64,
+    place: c_int,
+}
+
+fn add_rule(ruleset: &Owned, place: &Owned, rights: u64) -> Result<(), Errno> {
+    const PATH_BENEATH: usize = 1;
+    let rule = Beneath {
+        rights,
+        place: place.number(),
+    };
+    let (rule, number) = (&raw const rule, libc::SYS_landlock_add_rule);
+    // SAFETY: the kernel reads one struct of this kind.
+    let result = unsafe { libc::syscall(number, ruleset.number(), PATH_BENEATH, rule, 0_usize) };
+    check(result as c_int).map(drop)
+}
+
+fn restrict_self(ruleset: &Owned) -> Result<(), Errno> {
+    let number = libc::SYS_landlock_restrict_self;
+    // SAFETY: no memory is passed.
+    let result = unsafe { libc::syscall(number, ruleset.number(), 0_usize) };
+    check(result as c_int).map(drop)
+}
+
+fn filter_calls(calls: &[Instruction]) -> Result<(), Errno> {
+    let program = socket_program(calls);
+    let (mode, none) = (libc::SECCOMP_SET_MODE_FILTER, 0_usize);
+    // SAFETY: Instruction is a struct sock_filter, and the kernel copies as many as
+    // the slice has.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, mode, none, &raw const program) };
+    check(result as c_int).map(drop)
+}
+
+fn socket_program(filter: &[Instruction]) -> libc::sock_fprog {
+    libc::sock_fprog {
+        len: filter.len() as _,
+        filter: filter.as_ptr().cast_mut().cast(),
+    }
 }
 
 fn random_bytes() -> Option<[u8; 16]> {
@@ -1513,10 +1757,7 @@ fn packet_statistics(socket: c_int) -> Result<[u32; 2], Errno> {
 
 #[inline(never)]
 fn attach_filter(socket: c_int, filter: &[Instruction]) -> Result<(), Errno> {
-    let program = libc::sock_fprog {
-        len: filter.len() as _,
-        filter: filter.as_ptr().cast_mut().cast(),
-    };
+    let program = socket_program(filter);
     let length = mem::size_of_val(&program) as libc::socklen_t;
     let value = (&raw const program).cast();
     let (level, option) = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER);

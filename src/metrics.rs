@@ -18,6 +18,7 @@ use crate::limits;
 use crate::packets::Kind;
 use crate::probes::Target;
 use crate::proc_net_tcp::TcpState;
+use crate::sandbox::{Layer, Tier};
 use crate::time::Duration;
 
 /// An enum whose variants are the values of a label, for what no stage has a
@@ -407,6 +408,10 @@ pub struct Metrics {
     pub block_failures: Labelled<BlockFailure, 7>,
     /// 1 for each that is in use.
     pub backends: Labelled<Backend, 3>,
+    /// 1 for the one that was entered.
+    pub sandbox_tier: Labelled<Tier, 3>,
+    /// 1 for each that holds.
+    pub sandbox_layers: Labelled<Layer, 4>,
     /// Blocks that ended.
     pub unblocks: Labelled<EndReason, 5>,
     /// Scans that no block followed.
@@ -482,6 +487,8 @@ impl Metrics {
             blocks_adopted: 0,
             block_failures: Labelled::new(),
             backends: Labelled::new(),
+            sandbox_tier: Labelled::new(),
+            sandbox_layers: Labelled::new(),
             unblocks: Labelled::new(),
             blocks_refused: Labelled::new(),
             blocked_sources: 0,

@@ -35,6 +35,8 @@ pub enum Id {
     Witness,
     /// --widen
     Widen,
+    /// --sandbox
+    Sandbox,
     /// --dry-run
     DryRun,
     /// --listen
@@ -65,7 +67,7 @@ pub enum Id {
 
 impl Id {
     /// Every option, in the order of `TABLE`.
-    const ALL: [Self; 22] = [
+    const ALL: [Self; 23] = [
         Self::Interval,
         Self::Window,
         Self::Ports,
@@ -75,6 +77,7 @@ impl Id {
         Self::Firewall,
         Self::Witness,
         Self::Widen,
+        Self::Sandbox,
         Self::DryRun,
         Self::Listen,
         Self::Proc,
@@ -168,6 +171,7 @@ block-time||LIST|10m,1h,1d,7d|1..8 of 1s..24d/forever|length\n\
 firewall||NAME|auto|auto/iptables/nft/none|where blocks go\n\
 witness||WHAT|auto|auto/none|packets that open connections\n\
 widen||N|16|2..256/none|blocked /64s that block a /56\n\
+sandbox||WHAT|auto|auto/none|give up rights once all is open\n\
 dry-run|n||||detect and report, change no firewall\n\
 listen|l|ADDR:PORT|[::]:3021|ADDR:PORT or none|HTTP\n\
 proc||DIR|/proc|1..200 bytes|procfs to read\n\
@@ -338,6 +342,8 @@ pub struct Options {
     pub names_ipset: bool,
     /// Packet sockets are opened.
     pub has_witness: bool,
+    /// Rights are given up.
+    pub has_sandbox: bool,
     /// Change no firewall.
     pub dry_run: bool,
     /// Where HTTP is served; `None`: nowhere. [::] stands for IPv4 as well.
@@ -372,6 +378,7 @@ impl Options {
             firewall: FirewallChoice::Auto,
             names_ipset: false,
             has_witness: false,
+            has_sandbox: false,
             dry_run: false,
             listen: Some(Endpoint::BLANK),
             proc_directory: Text::new(),
@@ -581,13 +588,8 @@ impl Options {
             Id::Widen => {
                 self.widen = between(value, split_once(row.range, b'/').0, parse_decimal)? as u16
             }
-            Id::Witness => {
-                self.has_witness = match value {
-                    b"auto" => true,
-                    b"none" => false,
-                    _ => return None,
-                }
-            }
+            Id::Witness => self.has_witness = parse_auto(value)?,
+            Id::Sandbox => self.has_sandbox = parse_auto(value)?,
             Id::DryRun => return store_flag(&mut self.dry_run, value),
             Id::Listen => self.listen = parse_listen(value)?,
             Id::Proc => store_directory(&mut self.proc_directory, value)?,
@@ -766,6 +768,15 @@ fn parse_flag(text: &[u8]) -> Option<bool> {
     Some(place < 4)
 }
 
+#[inline(never)]
+fn parse_auto(text: &[u8]) -> Option<bool> {
+    match text {
+        b"auto" => Some(true),
+        b"none" => Some(false),
+        _ => None,
+    }
+}
+
 fn store_flag(flag: &mut bool, text: &[u8]) -> Option<bool> {
     *flag = parse_flag(text)?;
     Some(*flag)
@@ -928,11 +939,10 @@ const HELP_NAMES: usize = 33;
 
 /// Appends the page of `--help`: at most 24 lines of at most 80 columns.
 pub fn write_help(out: &mut TextView) {
-    out.put(b"Usage: tcpparser [OPTION]...   watch TCP connections, block port scanners\n");
+    out.put(b"Usage: tcpparser [OPTION]... (or TCPPARSER_WINDOW=1m). DUR: 1, 1s, 1ms, m, h, d\n");
     for row in rows() {
         write_help_line(out, &row);
     }
-    out.put(b"DUR: a number with ms, s, m, h, d or none (s). Or by TCPPARSER_BLOCK_TIME=1h,1d\n");
 }
 
 #[inline(never)]
@@ -1130,6 +1140,7 @@ mod tests {
             ("widen=", options.widen.to_string(), "16"),
             ("ipset=", word(&options.names_ipset), "false"),
             ("witness=", word(&options.has_witness), "true"),
+            ("sandbox=", word(&options.has_sandbox), "true"),
             ("dry-run=", word(&options.dry_run), "false"),
             ("listen=", listen.unwrap_or("none".into()), "[::]:3021"),
             ("proc=", path(&options.proc_directory), "/proc"),
@@ -1220,6 +1231,7 @@ mod tests {
             "- firewall auto",
             "- witness auto",
             "- widen 16",
+            "- sandbox auto",
             "n dry-run -",
             "l listen [::]:3021",
             "- proc /proc",
@@ -1252,7 +1264,7 @@ mod tests {
     #[rustfmt::skip]
     #[test]
     fn edges_of_every_range() {
-        let cases: [(&str, &[&str], &[&str]); 16] = [
+        let cases: [(&str, &[&str], &[&str]); 17] = [
             (
                 "--interval",
                 &["100ms", "3600s", "1h", "60m", "1", "3600", "3600000ms", "0001s"],
@@ -1294,6 +1306,7 @@ mod tests {
             ("--max-blocks-per-minute", &["1", "100000"], &["0", "100001", "", "1k"]),
             ("--widen", &["2", "256", "none"], &["0", "1", "257", "", "256/none", "NONE"]),
             ("--witness", &["auto", "none"], &["", "yes", "1", "AUTO"]),
+            ("--sandbox", &["auto", "none"], &["", "yes", "1", "AUTO"]),
             (
                 "--unblock",
                 &["all", "192.0.2.1", "192.0.2.0/24", "2001:db8::/64"],
@@ -1346,6 +1359,7 @@ mod tests {
             ("--firewall=none", "firewall=none"),
             ("--firewall=iptables", "firewall=iptables"),
             ("--witness none", "witness=false"),
+            ("--sandbox none", "sandbox=false"),
             ("--witness none --witness=auto", ""),
             ("--widen 2", "widen=2"),
             ("--widen=none", "widen=0"),

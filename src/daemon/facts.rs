@@ -39,7 +39,7 @@ pub(super) const START_SLICES: usize = 200;
 
 /// The resolver's file, which can name a stub on this host, and where upstream
 /// nameservers are named then.
-const RESOLVER_FILES: [&[u8]; 23] = [
+pub(super) const RESOLVER_FILES: [&[u8]; 23] = [
     b"/etc/resolv.conf",
     b"/run/systemd/resolve/resolv.conf",
     b"/run/NetworkManager/no-stub-resolv.conf",

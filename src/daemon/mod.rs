@@ -5,6 +5,7 @@
 mod admission;
 pub(crate) mod clock;
 pub(crate) mod commands;
+mod confinement;
 mod counters;
 mod cpu_share;
 mod destroyer;
@@ -56,10 +57,12 @@ use crate::packets::Kind;
 use crate::probes::{self, Target};
 use crate::proc_net_tcp::{Row, TcpState};
 use crate::report;
+use crate::sandbox::Tier;
 use crate::time::{Calendar, Duration, Instant, nearest};
 use crate::tools::{blocks, healthcheck};
 use clock::Moment;
 use commands::{Commands, Ended, Start};
+use confinement::Confinement;
 use counters::{Counters, EarlyReadings};
 use facts::{HostFacts, START_SLICES};
 use instance::{InstanceLock, is_name_held};
@@ -122,6 +125,7 @@ pub struct Daemon {
     metrics: Metrics,
     supervisor: Supervisor,
     instance: InstanceLock,
+    confinement: Confinement,
     is_terminating: bool,
     web: Web,
 
@@ -157,6 +161,7 @@ impl Daemon {
             output: Output::new(),
             supervisor: Supervisor::new(),
             instance: InstanceLock::new(),
+            confinement: Confinement::new(),
             netlink_buffer: [0; RECEIVE_BUFFER],
             is_terminating: false,
         }
@@ -263,6 +268,8 @@ impl Daemon {
         self.counters.start(self.options.proc_directory.as_bytes());
         self.early.start();
         self.supervisor.start(start_up);
+        let (confinement, metrics) = (&mut self.confinement, &mut self.metrics);
+        confinement.start(&self.options, metrics, now);
         start::print_start(kernel, &mut self.output);
         self.output.start(now);
         self.reader.start(now);
@@ -324,6 +331,7 @@ impl Daemon {
             self.report_probes(kernel, moment);
         }
         self.run_commands(kernel, moment);
+        self.enter_sandbox(kernel, moment.now);
         self.serve(kernel, &found, moment);
         self.instance.drain(kernel, moment.now);
         self.say_counts(kernel, moment.now);
@@ -586,6 +594,22 @@ impl Daemon {
             self.commands
                 .destroy_sockets(kernel, &self.host, buffer, metrics, now);
         }
+    }
+
+    /// Gives up rights once the sockets that need them are open, and no listing runs.
+    fn enter_sandbox(&mut self, kernel: &mut impl Kernel, now: Instant) {
+        let is_idle = self.commands.is_idle() && !self.watcher.is_check_due(now);
+        let firewall = &mut self.commands.firewall;
+        let Some(tier) = self.confinement.due(firewall, is_idle, now) else {
+            return;
+        };
+        if tier == Tier::Sealed {
+            firewall.give_up_tools();
+        }
+        let awaits_port = self.web.awaits_port();
+        let (options, metrics) = (&self.options, &mut self.metrics);
+        self.confinement
+            .enter(kernel, tier, options, awaits_port, metrics);
     }
 
     fn watch_command(&mut self, kernel: &mut impl Kernel, moment: Moment) {

@@ -124,6 +124,11 @@ impl Web {
         Ok(())
     }
 
+    /// Whether to listen still takes a right: low ports are not everyone's (ip(7)).
+    pub(super) fn awaits_port(&self) -> bool {
+        self.next_listen.is_some() && self.address.port < 1_024
+    }
+
     /// Where our own listener listens.
     #[inline(never)]
     pub(super) fn own_listener(&self) -> Option<Endpoint> {

@@ -665,8 +665,27 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Whether the rules that stand in the kernel are known, or will not be
     /// soon: only then it is known which sources are blocked already.
     pub fn is_settled(&self, now: Instant) -> bool {
-        let mut places = self.places();
-        now.is_past(self.settled_at()) || places.all(|place| self.table(place).is_settled())
+        now.is_past(self.settled_at()) || self.is_listed()
+    }
+
+    /// Whether every table was listed, or cannot be for now.
+    #[inline(never)]
+    pub fn is_listed(&self) -> bool {
+        !self.is_enabled() || self.places().all(|place| self.table(place).is_settled())
+    }
+
+    /// Whether programs are run to make blocks.
+    pub fn runs_tools(&self) -> bool {
+        self.is_enabled() && self.places().any(|place| place != Place::Sets)
+    }
+
+    /// From now on none can be run.
+    pub fn give_up_tools(&mut self) {
+        for family in Family::ALL {
+            for place in Place::chains(family) {
+                self.table_mut(place).is_given_up = true;
+            }
+        }
     }
 
     /// When waiting for the first listing ends in any case.

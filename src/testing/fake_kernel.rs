@@ -16,10 +16,11 @@ use super::nf_tables_model::NfTables;
 use crate::address::{Endpoint, Family, Network, PerFamily};
 use crate::kernel::{
     Accepted, CAP_NET_ADMIN, Child, Claim, Clock, Descriptor, Errno, Exit, File, Instruction,
-    Interest, Invocation, Kernel, Link, More, Netlink, Path, ProcessStatus, Screen, Signal,
-    StartUp, Stream,
+    Interest, Invocation, Kernel, Link, More, Netlink, Path, ProcessStatus, Sandbox, Screen,
+    Signal, StartUp, Stream,
 };
 use crate::proc_net_tcp::TcpState;
+use crate::sandbox::Layer;
 use crate::table::HashKey;
 use crate::time::{Calendar, Duration, Instant, nearest};
 
@@ -209,6 +210,15 @@ pub enum Service {
     Silent,
     /// Answers the first request, then closes.
     Answers(&'static str),
+}
+
+/// What a sandbox left.
+#[derive(Clone, Debug)]
+pub struct Given {
+    pub at: Instant,
+    pub capabilities: u32,
+    pub is_sealed: bool,
+    readable: Vec<String>,
 }
 
 type Event = Box<dyn FnOnce(&mut FakeKernel)>;
@@ -474,6 +484,10 @@ pub struct FakeKernel {
     pub protected: Vec<Network>,
     /// Rules that were broken.
     pub violations: Vec<String>,
+    /// What was given up.
+    pub sandbox: Option<Given>,
+    /// What the kernel lacks of it, bits of `Layer`.
+    pub lacks_layers: u8,
     events: BTreeMap<(Instant, u64), Event>,
     event_count: u64,
     signals: VecDeque<Signal>,
@@ -583,6 +597,8 @@ impl FakeKernel {
             progress: 0,
             protected: Vec::new(),
             violations: Vec::new(),
+            sandbox: None,
+            lacks_layers: 0,
             events: BTreeMap::new(),
             event_count: 0,
             signals: VecDeque::new(),
@@ -1162,6 +1178,26 @@ impl FakeKernel {
     }
 }
 
+impl FakeKernel {
+    /// A violation where the sandbox took away what this verb needs.
+    fn needs(&mut self, verb: &str, allows: fn(&Given) -> bool) {
+        if self.sandbox.as_ref().is_some_and(|given| !allows(given)) {
+            self.violations.push(format!("{verb} in the sandbox"));
+        }
+    }
+
+    fn may_read(&self, path: &str) -> bool {
+        let Some(given) = &self.sandbox else {
+            return true;
+        };
+        let is_below = |folder: &String| {
+            let rest = path.strip_prefix(folder.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        given.readable.iter().any(is_below)
+    }
+}
+
 impl Kernel for FakeKernel {
     fn clock(&mut self, clock: Clock) -> Duration {
         let since_boot = self.now.as_nanos();
@@ -1217,6 +1253,9 @@ impl Kernel for FakeKernel {
         let path = String::from_utf8(path.as_bytes().to_vec()).unwrap();
         if self.faults.no_descriptors {
             return Err(Errno::EMFILE);
+        }
+        if !self.may_read(&path) {
+            return Err(Errno::EACCES);
         }
         let text = self.text(&path)?;
         let is_folder = self.is_folder(&path);
@@ -1340,6 +1379,7 @@ impl Kernel for FakeKernel {
     }
 
     fn claim(&mut self, _: &str) -> Result<Claim, Errno> {
+        self.needs("claim", |_| false);
         match self.claims.pop_front() {
             Some(claim) => Ok(claim),
             None => self.new_descriptor(Open::Lock).map(Claim::Ours),
@@ -1356,7 +1396,10 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
-    fn listen(&mut self, _: Endpoint) -> Result<Descriptor, Errno> {
+    fn listen(&mut self, address: Endpoint) -> Result<Descriptor, Errno> {
+        if address.port < 1_024 {
+            self.needs("listen", |given| given.capabilities & 1 << 10 != 0);
+        }
         match self.faults.listen {
             Some(error) => Err(error),
             None => self.new_descriptor(Open::Listener),
@@ -1481,6 +1524,7 @@ impl Kernel for FakeKernel {
 
     fn packet_socket(&mut self) -> Result<Descriptor, Errno> {
         match self.faults.packets {
+            _ if self.sandbox.is_some() => Err(Errno::EPERM),
             Some(error) => Err(error),
             None => self.new_descriptor(Open::Packets(PacketSocket::default())),
         }
@@ -1607,6 +1651,7 @@ impl Kernel for FakeKernel {
         }
         if kind == Netlink::ForeignEvents {
             return match self.faults.foreign_events {
+                _ if self.sandbox.is_some() => Err(Errno::EPERM),
                 Some(error) => Err(error),
                 None => self.new_descriptor(Open::ForeignEvents(EventSocket::default())),
             };
@@ -1641,6 +1686,7 @@ impl Kernel for FakeKernel {
     }
 
     fn spawn(&mut self, invocation: &Invocation) -> Result<Child, Errno> {
+        self.needs("spawn", |given| !given.is_sealed);
         if self.child.is_some() {
             self.violations.push("two children at once".to_owned());
         }
@@ -1718,6 +1764,31 @@ impl Kernel for FakeKernel {
             child.exit_at = Some(self.now);
         }
         self.progress += 1;
+    }
+
+    fn enter_sandbox(&mut self, sandbox: &Sandbox) -> u8 {
+        self.needs("a second sandbox", |_| false);
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let mut readable = Vec::new();
+        readable.extend(
+            text(sandbox.files)
+                .split(':')
+                .map(|path| path[1..].to_owned()),
+        );
+        readable.push(text(sandbox.proc_directory));
+        for file in sandbox.beside.iter().map(|file| text(file)) {
+            if self.files.contains_key(&file) {
+                readable.push(file.rsplit_once('/').unwrap().0.to_owned());
+            }
+        }
+        self.sandbox = Some(Given {
+            at: self.now,
+            capabilities: sandbox.capabilities,
+            is_sealed: sandbox.is_sealed,
+            readable,
+        });
+        let all: u8 = Layer::ALL.iter().map(|layer| layer.bit()).sum();
+        all & !self.lacks_layers
     }
 }
 

@@ -1,0 +1,73 @@
+//! When rights are given up: once all that needs them is open.
+
+use crate::kernel::Kernel;
+use crate::label::Label;
+use crate::limits::SANDBOX_WAIT;
+use crate::metrics::Metrics;
+use crate::options::Options;
+use crate::sandbox::{Filter, Layer, Tier, sandbox};
+use crate::time::Instant;
+
+use super::Firewall;
+use super::facts::RESOLVER_FILES;
+use super::output::log_error;
+
+/// All bytes zero when there is none to enter.
+pub(super) struct Confinement {
+    /// When it is entered in any case; `None` where it was, or is not to be.
+    deadline: Option<Instant>,
+}
+
+impl Confinement {
+    pub(super) const fn new() -> Self {
+        Self { deadline: None }
+    }
+
+    /// From now on it is waited for.
+    pub(super) fn start(&mut self, options: &Options, metrics: &mut Metrics, now: Instant) {
+        self.deadline = options.has_sandbox.then(|| now.after(SANDBOX_WAIT));
+        metrics.sandbox_tier.set(Tier::None, 1);
+    }
+
+    /// The tier whose time has come: a listing by iptables may load modules, which
+    /// needs more than is kept, and one that hangs keeps nothing open for ever.
+    pub(super) fn due(&self, firewall: &Firewall, is_idle: bool, now: Instant) -> Option<Tier> {
+        let deadline = self.deadline?;
+        let is_listed = is_idle && firewall.is_listed();
+        if !is_listed && now < deadline {
+            return None;
+        }
+        Some(if firewall.runs_tools() {
+            Tier::Confined
+        } else {
+            Tier::Sealed
+        })
+    }
+
+    #[inline(never)]
+    pub(super) fn enter(
+        &mut self,
+        kernel: &mut impl Kernel,
+        tier: Tier,
+        options: &Options,
+        awaits_port: bool,
+        metrics: &mut Metrics,
+    ) {
+        self.deadline = None;
+        let mut calls = Filter::new();
+        let mut sandbox = sandbox(tier, options.exec_root.as_bytes(), awaits_port, &mut calls);
+        sandbox.proc_directory = options.proc_directory.as_bytes();
+        sandbox.beside = &RESOLVER_FILES;
+        let layers = kernel.enter_sandbox(&sandbox);
+        metrics.sandbox_tier.set(Tier::None, 0);
+        metrics.sandbox_tier.set(tier, 1);
+        for (layer, word) in Layer::ALL.into_iter().zip(Layer::values()) {
+            let holds = layers & layer.bit() != 0;
+            metrics.sandbox_layers.set(layer, holds.into());
+            if !holds {
+                let words = b"the kernel or its container refuses a part of the sandbox: ";
+                log_error(kernel, &[words, word]);
+            }
+        }
+    }
+}

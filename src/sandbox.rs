@@ -1,0 +1,304 @@
+//! What the process still needs once everything is open: capabilities, files and
+//! system calls, in two tiers. Whatever takes it over afterwards has no more.
+
+use heapless::Vec;
+
+use crate::kernel::{CAP_NET_ADMIN, Instruction, Sandbox, bpf};
+use crate::label::label;
+
+/// How much is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// No program will be run any more.
+    Sealed,
+    /// iptables has to run, with what it inherits from us.
+    Confined,
+    /// Nothing: not yet, or `--sandbox none`.
+    None,
+}
+
+label!(Tier, "tier", 0, ["sealed", "confined", "none"]);
+
+/// What the kernel does its part with; it may lack any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layer {
+    /// capabilities(7), and the user.
+    Capabilities,
+    /// PR_SET_NO_NEW_PRIVS of prctl(2).
+    NoNewPrivs,
+    /// landlock(7).
+    Landlock,
+    /// seccomp(2).
+    Seccomp,
+}
+
+label!(
+    Layer,
+    "layer",
+    0,
+    ["capabilities", "no_new_privs", "landlock", "seccomp"]
+);
+
+impl Layer {
+    /// In the order of their labels.
+    pub const ALL: [Self; 4] = [
+        Self::Capabilities,
+        Self::NoNewPrivs,
+        Self::Landlock,
+        Self::Seccomp,
+    ];
+
+    /// Its bit in a set of them.
+    pub const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+// Capabilities: bits of linux/capability.h.
+
+/// nf_tables asks for it at each send(2), of who opened the socket and of who
+/// sends (net/netfilter/nfnetlink.c); SOCK_DESTROY and conntrack likewise.
+const NET_ADMIN: u32 = CAP_NET_ADMIN as u32;
+/// For a listener below 1024 that is still to come.
+const NET_BIND_SERVICE: u32 = 1 << 10;
+/// iptables-legacy opens a raw socket.
+const NET_RAW: u32 = 1 << 13;
+/// chroot(2) before iptables, with --exec-root.
+const SYS_CHROOT: u32 = 1 << 18;
+
+// Files, each behind a letter: of folders `r` is what may be read below, `x` what
+// may be run as well; of files `f` may be read, and `w` written.
+
+/// Below the folders the resolver's files, which rename(2) replaces, so that a rule
+/// on one of them would go with the file it was; our own name; rows and counters.
+/// File modes keep secrets from nobody. The device is a descriptor in reserve.
+const SEALED_FILES: &[u8] = b"r/etc:r/run:r/var/run:r/proc:f/dev/null";
+/// Where systems keep programs and libraries, the folders of PATH apart; and the
+/// device that scripts write to.
+const CONFINED_FILES: &[u8] = b"r/etc:r/run:r/var/run:r/proc:w/dev/null:\
+    x/usr:x/bin:x/sbin:x/lib:x/lib32:x/lib64:x/opt:x/nix:x/gnu";
+
+/// What is kept; `root` is where programs are to run in, and `awaits_port`: a
+/// listener that needs a right is still to come.
+pub fn sandbox<'a>(
+    tier: Tier,
+    root: &'a [u8],
+    awaits_port: bool,
+    calls: &'a mut Filter,
+) -> Sandbox<'a> {
+    let is_sealed = tier == Tier::Sealed;
+    put_filter(calls, is_sealed);
+    let port = if awaits_port { NET_BIND_SERVICE } else { 0 };
+    let chroot = if root.is_empty() { 0 } else { SYS_CHROOT };
+    let programs = if is_sealed { 0 } else { NET_RAW | chroot };
+    Sandbox {
+        is_sealed,
+        capabilities: NET_ADMIN | port | programs,
+        files: if is_sealed {
+            SEALED_FILES
+        } else {
+            CONFINED_FILES
+        },
+        root: if is_sealed { b"" } else { root },
+        proc_directory: b"",
+        beside: &[],
+        calls,
+    }
+}
+
+// System calls.
+
+/// Numbers of the libc crate, which fit 16 bits on all processors.
+macro_rules! calls {
+    ($($name:ident)*) => {
+        [$(libc::$name as u16),*]
+    };
+}
+
+/// All that a turn makes while no program is run, most frequent first.
+const NEEDED: [u16; 25] = calls![
+    SYS_read SYS_recvfrom SYS_clock_gettime SYS_lseek SYS_recvmsg SYS_sendto
+    SYS_write SYS_openat SYS_close SYS_fstat
+    SYS_accept4 SYS_getsockname SYS_shutdown SYS_ioctl
+    // Netlink sockets that failed, a listener that comes later, the self-test of
+    // destroy events, the init system's socket.
+    SYS_socket SYS_bind SYS_connect SYS_listen SYS_setsockopt
+    // Packets that were lost.
+    SYS_getsockopt
+    // The process_* metrics.
+    SYS_getdents64 SYS_prlimit64
+    // Orphans that PID 1 collects.
+    SYS_wait4
+    // poll(2) after SIGSTOP and SIGCONT.
+    SYS_restart_syscall
+    SYS_exit_group
+];
+
+/// What the C library makes of others: on 32 bits first a call that knows time of
+/// 64 bits, then the one of older kernels.
+#[cfg(target_arch = "x86_64")]
+const NEEDED_HERE: [u16; 2] = calls![SYS_poll SYS_fstatfs];
+#[cfg(all(target_pointer_width = "64", not(target_arch = "x86_64")))]
+const NEEDED_HERE: [u16; 2] = calls![SYS_ppoll SYS_fstatfs];
+#[cfg(target_pointer_width = "32")]
+const NEEDED_HERE: [u16; 7] = {
+    let [poll, statfs, seek, status, statx] =
+        calls![SYS_poll SYS_fstatfs64 SYS__llseek SYS_fstat64 SYS_statx];
+    [
+        poll,
+        statfs,
+        seek,
+        status,
+        statx,
+        CLOCK_GETTIME64,
+        SOCKETCALL,
+    ]
+};
+/// The same number everywhere (include/uapi/asm-generic/unistd.h), on mips behind
+/// 4,000.
+#[cfg(target_pointer_width = "32")]
+const CLOCK_GETTIME64: u16 = 403 + if cfg!(target_arch = "mips") { 4_000 } else { 0 };
+/// Before Linux 4.3 all calls of sockets are this one (socketcall(2)).
+#[cfg(target_arch = "x86")]
+const SOCKETCALL: u16 = libc::SYS_socketcall as u16;
+#[cfg(all(target_pointer_width = "32", not(target_arch = "x86")))]
+const SOCKETCALL: u16 = CLOCK_GETTIME64;
+
+const _: () = assert!(NEEDED.len() + NEEDED_HERE.len() <= 32);
+
+/// What makes programs, other processes, other namespaces or the kernel one's own:
+/// none of it is ever ours, but for the first three, which run iptables.
+const DANGEROUS: [u16; 42] = calls![
+    SYS_execve SYS_execveat SYS_chroot
+    SYS_ptrace SYS_process_vm_readv SYS_process_vm_writev SYS_pidfd_getfd SYS_kcmp
+    SYS_mount SYS_umount2 SYS_pivot_root SYS_fsopen SYS_fsconfig SYS_fsmount
+    SYS_open_tree SYS_move_mount SYS_mount_setattr SYS_open_by_handle_at
+    SYS_init_module SYS_finit_module SYS_delete_module SYS_kexec_load SYS_reboot
+    SYS_bpf SYS_perf_event_open SYS_userfaultfd SYS_setns SYS_unshare
+    SYS_io_uring_setup SYS_io_uring_enter SYS_io_uring_register
+    SYS_keyctl SYS_add_key SYS_request_key SYS_syslog SYS_quotactl SYS_acct
+    SYS_swapon SYS_swapoff SYS_settimeofday SYS_clock_settime SYS_personality
+];
+const RUNS_PROGRAMS: usize = 3;
+
+/// AUDIT_ARCH_* of linux/audit.h: numbers mean other calls to a kernel that is
+/// called the way of another processor. 0 where that is not known: no filter.
+const ARCHITECTURE: u32 = if cfg!(target_arch = "x86_64") {
+    0xc000_003e
+} else if cfg!(target_arch = "x86") {
+    0x4000_0003
+} else if cfg!(target_arch = "aarch64") {
+    0xc000_00b7
+} else if cfg!(target_arch = "arm") {
+    0x4000_0028
+} else if cfg!(target_arch = "riscv64") {
+    0xc000_00f3
+} else if cfg!(all(target_arch = "mips", target_endian = "little")) {
+    0x4000_0008
+} else if cfg!(target_arch = "mips") {
+    8
+} else if cfg!(target_arch = "s390x") {
+    0x8000_0016
+} else {
+    0
+};
+
+const NEEDED_COUNT: usize = NEEDED.len() + NEEDED_HERE.len();
+const COUNT: usize = NEEDED_COUNT + DANGEROUS.len();
+/// All of them in one.
+const CALLS: [u16; COUNT] = {
+    let mut calls = [0; COUNT];
+    let (mut rest, mut index) = ([NEEDED.as_slice(), &NEEDED_HERE, &DANGEROUS], 0);
+    while index < COUNT {
+        match rest {
+            [[call, others @ ..], second, third] => {
+                (calls[index], rest) = (*call, [others, second, third]);
+                index += 1;
+            }
+            [[], second, third] => rest = [second, third, &[]],
+        }
+    }
+    calls
+};
+
+/// Room for a filter.
+const FILTER_MAX: usize = HEAD.len() + COUNT + 3;
+
+/// Instructions of a filter.
+pub type Filter = Vec<Instruction, FILTER_MAX>;
+
+// What a filter returns: linux/seccomp.h.
+const KILL_PROCESS: u32 = 0x8000_0000;
+const ERRNO: u32 = 0x0005_0000;
+const ALLOW: u32 = 0x7fff_0000;
+
+// Offsets in struct seccomp_data; of an argument, which has 64 bits, the low half.
+const NUMBER: u32 = 0;
+const PROCESSOR: u32 = 4;
+const LOW_HALF: u32 = if cfg!(target_endian = "big") { 4 } else { 0 };
+const FIRST_ARGUMENT: u32 = 16 + LOW_HALF;
+const SECOND_ARGUMENT: u32 = 24 + LOW_HALF;
+
+/// x86_64 has a second set of calls with this bit (asm/unistd.h, __X32_SYSCALL_BIT);
+/// elsewhere no number has it.
+const SECOND_SET: u32 = 0x4000_0000;
+/// TIOCSTI and TIOCLINUX type for who sits at our terminal (asm/ioctls.h).
+const TYPE: u32 = if cfg!(target_arch = "mips") {
+    0x5472
+} else {
+    0x5412
+};
+const PASTE: u32 = if cfg!(target_arch = "mips") {
+    0x5483
+} else {
+    0x541c
+};
+const EPERM: u32 = ERRNO | libc::EPERM as u32;
+
+/// What comes first in either tier.
+const HEAD: [Instruction; 17] = [
+    bpf::load(bpf::LDW, PROCESSOR),
+    bpf::jump(bpf::JEQ, ARCHITECTURE, 1, 0),
+    bpf::load(bpf::RET, KILL_PROCESS),
+    bpf::load(bpf::LDW, NUMBER),
+    bpf::jump(bpf::JSET, SECOND_SET, 10, 0),
+    bpf::jump(bpf::JEQ, libc::SYS_ioctl as u32, 0, 3),
+    bpf::load(bpf::LDW, SECOND_ARGUMENT),
+    bpf::jump(bpf::JEQ, TYPE, 7, 0),
+    bpf::jump(bpf::JEQ, PASTE, 6, 7),
+    // The others are rarely used, and so rarely looked at.
+    bpf::jump(bpf::JEQ, libc::SYS_socket as u32, 0, 6),
+    bpf::load(bpf::LDW, FIRST_ARGUMENT),
+    bpf::jump(bpf::JEQ, libc::AF_UNIX as u32, 4, 0),
+    bpf::jump(bpf::JEQ, libc::AF_INET as u32, 3, 0),
+    bpf::jump(bpf::JEQ, libc::AF_INET6 as u32, 2, 0),
+    bpf::jump(bpf::JEQ, libc::AF_NETLINK as u32, 1, 0),
+    bpf::load(bpf::RET, EPERM),
+    bpf::load(bpf::LDW, NUMBER),
+];
+
+/// Puts the filter of a tier into `filter`; none where the processor is not known.
+/// Behind the calls stand three ends, for the others, for what is allowed and for
+/// what is refused.
+#[inline(never)]
+fn put_filter(filter: &mut Filter, is_sealed: bool) {
+    if ARCHITECTURE == 0 {
+        return;
+    }
+    let (allowed, ends) = if is_sealed {
+        (
+            NEEDED_COUNT,
+            [ERRNO | libc::ENOSYS as u32, ALLOW, KILL_PROCESS],
+        )
+    } else {
+        (NEEDED_COUNT + RUNS_PROGRAMS, [ALLOW, ALLOW, EPERM])
+    };
+    let _ = filter.extend_from_slice(&HEAD);
+    for (index, call) in CALLS.iter().enumerate() {
+        let to_end = COUNT - index + usize::from(index >= allowed);
+        let _ = filter.push(bpf::jump(bpf::JEQ, (*call).into(), to_end as u8, 0));
+    }
+    for end in ends {
+        let _ = filter.push(bpf::load(bpf::RET, end));
+    }
+}
