@@ -34,7 +34,7 @@ use crate::text::{
 use crate::time::{Calendar, Duration, Instant, nearest, order};
 
 /// Bytes kept free before a body for its head.
-const HEAD_ROOM: usize = 384;
+const HEAD_ROOM: usize = 1_024;
 /// Bytes kept of Host: a longer one is no name of ours, nor is its beginning.
 const HOST_ROOM: usize = 256;
 /// Bytes a body can have in one piece.
@@ -109,10 +109,14 @@ pub enum ContentType {
     Plain,
     /// Metrics.
     Metrics(Format),
+    /// The live page.
+    Page,
 }
 
 impl ContentType {
-    /// The field value.
+    /// The field value; of the page also what else is to be said of it. It may
+    /// run the script and the style that came with it, ask this daemon, and
+    /// nothing else, whoever gets hold of what it shows.
     pub const fn value(self) -> &'static str {
         match self {
             Self::Plain => "text/plain; charset=utf-8",
@@ -120,6 +124,12 @@ impl ContentType {
             Self::Metrics(Format::OpenMetrics) => {
                 "application/openmetrics-text; version=1.0.0; charset=utf-8"
             }
+            Self::Page => concat!(
+                "text/html; charset=utf-8\r\nContent-Encoding: gzip\r\nCache-Control: no-cache\r\n",
+                "X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n",
+                "Content-Security-Policy: ",
+                include_str!("../dist/live.csp")
+            ),
         }
     }
 }
@@ -129,10 +139,14 @@ impl ContentType {
 pub enum Request {
     /// The metrics: call `respond`.
     Metrics(Format),
+    /// The live page: call `respond`, or `refuse`.
+    Page,
     /// Whether all is well: call `respond`.
     Healthz,
     /// The blocked sources: call `respond_part`, or `refuse`.
     Blocked {
+        /// Each with all that is known of its block.
+        is_detailed: bool,
         /// Where the list goes on: 0 first, then what the last part returned.
         cursor: u32,
     },
@@ -145,9 +159,12 @@ pub enum Request {
 enum Resource {
     /// Nothing we have.
     Unknown,
+    /// The live page for browsers, the metrics for all others.
+    Root,
     Metrics,
     Healthz,
     Blocked,
+    Blocks,
 }
 
 /// Which transfer coding is the last one (RFC 9112 section 6.1).
@@ -181,6 +198,10 @@ struct Head {
     /// The best quality Accept gives each format, in thousandths.
     openmetrics_quality: u32,
     text_quality: u32,
+    page_quality: u32,
+    /// What Accept-Encoding says of gzip: 1 yes, 0 no; named, and not by `*`
+    /// only: 2 more.
+    gzip: u8,
 }
 
 impl Head {
@@ -201,6 +222,8 @@ impl Head {
             keep_alive: false,
             openmetrics_quality: 0,
             text_quality: 0,
+            page_quality: 0,
+            gzip: 0,
         }
     }
 
@@ -276,6 +299,9 @@ impl Head {
         } else if is(b"accept") {
             self.take_accept(value);
             Ok(())
+        } else if is(b"accept-encoding") {
+            self.take_accept_encoding(value);
+            Ok(())
         } else {
             Ok(())
         }
@@ -323,16 +349,44 @@ impl Head {
         }
     }
 
+    /// RFC 9110 section 12.5.1. A wildcard names no format, another version is
+    /// another format.
     fn take_accept(&mut self, value: &[u8]) {
-        for range in split(value, b',') {
-            let (format, quality) = parse_media_range(range);
-            let best = match format {
-                Some(Format::OpenMetrics) => &mut self.openmetrics_quality,
-                Some(Format::Text) => &mut self.text_quality,
-                None => continue,
+        for element in split(value, b',') {
+            let (name, quality, version) = parse_element(element);
+            let is = |known, own_version: &[u8]| {
+                eq_ignore_case(name, known) && version.is_none_or(|version| version == own_version)
+            };
+            let best = if is(b"application/openmetrics-text", b"1.0.0") {
+                &mut self.openmetrics_quality
+            } else if is(b"text/plain", b"0.0.4") {
+                &mut self.text_quality
+            } else if is(b"text/html", b"") {
+                &mut self.page_quality
+            } else {
+                continue;
             };
             *best = quality.max(*best);
         }
+    }
+
+    /// RFC 9110 section 12.5.3: `*` is any coding that is not named.
+    fn take_accept_encoding(&mut self, value: &[u8]) {
+        for element in split(value, b',') {
+            let (name, quality, _) = parse_element(element);
+            let is_gzip = eq_ignore_case(name, b"gzip");
+            if is_gzip || name == b"*" {
+                let verdict = u8::from(is_gzip) << 1 | u8::from(quality > 0);
+                self.gzip = self.gzip.max(verdict);
+            }
+        }
+    }
+
+    /// Whether the live page is wanted where metrics are, too. It is there
+    /// gzip'ed only.
+    fn takes_page(&self) -> bool {
+        let other_quality = self.openmetrics_quality.max(self.text_quality);
+        self.page_quality > 0 && self.page_quality >= other_quality && self.gzip & 1 != 0
     }
 
     /// Whether the connection may go on (RFC 9112 section 9.3).
@@ -376,9 +430,17 @@ impl Head {
             _ if self.odd_target => Request::Error(Status::BadRequest),
             (Resource::Unknown, _) => Request::Error(Status::NotFound),
             (_, false) => Request::Error(Status::MethodNotAllowed),
-            (Resource::Metrics, true) => Request::Metrics(format),
+            (Resource::Root, true) if self.takes_page() => Request::Page,
+            (Resource::Root | Resource::Metrics, true) => Request::Metrics(format),
             (Resource::Healthz, true) => Request::Healthz,
-            (Resource::Blocked, true) => Request::Blocked { cursor: 0 },
+            (Resource::Blocked | Resource::Blocks, true) => self.list_from(0),
+        }
+    }
+
+    fn list_from(&self, cursor: u32) -> Request {
+        Request::Blocked {
+            is_detailed: self.resource == Resource::Blocks,
+            cursor,
         }
     }
 }
@@ -453,37 +515,32 @@ fn path_of(target: &[u8]) -> Option<&[u8]> {
 #[inline(never)]
 fn resource_of(path: &[u8]) -> Resource {
     match split_once(path, b'?').0 {
-        b"/" | b"/metrics" => Resource::Metrics,
+        b"/" => Resource::Root,
+        b"/metrics" => Resource::Metrics,
         b"/healthz" => Resource::Healthz,
         b"/blocked" => Resource::Blocked,
+        b"/blocks" => Resource::Blocks,
         _ => Resource::Unknown,
     }
 }
 
-/// The format one element of Accept names (RFC 9110 section 12.5.1) and its
-/// quality. A wildcard names no format, another version is another format.
-fn parse_media_range(range: &[u8]) -> (Option<Format>, u32) {
-    let mut parts = split(range, b';').map(trim);
-    let name = parts.next().unwrap_or_default();
-    let (format, wanted_version): (_, &[u8]) =
-        if eq_ignore_case(name, b"application/openmetrics-text") {
-            (Format::OpenMetrics, b"1.0.0")
-        } else if eq_ignore_case(name, b"text/plain") {
-            (Format::Text, b"0.0.4")
-        } else {
-            return (None, 0);
-        };
-    let mut quality = 1_000;
+/// One element of Accept or Accept-Encoding: its name, its quality, and the
+/// version it asks for.
+#[inline(never)]
+fn parse_element(element: &[u8]) -> (&[u8], u32, Option<&[u8]>) {
+    let mut parts = split(element, b';').map(trim);
+    let element = parts.next().unwrap_or_default();
+    let (mut quality, mut version) = (1_000, None);
     for part in parts {
         let (name, value) = split_once(part, b'=');
         let value = trim(value);
         if eq_ignore_case(name, b"q") {
             quality = parse_quality(value).unwrap_or(0);
-        } else if eq_ignore_case(name, b"version") && unquoted(value) != wanted_version {
-            return (None, 0);
+        } else if eq_ignore_case(name, b"version") {
+            version = Some(unquoted(value));
         }
     }
-    (Some(format), quality)
+    (element, quality, version)
 }
 
 fn unquoted(value: &[u8]) -> &[u8] {
@@ -713,7 +770,7 @@ impl Exchange {
         self.unix_seconds = unix_seconds;
         match (self.state, self.next_part) {
             (State::Receiving, _) => {}
-            (State::NextPart, Some(cursor)) => return Some(Request::Blocked { cursor }),
+            (State::NextPart, Some(cursor)) => return Some(self.head.list_from(cursor)),
             _ => return None,
         }
         match self.read_head() {
@@ -802,17 +859,18 @@ impl Exchange {
         }
         if self.response.is_truncated() {
             self.begin_body();
-            self.respond_whole(Status::InternalError, ContentType::Plain);
+            self.respond_whole(Status::InternalError, ContentType::Plain, b"");
         } else {
-            self.respond_whole(status, content_type);
+            self.respond_whole(status, content_type, b"");
         }
     }
 
     /// Answers `Request::Blocked` with the next part of a list. `write` returns
     /// where the list goes on, or `None` at its end; it must write something
     /// before it may go on. The end of the connection ends a list of several
-    /// parts: its length cannot be known before (RFC 9112 section 6.3).
-    pub fn respond_part(&mut self, write: impl FnOnce(&mut TextView) -> Option<u32>) {
+    /// parts: its length cannot be known before (RFC 9112 section 6.3). `field`
+    /// is a line more of the head, with its end, or nothing.
+    pub fn respond_part(&mut self, field: &[u8], write: impl FnOnce(&mut TextView) -> Option<u32>) {
         let is_first = self.next_part.is_none();
         let next = write(self.begin_body());
         let has_body = self.response.as_bytes().len() > HEAD_ROOM;
@@ -822,10 +880,11 @@ impl Exchange {
             return self.fail();
         }
         match (is_first, next) {
-            (true, None) => self.respond_whole(Status::Ok, ContentType::Plain),
+            (true, None) => self.respond_whole(Status::Ok, ContentType::Plain, field),
             (true, Some(_)) => {
                 self.close_after = true;
                 let mut head = self.answer_head(Status::Ok, ContentType::Plain);
+                head.put(field);
                 head.put(b"\r\n");
                 self.send_answer(head.as_bytes());
             }
@@ -836,14 +895,14 @@ impl Exchange {
     /// The empty body; before it there is room for the head.
     #[inline(never)]
     fn begin_body(&mut self) -> &mut TextView {
-        self.response.clear();
-        self.response.put(&[0; HEAD_ROOM]);
+        self.response.clear_behind(HEAD_ROOM);
         &mut self.response
     }
 
-    fn respond_whole(&mut self, status: Status, content_type: ContentType) {
+    fn respond_whole(&mut self, status: Status, content_type: ContentType, field: &[u8]) {
         let length = self.response.as_bytes().len().saturating_sub(HEAD_ROOM);
         let mut head = self.answer_head(status, content_type);
+        head.put(field);
         head.put(b"Content-Length: ");
         head.put_decimal(length as u64);
         head.put(b"\r\n\r\n");
@@ -873,9 +932,11 @@ impl Exchange {
         head.put(b"Content-Type: ");
         head.put(content_type.value().as_bytes());
         head.put(b"\r\n");
-        if content_type != ContentType::Plain {
-            // Accept decided it (RFC 9110 section 12.5.5).
-            head.put(b"Vary: Accept\r\n");
+        // What decided it (RFC 9110 section 12.5.5).
+        match self.head.resource {
+            Resource::Root => head.put(b"Vary: Accept, Accept-Encoding\r\n"),
+            Resource::Metrics => head.put(b"Vary: Accept\r\n"),
+            Resource::Unknown | Resource::Healthz | Resource::Blocked | Resource::Blocks => {}
         }
         head
     }
@@ -1178,10 +1239,11 @@ mod tests {
             Request::Metrics(format @ Format::OpenMetrics) => {
                 exchange.respond(Status::Ok, ContentType::Metrics(format), &[b"# EOF\n"]);
             }
+            Request::Page => exchange.respond(Status::Ok, ContentType::Page, &[b"packed"]),
             Request::Healthz => {
                 exchange.respond(Status::ServiceUnavailable, ContentType::Plain, &[b"ill\n"]);
             }
-            Request::Blocked { cursor } => exchange.respond_part(|body| {
+            Request::Blocked { cursor, .. } => exchange.respond_part(b"", |body| {
                 let end = (cursor + list.a_part).min(list.entries);
                 (cursor..end).for_each(|_| body.put(list.line));
                 (end < list.entries).then_some(end)
@@ -1585,6 +1647,52 @@ mod tests {
         }
     }
 
+    /// Fields of a request, and whether they ask for the live page at `/`.
+    #[rustfmt::skip]
+    const PAGE: &[(&str, bool)] = &[
+        ("Accept: text/html|Accept-Encoding: gzip", true),
+        // Browsers, over plain HTTP.
+        ("Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8|\
+            Accept-Encoding: gzip, deflate", true),
+        ("ACCEPT: Text/HTML|accept-encoding: br|Accept-Encoding: GZip;q=0.1", true),
+        ("Accept: text/plain;q=0.9, text/html;q=0.9|Accept-Encoding: *", true),
+        ("Accept: text/html|Accept-Encoding: *;q=0, gzip", true),
+        ("Accept: text/html|Accept-Encoding: gzip;q=1, *;q=0", true),
+        ("Accept: text/html|Accept-Encoding: gzip;q=0", false),
+        ("Accept: text/html|Accept-Encoding: gzip;q=0.000, *", false),
+        ("Accept: text/html|Accept-Encoding: *, gzip ; Q=0", false),
+        ("Accept: text/html|Accept-Encoding: *;q=0", false),
+        ("Accept: text/html|Accept-Encoding: gzip;q=2", false),
+        ("Accept: text/html|Accept-Encoding: gzipped, identity", false),
+        ("Accept: text/html|Accept-Encoding: ", false),
+        ("Accept: text/html", false),
+        ("Accept: text/html;q=0|Accept-Encoding: gzip", false),
+        ("Accept: text/html;q=0.5, text/plain|Accept-Encoding: gzip", false),
+        ("Accept: text/html;q=0.5, application/openmetrics-text|Accept-Encoding: gzip", false),
+        // curl --compressed, and no browser.
+        ("Accept: */*|Accept-Encoding: deflate, gzip, br, zstd", false),
+        ("Accept: text/*|Accept-Encoding: gzip", false),
+        ("Accept-Encoding: gzip", false),
+        // Prometheus.
+        ("Accept: application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;\
+            q=0.3,*/*;q=0.2|Accept-Encoding: gzip", false),
+    ];
+
+    #[test]
+    fn browsers_are_given_the_page() {
+        for (fields, is_page) in PAGE {
+            let at = |path, fields| answer_to(&format!("GET {path} HTTP/1.1|Host: a|{fields}||"));
+            let answer = at("/?a", fields);
+            assert_eq!(answer.body == b"packed", *is_page, "{fields}");
+            assert_eq!(answer.fields["vary"], "Accept, Accept-Encoding");
+            let coding = answer.fields.get("content-encoding");
+            assert_eq!(coding.map(String::as_str), is_page.then_some("gzip"));
+            let metrics = at("/metrics", fields);
+            assert_eq!(metrics.fields["vary"], "Accept", "{fields}");
+            assert!(!metrics.fields.contains_key("content-security-policy"));
+        }
+    }
+
     #[test]
     fn a_request_has_exactly_so_much_room() {
         let line = |length: usize| {
@@ -1649,25 +1757,26 @@ mod tests {
     /// What was to follow may be gone by the time of the next part.
     #[test]
     fn a_list_may_end_with_nothing() {
-        for version in ["1.0", "1.1"] {
+        for (version, is_detailed) in [("1.0", false), ("1.1", true)] {
             let mut server = server::<4>();
-            let request = format!("GET /blocked HTTP/{version}\r\nHost: a\r\n\r\n");
+            let path = if is_detailed { "/blocks" } else { "/blocked" };
+            let request = format!("GET {path} HTTP/{version}\r\nHost: a\r\n\r\n");
+            let part = |cursor| {
+                Some(Request::Blocked {
+                    is_detailed,
+                    cursor,
+                })
+            };
             let exchange = fed(&mut server, 5, request.as_bytes(), START);
-            assert_eq!(
-                exchange.next_request(WALL),
-                Some(Request::Blocked { cursor: 0 })
-            );
-            exchange.respond_part(|body| {
+            assert_eq!(exchange.next_request(WALL), part(0));
+            exchange.respond_part(b"Undo: it\r\n", |body| {
                 body.put(b"192.0.2.1\n");
                 Some(7)
             });
             assert!(!exchange.is_last_answer(), "more follows");
             exchange.sent(exchange.to_send().len(), START);
-            assert_eq!(
-                exchange.next_request(WALL),
-                Some(Request::Blocked { cursor: 7 })
-            );
-            exchange.respond_part(|_| None);
+            assert_eq!(exchange.next_request(WALL), part(7));
+            exchange.respond_part(b"", |_| None);
             assert_eq!(exchange.to_send(), b"");
             exchange.sent(0, START);
             assert_eq!(end_of(exchange), End::Finished);
@@ -1925,6 +2034,7 @@ mod tests {
                 ContentType::Plain,
                 ContentType::Metrics(Format::Text),
                 ContentType::Metrics(Format::OpenMetrics),
+                ContentType::Page,
             ] {
                 let head = exchange.answer_head(status, content_type);
                 assert!(!head.is_truncated());
@@ -2007,7 +2117,7 @@ mod tests {
         let (mut heads, mut rest) = (vec![], input);
         loop {
             while let Some(request) = exchange.next_request(WALL) {
-                if !matches!(request, Request::Blocked { cursor: 1.. }) {
+                if !matches!(request, Request::Blocked { cursor: 1.., .. }) {
                     heads.push(exchange.head.is_head);
                 }
                 answer(exchange, request, &SHORT_LIST);

@@ -8,7 +8,7 @@ use crate::connections::Direction;
 use crate::detector::{Data, Scan};
 use crate::firewall::comment::{Facts, put_ports};
 use crate::firewall::iptables::{Hook, Rule, Tool};
-use crate::firewall::{EndReason, Failure, FailureReason};
+use crate::firewall::{EndReason, Failure, FailureReason, Standing};
 use crate::host::Protection;
 use crate::kernel::Errno;
 use crate::probes::Target;
@@ -518,10 +518,40 @@ pub fn endpoint_words(prefix: &[u8], endpoint: Endpoint, suffix: &[u8]) -> Text<
     text
 }
 
-/// Appends one CIDR line of `/blocked`.
-pub fn cidr_line(out: &mut TextView, source: Network) {
-    source.write_cidr(out);
-    out.put_byte(b'\n');
+/// The first line of `/blocks`: its columns, by tabs.
+pub const BLOCKS_HEAD: &[u8] = b"source\tsince\tleft\tstrikes\tports\tplace\n";
+
+/// Appends one of its other lines, without its end. Both clocks stand still to each other, so that
+/// `since` is the same each time.
+pub fn put_block(out: &mut TextView, block: &Standing, now: Instant, unix_nanoseconds: u64) {
+    let facts = &block.facts;
+    let age = now.since(Instant::from_secs(facts.since_seconds));
+    let since = match facts.since_seconds {
+        0 => Instant::from_secs(0),
+        _ => Instant::from_nanos(unix_nanoseconds.saturating_sub(age.as_nanos())),
+    };
+    // One that is over stands until it is taken away, and not for ever.
+    let left = facts
+        .end()
+        .map_or(0, |end| now.until(end).as_secs_rounded_up().max(1));
+    block.source.write(out);
+    for number in [since.as_secs(), left, u64::from(facts.strikes)] {
+        out.put_byte(b'\t');
+        out.put_decimal(number);
+    }
+    for word in [Facts::ports(block.comment), block.backend.name()] {
+        out.put_byte(b'\t');
+        out.put(word);
+    }
+}
+
+/// How a block of /blocks is undone: a field of its head.
+pub fn undo_field(advice: &Advice) -> Text<320> {
+    let mut text = Text::new();
+    text.put(b"Undo: ");
+    put_undo(&mut text, b"SOURCE", advice);
+    text.put(b"\r\n");
+    text
 }
 
 #[cfg(test)]

@@ -203,6 +203,12 @@ impl TextView {
         self.truncated = false;
     }
 
+    /// The same, save for the first `length` bytes, whatever they are.
+    pub fn clear_behind(&mut self, length: usize) {
+        self.clear();
+        self.length = length.min(self.bytes.len());
+    }
+
     /// Removes the first `count` bytes.
     pub fn consume(&mut self, count: usize) {
         let count = count.min(self.length);

@@ -1,5 +1,5 @@
 //! What the resources of HTTP say of the other parts: /metrics, /healthz,
-//! /blocked.
+//! /blocked, /blocks.
 
 use core::net::IpAddr;
 
@@ -12,6 +12,7 @@ use crate::report;
 use crate::text::TextView;
 use crate::time::Instant;
 
+use super::clock::Moment;
 use super::commands::Commands;
 use super::intake::Intake;
 use super::namespaces::Namespaces;
@@ -19,8 +20,9 @@ use super::reader::Reader;
 use super::watcher::Watcher;
 use super::witness::Witness;
 
-/// The longest line of `/blocked`: an IPv6 address with its length.
-const CIDR_LINE: usize = 48;
+/// The longest line of `/blocks`: an IPv6 address, three numbers, the ports of a
+/// comment and a place.
+const BLOCK_LINE: usize = 256;
 
 /// The parts as they are in this turn.
 #[derive(Clone, Copy)]
@@ -101,12 +103,27 @@ impl Resources<'_> {
     }
 
     /// Lists blocked sources from `cursor` on; where the next part begins.
-    pub(super) fn list_blocked(&self, mut cursor: u32, body: &mut TextView) -> Option<u32> {
-        while let Some((at, source)) = self.commands.firewall.standing_from(cursor) {
-            if body.room() < CIDR_LINE {
+    /// `details`: with all that is known of each block at this moment.
+    pub(super) fn list_blocked(
+        &self,
+        mut cursor: u32,
+        body: &mut TextView,
+        details: Option<Moment>,
+    ) -> Option<u32> {
+        if cursor == 0 && details.is_some() {
+            body.put(report::BLOCKS_HEAD);
+        }
+        while let Some((at, standing)) = self.commands.firewall.standing_from(cursor) {
+            if body.room() < BLOCK_LINE {
                 return Some(cursor);
             }
-            report::cidr_line(body, source);
+            match details {
+                None => standing.source.write_cidr(body),
+                Some(moment) => {
+                    report::put_block(body, &standing, moment.now, moment.unix_nanoseconds)
+                }
+            }
+            body.put_byte(b'\n');
             cursor = at + 1;
         }
         None

@@ -29,6 +29,9 @@ const STEPS: usize = 4;
 /// netlink sockets, and the pipes of a firewall command.
 const SPARE_DESCRIPTORS: u64 = 20;
 
+/// The live page, gzip'ed by `make page`.
+const LIVE_PAGE: &[u8] = include_bytes!("../../dist/live.html.gz");
+
 /// The listener and its clients; all bytes zero when new.
 #[repr(C)]
 pub(super) struct Web {
@@ -416,7 +419,16 @@ fn answer(
             answer_metrics(exchange, &page.text, format);
         }
         Request::Healthz => answer_health(exchange, resources.trouble(moment.now)),
-        Request::Blocked { cursor } => answer_blocked(kernel, exchange, cursor, resources),
+        Request::Page | Request::Blocked { cursor: 0, .. }
+            if !may_see(kernel, exchange, request, resources) =>
+        {
+            exchange.refuse(Status::Forbidden);
+        }
+        Request::Page => exchange.respond(Status::Ok, ContentType::Page, &[LIVE_PAGE]),
+        Request::Blocked {
+            is_detailed,
+            cursor,
+        } => answer_blocked(exchange, cursor, resources, is_detailed.then_some(moment)),
         Request::Error(_) => {}
     }
     count_status(exchange, metrics);
@@ -447,17 +459,31 @@ fn answer_health(exchange: &mut Exchange, trouble: Option<[&[u8]; 2]>) {
     }
 }
 
-fn answer_blocked(
+/// Whether a client may see who is blocked, or the page that shows it: nothing
+/// that another web page may have a browser read.
+fn may_see(
     kernel: &mut impl Kernel,
+    exchange: &Exchange,
+    request: Request,
+    resources: &Resources,
+) -> bool {
+    (request == Request::Page || resources.may_list(exchange.peer()))
+        && names::is_ours(kernel, exchange.host())
+}
+
+/// `details`: with all that is known of each block at this moment.
+#[inline(never)]
+fn answer_blocked(
     exchange: &mut Exchange,
     cursor: u32,
     resources: &Resources,
+    details: Option<Moment>,
 ) {
-    let may_list = |exchange: &Exchange, kernel| {
-        resources.may_list(exchange.peer()) && names::is_ours(kernel, exchange.host())
+    let undo = match details {
+        Some(_) => report::undo_field(&resources.commands.advice()),
+        None => Text::new(),
     };
-    if cursor == 0 && !may_list(exchange, kernel) {
-        return exchange.refuse(Status::Forbidden);
-    }
-    exchange.respond_part(|body| resources.list_blocked(cursor, body));
+    exchange.respond_part(undo.as_bytes(), |body| {
+        resources.list_blocked(cursor, body, details)
+    });
 }

@@ -261,6 +261,15 @@ impl Block {
     }
 }
 
+/// A block that stands, and what it is known by.
+pub struct Standing<'a> {
+    pub source: Network,
+    pub facts: Facts,
+    /// Has its ports.
+    pub comment: &'a Comment,
+    pub backend: Backend,
+}
+
 impl Blank for Block {
     const BLANK: Self = Self {
         end: None,
@@ -718,9 +727,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// The rules of ours that `Task::List` found in the table listed last, what
     /// that is called, and the boot they are to be of.
     pub fn take_listing(&mut self) -> (&mut Vec<Rule, N>, &'static [u8], u32) {
-        let backend = self.backend(self.listing_place);
-        let name = Backend::values().nth(backend.index());
-        let name = name.unwrap_or_default();
+        let name = self.backend(self.listing_place).name();
         (&mut self.listing_ours, name, self.boot_id)
     }
 
@@ -859,12 +866,19 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// The first source from `cursor` on that stands blocked, with its cursor,
     /// to list them in parts.
-    pub fn standing_from(&self, cursor: u32) -> Option<(u32, Network)> {
+    pub fn standing_from(&self, cursor: u32) -> Option<(u32, Standing<'_>)> {
         let mut from = cursor;
         loop {
             let (at, slot) = self.blocks.next_from(from)?;
             if self.stands(slot) {
-                return self.blocks.key(slot).map(|source| (at, *source));
+                let block = self.blocks.value(slot)?;
+                let standing = Standing {
+                    source: *self.blocks.key(slot)?,
+                    facts: block.facts(self.boot_id),
+                    comment: &block.comment,
+                    backend: self.backend(block.place),
+                };
+                return Some((at, standing));
             }
             from = at + 1;
         }
