@@ -297,10 +297,10 @@ impl Head {
             self.take_connection(value);
             Ok(())
         } else if is(b"accept") {
-            self.take_accept(value);
+            self.take_preferences(value, false);
             Ok(())
         } else if is(b"accept-encoding") {
-            self.take_accept_encoding(value);
+            self.take_preferences(value, true);
             Ok(())
         } else {
             Ok(())
@@ -349,35 +349,33 @@ impl Head {
         }
     }
 
-    /// RFC 9110 section 12.5.1. A wildcard names no format, another version is
-    /// another format.
-    fn take_accept(&mut self, value: &[u8]) {
+    /// Accept and Accept-Encoding (RFC 9110 sections 12.5.1 and 12.5.3). A
+    /// wildcard names no format, another version is another format; `*` is any
+    /// coding that is not named.
+    #[inline(never)]
+    fn take_preferences(&mut self, value: &[u8], are_codings: bool) {
         for element in split(value, b',') {
             let (name, quality, version) = parse_element(element);
-            let is = |known, own_version: &[u8]| {
-                eq_ignore_case(name, known) && version.is_none_or(|version| version == own_version)
-            };
-            let best = if is(b"application/openmetrics-text", b"1.0.0") {
-                &mut self.openmetrics_quality
-            } else if is(b"text/plain", b"0.0.4") {
-                &mut self.text_quality
-            } else if is(b"text/html", b"") {
-                &mut self.page_quality
+            let is = |known: &[u8]| eq_ignore_case(name, known);
+            let is_gzip = is(b"gzip");
+            if are_codings {
+                if is_gzip || name == b"*" {
+                    let verdict = u8::from(is_gzip) << 1 | u8::from(quality > 0);
+                    self.gzip = self.gzip.max(verdict);
+                }
+                continue;
+            }
+            let (best, own_version): (_, &[u8]) = if is(b"application/openmetrics-text") {
+                (&mut self.openmetrics_quality, b"1.0.0")
+            } else if is(b"text/plain") {
+                (&mut self.text_quality, b"0.0.4")
+            } else if is(b"text/html") {
+                (&mut self.page_quality, b"")
             } else {
                 continue;
             };
-            *best = quality.max(*best);
-        }
-    }
-
-    /// RFC 9110 section 12.5.3: `*` is any coding that is not named.
-    fn take_accept_encoding(&mut self, value: &[u8]) {
-        for element in split(value, b',') {
-            let (name, quality, _) = parse_element(element);
-            let is_gzip = eq_ignore_case(name, b"gzip");
-            if is_gzip || name == b"*" {
-                let verdict = u8::from(is_gzip) << 1 | u8::from(quality > 0);
-                self.gzip = self.gzip.max(verdict);
+            if version.is_none_or(|version| version == own_version) {
+                *best = quality.max(*best);
             }
         }
     }
@@ -526,7 +524,6 @@ fn resource_of(path: &[u8]) -> Resource {
 
 /// One element of Accept or Accept-Encoding: its name, its quality, and the
 /// version it asks for.
-#[inline(never)]
 fn parse_element(element: &[u8]) -> (&[u8], u32, Option<&[u8]>) {
     let mut parts = split(element, b';').map(trim);
     let element = parts.next().unwrap_or_default();

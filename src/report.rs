@@ -523,6 +523,7 @@ pub const BLOCKS_HEAD: &[u8] = b"source\tsince\tleft\tstrikes\tports\tplace\n";
 
 /// Appends one of its other lines, without its end. Both clocks stand still to each other, so that
 /// `since` is the same each time.
+#[inline(never)]
 pub fn put_block(out: &mut TextView, block: &Standing, now: Instant, unix_nanoseconds: u64) {
     let facts = &block.facts;
     let age = now.since(Instant::from_secs(facts.since_seconds));
@@ -546,12 +547,10 @@ pub fn put_block(out: &mut TextView, block: &Standing, now: Instant, unix_nanose
 }
 
 /// How a block of /blocks is undone: a field of its head.
-pub fn undo_field(advice: &Advice) -> Text<320> {
-    let mut text = Text::new();
-    text.put(b"Undo: ");
-    put_undo(&mut text, b"SOURCE", advice);
-    text.put(b"\r\n");
-    text
+pub fn put_undo_field(out: &mut TextView, advice: &Advice) {
+    out.put(b"Undo: ");
+    put_undo(out, b"SOURCE", advice);
+    out.put(b"\r\n");
 }
 
 #[cfg(test)]

@@ -28,9 +28,13 @@ def lean(source):
     blanks that a reader of its source wants."""
     lines = (line.strip() for line in source.decode().splitlines())
     text = "\n".join(line for line in lines if line and not line.startswith(("// ", "<!-- ")))
-    style = re.search(r"(?<=<style>).*(?=</style>)", text, re.S)
-    short = re.sub(r"\s*([{}:;,])\s*", r"\1", style[0]).replace(";}", "}").strip()
-    return (text[:style.start()] + short + text[style.end():] + "\n").encode()
+    for element, signs in (("style", "{}:;,"), ("script", "{}:;,()=+*<>?|&!")):
+        found = re.search(rf"(?<=<{element}>).*(?=</{element}>)", text, re.S)
+        # No text of a script is touched, nor an expression that reads one.
+        parts = re.split(r'("[^"\n]*"|`[^`]*`|/\^.*?\$/)', found[0].strip())
+        parts[::2] = [re.sub(rf"\s*([{signs}])\s*", r"\1", part) for part in parts[::2]]
+        text = text[:found.start()] + "".join(parts) + text[found.end():]
+    return (text + "\n").encode()
 
 
 def policy(page):

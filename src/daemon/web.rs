@@ -479,10 +479,10 @@ fn answer_blocked(
     resources: &Resources,
     details: Option<Moment>,
 ) {
-    let undo = match details {
-        Some(_) => report::undo_field(&resources.commands.advice()),
-        None => Text::new(),
-    };
+    let mut undo: Text<320> = Text::new();
+    if details.is_some() {
+        report::put_undo_field(&mut undo, &resources.commands.advice());
+    }
     exchange.respond_part(undo.as_bytes(), |body| {
         resources.list_blocked(cursor, body, details)
     });

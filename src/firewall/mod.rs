@@ -866,6 +866,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// The first source from `cursor` on that stands blocked, with its cursor,
     /// to list them in parts.
+    #[inline(never)]
     pub fn standing_from(&self, cursor: u32) -> Option<(u32, Standing<'_>)> {
         let mut from = cursor;
         loop {
