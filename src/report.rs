@@ -557,6 +557,7 @@ pub fn put_undo_field(out: &mut TextView, advice: &Advice) {
 mod tests {
     use super::*;
     use crate::detector::Ports;
+    use crate::firewall::Backend;
     use crate::firewall::comment::Comment;
     use crate::firewall::iptables::Scope;
     use std::format;
@@ -790,6 +791,48 @@ mod tests {
                 }
                 assert!(line.ends_with(&format!(" {ports}")), "{line}");
             }
+        }
+    }
+
+    /// One that began at an unknown time, one for ever, one that is over and
+    /// still stands, and the longest.
+    #[test]
+    fn lines_of_blocks() {
+        let now = Instant::from_secs(400).after(Duration::from_millis(250));
+        let unix_nanoseconds = 1_000_000_400_250_000_000;
+        let longest = "2001:db8:aaaa:bbbb:cccc:dddd:eeee:ffff";
+        for (source, since_seconds, end_seconds, strikes, numbers) in [
+            ("192.0.2.1", 100, 700, 1, "1000000100\t300\t1"),
+            ("192.0.2.0/24", 0, 401, 2, "0\t1\t2"),
+            ("2001:db8:1:2::/64", 400, 0, 3, "1000000400\t0\t3"),
+            ("2001:db8::1", 100, 399, 4, "1000000100\t1\t4"),
+            (
+                longest,
+                1,
+                1 << 60,
+                u32::MAX,
+                "1000000001\t1152921504606846576\t4294967295",
+            ),
+        ] {
+            let facts = Facts {
+                boot_id: 7,
+                end_seconds,
+                strikes,
+                since_seconds,
+                data: Data::Silent,
+            };
+            let ports = [b"tcpparser v1 p=".as_slice(), &[b'9'; 105]].concat();
+            let block = Standing {
+                source: network(source),
+                facts,
+                comment: &Comment::from_listing(&ports).unwrap(),
+                backend: Backend::IptablesLegacy,
+            };
+            let mut line: Text<256> = Text::new();
+            put_block(&mut line, &block, now, unix_nanoseconds);
+            let ports = "9".repeat(105);
+            let expected = format!("{source}\t{numbers}\t{ports}\tiptables-legacy");
+            assert_eq!(from_utf8(line.as_bytes()).unwrap(), expected);
         }
     }
 

@@ -252,6 +252,11 @@ def test_blocked_is_streamed_and_for_neighbours_only(t):
             assert (len(lines), lines[-1]) == (BLOCKS + 1, ""), f"lines in HTTP/{version}"
             assert ({line.removesuffix("/32") for line in lines[:-1]}
                     == {source.removesuffix("/32") for source in sources}), "sources"
+            answer = ask(place, get("/blocks", version=version), address=address)
+            lines = answer.body.decode().split("\n")
+            assert (len(lines), lines[-1]) == (BLOCKS + 2, ""), f"blocks in HTTP/{version}"
+            assert ({line.split("\t")[0] for line in lines[1:-1]}
+                    == {source.removesuffix("/32") for source in sources}), "sources of blocks"
     far = {"address": lan.host_v4, "source": FAR}
     assert ask(lan.peer, get("/blocked"), **far).status == 403, "status for a stranger"
     assert ask(lan.peer, get("/metrics"), **far).status == 200, "metrics for a stranger"

@@ -1555,6 +1555,7 @@ fn blocked_is_for_neighbours() {
         get /blocked from ::1 gives 200 198.51.100.7/32
         get /blocked from 10.0.0.9 gives 200 198.51.100.7/32
         get /blocked from 198.51.100.77 gives 403 403 Forbidden
+        get /blocks from 198.51.100.77 gives 403 403 Forbidden
     "}
 }
 
@@ -1574,8 +1575,10 @@ fn blocked_is_for_no_web_page() {
         ("page.example", "403"),
         ("fw.page.example:3021", "403"),
     ] {
-        let answer = run.get_of("10.0.0.9", host, "/blocked");
-        assert_eq!(answer.split(' ').nth(1), Some(status), "{host}");
+        for path in ["/blocked", "/blocks"] {
+            let answer = run.get_of("10.0.0.9", host, path);
+            assert_eq!(answer.split(' ').nth(1), Some(status), "{host}");
+        }
         let metrics = run.get_of("10.0.0.9", host, "/metrics");
         assert_eq!(metrics.split(' ').nth(1), Some("200"), "{host}");
     }

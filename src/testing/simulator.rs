@@ -512,6 +512,8 @@ impl World {
             let request: &[u8] = self.random.pick(&[
                 &b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"[..],
                 b"GET /blocked HTTP/1.0\r\n\r\n",
+                b"GET /blocks HTTP/1.0\r\n\r\n",
+                b"GET / HTTP/1.0\r\nAccept: text/html\r\nAccept-Encoding: gzip\r\n\r\n",
                 b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /nothing HTTP/1.0\r\n\r\n",
                 b"GET / HTTP/1.1\r\nHost",
                 b"\x16\x03\x01",
