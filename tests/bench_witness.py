@@ -10,7 +10,12 @@ another processor to wake.
 The tcpparser measured is built without its limit: with more than WITNESS_PACKETS
 a second (src/limits.rs) its witness would pause for ten seconds, and cost nothing
 meanwhile. Rates belong to the machine; the ratios are what counts: each is the
-median of those of neighbours in one round.
+median of those of neighbours in one round. On 2026-11-30, on a virtual machine with 2
+cores, Linux 6.18, with the witness to without: short connections 0.95 (24 rounds,
+quartiles 0.87 and 1.07; 4,400 a second), forwarded packets 0.93 (600 rounds, 0.73 and
+1.15; 87,000 a second). Without the witness to without tcpparser: 0.57 and 1.00; each
+socket that ends is an event, which the kernel makes and tcpparser reads, and here
+those of clients are as well.
 """
 
 import os

@@ -34,6 +34,10 @@ UNSEEN = "no SYN of it was seen to come in by the way back to it"
 VXLAN_PORT, VXLAN_NUMBER = 4789, 7
 
 
+# Until links are known, and in the packet sockets' first second, nothing is blocked.
+SETTLING = 1.3
+
+
 class Docker:
     """The scene. `uplink`: a veth, a tap, which no other namespace holds an end of,
     as a network card's, a tunnel, or the containers' bridge itself."""
@@ -170,9 +174,7 @@ class Docker:
         made = self.t.guard(self.host, *arguments, env=self.firewall.env, interval=interval,
                             **options).ready()
         wait_for(lambda: has_events(made), "destroy events")
-        # Until links are known, and in the packet sockets' first second, nothing is
-        # blocked.
-        time.sleep(1.3)
+        time.sleep(SETTLING)
         return made
 
     def address(self, family):
@@ -191,6 +193,7 @@ class PublishedAttack(Attack):
         return self.scene.host
 
     def start(self):
+        time.sleep(SETTLING)
         ports = ",".join(map(str, PUBLISHED))
         return Nmap(self.scene.far, "-Pn", "-sT", "-p", ports, Docker.host_v4)
 
