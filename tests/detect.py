@@ -22,6 +22,7 @@ The milliseconds, median and (longest), on 2026-11-30, Linux 6.18.44, 2 processo
 | connect, held 15 seconds, without a witness | 5 of 5 | 166.1 (268.1) | 5 of 5 | 221.1 (297.3) | 3 of 3 | 82.5 (96.0) |
 | connect, held one second, with the witness | 5 of 5 | 7.5 (7.6) | 5 of 5 | 8.0 (9.9) | 3 of 3 | 7.9 (8.3) |
 | connect, held 15 seconds, with the witness | 5 of 5 | 7.6 (8.8) | 5 of 5 | 7.8 (9.9) | 3 of 3 | 4.7 (8.9) |
+| `nmap -sT` of four published ports of two namespaces | 5 of 5 | 7.1 (15.1) | 5 of 5 | 6.8 (8.0) | 0 of 3 | - |
 
 Without events, what resets its connections at once, as nmap does, leaves nothing to
 read. Of those ports that other namespaces serve only events tell.
