@@ -103,7 +103,7 @@ def test_all_that_is_known_of_a_block(t, backend, arguments):
     assert (empty.status, empty.body.decode()) == (200, "\t".join(COLUMNS) + "\n"), "no block"
     before = time.time()
     for port in PORTS:
-        lan.peer.connect(lan.host_v4, port)
+        lan.peer.connect(lan.host_v4, port, source=lan.friend_v4)
     undo = re.search(r", undo: (.*)$", guard.wait_line("Blocked: "))[1]
     for version in ("1.0", "1.1"):
         answer = ask(lan.host, get("/blocks", version=version))
@@ -112,7 +112,7 @@ def test_all_that_is_known_of_a_block(t, backend, arguments):
         assert (head.split("\t"), rest) == (COLUMNS, [""]), "lines"
         source, since, left, strikes, ports, place = line.split("\t")
         assert (source, strikes, ports, place) == (
-            lan.peer_v4, "1", ",".join(map(str, PORTS)), backend), "the block"
+            lan.friend_v4, "1", ",".join(map(str, PORTS)), backend), "the block"
         assert before - 2 <= int(since) <= time.time() + 2, "since"
         assert int(left) in ([0] if arguments else range(540, 601)), "left"
         assert answer.headers["undo"].replace("SOURCE", source) == undo, "Undo"
