@@ -91,7 +91,7 @@ def test_no_other_page_reads_it(t):
 
 
 @pytest.mark.parametrize("backend, arguments", [
-    ("iptables-nft", ()), ("nft", ("--block-time", "forever", "--exec-root", "/"))])
+    ("iptables-nft", ()), ("nft", ("--firewall=nft", "--block-time=forever", "--exec-root=/"))])
 def test_all_that_is_known_of_a_block(t, backend, arguments):
     lan = t.lan()
     firewall = t.backend(lan.host, backend)
@@ -114,7 +114,7 @@ def test_all_that_is_known_of_a_block(t, backend, arguments):
         assert (source, strikes, ports, place) == (
             lan.friend_v4, "1", ",".join(map(str, PORTS)), backend), "the block"
         assert before - 2 <= int(since) <= time.time() + 2, "since"
-        assert int(left) in ([0] if arguments else range(540, 601)), "left"
+        assert int(left) in ([0] if arguments else range(580, 602)), "left"
         assert answer.headers["undo"].replace("SOURCE", source) == undo, "Undo"
     answer = ask(lan.host, get("/blocks", method="HEAD"))
     assert (answer.status, answer.body) == (200, b""), "HEAD"
