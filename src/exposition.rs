@@ -10,7 +10,7 @@ use crate::connections::Direction;
 use crate::firewall::{Backend, EndReason, Refusal};
 
 use crate::http::{Format, Status};
-use crate::kernel::ProcessStatus;
+use crate::kernel::{HookRun, ProcessStatus};
 use crate::label::{Label, words};
 use crate::metrics::{
     BUCKETS, BlockFailure, CommandExit, EvidenceSource, Found, Histogram, Metrics, RowsFile,
@@ -182,6 +182,8 @@ fn write_firewall(w: &mut Writer, m: &Metrics) {
             "Firewall commands run, by exit status; what nf_tables does counts as 0, or other.";
         histogram "firewall_command_duration_seconds" = histogram(&m.firewall_command_duration),
             "How long firewall commands took.";
+        counter "hook_runs" = labelled::<HookRun>(m.hook_runs.values()),
+            "Events for the hook, by what became of its run.";
         counter "sockets_destroyed" = number(m.sockets_destroyed),
             "Sockets of blocked sources that were destroyed.";
     }

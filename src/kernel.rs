@@ -5,6 +5,7 @@
 use core::num::NonZeroI32;
 
 use crate::address::Endpoint;
+use crate::label::label;
 use crate::table::HashKey;
 use crate::text::{Text, split_once};
 use crate::time::{Calendar, Duration};
@@ -174,6 +175,8 @@ pub enum Stream {
     Output,
     /// Standard error.
     Error,
+    /// The pipe to the hook's launcher: it takes one record whole or not at all.
+    Hook,
 }
 
 /// What follows the bytes of a `send`, as far as is known.
@@ -234,6 +237,26 @@ impl Invocation {
         }
     }
 }
+
+/// Bytes of one record for the hook's launcher: words, each ended by NUL, then
+/// blanks. Pipes take so few in one piece (PIPE_BUF of pipe(7)).
+pub const HOOK_RECORD: usize = 512;
+
+/// What became of a run of the hook. The launcher answers each record by a byte,
+/// the number of one of the first three.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HookRun {
+    /// Exit status 0.
+    Ok,
+    /// Another exit status, a signal, or it could not be started.
+    Failed,
+    /// It was ended past its deadline.
+    Timeout,
+    /// It never came to that: too many waited, or the launcher is gone.
+    Dropped,
+}
+
+label!(HookRun, "result", 0, ["ok", "failed", "timeout", "dropped"]);
 
 /// A running child in a process group of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -519,6 +542,11 @@ pub trait Kernel {
     /// descriptors and a process group of its own. Where its root cannot be
     /// entered, or does not hold it, its standard error says so.
     fn spawn(&mut self, invocation: &Invocation) -> Result<Child, Errno>;
+    /// Starts the process that runs `file`, an absolute path, with the words of each
+    /// record written to `Stream::Hook`: one at a time, each for at most
+    /// `CHILD_DEADLINE`. Returns the pipe of its answers, which ends with it. EPERM
+    /// where others than root may change the file or a folder above it.
+    fn start_launcher(&mut self, file: &Path) -> Result<Descriptor, Errno>;
     /// How the child ended, if it did; waitpid(2) with WNOHANG.
     fn reap(&mut self, process: i32) -> Option<Exit>;
     /// Asks (false, SIGTERM) or forces (true, SIGKILL) a child's group to end.

@@ -454,7 +454,7 @@ limit! {
     MEMORY: Duration = 600_000
 }
 limit! {
-    /// A firewall command past this is asked to end (SIGTERM).
+    /// A firewall command, or a run of the hook, past this is asked to end (SIGTERM).
     CHILD_DEADLINE: Duration = 10_000
 }
 limit! {
@@ -463,6 +463,11 @@ limit! {
 }
 /// The sandbox waits so long for first listings: one that hangs is over by then.
 pub const SANDBOX_WAIT: Duration = CHILD_DEADLINE.saturating_add(Duration::from_secs(5));
+limit! {
+    /// Events that wait for the hook beside the one it runs for: a pipe holds their
+    /// records. More are dropped.
+    HOOK_WAITING: usize = 64
+}
 limit! {
     /// What a running child gets of our own last second.
     EXIT_GRACE: Duration = 700

@@ -15,9 +15,9 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::address::{Endpoint, Family, fold_mapped};
 use crate::kernel::{
-    Accepted, Child, Claim, Clock, Descriptor, Errno, Exit, File, Instruction, Interest,
-    Invocation, Kernel, Link, More, Netlink, Path, ProcessStatus, Sandbox, Screen, Signal, StartUp,
-    Stream,
+    Accepted, Child, Claim, Clock, Descriptor, Errno, Exit, File, HOOK_RECORD, HookRun,
+    Instruction, Interest, Invocation, Kernel, Link, More, Netlink, PATH_MAX_LENGTH, Path,
+    ProcessStatus, Sandbox, Screen, Signal, StartUp, Stream,
 };
 use crate::limits;
 use crate::sandbox::Layer;
@@ -188,7 +188,7 @@ impl Channel {
             Way::Write => write(self.descriptor, bytes),
             Way::Send => send(self.descriptor, bytes, 0),
             Way::PollThenWrite => {
-                if !is_writable(self.descriptor) {
+                if !is_found(self.descriptor, libc::POLLOUT, Some(Duration::ZERO)) {
                     return Err(Errno::EAGAIN);
                 }
                 let whole = bytes.get(..libc::PIPE_BUF).unwrap_or(bytes);
@@ -215,11 +215,11 @@ fn link_to(descriptor: c_int) -> Text<32> {
 }
 
 /// Room for a string with its terminating NUL.
-struct Terminated([u8; crate::kernel::PATH_MAX_LENGTH + 2]);
+struct Terminated([u8; PATH_MAX_LENGTH + 2]);
 
 impl Terminated {
     const fn new() -> Self {
-        Self([0; crate::kernel::PATH_MAX_LENGTH + 2])
+        Self([0; PATH_MAX_LENGTH + 2])
     }
 
     /// ENAMETOOLONG where it does not fit; a NUL inside is refused.
@@ -268,11 +268,11 @@ pub struct Linux {
     signals: Option<Descriptor>,
     output: Channel,
     errors: Channel,
-    /// PID 1 inherits the orphans of its PID namespace (pid_namespaces(7)).
-    is_init: bool,
+    /// Where records for the hook's launcher are written; -1: there is none.
+    hook: c_int,
     /// The child that `spawn` started last.
     child: i32,
-    /// How that child ended, where the orphans' collector saw it first.
+    /// How that child ended, where `reap_all` saw it first.
     ended: Option<Exit>,
     /// See `time_zone::offset`.
     time_zone: &'static [u8],
@@ -289,7 +289,7 @@ impl Linux {
             signals,
             output: Channel::open(libc::STDOUT_FILENO),
             errors: Channel::open(libc::STDERR_FILENO),
-            is_init: process_id() == 1,
+            hook: -1,
             child: 0,
             ended: None,
             time_zone: read_time_zone(),
@@ -308,8 +308,9 @@ impl Linux {
         (kernel, start_up)
     }
 
-    /// Collects whatever ended; no other code waits for orphans.
-    fn collect_orphans(&mut self) {
+    /// Reaps whatever ended: the hook's launcher, and as PID 1 the orphans of our
+    /// PID namespace (pid_namespaces(7)).
+    fn reap_all(&mut self) {
         while let Ok(Some((process, exit))) = wait(-1) {
             if process == self.child {
                 self.ended = Some(exit);
@@ -367,14 +368,9 @@ impl Kernel for Linux {
     }
 
     fn next_signal(&mut self) -> Option<Signal> {
-        // signalfd_siginfo is 128 bytes and starts with the number.
-        let mut message = [0; 128];
-        read(self.signals?.number(), &mut message).ok()?;
-        match i32::from_ne_bytes(*message.first_chunk()?) {
+        match take_signal(self.signals?.number())? {
             libc::SIGCHLD => {
-                if self.is_init {
-                    self.collect_orphans();
-                }
+                self.reap_all();
                 Some(Signal::Child)
             }
             _ => Some(Signal::Terminate),
@@ -416,6 +412,7 @@ impl Kernel for Linux {
         match stream {
             Stream::Output => self.output.write(bytes),
             Stream::Error => self.errors.write(bytes),
+            Stream::Hook => write(self.hook, bytes),
         }
     }
 
@@ -600,15 +597,18 @@ impl Kernel for Linux {
         Ok(child)
     }
 
+    #[inline(never)]
+    fn start_launcher(&mut self, file: &Path) -> Result<Descriptor, Errno> {
+        let (answers, records) = start_launcher(file.as_bytes())?;
+        self.hook = records.release().number();
+        Ok(answers.release())
+    }
+
     fn reap(&mut self, process: i32) -> Option<Exit> {
         if process == self.child && self.ended.is_some() {
             return self.ended.take();
         }
-        match wait(process) {
-            Ok(ended) => ended.map(|(_, exit)| exit),
-            // ECHILD: it is gone, and how is lost.
-            Err(_) => Some(Exit::Status(255)),
-        }
+        reap(process)
     }
 
     fn kill_group(&mut self, process: i32, force: bool) {
@@ -650,13 +650,17 @@ fn fill_standard_descriptors() {
         if is_open(descriptor) {
             continue;
         }
-        // A bare container may lack /dev/null; the root directory holds the
-        // place as well, and writing to it just fails.
-        let filler = open(c"/dev/null", libc::O_RDWR).or_else(|_| open(c"/", libc::O_RDONLY));
-        if let Ok(filler) = filler {
+        if let Ok(filler) = open_null() {
             filler.release();
         }
     }
+}
+
+/// A bare container may lack /dev/null; the root directory holds the place as
+/// well, and writing to it just fails.
+#[inline(never)]
+fn open_null() -> Result<Owned, Errno> {
+    open(c"/dev/null", libc::O_RDWR).or_else(|_| open(c"/", libc::O_RDONLY))
 }
 
 /// A closed pipe (SIGPIPE) or a terminal that forbids background output
@@ -848,17 +852,17 @@ struct Program<'a> {
 }
 
 impl<'a> Program<'a> {
-    fn new(invocation: &'a Invocation) -> Result<Self, Errno> {
-        let words = &invocation.arguments;
-        if words.is_truncated() {
-            return Err(Errno(libc::E2BIG));
-        }
+    /// Of words that NUL ends, its name first.
+    #[inline(never)]
+    fn new(words: &'a [u8], root: &'a [u8]) -> Result<Self, Errno> {
         let mut arguments = Vector::new();
         let mut name = None;
-        for word in words.as_bytes().split_inclusive(|byte| *byte == 0) {
-            if !word.ends_with(b"\0") {
-                return Err(Errno::EINVAL);
-            }
+        let mut rest = words;
+        while !rest.is_empty() {
+            let length = rest.iter().position(|byte| *byte == 0).map(|at| at + 1);
+            let parts = length.and_then(|length| rest.split_at_checked(length));
+            let word;
+            (word, rest) = parts.ok_or(Errno::EINVAL)?;
             // SAFETY: its only NUL is at its end.
             let word = unsafe { CStr::from_bytes_with_nul_unchecked(word) };
             arguments.push(word)?;
@@ -878,7 +882,7 @@ impl<'a> Program<'a> {
             arguments,
             environment,
             path: folders(path),
-            root: invocation.root.as_bytes(),
+            root,
         })
     }
 
@@ -931,7 +935,7 @@ impl<'a> Program<'a> {
             if folder.first() != Some(&b'/') {
                 continue;
             }
-            let mut file: Text<{ crate::kernel::PATH_MAX_LENGTH }> = Text::new();
+            let mut file: Text<{ PATH_MAX_LENGTH }> = Text::new();
             file.put(folder);
             file.put_byte(b'/');
             file.put(self.name.to_bytes());
@@ -964,44 +968,53 @@ fn exit_status(error: Errno) -> c_int {
 }
 
 fn spawn(invocation: &Invocation) -> Result<Child, Errno> {
-    let program = Program::new(invocation)?;
+    let words = &invocation.arguments;
+    if words.is_truncated() {
+        return Err(Errno(libc::E2BIG));
+    }
+    let program = Program::new(words.as_bytes(), invocation.root.as_bytes())?;
     let input = input_file(invocation.input.as_bytes())?;
     let (output, child_output) = pipe()?;
     let (errors, child_errors) = pipe()?;
     set_non_blocking(output.number())?;
     set_non_blocking(errors.number())?;
-    let process = fork()?;
-    if process == 0 {
-        run_child(
-            &program,
-            [input.number(), child_output.number(), child_errors.number()],
-        );
-    }
-    // Both sides do this, so that neither a signal to the group nor the
-    // program comes too early (setpgid(2)).
-    set_group(process);
+    let standard = [input.number(), child_output.number(), child_errors.number()];
     Ok(Child {
-        process,
+        process: start_child(standard, &|| program.run())?,
         output: output.release(),
         errors: errors.release(),
     })
 }
 
-/// The descriptors stand above 2, since `start` filled the first three: none
-/// is overwritten before it was copied.
-fn run_child(program: &Program, standard: [c_int; 3]) -> ! {
-    set_group(0);
-    for signal in 1..=SIGNALS {
-        set_disposition(signal, libc::SIG_DFL);
+/// A child with these standard descriptors, default signals, no other descriptors
+/// and a process group of its own, which lives that life and exits with its result.
+#[inline(never)]
+fn start_child(standard: [c_int; 3], live: &dyn Fn() -> c_int) -> Result<i32, Errno> {
+    let process = fork()?;
+    // Both sides do this, so that neither a signal to the group nor the
+    // program comes too early (setpgid(2)).
+    set_group(process);
+    if process == 0 {
+        for signal in 1..=SIGNALS {
+            set_disposition(signal, libc::SIG_DFL);
+        }
+        set_signal_mask(signal_set([]));
+        keep_only(standard);
+        exit_now(live());
     }
-    set_signal_mask(signal_set([]));
+    Ok(process)
+}
+
+/// Makes these the standard descriptors, and closes all others. They stand above
+/// 2, since `start` filled the first three, or are the last of these: none is
+/// overwritten before it was copied.
+fn keep_only(standard: [c_int; 3]) {
     for (number, descriptor) in (0..).zip(standard) {
         if duplicate(descriptor, number).is_err() {
             exit_now(126);
         }
     }
     close_above_standard();
-    exit_now(program.run())
 }
 
 /// A descriptor from which exactly `input` is read. A pipe, since security
@@ -1039,6 +1052,100 @@ fn close_above_standard() {
     {
         close(descriptor);
     }
+}
+
+// --- the hook's launcher ----------------------------------------------------
+
+/// EPERM unless it is a program that root owns and nobody else may write to, in
+/// folders likewise. A symbolic link, which is not followed, has all rights
+/// (symlink(7)), so it is refused, too; an ACL that lets others write shows in the
+/// group's (acl(5)).
+fn check_owner(path: &[u8]) -> Result<(), Errno> {
+    let mut mode = 0;
+    for (end, byte) in path.iter().chain(b"/").enumerate() {
+        if *byte != b'/' {
+            continue;
+        }
+        let part = path.get(..end.max(1)).unwrap_or(path);
+        let flags = libc::O_PATH | libc::O_NOFOLLOW;
+        let status = file_status(open(Terminated::new().hold(part)?, flags)?.number())?;
+        mode = status.st_mode;
+        if status.st_uid != 0 || mode & 0o022 != 0 {
+            return Err(Errno::EPERM);
+        }
+    }
+    let program = libc::S_IFREG | libc::S_IXUSR;
+    if mode & (libc::S_IFMT | libc::S_IXUSR) == program {
+        Ok(())
+    } else {
+        Err(Errno::EPERM)
+    }
+}
+
+/// What it answers by, and where its records are written to.
+fn start_launcher(file: &[u8]) -> Result<(Owned, Owned), Errno> {
+    check_owner(file)?;
+    let (records, to_launcher) = pipe()?;
+    let (answers, from_launcher) = pipe()?;
+    set_non_blocking(to_launcher.number())?;
+    let null = open_null()?;
+    let standard = [records.number(), from_launcher.number(), null.number()];
+    start_child(standard, &|| launch(file))?;
+    Ok((answers, to_launcher))
+}
+
+/// The launcher: runs the hook once for each record, and ends with the process
+/// that writes them, whatever ends that: then its next read ends, or SIGPIPE comes
+/// of its next answer.
+fn launch(file: &[u8]) -> c_int {
+    let mut words = [0; PATH_MAX_LENGTH + 1 + HOOK_RECORD];
+    put_at(&mut words, 0, file);
+    let (start, end) = (file.len() + 1, file.len() + 1 + HOOK_RECORD);
+    let mask = signal_set([libc::SIGCHLD]);
+    set_signal_mask(mask);
+    if let Ok(ended) = signal_descriptor(mask) {
+        while let Some(record) = words.get_mut(start..end)
+            && read(libc::STDIN_FILENO, record) == Ok(HOOK_RECORD)
+        {
+            let run = run_hook(trim(words.get(..end).unwrap_or_default()), ended.number());
+            let _ = write(libc::STDOUT_FILENO, &[run as u8]);
+        }
+    }
+    0
+}
+
+/// Runs the hook to its end. Standard error of the launcher leads nowhere, and so
+/// does all that is the hook's.
+fn run_hook(words: &[u8], ended: c_int) -> HookRun {
+    let process = Program::new(words, b"")
+        .and_then(|program| start_child([libc::STDERR_FILENO; 3], &|| program.run()));
+    let Ok(process) = process else {
+        return HookRun::Failed;
+    };
+    match await_end(process, ended, Some(limits::CHILD_DEADLINE)) {
+        Some(Exit::Status(0)) => return HookRun::Ok,
+        Some(_) => return HookRun::Failed,
+        None => kill_group(process, libc::SIGTERM),
+    }
+    is_found(ended, libc::POLLIN, Some(limits::CHILD_GRACE));
+    // It is not reaped yet: the group's number is no other's.
+    kill_group(process, libc::SIGKILL);
+    await_end(process, ended, None);
+    HookRun::Timeout
+}
+
+/// How a child ended, if it does before the timeout. `ended` becomes readable by
+/// SIGCHLD, which says that it stopped or went on as well.
+#[inline(never)]
+fn await_end(process: i32, ended: c_int, timeout: Option<Duration>) -> Option<Exit> {
+    while is_found(ended, libc::POLLIN, timeout) {
+        take_signal(ended);
+        let exit = reap(process);
+        if exit.is_some() {
+            return exit;
+        }
+    }
+    None
 }
 
 // --- socket addresses as bytes ----------------------------------------------
@@ -1560,13 +1667,15 @@ fn poll(table: &mut [libc::pollfd], timeout: Option<Duration>) -> Result<(), Err
     check(unsafe { libc::poll(table.as_mut_ptr(), table.len() as _, milliseconds) }).map(drop)
 }
 
-fn is_writable(descriptor: c_int) -> bool {
+/// Whether poll(2) finds that, or that something is wrong, before the timeout.
+#[inline(never)]
+fn is_found(descriptor: c_int, events: i16, timeout: Option<Duration>) -> bool {
     let mut table = [libc::pollfd {
         fd: descriptor,
-        events: libc::POLLOUT,
+        events,
         revents: 0,
     }];
-    poll(&mut table, Some(Duration::ZERO)).is_ok() && table[0].revents != 0
+    poll(&mut table, timeout).is_ok() && table[0].revents != 0
 }
 
 /// Of the first word's signals.
@@ -1608,6 +1717,15 @@ fn signal_descriptor(mask: SignalSet) -> Result<Owned, Errno> {
     // SAFETY: the set is of the size given; -1 asks for a new descriptor.
     let result = unsafe { libc::syscall(libc::SYS_signalfd4, -1, mask, SIGNAL_SET, flags) };
     Owned::new(result as c_int)
+}
+
+/// The next signal that such a descriptor holds.
+#[inline(never)]
+fn take_signal(descriptor: c_int) -> Option<c_int> {
+    // signalfd_siginfo is 128 bytes and starts with the number.
+    let mut message = [0; 128];
+    read(descriptor, &mut message).ok()?;
+    message.first_chunk().copied().map(c_int::from_ne_bytes)
 }
 
 fn socket(family: c_int, kind: c_int, protocol: c_int) -> Result<Owned, Errno> {
@@ -1801,11 +1919,6 @@ fn screen(terminal: c_int) -> Result<Screen, Errno> {
     })
 }
 
-fn process_id() -> i32 {
-    // SAFETY: getpid(2) takes nothing and cannot fail.
-    unsafe { libc::getpid() }
-}
-
 /// The reading and the writing end.
 fn pipe() -> Result<(Owned, Owned), Errno> {
     let mut ends = [0; 2];
@@ -1832,7 +1945,7 @@ fn fork() -> Result<i32, Errno> {
         (flags, none)
     };
     // SAFETY: without a stack of its own the child goes on with a copy of ours;
-    // it only makes system calls and never returns (run_child).
+    // it only makes system calls and never returns (start_child).
     let result = unsafe { libc::syscall(libc::SYS_clone, first, second, none, none, none) };
     check(result as c_int)
 }
@@ -1894,6 +2007,15 @@ fn wait(process: i32) -> Result<Option<(i32, Exit)>, Errno> {
     Ok(Some((ended, exit)))
 }
 
+/// How that child ended, if it did.
+fn reap(process: i32) -> Option<Exit> {
+    match wait(process) {
+        Ok(ended) => ended.map(|(_, exit)| exit),
+        // ECHILD: it is gone, and how is lost.
+        Err(_) => Some(Exit::Status(255)),
+    }
+}
+
 /// kill(2) has meanings of its own for 0 and -1, both catastrophic here.
 fn kill_group(process: i32, signal: c_int) {
     if process > 1 {
@@ -1939,7 +2061,7 @@ mod tests {
             signals: None,
             output: channel(1),
             errors: channel(2),
-            is_init: false,
+            hook: -1,
             child: 0,
             ended: None,
             time_zone: b"",
@@ -2086,7 +2208,8 @@ mod tests {
         assert_eq!(refused(&too_many), Some(Errno(libc::E2BIG)));
         let too_long = invocation(&["a"; ARGUMENTS], b"");
         assert_eq!(refused(&too_long), Some(Errno(libc::E2BIG)));
-        assert!(Program::new(&invocation(&["a"; WORDS], b"")).is_ok());
+        let most = invocation(&["a"; WORDS], b"");
+        assert!(Program::new(most.arguments.as_bytes(), b"").is_ok());
     }
 
     #[test]

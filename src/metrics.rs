@@ -12,7 +12,7 @@ use crate::connections::Direction;
 use crate::firewall::Backend;
 use crate::firewall::{EndReason, Refusal};
 use crate::http::Status;
-use crate::kernel::Exit;
+use crate::kernel::{Exit, HookRun};
 use crate::label::{Label, label};
 use crate::limits;
 use crate::packets::Kind;
@@ -435,6 +435,8 @@ pub struct Metrics {
     pub firewall_commands: Labelled<CommandExit, 9>,
     /// How long firewall commands took.
     pub firewall_command_duration: Histogram,
+    /// Events the hook was to be run for, by what became of that.
+    pub hook_runs: Labelled<HookRun, 4>,
     /// Sockets of blocked sources that were destroyed.
     pub sockets_destroyed: u64,
     /// Now: entries of each table.
@@ -500,6 +502,7 @@ impl Metrics {
             firewall_repairs: 0,
             firewall_commands: Labelled::new(),
             firewall_command_duration: Histogram::new(),
+            hook_runs: Labelled::new(),
             sockets_destroyed: 0,
             table_entries: Labelled::new(),
             table_evictions: Labelled::new(),

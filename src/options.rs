@@ -45,6 +45,8 @@ pub enum Id {
     Proc,
     /// --exec-root
     ExecRoot,
+    /// --hook
+    Hook,
     /// --require-silent
     RequireSilent,
     /// --max-blocks-per-minute
@@ -67,7 +69,7 @@ pub enum Id {
 
 impl Id {
     /// Every option, in the order of `TABLE`.
-    const ALL: [Self; 23] = [
+    const ALL: [Self; 24] = [
         Self::Interval,
         Self::Window,
         Self::Ports,
@@ -82,6 +84,7 @@ impl Id {
         Self::Listen,
         Self::Proc,
         Self::ExecRoot,
+        Self::Hook,
         Self::RequireSilent,
         Self::MaxBlocksPerMinute,
         Self::Once,
@@ -176,6 +179,7 @@ dry-run|n||||detect and report, change no firewall\n\
 listen|l|ADDR:PORT|[::]:3021|ADDR:PORT or none|HTTP\n\
 proc||DIR|/proc|1..200 bytes|procfs to read\n\
 exec-root||DIR||1..200 bytes|chroot of the firewall tools\n\
+hook||FILE||absolute, 1..200 bytes|run at scans, blocks\n\
 require-silent|||||block only sources that sent no data\n\
 max-blocks-per-minute||N||1..100000|hold more back\n\
 once|||||one reading, no firewall, no HTTP; exit\n\
@@ -224,7 +228,7 @@ pub const BLOCK_TIMES: usize = 8;
 /// a kernel set (ipset(8): 2147483 seconds).
 const BLOCK_TIME_RANGE: &[u8] = b"1s..24d";
 
-/// Longest directory the options accept, in bytes.
+/// Longest directory or file the options accept, in bytes.
 pub const DIRECTORY_MAX_LENGTH: usize = 200;
 
 const _: () = assert!(
@@ -352,6 +356,8 @@ pub struct Options {
     pub proc_directory: Path,
     /// The firewall child's root directory; empty: ours.
     pub exec_root: Path,
+    /// What is run at each scan, block and unblock; empty: nothing.
+    pub hook: Path,
     /// Block only sources whose connections carried no data.
     pub require_silent: bool,
     /// Blocks a minute; more are held back. 0: what the firewall can bear.
@@ -383,6 +389,7 @@ impl Options {
             listen: Some(Endpoint::BLANK),
             proc_directory: Text::new(),
             exec_root: Text::new(),
+            hook: Text::new(),
             require_silent: false,
             max_blocks_per_minute: 0,
             widen: 0,
@@ -420,6 +427,7 @@ impl Options {
         self.allow.clear();
         self.dry_run = false;
         self.exec_root.clear();
+        self.hook.clear();
         self.require_silent = false;
         self.max_blocks_per_minute = 0;
         for row in rows() {
@@ -592,8 +600,10 @@ impl Options {
             Id::Sandbox => self.has_sandbox = parse_auto(value)?,
             Id::DryRun => return store_flag(&mut self.dry_run, value),
             Id::Listen => self.listen = parse_listen(value)?,
-            Id::Proc => store_directory(&mut self.proc_directory, value)?,
-            Id::ExecRoot => store_directory(&mut self.exec_root, value)?,
+            Id::Proc => store_path(&mut self.proc_directory, value)?,
+            Id::ExecRoot => store_path(&mut self.exec_root, value)?,
+            Id::Hook if value.first() != Some(&b'/') => return None,
+            Id::Hook => store_path(&mut self.hook, value)?,
             Id::RequireSilent => return store_flag(&mut self.require_silent, value),
             Id::MaxBlocksPerMinute => {
                 self.max_blocks_per_minute = between(value, row.range, parse_decimal)? as u32;
@@ -804,13 +814,13 @@ fn parse_listen(text: &[u8]) -> Option<Option<Endpoint>> {
     (endpoint.port != 0).then_some(Some(endpoint))
 }
 
-fn store_directory(directory: &mut Path, text: &[u8]) -> Option<()> {
+fn store_path(path: &mut Path, text: &[u8]) -> Option<()> {
     let fits = !text.is_empty() && text.len() <= DIRECTORY_MAX_LENGTH;
     if !fits || has_byte(text, 0) {
         return None;
     }
-    directory.clear();
-    directory.put(text);
+    path.clear();
+    path.put(text);
     Some(())
 }
 
@@ -937,9 +947,9 @@ fn put_allowed(out: &mut TextView, id: Id) {
 /// Columns of the names in `--help`.
 const HELP_NAMES: usize = 33;
 
-/// Appends the page of `--help`: at most 24 lines of at most 80 columns.
+/// Appends the page of `--help`: at most 25 lines of at most 80 columns, a console.
 pub fn write_help(out: &mut TextView) {
-    out.put(b"Usage: tcpparser [OPTION]... (or TCPPARSER_WINDOW=1m). DUR: 1, 1s, 1ms, m, h, d\n");
+    out.put(b"Usage: tcpparser [OPTION]...  DUR: 9, 9s, 9ms, 9m, 9h, 9d; or TCPPARSER_PORTS=3\n");
     for row in rows() {
         write_help_line(out, &row);
     }
@@ -1049,6 +1059,7 @@ mod tests {
         options.dry_run = true;
         options.require_silent = true;
         options.exec_root = Text::from_bytes(b"/old");
+        options.hook = Text::from_bytes(b"/old");
         options.parse_into(arguments.iter().copied(), variables)?;
         Ok(options)
     }
@@ -1145,6 +1156,7 @@ mod tests {
             ("listen=", listen.unwrap_or("none".into()), "[::]:3021"),
             ("proc=", path(&options.proc_directory), "/proc"),
             ("exec-root=", path(&options.exec_root), ""),
+            ("hook=", path(&options.hook), ""),
             ("require-silent=", word(&options.require_silent), "false"),
             (
                 "max-blocks-per-minute=",
@@ -1236,6 +1248,7 @@ mod tests {
             "l listen [::]:3021",
             "- proc /proc",
             "- exec-root -",
+            "- hook -",
             "- require-silent -",
             "- max-blocks-per-minute -",
             "- once -",
@@ -1264,7 +1277,7 @@ mod tests {
     #[rustfmt::skip]
     #[test]
     fn edges_of_every_range() {
-        let cases: [(&str, &[&str], &[&str]); 17] = [
+        let cases: [(&str, &[&str], &[&str]); 18] = [
             (
                 "--interval",
                 &["100ms", "3600s", "1h", "60m", "1", "3600", "3600000ms", "0001s"],
@@ -1303,6 +1316,7 @@ mod tests {
             ),
             ("--proc", &["/proc", "/host/proc/1", "fixtures/", ".", "a b"], &["", "a\0b"]),
             ("--exec-root", &["/host"], &["", "/\0"]),
+            ("--hook", &["/etc/hook", "/a b"], &["", "hook", "./hook", "/\0"]),
             ("--max-blocks-per-minute", &["1", "100000"], &["0", "100001", "", "1k"]),
             ("--widen", &["2", "256", "none"], &["0", "1", "257", "", "256/none", "NONE"]),
             ("--witness", &["auto", "none"], &["", "yes", "1", "AUTO"]),
@@ -1369,6 +1383,7 @@ mod tests {
             ("-l:80", "listen=[::]:80"),
             ("--proc /host/proc/1", "proc=/host/proc/1"),
             ("--exec-root /host", "exec-root=/host"),
+            ("--hook /etc/hook", "hook=/etc/hook"),
             ("--require-silent", "require-silent=true"),
             ("--max-blocks-per-minute 7", "max-blocks-per-minute=7"),
             ("--once", "once"),
@@ -1380,8 +1395,8 @@ mod tests {
     #[test]
     fn spellings() {
         let values = [
-            "5s", "1s", "9", "new", "::1", "1s,2s", "none", "none", "2", "", ":80", "/p", "/r", "",
-            "7", "", "", "all", "", "", "", "",
+            "5s", "1s", "9", "new", "::1", "1s,2s", "none", "none", "2", "", ":80", "/p", "/r",
+            "/h", "", "7", "", "", "all", "", "", "", "",
         ];
         for (row, value) in TABLE.iter().zip(values) {
             let name = format!("--{}", row.name);
@@ -1775,7 +1790,7 @@ mod tests {
     fn help_fits_a_screen() {
         let help = help();
         assert!(help.is_ascii() && help.ends_with('\n'));
-        assert!(help.lines().count() <= 24, "{help}");
+        assert!(help.lines().count() <= 25, "{help}");
         for line in help.lines() {
             assert!(line.len() <= 80, "{} columns: {line}", line.len());
             assert_eq!(line.trim_end(), line);

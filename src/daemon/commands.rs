@@ -1,7 +1,7 @@
 //! The commands that carry out blocks: one child at a time, from the moment it
 //! is due to the report of its end, and the sockets of sources blocked.
 
-use crate::address::{Family, PerFamily};
+use crate::address::{Family, Network, PerFamily};
 use crate::detector::{Data, Scan};
 use crate::firewall::comment::parse_hex;
 use crate::firewall::explanation::{is_forbidden, is_locked_out, lacks_capability};
@@ -20,6 +20,7 @@ use crate::time::{Duration, Instant, nearest};
 
 use super::clock::{self, Moment};
 use super::destroyer::Destroyer;
+use super::hook::{Event, Hook};
 use super::netfilter::Netfilter;
 use super::once::Once;
 use super::output::{Output, log_error};
@@ -50,7 +51,7 @@ pub struct Ended {
     duration: Duration,
 }
 
-/// The firewall, its child and its sockets of nf_tables.
+/// The firewall, its child and its sockets of nf_tables, and the hook.
 #[repr(C)]
 pub struct Commands {
     /// Where signals show, and so the end of a child.
@@ -60,6 +61,7 @@ pub struct Commands {
     /// The child closed its standard output, its standard error: always ready
     /// to poll, and nothing to wait for.
     child_has_closed: [bool; 2],
+    pub(super) hook: Hook,
     way_out: Once,
     /// This is a container: what is advised is to be typed outside.
     pub is_container: bool,
@@ -85,6 +87,7 @@ impl Commands {
             child_has_closed: [false; 2],
             buffer: [0; OUTPUT_BUFFER],
             destroyer: Destroyer::new(),
+            hook: Hook::NEW,
             way_out: Once::NEW,
             is_container: false,
             last_failure: BlockFailure::Lock,
@@ -412,6 +415,7 @@ impl Commands {
                     if destroys {
                         self.destroyer.add(rule.source);
                     }
+                    self.tell_hook(kernel, metrics, Event::Block(length), rule.source);
                     report::blocked(calendar, rule, length, data, &self.advice())
                 }
                 Notice::Refused { source, refusal } => {
@@ -439,6 +443,7 @@ impl Commands {
                     ref program,
                 } => {
                     metrics.unblocks.count(reason);
+                    self.tell_hook(kernel, metrics, Event::Unblock(reason), source);
                     if reason == EndReason::Widened {
                         continue;
                     }
@@ -448,6 +453,18 @@ impl Commands {
             };
             output.line(kernel, &line);
         }
+    }
+
+    #[inline(never)]
+    fn tell_hook(
+        &mut self,
+        kernel: &mut impl Kernel,
+        metrics: &mut Metrics,
+        event: Event,
+        source: Network,
+    ) {
+        let ports = self.firewall.ports_of(source);
+        self.hook.tell(kernel, metrics, event, source, ports);
     }
 
     // Verdicts.

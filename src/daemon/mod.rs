@@ -13,6 +13,7 @@ mod diag;
 mod facts;
 pub(crate) mod files;
 mod handshakes;
+mod hook;
 mod instance;
 mod intake;
 mod kept_file;
@@ -41,6 +42,7 @@ use crate::address::{Family, PerFamily};
 use crate::connections;
 use crate::coverage::{Look, TcpCounters};
 use crate::detector::{self, Scan};
+use crate::firewall::comment::put_ports;
 use crate::firewall::{self, Task};
 use crate::host::Host;
 use crate::kernel::{Accepted, Descriptor, Interest, Kernel, Signal, StartUp};
@@ -58,6 +60,7 @@ use crate::probes::{self, Target};
 use crate::proc_net_tcp::{Row, TcpState};
 use crate::report;
 use crate::sandbox::Tier;
+use crate::text::Text;
 use crate::time::{Calendar, Duration, Instant, nearest};
 use crate::tools::{blocks, healthcheck};
 use clock::Moment;
@@ -65,6 +68,7 @@ use commands::{Commands, Ended, Start};
 use confinement::Confinement;
 use counters::{Counters, EarlyReadings};
 use facts::{HostFacts, START_SLICES};
+use hook::Event;
 use instance::{InstanceLock, is_name_held};
 use intake::{Context, Intake, RowOf};
 use namespaces::{Candidates, Namespaces, Scene};
@@ -89,8 +93,8 @@ pub enum Flow {
 
 /// Descriptors of our own beside the clients: signals, destroy events, events of
 /// the host, of nf_tables and of other namespaces, listener, standard output, a
-/// child's two, and two packet sockets.
-const OWN_INTERESTS: usize = 11;
+/// child's two, the hook's answers, and two packet sockets.
+const OWN_INTERESTS: usize = 12;
 const INTERESTS: usize = HTTP_CLIENTS + OWN_INTERESTS;
 
 type Connections = connections::Connections<
@@ -247,6 +251,10 @@ impl Daemon {
 
     #[inline(never)]
     fn run(&mut self, kernel: &mut impl Kernel, start_up: &StartUp) -> Flow {
+        // First, while there is nothing else of ours that its launcher would hold.
+        if !self.commands.hook.start(kernel, &self.options.hook) {
+            return start::USAGE;
+        }
         self.prepare(kernel, start_up);
         let may_block = start::may_block(kernel, start_up, &self.options, &mut self.instance);
         let Some(may_block) = may_block else {
@@ -301,6 +309,9 @@ impl Daemon {
             self.take_signals(kernel);
         }
         self.watch_command(kernel, moment);
+        if is_ready(&found, self.commands.hook.answers()) {
+            self.commands.hook.take_answer(kernel, &mut self.metrics);
+        }
         self.update_facts(kernel, &found, moment.now);
         let has_events = is_ready(&found, self.watcher.socket());
         let [v4, v6] = self.witness.sockets(moment.now);
@@ -376,6 +387,7 @@ impl Daemon {
         }
         add(Interest::read(self.facts.events(now)));
         add(Interest::read(self.commands.netfilter.events(now)));
+        add(Interest::read(self.commands.hook.answers()));
         for pipe in self.commands.pipes() {
             add(Interest::read(pipe));
         }
@@ -555,6 +567,10 @@ impl Daemon {
         self.metrics.port_scans += 1;
         let line = report::scan(moment.calendar(kernel), scan);
         self.output.line(kernel, &line);
+        let mut ports: Text<{ hook::PORTS }> = Text::new();
+        put_ports(&mut ports, &scan.ports);
+        let (hook, metrics) = (&mut self.commands.hook, &mut self.metrics);
+        hook.tell(kernel, metrics, Event::Scan, scan.source, ports.as_bytes());
         let (options, host) = (&self.options, &self.host);
         let verdict = self.commands.decide(scan, options, host, moment.now);
         let (metrics, output) = (&mut self.metrics, &mut self.output);

@@ -724,6 +724,14 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         self.blocked_slot(source).is_some()
     }
 
+    /// The ports that the rule of a source lists, or did.
+    #[inline(never)]
+    pub fn ports_of(&self, source: Network) -> &[u8] {
+        let block = self.blocks.find(&source);
+        let block = block.and_then(|slot| self.blocks.value(slot));
+        block.map_or(b"", |block| Facts::ports(&block.comment))
+    }
+
     /// The rules of ours that `Task::List` found in the table listed last, what
     /// that is called, and the boot they are to be of.
     pub fn take_listing(&mut self) -> (&mut Vec<Rule, N>, &'static [u8], u32) {

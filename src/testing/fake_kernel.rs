@@ -15,9 +15,9 @@ use super::filter_table::FilterTable;
 use super::nf_tables_model::NfTables;
 use crate::address::{Endpoint, Family, Network, PerFamily};
 use crate::kernel::{
-    Accepted, CAP_NET_ADMIN, Child, Claim, Clock, Descriptor, Errno, Exit, File, Instruction,
-    Interest, Invocation, Kernel, Link, More, Netlink, Path, ProcessStatus, Sandbox, Screen,
-    Signal, StartUp, Stream,
+    Accepted, CAP_NET_ADMIN, Child, Claim, Clock, Descriptor, Errno, Exit, File, HOOK_RECORD,
+    HookRun, Instruction, Interest, Invocation, Kernel, Link, More, Netlink, Path, ProcessStatus,
+    Sandbox, Screen, Signal, StartUp, Stream,
 };
 use crate::proc_net_tcp::TcpState;
 use crate::sandbox::Layer;
@@ -248,6 +248,7 @@ enum Open {
     Connection(VecDeque<u8>),
     ChildOutput,
     ChildErrors,
+    HookAnswers,
 }
 
 /// A socket of rtnetlink.
@@ -370,6 +371,71 @@ impl Running {
     }
 }
 
+/// The hook's launcher.
+pub struct Launcher {
+    /// The start fails.
+    pub fault: Option<Errno>,
+    /// Its file.
+    pub file: String,
+    /// How long a run takes, and what comes of it.
+    pub takes: Duration,
+    pub ends: HookRun,
+    /// Words of each run, with `|` behind each, in the order of the runs.
+    pub runs: Vec<String>,
+    /// Something ended it.
+    pub is_gone: bool,
+    waiting: VecDeque<String>,
+    run_ends: Option<Instant>,
+    answers: VecDeque<u8>,
+}
+
+impl Launcher {
+    const fn new() -> Self {
+        Self {
+            fault: None,
+            file: String::new(),
+            takes: Duration::ZERO,
+            ends: HookRun::Ok,
+            runs: Vec::new(),
+            is_gone: false,
+            waiting: VecDeque::new(),
+            run_ends: None,
+            answers: VecDeque::new(),
+        }
+    }
+
+    /// Takes a record as a pipe does: whole or not at all.
+    fn take(&mut self, record: &[u8], now: Instant) -> Result<usize, Errno> {
+        if self.is_gone {
+            return Err(Errno::EPIPE);
+        }
+        if (self.waiting.len() + 1) * HOOK_RECORD > PIPE {
+            return Err(Errno::EAGAIN);
+        }
+        assert_eq!(record.len(), HOOK_RECORD);
+        let words = String::from_utf8(record.to_vec()).unwrap();
+        let (words, padding) = words.rsplit_once('\0').unwrap();
+        assert_eq!(padding.trim(), "");
+        self.waiting.push_back(words.replace('\0', "|") + "|");
+        self.go_on(now);
+        Ok(record.len())
+    }
+
+    fn go_on(&mut self, now: Instant) {
+        while !self.is_gone {
+            match self.run_ends {
+                Some(end) if end > now => return,
+                Some(_) => self.answers.push_back(self.ends as u8),
+                None => {}
+            }
+            let next = self.waiting.pop_front();
+            self.run_ends = next.is_some().then(|| now.after(self.takes));
+            let Some(words) = next else { return };
+            self.runs.push(words);
+        }
+    }
+}
+
 /// An HTTP client.
 pub struct Client {
     peer: IpAddr,
@@ -468,6 +534,7 @@ pub struct FakeKernel {
     /// When another program last changed the tables.
     pub interfered: Option<Instant>,
     pub commands: Vec<Command>,
+    pub launcher: Launcher,
     pub readings: Vec<Reading>,
     pub clients: Vec<Client>,
     pub service: Service,
@@ -587,6 +654,7 @@ impl FakeKernel {
             child_faults: VecDeque::new(),
             interfered: None,
             commands: Vec::new(),
+            launcher: Launcher::new(),
             readings: Vec::new(),
             clients: Vec::new(),
             service: Service::Refuses,
@@ -874,7 +942,8 @@ impl FakeKernel {
     fn next_event(&self) -> Option<Instant> {
         let event = self.events.keys().next().map(|key| key.0);
         let child = self.child.as_ref().and_then(Running::next_event);
-        nearest(event, child)
+        let run_ends = self.launcher.run_ends.filter(|_| !self.launcher.is_gone);
+        nearest(nearest(event, child), run_ends)
     }
 
     /// Reports what changed in the host since this was called last.
@@ -924,6 +993,7 @@ impl FakeKernel {
                 None => break,
             }
         }
+        self.launcher.go_on(self.now);
         while self
             .child
             .as_ref()
@@ -1106,6 +1176,7 @@ impl FakeKernel {
             Some(Open::Connection(answer)) => {
                 !answer.is_empty() || !matches!(self.service, Service::Silent)
             }
+            Some(Open::HookAnswers) => !self.launcher.answers.is_empty() || self.launcher.is_gone,
             Some(Open::ChildOutput) => self.is_pipe_readable(|child| &child.output),
             Some(Open::ChildErrors) => self.is_pipe_readable(|child| &child.errors),
             Some(
@@ -1148,6 +1219,20 @@ impl FakeKernel {
             is_any |= interest.is_met();
         }
         is_any
+    }
+
+    fn read_answers(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let portion = self.portion(buffer.len());
+        let answers = &mut self.launcher.answers;
+        let count = portion.min(answers.len());
+        if count == 0 && !self.launcher.is_gone {
+            return Err(Errno::EAGAIN);
+        }
+        for (to, from) in buffer.iter_mut().zip(answers.drain(..count)) {
+            *to = from;
+        }
+        self.progress += 1;
+        Ok(count)
     }
 
     fn read_pipe(&mut self, is_output: bool, buffer: &mut [u8]) -> Result<usize, Errno> {
@@ -1283,6 +1368,7 @@ impl Kernel for FakeKernel {
         match self.open.get(&descriptor.number()) {
             Some(Open::ChildOutput) => return self.read_pipe(true, buffer),
             Some(Open::ChildErrors) => return self.read_pipe(false, buffer),
+            Some(Open::HookAnswers) => return self.read_answers(buffer),
             _ => {}
         }
         let is_short = self.faults.short;
@@ -1358,6 +1444,9 @@ impl Kernel for FakeKernel {
         if stream == Stream::Error {
             self.errors.extend(bytes);
             return Ok(bytes.len());
+        }
+        if stream == Stream::Hook {
+            return self.launcher.take(bytes, self.now);
         }
         self.interrupt()?;
         let room = match self.stdout {
@@ -1731,6 +1820,18 @@ impl Kernel for FakeKernel {
             output,
             errors,
         })
+    }
+
+    fn start_launcher(&mut self, file: &Path) -> Result<Descriptor, Errno> {
+        let launcher = &mut self.launcher;
+        launcher.file = String::from_utf8(file.as_bytes().to_vec()).unwrap();
+        launcher.waiting.clear();
+        launcher.answers.clear();
+        (launcher.is_gone, launcher.run_ends) = (false, None);
+        match launcher.fault {
+            Some(error) => Err(error),
+            None => self.new_descriptor(Open::HookAnswers),
+        }
     }
 
     fn reap(&mut self, process: i32) -> Option<Exit> {

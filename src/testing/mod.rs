@@ -8,6 +8,7 @@ pub mod fake_proc;
 mod filter_table;
 mod firewall_scenarios;
 pub mod golden;
+mod hook_scenarios;
 mod liars;
 mod nf_tables_model;
 mod oracle;

@@ -25,7 +25,8 @@ use super::run::Run;
 use super::scenarios::{OWN, OWN_IPV6, host};
 use crate::address::{Endpoint, Family, Network};
 use crate::daemon::Flow;
-use crate::kernel::{Claim, Errno, Screen};
+use crate::kernel::{Claim, Errno, HookRun, Screen};
+use crate::limits::{CHILD_DEADLINE, CHILD_GRACE};
 use crate::nf_tables::Set;
 use crate::proc_net_tcp::TcpState;
 use crate::time::{Duration, Instant};
@@ -421,6 +422,16 @@ impl Trace {
                 }
             }
             ["operator", "deletes", peer] => kernel.delete_rule_of(peer),
+            ["hook", "takes", time] => {
+                kernel.launcher.takes = Duration::parse(time.as_bytes()).unwrap();
+            }
+            ["hook", "fails"] => kernel.launcher.ends = HookRun::Failed,
+            ["hook", "hangs"] => {
+                (kernel.launcher.takes, kernel.launcher.ends) =
+                    (CHILD_DEADLINE.saturating_add(CHILD_GRACE), HookRun::Timeout);
+            }
+            ["launcher", "fails", error] => kernel.launcher.fault = Some(errno(error)),
+            ["launcher", "ends"] => kernel.launcher.is_gone = true,
             ["kernel", "has", "nf_tables"] => kernel.nf_tables.lacks.nf_tables = false,
             ["sets", "already", "hold", peer, "for", time, ..] => {
                 let (_, comment) = line.split_once(": ").unwrap();
@@ -566,6 +577,17 @@ impl Trace {
                 let (tables, icmp) = (&self.run.kernel.nf_tables, libc::IPPROTO_ICMPV6);
                 assert!(!tables.drops_protocol(peer.parse().unwrap(), false, icmp));
             }
+            // Words of the next run, each with a bar behind it.
+            ["hook", "runs", ..] => {
+                let (_, expected) = line.split_once("runs ").unwrap();
+                let runs = &mut self.run.kernel.launcher.runs;
+                assert!(!runs.is_empty(), "it does not run");
+                assert_like(&runs.remove(0), expected);
+            }
+            ["hook", "ran", count, "times", "more"] => {
+                let runs = std::mem::take(&mut self.run.kernel.launcher.runs);
+                assert_eq!(runs.len(), number::<usize>(count), "{runs:?}");
+            }
             ["a", "child", "runs"] => assert!(self.run.kernel.has_child()),
             [tool @ ("iptables" | "ip6tables"), ref words @ ..] => {
                 let table = table(&mut self.run.kernel, tool);
@@ -661,6 +683,8 @@ fn closing_state(word: &str) -> TcpState {
 fn errno(word: &str) -> Errno {
     match word {
         "EACCES" => Errno::EACCES,
+        "EAGAIN" => Errno::EAGAIN,
+        "ENOENT" => Errno::ENOENT,
         "EADDRINUSE" => Errno::EADDRINUSE,
         "EPERM" => Errno::EPERM,
         "EADDRNOTAVAIL" => Errno::EADDRNOTAVAIL,
