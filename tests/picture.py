@@ -22,7 +22,7 @@ def main(binary):
         take(t)
     finally:
         t.close()
-    subprocess.run(["zopflipng", "--filters=01234mepb", "--lossy_8bit", "-y", PICTURE, PICTURE],
+    subprocess.run(["zopflipng", "--filters=0me", "--iterations=2", "-y", PICTURE, PICTURE],
                    stdout=subprocess.DEVNULL, check=False)
     print(f"dist/live.png: {os.path.getsize(PICTURE)} bytes")
 
@@ -37,7 +37,7 @@ def take(t):
     firewall = t.backend(host, "nft")
     guard = t.guard(host, "--show", "scans", env=firewall.env, interval="1s").ready()
     browser = Browser(t, guest)
-    browser.look(1280, "light", height=660)
+    browser.look(1280, "light", height=690)
     browser.open(f"http://{HOST}:3021/")
     browser.wait_text("#state", "guarding")
     held = []
@@ -50,6 +50,8 @@ def take(t):
             address, ports = SCANNERS[second > 40]
             guest.run("nmap", "-sT", "-n", "-Pn", "-S", address, "-e", "lan0", "-p", ports, HOST)
             guard.wait_line(f"Blocked: .* {address} ")
+        if second == 60:
+            guest.run("nmap", "-sS", "-n", "-Pn", "-p", "1-100", HOST)
         time.sleep(1)
     browser.wait_text("#state", "guarding")
     browser.picture(PICTURE, whole=False)
@@ -57,4 +59,4 @@ def take(t):
 
 
 if __name__ == "__main__":
-    harness.run_alone(main, 240)
+    harness.run_alone(main, 300)

@@ -4,6 +4,7 @@ shows. Pictures of all that is shown are left in target/live."""
 import gzip
 import os
 import re
+import signal
 import time
 
 import pytest
@@ -226,7 +227,7 @@ def test_a_scan_is_seen_on_the_page(t):
     check_without_eyes(browser)
     browser.evaluate("document.querySelector('button').click()")
     assert browser.evaluate("getSelection().toString()") == undo, "what is copied"
-    check_hidden(browser)
+    check_hidden(browser, guard)
     assert undo.split()[0] == "tcpparser", "the command"
     assert firewall.product(lan.host, *undo.split()[1:]).returncode == 0, undo
     browser.wait_text("#rest", "No source is blocked.")
@@ -237,10 +238,14 @@ def test_a_scan_is_seen_on_the_page(t):
     assert browser.complaints() == [], "the console"
 
 
-def check_hidden(browser):
-    """Behind another tab nothing is asked; then at once."""
+def check_hidden(browser, guard):
+    """Behind another tab nothing is asked, not even when an answer comes in there;
+    then at once."""
+    guard.signal(signal.SIGSTOP)
+    wait_for(lambda: browser.evaluate("busy"), "a question")
     tab = browser.call("Target.createTarget", url="about:blank")["targetId"]
     wait_for(lambda: browser.evaluate("document.hidden"), "another tab")
+    guard.signal(signal.SIGCONT)
     wait_for(lambda: not browser.evaluate("busy"), "the last answer")
     before = requests(browser)
     time.sleep(5)
