@@ -5,14 +5,20 @@ import http.server
 import json
 import os
 import re
+import sys
 import threading
 import urllib.request
 
+import pytest
+
 from fleet import ROOT, RULES, Prometheus
 from harness import need, run, wait_for
+from machine import PACKAGES
 from test_metrics import body_of, curl, faults
 
 DASHBOARD = os.path.join(ROOT, "dist", "grafana-dashboard.json")
+# What has to come from the part that enters the sandbox.
+COMING = {"tcpparser_sandbox_info", "tcpparser_sandbox"}
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
@@ -23,8 +29,9 @@ def read(path):
 
 def queries():
     """All queries of the dashboard."""
-    panels = json.loads(read(DASHBOARD))["panels"]
-    return [target["expr"] for panel in panels for target in panel.get("targets", [])]
+    dashboard = json.loads(read(DASHBOARD))
+    found = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+    return found + [annotation["expr"] for annotation in dashboard["annotations"]["list"]]
 
 
 def names_in(text):
@@ -62,22 +69,33 @@ def test_every_alert_is_tested_and_says_what_it_means(t):
 def test_rules_and_dashboard_ask_for_metrics_that_exist(t):
     exposed = names_exposed(body_of(t.guard(t.lan().host).ready()))
     expressions = re.findall(r"expr: ((?:.|\n)*?)\n +(?:for|labels):", read(RULES))
+    assert 'job="' not in "".join(expressions), "a job's name is the administrator's"
     for source, text in (("rules", "\n".join(expressions)), ("dashboard", read(DASHBOARD))):
         asked = names_in(text)
         assert len(asked) > 5, f"{source} ask for {asked}"
-        assert asked - exposed == set(), f"names that {source} ask for and no family has"
+        assert asked - exposed - COMING == set(), f"names that {source} ask for and no family has"
 
 
 def test_dashboard_is_whole(t):
     dashboard = json.loads(read(DASHBOARD))
     panels = dashboard["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels), "different ids"
+    cells = []
     for panel in panels:
         assert panel["title"], f"panel {panel['id']} has no title"
         assert panel["type"] == "row" or panel["description"], f"{panel['title']}: description"
+        assert panel["type"] == "row" or panel["fieldConfig"]["defaults"].get("noValue"), (
+            f"{panel['title']}: what it says where there is no number")
         place = panel["gridPos"]
         assert place["x"] + place["w"] <= 24, f"{panel['title']} does not fit"
-    used = set(re.findall(r"\$\{?([a-z]+)", " ".join(queries()) + json.dumps(panels)))
+        cells += [(x, y) for x in range(place["x"], place["x"] + place["w"])
+                  for y in range(place["y"], place["y"] + place["h"])]
+    assert len(set(cells)) == len(cells), "panels that overlap"
+    for annotation in dashboard["annotations"]["list"]:
+        assert annotation["datasource"]["uid"] == "${datasource}", annotation["name"]
+    assert len(dashboard["annotations"]["list"]) == 2, "scans and starts"
+    used = set(re.findall(r"\$\{?([a-z]+)", " ".join(queries()) + json.dumps(panels)
+                          + json.dumps(dashboard["annotations"])))
     known = {variable["name"] for variable in dashboard["templating"]["list"]}
     assert used - known == set(), "variables that are not set"
 
