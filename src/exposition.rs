@@ -36,10 +36,13 @@ pub fn write(snapshot: &Snapshot, format: Format, out: &mut TextView) {
     let mut writer = Writer {
         out,
         format,
+        start: snapshot.metrics.start_unix_nanoseconds,
+        has_created: false,
         families: b"",
         prefix: b"",
         name: b"",
         suffix: b"",
+        labels: 0,
     };
     write_readings(&mut writer, snapshot.metrics);
     write_evidence(&mut writer, snapshot.metrics);
@@ -67,6 +70,10 @@ macro_rules! families {
 macro_rules! letter {
     (counter) => {
         "c"
+    };
+    // The kernel's, which did not start with this process.
+    (counter_since_boot) => {
+        "b"
     };
     (gauge) => {
         "g"
@@ -108,7 +115,7 @@ fn write_readings(w: &mut Writer, m: &Metrics) {
             "Connections first seen, without those within the host, by who opened them and address family.";
         counter "connections_missed" = number(m.connections_missed),
             "Inbound connections the kernel completed and nothing here saw.";
-        counter "resets_sent" = number(m.resets_sent),
+        counter_since_boot "resets_sent" = number(m.resets_sent),
             "Resets sent by this host since boot: refused connects, aborts by services, destroyed sockets.";
     }
 }
@@ -235,6 +242,9 @@ fn write_process(w: &mut Writer, snapshot: &Snapshot) {
 struct Writer<'a> {
     out: &'a mut TextView,
     format: Format,
+    /// When counting began, and whether the family being written says so.
+    start: u64,
+    has_created: bool,
     /// What of `families!` is not written yet.
     families: &'static [u8],
     /// What the names of all of those begin with.
@@ -242,6 +252,8 @@ struct Writer<'a> {
     /// Name of the family being written, and what its samples have behind it.
     name: &'static [u8],
     suffix: &'static [u8],
+    /// Where behind the name the labels of the sample being written begin.
+    labels: usize,
 }
 
 impl Writer<'_> {
@@ -257,7 +269,7 @@ impl Writer<'_> {
         self.begin();
         self.sample(&[b" "]);
         self.out.put_seconds(nanoseconds);
-        self.put(&[b"\n"]);
+        self.end_line();
     }
 
     /// `None` is infinite.
@@ -327,7 +339,7 @@ impl Writer<'_> {
         self.end(durations.count());
         self.sample(&[b"_sum "]);
         self.out.put_seconds(durations.sum().as_nanos());
-        self.put(&[b"\n"]);
+        self.end_line();
         self.sample(&[b"_count "]);
         self.end(durations.count());
     }
@@ -359,7 +371,7 @@ impl Writer<'_> {
         self.families = rest;
         let is_text = self.format == Format::Text;
         let (suffix, word): (&[u8], &[u8]) = match kind {
-            b'c' => (b"_total", b"counter"),
+            b'c' | b'b' => (b"_total", b"counter"),
             b'g' => (b"", b"gauge"),
             b'h' => (b"", b"histogram"),
             // The text format has no such type.
@@ -367,6 +379,7 @@ impl Writer<'_> {
             _ => (b"_info", b"info"),
         };
         (self.name, self.suffix) = (name, suffix);
+        self.has_created = !is_text && *kind == b'c';
         let suffix: &[u8] = if is_text { suffix } else { b"" };
         self.describe(b"# HELP ", suffix, help);
         self.describe(b"# TYPE ", suffix, word);
@@ -386,6 +399,7 @@ impl Writer<'_> {
     #[inline(never)]
     fn sample(&mut self, rest: &[&[u8]]) {
         self.put(&[self.prefix, self.name, self.suffix]);
+        self.labels = self.out.as_bytes().len();
         self.put(rest);
     }
 
@@ -399,7 +413,20 @@ impl Writer<'_> {
     #[inline(never)]
     fn end(&mut self, number: u64) {
         self.out.put_decimal(number);
+        self.end_line();
+    }
+
+    /// Behind a counter comes in OpenMetrics since when it counts (section
+    /// "Counter"): what it counted before the first scrape is an increase, too.
+    #[inline(never)]
+    fn end_line(&mut self) {
         self.out.put_byte(b'\n');
+        if self.has_created {
+            self.put(&[self.prefix, self.name, b"_created"]);
+            self.out.put_word_again(self.labels);
+            self.out.put_seconds(self.start);
+            self.out.put_byte(b'\n');
+        }
     }
 }
 
@@ -482,7 +509,9 @@ mod tests {
     }
 
     fn family_of<'a>(sample: &'a str, families: &BTreeMap<&str, &str>) -> &'a str {
-        let candidates = ["", "_total", "_info", "_bucket", "_sum", "_count"];
+        let candidates = [
+            "", "_total", "_created", "_info", "_bucket", "_sum", "_count",
+        ];
         candidates
             .iter()
             .filter_map(|suffix| sample.strip_suffix(suffix))
@@ -549,11 +578,40 @@ mod tests {
         let samples = |format| -> Vec<String> {
             written(&sample(&metrics), format)
                 .lines()
-                .filter(|line| !line.starts_with('#'))
+                .filter(|line| !line.starts_with('#') && !is_created(line))
                 .map(ToString::to_string)
                 .collect()
         };
         assert_eq!(samples(Format::Text), samples(Format::OpenMetrics));
+    }
+
+    fn is_created(line: &str) -> bool {
+        line.split(['{', ' ']).next().unwrap().ends_with("_created")
+    }
+
+    /// Right behind each sample of a counter, with its labels; but not where the
+    /// kernel counts since it booted.
+    #[test]
+    fn counters_say_since_when_they_count() {
+        let metrics = busy();
+        let text = written(&sample(&metrics), Format::Text);
+        assert!(!text.lines().any(is_created));
+        let open = written(&sample(&metrics), Format::OpenMetrics);
+        let since_boot = "tcpparser_resets_sent_total ";
+        let mut lines = open.lines();
+        let mut counters = 0;
+        while let Some(line) = lines.next() {
+            assert!(!is_created(line), "{line}");
+            let (series, _) = line.rsplit_once(' ').unwrap();
+            let is_counter = series.split('{').next().unwrap().ends_with("_total");
+            if is_counter && !line.starts_with('#') && !line.starts_with(since_boot) {
+                let created = series.replace("_total", "_created") + " 1635801113.25";
+                assert_eq!(lines.next(), Some(created.as_str()));
+                counters += 1;
+            }
+        }
+        assert!(counters > 80, "{counters} counters");
+        assert!(open.contains(since_boot));
     }
 
     #[test]
@@ -690,11 +748,14 @@ mod tests {
     /// The longest text that can ever come about fits an answer.
     #[test]
     fn the_longest_text_fits() {
-        let metrics = Metrics::new();
+        let mut metrics = busy();
+        metrics.start_unix_nanoseconds = u64::MAX;
         let text = written(&sample(&metrics), Format::OpenMetrics);
-        let samples = text.lines().filter(|line| !line.starts_with('#')).count();
+        let has_number = |line: &&str| !line.starts_with('#') && !is_created(line);
+        let samples = text.lines().filter(has_number).count();
         let longest_number = "18446744073709551615".len();
-        assert!(text.len() + samples * longest_number <= BODY_ROOM);
+        let longest = text.len() + samples * longest_number;
+        assert!(longest <= BODY_ROOM, "{longest} of {BODY_ROOM} bytes");
     }
 
     #[test]

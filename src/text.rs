@@ -76,6 +76,18 @@ impl TextView {
         self.truncated |= count < bytes.len();
     }
 
+    /// Appends once more what stands from `start` on up to the next blank, with
+    /// that.
+    pub fn put_word_again(&mut self, start: usize) {
+        for at in start..self.length {
+            let byte = self.bytes.get(at).copied().unwrap_or_default();
+            self.put_byte(byte);
+            if byte == b' ' {
+                return;
+            }
+        }
+    }
+
     /// Appends one byte.
     #[inline(never)]
     pub fn put_byte(&mut self, byte: u8) {
@@ -335,6 +347,16 @@ mod tests {
         assert_eq!(text(|t| t.put_seconds(12_345)), "0.000012345");
         assert_eq!(text(|t| t.put_seconds(3_000_000_000)), "3");
         assert_eq!(text(|t| t.put_right(b"ab", 5)), "   ab");
+        let again = |start| {
+            text(|t| {
+                t.put(b"a{b} 1\n");
+                t.put_word_again(start);
+            })
+        };
+        assert_eq!(
+            (again(1).as_str(), again(5).as_str()),
+            ("a{b} 1\n{b} ", "a{b} 1\n1\n")
+        );
         assert_eq!(parse_decimal(b"18446744073709551615"), Some(u64::MAX));
         assert_eq!(parse_decimal(b"18446744073709551616"), None);
         assert_eq!(parse_decimal(b""), None);

@@ -125,7 +125,7 @@ def openmetrics_faults(text):
     found += [f"counter {name} ends in _total" for name in counters if name.endswith("_total")]
     for name, unit in re.findall(r"^# UNIT (\S+) (\S+)\n", text, re.M):
         found += [] if name.endswith(f"_{unit}") else [f"{name} is not in {unit}"]
-    text = re.sub(r"^# UNIT .*\n", "", text, flags=re.M)
+    text = re.sub(r"^# UNIT .*\n|^\w+_created[ {].*\n", "", text, flags=re.M)
     for name, suffix in [(n, "_total") for n in counters] + [(n, "_info") for n in infos]:
         text = re.sub(f"^# (HELP|TYPE) {name} ", rf"# \1 {name}{suffix} ", text, flags=re.M)
     return found + faults(text)
@@ -139,10 +139,50 @@ def test_both_formats_have_the_same_metrics(t):
     assert headers["content-type"] == OPENMETRICS + "; charset=utf-8", "content type"
     assert openmetrics_faults(open_text) == [], "faults"
     assert faults(text) == [], "faults of the text format"
-    assert names_exposed(open_text) == names_exposed(text), "names"
+    created = {name for name in names_exposed(open_text) if name.endswith("_created")}
+    assert names_exposed(open_text) - created == names_exposed(text), "names"
     for bad in (open_text.removesuffix("# EOF\n"), open_text.replace("_bytes 1", "_bytes  1"),
                 open_text.replace("# TYPE tcpparser_rows ", "# TYPE tcpparser_rows_total ")):
         assert bad == open_text or openmetrics_faults(bad), "these checks find nothing"
+
+
+# Families with their types and samples, by the parser of Prometheus's own client.
+PARSE = """
+import json, sys
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+print(json.dumps([(family.name, family.type, [(sample.name, sample.labels, sample.value)
+                                              for sample in family.samples])
+                  for family in text_string_to_metric_families(sys.stdin.read())]))
+"""
+
+
+def parsed(text):
+    pythons = (sys.executable, f"{PACKAGES}/python/bin/python3")
+    for python in filter(os.path.exists, pythons):
+        if run(python, "-c", "import prometheus_client.openmetrics.parser").returncode == 0:
+            done = run(python, "-c", PARSE, input=text)
+            assert done.returncode == 0, f"refused: {done.stderr[-300:]}"
+            return json.loads(done.stdout)
+    pytest.skip("prometheus_client is not installed")
+
+
+def test_counters_say_since_when_they_count(t):
+    """But for one that the kernel counts, and in OpenMetrics alone."""
+    guard = t.guard(t.lan().host).ready()
+    families = parsed(curl(guard, "-H", f"Accept: {OPENMETRICS}",
+                           "http://127.0.0.1:3021/metrics")[2])
+    values = {name: value for _, _, samples in families for name, labels, value in samples}
+    counters = [family for family in families if family[1] == "counter"]
+    assert len(counters) > 30, f"counters: {counters}"
+    for family, _, samples in counters:
+        totals = [labels for name, labels, _ in samples if name == f"{family}_total"]
+        created = [(labels, value) for name, labels, value in samples
+                   if name == f"{family}_created"]
+        wanted = [] if family == "tcpparser_resets_sent" else totals
+        assert created == [(labels, values["process_start_time_seconds"])
+                           for labels in wanted], f"{family}: {samples}"
+        assert totals, f"no sample of {family}"
+    assert "_created" not in body_of(guard), "the text format has no such sample"
 
 
 class TextOnly(http.server.BaseHTTPRequestHandler):
@@ -197,7 +237,9 @@ def test_prometheus_scrapes_both_formats(t):
         wait_for(lambda: len(prometheus.query("tcpparser_readings_total")) == 2, "samples")
         assert prometheus.targets() == {direct: ("up", ""), relayed: ("up", "")}, "targets"
         counts = prometheus.query("scrape_samples_scraped")
-        assert counts.get(direct) == counts.get(relayed), "samples in both formats"
+        created = prometheus.query('count by (instance) ({__name__=~".+_created"})')
+        assert set(created) == {direct}, f"where counters say since when they count: {created}"
+        assert counts[direct] - created[direct] == counts.get(relayed), "samples in both formats"
         assert counts[direct] > 100, f"samples: {counts}"
         types = {name: entries[0]["type"] for name, entries in prometheus.get("metadata").items()}
         assert (types.get("tcpparser_port_scans_total", types.get("tcpparser_port_scans"))
