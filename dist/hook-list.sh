@@ -10,4 +10,4 @@ block) line="add $2 timeout $4" ;;
 unblock) line="del $2" ;;
 *) exit 0 ;;
 esac
-exec logger -n "$server" -P "$port" -d -t tcpparser -- "$line"
+exec logger --rfc3164 -n "$server" -P "$port" -d -t tcpparser -- "$line"

@@ -55,6 +55,8 @@ impl Errno {
     pub const ENOBUFS: Self = Self(libc::ENOBUFS);
     /// The reader is gone.
     pub const EPIPE: Self = Self(libc::EPIPE);
+    /// A symbolic link where it is refused.
+    pub const ELOOP: Self = Self(libc::ELOOP);
     /// Not something to read rows from.
     pub const EINVAL: Self = Self(libc::EINVAL);
 }
@@ -544,8 +546,7 @@ pub trait Kernel {
     fn spawn(&mut self, invocation: &Invocation) -> Result<Child, Errno>;
     /// Starts the process that runs `file`, an absolute path, with the words of each
     /// record written to `Stream::Hook`: one at a time, each for at most
-    /// `CHILD_DEADLINE`. Returns the pipe of its answers, which ends with it. EPERM
-    /// where others than root may change the file or a folder above it.
+    /// `CHILD_DEADLINE`. Returns the pipe of its answers, which ends with it.
     fn start_launcher(&mut self, file: &Path) -> Result<Descriptor, Errno>;
     /// How the child ended, if it did; waitpid(2) with WNOHANG.
     fn reap(&mut self, process: i32) -> Option<Exit>;

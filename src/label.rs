@@ -15,6 +15,11 @@ pub trait Label: Copy {
     /// The place of this value among the values; what lies behind is not counted.
     fn index(self) -> usize;
 
+    /// This value; empty where it is not counted.
+    fn value(self) -> &'static [u8] {
+        nth(Self::WORDS, self.index() + 1)
+    }
+
     /// The label's values.
     fn values() -> impl Iterator<Item = &'static [u8]> {
         words(Self::WORDS).skip(1)
@@ -24,6 +29,11 @@ pub trait Label: Copy {
 /// The words of a text with one blank between.
 pub fn words(text: &'static str) -> Split<'static> {
     split(text.as_bytes(), b' ')
+}
+
+#[inline(never)]
+fn nth(text: &'static str, index: usize) -> &'static [u8] {
+    words(text).nth(index).unwrap_or_default()
 }
 
 /// Implements the label of an enum whose first variants, numbered from `$first`

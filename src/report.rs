@@ -11,6 +11,7 @@ use crate::firewall::iptables::{Hook, Rule, Tool};
 use crate::firewall::{EndReason, Failure, FailureReason, Standing};
 use crate::host::Protection;
 use crate::kernel::Errno;
+use crate::label::Label as _;
 use crate::probes::Target;
 use crate::text::{Text, TextView, split};
 use crate::time::{Calendar, Duration, Instant};
@@ -353,6 +354,7 @@ pub fn error_words(error: Errno) -> Text<48> {
         Errno::ENOENT => b"no such file",
         Errno::EACCES | Errno::EPERM => b"permission denied",
         Errno::EADDRINUSE => b"address in use",
+        Errno::ELOOP => b"a symbolic link",
         Errno::EEXIST => b"the name is taken",
         Errno::ECONNREFUSED => b"connection refused",
         Errno::ETIMEDOUT => b"no answer in time",
@@ -540,7 +542,7 @@ pub fn put_block(out: &mut TextView, block: &Standing, now: Instant, unix_nanose
         out.put_byte(b'\t');
         out.put_decimal(number);
     }
-    for word in [Facts::ports(block.comment), block.backend.name()] {
+    for word in [Facts::ports(block.comment), block.backend.value()] {
         out.put_byte(b'\t');
         out.put(word);
     }

@@ -22,6 +22,7 @@ from traffic import Stopwatch, has_events, touch
 
 PORTS = (22, 25, 80, 445)
 LISTED = ",".join(map(str, PORTS))
+ROUTED = "10.98.0.0/16"
 NOTES = """#!/bin/sh
 for word in "$@"; do printf '%s|' "$word"; done >> {0}/events
 echo >> {0}/events
@@ -50,6 +51,11 @@ class Scene:
             file.write(text)
         os.chmod(path, 0o755)
         return path
+
+    def route(self):
+        """The peer can connect from any of these from now on."""
+        self.lan.host.must("ip", "route", "add", ROUTED, "via", self.lan.peer_v4)
+        self.lan.peer.must("ip", "route", "add", "local", ROUTED, "dev", "lo")
 
     def guard(self, *arguments, **options):
         return self.t.guard(self.lan.host, "--hook", self.hook, *arguments, **options).ready()
@@ -161,10 +167,10 @@ while :; do wait; done
 
 def test_waiting_events_are_bounded_and_end_with_us(t):
     scene = Scene(t, NOTES + "sleep 600\n")
-    scene.lan.peer.ip(*(f"addr add 10.77.1.{n}/16 dev lan0" for n in range(1, 101)))
+    scene.route()
     guard = scene.guard("--dry-run", "--max-blocks-per-minute", "100000")
     for number in range(1, 101):
-        scene.scan(f"10.77.1.{number}")
+        scene.scan(f"10.98.0.{number}")
     wait_for(lambda: guard.metric("tcpparser_port_scans_total") == 100, "100 scans")
     assert runs(guard, "dropped") == 35, "one runs, 64 wait"
     launcher = launcher_of(guard)
@@ -212,9 +218,9 @@ def test_files_that_others_may_change_are_refused(t):
         refused(scene, scene.hook)
     os.chmod(scene.folder, 0o755)
     os.symlink(scene.hook, scene.folder + "/link")
-    refused(scene, scene.folder + "/link")
+    refused(scene, scene.folder + "/link", "a symbolic link")
     os.symlink(scene.folder, scene.folder + "/folder")
-    refused(scene, scene.folder + "/folder/hook")
+    refused(scene, scene.folder + "/folder/hook", "a symbolic link")
     refused(scene, scene.folder)
     below_tmp = t.folder("of-root") + "/hook"
     shutil.copy(scene.hook, below_tmp)
@@ -229,7 +235,6 @@ def test_files_that_others_may_change_are_refused(t):
 
 
 BURST = 200
-ROUTED = "10.98.0.0/16"
 
 
 class Elements(Stopwatch):
@@ -268,8 +273,7 @@ def test_it_delays_no_block(t):
     """In pairs, each with a hook and without."""
     scene = Scene(t, "#!/bin/sh\nexec sleep 0.01\n")
     t.backend(scene.lan.host, "nft")
-    scene.lan.host.must("ip", "route", "add", ROUTED, "via", scene.lan.peer_v4)
-    scene.lan.peer.must("ip", "route", "add", "local", ROUTED, "dev", "lo")
+    scene.route()
     pairs = [(burst(scene, "--hook", scene.hook), burst(scene)) for _ in range(5)]
     later = statistics.median(hooked - bare for hooked, bare in pairs)
     shown = ", ".join(f"{1e3 * hooked:.1f} and {1e3 * bare:.1f}" for hooked, bare in pairs)

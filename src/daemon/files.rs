@@ -35,6 +35,32 @@ fn open_if_of_root(kernel: &mut impl Kernel, path: &Path) -> Result<File, Errno>
     keep_if(kernel, file, is_safe && file.owner == 0, Errno::EPERM)
 }
 
+/// Refuses (EPERM) what is no program that root owns and nobody else may write to,
+/// in folders likewise, and symbolic links. An ACL that lets others write shows in
+/// the rights of the group (acl(5)).
+pub(super) fn check_program(kernel: &mut impl Kernel, path: &Path) -> Result<(), Errno> {
+    let bytes = path.as_bytes();
+    let mut mode = 0;
+    for (end, byte) in bytes.iter().chain(b"/").enumerate() {
+        if *byte != b'/' {
+            continue;
+        }
+        let part = bytes.get(..end.max(1)).unwrap_or_default();
+        let file = kernel.open(&Path::from_bytes(part), Link::Refuse)?;
+        kernel.close(file.descriptor);
+        mode = file.mode;
+        if file.owner != 0 || mode & (libc::S_IWGRP | libc::S_IWOTH) != 0 {
+            return Err(Errno::EPERM);
+        }
+    }
+    let is_program = mode & (libc::S_IFMT | libc::S_IXUSR) == libc::S_IFREG | libc::S_IXUSR;
+    if is_program {
+        Ok(())
+    } else {
+        Err(Errno::EPERM)
+    }
+}
+
 fn kind(file: File) -> u32 {
     file.mode & libc::S_IFMT
 }

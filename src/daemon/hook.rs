@@ -12,6 +12,7 @@ use crate::report::error_words;
 use crate::text::Text;
 use crate::time::Duration;
 
+use super::files::check_program;
 use super::output::log_error;
 
 /// Bytes of the longest list of ports.
@@ -61,7 +62,8 @@ impl Hook {
             return true;
         }
         self.is_wanted = true;
-        match kernel.start_launcher(file) {
+        let is_allowed = check_program(kernel, file);
+        match is_allowed.and_then(|()| kernel.start_launcher(file)) {
             Ok(answers) => {
                 self.answers = Some(answers);
                 true
@@ -117,7 +119,7 @@ impl Hook {
         source: Network,
         ports: &[u8],
     ) {
-        if !self.is_wanted {
+        if !self.is_wanted || matches!(event, Event::Unblock(EndReason::NeverStood)) {
             return;
         }
         let mut record: Text<HOOK_RECORD> = Text::new();
@@ -140,12 +142,8 @@ impl Hook {
                 record.put_decimal(length.map_or(0, Duration::as_secs_rounded_up));
             }
             Event::Unblock(reason) => {
-                // What never stood has no label.
-                let Some(reason) = EndReason::values().nth(reason.index()) else {
-                    return;
-                };
                 record.put_byte(0);
-                record.put(reason);
+                record.put(reason.value());
             }
         }
         record.put_byte(0);

@@ -735,7 +735,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// The rules of ours that `Task::List` found in the table listed last, what
     /// that is called, and the boot they are to be of.
     pub fn take_listing(&mut self) -> (&mut Vec<Rule, N>, &'static [u8], u32) {
-        let name = self.backend(self.listing_place).name();
+        let name = self.backend(self.listing_place).value();
         (&mut self.listing_ours, name, self.boot_id)
     }
 

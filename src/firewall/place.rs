@@ -2,7 +2,7 @@
 //! flavour of iptables, or in the sets of our own table of nf_tables.
 
 use crate::address::Family;
-use crate::label::{Label, label};
+use crate::label::label;
 
 /// What holds the blocks of a place, as `--list` calls it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,13 +21,6 @@ label!(
     0,
     ["iptables-nft", "iptables-legacy", "nft"]
 );
-
-impl Backend {
-    /// The name.
-    pub fn name(self) -> &'static [u8] {
-        Self::values().nth(self.index()).unwrap_or_default()
-    }
-}
 
 /// A table of the kernel that holds blocks. First the one that is all zero
 /// bytes in a block.

@@ -931,10 +931,11 @@ impl FakeKernel {
     /// Whether there is a file in it.
     fn is_folder(&self, path: &str) -> bool {
         let mut files = self.files.keys();
-        files.any(|file| {
-            file.rsplit_once('/')
-                .is_some_and(|(folder, _)| folder == path)
-        })
+        path == "/"
+            || files.any(|file| {
+                file.rsplit_once('/')
+                    .is_some_and(|(folder, _)| folder == path)
+            })
     }
 
     // What happens by itself.
@@ -1349,7 +1350,7 @@ impl Kernel for FakeKernel {
             mode: if is_folder {
                 libc::S_IFDIR
             } else {
-                libc::S_IFREG
+                libc::S_IFREG | libc::S_IXUSR
             },
             owner: 0,
             is_linked_once: true,

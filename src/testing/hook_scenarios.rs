@@ -11,7 +11,9 @@ fn counted(result: &str) -> String {
 fn each_event_runs_it_with_its_words() {
     let ok = counted("ok");
     trace! {"
-        at 0 s: start --hook /etc/hook --block-time 1m,forever
+        kernel has nf_tables
+        file /etc/hook is #!/bin/sh
+        at 0 s: start --firewall nft --hook /etc/hook --block-time 1m,forever
         at 1 s: 198.51.100.7 scans
         at 11 s: 198.51.100.7 is blocked for 1m
         hook runs scan|198.51.100.7|22,25,80,445||
@@ -24,8 +26,8 @@ fn each_event_runs_it_with_its_words() {
         hook runs scan|2001:db8:7::/64|22,25,80,445||
         hook runs block|2001:db8:7::/64|22,25,80,445|60|
         2001:db8:7::7 closes
-        operator deletes 2001:db8:7::/64
-        at 130 s: expect: Unblocked: 2001:db8:7::/64 its rule was removed by somebody
+        nft delete element 2001:db8:7::/64
+        at 130 s: expect: Unblocked: 2001:db8:7::/64 its rule was removed by …
         hook runs unblock|2001:db8:7::/64|22,25,80,445||operator|
         198.51.100.7 scans
         at 141 s: expect: Port scan detected: 198.51.100.7 -> …
@@ -36,7 +38,7 @@ fn each_event_runs_it_with_its_words() {
         metric {ok} is 8
         # What a start finds is no event.
         kill
-        at 143 s: start --hook /etc/hook
+        at 143 s: start --firewall nft --hook /etc/hook
         at 160 s: hook ran 0 times more
     "};
 }
@@ -44,6 +46,7 @@ fn each_event_runs_it_with_its_words() {
 #[test]
 fn a_scan_without_a_block_runs_it() {
     trace! {"
+        file /etc/hook is #!/bin/sh
         at 0 s: start --hook /etc/hook --dry-run
         at 1 s: 198.51.100.7 scans
         at 11 s: expect: Port scan detected: 198.51.100.7 -> …
@@ -60,6 +63,7 @@ fn blocks_that_are_widened_end() {
     trace! {"
         kernel has nf_tables
         without oracle
+        file /etc/hook is #!/bin/sh
         at 0 s: start --hook /etc/hook --firewall nft --widen 2
         at 1 s: 2001:db8:5:101::1 scans
         at 11 s: 2001:db8:5:101::/64 is blocked for 10m
@@ -83,6 +87,7 @@ fn what_hangs_delays_and_holds_nothing() {
     trace! {"
         kernel has nf_tables
         hook hangs
+        file /etc/hook is #!/bin/sh
         at 0 s: start --hook /etc/hook
         at 1 s: 198.18.0.1-100 scans
         at 11 s: expect 100: Port scan detected: …
@@ -105,6 +110,7 @@ fn failures_are_counted() {
     let (ok, failed) = (counted("ok"), counted("failed"));
     trace! {"
         hook fails
+        file /etc/hook is #!/bin/sh
         at 0 s: start --hook /etc/hook
         at 1 s: 198.51.100.7 scans
         at 11 s: 198.51.100.7 is blocked for 10m
@@ -118,6 +124,7 @@ fn a_launcher_that_is_gone_costs_the_hook_alone() {
     let (ok, dropped) = (counted("ok"), counted("dropped"));
     trace! {"
         hook takes 2s
+        file /etc/hook is #!/bin/sh
         at 0 s: start --hook /etc/hook
         at 1 s: 198.51.100.7 scans
         at 11 s: 198.51.100.7 is blocked for 10m
@@ -137,12 +144,11 @@ fn a_launcher_that_is_gone_costs_the_hook_alone() {
 #[test]
 fn files_that_others_may_change_end_the_start() {
     trace! {"
-        launcher fails EPERM
-        at 0 s: start --hook /tmp/hook exits 2
-        stderr: tcpparser: --hook needs a program that only root can change, in such folders: permission denied
-        launcher fails ENOENT
-        at 0 s: start --hook /tmp/hook exits 2
+        at 0 s: start --hook /etc/hook exits 2
         stderr: tcpparser: --hook needs a program that only root can change, in such folders: no such file
+        file /etc/other is text
+        at 0 s: start --hook /etc exits 2
+        stderr: tcpparser: --hook needs a program that only root can change, in such folders: permission denied
     "};
 }
 
@@ -152,6 +158,7 @@ fn a_start_without_a_process_for_it_goes_on() {
     let dropped = counted("dropped");
     trace! {"
         launcher fails EAGAIN
+        file /etc/hook is #!/bin/sh
         at 0 s: start --hook /etc/hook
         stderr: tcpparser: --hook needs a program that only root can change, in such folders: error 11
         at 1 s: 198.51.100.7 scans
