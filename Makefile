@@ -179,9 +179,10 @@ tools:
 	{ { $(venv); } && target/tools/python/bin/pip install -q --disable-pip-version-check $(PYTEST); } || \
 	{ echo '$(PYTEST) are missing: install them with apt or pip' >&2; exit 1; }
 	@{ $(call pip,wheel) && $(call pip,twine); } || echo 'SKIPPED what needs pip, wheel and twine: they are not to be had here'
-	@{ $(venv); } && for module in prometheus-client kubernetes-validate; do \
+	@missing=yes; { $(venv); } && missing= && for module in prometheus-client kubernetes-validate; do \
 	target/tools/python/bin/python3 -c "import $$(echo $$module | tr - _)" 2>/dev/null || target/tools/python/bin/python3 -m pip install -q \
-	--disable-pip-version-check $$module; done || echo 'SKIPPED what needs prometheus-client and kubernetes-validate: no pip here to get them'
+	--disable-pip-version-check $$module || missing=yes; done; \
+	[ -z "$$missing" ] || echo 'SKIPPED what needs prometheus-client and kubernetes-validate: no pip here to get them'
 	@{ command -v promtool && command -v prometheus; } >/dev/null || { mkdir -p target/tools && cd target/tools && apt-get -qq download prometheus && \
 	dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb; } || echo 'SKIPPED what needs promtool and prometheus: no apt here to get it'
 	@command -v vsftpd >/dev/null || { mkdir -p target/tools && cd target/tools && $(call apt_fetch,vsftpd) && \
