@@ -59,7 +59,7 @@ at_commit = SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$({ [ -e .git ] && git log
 #   qemu-user, rpm, rpm2cpio, cpio           release files, running those for
 #                                            other machines, packages
 #   make, cargo, nmap, masscan, zmap, promtool, prometheus, vsftpd, ipset, setsid, prlimit, ss,
-#   sysctl, ldd, sh, bash, strace, valgrind, ufw, firewalld, pytest
+#   sysctl, ldd, sh, bash, logger, strace, valgrind, ufw, firewalld, pytest
 #                                            what they are used for
 #   shellcheck, file, nm, mandoc, musl-gcc, rustfmt, clippy
 #                                            what they check

@@ -21,6 +21,7 @@ pub trait Label: Copy {
     }
 
     /// The label's values.
+    #[cfg(test)]
     fn values() -> impl Iterator<Item = &'static [u8]> {
         words(Self::WORDS).skip(1)
     }

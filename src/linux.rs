@@ -599,9 +599,12 @@ impl Kernel for Linux {
 
     #[inline(never)]
     fn start_launcher(&mut self, file: &Path) -> Result<Descriptor, Errno> {
-        let (answers, records) = start_launcher(file.as_bytes())?;
-        self.hook = records.release().number();
-        Ok(answers.release())
+        let (records, to_launcher) = pipe()?;
+        set_non_blocking(to_launcher.number())?;
+        let child = start_piped(&records, &|| launch(file.as_bytes()))?;
+        close(child.errors.number());
+        self.hook = to_launcher.release().number();
+        Ok(child.output)
     }
 
     fn reap(&mut self, process: i32) -> Option<Exit> {
@@ -974,13 +977,19 @@ fn spawn(invocation: &Invocation) -> Result<Child, Errno> {
     }
     let program = Program::new(words.as_bytes(), invocation.root.as_bytes())?;
     let input = input_file(invocation.input.as_bytes())?;
+    start_piped(&input, &|| program.run())
+}
+
+/// A child whose output and errors come back by pipes.
+#[inline(never)]
+fn start_piped(input: &Owned, live: &dyn Fn() -> c_int) -> Result<Child, Errno> {
     let (output, child_output) = pipe()?;
     let (errors, child_errors) = pipe()?;
     set_non_blocking(output.number())?;
     set_non_blocking(errors.number())?;
     let standard = [input.number(), child_output.number(), child_errors.number()];
     Ok(Child {
-        process: start_child(standard, &|| program.run())?,
+        process: start_child(standard, live)?,
         output: output.release(),
         errors: errors.release(),
     })
@@ -1006,8 +1015,8 @@ fn start_child(standard: [c_int; 3], live: &dyn Fn() -> c_int) -> Result<i32, Er
 }
 
 /// Makes these the standard descriptors, and closes all others. They stand above
-/// 2, since `start` filled the first three, or are the last of these: none is
-/// overwritten before it was copied.
+/// 2, since `start` filled the first three: none is overwritten before it was
+/// copied.
 fn keep_only(standard: [c_int; 3]) {
     for (number, descriptor) in (0..).zip(standard) {
         if duplicate(descriptor, number).is_err() {
@@ -1056,42 +1065,32 @@ fn close_above_standard() {
 
 // --- the hook's launcher ----------------------------------------------------
 
-/// What it answers by, and where its records are written to.
-fn start_launcher(file: &[u8]) -> Result<(Owned, Owned), Errno> {
-    let (records, to_launcher) = pipe()?;
-    let (answers, from_launcher) = pipe()?;
-    set_non_blocking(to_launcher.number())?;
-    let null = open_null()?;
-    let standard = [records.number(), from_launcher.number(), null.number()];
-    start_child(standard, &|| launch(file))?;
-    Ok((answers, to_launcher))
-}
-
 /// The launcher: runs the hook once for each record, and ends with the process
 /// that writes them, whatever ends that: then its next read ends, or SIGPIPE comes
 /// of its next answer.
 fn launch(file: &[u8]) -> c_int {
+    be_nice();
     let mut words = [0; PATH_MAX_LENGTH + 1 + HOOK_RECORD];
     put_at(&mut words, 0, file);
     let (start, end) = (file.len() + 1, file.len() + 1 + HOOK_RECORD);
     let mask = signal_set([libc::SIGCHLD]);
     set_signal_mask(mask);
-    if let Ok(ended) = signal_descriptor(mask) {
+    if let (Ok(ended), Ok(null)) = (signal_descriptor(mask), open_null()) {
         while let Some(record) = words.get_mut(start..end)
             && read(libc::STDIN_FILENO, record) == Ok(HOOK_RECORD)
         {
-            let run = run_hook(trim(words.get(..end).unwrap_or_default()), ended.number());
+            let words = trim(words.get(..end).unwrap_or_default());
+            let run = run_hook(words, null.number(), ended.number());
             let _ = write(libc::STDOUT_FILENO, &[run as u8]);
         }
     }
     0
 }
 
-/// Runs the hook to its end. Standard error of the launcher leads nowhere, and so
-/// does all that is the hook's.
-fn run_hook(words: &[u8], ended: c_int) -> HookRun {
-    let process = Program::new(words, b"")
-        .and_then(|program| start_child([libc::STDERR_FILENO; 3], &|| program.run()));
+/// Runs the hook to its end.
+fn run_hook(words: &[u8], null: c_int, ended: c_int) -> HookRun {
+    let process =
+        Program::new(words, b"").and_then(|program| start_child([null; 3], &|| program.run()));
     let Ok(process) = process else {
         return HookRun::Failed;
     };
@@ -1930,6 +1929,14 @@ fn set_group(process: i32) {
     unsafe { libc::setpgid(process, 0) };
 }
 
+/// Lower priority for this process and its children (setpriority(2)), so that the
+/// one that wakes it keeps its processor.
+fn be_nice() {
+    let (process, own, nice) = (libc::PRIO_PROCESS, 0, 10);
+    // SAFETY: no memory is passed.
+    unsafe { libc::syscall(libc::SYS_setpriority, process, own, nice) };
+}
+
 fn close_range(first: c_int) -> Result<(), Errno> {
     // SAFETY: no memory is passed. By number: Linux 5.9, newer than many a
     // C library.
@@ -1990,6 +1997,7 @@ fn reap(process: i32) -> Option<Exit> {
 }
 
 /// kill(2) has meanings of its own for 0 and -1, both catastrophic here.
+#[inline(never)]
 fn kill_group(process: i32, signal: c_int) {
     if process > 1 {
         // SAFETY: no memory is passed.

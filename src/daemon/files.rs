@@ -1,6 +1,7 @@
 //! Which files may be opened.
 
 use crate::kernel::{Errno, File, Kernel, Link, Path};
+use crate::text::split;
 
 /// Opens a file of rows or settings and refuses (EINVAL) what is neither on
 /// procfs nor a regular file: a FIFO, a device, a directory.
@@ -39,14 +40,15 @@ fn open_if_of_root(kernel: &mut impl Kernel, path: &Path) -> Result<File, Errno>
 /// in folders likewise, and symbolic links. An ACL that lets others write shows in
 /// the rights of the group (acl(5)).
 pub(super) fn check_program(kernel: &mut impl Kernel, path: &Path) -> Result<(), Errno> {
-    let bytes = path.as_bytes();
+    let mut part = Path::new();
     let mut mode = 0;
-    for (end, byte) in bytes.iter().chain(b"/").enumerate() {
-        if *byte != b'/' {
-            continue;
+    for word in split(path.as_bytes(), b'/') {
+        // The first word is empty.
+        if part.as_bytes() != b"/" {
+            part.put_byte(b'/');
         }
-        let part = bytes.get(..end.max(1)).unwrap_or_default();
-        let file = kernel.open(&Path::from_bytes(part), Link::Refuse)?;
+        part.put(word);
+        let file = kernel.open(&part, Link::Refuse)?;
         kernel.close(file.descriptor);
         mode = file.mode;
         if file.owner != 0 || mode & (libc::S_IWGRP | libc::S_IWOTH) != 0 {
