@@ -741,6 +741,8 @@ mod tests {
             "file",
             "exit",
             "kind",
+            "layer",
+            "tier",
         ];
         assert_eq!(labels, expected.into_iter().collect());
     }

@@ -383,7 +383,7 @@ impl Kernel for Linux {
             Link::Follow => READ_ONLY,
             Link::Refuse => READ_ONLY | libc::O_NOFOLLOW,
         };
-        let file = open(Terminated::new().hold(path.as_bytes())?, flags)?;
+        let file = open_in(b"", path.as_bytes(), flags)?;
         let status = file_status(file.number())?;
         Ok(File {
             is_procfs: file_system(file.number())? == libc::PROC_SUPER_MAGIC as u64,

@@ -174,7 +174,7 @@ block-time||LIST|10m,1h,1d,7d|1..8 of 1s..24d/forever|length\n\
 firewall||NAME|auto|auto/iptables/nft/none|where blocks go\n\
 witness||WHAT|auto|auto/none|packets that open connections\n\
 widen||N|16|2..256/none|blocked /64s that block a /56\n\
-sandbox||WHAT|auto|auto/none|give up rights once all is open\n\
+sandbox||WHAT|auto|auto/none|give up rights once it runs\n\
 dry-run|n||||detect and report, change no firewall\n\
 listen|l|ADDR:PORT|[::]:3021|ADDR:PORT or none|HTTP\n\
 proc||DIR|/proc|1..200 bytes|procfs to read\n\
@@ -1395,8 +1395,8 @@ mod tests {
     #[test]
     fn spellings() {
         let values = [
-            "5s", "1s", "9", "new", "::1", "1s,2s", "none", "none", "2", "", ":80", "/p", "/r",
-            "/h", "", "7", "", "", "all", "", "", "", "",
+            "5s", "1s", "9", "new", "::1", "1s,2s", "none", "none", "2", "none", "", ":80", "/p",
+            "/r", "/h", "", "7", "", "", "all", "", "", "", "",
         ];
         for (row, value) in TABLE.iter().zip(values) {
             let name = format!("--{}", row.name);

@@ -205,21 +205,24 @@ const ARCHITECTURE: u32 = if cfg!(target_arch = "x86_64") {
 
 const NEEDED_COUNT: usize = NEEDED.len() + NEEDED_HERE.len();
 const COUNT: usize = NEEDED_COUNT + DANGEROUS.len();
+const CALLS: [u16; COUNT] = calls();
+
 /// All of them in one.
-const CALLS: [u16; COUNT] = {
+const fn calls() -> [u16; COUNT] {
     let mut calls = [0; COUNT];
     let (mut rest, mut index) = ([NEEDED.as_slice(), &NEEDED_HERE, &DANGEROUS], 0);
     while index < COUNT {
         match rest {
             [[call, others @ ..], second, third] => {
-                (calls[index], rest) = (*call, [others, second, third]);
+                calls[index] = *call;
+                rest = [others, second, third];
                 index += 1;
             }
             [[], second, third] => rest = [second, third, &[]],
         }
     }
     calls
-};
+}
 
 /// Room for a filter.
 const FILTER_MAX: usize = HEAD.len() + COUNT + 3;
@@ -300,5 +303,110 @@ fn put_filter(filter: &mut Filter, is_sealed: bool) {
     }
     for end in ends {
         let _ = filter.push(bpf::load(bpf::RET, end));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a filter says of a call (Documentation/userspace-api/seccomp_filter.rst).
+    fn run(filter: &[Instruction], number: u32, processor: u32, arguments: [u32; 2]) -> u32 {
+        let mut accumulator = 0;
+        let mut at = 0;
+        loop {
+            let Instruction {
+                code,
+                if_true,
+                if_false,
+                operand,
+            } = filter[at];
+            at += 1;
+            let is_so = match code {
+                bpf::RET => return operand,
+                bpf::LDW => {
+                    accumulator = match operand {
+                        NUMBER => number,
+                        PROCESSOR => processor,
+                        FIRST_ARGUMENT => arguments[0],
+                        SECOND_ARGUMENT => arguments[1],
+                        _ => panic!("offset {operand}"),
+                    };
+                    continue;
+                }
+                bpf::JEQ => accumulator == operand,
+                bpf::JSET => accumulator & operand != 0,
+                _ => panic!("code {code}"),
+            };
+            at += usize::from(if is_so { if_true } else { if_false });
+        }
+    }
+
+    fn filters() -> [Filter; 2] {
+        [true, false].map(|is_sealed| {
+            let mut filter = Filter::new();
+            put_filter(&mut filter, is_sealed);
+            filter
+        })
+    }
+
+    /// Each number there is, and more.
+    #[test]
+    fn every_call_has_its_answer() {
+        let [sealed, confined] = filters();
+        let needed: std::vec::Vec<u32> = NEEDED
+            .iter()
+            .chain(&NEEDED_HERE)
+            .map(|n| u32::from(*n))
+            .collect();
+        let dangerous: std::vec::Vec<u32> = DANGEROUS.iter().map(|n| u32::from(*n)).collect();
+        let enosys = ERRNO | libc::ENOSYS as u32;
+        for number in 0..5_000 {
+            let is_run = dangerous[..RUNS_PROGRAMS].contains(&number);
+            let (in_sealed, in_confined) = if needed.contains(&number) {
+                (ALLOW, ALLOW)
+            } else if dangerous.contains(&number) {
+                (KILL_PROCESS, if is_run { ALLOW } else { EPERM })
+            } else {
+                (enosys, ALLOW)
+            };
+            let arguments = [libc::AF_INET as u32, 0];
+            assert_eq!(run(&sealed, number, ARCHITECTURE, arguments), in_sealed);
+            assert_eq!(run(&confined, number, ARCHITECTURE, arguments), in_confined);
+        }
+        for filter in [&sealed, &confined] {
+            let of = |number, arguments| run(filter, number, ARCHITECTURE, arguments);
+            let (socket, ioctl) = (libc::SYS_socket as u32, libc::SYS_ioctl as u32);
+            for family in 0..64 {
+                let is_known = [
+                    libc::AF_UNIX,
+                    libc::AF_INET,
+                    libc::AF_INET6,
+                    libc::AF_NETLINK,
+                ]
+                .contains(&(family as i32));
+                let expected = if is_known { ALLOW } else { EPERM };
+                assert_eq!(of(socket, [family, 0]), expected, "{family}");
+            }
+            for (request, expected) in [(TYPE, EPERM), (PASTE, EPERM), (0x894b, ALLOW)] {
+                assert_eq!(of(ioctl, [0, request]), expected);
+            }
+            assert_eq!(of(SECOND_SET, [0; 2]), EPERM);
+            assert_eq!(of(u32::MAX, [0; 2]), EPERM);
+            assert_eq!(run(filter, 0, 0x4000_0003 ^ 1, [0; 2]), KILL_PROCESS);
+        }
+    }
+
+    /// None is dangerous and needed, and none stands twice.
+    #[test]
+    fn lists_are_apart() {
+        let mut all = CALLS.to_vec();
+        all.sort();
+        all.dedup();
+        let repeated = usize::from(cfg!(all(
+            target_pointer_width = "32",
+            not(target_arch = "x86")
+        )));
+        assert_eq!(all.len() + repeated, CALLS.len());
     }
 }

@@ -642,12 +642,11 @@ HANGS = "trap '' TERM INT; while :; do /bin/sleep 1; done"
 
 
 def hanging_once(t, scene, pattern):
-    """The first tool that matches hangs and ignores SIGTERM."""
-    flag = os.path.join(t.tmp, "hangs")
-    open(flag, "w").close()
+    """The first tool that matches hangs and ignores SIGTERM. It remembers that in
+    the one file that the sandbox lets it write."""
     return wrapped_firewall(
-        t, scene.firewall, f'case "$name $*" in {pattern}) '
-                           f"[ ! -e {flag} ] || {{ /bin/rm {flag}; {HANGS}; }};; esac")
+        t, scene.firewall, f'case "$name $*" in {pattern}) [ -s "$XTABLES_LOCKFILE" ] || '
+                           f'{{ echo >>"$XTABLES_LOCKFILE"; {HANGS}; }};; esac')
 
 
 @pytest.mark.idle

@@ -535,6 +535,9 @@ def test_systemd(t, flavour):
         warnings = m.must(*journal, "-p", "warning")
         assert "Port scan detected: " in warnings and " Blocked: " not in warnings, (
             f"warnings: {warnings}")
+        assert "sandbox" not in warnings, f"what the unit takes from its own: {warnings}"
+        assert "CapEff:\t0000000000003000" in m.text(f"/proc/{m.guard()}/status"), "given up"
+        assert m.run("cat", f"/proc/{m.guard()}/root/etc/shadow").stdout == "", "secrets"
         if flavour == "nft":
             watchdog(m)
         said = make(m, "install")

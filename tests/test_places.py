@@ -304,12 +304,15 @@ def test_lifted_and_stopped_while_a_child_runs(t, backend):
     t.use_quick_binary()
     scene, flag = Scene(t, backend), os.path.join(t.tmp, "slow")
     env = wrapped_firewall(t, scene.firewall, f"""case "$name $*" in "iptables "*-S)
-        [ ! -e {flag} ] || {{ "$real" "$@"; /bin/rm {flag}; /bin/sleep 0.2; exit 0; }};; esac""")
+        [ ! -e {flag} ] || {{ "$real" "$@"; echo >>"$XTABLES_LOCKFILE"
+        /bin/sleep 0.2; exit 0; }};; esac""")
     guard = t.guard(scene.host, env=env).ready()
     before = scene.firewall.everything(scene.host)
     block(scene, guard)
     open(flag, "w").close()
-    wait_for(lambda: not os.path.exists(flag), "a listing")
+    # The one file that the sandbox lets it write.
+    wait_for(lambda: os.path.getsize(env["XTABLES_LOCKFILE"]) > 0, "a listing")
+    os.unlink(flag)
     assert scene.firewall.product(scene.host, "--unblock", "all").returncode == 0, "--unblock"
     ends(guard)
     assert guard.matching("to lift all") == [], "blocks said to stand"

@@ -31,13 +31,12 @@ impl Confinement {
 
     /// The tier whose time has come: a listing by iptables may load modules, which
     /// needs more than is kept, and one that hangs keeps nothing open for ever.
+    #[inline(never)]
     pub(super) fn due(&self, firewall: &Firewall, is_idle: bool, now: Instant) -> Option<Tier> {
         let deadline = self.deadline?;
-        let is_listed = is_idle && firewall.is_listed();
-        if !is_listed && now < deadline {
-            return None;
-        }
-        Some(if firewall.runs_tools() {
+        let (are_over, runs_tools) = firewall.first_listings();
+        let is_due = is_idle && are_over || now >= deadline;
+        is_due.then_some(if runs_tools {
             Tier::Confined
         } else {
             Tier::Sealed

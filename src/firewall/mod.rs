@@ -674,26 +674,25 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Whether the rules that stand in the kernel are known, or will not be
     /// soon: only then it is known which sources are blocked already.
     pub fn is_settled(&self, now: Instant) -> bool {
-        now.is_past(self.settled_at()) || self.is_listed()
+        now.is_past(self.settled_at()) || self.first_listings().0
     }
 
-    /// Whether every table was listed, or cannot be for now.
+    /// Whether every table was listed, or cannot be for now; and whether programs are
+    /// run to change them.
     #[inline(never)]
-    pub fn is_listed(&self) -> bool {
-        !self.is_enabled() || self.places().all(|place| self.table(place).is_settled())
+    pub fn first_listings(&self) -> (bool, bool) {
+        let (mut are_over, mut runs_tools) = (true, false);
+        for place in self.places().filter(|_| self.is_enabled()) {
+            are_over &= self.table(place).is_settled();
+            runs_tools |= place != Place::Sets;
+        }
+        (are_over, runs_tools)
     }
 
-    /// Whether programs are run to make blocks.
-    pub fn runs_tools(&self) -> bool {
-        self.is_enabled() && self.places().any(|place| place != Place::Sets)
-    }
-
-    /// From now on none can be run.
+    /// From now on no program can be run: what is left is nf_tables.
     pub fn give_up_tools(&mut self) {
-        for family in Family::ALL {
-            for place in Place::chains(family) {
-                self.table_mut(place).is_given_up = true;
-            }
+        for place in Place::ALL.into_iter().take(Place::Sets as usize) {
+            self.table_mut(place).is_given_up = true;
         }
     }
 

@@ -116,7 +116,7 @@ fn without_the_right_to_see_other_namespaces() {
     trace! {"
         namespaces fail EPERM
         without oracle
-        at 0 s: start --interval=1h
+        at 0 s: start --interval=1h --sandbox=none
         at 5 s: stderr: tcpparser: connections to containers and their published ports are not seen: …
         metric {UP} is 0
         198.51.100.7 visits 8001 8002 8003 8004

@@ -681,6 +681,7 @@ impl FakeKernel {
         &mut self,
         environment: &'a dyn Fn(usize) -> Option<&'a [u8]>,
     ) -> StartUp<'a> {
+        self.sandbox = None;
         StartUp {
             signals: Descriptor::new(SIGNALS),
             output: Descriptor::new(STDOUT),
@@ -1435,6 +1436,8 @@ impl Kernel for FakeKernel {
         match self.open.remove(&descriptor.number()) {
             Some(Open::Client(client)) => self.clients[client].is_done = true,
             Some(Open::ChildErrors) => self.child = self.child.take().filter(|one| !one.is_reaped),
+            // They could not be opened again.
+            Some(Open::Packets(_) | Open::ForeignEvents(_)) => self.needs("close", |_| false),
             Some(_) => {}
             None => panic!("descriptor {} is not open", descriptor.number()),
         }

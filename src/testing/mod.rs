@@ -14,6 +14,7 @@ mod nf_tables_model;
 mod oracle;
 mod probe_scenarios;
 mod run;
+mod sandbox_scenarios;
 mod scenarios;
 mod simulator;
 mod tidy;
