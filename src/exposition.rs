@@ -21,6 +21,7 @@ use crate::probes::Target;
 use crate::proc_net_tcp::TcpState;
 use crate::sandbox::{Layer, Tier};
 use crate::text::{TextView, split_once};
+use crate::time::Duration;
 
 /// All that is exposed at one moment.
 #[derive(Clone, Copy)]
@@ -330,9 +331,16 @@ impl Writer<'_> {
     fn histogram(&mut self, durations: &Histogram) {
         self.begin();
         let mut below: u64 = 0;
-        for (bucket, count) in BUCKETS.iter().zip(durations.counts()) {
+        for (bound, count) in BUCKETS.iter().zip(durations.counts()) {
             below = below.wrapping_add(*count);
-            self.sample(&[b"_bucket{le=\"", bucket.le.as_bytes(), b"\"} "]);
+            self.sample(&[b"_bucket{le=\""]);
+            self.out.put_seconds(bound.as_nanos());
+            // As OpenMetrics 1.0.0 wants it ("Canonical Numbers"), so that a
+            // series has one name in both formats.
+            if *bound >= Duration::from_secs(1) {
+                self.put(&[b".0"]);
+            }
+            self.put(&[b"\"} "]);
             self.end(below);
         }
         self.sample(&[b"_bucket{le=\"+Inf\"} "]);
