@@ -362,8 +362,9 @@ pub struct Sandbox<'a> {
     pub root: &'a [u8],
     /// One more folder below which files may be read.
     pub proc_directory: &'a [u8],
-    /// Files in whose folders, wherever links lead, all may be read.
-    pub beside: &'a [&'a [u8]],
+    /// Files, with blanks between, in whose folders, wherever links lead, all may be
+    /// read.
+    pub beside: &'a [u8],
     /// The filter of system calls.
     pub calls: &'a [Instruction],
 }

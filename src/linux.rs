@@ -747,7 +747,7 @@ const FIRST_RIGHTS: u64 = 0x1fff;
 fn restrict_files(sandbox: &Sandbox) -> Result<(), Errno> {
     let ruleset = landlock_ruleset()?;
     allow_path(&ruleset, b'r', b"", sandbox.proc_directory);
-    for file in sandbox.beside {
+    for file in split(sandbox.beside, b' ') {
         let _ = allow_folder_of(&ruleset, file);
     }
     for root in [b"", sandbox.root] {

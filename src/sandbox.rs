@@ -101,7 +101,7 @@ pub fn sandbox<'a>(
         },
         root: if is_sealed { b"" } else { root },
         proc_directory: b"",
-        beside: &[],
+        beside: b"",
         calls,
     }
 }

@@ -56,7 +56,7 @@ impl Confinement {
         let mut calls = Filter::new();
         let mut sandbox = sandbox(tier, options.exec_root.as_bytes(), awaits_port, &mut calls);
         sandbox.proc_directory = options.proc_directory.as_bytes();
-        sandbox.beside = &RESOLVER_FILES;
+        sandbox.beside = RESOLVER_FILES.as_bytes();
         let layers = kernel.enter_sandbox(&sandbox);
         metrics.sandbox_tier.set(Tier::None, 0);
         metrics.sandbox_tier.set(tier, 1);

@@ -13,6 +13,7 @@ use crate::limits::{
     EARLY_READING_SHARE, FACTS_AGE, FACTS_REST, FACTS_RETRY, FACTS_ROUTES, FACTS_SETTLE,
 };
 use crate::netlink::{HostMessage, Progress, Section, host_request, walk_host};
+use crate::text::split;
 use crate::time::{Duration, Instant, nearest};
 
 use super::files::{open_of_root, open_regular};
@@ -38,35 +39,36 @@ const UNCLEAN_DUMPS: u8 = 3;
 pub(super) const START_SLICES: usize = 200;
 
 /// The resolver's file, which can name a stub on this host, and where upstream
-/// nameservers are named then.
-pub(super) const RESOLVER_FILES: [&[u8]; 23] = [
-    b"/etc/resolv.conf",
-    b"/run/systemd/resolve/resolv.conf",
-    b"/run/NetworkManager/no-stub-resolv.conf",
-    b"/run/NetworkManager/resolv.conf",
-    b"/run/resolvconf/resolv.conf",
-    b"/etc/resolvconf/run/resolv.conf",
-    b"/run/connman/resolv.conf",
-    b"/run/netconfig/resolv.conf",
+/// nameservers are named then, with blanks between. One text: a table of texts
+/// would be addresses that the loader writes into memory of our own.
+pub(super) const RESOLVER_FILES: &str = concat!(
+    "/etc/resolv.conf",
+    " /run/systemd/resolve/resolv.conf",
+    " /run/NetworkManager/no-stub-resolv.conf",
+    " /run/NetworkManager/resolv.conf",
+    " /run/resolvconf/resolv.conf",
+    " /etc/resolvconf/run/resolv.conf",
+    " /run/connman/resolv.conf",
+    " /run/netconfig/resolv.conf",
     // OpenWrt and its relatives.
-    b"/tmp/resolv.conf.d/resolv.conf.auto",
-    b"/tmp/resolv.conf.auto",
-    b"/tmp/resolv.conf.ppp",
-    b"/tmp/resolv.dnsmasq",
-    b"/var/etc/dnsmasq.conf.cfg01411c",
-    b"/var/etc/dnsmasq.conf",
+    " /tmp/resolv.conf.d/resolv.conf.auto",
+    " /tmp/resolv.conf.auto",
+    " /tmp/resolv.conf.ppp",
+    " /tmp/resolv.dnsmasq",
+    " /var/etc/dnsmasq.conf.cfg01411c",
+    " /var/etc/dnsmasq.conf",
     // pppd with usepeerdns.
-    b"/etc/ppp/resolv.conf",
-    b"/run/pppd/resolv.conf",
+    " /etc/ppp/resolv.conf",
+    " /run/pppd/resolv.conf",
     // dnsmasq: the second is Debian's, from resolvconf.
-    b"/etc/dnsmasq.conf",
-    b"/run/dnsmasq/resolv.conf",
-    b"/etc/dnsmasq-resolv.conf",
-    b"/etc/resolv.dnsmasq.conf",
-    b"/etc/resolv.dnsmasq",
-    b"/etc/dnsmasq.d/01-pihole.conf",
-    b"/etc/pihole/dnsmasq.conf",
-];
+    " /etc/dnsmasq.conf",
+    " /run/dnsmasq/resolv.conf",
+    " /etc/dnsmasq-resolv.conf",
+    " /etc/resolv.dnsmasq.conf",
+    " /etc/resolv.dnsmasq",
+    " /etc/dnsmasq.d/01-pihole.conf",
+    " /etc/pihole/dnsmasq.conf",
+);
 /// Reads of one of them; the rest of a longer one is left out.
 const RESOLVER_READS: usize = 32;
 
@@ -480,7 +482,7 @@ impl HostFacts {
         self.resolver_read = Some(now);
         self.has_missed_resolver = false;
         host.begin_resolver();
-        for (path, number) in RESOLVER_FILES.iter().zip(0..) {
+        for (path, number) in split(RESOLVER_FILES.as_bytes(), b' ').zip(0..) {
             if number == 1 && !host.needs_upstreams() {
                 break;
             }
