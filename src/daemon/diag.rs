@@ -90,13 +90,19 @@ pub(super) fn look_for_data(
         }
     }
     search(kernel, buffer, CONNECTED_STATES, &sources, &mut |socket| {
-        for scan in scans.iter_mut() {
-            if scan.source.contains(socket.remote.address) {
-                scan.note_data(socket.local.port, data(&socket));
-            }
-        }
+        note_data(scans, &socket);
         true
     });
+}
+
+/// Apart: a closure that is called through a pointer is there twice.
+#[inline(never)]
+fn note_data(scans: &mut [Scan], socket: &DiagSocket) {
+    for scan in scans.iter_mut() {
+        if scan.source.contains(socket.remote.address) {
+            scan.note_data(socket.local.port, data(socket));
+        }
+    }
 }
 
 pub(super) fn data(socket: &DiagSocket) -> Data {
