@@ -26,6 +26,7 @@ use super::once::Once;
 use super::output::log_error;
 use super::procfs::is_first_namespace;
 use super::watcher::Watcher;
+use super::web::Web;
 use super::{Connections, Detector, Firewall, Probes};
 
 /// What is the same for all that is seen at one time.
@@ -40,17 +41,13 @@ pub(super) struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    pub(super) fn new(
-        host: &'a Host,
-        watcher: &Watcher,
-        own_listener: Option<Endpoint>,
-        now: Instant,
-    ) -> Self {
+    #[inline(never)]
+    pub(super) fn new(host: &'a Host, watcher: &Watcher, web: &Web, now: Instant) -> Self {
         Self {
             now,
             host,
             is_own_namespace: watcher.is_own_namespace(),
-            own_listener,
+            own_listener: web.own_listener(),
         }
     }
 

@@ -782,7 +782,7 @@ impl Daemon {
 
     /// Takes in the destroy events that arrived.
     fn take_events(&mut self, kernel: &mut impl Kernel, now: Instant) {
-        let context = Context::new(&self.host, &self.watcher, self.web.own_listener(), now);
+        let context = Context::new(&self.host, &self.watcher, &self.web, now);
         let (intake, early) = (&mut self.intake, &mut self.early);
         let (firewall, metrics) = (&mut self.commands.firewall, &mut self.metrics);
         let buffer = &mut self.netlink_buffer;
@@ -805,7 +805,7 @@ impl Daemon {
     /// up next.
     #[inline(never)]
     fn take_packets(&mut self, kernel: &mut impl Kernel, now: Instant) {
-        let context = Context::new(&self.host, &self.watcher, self.web.own_listener(), now);
+        let context = Context::new(&self.host, &self.watcher, &self.web, now);
         let (intake, firewall) = (&mut self.intake, &self.commands.firewall);
         let (buffer, metrics) = (&mut self.netlink_buffer, &mut self.metrics);
         let (opens, options) = (&mut self.opens, &self.options);
@@ -878,7 +878,7 @@ impl Daemon {
     /// Looks up connections that packets asked for.
     #[inline(never)]
     fn look_up_opens(&mut self, kernel: &mut impl Kernel, now: Instant) {
-        let context = Context::new(&self.host, &self.watcher, self.web.own_listener(), now);
+        let context = Context::new(&self.host, &self.watcher, &self.web, now);
         let (intake, early) = (&mut self.intake, &mut self.early);
         let (firewall, metrics) = (&mut self.commands.firewall, &mut self.metrics);
         self.opens.look(now, &mut |open| {
@@ -1014,7 +1014,7 @@ impl Daemon {
         calendar: Calendar,
         now: Instant,
     ) -> PerFamily<Outcome> {
-        let context = Context::new(&self.host, &self.watcher, self.web.own_listener(), now);
+        let context = Context::new(&self.host, &self.watcher, &self.web, now);
         let (intake, early) = (&mut self.intake, &mut self.early);
         let (firewall, metrics) = (&mut self.commands.firewall, &mut self.metrics);
         let (reader, output) = (&mut self.reader, &mut self.output);
@@ -1076,7 +1076,7 @@ impl Daemon {
 
     /// Looks again at what waits for its port.
     fn retry_waiting(&mut self, is_after_reading: bool, now: Instant) {
-        let context = Context::new(&self.host, &self.watcher, self.web.own_listener(), now);
+        let context = Context::new(&self.host, &self.watcher, &self.web, now);
         let (firewall, metrics) = (&self.commands.firewall, &mut self.metrics);
         let window = self.options.window;
         let reading =
@@ -1088,7 +1088,7 @@ impl Daemon {
     /// A client of our own port was accepted.
     #[inline(never)]
     fn see_client(&mut self, accepted: &Accepted, now: Instant) {
-        let context = Context::new(&self.host, &self.watcher, self.web.own_listener(), now);
+        let context = Context::new(&self.host, &self.watcher, &self.web, now);
         let (firewall, metrics) = (&mut self.commands.firewall, &mut self.metrics);
         self.intake.client(accepted, &context, firewall, metrics);
     }

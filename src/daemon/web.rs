@@ -133,7 +133,6 @@ impl Web {
     }
 
     /// Where our own listener listens.
-    #[inline(never)]
     pub(super) fn own_listener(&self) -> Option<Endpoint> {
         self.listener.map(|_| self.address)
     }
