@@ -29,7 +29,7 @@ use crate::limits::{
     HTTP_REQUEST, HTTP_RESPONSE,
 };
 use crate::text::{
-    Text, TextView, eq_ignore_case, has_byte, parse_decimal, split, split_once, trim,
+    Text, TextView, before, eq_ignore_case, has_byte, parse_decimal, split, split_once, trim,
 };
 use crate::time::{Calendar, Duration, Instant, nearest, order};
 
@@ -512,7 +512,7 @@ fn path_of(target: &[u8]) -> Option<&[u8]> {
 
 #[inline(never)]
 fn resource_of(path: &[u8]) -> Resource {
-    match split_once(path, b'?').0 {
+    match before(path, b'?') {
         b"/" => Resource::Root,
         b"/metrics" => Resource::Metrics,
         b"/healthz" => Resource::Healthz,

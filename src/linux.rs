@@ -22,7 +22,7 @@ use crate::kernel::{
 use crate::limits;
 use crate::sandbox::Layer;
 use crate::table::HashKey;
-use crate::text::{Text, has_byte, parse_decimal, split, split_once, trim};
+use crate::text::{Text, before, has_byte, parse_decimal, split, trim};
 use crate::time::{Calendar, Duration};
 use crate::time_zone;
 
@@ -131,6 +131,7 @@ struct Strings(*const *const c_char);
 impl Iterator for Strings {
     type Item = &'static CStr;
 
+    #[inline(never)]
     fn next(&mut self) -> Option<&'static CStr> {
         if self.0.is_null() {
             return None;
@@ -686,7 +687,7 @@ fn read_time_zone() -> &'static [u8] {
     static BYTES: Single<[u8; TIME_ZONE]> = Single::new([0; TIME_ZONE]);
     let mut line = [0; 128];
     let zone = environment_value(b"TZ").unwrap_or_else(|| {
-        let (line, _) = split_once(read_file(c"/etc/TZ", &mut line), b'\n');
+        let line = before(read_file(c"/etc/TZ", &mut line), b'\n');
         match trim(line) {
             b"" => b"/etc/localtime",
             zone => zone,

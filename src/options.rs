@@ -10,7 +10,7 @@ use crate::address::{Endpoint, Network};
 use crate::kernel::{PATH_MAX_LENGTH, Path};
 use crate::limits;
 use crate::text::{
-    Text, TextView, eq_ignore_case, has_byte, holds, parse_decimal, split, split_once, trim,
+    Text, TextView, before, eq_ignore_case, has_byte, holds, parse_decimal, split, split_once, trim,
 };
 use crate::time::Duration;
 
@@ -594,7 +594,7 @@ impl Options {
             }
             Id::Widen if value == b"none" => self.widen = 0,
             Id::Widen => {
-                self.widen = between(value, split_once(row.range, b'/').0, parse_decimal)? as u16
+                self.widen = between(value, before(row.range, b'/'), parse_decimal)? as u16
             }
             Id::Witness => self.has_witness = parse_auto(value)?,
             Id::Sandbox => self.has_sandbox = parse_auto(value)?,
@@ -700,7 +700,7 @@ fn is_injected(entry: &[u8], name: &[u8]) -> bool {
 /// The option whose name takes the fewest changes to be made of a word, if half
 /// of that is left then.
 fn nearest(word: &[u8]) -> Option<Id> {
-    let (word, _) = split_once(word, b'=');
+    let word = before(word, b'=');
     let word = word.strip_prefix(b"--").unwrap_or(word);
     let word = word.get(..NAME_MAX).unwrap_or(word);
     // What is like the half of it at least.

@@ -266,9 +266,9 @@ impl<'a> Iterator for Split<'a> {
     #[inline(never)]
     fn next(&mut self) -> Option<&'a [u8]> {
         let rest = self.rest?;
-        let length = rest.iter().take_while(|one| **one != self.byte).count();
-        self.rest = rest.get(length + 1..);
-        rest.get(..length)
+        let part = before(rest, self.byte);
+        self.rest = rest.get(part.len() + 1..);
+        Some(part)
     }
 }
 
@@ -276,8 +276,7 @@ impl<'a> Iterator for Split<'a> {
 /// by word, at each place anew.
 #[inline(never)]
 pub fn has_byte(bytes: &[u8], byte: u8) -> bool {
-    let (before, _) = split_once(bytes, byte);
-    before.len() < bytes.len()
+    before(bytes, byte).len() < bytes.len()
 }
 
 /// Whether `word`, which is not empty, stands in a text.
@@ -287,13 +286,18 @@ pub fn holds(bytes: &[u8], word: &[u8]) -> bool {
     windows.any(|window| window == word)
 }
 
-/// What stands before the first such byte, and what behind it: nothing where
-/// there is none.
+/// What stands before the first such byte: all where there is none.
+#[inline(never)]
+pub fn before(bytes: &[u8], byte: u8) -> &[u8] {
+    let length = bytes.iter().take_while(|one| **one != byte).count();
+    bytes.get(..length).unwrap_or_default()
+}
+
+/// That, and what stands behind it: nothing where there is none.
 #[inline(never)]
 pub fn split_once(bytes: &[u8], byte: u8) -> (&[u8], &[u8]) {
-    let at = bytes.iter().take_while(|one| **one != byte).count();
-    let (before, rest) = bytes.split_at_checked(at).unwrap_or_default();
-    (before, rest.get(1..).unwrap_or_default())
+    let before = before(bytes, byte);
+    (before, bytes.get(before.len() + 1..).unwrap_or_default())
 }
 
 /// The value of decimal `digits` (at least one, no sign), or `None`.

@@ -2,7 +2,7 @@
 //! of the time zone database, tzfile(5). Nothing is kept but their bytes, which
 //! are read anew for each time: that is short work, and few lines carry one.
 
-use crate::text::split_once;
+use crate::text::{before, split_once};
 use crate::time::Calendar;
 
 /// A file begins with it, and then with its version.
@@ -41,7 +41,7 @@ fn offset_by_file(file: &[u8], now: i64) -> Option<i64> {
         return first.offset(now, b"");
     }
     let second = Block::new(first.rest, 8)?;
-    let (rule, _) = split_once(second.rest.strip_prefix(b"\n")?, b'\n');
+    let rule = before(second.rest.strip_prefix(b"\n")?, b'\n');
     second.offset(now, rule)
 }
 

@@ -60,12 +60,12 @@ impl Confinement {
         let layers = kernel.enter_sandbox(&sandbox);
         metrics.sandbox_tier.set(Tier::None, 0);
         metrics.sandbox_tier.set(tier, 1);
-        for (layer, word) in Layer::ALL.into_iter().zip(Layer::values()) {
+        for layer in Layer::ALL {
             let holds = layers & layer.bit() != 0;
             metrics.sandbox_layers.set(layer, holds.into());
             if !holds {
                 let words = b"the kernel or its container refuses a part of the sandbox: ";
-                log_error(kernel, &[words, word]);
+                log_error(kernel, &[words, layer.value()]);
             }
         }
     }

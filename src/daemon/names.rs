@@ -5,7 +5,7 @@
 
 use crate::address::parse_address;
 use crate::kernel::Kernel;
-use crate::text::{eq_ignore_case, split, split_once, trim};
+use crate::text::{before, eq_ignore_case, split, split_once, trim};
 
 use super::procfs::read_small;
 
@@ -27,13 +27,13 @@ fn is_own(kernel: &mut impl Kernel, host: &[u8]) -> bool {
     let own = read_small(kernel, b"/proc/sys/kernel/hostname", &mut own);
     let mut resolver = [0; 4096];
     let resolver = read_small(kernel, b"/etc/resolv.conf", &mut resolver);
-    is_named(name_of(host), split_once(own, b'\n').0, resolver)
+    is_named(name_of(host), before(own, b'\n'), resolver)
 }
 
 /// Without the port, and the dot that ends a whole name.
 #[inline(never)]
 fn name_of(host: &[u8]) -> &[u8] {
-    without_dot(split_once(host, b':').0)
+    without_dot(before(host, b':'))
 }
 
 #[inline(never)]
@@ -43,7 +43,7 @@ fn without_dot(name: &[u8]) -> &[u8] {
 
 fn is_local(host: &[u8]) -> bool {
     let address = match host.strip_prefix(b"[") {
-        Some(inside) => split_once(inside, b']').0,
+        Some(inside) => before(inside, b']'),
         None => name_of(host),
     };
     let is_localhost = eq_ignore_case(address, b"localhost");
@@ -57,7 +57,7 @@ fn is_named(name: &[u8], own: &[u8], resolver: &[u8]) -> bool {
         return false;
     }
     let (first, domain) = split_once(name, b'.');
-    let is_first = eq_ignore_case(first, split_once(own, b'.').0);
+    let is_first = eq_ignore_case(first, before(own, b'.'));
     let is = |other: &[u8]| eq_ignore_case(domain, other);
     let is_searched = || split(resolver, b'\n').any(|line| is_search(line, domain));
     eq_ignore_case(name, own)

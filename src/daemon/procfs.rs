@@ -4,7 +4,7 @@
 use crate::address::Family;
 use crate::kernel::{Kernel, Link, Path};
 use crate::listeners::PortRange;
-use crate::text::{parse_decimal, split, split_once, trim};
+use crate::text::{before, parse_decimal, split, trim};
 
 use super::files::open_regular;
 use super::kept_file::fill;
@@ -38,7 +38,7 @@ pub(super) fn read_setting(
         path.put(name);
         let mut buffer = [0; 64];
         let text = read_small(kernel, path.as_bytes(), &mut buffer);
-        let line = trim(split_once(text, b'\n').0);
+        let line = trim(before(text, b'\n'));
         let length = line.iter().take_while(|byte| **byte > b' ').count();
         let (first, second) = line.split_at_checked(length).unwrap_or_default();
         if let Some(first) = parse_decimal(first) {

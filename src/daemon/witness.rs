@@ -9,7 +9,7 @@ use crate::limits::{
 };
 use crate::metrics::Metrics;
 use crate::packets::{NO_ETHERTYPE, Packet, ethertype, filter, parse};
-use crate::text::{parse_decimal, split_once, trim};
+use crate::text::{before, parse_decimal, split_once, trim};
 use crate::time::{Duration, Instant, nearest};
 
 use super::kept_file::KeptFile;
@@ -228,7 +228,7 @@ impl Witness {
         // Ip6InReceives is the first line.
         let mut buffer = [0; 64];
         let text = self.snmp6.read(kernel, &mut buffer).unwrap_or_default();
-        let line = split_once(text, b'\n').0;
+        let line = before(text, b'\n');
         let received_v6 = parse_decimal(trim(split_once(line, b' ').1)).unwrap_or(0);
         let received = received.wrapping_add(received_v6);
         // A counter of 32 bits may begin anew.
