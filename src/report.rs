@@ -54,8 +54,10 @@ pub struct Line {
 }
 
 impl Line {
+    /// An empty one. What writes a line writes into such a one, since its bytes
+    /// would be moved to hand it back.
     #[inline(never)]
-    const fn new() -> Self {
+    pub const fn new() -> Self {
         Self {
             label: None,
             text: Text::new(),
@@ -87,59 +89,63 @@ pub const STAMP_WIDTH: usize = 21;
 pub const LABEL_WIDTH: usize = 18;
 const WHO_WIDTH: usize = 21;
 
-fn begin(time: Calendar, label: Label, who: &[u8]) -> Line {
-    let mut line = Line::new();
+fn begin(line: &mut Line, time: Calendar, label: Label, who: &[u8]) {
     line.label = Some(label);
-    time.write(&mut line);
+    time.write(line);
     line.put(b": ");
     line.put_right(label.words(), LABEL_WIDTH);
     line.put(b": ");
     line.put_right(who, WHO_WIDTH);
     line.put_byte(b' ');
-    line
-}
-
-fn begin_source(time: Calendar, label: Label, source: Network) -> Line {
-    let mut who: Text<48> = Text::new();
-    source.write(&mut who);
-    begin(time, label, who.as_bytes())
 }
 
 #[inline(never)]
-fn about_source(time: Calendar, label: Label, source: Network, words: &[u8]) -> Line {
-    let mut line = begin_source(time, label, source);
-    line.put(words);
-    line
+fn begin_source(line: &mut Line, time: Calendar, label: Label, source: Network) {
+    let mut who: Text<48> = Text::new();
+    source.write(&mut who);
+    begin(line, time, label, who.as_bytes());
 }
 
-fn begin_ports(time: Calendar, label: Label, source: Network, destination: IpAddr) -> Line {
-    let mut line = begin_source(time, label, source);
+#[inline(never)]
+fn about_source(line: &mut Line, time: Calendar, label: Label, source: Network, words: &[u8]) {
+    begin_source(line, time, label, source);
+    line.put(words);
+}
+
+#[inline(never)]
+fn begin_ports(
+    line: &mut Line,
+    time: Calendar,
+    label: Label,
+    source: Network,
+    destination: IpAddr,
+) {
+    begin_source(line, time, label, source);
     line.put(b"-> ");
-    write_address(&mut line, destination);
+    write_address(line, destination);
     line.put(b" on ports ");
-    line
 }
 
 /// A connection of the list, or so many of one peer with one port of a service,
 /// whose other ports differ.
 pub fn connections(
+    line: &mut Line,
     time: Calendar,
     remote: Endpoint,
     direction: Direction,
     local: Endpoint,
     count: u64,
-) -> Line {
+) {
     let is_inbound = direction == Direction::Inbound;
     let mut who: Text<ENDPOINT_TEXT> = Text::new();
     write_end(&mut who, remote, count == 1 || !is_inbound);
-    let mut line = begin(time, Label::Connection, who.as_bytes());
+    begin(line, time, Label::Connection, who.as_bytes());
     line.put(if is_inbound { b"-> " } else { b"<- " });
-    write_end(&mut line, local, count == 1 || is_inbound);
+    write_end(line, local, count == 1 || is_inbound);
     if count > 1 {
         line.put(b", ");
-        put_count(&mut line, count, b" connection");
+        put_count(line, count, b" connection");
     }
-    line
 }
 
 #[inline(never)]
@@ -152,17 +158,15 @@ fn write_end(out: &mut TextView, end: Endpoint, has_port: bool) {
 }
 
 /// The end of a list that is longer than what was kept of it.
-pub fn more(count: u64) -> Line {
-    let mut line = Line::new();
+pub fn more(line: &mut Line, count: u64) {
     line.put("… and ".as_bytes());
     line.put_decimal(count);
     line.put(b" more");
-    line
 }
 
 /// A port scan.
-pub fn scan(time: Calendar, scan: &Scan) -> Line {
-    let mut line = begin_ports(time, Label::Scan, scan.source, scan.local);
+pub fn scan(line: &mut Line, time: Calendar, scan: &Scan) {
+    begin_ports(line, time, Label::Scan, scan.source, scan.local);
     for (index, port) in scan.ports.iter().enumerate() {
         if index > 0 {
             line.put_byte(b',');
@@ -177,12 +181,11 @@ pub fn scan(time: Calendar, scan: &Scan) -> Line {
     if !scan.is_new {
         line.put(b" (before the start)");
     }
-    line
 }
 
 /// A source that probes ports, of which a few are enough.
-pub fn probes(time: Calendar, probing: &Scan, target: Target) -> Line {
-    let mut line = begin_ports(time, Label::Probes, probing.source, probing.local);
+pub fn probes(line: &mut Line, time: Calendar, probing: &Scan, target: Target) {
+    begin_ports(line, time, Label::Probes, probing.source, probing.local);
     let mut ports: Text<48> = Text::new();
     put_ports(&mut ports, &probing.ports);
     line.put(ports.as_bytes());
@@ -202,22 +205,22 @@ pub fn probes(time: Calendar, probing: &Scan, target: Target) -> Line {
         }
     }
     line.put(b"; no handshake: may be forged, not blocked)");
-    line
 }
 
 /// A block that the kernel has: how long, whether data was sent, how to undo.
 pub fn blocked(
+    line: &mut Line,
     time: Calendar,
     rule: &Rule,
     length: Option<Duration>,
     data: Data,
     advice: &Advice,
-) -> Line {
-    let mut line = begin_source(time, Label::Blocked, rule.source);
+) {
+    begin_source(line, time, Label::Blocked, rule.source);
     match length {
         Some(length) => {
             line.put(b"for ");
-            length.write(&mut line);
+            length.write(line);
         }
         None => line.put(b"for ever"),
     }
@@ -228,8 +231,7 @@ pub fn blocked(
     });
     let mut whom: Text<48> = Text::new();
     rule.source.write(&mut whom);
-    put_undo(&mut line, whom.as_bytes(), advice);
-    line
+    put_undo(line, whom.as_bytes(), advice);
 }
 
 /// What undo commands depend on.
@@ -263,12 +265,18 @@ fn put_undo(out: &mut TextView, whom: &[u8], advice: &Advice) {
 }
 
 /// A scan that no block follows.
-pub fn not_blocked(time: Calendar, source: Network, why: &[u8]) -> Line {
-    about_source(time, Label::NotBlocked, source, why)
+pub fn not_blocked(line: &mut Line, time: Calendar, source: Network, why: &[u8]) {
+    about_source(line, time, Label::NotBlocked, source, why);
 }
 
 /// The end of a block, or of the wish for one.
-pub fn unblocked(time: Calendar, source: Network, reason: EndReason, program: &[u8]) -> Line {
+pub fn unblocked(
+    line: &mut Line,
+    time: Calendar,
+    source: Network,
+    reason: EndReason,
+    program: &[u8],
+) {
     let words: &[u8] = match reason {
         // A block that became part of a wider one ends without a line.
         EndReason::Expired | EndReason::Widened => b"its time is over",
@@ -281,7 +289,7 @@ pub fn unblocked(time: Calendar, source: Network, reason: EndReason, program: &[
         EndReason::NeverStood => Label::BlockFailed,
         _ => Label::Unblocked,
     };
-    let mut line = about_source(time, label, source, words);
+    about_source(line, time, label, source, words);
     if reason == EndReason::Operator {
         line.put(if program.is_empty() {
             b"somebody"
@@ -289,12 +297,11 @@ pub fn unblocked(time: Calendar, source: Network, reason: EndReason, program: &[
             program
         });
     }
-    line
 }
 
 /// A block that is not in the kernel yet.
-pub fn block_failed(time: Calendar, source: Network, why: &[u8]) -> Line {
-    about_source(time, Label::BlockFailed, source, why)
+pub fn block_failed(line: &mut Line, time: Calendar, source: Network, why: &[u8]) {
+    about_source(line, time, Label::BlockFailed, source, why);
 }
 
 /// Words for a failed command.
@@ -389,21 +396,21 @@ pub const LIST_HEAD: &[u8] =
 
 /// One line of --list. Without `facts` its times are those of another boot.
 pub fn listed_block(
+    line: &mut Line,
     rule: &Rule,
     facts: Option<Facts>,
     since: Option<Calendar>,
     now: Instant,
     firewall: &[u8],
-) -> Line {
-    let mut line = Line::new();
+) {
     let mut column: Text<160> = Text::new();
     rule.source.write(&mut column);
-    put_column(&mut line, &mut column, 43);
+    put_column(line, &mut column, 43);
     match since {
         Some(since) => since.write(&mut column),
         None => column.put(b"before this boot"),
     }
-    put_column(&mut line, &mut column, 19);
+    put_column(line, &mut column, 19);
     match facts.map(|facts| facts.end_seconds) {
         None => column.put(b"?"),
         Some(0) => column.put(b"for ever"),
@@ -412,17 +419,16 @@ pub fn listed_block(
             write_left(&mut column, left);
         }
     }
-    put_column(&mut line, &mut column, 9);
+    put_column(line, &mut column, 9);
     match facts {
         Some(facts) => column.put_decimal(u64::from(facts.strikes)),
         None => column.put(b"?"),
     }
-    put_column(&mut line, &mut column, 7);
+    put_column(line, &mut column, 7);
     column.put(firewall);
-    put_column(&mut line, &mut column, 15);
+    put_column(line, &mut column, 15);
     // Last, since there can be many.
     line.put(Facts::ports(&rule.comment));
-    line
 }
 
 /// What --list says first of what is never blocked: no line of it begins with an
@@ -431,17 +437,15 @@ pub const NEVER_BLOCKED: &[u8] =
     b"never blocked: loopback, multicast, broadcast, 169.254.0.0/16 (on any host)";
 
 /// What is never blocked here, or more of that, and why.
-pub fn never_blocked(network: Option<Network>, reason: Protection) -> Line {
-    let mut line = Line::new();
+pub fn never_blocked(line: &mut Line, network: Option<Network>, reason: Protection) {
     line.put(b"never blocked: ");
     match network {
-        Some(network) => network.write(&mut line),
+        Some(network) => network.write(line),
         None => line.put("…".as_bytes()),
     }
     line.put(b" (");
     line.put(reason.words());
     line.put(b")");
-    line
 }
 
 /// Appends the column up to `width`, at least a blank behind it, and empties it.
@@ -481,16 +485,14 @@ fn put_count(out: &mut TextView, count: u64, what: &[u8]) {
 }
 
 /// What the last day brought, and how many blocks stand.
-pub fn day(scans: u64, blocks: u64, standing: u64) -> Line {
-    let mut line = Line::new();
+pub fn day(line: &mut Line, scans: u64, blocks: u64, standing: u64) {
     line.put(b"24 h: ");
-    put_count(&mut line, scans, b" scan");
+    put_count(line, scans, b" scan");
     line.put(b", ");
-    put_count(&mut line, blocks, b" block");
+    put_count(line, blocks, b" block");
     line.put(b", ");
     line.put_decimal(standing);
     line.put(stand(standing));
-    line
 }
 
 fn stand(count: u64) -> &'static [u8] {
@@ -498,17 +500,15 @@ fn stand(count: u64) -> &'static [u8] {
 }
 
 /// The last line where blocks stand: how many, and how to lift them.
-pub fn exit(standing: u64, advice: &Advice) -> Line {
-    let mut line = Line::new();
-    put_count(&mut line, standing, b" block");
+pub fn exit(line: &mut Line, standing: u64, advice: &Advice) {
+    put_count(line, standing, b" block");
     line.put(stand(standing));
     line.put(b"; to lift all: ");
     // It is not there any more.
     if advice.is_container {
         line.put(b"docker start NAME; ");
     }
-    put_undo(&mut line, b"all", advice);
-    line
+    put_undo(line, b"all", advice);
 }
 
 /// Words for a diagnostic about a listen address.
@@ -586,6 +586,29 @@ mod tests {
             exec_root,
             is_container: true,
         }
+    }
+
+    /// Makes of each that writes a line one that returns it.
+    macro_rules! returned {
+        ($($name:ident($($argument:ident: $type:ty),+);)+) => { $(
+            fn $name($($argument: $type),+) -> Line {
+                let mut line = Line::new();
+                super::$name(&mut line, $($argument),+);
+                line
+            }
+        )+ };
+    }
+
+    returned! {
+        connections(time: Calendar, remote: Endpoint, way: Direction, local: Endpoint, count: u64);
+        scan(time: Calendar, scan: &Scan);
+        blocked(time: Calendar, rule: &Rule, length: Option<Duration>, data: Data, advice: &Advice);
+        not_blocked(time: Calendar, source: Network, why: &[u8]);
+        unblocked(time: Calendar, source: Network, reason: EndReason, program: &[u8]);
+        block_failed(time: Calendar, source: Network, why: &[u8]);
+        listed_block(rule: &Rule, facts: Option<Facts>, since: Option<Calendar>, now: Instant, place: &[u8]);
+        never_blocked(network: Option<Network>, reason: Protection);
+        exit(standing: u64, advice: &Advice);
     }
 
     fn endpoint(text: &str) -> Endpoint {

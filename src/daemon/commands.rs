@@ -13,7 +13,7 @@ use crate::kernel::{Child, Descriptor, Errno, Exit, Interest, Invocation, Kernel
 use crate::limits::OUTPUT_BUFFER;
 use crate::metrics::{BlockFailure, CommandExit, Metrics};
 use crate::options::{FirewallChoice, Options};
-use crate::report::{self, Advice};
+use crate::report::{self, Advice, Line};
 use crate::table::HashKey;
 use crate::text::{Text, trim};
 use crate::time::{Duration, Instant, nearest};
@@ -363,7 +363,8 @@ impl Commands {
         match failure.source {
             Some(_) if !failure.is_addition => {}
             Some(source) => {
-                let line = report::block_failed(moment.calendar(kernel), source, words.as_bytes());
+                let (mut line, calendar) = (Line::new(), moment.calendar(kernel));
+                report::block_failed(&mut line, calendar, source, words.as_bytes());
                 output.line(kernel, &line);
             }
             None => log_error(kernel, &[words.as_bytes()]),
@@ -404,7 +405,8 @@ impl Commands {
     ) {
         while let Some(notice) = &self.firewall.next_notice() {
             let calendar = moment.calendar(kernel);
-            let line = match *notice {
+            let mut line = Line::new();
+            match *notice {
                 Notice::Blocked {
                     ref rule,
                     length,
@@ -416,7 +418,7 @@ impl Commands {
                         self.destroyer.add(rule.source);
                     }
                     self.tell_hook(kernel, metrics, Event::Block(length), rule.source);
-                    report::blocked(calendar, rule, length, data, &self.advice())
+                    report::blocked(&mut line, calendar, rule, length, data, &self.advice());
                 }
                 Notice::Refused { source, refusal } => {
                     match refusal {
@@ -425,7 +427,7 @@ impl Commands {
                         _ => detector.forget(source),
                     }
                     metrics.blocks_refused.count(refusal);
-                    report::not_blocked(calendar, source, refusal.words())
+                    report::not_blocked(&mut line, calendar, source, refusal.words());
                 }
                 Notice::JumpStays {
                     hook,
@@ -448,9 +450,9 @@ impl Commands {
                         continue;
                     }
                     detector.forget(source);
-                    report::unblocked(calendar, source, reason, program.as_bytes())
+                    report::unblocked(&mut line, calendar, source, reason, program.as_bytes());
                 }
-            };
+            }
             output.line(kernel, &line);
         }
     }
@@ -493,10 +495,10 @@ impl Commands {
         output: &mut Output,
         moment: Moment,
     ) {
-        let calendar = moment.calendar(kernel);
+        let (mut line, calendar) = (Line::new(), moment.calendar(kernel));
         if let Err(refusal) = verdict {
             metrics.blocks_refused.count(refusal);
-            let line = report::not_blocked(calendar, scan.source, refusal.words());
+            report::not_blocked(&mut line, calendar, scan.source, refusal.words());
             return output.line(kernel, &line);
         }
         let family = scan.source.family();
@@ -506,7 +508,7 @@ impl Commands {
                 Text::from_bytes(unusable.unwrap_or(Unusable::Family(family)).name());
             why.put(b" cannot be used; it is tried again");
             metrics.block_failures.count(self.last_failure);
-            let line = report::block_failed(calendar, scan.source, why.as_bytes());
+            report::block_failed(&mut line, calendar, scan.source, why.as_bytes());
             output.line(kernel, &line);
         }
     }

@@ -9,7 +9,7 @@ use crate::connections::{Connection, Direction};
 use crate::kernel::{Kernel, Screen};
 use crate::limits::{LIST_EXTRA, SCREEN_LINES};
 use crate::options::Show;
-use crate::report;
+use crate::report::{self, Line};
 use crate::time::{Calendar, Instant, order};
 
 use super::output::Output;
@@ -225,7 +225,7 @@ impl List {
         }
         let more = self.more_extras + self.folder.end(kernel, output, calendar);
         if more > 0 {
-            output.line(kernel, &report::more(more));
+            output.more(kernel, more);
         }
         self.length += self.extras.len() as u64 + self.more_extras;
         empty(&mut self.extras);
@@ -268,6 +268,8 @@ fn print(
     entry: &Entry,
     count: u64,
 ) {
-    let line = report::connections(calendar, entry.remote, entry.direction, entry.local, count);
+    let mut line = Line::new();
+    let (remote, local) = (entry.remote, entry.local);
+    report::connections(&mut line, calendar, remote, entry.direction, local, count);
     output.line(kernel, &line);
 }

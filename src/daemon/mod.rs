@@ -58,7 +58,7 @@ use crate::options::{Action, Options, write_help, write_version};
 use crate::packets::Kind;
 use crate::probes::{self, Target};
 use crate::proc_net_tcp::{Row, TcpState};
-use crate::report;
+use crate::report::{self, Line};
 use crate::sandbox::Tier;
 use crate::text::Text;
 use crate::time::{Calendar, Duration, Instant, nearest};
@@ -242,8 +242,9 @@ impl Daemon {
             .read_setting(kernel, self.options.proc_directory.as_bytes());
         let could_read = self.read(kernel, Trigger::Scheduled);
         while let Some(scan) = self.intake.detector.next_scan() {
-            let calendar = Moment::read(kernel).calendar(kernel);
-            self.output.line(kernel, &report::scan(calendar, &scan));
+            let (mut line, moment) = (Line::new(), Moment::read(kernel));
+            report::scan(&mut line, moment.calendar(kernel), &scan);
+            self.output.line(kernel, &line);
         }
         self.output.finish(kernel);
         Flow::Exit(u8::from(!could_read))
@@ -510,7 +511,8 @@ impl Daemon {
             self.metrics
                 .probing_sources
                 .count(probes::kind(probing.marks), target);
-            let line = report::probes(moment.calendar(kernel), &probing, target);
+            let mut line = Line::new();
+            report::probes(&mut line, moment.calendar(kernel), &probing, target);
             self.output.line(kernel, &line);
         }
     }
@@ -565,7 +567,8 @@ impl Daemon {
             scan.local = self.host.own_near(scan.source).unwrap_or(scan.local);
         }
         self.metrics.port_scans += 1;
-        let line = report::scan(moment.calendar(kernel), scan);
+        let mut line = Line::new();
+        report::scan(&mut line, moment.calendar(kernel), scan);
         self.output.line(kernel, &line);
         let mut ports: Text<{ hook::PORTS }> = Text::new();
         put_ports(&mut ports, &scan.ports);
@@ -1150,7 +1153,8 @@ impl Daemon {
         let standing = self.commands.firewall.standing() as u64;
         self.output.say_held_back(kernel);
         if standing > 0 {
-            let line = report::exit(standing, &self.commands.advice());
+            let mut line = Line::new();
+            report::exit(&mut line, standing, &self.commands.advice());
             self.output.line(kernel, &line);
         }
         self.output

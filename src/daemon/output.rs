@@ -201,7 +201,9 @@ impl Output {
     pub fn say_day(&mut self, kernel: &mut impl Kernel, metrics: &Metrics, standing: u64) {
         let scans = metrics.port_scans - mem::replace(&mut self.scans, metrics.port_scans);
         let blocks = metrics.blocks - mem::replace(&mut self.blocks, metrics.blocks);
-        self.line(kernel, &report::day(scans, blocks, standing));
+        let mut line = Line::new();
+        report::day(&mut line, scans, blocks, standing);
+        self.line(kernel, &line);
     }
 
     /// Says how many lines were held back in minutes that are over.
@@ -211,9 +213,17 @@ impl Output {
             let budget = self.budgets.get_mut(index);
             if let Some(budget) = budget.filter(|budget| now.reaches(budget.deadline())) {
                 let count = mem::take(&mut budget.held_back);
-                self.line(kernel, &report::more(count));
+                self.more(kernel, count);
             }
         }
+    }
+
+    /// Says that there would be so many more.
+    #[inline(never)]
+    pub fn more(&mut self, kernel: &mut impl Kernel, count: u64) {
+        let mut line = Line::new();
+        report::more(&mut line, count);
+        self.line(kernel, &line);
     }
 
     /// Says it of those that are not, too.

@@ -15,7 +15,7 @@ use crate::host::{Host, Protection};
 use crate::kernel::Kernel;
 use crate::limits::ONE_SHOT_WAIT_BUDGET;
 use crate::options::Options;
-use crate::report::{self, error_words};
+use crate::report::{self, Line, error_words};
 use crate::text::{Text, trim};
 use crate::time::Instant;
 
@@ -127,7 +127,8 @@ fn print_never_blocked(
     network: Option<Network>,
     reason: Protection,
 ) {
-    let line = report::never_blocked(network, reason);
+    let mut line = Line::new();
+    report::never_blocked(&mut line, network, reason);
     output.bare(kernel, line.as_bytes());
 }
 
@@ -152,7 +153,8 @@ fn print_blocks(
             let age = now.since(Instant::from_secs(facts.since_seconds));
             kernel.calendar(unix_seconds.saturating_sub(age.as_secs_rounded_up()))
         });
-        let line = report::listed_block(rule, facts, since, now, place);
+        let mut line = Line::new();
+        report::listed_block(&mut line, rule, facts, since, now, place);
         output.line(kernel, &line);
     }
     let count = rules.len() as u64;
