@@ -1881,8 +1881,8 @@ impl Kernel for FakeKernel {
                 .map(|path| path[1..].to_owned()),
         );
         readable.push(text(sandbox.proc_directory));
-        for file in sandbox.beside.iter().map(|file| text(file)) {
-            if self.files.contains_key(&file) {
+        for file in text(sandbox.beside).split(' ') {
+            if self.files.contains_key(file) {
                 readable.push(file.rsplit_once('/').unwrap().0.to_owned());
             }
         }
