@@ -29,9 +29,12 @@ export RUSTFLAGS
 
 HOST = $$(rustc -vV | sed -n 's/^host: //p')
 TARGET = $$(rustc -vV | sed -n 's/^host: //p' | sed 's/-gnu/-musl/')
-# Options of LLVM that make a smaller program, hardly a slower one: constants are
-# made where they are needed, short matches are compared, loads stay where they are.
-SMALLER = -C llvm-args=-disable-machine-licm -C llvm-args=-min-jump-table-entries=12 -C llvm-args=-enable-load-pre=false
+CARGO_BUILD = cargo build --release --target-dir $(OUT) --target
+# What makes code smaller where LLVM by itself cares for speed, as far as this
+# rustc knows it: two percent less, packed or not.
+SMALLER = apply-ext-tsp-for-size disable-machine-licm enable-load-pre=false \
+	min-jump-table-entries=12 max-store-memcpy=2 bonus-inst-threshold=0
+smaller = $$(for option in $(SMALLER); do ! rustc -C llvm-args=-$$option --print sysroot >/dev/null 2>&1 || printf ' -C llvm-args=-%s' $$option; done)
 # rustc's own linker, as in `make dist`: a smaller file. Not all distributions
 # have it.
 LLD = $$(! [ -x "$$(rustc --print sysroot)/lib/rustlib/$(HOST)/bin/rust-lld" ] || echo --config "target.$(TARGET).linker='rust-lld'")
@@ -95,7 +98,7 @@ PYTHON = $$(for python in python3 /usr/bin/python3 target/tools/python/bin/pytho
 PYTEST = pytest pytest-timeout pytest-xdist
 # $(call pip,program[,package]): puts it there.
 pip = command -v $(1) >/dev/null || { { $(venv); } && target/tools/python/bin/python3 -m pip install -q --disable-pip-version-check $(or $(2),$(1)); }
-package = $(at_commit) RUSTFLAGS="$(RUSTFLAGS) $(SMALLER)" OUT="$(OUT)" ARCHITECTURES="$(ARCHITECTURES)" NIGHTLY="$(NIGHTLY)" sh dist/package.sh
+package = $(at_commit) RUSTFLAGS="$(RUSTFLAGS)$(smaller)" OUT="$(OUT)" ARCHITECTURES="$(ARCHITECTURES)" NIGHTLY="$(NIGHTLY)" sh dist/package.sh
 
 # Namespaces need root; without it most end-to-end tests say SKIPPED.
 as_root = $$([ "$$(id -u)" = 0 ] || ! sudo -n true 2>/dev/null || echo sudo -n env "PATH=$$PATH")
@@ -114,13 +117,12 @@ build: ## build the static program, target/tcpparser (MUSL=gcc: with musl-tools)
 	else echo 'The musl target is not to be had here: linking with musl-gcc.'; $(MAKE) -s build-gcc; fi
 
 build-musl:
-	@RUSTFLAGS="$(RUSTFLAGS) $(SMALLER)" cargo build --release --target-dir $(OUT) --target $(TARGET) $(LLD)
+	@RUSTFLAGS="$(RUSTFLAGS)$(smaller)" $(CARGO_BUILD) $(TARGET) $(LLD)
 	@ln -f $(OUT)/$(TARGET)/release/tcpparser $(BINARY)
 
 build-gcc:
 	@$(call need,musl-gcc,musl-tools)
-	@RUSTFLAGS="$(RUSTFLAGS) $(SMALLER) -C linker=musl-gcc -C target-feature=+crt-static -C relocation-model=static" \
-	cargo build --release --target-dir $(OUT) --target $(HOST)
+	@RUSTFLAGS="$(RUSTFLAGS)$(smaller) -C linker=musl-gcc -C target-feature=+crt-static -C relocation-model=static" $(CARGO_BUILD) $(HOST)
 	@ln -f $(OUT)/$(HOST)/release/tcpparser $(BINARY)
 
 # For tests that would wait for minutes (src/limits.rs).
