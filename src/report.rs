@@ -523,8 +523,8 @@ pub fn endpoint_words(prefix: &[u8], endpoint: Endpoint, suffix: &[u8]) -> Text<
 /// The first line of `/blocks`: its columns, by tabs.
 pub const BLOCKS_HEAD: &[u8] = b"source\tsince\tleft\tstrikes\tports\tplace\n";
 
-/// Appends one of its other lines, without its end. Both clocks stand still to each other, so that
-/// `since` is the same each time.
+/// Appends one of its other lines, without its end. Both clocks go on alike, so
+/// that `since` is the same each time.
 #[inline(never)]
 pub fn put_block(out: &mut TextView, block: &Standing, now: Instant, unix_nanoseconds: u64) {
     let facts = &block.facts;
