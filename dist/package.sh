@@ -166,7 +166,7 @@ pack_tarball() {
     name=tcpparser-$version-$1-linux-musl
     mkdir "$new/$name"
     cp -R "$(program "$1")" LICENSE README.md dist/* "$new/$name"
-    (cd "$new/$name" && rm package.sh image.sh nfpm.yaml preinst.sh postinst.sh prerm.sh postrm.sh ./*.test.yml)
+    (cd "$new/$name" && rm -r package.sh image.sh nfpm.yaml preinst.sh postinst.sh prerm.sh postrm.sh ./*.test.yml live.* openwrt)
     tar --sort=name --format=ustar --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \
         --mtime="@$SOURCE_DATE_EPOCH" -C "$new" -cf "$new/$name.tar" "$name"
     gzip -9n "$new/$name.tar"

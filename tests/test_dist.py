@@ -53,7 +53,8 @@ ARCHITECTURES = {
 # What `make test` makes. `make test-dist` makes all that can be built here.
 ALWAYS = ("x86_64", "i686", "aarch64")
 NOT_PACKED = ("package.sh", "image.sh", "nfpm.yaml", "preinst.sh", "postinst.sh", "prerm.sh",
-              "postrm.sh", "tcpparser.rules.test.yml")
+              "postrm.sh", "tcpparser.rules.test.yml", "live.csp", "live.html", "live.html.gz",
+              "live.png", "openwrt/tcpparser/Makefile")
 VERSION = re.search(r'^version = "(.+)"$', text_of("Cargo.toml"), re.M)[1]
 OUTPUT = """\
 tcpparser starting...

@@ -64,7 +64,7 @@ impl Confinement {
             let holds = layers & layer.bit() != 0;
             metrics.sandbox_layers.set(layer, holds.into());
             if !holds {
-                let words = b"the kernel or its container refuses a part of the sandbox: ";
+                let words = b"the kernel or a container refuses part of the sandbox: ";
                 log_error(kernel, &[words, layer.value()]);
             }
         }
