@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from harness import BACKENDS, SkipTest, need, wait_for
+from harness import BACKENDS, SkipTest, need, real_tool, wait_for
 from test_blocking import PORTS, Scene
 
 NOBODY = 65534
@@ -141,10 +141,10 @@ def test_a_layer_that_is_refused_is_said_and_counted(t, fault, lacks):
 
 def test_nameservers_that_rename_puts_there_are_protected(t):
     """/etc/resolv.conf is a link into a folder of its own, as on OpenWrt."""
-    need("unshare", "mount", "sh")
+    need("unshare")
     etc, folder = t.folder("etc"), t.folder("resolver")
-    scene = Scene(t, "nft", before=("unshare", "--mount", "sh", "-c",
-                                    f'mount --bind {etc} /etc && exec "$@"', "sh"))
+    mount = f'{real_tool("mount")} --bind {etc} /etc && exec "$@"'
+    scene = Scene(t, "nft", before=("unshare", "--mount", real_tool("sh"), "-c", mount, "sh"))
 
     def name(server):
         with open(f"{folder}/new", "w") as file:
@@ -155,6 +155,7 @@ def test_nameservers_that_rename_puts_there_are_protected(t):
     os.symlink(f"{folder}/resolv.conf", f"{etc}/resolv.conf")
     guard = enters(scene.start(), "sealed")
     name(scene.family.peer)
+    guard.wait_readings(2)  # each of which reads it
     scene.scan()
     line = guard.wait_line(" Not blocked: ")
     assert "nameserver" in line, line
