@@ -258,6 +258,8 @@ const PASTE: u32 = if cfg!(target_arch = "mips") {
 };
 const EPERM: u32 = ERRNO | libc::EPERM as u32;
 
+/// Where the calls of another processor end in it.
+const FOREIGN: usize = 2;
 /// What comes first in either tier.
 const HEAD: [Instruction; 17] = [
     bpf::load(bpf::LDW, PROCESSOR),
@@ -297,6 +299,13 @@ fn put_filter(filter: &mut Filter, is_sealed: bool) {
         (NEEDED_COUNT + RUNS_PROGRAMS, [ALLOW, ALLOW, EPERM])
     };
     let _ = filter.extend_from_slice(&HEAD);
+    // A program of 32 bits may well find an iptables of 64.
+    if cfg!(target_pointer_width = "32")
+        && !is_sealed
+        && let Some(end) = filter.get_mut(FOREIGN)
+    {
+        *end = bpf::load(bpf::RET, ALLOW);
+    }
     for (index, call) in CALLS.iter().enumerate() {
         let to_end = COUNT - index + usize::from(index >= allowed);
         let _ = filter.push(bpf::jump(bpf::JEQ, (*call).into(), to_end as u8, 0));
