@@ -57,6 +57,11 @@ fn drop_what_nobody_reads() {
     tell_linker(&["-T", &script, "--no-eh-frame-hdr", "--build-id=none"]);
     if links_with_lld() {
         tell_linker(&["--no-rosegment", "--icf=all", "-O2"]);
+        // Data begin with a page wherever the code ends, so that an idle daemon does
+        // not write to one more. Elsewhere pages can have 64 KiB, in the file too.
+        if env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|processor| processor.starts_with("x86")) {
+            tell_linker(&["-z", "separate-loadable-segments"]);
+        }
         if rustc_minor() >= 93 {
             // Functions that are alike stand together: half a percent less when
             // packed. Known to lld since LLVM 21.
