@@ -497,7 +497,8 @@ pub trait Kernel {
     /// per network namespace, and listens there; else returns which user does.
     fn claim(&mut self, name: &str) -> Result<Claim, Errno>;
     /// Sends a datagram to a socket of unix(7), a path or `@` and an abstract
-    /// name; EAGAIN where it has no room.
+    /// name; EAGAIN where it has no room. The connection is kept, since the folder
+    /// of a path may be out of reach later; an empty message only makes it.
     fn notify(&mut self, socket: &[u8], message: &[u8]) -> Result<(), Errno>;
     /// A listening, non-blocking TCP socket. `[::]` is dual-stack.
     fn listen(&mut self, address: Endpoint) -> Result<Descriptor, Errno>;

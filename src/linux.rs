@@ -271,6 +271,8 @@ pub struct Linux {
     errors: Channel,
     /// Where records for the hook's launcher are written; -1: there is none.
     hook: c_int,
+    /// What `notify` is connected with; 0: nothing yet.
+    notified: c_int,
     /// The child that `spawn` started last.
     child: i32,
     /// How that child ended, where `reap_all` saw it first.
@@ -291,6 +293,7 @@ impl Linux {
             output: Channel::open(libc::STDOUT_FILENO),
             errors: Channel::open(libc::STDERR_FILENO),
             hook: -1,
+            notified: 0,
             child: 0,
             ended: None,
             time_zone: read_time_zone(),
@@ -445,9 +448,23 @@ impl Kernel for Linux {
         if address.is_truncated() {
             return Err(Errno(libc::ENAMETOOLONG));
         }
+        let sent = match self.notified {
+            0 => Err(Errno(libc::ENOTCONN)),
+            socket => send(socket, message, 0).map(drop),
+        };
+        if !sent.is_err_and(|error| error != Errno::EAGAIN) {
+            return sent;
+        }
         let socket = socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0)?;
         connect(socket.number(), address.as_bytes())?;
-        send(socket.number(), message, 0).map(drop)
+        if self.notified != 0 {
+            close(self.notified);
+        }
+        self.notified = socket.release().number();
+        if message.is_empty() {
+            return Ok(());
+        }
+        send(self.notified, message, 0).map(drop)
     }
 
     fn listen(&mut self, address: Endpoint) -> Result<Descriptor, Errno> {
@@ -2044,6 +2061,7 @@ mod tests {
             output: channel(1),
             errors: channel(2),
             hook: -1,
+            notified: 0,
             child: 0,
             ended: None,
             time_zone: b"",

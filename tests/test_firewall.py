@@ -610,7 +610,7 @@ FAULTS = {
     "exit 4": ("echo 'Another app is currently holding the xtables lock' >&2; exit 4",
                "exited with 4: Another app is", "lock"),
     "signal": ("kill -9 $$", "was ended by signal 9;", "signal"),
-    "loud": ("/usr/bin/head -c 100000000 /dev/zero >&2; printf '\\033[31m' >&2; exit 1",
+    "loud": ("/usr/bin/yes '' | /usr/bin/head -c 100000000 >&2; printf '\\033[31m' >&2; exit 1",
              "exited with 1: [31m;", "refused"),
     "louder": ("/usr/bin/yes tcpparser | /usr/bin/head -c 100000000 >&2; exit 1",
                "exited with 1: tcpparser tcpparser", "refused"),

@@ -225,10 +225,11 @@ def test_iptables_that_vanishes(t):
 def test_start_without_iptables_decides_for_the_sets(t):
     """Until the next start, and nothing is tried meanwhile."""
     t.use_quick_binary()
-    scene, tried = TwoPlaces(t), os.path.join(t.tmp, "tried")
+    scene = TwoPlaces(t)
+    tried = scene.chain.env["XTABLES_LOCKFILE"]
     guard = t.guard(scene.host, env={**scene.chain.env, "PATH": t.folder("path-wrapped")}).ready()
     block(scene, guard)
-    env = wrapped_firewall(t, scene.chain, f": >{tried}")
+    env = wrapped_firewall(t, scene.chain, 'echo >>"$XTABLES_LOCKFILE"')
     time.sleep(PERIOD)
     block(scene, guard, scene.family.friend)
     assert (scene.in_chain(), len(scene.in_sets())) == ([], 2), "in the chain, in the sets"

@@ -122,12 +122,10 @@ pub struct Daemon {
     options: Options,
 
     facts: HostFacts,
-    watcher: Watcher,
     witness: Witness,
     counters: Counters,
     early: EarlyReadings,
     metrics: Metrics,
-    supervisor: Supervisor,
     instance: InstanceLock,
     confinement: Confinement,
     is_terminating: bool,
@@ -141,6 +139,8 @@ pub struct Daemon {
     commands: Commands,
     opens: Opens,
     host: Host,
+    watcher: Watcher,
+    supervisor: Supervisor,
     intake: Intake,
 }
 
@@ -276,7 +276,7 @@ impl Daemon {
         }
         self.counters.start(self.options.proc_directory.as_bytes());
         self.early.start();
-        self.supervisor.start(start_up);
+        self.supervisor.start(kernel, start_up);
         let (confinement, metrics) = (&mut self.confinement, &mut self.metrics);
         confinement.start(&self.options, metrics, now);
         start::print_start(kernel, &mut self.output);

@@ -46,11 +46,13 @@ impl Supervisor {
     /// Reads the environment. WATCHDOG_USEC is when the manager gives up on us,
     /// half of it when sd_watchdog_enabled(3) says to notify. Where WATCHDOG_PID
     /// names another process, notifications are ignored.
-    pub(super) fn start(&mut self, start_up: &StartUp) {
+    pub(super) fn start(&mut self, kernel: &mut impl Kernel, start_up: &StartUp) {
         let Some(socket) = start_up.variable(b"NOTIFY_SOCKET") else {
             return;
         };
         self.socket.put(socket);
+        // Connects, while rights are still there.
+        self.notify(kernel, b"");
         let timeout = start_up.variable(b"WATCHDOG_USEC").and_then(parse_decimal);
         if let Some(microseconds @ 1..) = timeout {
             let half = Duration::from_nanos(microseconds.saturating_mul(500));

@@ -1484,8 +1484,10 @@ impl Kernel for FakeKernel {
         if let Some(error) = self.faults.notify {
             return Err(error);
         }
-        let message = String::from_utf8(message.to_vec()).unwrap();
-        self.notified.push((self.now, message));
+        if !message.is_empty() {
+            let message = String::from_utf8(message.to_vec()).unwrap();
+            self.notified.push((self.now, message));
+        }
         Ok(())
     }
 
