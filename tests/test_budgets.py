@@ -92,6 +92,7 @@ def memory(guard):
         return int(re.search(r"^Anonymous: +(\d+) kB$", lines.read(), re.M)[1])
 
 
+@pytest.mark.alone
 def test_memory_of_thousands_of_scanners(t):
     """An hour's hostile sources in some seconds, three times: what a source
     leaves behind is its place among the blocks and those of its connections."""
