@@ -139,8 +139,8 @@ test: build build-quick tools ## every check and test; what lacks its tools says
 	@cargo clippy --version >/dev/null 2>&1 || echo 'SKIPPED the lints: no clippy here'
 	@! cargo clippy --version >/dev/null 2>&1 || cargo clippy --all-targets -- -D warnings
 	@{ cargo test 2>&1; echo "exit status $$?"; } | tee target/cargo-test
-	sh tests/build.sh
-	ARCHITECTURES='x86_64 i686 aarch64' sh tests/release.sh
+	@: >target/typed-in-build
+	sh tests/build.sh & build=$$!; ARCHITECTURES='x86_64 i686 aarch64' sh tests/release.sh; release=$$?; wait $$build && exit $$release
 	@$(as_root) $(PYTHON) -B -m pytest tests --binary $(BINARY); pytest=$$?; \
 	awk '/^test result:/ { passed += $$4; failed += $$6; ignored += $$8 } /^exit status/ { status = $$3 } END { \
 	print "cargo test: " passed+0 " passed, " failed+0 " failed, " ignored+0 " skipped"; exit status }' target/cargo-test && exit $$pytest

@@ -2,7 +2,7 @@
 # shellcheck shell=sh
 
 failures=0
-log=target/build-test.log
+log=target/$(basename "$0").log
 mkdir -p target
 
 ok() { echo "ok $1"; }
