@@ -74,6 +74,12 @@ def test_feed_makes_the_package(t):
     assert done.returncode == 0 and tree in done.stdout, f"cargo: {done.stderr}"
     must("diff", "-r", f"{ROOT}/src", f"{tree}/src")
     must("cmp", f"{ROOT}/build.rs", f"{tree}/build.rs")
+    # What rustc reads besides: the live page.
+    sources = must("grep", "-rhE", r'"(\.\./)+dist/', f"{tree}/src")
+    besides = set(re.findall(r'"(?:\.\./)+(dist/[^"]+)"', sources))
+    assert "dist/live.html.gz" in besides, f"what is included: {sources}"
+    for path in besides:
+        must("cmp", f"{ROOT}/{path}", f"{tree}/{path}")
     os.makedirs(f"{tree}/ipkg-install/bin")
     must("cp", t.binary, f"{tree}/ipkg-install/bin/tcpparser")
     must(*make, "install")
