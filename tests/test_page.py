@@ -158,7 +158,7 @@ def requests(browser):
 def check_looks(browser, name):
     """In each width and scheme: nothing beside the screen, all of it readable."""
     pages = set()
-    for width in (1280, 390):
+    for width in (1280, 390, 320):
         for scheme in ("light", "dark"):
             browser.look(width, scheme)
             picture(browser, f"{name}-{width}-{scheme}")
