@@ -48,6 +48,23 @@ pub(super) struct Hook {
     unanswered: usize,
 }
 
+/// Whether that may be run, if anything is to be; says why not.
+pub(super) fn is_allowed(kernel: &mut impl Kernel, file: &Path) -> bool {
+    if file.is_empty() {
+        return true;
+    }
+    let checked = check_program(kernel, file);
+    if let Err(error) = checked {
+        log_refusal(kernel, error);
+    }
+    checked.is_ok()
+}
+
+fn log_refusal(kernel: &mut impl Kernel, error: Errno) {
+    let words = b"--hook needs a program that only root can change, in such folders: ";
+    log_error(kernel, &[words, error_words(error).as_bytes()]);
+}
+
 impl Hook {
     pub(super) const NEW: Self = Self {
         answers: None,
@@ -62,15 +79,16 @@ impl Hook {
             return true;
         }
         self.is_wanted = true;
-        let is_allowed = check_program(kernel, file);
-        match is_allowed.and_then(|()| kernel.start_launcher(file)) {
+        if !is_allowed(kernel, file) {
+            return false;
+        }
+        match kernel.start_launcher(file) {
             Ok(answers) => {
                 self.answers = Some(answers);
                 true
             }
             Err(error) => {
-                let words = b"--hook needs a program that only root can change, in such folders: ";
-                log_error(kernel, &[words, error_words(error).as_bytes()]);
+                log_refusal(kernel, error);
                 // Others can take all processes; a guard without its hook is one, too.
                 error == Errno::EAGAIN
             }

@@ -193,7 +193,8 @@ impl Daemon {
         match self.options.action {
             Action::Help => start::print(kernel, &mut self.output, write_help),
             Action::Version => start::print(kernel, &mut self.output, write_version),
-            Action::Check => Flow::Exit(0),
+            Action::Check if hook::is_allowed(kernel, &self.options.hook) => Flow::Exit(0),
+            Action::Check => start::USAGE,
             Action::Once => self.once(kernel, start_up),
             Action::Run => self.run(kernel, start_up),
             Action::List => self.run_blocks(kernel, start_up, Task::List),

@@ -141,10 +141,14 @@ fn a_launcher_that_is_gone_costs_the_hook_alone() {
     "};
 }
 
+/// And `--check` says so before: a service that is to read its settings anew would
+/// end by them.
 #[test]
 fn files_that_others_may_change_end_the_start() {
     trace! {"
         at 0 s: start --hook /etc/hook exits 2
+        stderr: tcpparser: --hook needs a program that only root can change, in such folders: no such file
+        at 0 s: start --check --hook /etc/hook exits 2
         stderr: tcpparser: --hook needs a program that only root can change, in such folders: no such file
         file /etc/other is text
         at 0 s: start --hook /etc exits 2
