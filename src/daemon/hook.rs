@@ -48,23 +48,6 @@ pub(super) struct Hook {
     unanswered: usize,
 }
 
-/// Whether that may be run, if anything is to be; says why not.
-pub(super) fn is_allowed(kernel: &mut impl Kernel, file: &Path) -> bool {
-    if file.is_empty() {
-        return true;
-    }
-    let checked = check_program(kernel, file);
-    if let Err(error) = checked {
-        log_refusal(kernel, error);
-    }
-    checked.is_ok()
-}
-
-fn log_refusal(kernel: &mut impl Kernel, error: Errno) {
-    let words = b"--hook needs a program that only root can change, in such folders: ";
-    log_error(kernel, &[words, error_words(error).as_bytes()]);
-}
-
 impl Hook {
     pub(super) const NEW: Self = Self {
         answers: None,
@@ -73,26 +56,23 @@ impl Hook {
     };
 
     /// Starts the launcher, if there is to be one; false where its file is not
-    /// allowed.
-    pub(super) fn start(&mut self, kernel: &mut impl Kernel, file: &Path) -> bool {
+    /// allowed. A mere check starts none.
+    pub(super) fn start(&mut self, kernel: &mut impl Kernel, file: &Path, is_check: bool) -> bool {
         if file.is_empty() {
             return true;
         }
         self.is_wanted = true;
-        if !is_allowed(kernel, file) {
-            return false;
+        let mut result = check_program(kernel, file);
+        if !is_check && result.is_ok() {
+            result = kernel
+                .start_launcher(file)
+                .map(|answers| self.answers = Some(answers));
         }
-        match kernel.start_launcher(file) {
-            Ok(answers) => {
-                self.answers = Some(answers);
-                true
-            }
-            Err(error) => {
-                log_refusal(kernel, error);
-                // Others can take all processes; a guard without its hook is one, too.
-                error == Errno::EAGAIN
-            }
-        }
+        let Err(error) = result else { return true };
+        let words = b"--hook needs a program that only root can change, in such folders: ";
+        log_error(kernel, &[words, error_words(error).as_bytes()]);
+        // Others can take all processes; a guard without its hook is one, too.
+        error == Errno::EAGAIN
     }
 
     /// Where answers show.

@@ -193,8 +193,14 @@ impl Daemon {
         match self.options.action {
             Action::Help => start::print(kernel, &mut self.output, write_help),
             Action::Version => start::print(kernel, &mut self.output, write_version),
-            Action::Check if hook::is_allowed(kernel, &self.options.hook) => Flow::Exit(0),
-            Action::Check => start::USAGE,
+            Action::Check => {
+                let is_right = self.commands.hook.start(kernel, &self.options.hook, true);
+                if is_right {
+                    Flow::Exit(0)
+                } else {
+                    start::USAGE
+                }
+            }
             Action::Once => self.once(kernel, start_up),
             Action::Run => self.run(kernel, start_up),
             Action::List => self.run_blocks(kernel, start_up, Task::List),
@@ -254,7 +260,7 @@ impl Daemon {
     #[inline(never)]
     fn run(&mut self, kernel: &mut impl Kernel, start_up: &StartUp) -> Flow {
         // First, while there is nothing else of ours that its launcher would hold.
-        if !self.commands.hook.start(kernel, &self.options.hook) {
+        if !self.commands.hook.start(kernel, &self.options.hook, false) {
             return start::USAGE;
         }
         self.prepare(kernel, start_up);
