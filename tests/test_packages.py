@@ -25,6 +25,8 @@ UNIT = "usr/lib/systemd/system/tcpparser.service"
 EVERYWHERE = {"usr/share/man/man8/tcpparser.8": "tcpparser.8",
               "usr/share/bash-completion/completions/tcpparser": "tcpparser.bash",
               "usr/share/doc/tcpparser/copyright": "../LICENSE",
+              **{f"usr/share/doc/tcpparser/{name}": name
+                 for name in ("hook-list.sh", "hook-mail.sh", "hook-webhook.sh")},
               "usr/share/tcpparser/install.sh": "install.sh"}
 FILES = {
     "deb": {"etc/init.d/tcpparser": "tcpparser.init", UNIT: "tcpparser.service",
@@ -142,7 +144,7 @@ def test_package_holds_what_install_sh_installs(t, architecture, form):
             text = text.replace(b"/usr/local/bin/tcpparser", b"/usr/bin/tcpparser")
         assert found[path] == text, f"{path} is {name}"
         mode = os.stat(os.path.join(content.folder, path)).st_mode & 0o7777
-        runs = path == "etc/init.d/tcpparser" or name == "install.sh"
+        runs = path == "etc/init.d/tcpparser" or name.endswith(".sh")
         assert oct(mode) == ("0o755" if runs else "0o644"), f"mode of {path}"
     assert f"/{SETTINGS_OF[form]}" in content.settings, "settings are kept"
     assert f"Version: {VERSION}" in content.about, f"version, {content.about}"
