@@ -356,7 +356,7 @@ pub struct Sandbox<'a> {
     pub is_sealed: bool,
     /// The capabilities that stay where they are there; none has a number above 31.
     pub capabilities: u32,
-    /// Paths with colons between, each behind the letter of its `Access`.
+    /// Paths with colons between, each behind the letter of its rights.
     pub files: &'a [u8],
     /// Where that is so as well; empty for nowhere. Programs are run in it.
     pub root: &'a [u8],

@@ -776,22 +776,27 @@ fn restrict_files(sandbox: &Sandbox) -> Result<(), Errno> {
         }
         if !sandbox.is_sealed {
             for folder in split(environment_value(b"PATH").unwrap_or_default(), b':') {
-                allow_path(&ruleset, b'x', root, folder);
+                // No tool is looked for in others; an empty one would be `root`.
+                if folder.first() == Some(&b'/') {
+                    allow_path(&ruleset, b'x', root, folder);
+                }
             }
             let lock = environment_value(b"XTABLES_LOCKFILE");
-            allow_path(&ruleset, b'w', root, lock.unwrap_or(b"/run/xtables.lock"));
+            allow_path(&ruleset, b'm', root, lock.unwrap_or(b"/run/xtables.lock"));
         }
     }
     restrict_self(&ruleset)
 }
 
-/// What is not there needs no rule; what is to be written is made.
+/// What is not there needs no rule; a lock that programs would make is made, but no
+/// device.
 #[inline(never)]
 fn allow_path(ruleset: &Owned, letter: u8, root: &[u8], path: &[u8]) {
     let (rights, flags) = match letter {
         b'r' => (READ_FILE | READ_FOLDER, libc::O_PATH),
         b'x' => (READ_FILE | READ_FOLDER | EXECUTE, libc::O_PATH),
-        b'w' => (READ_FILE | WRITE_FILE, READ_ONLY | libc::O_CREAT),
+        b'w' => (READ_FILE | WRITE_FILE, libc::O_PATH),
+        b'm' => (READ_FILE | WRITE_FILE, READ_ONLY | libc::O_CREAT),
         _ => (READ_FILE, libc::O_PATH),
     };
     if let Ok(place) = open_in(root, path, flags) {

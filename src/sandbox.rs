@@ -67,7 +67,8 @@ const NET_RAW: u32 = 1 << 13;
 const SYS_CHROOT: u32 = 1 << 18;
 
 // Files, each behind a letter: of folders `r` is what may be read below, `x` what
-// may be run as well; of files `f` may be read, and `w` written.
+// may be run as well; of files `f` may be read, and `w` written. The lock of
+// iptables is one of those, and is made (`m`).
 
 /// Below the folders the resolver's files, which rename(2) replaces, so that a rule
 /// on one of them would go with the file it was; our own name; rows and counters.
@@ -205,6 +206,8 @@ const ARCHITECTURE: u32 = if cfg!(target_arch = "x86_64") {
 
 const NEEDED_COUNT: usize = NEEDED.len() + NEEDED_HERE.len();
 const COUNT: usize = NEEDED_COUNT + DANGEROUS.len();
+// A jump of a filter reaches so far (struct sock_filter of linux/filter.h).
+const _: () = assert!(COUNT < u8::MAX as usize);
 const CALLS: [u16; COUNT] = calls();
 
 /// All of them in one.

@@ -76,6 +76,7 @@ class Scene:
 def test_tools_of_another_root(t, flavour):
     """From the first look to the last unblock, whatever our own PATH says."""
     scene = Scene(t, flavour)
+    os.mkdir(f"{scene.root}/dev")
     guard = t.guard(scene.lan.host, "--exec-root", scene.root, env=scene.env).ready()
     scene.scan()
     undo = guard.wait_line(" Blocked: +10.77.0.2 ").partition("undo: tcpparser ")[2].split()
@@ -86,6 +87,7 @@ def test_tools_of_another_root(t, flavour):
         assert os.readlink(f"{command}/root") == "/", "only the commands' root is another one"
     if flavour == "legacy":
         assert os.path.exists(f"{scene.root}/run/lock-of-the-root"), "XTABLES_LOCKFILE is in it"
+    assert os.listdir(f"{scene.root}/dev") == [], "no file takes the place of a device"
     listed = scene.command("--list", TCPPARSER_EXEC_ROOT=scene.root)
     assert "10.77.0.2" in listed.stdout, f"--list: {listed.stdout!r} {listed.stderr!r}"
     assert scene.command("--list").returncode == 1, "--list without it"
