@@ -18,7 +18,7 @@ fn main() {
     tell_linker(&["-z", "noseparate-code"]);
     tell_linker(&["-z", "norelro", "-z", "now"]);
     if env::var("PROFILE").as_deref() == Ok("release") {
-        drop_what_nobody_reads();
+        drop_unread_sections();
     }
     let is_musl = env::var("CARGO_CFG_TARGET_ENV").as_deref() == Ok("musl");
     if is_musl && rustc_minor() >= 93 {
@@ -46,10 +46,10 @@ fn tell_linker(options: &[&str]) {
 }
 
 /// Nothing unwinds, but core and musl come with their tables; those of the
-/// compiler's start files are referred to and stay. The revision says what build
-/// this is, and the kernel loads segments, not sections: those matter to who
-/// looks for symbols. No function is told from another by its address.
-fn drop_what_nobody_reads() {
+/// compiler's start files are referred to and stay. The kernel loads segments:
+/// sections serve debuggers, and --version names the build. Functions that are alike
+/// become one, since none is distinguished from another by its address.
+fn drop_unread_sections() {
     let script = env::var("OUT_DIR").expect("cargo sets OUT_DIR") + "/drop.ld";
     let text = "SECTIONS { /DISCARD/ : { *(EXCLUDE_FILE(*crtbegin*.o *crtend*.o) .eh_frame) \
                 *(.comment) } }\nINSERT AFTER .rodata;\n";

@@ -114,9 +114,9 @@ pub enum ContentType {
 }
 
 impl ContentType {
-    /// The field value; of the page also what else is to be said of it. It may
-    /// run the script and the style that came with it, ask this daemon, and
-    /// nothing else, whoever gets hold of what it shows.
+    /// The field value; of the page with the fields behind it. It may run the
+    /// script and the style that came with it, ask this daemon, and nothing else,
+    /// whatever text it is made to show.
     pub const fn value(self) -> &'static str {
         match self {
             Self::Plain => "text/plain; charset=utf-8",
@@ -2026,6 +2026,9 @@ mod tests {
         server.accept(socket(5), PEER, START);
         let exchange = server.find(Descriptor::new(5)).unwrap();
         exchange.unix_seconds = u64::from(u32::MAX);
+        exchange.head.resource = Resource::Root;
+        // As much as the longest field that a list adds to its head.
+        let field = [b'a'; 320];
         for status in Status::ALL {
             for content_type in [
                 ContentType::Plain,
@@ -2033,7 +2036,8 @@ mod tests {
                 ContentType::Metrics(Format::OpenMetrics),
                 ContentType::Page,
             ] {
-                let head = exchange.answer_head(status, content_type);
+                let mut head = exchange.answer_head(status, content_type);
+                head.put(&field);
                 assert!(!head.is_truncated());
                 let rest = "Content-Length: 32768\r\n\r\n".len();
                 assert!(head.room() >= rest);

@@ -87,6 +87,23 @@
 //! Web::close_clients       the end, or its time is over
 //! ```
 //!
+//! One event for the hook, by `report_scans` and the notices of `Firewall`; the
+//! launcher is a process of its own, forked before anything else is opened:
+//!
+//! ```text
+//! Hook::notify             scan, block, unblock -> a record in a pipe
+//! linux::launch            record -> words of a child, one at a time
+//! Hook::take_answer        a byte: how it ended
+//! ```
+//!
+//! The end of the start, by `enter_sandbox`:
+//!
+//! ```text
+//! Confinement::due         all is open and listed: Tier, by whether tools will run
+//! sandbox::sandbox         Tier -> capabilities, files and a filter of calls
+//! Kernel::enter_sandbox    which layers of it hold
+//! ```
+//!
 //! What stands where (a test demands each file of this folder):
 //!
 //! ```text

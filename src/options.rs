@@ -229,10 +229,10 @@ pub const BLOCK_TIMES: usize = 8;
 const BLOCK_TIME_RANGE: &[u8] = b"1s..24d";
 
 /// Longest directory or file the options accept, in bytes.
-pub const DIRECTORY_MAX_LENGTH: usize = 200;
+pub const OPTION_PATH_MAX_LENGTH: usize = 200;
 
 const _: () = assert!(
-    DIRECTORY_MAX_LENGTH + "/sys/net/ipv4/ip_local_port_range".len() <= PATH_MAX_LENGTH,
+    OPTION_PATH_MAX_LENGTH + "/sys/net/ipv4/ip_local_port_range".len() <= PATH_MAX_LENGTH,
     "the longest path below --proc fits"
 );
 
@@ -815,7 +815,7 @@ fn parse_listen(text: &[u8]) -> Option<Option<Endpoint>> {
 }
 
 fn store_path(path: &mut Path, text: &[u8]) -> Option<()> {
-    let fits = !text.is_empty() && text.len() <= DIRECTORY_MAX_LENGTH;
+    let fits = !text.is_empty() && text.len() <= OPTION_PATH_MAX_LENGTH;
     if !fits || has_byte(text, 0) {
         return None;
     }

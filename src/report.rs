@@ -548,6 +548,10 @@ pub fn put_block(out: &mut TextView, block: &Standing, now: Instant, unix_nanose
     }
 }
 
+/// Bytes of the longest field of that name: without its end the rest of the head
+/// would become part of it.
+pub const UNDO_FIELD: usize = 320;
+
 /// How a block of /blocks is undone: a field of its head.
 pub fn put_undo_field(out: &mut TextView, advice: &Advice) {
     out.put(b"Undo: ");
@@ -895,12 +899,20 @@ mod tests {
             &rule,
             Some(Duration::from_millis(2_073_600_001)),
             Data::Sent,
-            &in_container(&[b'r'; crate::options::DIRECTORY_MAX_LENGTH]),
+            &in_container(&[b'r'; crate::options::OPTION_PATH_MAX_LENGTH]),
         );
         assert!(!line.is_truncated());
-        let directory = [b'r'; crate::options::DIRECTORY_MAX_LENGTH];
+        let directory = [b'r'; crate::options::OPTION_PATH_MAX_LENGTH];
         let line = exit(u64::MAX, &in_container(&directory));
         assert!(!line.is_truncated());
+        let mut field: Text<UNDO_FIELD> = Text::new();
+        put_undo_field(&mut field, &in_container(&directory));
+        assert!(field.as_bytes().ends_with(b"r\r\n"));
+        // No byte of a name begins another field.
+        field.clear();
+        put_undo_field(&mut field, &in_container(b"/r\r\nSet-Cookie: a"));
+        let expected = "Undo: docker exec NAME tcpparser --unblock SOURCE --exec-root DIR\r\n";
+        assert_eq!(from_utf8(field.as_bytes()).unwrap(), expected);
     }
 
     #[test]

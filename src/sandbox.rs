@@ -1,5 +1,5 @@
 //! What the process still needs once everything is open: capabilities, files and
-//! system calls, in two tiers. Whatever takes it over afterwards has no more.
+//! system calls, in two tiers. Code that takes it over afterwards has no more.
 
 use heapless::Vec;
 
@@ -56,8 +56,9 @@ impl Layer {
 
 // Capabilities: bits of linux/capability.h.
 
-/// nf_tables asks for it at each send(2), of who opened the socket and of who
-/// sends (net/netfilter/nfnetlink.c); SOCK_DESTROY and conntrack likewise.
+/// nf_tables asks for it at each send(2), of the process that opened the socket and
+/// of the one that sends (net/netfilter/nfnetlink.c); SOCK_DESTROY and conntrack
+/// likewise.
 const NET_ADMIN: u32 = CAP_NET_ADMIN as u32;
 /// For a listener below 1024 that is still to come.
 const NET_BIND_SERVICE: u32 = 1 << 10;
@@ -248,7 +249,7 @@ const SECOND_ARGUMENT: u32 = 24 + LOW_HALF;
 /// x86_64 has a second set of calls with this bit (asm/unistd.h, __X32_SYSCALL_BIT);
 /// elsewhere no number has it.
 const SECOND_SET: u32 = 0x4000_0000;
-/// TIOCSTI and TIOCLINUX type for who sits at our terminal (asm/ioctls.h).
+/// TIOCSTI and TIOCLINUX put input into our terminal (asm/ioctls.h).
 const TYPE: u32 = if cfg!(target_arch = "mips") {
     0x5472
 } else {

@@ -417,7 +417,7 @@ impl Commands {
                     if destroys {
                         self.destroyer.add(rule.source);
                     }
-                    self.tell_hook(kernel, metrics, Event::Block(length), rule.source);
+                    self.notify_hook(kernel, metrics, Event::Block(length), rule.source);
                     report::blocked(&mut line, calendar, rule, length, data, &self.advice());
                 }
                 Notice::Refused { source, refusal } => {
@@ -445,7 +445,7 @@ impl Commands {
                     ref program,
                 } => {
                     metrics.unblocks.count(reason);
-                    self.tell_hook(kernel, metrics, Event::Unblock(reason), source);
+                    self.notify_hook(kernel, metrics, Event::Unblock(reason), source);
                     if reason == EndReason::Widened {
                         continue;
                     }
@@ -458,7 +458,7 @@ impl Commands {
     }
 
     #[inline(never)]
-    fn tell_hook(
+    fn notify_hook(
         &mut self,
         kernel: &mut impl Kernel,
         metrics: &mut Metrics,
@@ -466,7 +466,7 @@ impl Commands {
         source: Network,
     ) {
         let ports = self.firewall.ports_of(source);
-        self.hook.tell(kernel, metrics, event, source, ports);
+        self.hook.notify(kernel, metrics, event, source, ports);
     }
 
     // Verdicts.

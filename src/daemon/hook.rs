@@ -105,11 +105,11 @@ impl Hook {
         }
     }
 
-    /// Has it run for an event; never waits: what finds no room is dropped. Ports of
-    /// a comment may be another program's, and whoever may change a firewall is not
-    /// to choose words of what may do more.
+    /// Has it run for an event; never waits: what finds no room is dropped. Another
+    /// program may have written the ports of a comment: one that may change the
+    /// firewall, and no more, is not to choose words of what runs as root.
     #[inline(never)]
-    pub(super) fn tell(
+    pub(super) fn notify(
         &mut self,
         kernel: &mut impl Kernel,
         metrics: &mut Metrics,

@@ -580,7 +580,7 @@ impl Daemon {
         let mut ports: Text<{ hook::PORTS }> = Text::new();
         put_ports(&mut ports, &scan.ports);
         let (hook, metrics) = (&mut self.commands.hook, &mut self.metrics);
-        hook.tell(kernel, metrics, Event::Scan, scan.source, ports.as_bytes());
+        hook.notify(kernel, metrics, Event::Scan, scan.source, ports.as_bytes());
         let (options, host) = (&self.options, &self.host);
         let verdict = self.commands.decide(scan, options, host, moment.now);
         let (metrics, output) = (&mut self.metrics, &mut self.output);

@@ -458,8 +458,8 @@ fn answer_health(exchange: &mut Exchange, trouble: Option<[&[u8]; 2]>) {
     }
 }
 
-/// Whether a client may see who is blocked, or the page that shows it: nothing
-/// that another web page may have a browser read.
+/// Whether a client may see which sources are blocked, or the page that shows
+/// them: nothing that another web page may have a browser read.
 fn may_see(
     kernel: &mut impl Kernel,
     exchange: &Exchange,
@@ -478,7 +478,7 @@ fn answer_blocked(
     resources: &Resources,
     details: Option<Moment>,
 ) {
-    let mut undo: Text<320> = Text::new();
+    let mut undo: Text<{ report::UNDO_FIELD }> = Text::new();
     if details.is_some() {
         report::put_undo_field(&mut undo, &resources.commands.advice());
     }
