@@ -189,7 +189,7 @@ impl Channel {
             Way::Write => write(self.descriptor, bytes),
             Way::Send => send(self.descriptor, bytes, 0),
             Way::PollThenWrite => {
-                if !is_found(self.descriptor, libc::POLLOUT, Some(Duration::ZERO)) {
+                if !becomes_ready(self.descriptor, libc::POLLOUT, Some(Duration::ZERO)) {
                     return Err(Errno::EAGAIN);
                 }
                 let whole = bytes.get(..libc::PIPE_BUF).unwrap_or(bytes);
@@ -1005,23 +1005,23 @@ fn spawn(invocation: &Invocation) -> Result<Child, Errno> {
 
 /// A child whose output and errors come back by pipes.
 #[inline(never)]
-fn start_piped(input: &Owned, live: &dyn Fn() -> c_int) -> Result<Child, Errno> {
+fn start_piped(input: &Owned, main: &dyn Fn() -> c_int) -> Result<Child, Errno> {
     let (output, child_output) = pipe()?;
     let (errors, child_errors) = pipe()?;
     set_non_blocking(output.number())?;
     set_non_blocking(errors.number())?;
     let standard = [input.number(), child_output.number(), child_errors.number()];
     Ok(Child {
-        process: start_child(standard, live)?,
+        process: start_child(standard, main)?,
         output: output.release(),
         errors: errors.release(),
     })
 }
 
 /// A child with these standard descriptors, default signals, no other descriptors
-/// and a process group of its own, which lives that life and exits with its result.
+/// and a process group of its own; it runs `main` and exits with its result.
 #[inline(never)]
-fn start_child(standard: [c_int; 3], live: &dyn Fn() -> c_int) -> Result<i32, Errno> {
+fn start_child(standard: [c_int; 3], main: &dyn Fn() -> c_int) -> Result<i32, Errno> {
     let process = fork()?;
     // Both sides do this, so that neither a signal to the group nor the
     // program comes too early (setpgid(2)).
@@ -1032,7 +1032,7 @@ fn start_child(standard: [c_int; 3], live: &dyn Fn() -> c_int) -> Result<i32, Er
         }
         set_signal_mask(signal_set([]));
         keep_only(standard);
-        exit_now(live());
+        exit_now(main());
     }
     Ok(process)
 }
@@ -1092,7 +1092,7 @@ fn close_above_standard() {
 /// that writes them, whatever ends that: then its next read ends, or SIGPIPE comes
 /// of its next answer.
 fn launch(file: &[u8]) -> c_int {
-    be_nice();
+    lower_priority();
     let mut words = [0; PATH_MAX_LENGTH + 1 + HOOK_RECORD];
     put_at(&mut words, 0, file);
     let (start, end) = (file.len() + 1, file.len() + 1 + HOOK_RECORD);
@@ -1122,7 +1122,7 @@ fn run_hook(words: &[u8], null: c_int, ended: c_int) -> HookRun {
         Some(_) => return HookRun::Failed,
         None => kill_group(process, libc::SIGTERM),
     }
-    is_found(ended, libc::POLLIN, Some(limits::CHILD_GRACE));
+    becomes_ready(ended, libc::POLLIN, Some(limits::CHILD_GRACE));
     // It is not reaped yet: the group's number is no other's.
     kill_group(process, libc::SIGKILL);
     await_end(process, ended, None);
@@ -1133,7 +1133,7 @@ fn run_hook(words: &[u8], null: c_int, ended: c_int) -> HookRun {
 /// SIGCHLD, which says that it stopped or went on as well.
 #[inline(never)]
 fn await_end(process: i32, ended: c_int, timeout: Option<Duration>) -> Option<Exit> {
-    while is_found(ended, libc::POLLIN, timeout) {
+    while becomes_ready(ended, libc::POLLIN, timeout) {
         take_signal(ended);
         let exit = reap(process);
         if exit.is_some() {
@@ -1662,9 +1662,9 @@ fn poll(table: &mut [libc::pollfd], timeout: Option<Duration>) -> Result<(), Err
     check(unsafe { libc::poll(table.as_mut_ptr(), table.len() as _, milliseconds) }).map(drop)
 }
 
-/// Whether poll(2) finds that, or that something is wrong, before the timeout.
+/// Whether poll(2) sees such an event, or an error, before the timeout.
 #[inline(never)]
-fn is_found(descriptor: c_int, events: i16, timeout: Option<Duration>) -> bool {
+fn becomes_ready(descriptor: c_int, events: i16, timeout: Option<Duration>) -> bool {
     let mut table = [libc::pollfd {
         fd: descriptor,
         events,
@@ -1952,9 +1952,9 @@ fn set_group(process: i32) {
     unsafe { libc::setpgid(process, 0) };
 }
 
-/// Lower priority for this process and its children (setpriority(2)), so that the
-/// one that wakes it keeps its processor.
-fn be_nice() {
+/// For this process and its children (setpriority(2)), so that the one that wakes it
+/// keeps its processor.
+fn lower_priority() {
     let (process, own, nice) = (libc::PRIO_PROCESS, 0, 10);
     // SAFETY: no memory is passed.
     unsafe { libc::syscall(libc::SYS_setpriority, process, own, nice) };
