@@ -829,6 +829,8 @@ fn drop_capabilities(sandbox: &Sandbox) -> Result<(), Errno> {
             let _ = control_process(libc::PR_CAPBSET_DROP, number as usize);
         }
     }
+    // Another user has none in effect until that works.
+    keep_capabilities(kept | CHANGE_USER)?;
     let may_change = capability_sets()[0] & CHANGE_USER == CHANGE_USER;
     if sandbox.is_sealed && may_change && control_process(libc::PR_SET_KEEPCAPS, 1).is_ok() {
         become_nobody();
@@ -1103,11 +1105,24 @@ fn launch(file: &[u8]) -> c_int {
             && read(libc::STDIN_FILENO, record) == Ok(HOOK_RECORD)
         {
             let words = trim(words.get(..end).unwrap_or_default());
-            let run = run_hook(words, null.number(), ended.number());
+            // Whoever took over the other end is not to choose words of a shell.
+            let is_plain = words
+                .get(start..)
+                .is_some_and(|words| words.iter().all(|byte| is_plain(*byte)));
+            let run = if is_plain {
+                run_hook(words, null.number(), ended.number())
+            } else {
+                HookRun::Failed
+            };
             let _ = write(libc::STDOUT_FILENO, &[run as u8]);
         }
     }
     0
+}
+
+/// Of an address, a number, a list of them or a word of ours, or its end.
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b'a'..=b'z' | b'+'..=b':' | 0)
 }
 
 /// Runs the hook to its end.

@@ -156,10 +156,11 @@ const NEEDED_HERE: [u16; 7] = {
         SOCKETCALL,
     ]
 };
-/// The same number everywhere (include/uapi/asm-generic/unistd.h), on mips behind
-/// 4,000.
 #[cfg(target_pointer_width = "32")]
-const CLOCK_GETTIME64: u16 = 403 + if cfg!(target_arch = "mips") { 4_000 } else { 0 };
+const CLOCK_GETTIME64: u16 = 403 + FIRST_CALL;
+/// Newer calls have the same number everywhere (include/uapi/asm-generic/unistd.h),
+/// on mips behind this.
+const FIRST_CALL: u16 = if cfg!(target_arch = "mips") { 4_000 } else { 0 };
 /// Before Linux 4.3 all calls of sockets are this one (socketcall(2)).
 #[cfg(target_arch = "x86")]
 const SOCKETCALL: u16 = libc::SYS_socketcall as u16;
@@ -170,7 +171,7 @@ const _: () = assert!(NEEDED.len() + NEEDED_HERE.len() <= 32);
 
 /// What makes programs, other processes, other namespaces or the kernel one's own:
 /// none of it is ever ours, but for the first three, which run iptables.
-const DANGEROUS: [u16; 42] = calls![
+const DANGEROUS: [u16; 50] = calls![
     SYS_execve SYS_execveat SYS_chroot
     SYS_ptrace SYS_process_vm_readv SYS_process_vm_writev SYS_pidfd_getfd SYS_kcmp
     SYS_mount SYS_umount2 SYS_pivot_root SYS_fsopen SYS_fsconfig SYS_fsmount
@@ -180,8 +181,32 @@ const DANGEROUS: [u16; 42] = calls![
     SYS_io_uring_setup SYS_io_uring_enter SYS_io_uring_register
     SYS_keyctl SYS_add_key SYS_request_key SYS_syslog SYS_quotactl SYS_acct
     SYS_swapon SYS_swapoff SYS_settimeofday SYS_clock_settime SYS_personality
+    // Landlock minds no mode, owner or ACL: root's own files could be opened to
+    // others, or a shell made set-user-ID. truncate(2) it minds since Linux 6.2.
+    SYS_fchmod SYS_fchmodat SYS_fchown SYS_fchownat
+    SYS_setxattr SYS_lsetxattr SYS_fsetxattr SYS_truncate
 ];
 const RUNS_PROGRAMS: usize = 3;
+
+/// fchmodat2 and setxattrat of later kernels.
+const DANGEROUS_NEW: [u16; 2] = [452 + FIRST_CALL, 463 + FIRST_CALL];
+/// The same by older numbers.
+#[cfg(any(target_arch = "x86_64", target_arch = "s390x"))]
+const DANGEROUS_HERE: [u16; 3] = calls![SYS_chmod SYS_chown SYS_lchown];
+#[cfg(target_arch = "mips")]
+const DANGEROUS_HERE: [u16; 4] = calls![SYS_chmod SYS_chown SYS_lchown SYS_truncate64];
+#[cfg(any(target_arch = "x86", target_arch = "arm"))]
+const DANGEROUS_HERE: [u16; 7] = calls![
+    SYS_chmod SYS_chown SYS_lchown SYS_chown32 SYS_fchown32 SYS_lchown32 SYS_truncate64
+];
+#[cfg(not(any(
+    target_arch = "x86_64",
+    target_arch = "s390x",
+    target_arch = "mips",
+    target_arch = "x86",
+    target_arch = "arm"
+)))]
+const DANGEROUS_HERE: [u16; 0] = [];
 
 /// AUDIT_ARCH_* of linux/audit.h: numbers mean other calls to a kernel that is
 /// called the way of another processor. 0 where that is not known: no filter.
@@ -206,7 +231,7 @@ const ARCHITECTURE: u32 = if cfg!(target_arch = "x86_64") {
 };
 
 const NEEDED_COUNT: usize = NEEDED.len() + NEEDED_HERE.len();
-const COUNT: usize = NEEDED_COUNT + DANGEROUS.len();
+const COUNT: usize = NEEDED_COUNT + DANGEROUS.len() + DANGEROUS_NEW.len() + DANGEROUS_HERE.len();
 // A jump of a filter reaches so far (struct sock_filter of linux/filter.h).
 const _: () = assert!(COUNT < u8::MAX as usize);
 const CALLS: [u16; COUNT] = calls();
@@ -214,15 +239,22 @@ const CALLS: [u16; COUNT] = calls();
 /// All of them in one.
 const fn calls() -> [u16; COUNT] {
     let mut calls = [0; COUNT];
-    let (mut rest, mut index) = ([NEEDED.as_slice(), &NEEDED_HERE, &DANGEROUS], 0);
+    let lists: [&[u16]; 5] = [
+        &NEEDED,
+        &NEEDED_HERE,
+        &DANGEROUS,
+        &DANGEROUS_NEW,
+        &DANGEROUS_HERE,
+    ];
+    let (mut rest, mut index) = (lists, 0);
     while index < COUNT {
-        match rest {
-            [[call, others @ ..], second, third] => {
-                calls[index] = *call;
-                rest = [others, second, third];
-                index += 1;
-            }
-            [[], second, third] => rest = [second, third, &[]],
+        let [first, second, third, fourth, fifth] = rest;
+        if let [call, others @ ..] = first {
+            calls[index] = *call;
+            rest = [others, second, third, fourth, fifth];
+            index += 1;
+        } else {
+            rest = [second, third, fourth, fifth, first];
         }
     }
     calls
@@ -260,28 +292,61 @@ const PASTE: u32 = if cfg!(target_arch = "mips") {
 } else {
     0x541c
 };
+/// FIOASYNC has SIGIO sent to whoever is named as owner: the same user's processes.
+const ASYNC: u32 = if cfg!(target_arch = "mips") {
+    0x667d
+} else {
+    0x5452
+};
+/// clone(2) has its flags second on s390x.
+const CLONE_FLAGS: u32 = if cfg!(target_arch = "s390x") {
+    SECOND_ARGUMENT
+} else {
+    FIRST_ARGUMENT
+};
+/// CLONE_NEW* of linux/sched.h: in a user namespace of its own every process has all
+/// capabilities.
+const NEW_NAMESPACES: u32 = 0x7e02_0000;
+/// A bit that kinds of Unix sockets other than SOCK_DGRAM have: what listens there
+/// (a bus, an engine of containers) does for root whatever it asks. The init system
+/// is told by datagrams.
+const CONNECTED: u32 = if cfg!(target_arch = "mips") { 2 } else { 1 };
 const EPERM: u32 = ERRNO | libc::EPERM as u32;
+const ENOSYS: u32 = ERRNO | libc::ENOSYS as u32;
 
 /// Where the calls of another processor end in it.
 const FOREIGN: usize = 2;
 /// What comes first in either tier.
-const HEAD: [Instruction; 17] = [
+const HEAD: [Instruction; 28] = [
     bpf::load(bpf::LDW, PROCESSOR),
     bpf::jump(bpf::JEQ, ARCHITECTURE, 1, 0),
     bpf::load(bpf::RET, KILL_PROCESS),
     bpf::load(bpf::LDW, NUMBER),
-    bpf::jump(bpf::JSET, SECOND_SET, 10, 0),
-    bpf::jump(bpf::JEQ, libc::SYS_ioctl as u32, 0, 3),
+    bpf::jump(bpf::JSET, SECOND_SET, 21, 0),
+    bpf::jump(bpf::JEQ, libc::SYS_ioctl as u32, 0, 4),
     bpf::load(bpf::LDW, SECOND_ARGUMENT),
-    bpf::jump(bpf::JEQ, TYPE, 7, 0),
-    bpf::jump(bpf::JEQ, PASTE, 6, 7),
-    // The others are rarely used, and so rarely looked at.
-    bpf::jump(bpf::JEQ, libc::SYS_socket as u32, 0, 6),
+    bpf::jump(bpf::JEQ, TYPE, 18, 0),
+    bpf::jump(bpf::JEQ, PASTE, 17, 0),
+    bpf::jump(bpf::JEQ, ASYNC, 16, 17),
+    // Its flags lie in memory; C libraries then call the older one.
+    bpf::jump(bpf::JEQ, libc::SYS_clone3 as u32, 0, 1),
+    bpf::load(bpf::RET, ENOSYS),
+    bpf::jump(bpf::JEQ, libc::SYS_clone as u32, 0, 2),
+    bpf::load(bpf::LDW, CLONE_FLAGS),
+    bpf::jump(bpf::JSET, NEW_NAMESPACES, 11, 12),
+    // Limits of ourselves alone.
+    bpf::jump(bpf::JEQ, libc::SYS_prlimit64 as u32, 0, 2),
     bpf::load(bpf::LDW, FIRST_ARGUMENT),
-    bpf::jump(bpf::JEQ, libc::AF_UNIX as u32, 4, 0),
-    bpf::jump(bpf::JEQ, libc::AF_INET as u32, 3, 0),
-    bpf::jump(bpf::JEQ, libc::AF_INET6 as u32, 2, 0),
-    bpf::jump(bpf::JEQ, libc::AF_NETLINK as u32, 1, 0),
+    bpf::jump(bpf::JEQ, 0, 9, 8),
+    // The others are rarely used, and so rarely looked at.
+    bpf::jump(bpf::JEQ, libc::SYS_socket as u32, 0, 9),
+    bpf::load(bpf::LDW, FIRST_ARGUMENT),
+    bpf::jump(bpf::JEQ, libc::AF_UNIX as u32, 3, 0),
+    bpf::jump(bpf::JEQ, libc::AF_INET as u32, 5, 0),
+    bpf::jump(bpf::JEQ, libc::AF_INET6 as u32, 4, 0),
+    bpf::jump(bpf::JEQ, libc::AF_NETLINK as u32, 3, 2),
+    bpf::load(bpf::LDW, SECOND_ARGUMENT),
+    bpf::jump(bpf::JSET, CONNECTED, 0, 1),
     bpf::load(bpf::RET, EPERM),
     bpf::load(bpf::LDW, NUMBER),
 ];
@@ -295,10 +360,7 @@ fn put_filter(filter: &mut Filter, is_sealed: bool) {
         return;
     }
     let (allowed, ends) = if is_sealed {
-        (
-            NEEDED_COUNT,
-            [ERRNO | libc::ENOSYS as u32, ALLOW, KILL_PROCESS],
-        )
+        (NEEDED_COUNT, [ENOSYS, ALLOW, KILL_PROCESS])
     } else {
         (NEEDED_COUNT + RUNS_PROGRAMS, [ALLOW, ALLOW, EPERM])
     };
@@ -373,8 +435,11 @@ mod tests {
             .chain(&NEEDED_HERE)
             .map(|n| u32::from(*n))
             .collect();
-        let dangerous: std::vec::Vec<u32> = DANGEROUS.iter().map(|n| u32::from(*n)).collect();
-        let enosys = ERRNO | libc::ENOSYS as u32;
+        let dangerous: std::vec::Vec<u32> = CALLS[NEEDED_COUNT..]
+            .iter()
+            .map(|n| u32::from(*n))
+            .collect();
+        let (clone3, limits) = (libc::SYS_clone3 as u32, libc::SYS_prlimit64 as u32);
         for number in 0..5_000 {
             let is_run = dangerous[..RUNS_PROGRAMS].contains(&number);
             let (in_sealed, in_confined) = if needed.contains(&number) {
@@ -382,9 +447,10 @@ mod tests {
             } else if dangerous.contains(&number) {
                 (KILL_PROCESS, if is_run { ALLOW } else { EPERM })
             } else {
-                (enosys, ALLOW)
+                (ENOSYS, if number == clone3 { ENOSYS } else { ALLOW })
             };
-            let arguments = [libc::AF_INET as u32, 0];
+            let first = if number == limits { 0 } else { libc::AF_INET };
+            let arguments = [first as u32, 0];
             assert_eq!(run(&sealed, number, ARCHITECTURE, arguments), in_sealed);
             assert_eq!(run(&confined, number, ARCHITECTURE, arguments), in_confined);
         }
@@ -405,10 +471,32 @@ mod tests {
                 ]
                 .contains(&(family as i32));
                 let expected = if is_known { ALLOW } else { EPERM };
-                assert_eq!(of(socket, [family, 0]), expected, "{family}");
+                let kind = libc::SOCK_DGRAM as u32;
+                assert_eq!(of(socket, [family, kind]), expected, "{family}");
             }
-            for (request, expected) in [(TYPE, EPERM), (PASTE, EPERM), (0x894b, ALLOW)] {
+            for (kind, expected) in [
+                (libc::SOCK_STREAM, EPERM),
+                (libc::SOCK_SEQPACKET, EPERM),
+                (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, ALLOW),
+            ] {
+                assert_eq!(of(socket, [libc::AF_UNIX as u32, kind as u32]), expected);
+                assert_eq!(of(socket, [libc::AF_INET as u32, kind as u32]), ALLOW);
+            }
+            for (request, expected) in [
+                (TYPE, EPERM),
+                (PASTE, EPERM),
+                (ASYNC, EPERM),
+                (0x894b, ALLOW),
+            ] {
                 assert_eq!(of(ioctl, [0, request]), expected);
+            }
+            assert_eq!(of(limits, [1, 0]), EPERM);
+            for bit in 0..u32::BITS {
+                // vfork(2), for one, has flags, too.
+                let flags = 1 << bit;
+                let is_new = [17, 25, 26, 27, 28, 29, 30].contains(&bit);
+                let of_clone = of(libc::SYS_clone as u32, [flags; 2]);
+                assert_eq!(of_clone == EPERM, is_new, "{flags:#x}");
             }
             assert_eq!(of(SECOND_SET, [0; 2]), EPERM);
             assert_eq!(of(u32::MAX, [0; 2]), EPERM);

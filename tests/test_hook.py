@@ -23,6 +23,7 @@ from traffic import Stopwatch, has_events, touch
 PORTS = (22, 25, 80, 445)
 LISTED = ",".join(map(str, PORTS))
 ROUTED = "10.98.0.0/16"
+RECORD = 512  # HOOK_RECORD of src/kernel.rs
 NOTES = """#!/bin/sh
 for word in "$@"; do printf '%s|' "$word"; done >> {0}/events
 echo >> {0}/events
@@ -194,6 +195,20 @@ def test_without_its_launcher_all_else_goes_on(t):
     assert guard.error_output() == ["tcpparser: the hook is run no more: its launcher is gone"], (
         "stderr")
     assert runs(guard, "dropped") == 2, "a scan and a block"
+
+
+def test_whoever_writes_its_records_chooses_no_other_words(t):
+    """As whoever took the daemon over could."""
+    scene = Scene(t)
+    guard = scene.guard("--dry-run")
+    wait_for(lambda: guard.metric('tcpparser_sandbox_info{tier="sealed"}') == 1, "the sandbox")
+    launcher = launcher_of(guard)
+    records = os.open(f"/proc/{launcher}/fd/0", os.O_WRONLY)
+    for words in ("scan|$(id)|||", "scan|a\nb|||", "scan|A b|||", "scan", "scan|192.0.2.1|1,2||"):
+        os.write(records, words.replace("|", "\0").encode().ljust(RECORD))
+    os.close(records)
+    assert scene.events(1) == ["scan|192.0.2.1|1,2||"], "words"
+    wait_for(lambda: (runs(guard, "failed"), runs(guard, "ok")) == (4, 1), "runs")
 
 
 def refused(scene, path, words="permission denied"):
