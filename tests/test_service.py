@@ -314,6 +314,26 @@ def test_init_learns_of_start_life_and_end(t, kind):
     assert guard.error_output() == [], "stderr"
 
 
+def test_watchdog_of_root_alone_is_fed_from_the_sandbox(t):
+    """Whose user could not connect there any more."""
+    host = t.namespace("host")
+    init = Init(t, host)
+    os.chmod(init.address, 0o700)
+    guard = t.guard(host, "--dry-run", env=init.env).ready()
+    wait_for(lambda: guard.metric('tcpparser_sandbox_info{tier="sealed"}') == 1, "the sandbox")
+    guard.wait_readings(3)
+    init.heard()
+    assert init.hears() == "WATCHDOG=1", "word"
+    # One that starts anew is found, too.
+    os.unlink(init.address)
+    init.socket.close()
+    init = Init(t, host)
+    os.chmod(init.address, 0o777)
+    assert init.hears() == "WATCHDOG=1", "word to another"
+    assert guard.error_output() in ([], [
+        "tcpparser: NOTIFY_SOCKET cannot be notified: no such file"]), "stderr"
+
+
 def test_watchdog_is_fed_by_good_readings_alone(t):
     folder, host = fixture(t, []), t.namespace("host")
     init = Init(t, host)
