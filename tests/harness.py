@@ -31,6 +31,7 @@ import typing
 from unittest import SkipTest
 
 DEADLINE = 15.0  # seconds for what normally takes a fraction of one
+HTTP_FRESH = 0.015  # seconds within which the same metrics are sent again, and a margin
 CLONE_NEWNET = 0x40000000
 LIBC = ctypes.CDLL(None, use_errno=True)
 HOME = {**os.environ, "LC_ALL": "C"}
@@ -763,7 +764,7 @@ class Guard:
 
     def __init__(self, namespace, command, env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE):
         self.namespace = namespace
-        self.lines, self.errors = [], []
+        self.lines, self.errors, self.scraped = [], [], 0.0
         with namespace.entered():
             self.process = subprocess.Popen(
                 command, env=env, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE)
@@ -807,7 +808,9 @@ class Guard:
         return self
 
     def scrape(self):
-        """All samples by name and labels."""
+        """All samples by name and labels, and none that was written for the last
+        time that they were asked for."""
+        time.sleep(max(0, self.scraped + HTTP_FRESH - time.monotonic()))
         client = http.client.HTTPConnection("127.0.0.1", 3021, timeout=5)
         try:
             with self.namespace.entered():
@@ -817,6 +820,7 @@ class Guard:
         except (OSError, http.client.HTTPException) as error:
             raise AssertionError(f"no metrics: {error}") from None
         finally:
+            self.scraped = time.monotonic()
             client.close()
 
     def metric(self, name):

@@ -34,9 +34,9 @@ class Processor(typing.NamedTuple):
 
 ARCHITECTURES = {
     "x86_64": Processor("x86_64-unknown-linux-musl", r"ELF 64-bit LSB .*, x86-64, ",
-                        "qemu-x86_64", 204),
+                        "qemu-x86_64", 192),
     "i686": Processor("i686-unknown-linux-musl", r"ELF 32-bit LSB .*, Intel (i386|80386), ",
-                      "qemu-i386", 204),
+                      "qemu-i386", 216),
     "aarch64": Processor("aarch64-unknown-linux-musl", r"ELF 64-bit LSB .*, ARM aarch64, ",
                          "qemu-aarch64", 204),
     "armv7": Processor("armv7-unknown-linux-musleabi", r"ELF 32-bit LSB .*, ARM, EABI5 ",

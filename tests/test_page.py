@@ -223,7 +223,7 @@ def test_a_scan_is_seen_on_the_page(t):
     assert re.fullmatch(r"00:(0\d|10):\d\d", cells[2]), f"left: {cells}"
     assert (cells[0], cells[3:6]) == (SCANNER, ["1", "22, 25, 80, 443", "nft"]), "the block"
 
-    check_looks(browser, "guarding")
+    check_looks(browser, "guarding-with-blocks")
     check_without_eyes(browser)
     browser.evaluate("document.querySelector('button').click()")
     assert browser.evaluate("getSelection().toString()") == undo, "what is copied"

@@ -56,23 +56,29 @@ impl Hook {
     };
 
     /// Starts the launcher, if there is to be one; false where its file is not
-    /// allowed. A mere check starts none.
+    /// allowed. A mere check starts none. A guard without its hook is one, too.
     pub(super) fn start(&mut self, kernel: &mut impl Kernel, file: &Path, is_check: bool) -> bool {
         if file.is_empty() {
             return true;
         }
         self.is_wanted = true;
-        let mut result = check_program(kernel, file);
-        if !is_check && result.is_ok() {
-            result = kernel
-                .start_launcher(file)
-                .map(|answers| self.answers = Some(answers));
-        }
-        let Err(error) = result else { return true };
-        let words = b"--hook needs a program that only root can change, in such folders: ";
+        let checked = check_program(kernel, file);
+        let (words, error): (&[u8], Errno) = match checked {
+            Err(error) => (
+                b"--hook needs a program that only root can change, in such folders: ",
+                error,
+            ),
+            Ok(()) if is_check => return true,
+            Ok(()) => match kernel.start_launcher(file) {
+                Ok(answers) => {
+                    self.answers = Some(answers);
+                    return true;
+                }
+                Err(error) => (b"the hook is not run, for want of a launcher: ", error),
+            },
+        };
         log_error(kernel, &[words, error_words(error).as_bytes()]);
-        // Others can take all processes; a guard without its hook is one, too.
-        error == Errno::EAGAIN
+        checked.is_ok()
     }
 
     /// Where answers show.

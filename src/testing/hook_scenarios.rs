@@ -156,15 +156,15 @@ fn files_that_others_may_change_end_the_start() {
     "};
 }
 
-/// Others can take all processes, and so keep no guard from its post.
+/// Others can take all processes and files, and so keep no guard from its post.
 #[test]
 fn a_start_without_a_process_for_it_goes_on() {
     let dropped = counted("dropped");
     trace! {"
-        launcher fails EAGAIN
+        launcher fails EMFILE
         file /etc/hook is #!/bin/sh
         at 0 s: start --hook /etc/hook
-        stderr: tcpparser: --hook needs a program that only root can change, in such folders: error 11
+        stderr: tcpparser: the hook is not run, for want of a launcher: too many open files
         at 1 s: 198.51.100.7 scans
         at 11 s: 198.51.100.7 is blocked for 10m
         metric {dropped} is 2

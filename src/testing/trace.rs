@@ -684,6 +684,7 @@ fn errno(word: &str) -> Errno {
     match word {
         "EACCES" => Errno::EACCES,
         "EAGAIN" => Errno::EAGAIN,
+        "EMFILE" => Errno::EMFILE,
         "ENOENT" => Errno::ENOENT,
         "EADDRINUSE" => Errno::EADDRINUSE,
         "EPERM" => Errno::EPERM,
