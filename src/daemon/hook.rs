@@ -74,7 +74,7 @@ impl Hook {
                     self.answers = Some(answers);
                     return true;
                 }
-                Err(error) => (b"the hook is not run, for want of a launcher: ", error),
+                Err(error) => (b"no launcher for the hook: ", error),
             },
         };
         log_error(kernel, &[words, error_words(error).as_bytes()]);

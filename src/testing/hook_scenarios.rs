@@ -164,7 +164,7 @@ fn a_start_without_a_process_for_it_goes_on() {
         launcher fails EMFILE
         file /etc/hook is #!/bin/sh
         at 0 s: start --hook /etc/hook
-        stderr: tcpparser: the hook is not run, for want of a launcher: too many open files
+        stderr: tcpparser: no launcher for the hook: too many open files
         at 1 s: 198.51.100.7 scans
         at 11 s: 198.51.100.7 is blocked for 10m
         metric {dropped} is 2
