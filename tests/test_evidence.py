@@ -150,16 +150,11 @@ def test_what_only_events_show_is_missed_without_them(t):
     scene = Scene(t, "--witness=none", before=deaf(), interval="1s")
     wait_for(scene.guard.error_output, "words about destroy events")
     opened = scene.touch(*PORTS, times=25)
-    # A reading may have come upon one or two of them.
-    seen = "tcpparser_new_connections_total{direction=\"in\",family=\"4\"}"
-
-    def known():
-        samples = scene.guard.scrape()
-        return samples[MISSED] + samples[seen]
-
-    until(lambda: known() >= opened, 5, every=0.5)
-    assert opened <= known() <= opened + 20, f"missed or seen {known()} of {opened}"
-    assert scene.guard.metric(seen) <= opened / 10, "few are seen without events"
+    # One or two may be open just when a reading is made, which misses those not.
+    least = opened - 3
+    until(lambda: scene.guard.metric(MISSED) >= least, 5, every=0.5)
+    missed = scene.guard.metric(MISSED)
+    assert least <= missed <= opened + 20, f"missed {missed} of {opened}"
 
 
 def test_events_that_are_not_to_be_had(t):
