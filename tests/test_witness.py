@@ -300,13 +300,14 @@ def test_packets_that_the_firewall_drops_are_seen(t):
     assert scene.held(scene.source(1)) < 1000, "held"
 
 
+@pytest.mark.alone
 def test_links_that_come_later_are_seen(t):
     scene = Scene(t, interval="1h")
     late = t.namespace("late")
     link(scene.host, "late0", late, "late0", ("10.78.0.1/24", "10.78.0.2/24"))
     packets = scene.guard.metric(PACKETS)
     held = [late.connect("10.78.0.1", port) for port in PORTS]
-    scene.guard.wait_line(": +Blocked: +10.78.0.2 ")
+    scene.guard.wait_line(": +Blocked: +10.78.0.2 ", 1)
     # Once in a while the reading that a new service asks for comes between.
     early = scene.guard.metric("tcpparser_early_readings_total")
     assert early > 0 or lookups(scene.guard, "proven") == 4, "found by looks"
