@@ -728,20 +728,9 @@ pub fn generation_request(sequence: u32) -> Request {
     request(GETGEN, "", TableFamily::Inet, set, chain, sequence)
 }
 
-/// Reads a part of the answer to `elements_request`; refused with ENOENT where
-/// there is no such table or set. Elements that no rule of ours can match are
-/// left out.
-pub fn walk_elements(bytes: &[u8], sequence: u32, each: &mut dyn FnMut(Element)) -> Progress {
-    walk_dump(bytes, sequence, &mut |kind, payload| {
-        if kind == SUBSYSTEM | NEWSETELEM {
-            parse_elements(payload, each)?;
-        }
-        Ok(())
-    })
-}
-
-/// Reads a part of the answer to `rules_request`: adds the rules to `count`.
-/// There are none where there is no such chain.
+/// Reads a part of the answer to `rules_request` or `elements_request`: adds the
+/// rules to `count`. There are none where there is no such chain; no such table
+/// or set is refused with ENOENT.
 pub fn count_rules(bytes: &[u8], sequence: u32, count: &mut usize) -> Progress {
     walk_dump(bytes, sequence, &mut |kind, _| {
         *count += usize::from(kind == SUBSYSTEM | NEWRULE);
@@ -817,34 +806,78 @@ fn number(attributes: &[u8], kind: u16) -> u32 {
     number.map(u32::from_be).unwrap_or(0)
 }
 
-#[inline(never)]
-fn parse_elements(payload: &[u8], each: &mut dyn FnMut(Element)) -> Result<(), Malformed> {
-    let attributes = attributes_of(payload)?;
-    let Some(set) = Set::named(find(attributes, ELEMENTS_SET)) else {
-        return Ok(());
-    };
-    for element in Attributes::new(find(attributes, ELEMENTS)) {
-        parse_element(set, element?.value, each);
-    }
-    Ok(())
+/// The elements in a part of the answer to `elements_request`, save those that
+/// no rule of ours can match. Not handed to a closure: the compiler would not
+/// know whose code that runs.
+pub struct Elements<'a> {
+    messages: Messages<'a>,
+    sequence: u32,
+    set: Set,
+    /// Those of the last message that are still to come.
+    rest: Attributes<'a>,
 }
 
-fn parse_element(set: Set, attributes: &[u8], each: &mut dyn FnMut(Element)) {
+impl<'a> Elements<'a> {
+    /// Those in one datagram.
+    pub fn new(bytes: &'a [u8], sequence: u32) -> Self {
+        Self {
+            messages: Messages::new(bytes),
+            sequence,
+            set: Set::Drop4,
+            rest: Attributes::new(&[]),
+        }
+    }
+
+    fn open(&mut self, payload: &'a [u8]) -> Result<(), Malformed> {
+        let attributes = attributes_of(payload)?;
+        if let Some(set) = Set::named(find(attributes, ELEMENTS_SET)) {
+            self.set = set;
+            self.rest = Attributes::new(find(attributes, ELEMENTS));
+        }
+        Ok(())
+    }
+
+    fn try_next(&mut self) -> Result<Option<Element<'a>>, Malformed> {
+        loop {
+            while let Some(attribute) = self.rest.next() {
+                let element = parse_element(self.set, attribute?.value);
+                if element.is_some() {
+                    return Ok(element);
+                }
+            }
+            let Some(message) = self.messages.next() else {
+                return Ok(None);
+            };
+            let message = message?;
+            if message.kind == SUBSYSTEM | NEWSETELEM && message.sequence == self.sequence {
+                self.open(message.payload)?;
+            }
+        }
+    }
+}
+
+impl<'a> Iterator for Elements<'a> {
+    type Item = Result<Element<'a>, Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.try_next().transpose()
+    }
+}
+
+fn parse_element(set: Set, attributes: &[u8]) -> Option<Element<'_>> {
     let key = find(find(attributes, ELEM_KEY), DATA_VALUE);
-    let Ok(address) = address_of(key) else {
-        return;
-    };
+    let address = address_of(key).ok()?;
     let source = Network::new(address, set.prefix_length());
     if source.is_ipv6() != set.is_ipv6() || source.address() != address {
-        return;
+        return None;
     }
     let left = find(attributes, ELEM_EXPIRATION).first_chunk();
-    each(Element {
+    Some(Element {
         set,
         source,
         left_ms: left.map(|bytes| u64::from_be_bytes(*bytes)),
         comment: comment_of(find(attributes, ELEM_USERDATA)),
-    });
+    })
 }
 
 /// A string without the NUL that ends it.
@@ -1219,8 +1252,9 @@ mod tests {
                 let left = host_order_attribute(ELEM_EXPIRATION, &[], 12);
                 let at = payload.windows(4).position(|part| part == timeout);
                 payload[at.unwrap()..][..4].copy_from_slice(&left);
-                let mut each = |element: Element| elements.push(found(element));
-                parse_elements(&payload, &mut each).unwrap();
+                let mut added = Elements::new(&[], 0);
+                added.open(&payload).unwrap();
+                elements.extend(added.map(|element| found(element.unwrap())));
             }
         }
         elements
@@ -1482,9 +1516,13 @@ mod tests {
     }
 
     fn listed(bytes: &[u8]) -> (List<Found>, Progress) {
-        let mut elements = List::new();
-        let progress = walk_elements(bytes, 7, &mut |element| elements.push(found(element)));
-        (elements, progress)
+        let progress = count_rules(bytes, 7, &mut 0);
+        let is_sound = !matches!(progress, Progress::Failed(_));
+        let elements = Elements::new(bytes, 7).filter(|_| is_sound);
+        (
+            elements.map_while(Result::ok).map(found).collect(),
+            progress,
+        )
     }
 
     /// Of Linux 6.18: two elements, a message without any, and the end.
@@ -1687,7 +1725,7 @@ mod tests {
     fn damaged_messages_end() {
         let read = |bytes: &[u8]| {
             let mut count = 0;
-            walk_elements(bytes, 7, &mut |_| count += 1);
+            count += Elements::new(bytes, 7).count();
             count_rules(bytes, 7, &mut count);
             let mut each = |_: Event| count += 1;
             let _ = walk_events(bytes, INET, OWN_PORT, &mut each);

@@ -310,6 +310,13 @@ impl<K: Key, V: Blank, const N: usize, const INDEX: usize, const CLASSES: usize>
         entry.map(|entry| &mut entry.value)
     }
 
+    /// Class, key and value in `slot`, inline.
+    pub fn look(&self, slot: Slot) -> Option<(usize, &K, &V)> {
+        let class = self.class(slot)?;
+        let entry = self.entries.get(slot.0 as usize)?;
+        Some((class, &entry.key, &entry.value))
+    }
+
     /// The class an entry is in.
     pub fn class(&self, slot: Slot) -> Option<usize> {
         self.link(slot).map(|link| usize::from(link.class) - 1)

@@ -169,13 +169,10 @@ impl Commands {
         let mut now = began;
         let request = &mut self.invocation.input;
         while self.firewall.request(request, host, now) {
-            let firewall = &mut self.firewall;
-            let bytes = request.as_bytes();
+            let (bytes, firewall) = (request.as_bytes(), &mut self.firewall);
             let exchange = self
                 .netfilter
-                .exchange(kernel, bytes, buffer, &mut |bytes| {
-                    firewall.answer(bytes, now);
-                });
+                .exchange(kernel, bytes, buffer, firewall, now);
             let failure = firewall.answered(exchange.err(), now);
             now = clock::now(kernel);
             if !firewall.is_asking() {

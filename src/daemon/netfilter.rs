@@ -8,6 +8,8 @@ use crate::netlink::Messages;
 use crate::nf_tables::{Event, TableFamily, walk_events};
 use crate::time::Instant;
 
+use super::Firewall;
+
 /// All bytes zero when new.
 pub struct Netfilter {
     socket: Option<Descriptor>,
@@ -34,15 +36,16 @@ impl Netfilter {
         }
     }
 
-    /// Sends a request and hands each datagram of the answer to `each`: all of
-    /// it is there when send(2) returns.
+    /// Sends a request and hands each datagram of the answer to `firewall`: all
+    /// of it is there when send(2) returns.
     #[inline(never)]
     pub(super) fn exchange(
         &mut self,
         kernel: &mut impl Kernel,
         request: &[u8],
         buffer: &mut [u8],
-        each: &mut dyn FnMut(&[u8]),
+        firewall: &mut Firewall,
+        now: Instant,
     ) -> Result<(), Errno> {
         let socket = match self.socket {
             Some(socket) => socket,
@@ -60,7 +63,7 @@ impl Netfilter {
                     if let Some(Ok(message)) = Messages::new(bytes).next() {
                         self.port = message.port;
                     }
-                    each(bytes);
+                    firewall.answer(bytes, now);
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(()),

@@ -3,13 +3,16 @@
 
 use crate::address::Family;
 use crate::limits::{RETRY_FIRST, RETRY_LONGEST, VERIFY_PERIOD};
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, nearest};
 
 use super::changes::{Failure, FailureReason, Job};
 use super::explanation::is_about;
 use super::iptables::{Program, Tool};
 use super::jump::Jump;
 use super::place::Place;
+
+/// Listings that are asked for are at least this far apart.
+pub(super) const VERIFY_GAP: Duration = Duration::from_secs(1);
 
 /// Three tries in a row: the wait doubles twice.
 const LAST_TRY: Duration = RETRY_FIRST.saturating_mul(4);
@@ -185,6 +188,13 @@ impl FilterTable {
         if self.state == State::Listed {
             self.state = State::Unlisted;
         }
+    }
+
+    /// It may have changed: it is listed soon, yet not all the time.
+    #[inline(never)]
+    pub(super) fn list_soon(&mut self, now: Instant) {
+        let soon = now.or_later(self.last_listing.map(|last| last.after(VERIFY_GAP)));
+        self.next_listing = nearest(self.next_listing, Some(soon));
     }
 
     /// The other flavour's table, where nothing of ours was seen so far, cannot

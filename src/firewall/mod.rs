@@ -382,8 +382,6 @@ pub const ABOVE_MAX: usize = 160;
 /// How long after a block was confirmed a new connection of its source hints
 /// that the rule is gone.
 const VERIFY_AFTER: Duration = Duration::from_millis(500);
-/// Listings that such connections ask for are at least this far apart.
-const VERIFY_GAP: Duration = Duration::from_secs(1);
 /// Scans wait so long for the first listing.
 const SETTLING: Duration = Duration::from_secs(2);
 
@@ -779,18 +777,21 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         if self.blocks.is_empty() {
             return None;
         }
-        let ended = |slot| match self.stage(slot) {
-            Stage::Ended | Stage::Removed => self.blocks.value(slot)?.ended,
-            Stage::Held
-            | Stage::Wanted
-            | Stage::Adding
-            | Stage::Added
-            | Stage::Standing
-            | Stage::Lost
-            | Stage::Restoring
-            | Stage::Expired
-            | Stage::Removing
-            | Stage::Refused => None,
+        let ended = |slot| match self.look(slot)? {
+            (Stage::Ended | Stage::Removed, _, block) => block.ended,
+            (
+                Stage::Held
+                | Stage::Wanted
+                | Stage::Adding
+                | Stage::Added
+                | Stage::Standing
+                | Stage::Lost
+                | Stage::Restoring
+                | Stage::Expired
+                | Stage::Removing
+                | Stage::Refused,
+                ..,
+            ) => None,
         };
         let (mut last, mut network) = (None, Some(source));
         while let Some(one) = network {
@@ -804,15 +805,14 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// out, its table is listed soon.
     pub fn schedule_verify(&mut self, source: Network, now: Instant) {
         let slot = self.blocked_slot(source);
-        let Some(slot) = slot.filter(|slot| self.stage(*slot) == Stage::Standing) else {
+        let Some((Stage::Standing, _, block)) = slot.and_then(|slot| self.look(slot)) else {
             return;
         };
-        let confirmed = self.blocks.value(slot).and_then(|block| block.confirmed);
-        let place = self.place(slot);
+        let (confirmed, place) = (block.confirmed, block.place);
         if confirmed.is_none_or(|confirmed| now.since(confirmed) > VERIFY_AFTER) {
-            let table = self.table_mut(place);
-            let soon = now.or_later(table.last_listing.map(|last| last.after(VERIFY_GAP)));
-            table.next_listing = nearest(table.next_listing, Some(soon));
+            if let Some(table) = self.tables.find_mut(place) {
+                table.list_soon(now);
+            }
             // What timed out before its end makes no generation.
             self.sets.generation = 0;
         }
@@ -878,10 +878,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let mut from = cursor;
         loop {
             let (at, slot) = self.blocks.next_from(from)?;
-            if self.stands(slot) {
-                let block = self.blocks.value(slot)?;
+            let (stage, source, block) = self.look(slot)?;
+            if stage.is_blocked() && !matches!(stage, Stage::Wanted | Stage::Adding) {
                 let standing = Standing {
-                    source: *self.blocks.key(slot)?,
+                    source: *source,
                     facts: block.facts(self.boot_id),
                     comment: &block.comment,
                     backend: self.backend(block.place),
@@ -890,10 +890,6 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             }
             from = at + 1;
         }
-    }
-
-    fn stands(&self, slot: Slot) -> bool {
-        !matches!(self.stage(slot), Stage::Wanted | Stage::Adding) && self.stage(slot).is_blocked()
     }
 
     /// Blocks and memories of blocks, and how many fit.
@@ -1304,6 +1300,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     fn has_blocks(&self, place: Place) -> bool {
         let mut wanted = self.walk(Stage::Wanted, Some(place));
         self.table(place).rules > 0 || self.task != Task::End && self.step(&mut wanted).is_some()
+    }
+
+    /// What the other parts of the daemon look at, which reach this one by a
+    /// pointer: with a function of their own the compiler knows its address in
+    /// all the others.
+    #[inline(never)]
+    fn look(&self, slot: Slot) -> Option<(Stage, &Network, &Block)> {
+        let (class, source, block) = self.blocks.look(slot)?;
+        Some((Stage::from_class(class), source, block))
     }
 
     #[inline(never)]

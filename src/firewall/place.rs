@@ -112,6 +112,11 @@ impl<T> PerPlace<T> {
         others.get(others_index).unwrap_or(first)
     }
 
+    /// The same for one caller, inline.
+    pub fn find_mut(&mut self, place: Place) -> Option<&mut T> {
+        self.0.get_mut(place as usize)
+    }
+
     #[inline(never)]
     pub fn get_mut(&mut self, place: Place) -> &mut T {
         let [first, others @ ..] = &mut self.0;

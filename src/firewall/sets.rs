@@ -8,22 +8,22 @@ use crate::address::Family;
 use crate::host::Host;
 use crate::kernel::Errno;
 use crate::limits::{FACTS_WAIT, RETRY_LONGEST, VERIFY_PERIOD};
-use crate::netlink::{Failure as DumpFailure, Progress};
+use crate::netlink::{Failure as DumpFailure, Malformed, Progress};
 use crate::nf_tables::{
-    self, Answer, Batch, Element, Owner, Removal, Set, TableFamily, count_rules, elements_request,
-    generation_answer, generation_request, rules_request, table_answer, table_request,
-    walk_elements,
+    self, Answer, Batch, Element, Elements, Owner, Removal, Set, TableFamily, count_rules,
+    elements_request, generation_answer, generation_request, rules_request, table_answer,
+    table_request,
 };
 use crate::options::FirewallChoice;
 use crate::text::{Text, TextView};
-use crate::time::{Instant, nearest};
+use crate::time::Instant;
 
 use super::changes::{Changes, Failure, FailureReason, Job};
 use super::comment::{Comment, Facts};
-use super::filter_table::{Chain, State};
+use super::filter_table::{Chain, State, VERIFY_GAP};
 use super::iptables::{Rule, Scope};
 use super::place::Place;
-use super::{Firewall, ProgramName, Stage, Task, VERIFY_GAP};
+use super::{Firewall, ProgramName, Stage, Task};
 
 /// What a listing asks for; then the elements of each set.
 const GENERATION: usize = 0;
@@ -293,12 +293,18 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 sets.error.get_or_insert((number, error));
             });
         }
-        let progress = if sets.chain().is_some() {
-            count_rules(bytes, number, &mut sets.rules)
-        } else if sets.set().is_some() {
-            walk_elements(bytes, number, &mut |element| {
-                self.listed_element(&element, now)
-            })
+        let progress = if sets.step >= RULES {
+            let mut progress = count_rules(bytes, number, &mut sets.rules);
+            let mut elements = Elements::new(bytes, number);
+            while !matches!(progress, Progress::Failed(_))
+                && let Some(element) = elements.next()
+            {
+                match element {
+                    Ok(element) => self.listed_element(&element, now),
+                    Err(Malformed) => progress = Progress::Failed(DumpFailure::Malformed),
+                }
+            }
+            progress
         } else {
             self.listed_state(bytes, number)
         };
@@ -536,8 +542,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         if table.chain == Chain::Never {
             return table.invalidate();
         }
-        let soon = now.or_later(table.last_listing.map(|last| last.after(VERIFY_GAP)));
-        table.next_listing = nearest(table.next_listing, Some(soon));
+        table.list_soon(now);
     }
 
     /// Whether a table of ours was there, so that others may change it.

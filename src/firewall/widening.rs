@@ -6,10 +6,18 @@ use crate::host::Host;
 use crate::table::Slot;
 use crate::time::{Duration, Instant};
 
-use super::{EndReason, Firewall, Stage};
+use super::{Block, EndReason, Firewall, Stage};
 
 /// Blocks of a network count together for so long.
 const HOUR: Duration = Duration::from_secs(3_600);
+
+impl Block {
+    /// When an operator lifted it.
+    fn lifted(&self) -> Option<Instant> {
+        let ended = self.ended;
+        ended.filter(|_| self.end_reason == EndReason::Operator)
+    }
+}
 
 impl<const N: usize, const I: usize> Firewall<N, I> {
     /// The network around one, where some of those are or were blocked.
@@ -33,7 +41,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let mut network = Some(source);
         while let Some(one) = network {
             let slot = self.blocks.find(&one);
-            if slot.is_some_and(|slot| self.stage(slot).is_blocked()) {
+            let found = slot.and_then(|slot| self.look(slot));
+            if found.is_some_and(|(stage, ..)| stage.is_blocked()) {
                 return slot;
             }
             network = self.around(one);
@@ -60,29 +69,31 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// the operator lifted the whole.
     #[inline(never)]
     fn count_parts(&self, wider: Network, part: Network, now: Instant) -> u16 {
-        let lifted = |slot| {
-            let block = self.blocks.value(slot)?;
-            let is_lifted = block.end_reason == EndReason::Operator && block.ended.is_some();
-            is_lifted.then_some(block.ended?.as_secs())
-        };
-        let wholes = [Some(wider), wider.wider()].into_iter().flatten();
-        let whole_lifted = wholes.filter_map(|whole| lifted(self.blocks.find(&whole)?));
-        let whole_lifted = whole_lifted.max().unwrap_or(0);
+        let (mut lifted, mut whole) = (None, Some(wider));
+        while let Some(network) = whole {
+            lifted = lifted.max(self.noted(&network).and_then(Block::lifted));
+            whole = network.wider();
+        }
+        let lifted = lifted.map_or(0, Instant::as_secs);
         let mut count = 0;
         for number in 0..=u8::MAX {
             let other = wider.part(number);
-            let slot = self.blocks.find(&other).filter(|_| other != part);
-            let Some(slot) = slot.filter(|slot| self.stage(*slot) != Stage::Refused) else {
+            let Some(block) = self.noted(&other).filter(|_| other != part) else {
                 continue;
             };
-            count += u16::from(self.blocks.value(slot).is_some_and(|block| {
-                let since = Instant::from_secs(block.since_seconds);
-                lifted(slot).is_none()
-                    && block.since_seconds >= whole_lifted
-                    && now.is_within(HOUR, Some(since))
-            }));
+            let since = Instant::from_secs(block.since_seconds);
+            let is_recent = block.since_seconds >= lifted && now.is_within(HOUR, Some(since));
+            count += u16::from(is_recent && block.lifted().is_none());
         }
         count
+    }
+
+    /// A network's block, or the memory of one; none that was refused.
+    #[inline(never)]
+    fn noted(&self, network: &Network) -> Option<&Block> {
+        let slot = self.blocks.find(network)?;
+        let block = self.blocks.value(slot);
+        block.filter(|_| self.stage(slot) != Stage::Refused)
     }
 
     /// Whether the block of a network around makes this one needless. One that

@@ -869,9 +869,9 @@ mod tests {
     use super::*;
     use crate::netlink::{Failure, Progress};
     use crate::nf_tables::{
-        Answer, Batch, Chain, Event, Owner, Removal, TableFamily, count_rules, elements_request,
-        generation_answer, generation_request, rules_request, table_answer, table_request,
-        walk_elements, walk_events,
+        Answer, Batch, Chain, Elements, Event, Owner, Removal, TableFamily, count_rules,
+        elements_request, generation_answer, generation_request, rules_request, table_answer,
+        table_request, walk_events,
     };
     use crate::text::Text;
 
@@ -1394,16 +1394,13 @@ mod tests {
         // The lengths that Linux 6.18 had for the same.
         let lengths: Vec<_> = answers.iter().map(Vec::len).collect();
         assert_eq!(lengths, [8_152, 8_152, 8_152, 8_152, 72]);
-        let mut count = 0;
-        let mut each = |_: Element| count += 1;
-        assert_eq!(
-            walk_elements(&answers.concat(), 7, &mut each),
-            Progress::Done
-        );
-        assert_eq!(count, 300);
+        let answers = answers.concat();
+        assert_eq!(count_rules(&answers, 7, &mut 0), Progress::Done);
+        let elements = Elements::new(&answers, 7);
+        assert_eq!(elements.filter(Result::is_ok).count(), 300);
         let request = elements_request(TableFamily::Ip, Set::Drop4, 7);
         let absent = ask(&mut kernel, request.as_bytes());
         let refused = Progress::Failed(Failure::Refused(Errno::ENOENT));
-        assert_eq!(walk_elements(&absent[0], 7, &mut |_| ()), refused);
+        assert_eq!(count_rules(&absent[0], 7, &mut 0), refused);
     }
 }
