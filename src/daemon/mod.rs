@@ -45,7 +45,7 @@ use crate::detector::{self, Scan};
 use crate::firewall::comment::put_ports;
 use crate::firewall::{self, Task};
 use crate::host::Host;
-use crate::kernel::{Accepted, Descriptor, Interest, Kernel, Signal, StartUp};
+use crate::kernel::{Accepted, Interest, Kernel, Signal, StartUp};
 use crate::limits::{
     BLOCKS, CONNECTIONS, COUNTERS_PERIOD, COUNTERS_PERIOD_BLIND, EXIT_GRACE, FACTS_PER_TURN,
     FACTS_SLICE, FAST_READING, HTTP_CLIENTS, LISTENERS, NETFILTER_JOBS, ONE_SHOT_WAIT_BUDGET,
@@ -91,11 +91,31 @@ pub enum Flow {
     Exit(u8),
 }
 
-/// Descriptors of our own beside the clients: signals, destroy events, events of
-/// the host, of nf_tables and of other namespaces, listener, standard output, a
-/// child's two, the hook's answers, and two packet sockets.
-const OWN_INTERESTS: usize = 12;
-const INTERESTS: usize = HTTP_CLIENTS + OWN_INTERESTS;
+/// What is read in a turn, in the order in which it is polled.
+#[derive(Clone, Copy)]
+enum Source {
+    Signals,
+    Hook,
+    Facts,
+    DestroyEvents,
+    Ipv4Packets,
+    Ipv6Packets,
+    NamespaceEvents,
+    NetfilterEvents,
+    Listener,
+}
+
+impl Source {
+    const COUNT: usize = Self::Listener as usize + 1;
+
+    /// Whether its bit is one of these.
+    fn is_in(self, ready: u32) -> bool {
+        ready & 1 << self as u8 != 0
+    }
+}
+
+/// Beside the clients and these: a child's two pipes, and standard output.
+const INTERESTS: usize = HTTP_CLIENTS + Source::COUNT + 3;
 
 type Connections = connections::Connections<
     CONNECTIONS,
@@ -311,19 +331,19 @@ impl Daemon {
     /// Waits for the next deadline or event and handles it.
     #[inline(never)]
     pub fn turn(&mut self, kernel: &mut impl Kernel) -> Flow {
-        let found = self.wait(kernel);
+        let mut found = Interests::new();
+        let ready = self.wait(kernel, &mut found);
         let moment = Moment::read(kernel);
-        if is_ready(&found, self.commands.signals) {
+        if Source::Signals.is_in(ready) {
             self.take_signals(kernel);
         }
         self.watch_command(kernel, moment);
-        if is_ready(&found, self.commands.hook.answers()) {
+        if Source::Hook.is_in(ready) {
             self.commands.hook.take_answer(kernel, &mut self.metrics);
         }
-        self.update_facts(kernel, &found, moment.now);
-        let has_events = is_ready(&found, self.watcher.socket());
-        let [v4, v6] = self.witness.sockets(moment.now);
-        let has_packets = is_ready(&found, v4) || is_ready(&found, v6);
+        self.update_facts(kernel, Source::Facts.is_in(ready), moment.now);
+        let has_events = Source::DestroyEvents.is_in(ready);
+        let has_packets = Source::Ipv4Packets.is_in(ready) || Source::Ipv6Packets.is_in(ready);
         // What opened a connection comes before its end.
         let is_wanted = has_packets || has_events && self.witness.may_be_hurried(moment.now);
         if is_wanted || moment.now.reaches(self.witness.deadline()) {
@@ -335,10 +355,10 @@ impl Daemon {
         if moment.now.reaches(self.opens.deadline()) {
             self.look_up_opens(kernel, moment.now);
         }
-        if is_ready(&found, self.namespaces.events(moment.now)) {
+        if Source::NamespaceEvents.is_in(ready) {
             self.take_namespace_events(kernel, moment.now);
         }
-        if is_ready(&found, self.commands.netfilter.events(moment.now)) {
+        if Source::NetfilterEvents.is_in(ready) {
             let buffer = &mut self.netlink_buffer;
             self.commands.take_events(kernel, buffer, moment.now);
         }
@@ -351,7 +371,7 @@ impl Daemon {
         }
         self.run_commands(kernel, moment);
         self.enter_sandbox(kernel, moment.now);
-        self.serve(kernel, &found, moment);
+        self.serve(kernel, &found, Source::Listener.is_in(ready), moment);
         self.instance.drain(kernel, moment.now);
         self.say_counts(kernel, moment.now);
         self.output.flush(kernel);
@@ -363,44 +383,42 @@ impl Daemon {
     }
 
     /// Poll interest is computed from state each turn; the sleep is the nearest
-    /// deadline of any stage.
+    /// deadline of any stage. The bits of the sources that can be read.
     #[inline(never)]
-    fn wait(&mut self, kernel: &mut impl Kernel) -> Interests {
+    fn wait(&mut self, kernel: &mut impl Kernel, found: &mut Interests) -> u32 {
         let now = clock::now(kernel);
-        let mut interests = self.interests(now);
+        self.put_interests(found, now);
         let deadline = self.deadline(now);
         let timeout = deadline.map(|deadline| now.until(deadline));
-        if kernel.poll(&mut interests, timeout).is_err() {
+        if kernel.poll(found, timeout).is_err() {
             // Interrupted, or short of memory: what is due is done anyway.
-            for interest in &mut interests {
-                (interest.is_readable, interest.is_writable) = (false, false);
-            }
+            found.clear();
         }
-        interests
+        let sources = found.iter().take(Source::COUNT).rev();
+        sources.fold(0, |ready, one| ready << 1 | u32::from(one.is_readable))
     }
 
-    fn interests(&self, now: Instant) -> Interests {
-        let mut interests = Interests::new();
-        let mut add = |interest| {
-            let _ = interests.push(interest);
-        };
-        add(Interest::read(self.commands.signals));
-        if let Some(interest) = self.output.interest() {
-            add(interest);
-        }
-        add(Interest::read(self.watcher.events(now)));
-        add(Interest::read(self.namespaces.events(now)));
-        for socket in self.witness.sockets(now) {
-            add(Interest::read(socket));
-        }
-        add(Interest::read(self.facts.events(now)));
-        add(Interest::read(self.commands.netfilter.events(now)));
-        add(Interest::read(self.commands.hook.answers()));
-        for pipe in self.commands.pipes() {
-            add(Interest::read(pipe));
-        }
-        self.web.interests(now).for_each(add);
-        interests
+    fn put_interests(&self, found: &mut Interests, now: Instant) {
+        let [v4, v6] = self.witness.sockets(now);
+        let [output, errors] = self.commands.pipes();
+        let own = [
+            self.commands.signals,
+            self.commands.hook.answers(),
+            self.facts.events(now),
+            self.watcher.events(now),
+            v4,
+            v6,
+            self.namespaces.events(now),
+            self.commands.netfilter.events(now),
+            self.web.listener(now),
+            output,
+            errors,
+        ];
+        let _ = found.extend_from_slice(&own.map(Interest::read));
+        let _ = found.push(self.output.interest());
+        self.web.interests(now).for_each(|interest| {
+            let _ = found.push(interest);
+        });
     }
 
     #[inline(never)]
@@ -414,16 +432,20 @@ impl Daemon {
         } else {
             self.commands.firewall.settled_at()
         };
-        let destroyer = self.commands.destroyer_deadline(now);
-        let netfilter = nearest(self.commands.netfilter.deadline(now), destroyer);
-        let firewall = nearest(self.commands.firewall.deadline(now), netfilter);
-        let rest = nearest(self.facts.deadline(now), self.web.deadline(now));
-        let probes = self.intake.probes.deadline();
-        let rest = nearest(rest, nearest(self.output.deadline(), probes));
-        let witness = nearest(self.witness.deadline(), self.opens.deadline());
-        let rest = nearest(rest, self.namespaces.deadline(now));
-        let rest = nearest(rest, witness);
-        nearest(nearest(reading, firewall), rest)
+        let deadlines = [
+            reading,
+            self.commands.firewall.deadline(now),
+            self.commands.netfilter.deadline(now),
+            self.commands.destroyer_deadline(now),
+            self.facts.deadline(now),
+            self.web.deadline(now),
+            self.output.deadline(),
+            self.intake.probes.deadline(),
+            self.witness.deadline(),
+            self.opens.deadline(),
+            self.namespaces.deadline(now),
+        ];
+        deadlines.into_iter().fold(None, nearest)
     }
 
     fn take_signals(&mut self, kernel: &mut impl Kernel) {
@@ -437,8 +459,7 @@ impl Daemon {
     }
 
     /// Takes in messages about the host.
-    fn update_facts(&mut self, kernel: &mut impl Kernel, found: &[Interest], now: Instant) {
-        let has_messages = is_ready(found, self.facts.events(now));
+    fn update_facts(&mut self, kernel: &mut impl Kernel, has_messages: bool, now: Instant) {
         if has_messages || now.reaches(self.facts.deadline(now)) {
             self.take_facts(kernel);
         }
@@ -601,10 +622,10 @@ impl Daemon {
         }
         for _ in 0..NETFILTER_JOBS {
             let (buffer, host) = (&mut self.netlink_buffer, &self.host);
-            let Some(ended) = self.commands.converse(kernel, buffer, host) else {
+            let Some(ended) = &self.commands.converse(kernel, buffer, host) else {
                 break;
             };
-            self.command_ended(kernel, &ended, moment);
+            self.command_ended(kernel, ended, moment);
             self.report_notices(kernel, moment);
         }
         let now = clock::now(kernel);
@@ -639,8 +660,8 @@ impl Daemon {
     }
 
     fn watch_command(&mut self, kernel: &mut impl Kernel, moment: Moment) {
-        if let Some(ended) = self.commands.watch(kernel, moment.now) {
-            self.command_ended(kernel, &ended, moment);
+        if let Some(ended) = &self.commands.watch(kernel, moment.now) {
+            self.command_ended(kernel, ended, moment);
         }
     }
 
@@ -684,8 +705,8 @@ impl Daemon {
     fn await_command(&mut self, kernel: &mut impl Kernel, deadline: Instant) -> Moment {
         let ended = self.commands.wait(kernel, Some(deadline));
         let moment = Moment::read(kernel);
-        if let Some(ended) = ended {
-            self.command_ended(kernel, &ended, moment);
+        if let Some(ended) = &ended {
+            self.command_ended(kernel, ended, moment);
         }
         moment
     }
@@ -1106,7 +1127,13 @@ impl Daemon {
     // What is answered.
 
     #[inline(never)]
-    fn serve(&mut self, kernel: &mut impl Kernel, found: &[Interest], moment: Moment) {
+    fn serve(
+        &mut self,
+        kernel: &mut impl Kernel,
+        found: &[Interest],
+        has_clients: bool,
+        moment: Moment,
+    ) {
         self.web.listen_when_due(kernel, moment.now);
         let cpu_before = clock::cpu_time(kernel);
         let resources = Resources {
@@ -1122,7 +1149,7 @@ impl Daemon {
         };
         self.web
             .service_clients(kernel, found, &mut self.metrics, &resources, moment);
-        if self.web.may_accept(found) {
+        if self.web.may_accept(has_clients) {
             self.accept_clients(kernel, moment.now);
         }
         self.web.close_clients(kernel, moment);
@@ -1169,14 +1196,6 @@ impl Daemon {
         self.output.finish(kernel);
         Flow::Exit(0)
     }
-}
-
-/// Whether poll(2) found something to read there.
-#[inline(never)]
-fn is_ready(found: &[Interest], descriptor: Option<Descriptor>) -> bool {
-    found
-        .iter()
-        .any(|interest| interest.descriptor == descriptor && interest.is_readable)
 }
 
 impl Default for Daemon {

@@ -169,8 +169,8 @@ impl Output {
     }
 
     /// Where bytes wait for room.
-    pub fn interest(&self) -> Option<Interest> {
-        (!self.buffer.is_empty()).then(|| Interest::write(self.descriptor))
+    pub fn interest(&self) -> Interest {
+        Interest::write(self.descriptor.filter(|_| !self.buffer.is_empty()))
     }
 
     /// Grants a slow reader `wait_budget` in total from now on, and one that

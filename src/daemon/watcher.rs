@@ -75,11 +75,6 @@ impl Watcher {
         self.socket.filter(|_| now.is_past(self.rest_until))
     }
 
-    /// The socket, even where its events may wait.
-    pub(super) fn socket(&self) -> Option<Descriptor> {
-        self.socket
-    }
-
     /// Whether what netlink shows is of the network namespace that is read.
     pub(super) fn is_own_namespace(&self) -> bool {
         self.is_own_namespace

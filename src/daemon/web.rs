@@ -16,7 +16,6 @@ use crate::time::{Duration, Instant, nearest};
 
 use super::clock::Moment;
 use super::cpu_share::CpuShare;
-use super::is_ready;
 use super::names;
 use super::output::log_error;
 use super::resources::Resources;
@@ -137,13 +136,21 @@ impl Web {
         self.listener.map(|_| self.address)
     }
 
-    /// Nothing while what clients asked for is not paid.
+    /// The listener, unless there is a pause.
+    pub(super) fn listener(&self, now: Instant) -> Option<Descriptor> {
+        let may_accept = self.may_serve(now) && self.next_accept.is_none();
+        self.listener.filter(|_| may_accept)
+    }
+
+    /// What clients wait for.
     pub(super) fn interests(&self, now: Instant) -> impl Iterator<Item = Interest> {
-        let may_serve = self.share.paid_at(now).is_none();
-        let listener = self.listener.filter(|_| self.next_accept.is_none());
-        let listener = core::iter::once(Interest::read(listener));
-        let all = listener.chain(self.server.interests());
-        all.filter(move |_| may_serve)
+        let may_serve = self.may_serve(now);
+        self.server.interests().filter(move |_| may_serve)
+    }
+
+    /// Not while what clients asked for is not paid.
+    fn may_serve(&self, now: Instant) -> bool {
+        self.share.paid_at(now).is_none()
     }
 
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
@@ -158,10 +165,9 @@ impl Web {
         self.share.pay(cost, now);
     }
 
-    /// Whether accept(2) is worth a try after this poll(2).
-    pub(super) fn may_accept(&self, found: &[Interest]) -> bool {
-        let is_found = is_ready(found, self.listener);
-        is_found || self.next_accept.is_some()
+    /// Whether accept(2) is worth a try after a poll(2) that found clients or none.
+    pub(super) fn may_accept(&self, has_clients: bool) -> bool {
+        has_clients || self.next_accept.is_some()
     }
 
     /// The next `accept` takes a whole burst, however few came lately.
