@@ -2,7 +2,7 @@
 //! made early for what was not.
 
 use crate::coverage::{Coverage, Look, TcpCounters, parse_snmp};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Path};
 use crate::limits::{
     COUNTERS_AGAIN, COUNTERS_PERIOD, EARLY_READING_SAVINGS, EARLY_READING_SHARE, EVENTS_LATENESS,
 };
@@ -38,7 +38,7 @@ impl Counters {
         }
     }
 
-    pub(super) fn start(&mut self, proc_directory: &[u8]) {
+    pub(super) fn start(&mut self, proc_directory: &Path) {
         self.snmp.set_path(proc_directory, b"/net/snmp");
     }
 

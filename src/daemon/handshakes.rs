@@ -4,7 +4,7 @@
 //! itself shows it; a row does not, so the kernel is asked for it.
 
 use crate::address::Endpoint;
-use crate::kernel::{Errno, Kernel, Netlink};
+use crate::kernel::{Errno, Kernel, Netlink, Path};
 use crate::limits::HANDSHAKES_ASKED;
 use crate::proc_net_tcp::Socket;
 use crate::sock_diag::{DiagSocket, Handshake, lookup_answer, lookup_request};
@@ -42,7 +42,7 @@ impl Handshakes {
     /// Reads net.ipv4.tcp_fastopen, which decides where sockets do not;
     /// where it cannot be read the last value stays.
     #[inline(never)]
-    pub(super) fn read_setting(&mut self, kernel: &mut impl Kernel, proc_directory: &[u8]) {
+    pub(super) fn read_setting(&mut self, kernel: &mut impl Kernel, proc_directory: &Path) {
         let name = b"/sys/net/ipv4/tcp_fastopen";
         let [value, _] = read_setting(kernel, proc_directory, name);
         if let Some(value) = value {

@@ -23,9 +23,9 @@ impl KeptFile {
 
     /// Names the file `name` below --proc.
     #[inline(never)]
-    pub(super) fn set_path(&mut self, proc_directory: &[u8], name: &[u8]) {
+    pub(super) fn set_path(&mut self, proc_directory: &Path, name: &[u8]) {
         self.path.clear();
-        self.path.put(proc_directory);
+        self.path.put(proc_directory.as_bytes());
         self.path.put(name);
     }
 

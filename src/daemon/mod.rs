@@ -266,7 +266,7 @@ impl Daemon {
         self.watcher.set_namespace(namespace);
         self.intake
             .handshakes
-            .read_setting(kernel, self.options.proc_directory.as_bytes());
+            .read_setting(kernel, &self.options.proc_directory);
         let could_read = self.read(kernel, Trigger::Scheduled);
         while let Some(scan) = self.intake.detector.next_scan() {
             let (mut line, moment) = (Line::new(), Moment::read(kernel));
@@ -297,11 +297,11 @@ impl Daemon {
         if may_block {
             let (commands, options) = (&mut self.commands, &self.options);
             commands.enable(kernel, start_up.hash_key, options, Task::Guard, now);
-            if has_ipv6(kernel, self.options.proc_directory.as_bytes()) {
+            if has_ipv6(kernel, &self.options.proc_directory) {
                 self.commands.firewall.set_ipv6();
             }
         }
-        self.counters.start(self.options.proc_directory.as_bytes());
+        self.counters.start(&self.options.proc_directory);
         self.early.start();
         self.supervisor.start(kernel, start_up);
         let (confinement, metrics) = (&mut self.confinement, &mut self.metrics);
@@ -315,7 +315,7 @@ impl Daemon {
     /// Secrets, paths, limits: what every kind of reading needs.
     fn prepare(&mut self, kernel: &mut impl Kernel, start_up: &StartUp) {
         let options = &self.options;
-        let proc_directory = options.proc_directory.as_bytes();
+        let proc_directory = &options.proc_directory;
         self.reader.configure(proc_directory);
         self.intake.configure(start_up.hash_key, options);
         self.namespaces.configure(start_up.hash_key, options.window);
@@ -933,14 +933,14 @@ impl Daemon {
         if self.watcher.is_check_due(now) {
             self.intake
                 .handshakes
-                .read_setting(kernel, self.options.proc_directory.as_bytes());
-            let range = local_port_range(kernel, self.options.proc_directory.as_bytes());
+                .read_setting(kernel, &self.options.proc_directory);
+            let range = local_port_range(kernel, &self.options.proc_directory);
             self.intake.connections.set_local_port_range(range);
             let namespace = self.reader.namespace(kernel);
             self.watcher.check(kernel, namespace, now);
             if self.options.has_witness && self.watcher.is_own_namespace() {
                 self.witness
-                    .check(kernel, self.options.proc_directory.as_bytes(), now);
+                    .check(kernel, &self.options.proc_directory, now);
             }
             if self.watcher.is_own_namespace() && self.namespaces.check(kernel) {
                 self.facts.refresh_links(now);

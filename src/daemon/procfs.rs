@@ -29,11 +29,11 @@ pub(super) fn read_small<'a>(
 #[inline(never)]
 pub(super) fn read_setting(
     kernel: &mut impl Kernel,
-    proc_directory: &[u8],
+    proc_directory: &Path,
     name: &[u8],
 ) -> [Option<u64>; 2] {
     // Blanks stand between (kernel/sysctl.c, proc_dointvec).
-    for directory in [proc_directory, b"/proc"] {
+    for directory in [proc_directory.as_bytes(), b"/proc"] {
         let mut path = Path::from_bytes(directory);
         path.put(name);
         let mut buffer = [0; 64];
@@ -50,7 +50,7 @@ pub(super) fn read_setting(
 
 /// net.ipv4.ip_local_port_range, which IPv6 uses as well
 /// (Documentation/networking/ip-sysctl.rst); its default where it can't be read.
-pub(super) fn local_port_range(kernel: &mut impl Kernel, proc_directory: &[u8]) -> PortRange {
+pub(super) fn local_port_range(kernel: &mut impl Kernel, proc_directory: &Path) -> PortRange {
     let name = b"/sys/net/ipv4/ip_local_port_range";
     let numbers = read_setting(kernel, proc_directory, name);
     match numbers.map(|number| u16::try_from(number?).ok()) {
@@ -63,8 +63,8 @@ pub(super) fn local_port_range(kernel: &mut impl Kernel, proc_directory: &[u8]) 
 }
 
 /// Whether there is a tcp6, and so IPv6 in the kernel.
-pub(crate) fn has_ipv6(kernel: &mut impl Kernel, proc_directory: &[u8]) -> bool {
-    let mut path = Path::from_bytes(proc_directory);
+pub(crate) fn has_ipv6(kernel: &mut impl Kernel, proc_directory: &Path) -> bool {
+    let mut path = proc_directory.clone();
     path.put(b"/net/tcp6");
     exists(kernel, &path)
 }

@@ -66,7 +66,7 @@ impl Reader {
     }
 
     /// Names the files.
-    pub(super) fn configure(&mut self, proc_directory: &[u8]) {
+    pub(super) fn configure(&mut self, proc_directory: &Path) {
         let PerFamily { v4, v6 } = &mut self.sources;
         v4.file.set_path(proc_directory, b"/net/tcp");
         v6.file.set_path(proc_directory, b"/net/tcp6");
@@ -230,7 +230,7 @@ mod tests {
             (b"/host/proc/1", Namespace::Unknown),
         ] {
             let mut reader = Reader::new();
-            reader.configure(proc_directory);
+            reader.configure(&Path::from_bytes(proc_directory));
             assert!(reader.namespace(&mut kernel) == expected);
         }
     }

@@ -2,7 +2,7 @@
 //! in. All of their bytes can be forged, so they are hints and no evidence.
 
 use crate::address::Family;
-use crate::kernel::{Descriptor, Errno, Kernel};
+use crate::kernel::{Descriptor, Errno, Kernel, Path};
 use crate::limits::{
     WITNESS_BURST, WITNESS_FULL_REST, WITNESS_PACKETS, WITNESS_PAUSE, WITNESS_READS,
     WITNESS_REPEATS, WITNESS_REST,
@@ -69,7 +69,7 @@ impl Witness {
 
     /// Opens the sockets, unless they are.
     #[inline(never)]
-    pub(super) fn check(&mut self, kernel: &mut impl Kernel, proc_directory: &[u8], now: Instant) {
+    pub(super) fn check(&mut self, kernel: &mut impl Kernel, proc_directory: &Path, now: Instant) {
         if self.has_sockets() {
             return;
         }

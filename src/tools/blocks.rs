@@ -86,7 +86,7 @@ pub fn run(
             count += print_blocks(kernel, commands, output, count == 0, moment);
         }
         // One family after the other, IPv6 only where the kernel has it.
-        if commands.firewall.has_ipv6() || !has_ipv6(kernel, options.proc_directory.as_bytes()) {
+        if commands.firewall.has_ipv6() || !has_ipv6(kernel, &options.proc_directory) {
             break;
         }
         commands.firewall.set_ipv6();
