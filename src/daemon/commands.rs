@@ -23,7 +23,7 @@ use super::destroyer::Destroyer;
 use super::hook::{Event, Hook};
 use super::netfilter::Netfilter;
 use super::once::Once;
-use super::output::{Output, log_error};
+use super::output::{Output, log_error, log_words};
 use super::procfs::{has_legacy_table, read_small};
 use super::{Detector, Firewall};
 
@@ -364,7 +364,7 @@ impl Commands {
                 report::block_failed(&mut line, calendar, source, words.as_bytes());
                 output.line(kernel, &line);
             }
-            None => log_error(kernel, &[words.as_bytes()]),
+            None => log_words(kernel, words.as_bytes()),
         }
         if self.firewall.is_unusable() {
             self.name_way_out(kernel);
@@ -433,7 +433,7 @@ impl Commands {
                     ref above,
                 } => {
                     let words = report::jump_stays(hook, tool, wait, above.as_bytes());
-                    log_error(kernel, &[words.as_bytes()]);
+                    log_words(kernel, words.as_bytes());
                     continue;
                 }
                 Notice::Unblocked {
@@ -547,7 +547,7 @@ impl Commands {
             Ok(destroyed) => metrics.sockets_destroyed += destroyed,
             Err(_) => {
                 let words = b"sockets of blocked sources cannot be destroyed here: they run into their timeouts";
-                log_error(kernel, &[words]);
+                log_words(kernel, words);
             }
         }
     }

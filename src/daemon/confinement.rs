@@ -10,7 +10,7 @@ use crate::time::Instant;
 
 use super::Firewall;
 use super::facts::RESOLVER_FILES;
-use super::output::log_error;
+use super::output::log_pair;
 
 /// All bytes zero when there is none to enter.
 pub(super) struct Confinement {
@@ -65,7 +65,7 @@ impl Confinement {
             metrics.sandbox_layers.set(layer, holds.into());
             if !holds {
                 let words = b"the kernel or a container refuses part of the sandbox: ";
-                log_error(kernel, &[words, layer.value()]);
+                log_pair(kernel, words, layer.value());
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::text::Text;
 use crate::time::Duration;
 
 use super::files::check_program;
-use super::output::log_error;
+use super::output::{log_pair, log_words};
 
 /// Bytes of the longest list of ports.
 pub(super) const PORTS: usize = "65535,".len() * (PORTS_PER_SOURCE + 1);
@@ -77,7 +77,7 @@ impl Hook {
                 Err(error) => (b"no launcher for the hook: ", error),
             },
         };
-        log_error(kernel, &[words, error_words(error).as_bytes()]);
+        log_pair(kernel, words, error_words(error).as_bytes());
         checked.is_ok()
     }
 
@@ -97,7 +97,7 @@ impl Hook {
                 self.answers = None;
                 let runs = &mut metrics.hook_runs;
                 runs.add(HookRun::Dropped, self.unanswered as u64);
-                log_error(kernel, &[b"the hook is run no more: its launcher is gone"]);
+                log_words(kernel, b"the hook is run no more: its launcher is gone");
             }
             Ok(_) => {
                 self.unanswered = self.unanswered.saturating_sub(1);

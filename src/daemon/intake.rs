@@ -23,7 +23,7 @@ use super::diag::data;
 use super::handshakes::Handshakes;
 use super::list::{Entry, List};
 use super::once::Once;
-use super::output::log_error;
+use super::output::log_words;
 use super::procfs::is_first_namespace;
 use super::watcher::Watcher;
 use super::web::Web;
@@ -150,7 +150,7 @@ impl Intake {
         if self.unknown.say_while(has_unknown) {
             let words =
                 b"more listeners of one address than fit; connections to the rest are no evidence";
-            log_error(kernel, &[words]);
+            log_words(kernel, words);
         }
     }
 
@@ -160,7 +160,7 @@ impl Intake {
         if self.alone.say() && !self.has_listener && !is_first_namespace(kernel) {
             let words = b"nothing else listens in this container's own network: \
                 to watch that of the host start it with --net=host";
-            log_error(kernel, &[words]);
+            log_words(kernel, words);
         }
     }
 

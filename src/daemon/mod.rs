@@ -73,7 +73,7 @@ use instance::{InstanceLock, is_name_held};
 use intake::{Context, Intake, RowOf};
 use namespaces::{Candidates, Namespaces, Scene};
 use opens::Opens;
-use output::{Output, log_error, write_error};
+use output::{Output, log_words, write_error};
 use procfs::{has_ipv6, local_port_range};
 use reader::{Outcome, Reader};
 use resources::Resources;
@@ -518,7 +518,7 @@ impl Daemon {
         while self.commands.firewall.is_enabled()
             && let Some(words) = self.facts.next_notice(&self.host)
         {
-            log_error(kernel, &[words]);
+            log_words(kernel, words);
         }
     }
 

@@ -27,7 +27,7 @@ use crate::waiting::Waiter;
 
 use super::diag::data;
 use super::once::Once;
-use super::output::log_error;
+use super::output::log_pair;
 use super::questions::{ANSWER, Questions};
 use super::{Detector, Firewall, Listeners};
 
@@ -136,7 +136,7 @@ impl Namespaces {
     fn log_down(&mut self, kernel: &mut impl Kernel, why: &[u8]) {
         if self.down.say() {
             let words = b"connections to containers and their published ports are not seen: ";
-            log_error(kernel, &[words, why]);
+            log_pair(kernel, words, why);
         }
     }
 

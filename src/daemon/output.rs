@@ -355,6 +355,18 @@ pub fn log_error(kernel: &mut impl Kernel, words: &[&[u8]]) {
     write_error(kernel, line.as_bytes());
 }
 
+/// The same of one text.
+#[inline(never)]
+pub fn log_words(kernel: &mut impl Kernel, words: &[u8]) {
+    log_error(kernel, &[words]);
+}
+
+/// The same of one text and what it is about.
+#[inline(never)]
+pub fn log_pair(kernel: &mut impl Kernel, words: &[u8], about: &[u8]) {
+    log_error(kernel, &[words, about]);
+}
+
 /// Nowhere is left to log that this failed.
 pub fn write_error(kernel: &mut impl Kernel, line: &[u8]) {
     let _ = kernel.write(Stream::Error, line);

@@ -9,7 +9,7 @@ use crate::report;
 use crate::text::{Text, TextView, split};
 
 use super::instance::{InstanceLock, Obstacle};
-use super::output::{Output, log_error};
+use super::output::{Output, log_error, log_pair, log_words};
 use super::{Firewall, Flow};
 
 /// A bad command line, as usual (BSD sysexits call it EX_USAGE, shells 2).
@@ -64,7 +64,7 @@ pub(super) fn introduce(
         None => Text::from_bytes(b"none"),
         Some(own) => report::endpoint_words(b"http://", own.local(), b"/metrics"),
     };
-    log_error(kernel, &[b"metrics: ", url.as_bytes()]);
+    log_pair(kernel, b"metrics: ", url.as_bytes());
     let blocks = firewall.targets();
     let events = words_if(has_events, b" and destroy events");
     log_error(
@@ -103,7 +103,7 @@ pub(super) fn may_block(
     }
     if options.names_ipset {
         let words = b"--firewall ipset is read as auto: sets are made by nf_tables now";
-        log_error(kernel, &[words]);
+        log_words(kernel, words);
     }
     if start_up.capabilities & CAP_NET_ADMIN == 0 {
         let means: &[u8] = if is_container(start_up) {
@@ -128,7 +128,7 @@ fn is_only_instance(kernel: &mut impl Kernel, instance: &mut InstanceLock) -> bo
         Err(Obstacle::Instance) => {
             let words =
                 b"another tcpparser blocks in this network namespace; only watch with --dry-run";
-            log_error(kernel, &[words]);
+            log_words(kernel, words);
             false
         }
         Err(obstacle) => {
@@ -136,7 +136,7 @@ fn is_only_instance(kernel: &mut impl Kernel, instance: &mut InstanceLock) -> bo
                 b"blocking without the socket @tcpparser: ",
                 obstacle.words(),
             );
-            log_error(kernel, &[words, why.as_bytes()]);
+            log_pair(kernel, words, why.as_bytes());
             true
         }
     }

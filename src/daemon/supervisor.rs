@@ -13,7 +13,7 @@ use crate::text::parse_decimal;
 use crate::time::{Duration, Instant};
 
 use super::once::Once;
-use super::output::log_error;
+use super::output::log_pair;
 
 /// All bytes zero when new.
 pub(super) struct Supervisor {
@@ -94,9 +94,10 @@ impl Supervisor {
             && self.unreachable.say()
         {
             let why = error_words(error);
-            log_error(
+            log_pair(
                 kernel,
-                &[b"NOTIFY_SOCKET cannot be notified: ", why.as_bytes()],
+                b"NOTIFY_SOCKET cannot be notified: ",
+                why.as_bytes(),
             );
         }
         result.is_ok()

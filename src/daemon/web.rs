@@ -17,7 +17,7 @@ use crate::time::{Duration, Instant, nearest};
 use super::clock::Moment;
 use super::cpu_share::CpuShare;
 use super::names;
-use super::output::log_error;
+use super::output::{log_error, log_words};
 use super::resources::Resources;
 
 /// Steps of receiving, answering and sending that one client gets a turn:
@@ -115,7 +115,7 @@ impl Web {
         self.next_listen = Some(now.after(START_RETRY));
         if self.listen(kernel).is_ok() {
             let words = report::endpoint_words(b"listening on ", self.address, b" now");
-            log_error(kernel, &[words.as_bytes()]);
+            log_words(kernel, words.as_bytes());
         }
     }
 

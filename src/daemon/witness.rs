@@ -14,7 +14,7 @@ use crate::time::{Duration, Instant, nearest};
 
 use super::kept_file::KeptFile;
 use super::once::Once;
-use super::output::log_error;
+use super::output::log_words;
 use super::procfs::read_small;
 
 /// Between two counts of packets that a rate is made of.
@@ -89,7 +89,7 @@ impl Witness {
         if self.down.say() {
             let words = b"no packet sockets (CAP_NET_RAW): \
                 connections that are held are seen a little later";
-            log_error(kernel, &[words]);
+            log_words(kernel, words);
         }
     }
 
@@ -247,7 +247,7 @@ impl Witness {
         self.bind(kernel, true);
         if self.paused.say() {
             let words = b"too many packets: packet sockets pause for 10 seconds each time";
-            log_error(kernel, &[words]);
+            log_words(kernel, words);
         }
     }
 

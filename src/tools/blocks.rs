@@ -6,7 +6,7 @@ use crate::address::{Network, PerFamily};
 use crate::daemon::Flow;
 use crate::daemon::clock::Moment;
 use crate::daemon::commands::Commands;
-use crate::daemon::output::{Output, log_error};
+use crate::daemon::output::{Output, log_error, log_words};
 use crate::daemon::procfs::has_ipv6;
 use crate::firewall::comment::Facts;
 use crate::firewall::iptables::Tool;
@@ -200,7 +200,7 @@ fn end(
         (None, _) if failures.are_sets => name.put(b"nf_tables"),
         (None, _) => {
             if count == 0 {
-                log_error(kernel, &[nothing]);
+                log_words(kernel, nothing);
             }
             return Flow::Exit(u8::from(count == 0));
         }

@@ -3,7 +3,7 @@
 
 use crate::address::Endpoint;
 use crate::daemon::clock::now;
-use crate::daemon::output::log_error;
+use crate::daemon::output::{log_pair, log_words};
 use crate::firewall::EXPLANATION_MAX;
 use crate::kernel::{Descriptor, Errno, Interest, Kernel, More};
 use crate::limits::HEALTHCHECK_DEADLINE;
@@ -21,7 +21,7 @@ const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection:
 #[inline(never)]
 pub fn run(kernel: &mut impl Kernel, address: Option<Endpoint>, buffer: &mut [u8]) -> u8 {
     let Some(address) = address else {
-        log_error(kernel, &[b"--listen none leaves no listener to ask"]);
+        log_words(kernel, b"--listen none leaves no listener to ask");
         return 1;
     };
     let address = address.local();
@@ -32,7 +32,7 @@ pub fn run(kernel: &mut impl Kernel, address: Option<Endpoint>, buffer: &mut [u8
         Err(error) => why.put(error_words(error).as_bytes()),
     }
     let place = report::endpoint_words(b"", address, b": ");
-    log_error(kernel, &[place.as_bytes(), why.as_bytes()]);
+    log_pair(kernel, place.as_bytes(), why.as_bytes());
     1
 }
 
