@@ -545,7 +545,7 @@ fn is_old(asked: Option<Instant>, now: Instant) -> bool {
 
 fn open_resolver_file(kernel: &mut impl Kernel, path: &[u8]) -> Result<File, Errno> {
     // Every user may write to /tmp; OpenWrt's /var is a link to it.
-    let is_shared = matches!(path.get(..5), Some(b"/tmp/" | b"/var/"));
+    let is_shared = path.starts_with(b"/tmp/") || path.starts_with(b"/var/");
     let path = Path::from_bytes(path);
     if is_shared {
         open_of_root(kernel, &path)

@@ -114,6 +114,9 @@ impl Source {
     }
 }
 
+/// What lines of a reading may cost where standard output takes some, but not all.
+const READING_WAIT_BUDGET: Duration = OUTPUT_WAIT_BUDGET.saturating_mul(10);
+
 /// Beside the clients and these: a child's two pipes, and standard output.
 const INTERESTS: usize = HTTP_CLIENTS + Source::COUNT + 3;
 
@@ -200,9 +203,8 @@ impl Daemon {
         start_up: &StartUp<'a>,
         arguments: impl Iterator<Item = &'a [u8]>,
     ) -> Flow {
-        let parsed = self.options.parse_into(arguments, start_up.variables());
-        if let Some(line) = parsed.err().map(|error| error.line()) {
-            write_error(kernel, line.as_bytes());
+        if let Err(error) = self.options.parse_into(arguments, start_up.variables()) {
+            write_error(kernel, error.line().as_bytes());
             return start::USAGE;
         }
         self.metrics.start_unix_nanoseconds = Moment::read(kernel).unix_nanoseconds;
@@ -259,19 +261,16 @@ impl Daemon {
         self.options.dry_run = true;
         self.output
             .set_wait_budget(ONE_SHOT_WAIT_BUDGET, ONE_SHOT_WAIT_BUDGET);
-        self.prepare(kernel, start_up);
+        self.prepare(start_up);
         start::print_start(kernel, &mut self.output);
         self.start_facts(kernel);
         let namespace = self.reader.namespace(kernel);
         self.watcher.set_namespace(namespace);
-        self.intake
-            .handshakes
-            .read_setting(kernel, &self.options.proc_directory);
+        self.read_settings(kernel);
         let could_read = self.read(kernel, Trigger::Scheduled);
-        while let Some(scan) = self.intake.detector.next_scan() {
-            let (mut line, moment) = (Line::new(), Moment::read(kernel));
-            report::scan(&mut line, moment.calendar(kernel), &scan);
-            self.output.line(kernel, &line);
+        while let Some(scan) = &self.intake.detector.next_scan() {
+            let moment = Moment::read(kernel);
+            self.print_scan(kernel, scan, moment);
         }
         self.output.finish(kernel);
         Flow::Exit(u8::from(!could_read))
@@ -283,7 +282,7 @@ impl Daemon {
         if !self.commands.hook.start(kernel, &self.options.hook, false) {
             return start::USAGE;
         }
-        self.prepare(kernel, start_up);
+        self.prepare(start_up);
         let may_block = start::may_block(kernel, start_up, &self.options, &mut self.instance);
         let Some(may_block) = may_block else {
             return Flow::Exit(1);
@@ -313,7 +312,7 @@ impl Daemon {
     }
 
     /// Secrets, paths, limits: what every kind of reading needs.
-    fn prepare(&mut self, kernel: &mut impl Kernel, start_up: &StartUp) {
+    fn prepare(&mut self, start_up: &StartUp) {
         let options = &self.options;
         let proc_directory = &options.proc_directory;
         self.reader.configure(proc_directory);
@@ -324,8 +323,15 @@ impl Daemon {
             self.intake.list.set_screen(screen);
         }
         start::protect(start_up, &mut self.host, options);
+    }
+
+    /// Settings of the kernel that say what is proof.
+    #[inline(never)]
+    fn read_settings(&mut self, kernel: &mut impl Kernel) {
+        let (intake, proc_directory) = (&mut self.intake, &self.options.proc_directory);
+        intake.handshakes.read_setting(kernel, proc_directory);
         let range = local_port_range(kernel, proc_directory);
-        self.intake.connections.set_local_port_range(range);
+        intake.connections.set_local_port_range(range);
     }
 
     /// Waits for the next deadline or event and handles it.
@@ -526,7 +532,7 @@ impl Daemon {
     #[inline(never)]
     fn report_probes(&mut self, kernel: &mut impl Kernel, moment: Moment) {
         let (intake, firewall) = (&mut self.intake, &self.commands.firewall);
-        while let Some(probing) = intake.probes.next(moment.now) {
+        while let Some(probing) = &intake.probes.next(moment.now) {
             let source = probing.source;
             if firewall.is_blocked(source) || intake.detector.is_reported(&source) {
                 continue;
@@ -540,7 +546,7 @@ impl Daemon {
                 .probing_sources
                 .count(probes::kind(probing.marks), target);
             let mut line = Line::new();
-            report::probes(&mut line, moment.calendar(kernel), &probing, target);
+            report::probes(&mut line, moment.calendar(kernel), probing, target);
             self.output.line(kernel, &line);
         }
     }
@@ -591,13 +597,13 @@ impl Daemon {
     }
 
     fn report_scan(&mut self, kernel: &mut impl Kernel, scan: &mut Scan, moment: Moment) {
-        if scan.local.is_unspecified() {
-            scan.local = self.host.own_near(scan.source).unwrap_or(scan.local);
+        if scan.local.is_unspecified()
+            && let Some(own) = self.host.own_near(scan.source)
+        {
+            scan.local = own;
         }
         self.metrics.port_scans += 1;
-        let mut line = Line::new();
-        report::scan(&mut line, moment.calendar(kernel), scan);
-        self.output.line(kernel, &line);
+        self.print_scan(kernel, scan, moment);
         let mut ports: Text<{ hook::PORTS }> = Text::new();
         put_ports(&mut ports, &scan.ports);
         let (hook, metrics) = (&mut self.commands.hook, &mut self.metrics);
@@ -611,6 +617,13 @@ impl Daemon {
         if self.commands.firewall.is_blocked(scan.source) {
             self.intake.detector.forget(scan.source);
         }
+    }
+
+    #[inline(never)]
+    fn print_scan(&mut self, kernel: &mut impl Kernel, scan: &Scan, moment: Moment) {
+        let mut line = Line::new();
+        report::scan(&mut line, moment.calendar(kernel), scan);
+        self.output.line(kernel, &line);
     }
 
     /// Starts the next firewall command, if one is due.
@@ -751,9 +764,14 @@ impl Daemon {
 
     /// When a reading, or a look at what may bring one, is due.
     fn reading_deadline(&self) -> Option<Instant> {
-        let look = nearest(self.watcher.deadline(), self.counters.deadline());
-        let early = nearest(self.early.deadline(), self.supervisor.deadline());
-        nearest(self.reader.deadline(), nearest(look, early))
+        let deadlines = [
+            self.watcher.deadline(),
+            self.counters.deadline(),
+            self.early.deadline(),
+            self.supervisor.deadline(),
+            self.reader.deadline(),
+        ];
+        deadlines.into_iter().fold(None, nearest)
     }
 
     /// The scheduled reading, or an early one where something hints at
@@ -803,9 +821,7 @@ impl Daemon {
 
     fn account_reading(&mut self, trigger: Trigger, cost: Duration, now: Instant) {
         self.early.clear();
-        if self.watcher.lacks_events() {
-            self.early.request(now.after(FAST_READING));
-        }
+        self.read_often(now);
         if trigger == Trigger::Early {
             self.early.pay(cost, now);
         }
@@ -876,9 +892,11 @@ impl Daemon {
         namespaces.receive(kernel, buffer, metrics, &scene, &mut candidates, now);
         if !candidates.is_empty() {
             // Each came in before its end, but may wait.
-            self.take_packets(kernel, now);
-            while self.witness.catches_up() {
+            loop {
                 self.take_packets(kernel, now);
+                if !self.witness.catches_up() {
+                    break;
+                }
             }
             self.judge(kernel, &candidates, now);
         }
@@ -931,11 +949,7 @@ impl Daemon {
     fn check_events(&mut self, kernel: &mut impl Kernel, now: Instant) {
         self.watcher.check_test(kernel, now);
         if self.watcher.is_check_due(now) {
-            self.intake
-                .handshakes
-                .read_setting(kernel, &self.options.proc_directory);
-            let range = local_port_range(kernel, &self.options.proc_directory);
-            self.intake.connections.set_local_port_range(range);
+            self.read_settings(kernel);
             let namespace = self.reader.namespace(kernel);
             self.watcher.check(kernel, namespace, now);
             if self.options.has_witness && self.watcher.is_own_namespace() {
@@ -972,6 +986,12 @@ impl Daemon {
         if look == Some(Look::Unseen) {
             self.early.request(now);
         }
+        self.read_often(now);
+    }
+
+    /// Where readings are all there is.
+    #[inline(never)]
+    fn read_often(&mut self, now: Instant) {
         if self.watcher.lacks_events() {
             self.early.request(now.after(FAST_READING));
         }
@@ -983,7 +1003,7 @@ impl Daemon {
         let (now, calendar) = (moment.now, moment.calendar(kernel));
         if self.options.action == Action::Run {
             self.output
-                .set_wait_budget(OUTPUT_WAIT_BUDGET.saturating_mul(10), OUTPUT_WAIT_BUDGET);
+                .set_wait_budget(READING_WAIT_BUDGET, OUTPUT_WAIT_BUDGET);
         }
         self.metrics.connections.clear();
         let counters = self.settle_counters(kernel);
@@ -1019,7 +1039,7 @@ impl Daemon {
         self.intake.detector.expire(now);
         self.intake.probes.sources.expire(now);
         if trigger == Trigger::Scheduled {
-            self.end_list(kernel, is_v4_whole, moment);
+            self.end_list(kernel, is_v4_whole, calendar, now);
         }
         self.metrics
             .reading_duration
@@ -1090,11 +1110,16 @@ impl Daemon {
         }
     }
 
-    fn end_list(&mut self, kernel: &mut impl Kernel, has_rows: bool, began: Moment) {
-        let calendar = began.calendar(kernel);
+    fn end_list(
+        &mut self,
+        kernel: &mut impl Kernel,
+        has_rows: bool,
+        calendar: Calendar,
+        now: Instant,
+    ) {
         let (list, output) = (&mut self.intake.list, &mut self.output);
         let (firewall, host) = (&self.commands.firewall, &self.host);
-        list.end(kernel, output, calendar, began.now, |entry| {
+        list.end(kernel, output, calendar, now, |entry| {
             firewall.is_blocked(host.source_of(entry.remote.address))
         });
         let standing = &self.metrics.connections;

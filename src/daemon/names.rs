@@ -74,7 +74,7 @@ fn is_search(line: &[u8], domain: &[u8]) -> bool {
         if is_list && !word.is_empty() && eq_ignore_case(without_dot(word), domain) {
             return true;
         }
-        is_list |= matches!(word, b"search" | b"domain");
+        is_list |= word == b"search" || word == b"domain";
         if !is_list || word.is_empty() {
             return false;
         }

@@ -55,7 +55,7 @@ impl Supervisor {
         self.notify(kernel, b"");
         let timeout = start_up.variable(b"WATCHDOG_USEC").and_then(parse_decimal);
         if let Some(microseconds @ 1..) = timeout {
-            let half = Duration::from_nanos(microseconds.saturating_mul(500));
+            let half = Duration::from_nanos(microseconds).saturating_mul(500);
             self.watchdog_interval = half.max(FAST_READING);
         }
     }

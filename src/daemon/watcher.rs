@@ -90,6 +90,7 @@ impl Watcher {
     }
 
     /// Whether they arrive, or are being tested.
+    #[inline(never)]
     pub(super) fn expects_events(&self) -> bool {
         self.is_up || self.test_deadline().is_some()
     }
