@@ -20,7 +20,7 @@
 //! `read_when_due`, `report_scans`, `run_commands` and `watch_command`:
 //!
 //! ```text
-//! Reader::read             bytes of a KeptFile into RowReader, which yields Row
+//! Reader::read             bytes of a KeptFile into RowReader, which finds rows
 //! proc_net_tcp::parse_row  text -> Socket
 //! Intake::row              Socket -> Connections::observe -> Sighting
 //! Admission::admit         Case::verdict: counts, waits in Waiting, or neither

@@ -57,7 +57,7 @@ use crate::netlink::RECEIVE_BUFFER;
 use crate::options::{Action, Options, write_help, write_version};
 use crate::packets::Kind;
 use crate::probes::{self, Target};
-use crate::proc_net_tcp::{Row, TcpState};
+use crate::proc_net_tcp::TcpState;
 use crate::report::{self, Line};
 use crate::sandbox::Tier;
 use crate::text::Text;
@@ -1075,12 +1075,12 @@ impl Daemon {
         };
         PerFamily::from_fn(|family| {
             reader.read(kernel, family, |kernel, row| {
-                let Row::Socket(socket) = row else {
+                let Some(socket) = row else {
                     metrics.malformed_rows += 1;
                     return;
                 };
                 metrics.rows.count(RowsFile::of(family));
-                let shown = intake.row(kernel, &socket, origin, &context, firewall, metrics);
+                let shown = intake.row(kernel, socket, origin, &context, firewall, metrics);
                 if let Some(entry) = shown.entry {
                     intake.list.print(kernel, output, calendar, &entry);
                 }

@@ -3,7 +3,7 @@
 use crate::address::{Family, PerFamily};
 use crate::kernel::{Descriptor, Errno, Kernel, Link, Path};
 use crate::metrics::Trigger;
-use crate::proc_net_tcp::{Row, RowReader};
+use crate::proc_net_tcp::{RowReader, Socket};
 use crate::report::error_words;
 use crate::text::Text;
 use crate::time::{Duration, Instant};
@@ -134,13 +134,14 @@ impl Reader {
         }
     }
 
-    /// Reads the file of one family and hands each row to `visit`.
+    /// Reads the file of one family and hands each row to `visit`;
+    /// `None`: a line that is none.
     #[inline(never)]
     pub(super) fn read<K: Kernel>(
         &mut self,
         kernel: &mut K,
         family: Family,
-        mut visit: impl FnMut(&mut K, Row),
+        mut visit: impl FnMut(&mut K, Option<&Socket>),
     ) -> Outcome {
         let source = self.sources.get_mut(family);
         let rows = &mut self.rows;
@@ -195,22 +196,18 @@ fn read_rows<K: Kernel>(
     kernel: &mut K,
     file: Descriptor,
     rows: &mut RowReader,
-    visit: &mut dyn FnMut(&mut K, Row),
+    visit: &mut dyn FnMut(&mut K, Option<&Socket>),
 ) -> Result<(), Errno> {
     rows.begin();
-    loop {
-        match kernel.read(file, rows.space()) {
-            Ok(0) => break,
-            Ok(count) => rows.filled(count),
+    let mut is_over = false;
+    while !is_over {
+        let count = match kernel.read(file, rows.space()) {
+            Ok(count) => count,
             Err(Errno::EINTR) => continue,
             Err(error) => return Err(error),
-        }
-        for row in rows.by_ref() {
-            visit(kernel, row);
-        }
-    }
-    if let Some(row) = rows.end() {
-        visit(kernel, row);
+        };
+        is_over = count == 0;
+        rows.filled(count, |row| visit(kernel, row));
     }
     Ok(())
 }
