@@ -80,15 +80,15 @@ pub(super) enum RowOf {
 
 /// What a row brings.
 pub(super) struct Shown {
-    /// It belongs into the list.
-    pub(super) entry: Option<Entry>,
+    /// Which way its connection goes, where that belongs into the list.
+    pub(super) listed: Option<Direction>,
     /// When a reading is wanted.
     pub(super) reading: Option<Instant>,
 }
 
 impl Shown {
     const NOTHING: Self = Self {
-        entry: None,
+        listed: None,
         reading: None,
     };
 }
@@ -222,11 +222,7 @@ impl Intake {
             self.connections.set_listed(connection);
         }
         Shown {
-            entry: is_listed.then_some(Entry {
-                remote: socket.remote,
-                local: socket.local,
-                direction: connection.direction,
-            }),
+            listed: is_listed.then_some(connection.direction),
             reading: self.admit_row(kernel, socket, connection, source, context, firewall),
         }
     }

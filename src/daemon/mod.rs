@@ -71,6 +71,7 @@ use facts::{HostFacts, START_SLICES};
 use hook::Event;
 use instance::{InstanceLock, is_name_held};
 use intake::{Context, Intake, RowOf};
+use list::Entry;
 use namespaces::{Candidates, Namespaces, Scene};
 use opens::Opens;
 use output::{Output, log_words, write_error};
@@ -1081,7 +1082,12 @@ impl Daemon {
                 };
                 metrics.rows.count(RowsFile::of(family));
                 let shown = intake.row(kernel, socket, origin, &context, firewall, metrics);
-                if let Some(entry) = shown.entry {
+                if let Some(direction) = shown.listed {
+                    let entry = Entry {
+                        remote: socket.remote,
+                        local: socket.local,
+                        direction,
+                    };
                     intake.list.print(kernel, output, calendar, &entry);
                 }
                 early.request_at(shown.reading);
