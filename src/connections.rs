@@ -153,7 +153,7 @@ pub struct Connections<const N: usize, const I: usize, const L: usize, const LI:
     expected: Option<Slot>,
     /// Who listens.
     pub listeners: Listeners<L, LI>,
-    remembered: Table<u64, Memory, N, I, 2>,
+    remembered: Table<u64, Memory, N, I>,
 }
 
 impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connections<N, I, L, LI> {

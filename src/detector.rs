@@ -7,7 +7,7 @@ use heapless::Vec;
 
 use crate::address::{Network, UNSPECIFIED};
 use crate::limits::PORTS_PER_SOURCE;
-use crate::table::{Blank, HashKey, Slot, Table};
+use crate::table::{Blank, CLASSES, HashKey, Slot, Table};
 use crate::time::{Duration, Instant, order};
 
 /// Proof that a source completed a handshake with a local port.
@@ -296,7 +296,6 @@ impl Watched {
 const CROSSED: usize = PORTS_PER_SOURCE + 2;
 /// Reported and not blocked: silent until it was quiet for one window.
 const REPORTED: usize = PORTS_PER_SOURCE + 1;
-const CLASSES: usize = PORTS_PER_SOURCE + 3;
 /// Sources without a whole port, reported ones too: they have what others leave
 /// free, since who forges them may have any number.
 const UNPROVEN: usize = 0;
@@ -328,7 +327,7 @@ pub struct Detector<const N: usize, const I: usize> {
     limit: usize,
     window: Duration,
     evictions: u64,
-    sources: Table<Network, Watched, N, I, CLASSES>,
+    sources: Table<Network, Watched, N, I>,
 }
 
 /// Whether an entry is a network's: no source has such a length.

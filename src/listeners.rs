@@ -5,8 +5,6 @@
 //! there are: bits, and what is known of those that are new or went. The table
 //! holds listeners of one address.
 
-use core::net::IpAddr;
-
 use crate::address::Endpoint;
 use crate::limits::{LISTENER_AGE, MEMORY, SERVICE_AGE};
 use crate::table::{Blank, Full, HashKey, Key, Slot, Table};
@@ -141,14 +139,8 @@ impl Blank for Endpoint {
 }
 
 impl Key for Endpoint {
-    fn hash(&self, key: HashKey) -> u64 {
-        match self.address {
-            IpAddr::V4(v4) => key.hash(&[], u64::from(v4.to_bits()) << 16 | u64::from(self.port)),
-            IpAddr::V6(v6) => {
-                let bits = v6.to_bits();
-                key.hash(&[(bits >> 64) as u64, bits as u64], self.port.into())
-            }
-        }
+    fn hash(&self, key: &HashKey) -> u32 {
+        key.hash_address(self.address, self.port)
     }
 }
 
@@ -177,7 +169,7 @@ pub struct Listeners<const N: usize, const I: usize> {
     first_reading: Option<Instant>,
     evictions: u64,
     has_unknown: bool,
-    table: Table<Endpoint, Listener, N, I, 3>,
+    table: Table<Endpoint, Listener, N, I>,
     wildcard: [Ports; 65_536 / 32],
     /// Of each port, while it is new, and once it went.
     wildcard_listeners: [Listener; 65_536],

@@ -514,7 +514,7 @@ pub struct Firewall<const N: usize, const I: usize> {
     turn: usize,
     repairs: u64,
     evictions: u64,
-    blocks: Table<Network, Block, N, I, { Stage::ALL.len() }>,
+    blocks: Table<Network, Block, N, I>,
     stale: PerPlace<StaleRules>,
     /// What `Task::List` found in the table that was listed last.
     listing_ours: Vec<Rule, N>,
