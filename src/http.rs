@@ -31,7 +31,7 @@ use crate::limits::{
 use crate::text::{
     Text, TextView, before, eq_ignore_case, has_byte, parse_decimal, split, split_once, trim,
 };
-use crate::time::{Calendar, Duration, Instant, nearest, order};
+use crate::time::{Calendar, Date, Duration, Instant, nearest, order};
 
 /// Bytes kept free before a body for its head.
 const HEAD_ROOM: usize = 1_024;
@@ -1070,11 +1070,12 @@ fn write_date(out: &mut TextView, unix_seconds: u64) {
     out.put(b"Date: ");
     out.put(name(DAYS, unix_seconds / 86_400 % 7));
     out.put(b", ");
-    out.put_decimal_padded(u64::from(calendar.day), 2);
+    let Date { year, month, day } = calendar.date();
+    out.put_decimal_padded(day, 2);
     out.put_byte(b' ');
-    out.put(name(MONTHS, u64::from(calendar.month) - 1));
+    out.put(name(MONTHS, month - 1));
     out.put_byte(b' ');
-    out.put_decimal_padded(u64::from(calendar.year), 4);
+    out.put_decimal_padded(year, 4);
     calendar.write_time(out);
     out.put(b" GMT\r\n");
 }

@@ -569,14 +569,9 @@ mod tests {
     use std::format;
     use std::str::from_utf8;
 
-    const TIME: Calendar = Calendar {
-        year: 2021,
-        month: 11,
-        day: 1,
-        hour: 21,
-        minute: 11,
-        second: 53,
-    };
+    /// 2021-11-01 21:11:53.
+    const SECONDS: i64 = 1_635_801_113;
+    const TIME: Calendar = Calendar::at(SECONDS);
 
     const fn advice(exec_root: &[u8]) -> Advice<'_> {
         Advice {
@@ -661,14 +656,7 @@ mod tests {
             marks: 0,
         };
         assert_line(
-            scan(
-                Calendar {
-                    minute: 12,
-                    second: 13,
-                    ..TIME
-                },
-                &seen,
-            ),
+            scan(Calendar::at(SECONDS + 20), &seen),
             "2021-11-01 21:12:13: Port scan detected:         172.31.63.176 -> 172.31.59.87 on ports 22,25,80,445",
         );
     }

@@ -143,7 +143,7 @@ impl TextView {
     /// no trailing zeros: `1500000000` becomes `1.5`.
     pub fn put_seconds(&mut self, nanoseconds: u64) {
         self.put_decimal(nanoseconds / 1_000_000_000);
-        let mut fraction = nanoseconds % 1_000_000_000;
+        let mut fraction = (nanoseconds % 1_000_000_000) as u32;
         if fraction == 0 {
             return;
         }
@@ -153,7 +153,7 @@ impl TextView {
             width -= 1;
         }
         self.put_byte(b'.');
-        self.put_decimal_padded(fraction, width);
+        self.put_decimal_padded(fraction.into(), width);
     }
 
     /// Appends `bytes` with spaces before them up to `width` bytes.

@@ -81,14 +81,12 @@ impl Duration {
         let (digits, unit) = text.split_at_checked(digit_count)?;
         let milliseconds = match unit {
             b"ms" => 1,
-            b"" | b"s" => 1_000,
-            b"m" => 60_000,
-            b"h" => 3_600_000,
-            b"d" => 86_400_000,
+            b"" => 1_000,
+            [letter] => UNITS.iter().find(|unit| unit.0 == *letter)?.1,
             _ => return None,
         };
         let nanoseconds = parse_decimal(digits)?
-            .checked_mul(milliseconds)?
+            .checked_mul(milliseconds.into())?
             .checked_mul(1_000_000)?;
         Some(Self { nanoseconds })
     }
@@ -96,22 +94,26 @@ impl Duration {
     /// Appends the length in the largest unit that divides it: `10m`, `90s`,
     /// `250ms`. Below a millisecond it rounds down.
     pub fn write(self, out: &mut TextView) {
-        let mut count = self.nanoseconds / 1_000_000;
-        if count == 0 {
-            return out.put(b"0s");
-        }
-        // From each unit to the next larger one.
-        let mut unit: &[u8] = b"ms";
-        for (factor, larger) in [1_000, 60, 60, 24].into_iter().zip(b"smhd".chunks(1)) {
-            if count.checked_rem(factor) != Some(0) {
-                break;
+        let milliseconds = self.nanoseconds / 1_000_000;
+        for &(letter, length) in &UNITS {
+            let (length, is_smallest) = (u64::from(length), letter == b's');
+            if milliseconds.checked_rem(length) == Some(0) && (milliseconds > 0 || is_smallest) {
+                out.put_decimal(milliseconds.checked_div(length).unwrap_or(0));
+                return out.put_byte(letter);
             }
-            (count, unit) = (count.checked_div(factor).unwrap_or(0), larger);
         }
-        out.put_decimal(count);
-        out.put(unit);
+        out.put_decimal(milliseconds);
+        out.put(b"ms");
     }
 }
+
+/// What lengths are written in, and how many milliseconds that is.
+const UNITS: [(u8, u32); 4] = [
+    (b'd', 86_400_000),
+    (b'h', 3_600_000),
+    (b'm', 60_000),
+    (b's', 1_000),
+];
 
 /// A point on CLOCK_BOOTTIME (clock_gettime(2)): monotonic, runs on in suspend.
 /// Never zero, so that an `Option` of it is as small, and `None` all zero bytes.
@@ -226,69 +228,88 @@ pub fn order(instant: Option<Instant>) -> u64 {
 
 const _: () = assert!(size_of::<Option<Instant>>() == size_of::<u64>());
 
-/// Calendar time, already in human numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Calendar time in the Gregorian calendar, as a count of seconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Calendar {
+    seconds: i64,
+}
+
+/// A day in human numbers.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Date {
     /// The year, such as 2021.
-    pub year: u16,
+    pub year: u64,
     /// 1 to 12.
-    pub month: u8,
+    pub month: u64,
     /// 1 to 31.
-    pub day: u8,
-    /// 0 to 23.
-    pub hour: u8,
-    /// 0 to 59.
-    pub minute: u8,
-    /// 0 to 59.
-    pub second: u8,
+    pub day: u64,
 }
 
 impl Calendar {
-    /// That of a count of seconds since 1970 in the Gregorian calendar, by
-    /// counting from 1 March of the year 0, so that leap days end a year and
-    /// 400 years (146,097 days) repeat.
+    /// So many seconds after the beginning of 1970.
+    pub const fn at(seconds: i64) -> Self {
+        Self { seconds }
+    }
+
+    /// The day.
     #[inline(never)]
-    pub fn at(seconds: i64) -> Self {
-        let seconds = (seconds + 719_468 * 86_400) as u64;
-        let (days, second_of_day) = (seconds / 86_400, seconds % 86_400);
-        let day_of_era = days % 146_097;
-        let year_of_era =
-            (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let month_from_march = (5 * day_of_year + 2) / 153;
-        let month = (month_from_march + 2) % 12 + 1;
-        let year = days / 146_097 * 400 + year_of_era + u64::from(month < 3);
-        Self {
-            year: year as u16,
-            month: month as u8,
-            day: (day_of_year - (153 * month_from_march + 2) / 5 + 1) as u8,
-            hour: (second_of_day / 3_600) as u8,
-            minute: (second_of_day / 60 % 60) as u8,
-            second: (second_of_day % 60) as u8,
+    pub fn date(self) -> Date {
+        let days = self.seconds.div_euclid(86_400) as i32;
+        // No later than it is, and hardly earlier.
+        let mut year = 1_969 + days / 366;
+        while days_until(year + 1, 1) <= days {
+            year += 1;
+        }
+        let mut month = 1;
+        while days_until(year, month + 1) <= days {
+            month += 1;
+        }
+        Date {
+            year: year as u64,
+            month: month as u64,
+            day: (days - days_until(year, month) + 1) as u64,
         }
     }
 
     /// Appends `2021-11-01 21:11:53`.
     pub fn write(self, out: &mut TextView) {
-        out.put_decimal_padded(u64::from(self.year), 4);
-        put_part(out, b'-', self.month);
-        put_part(out, b'-', self.day);
+        let Date { year, month, day } = self.date();
+        out.put_decimal_padded(year, 4);
+        put_part(out, b'-', month);
+        put_part(out, b'-', day);
         self.write_time(out);
     }
 
     /// Appends ` 21:11:53`.
+    #[inline(never)]
     pub fn write_time(self, out: &mut TextView) {
-        put_part(out, b' ', self.hour);
-        put_part(out, b':', self.minute);
-        put_part(out, b':', self.second);
+        let second = self.seconds.rem_euclid(86_400) as u32;
+        put_part(out, b' ', (second / 3_600).into());
+        put_part(out, b':', (second / 60 % 60).into());
+        put_part(out, b':', (second % 60).into());
     }
+}
+
+/// Days from 1970 to the first of a month, of which 13 is the next January.
+/// Years are counted from March, so that leap days end them.
+#[inline(never)]
+pub fn days_until(year: i32, month: i32) -> i32 {
+    let (year, month) = if month < 3 {
+        (year - 1, month + 9)
+    } else {
+        (year, month - 3)
+    };
+    let (year, month) = (year as u32, month as u32);
+    let century = year / 100;
+    let leap_days = year / 4 - century + century / 4;
+    (year * 365 + leap_days + (153 * month + 2) / 5) as i32 - 719_468
 }
 
 /// Two digits behind what separates them from those before.
 #[inline(never)]
-fn put_part(out: &mut TextView, separator: u8, number: u8) {
+fn put_part(out: &mut TextView, separator: u8, number: u64) {
     out.put_byte(separator);
-    out.put_decimal_padded(u64::from(number), 2);
+    out.put_decimal_padded(number, 2);
 }
 
 #[cfg(test)]
@@ -337,31 +358,32 @@ mod tests {
 
     #[test]
     fn calendar_prints_with_padding() {
-        let calendar = Calendar {
-            year: 2021,
-            month: 11,
-            day: 1,
-            hour: 21,
-            minute: 1,
-            second: 3,
-        };
-        let mut text: Text<32> = Text::new();
-        calendar.write(&mut text);
-        assert_eq!(text.as_bytes(), b"2021-11-01 21:01:03");
+        for (seconds, expected) in [
+            (1_635_800_463, "2021-11-01 21:01:03"),
+            (0, "1970-01-01 00:00:00"),
+            (-1, "1969-12-31 23:59:59"),
+            (-86_401, "1969-12-30 23:59:59"),
+        ] {
+            let mut text: Text<32> = Text::new();
+            Calendar::at(seconds).write(&mut text);
+            assert_eq!(text.as_bytes(), expected.as_bytes());
+        }
     }
 
     #[test]
     fn days_are_those_of_the_gregorian_calendar() {
-        let (mut year, mut month, mut day) = (1970_u16, 1_u8, 1_u8);
+        let (mut year, mut month, mut day) = (1970, 1, 1);
         for days in 0..200_000_i64 {
             let at = Calendar::at(days * 86_400 + 3_600 * 5 + 61);
-            assert_eq!((at.year, at.month, at.day), (year, month, day));
-            assert_eq!((at.hour, at.minute, at.second), (5, 1, 1));
+            assert_eq!(at.date(), Date { year, month, day });
+            let mut time: Text<32> = Text::new();
+            at.write_time(&mut time);
+            assert_eq!(time.as_bytes(), b" 05:01:01");
             let is_leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
             #[rustfmt::skip]
-            let lengths = [31, 28 + u8::from(is_leap), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+            let lengths = [31, 28 + u64::from(is_leap), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
             day += 1;
-            if day > lengths[usize::from(month) - 1] {
+            if day > lengths[month as usize - 1] {
                 (day, month) = (1, month + 1);
             }
             if month == 13 {

@@ -3,12 +3,11 @@
 //! are read anew for each time: that is short work, and few lines carry one.
 
 use crate::text::{before, split_once};
-use crate::time::Calendar;
+use crate::time::{Calendar, days_until};
 
 /// A file begins with it, and then with its version.
 const MAGIC: &[u8] = b"TZif";
 const VERSION_AT: usize = MAGIC.len();
-const COUNTS_AT: usize = 20;
 const HEADER: usize = 44;
 /// Bytes of one type of local time: the offset, whether it is summer time, and
 /// where its name stands.
@@ -34,61 +33,70 @@ pub fn offset(zone: &[u8], now: i64) -> i64 {
 }
 
 /// The first of the two blocks of a file counts time in four bytes. Files before
-/// version 2 have no other, and no rule behind.
+/// version 2 have no other, and no rule behind. After the last change the rule
+/// holds, where there is one.
 fn offset_by_file(file: &[u8], now: i64) -> Option<i64> {
-    let first = Block::new(file, 4)?;
+    let mut rest = file;
+    let first = Local::read(&mut rest, 4, now)?;
     if *file.get(VERSION_AT)? < b'2' {
-        return first.offset(now, b"");
+        return Some(first.offset);
     }
-    let second = Block::new(first.rest, 8)?;
-    let rule = before(second.rest.strip_prefix(b"\n")?, b'\n');
-    second.offset(now, rule)
+    let second = Local::read(&mut rest, 8, now)?;
+    let rule = before(rest.strip_prefix(b"\n")?, b'\n');
+    Some(if second.is_after_changes && !rule.is_empty() {
+        Rule(rule).offset(now)
+    } else {
+        second.offset
+    })
 }
 
-/// What a block of a file says.
-struct Block<'a> {
-    /// When local time changes, in seconds since 1970, in as many bytes each.
-    changes: &'a [u8],
-    width: usize,
-    /// The type of local time from each change on.
-    kinds: &'a [u8],
-    types: &'a [u8],
-    /// What stands behind the block.
-    rest: &'a [u8],
+/// What a block of a file says of some time.
+struct Local {
+    offset: i64,
+    is_after_changes: bool,
 }
 
-impl<'a> Block<'a> {
-    fn new(block: &'a [u8], width: usize) -> Option<Self> {
-        let (header, rest) = block.split_at_checked(HEADER)?;
-        let mut counts = header.get(COUNTS_AT..)?.chunks_exact(4);
-        let mut count = || counts.next().map(|bytes| number(bytes) as usize);
-        let (is_utc, is_standard, leaps) = (count()?, count()?, count()?);
-        let (changes, types, names) = (count()?, count()?, count()?);
-        let (times, rest) = rest.split_at_checked(changes.wrapping_mul(width))?;
-        let (kinds, rest) = rest.split_at_checked(changes)?;
-        let (types, rest) = rest.split_at_checked(types.wrapping_mul(TYPE))?;
-        let leaps = leaps.wrapping_mul(width + 4);
-        let unused = names.wrapping_add(leaps).wrapping_add(is_standard);
-        Some(Self {
-            changes: times,
-            width,
-            kinds,
-            types,
-            rest: rest.get(unused.wrapping_add(is_utc)..)?,
-        })
-    }
+/// The parts of a block: where the header counts what is in one, of how many
+/// bytes that is, and whether it is a time besides. These are the seconds since
+/// 1970 when local time changes, its type from each change on, and the types;
+/// behind them names, leap seconds, and what changes are counted by.
+const PARTS: [(u8, u8, bool); 7] = [
+    (32, 0, true),
+    (32, 1, false),
+    (36, TYPE as u8, false),
+    (40, 1, false),
+    (28, 4, true),
+    (24, 1, false),
+    (20, 1, false),
+];
 
-    /// After the last change the rule holds, where there is one.
-    fn offset(&self, now: i64, rule: &[u8]) -> Option<i64> {
-        let mut changes = self.changes.chunks_exact(self.width.max(1));
-        let last = changes.rposition(|change| number(change) <= now);
-        let passed = last.map_or(0, |last| last + 1);
-        if passed == self.kinds.len() && !rule.is_empty() {
-            return Some(Rule(rule).offset(now));
+impl Local {
+    /// `width`: bytes of a time.
+    #[inline(never)]
+    fn read(block: &mut &[u8], width: usize, now: i64) -> Option<Self> {
+        let (header, mut rest) = block.split_at_checked(HEADER)?;
+        let mut parts: [&[u8]; 7] = [b""; 7];
+        for (part, &(count_at, size, is_time)) in parts.iter_mut().zip(&PARTS) {
+            let size = usize::from(size) + if is_time { width } else { 0 };
+            let count = header.get(usize::from(count_at)..)?.get(..4)?;
+            let length = (number(count) as usize).wrapping_mul(size);
+            (*part, rest) = rest.split_at_checked(length)?;
         }
-        let kind = last.and_then(|last| self.kinds.get(last)).unwrap_or(&0);
-        let kind = self.types.chunks_exact(TYPE).nth(usize::from(*kind))?;
-        kind.get(..4).map(number)
+        *block = rest;
+        let [mut changes, kinds, types, ..] = parts;
+        let (mut passed, mut kind) = (0, 0);
+        while let Some((change, later)) = changes.split_at_checked(width)
+            && let Some(next) = kinds.get(passed)
+            && number(change) <= now
+        {
+            (changes, kind) = (later, usize::from(*next));
+            passed += 1;
+        }
+        let kind = types.get(kind * TYPE..).unwrap_or_default();
+        Some(Self {
+            offset: kind.get(..4).map_or(0, number),
+            is_after_changes: passed == kinds.len(),
+        })
     }
 }
 
@@ -116,7 +124,7 @@ impl Rule<'_> {
             [b',', ..] | [] => standard + 3_600,
             _ => -self.time(),
         };
-        let year = i64::from(Calendar::at(now).year);
+        let year = Calendar::at(now).date().year as i32;
         let begin = self.change(year) - standard;
         let end = self.change(year) - summer;
         // South of the equator summer begins in the year before.
@@ -142,18 +150,21 @@ impl Rule<'_> {
             self.0 = split_once(self.0, b'>').1;
             return true;
         }
-        let letters = self.0.iter().take_while(|byte| byte.is_ascii_alphabetic());
-        let length = letters.count();
-        self.0 = self.0.get(length..).unwrap_or_default();
-        length > 0
+        let mut has_letters = false;
+        while let [letter, rest @ ..] = self.0
+            && letter.is_ascii_alphabetic()
+        {
+            (self.0, has_letters) = (rest, true);
+        }
+        has_letters
     }
 
     /// Digits; no number of a rule has more than four.
     #[inline(never)]
-    fn number(&mut self) -> i64 {
+    fn number(&mut self) -> i32 {
         let mut number = 0;
         while let [digit @ b'0'..=b'9', rest @ ..] = self.0 {
-            number = (number * 10 + i64::from(*digit - b'0')).min(9_999);
+            number = (number * 10 + i32::from(*digit - b'0')).min(9_999);
             self.0 = rest;
         }
         number
@@ -170,13 +181,13 @@ impl Rule<'_> {
                 seconds += self.number() * unit;
             }
         }
-        if is_negative { -seconds } else { seconds }
+        i64::from(if is_negative { -seconds } else { seconds })
     }
 
     /// When the clock changes in a year: its local time until then, counted in
     /// seconds as if it were UTC.
     #[inline(never)]
-    fn change(&mut self, year: i64) -> i64 {
+    fn change(&mut self, year: i32) -> i64 {
         self.take(b',');
         let day = if self.take(b'M') {
             self.weekday_of(year)
@@ -190,11 +201,11 @@ impl Rule<'_> {
             days_until(year, 1) + self.number()
         };
         let time = if self.take(b'/') { self.time() } else { 7_200 };
-        day * 86_400 + time
+        i64::from(day) * 86_400 + time
     }
 
     /// `month.week.weekday`; week 5 is the last one.
-    fn weekday_of(&mut self, year: i64) -> i64 {
+    fn weekday_of(&mut self, year: i32) -> i32 {
         let month = self.number();
         self.take(b'.');
         let week = self.number();
@@ -209,19 +220,6 @@ impl Rule<'_> {
             day - 7
         }
     }
-}
-
-/// Days from 1970 to the first of a month, of which 13 is the next January.
-/// Years are counted from March, so that leap days end them.
-#[inline(never)]
-fn days_until(year: i64, month: i64) -> i64 {
-    let (year, month) = if month < 3 {
-        (year - 1, month + 9)
-    } else {
-        (year, month - 3)
-    };
-    let leap_days = year / 4 - year / 100 + year / 400;
-    year * 365 + leap_days + (153 * month + 2) / 5 - 719_468
 }
 
 #[cfg(test)]
@@ -351,7 +349,7 @@ mod tests {
             for version in [0, b'2'] {
                 let mut file = b"TZif".to_vec();
                 file.push(version);
-                file.resize(COUNTS_AT, 0);
+                file.resize(20, 0);
                 for _ in 0..6 {
                     file.extend(count.to_be_bytes());
                 }

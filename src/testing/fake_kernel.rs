@@ -1297,14 +1297,8 @@ impl Kernel for FakeKernel {
 
     /// UTC, and no month but one: nothing depends on it.
     fn calendar(&mut self, unix_seconds: u64) -> Calendar {
-        Calendar {
-            year: 2021,
-            month: 11,
-            day: (unix_seconds / 86_400 % 28) as u8 + 1,
-            hour: (unix_seconds / 3_600 % 24) as u8,
-            minute: (unix_seconds / 60 % 60) as u8,
-            second: (unix_seconds % 60) as u8,
-        }
+        let november = 1_635_724_800;
+        Calendar::at(november + (unix_seconds % (28 * 86_400)) as i64)
     }
 
     fn process_status(&mut self) -> ProcessStatus {
