@@ -28,28 +28,37 @@ pub(super) enum Job {
     /// The preferred tool is asked for its flavour.
     Version,
     List,
-    /// So many changes of blocks, and of what belongs to no block.
-    Change {
-        blocks: u32,
-        housekeeping: u32,
-        /// Jumps, or all but the elements of the sets.
-        puts_frame: bool,
-    },
+    /// Changes of blocks, and of what belongs to no block: see
+    /// `FilterTable::batch`.
+    Change,
     /// The chain is taken away, or the table with the sets.
     RemoveChain,
 }
 
-impl Job {
-    /// How many changes of blocks it makes, and how many others.
-    pub(super) fn changes(self) -> Option<(u32, u32)> {
-        match self {
-            Self::Change {
-                blocks,
-                housekeeping,
-                ..
-            } => Some((blocks, housekeeping)),
-            Self::None | Self::Version | Self::List | Self::RemoveChain => None,
-        }
+/// What a batch of changes is about.
+#[derive(Clone, Copy)]
+pub(super) struct Contents {
+    /// So many changes of blocks, and of what belongs to no block.
+    pub(super) blocks: u32,
+    pub(super) housekeeping: u32,
+    /// Jumps, or all but the elements of the sets.
+    pub(super) puts_frame: bool,
+}
+
+impl Contents {
+    pub(super) const NONE: Self = Self {
+        blocks: 0,
+        housekeeping: 0,
+        puts_frame: false,
+    };
+
+    pub(super) fn is_empty(self) -> bool {
+        self.blocks + self.housekeeping == 0
+    }
+
+    /// Whether it is one block's change alone.
+    pub(super) fn is_one_block(self) -> bool {
+        (self.blocks, self.housekeeping) == (1, 0)
     }
 }
 
@@ -217,8 +226,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         has_changes
     }
 
-    /// Puts all changes of one place into `changes`: so many of blocks, so many
-    /// others. What is removed comes first, so that a source is never in two
+    /// Puts all changes of one place into `changes`, and into the table how many
+    /// they are. What is removed comes first, so that a source is never in two
     /// rules; one by one, blocks come first.
     pub(super) fn put_changes(
         &mut self,
@@ -226,7 +235,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         place: Place,
         host: &Host,
         now: Instant,
-    ) -> (u32, u32) {
+    ) {
         let room = if place == Place::Sets {
             u32::MAX
         } else {
@@ -256,10 +265,13 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         if may_keep_house && one_by_one && blocks == 0 {
             housekeeping += self.remove_stale_rules(changes, place, 1);
         }
-        if blocks + housekeeping == 0 {
-            self.table_mut(place).one_by_one = false;
-        }
-        (blocks, housekeeping)
+        let table = self.table_mut(place);
+        table.batch = Contents {
+            blocks,
+            housekeeping,
+            puts_frame: false,
+        };
+        table.one_by_one &= !table.batch.is_empty();
     }
 
     /// Ends the blocks with least time left where a chain would hold more rules
@@ -450,12 +462,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 table.chain = Chain::Gone;
                 table.jumps.iter_mut().for_each(Jump::was_removed);
             }
-            Job::Change {
-                blocks,
-                housekeeping,
-                puts_frame,
-            } => {
-                table.changed(blocks, puts_frame, now);
+            Job::Change => {
+                let housekeeping = table.batch.housekeeping;
+                table.changed(now);
                 if housekeeping > 0 {
                     table.housekeeping.succeed();
                     if has_more_stale || table.one_by_one {
@@ -465,20 +474,14 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                     self.removed += u64::from(housekeeping);
                     self.stale.get_mut(place).clear();
                 }
-                self.settle(job, place, None, now);
+                self.settle(place, None, now);
             }
         }
     }
 
     /// Every block that a batch was about moves on, or back after a failure.
     #[inline(never)]
-    pub(super) fn settle(
-        &mut self,
-        job: Job,
-        place: Place,
-        mut failure: Option<&mut Failure>,
-        now: Instant,
-    ) {
+    pub(super) fn settle(&mut self, place: Place, mut failure: Option<&mut Failure>, now: Instant) {
         for &(from, on, back) in &[
             (Stage::Removing, Stage::Removed, Stage::Expired),
             (Stage::Restoring, Stage::Standing, Stage::Lost),
@@ -487,7 +490,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             let mut walk = self.walk(from, Some(place));
             while let Some(slot) = self.step(&mut walk) {
                 if let Some(failure) = failure.as_deref_mut() {
-                    self.take_back(slot, from, job, failure, now);
+                    self.take_back(slot, from, place, failure, now);
                     self.set_stage(slot, back);
                 } else {
                     self.confirm(slot, from, now);
@@ -518,7 +521,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         &mut self,
         slot: Slot,
         from: Stage,
-        job: Job,
+        place: Place,
         failure: &mut Failure,
         now: Instant,
     ) {
@@ -527,18 +530,17 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let may_move = from == Stage::Adding
             && failure.tool.is_some()
             && source.is_some_and(|source| self.can_use_sets(source.family()));
-        if let Some(block) = self.blocks.value_mut(slot) {
-            if job.changes() == Some((1, 0)) {
-                if may_move {
-                    // A tool that is gone is no matter of this block.
-                    failure.source = source.filter(|_| !failure.reason.is_absence());
-                    return;
-                }
-                failure.source = source;
-                block.failures = block.failures.saturating_add(1);
-                block.retry.fail(now);
-                failure.is_first = block.failures == 1;
+        let is_alone = self.table(place).batch.is_one_block();
+        if let Some(block) = self.blocks.value_mut(slot).filter(|_| is_alone) {
+            if may_move {
+                // A tool that is gone is no matter of this block.
+                failure.source = source.filter(|_| !failure.reason.is_absence());
+                return;
             }
+            failure.source = source;
+            block.failures = block.failures.saturating_add(1);
+            block.retry.fail(now);
+            failure.is_first = block.failures == 1;
         }
     }
 
@@ -569,7 +571,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         now: Instant,
     ) -> Failure {
         let mut failure = self.failure_of(job, place, reason);
-        self.settle(job, place, Some(&mut failure), now);
+        self.settle(place, Some(&mut failure), now);
         let is_single_pass = self.task.is_single_pass();
         let may_move = place
             .family()

@@ -120,9 +120,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
         if self.task != Task::End
             && self.has_changes(place)
-            && let Some(job) = self.change(Batch::new(invocation, tool), place, host, now)
+            && self.change(Batch::new(invocation, tool), place, host, now)
         {
-            return Some(job);
+            return Some(Job::Change);
         }
         if may_keep_house && self.may_remove_chain(place) {
             let batch = Batch::new(invocation, tool);
@@ -132,31 +132,27 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         None
     }
 
-    /// All changes of one chain in one batch.
-    fn change(&mut self, mut batch: Batch, place: Place, host: &Host, now: Instant) -> Option<Job> {
-        let table = self.table(place);
-        let (has_chain, one_by_one) = (table.chain.exists(), table.one_by_one);
-        let may_keep_house = table.housekeeping.is_over(now);
+    /// All changes of one chain in one batch, if there are any.
+    fn change(&mut self, mut batch: Batch, place: Place, host: &Host, now: Instant) -> bool {
+        let has_chain = self.table(place).chain.exists();
         if !has_chain {
             batch.make_chain();
         }
-        let (blocks, mut housekeeping) = self.put_changes(&mut batch, place, host, now);
-        let is_alone = one_by_one && blocks + housekeeping > 0;
-        let has_jump_to_do = may_keep_house && self.lacks_frame(place) && !is_alone;
-        if blocks == 0 && housekeeping == 0 && !has_jump_to_do {
-            return None;
+        self.put_changes(&mut batch, place, host, now);
+        let lacks_frame = self.lacks_frame(place);
+        let table = self.table_mut(place);
+        let may_keep_house = table.housekeeping.is_over(now);
+        let has_jump_to_do = may_keep_house && lacks_frame && !table.one_by_one;
+        if table.batch.is_empty() && !has_jump_to_do {
+            return false;
         }
-        let puts_frame = has_jump_to_do || !has_chain;
-        if puts_frame {
-            housekeeping += u32::from(has_chain);
-            put_jumps(&mut batch, &self.table(place).jumps);
+        if has_jump_to_do || !has_chain {
+            table.batch.puts_frame = true;
+            table.batch.housekeeping += u32::from(has_chain);
+            put_jumps(&mut batch, &table.jumps);
         }
         batch.commit();
-        Some(Job::Change {
-            blocks,
-            housekeeping,
-            puts_frame,
-        })
+        true
     }
 
     /// Takes in what the child wrote on its standard output.
@@ -173,7 +169,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                         self.flavour = Flavour::Nft;
                     }
                 }
-                Job::None | Job::Change { .. } | Job::RemoveChain => {}
+                Job::None | Job::Change | Job::RemoveChain => {}
             }
             self.lines.clear();
         }

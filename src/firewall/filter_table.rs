@@ -5,7 +5,7 @@ use crate::address::Family;
 use crate::limits::{RETRY_FIRST, RETRY_LONGEST, VERIFY_PERIOD};
 use crate::time::{Duration, Instant, nearest};
 
-use super::changes::{Failure, FailureReason, Job};
+use super::changes::{Contents, Failure, FailureReason, Job};
 use super::explanation::is_about;
 use super::iptables::{Program, Tool};
 use super::jump::Jump;
@@ -106,26 +106,17 @@ pub(super) struct Lacks {
     pub(super) comment: bool,
 }
 
-/// What we know of one table.
+/// What we know of one table. What is large comes last: what lies far behind the
+/// front takes longer instructions.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub(super) struct FilterTable {
     pub(super) program: Program,
     pub(super) state: State,
     pub(super) chain: Chain,
-    /// Rules of ours that stand there, or are about to.
-    pub(super) rules: u32,
-    /// Those in INPUT and FORWARD.
-    pub(super) jumps: [Jump; 2],
     /// The sets lack something that is no element.
     pub(super) is_torn: bool,
-    pub(super) next_listing: Option<Instant>,
-    pub(super) last_listing: Option<Instant>,
     pub(super) lacks: Lacks,
-    /// Listing failed: no command before that is over.
-    pub(super) retry: Backoff,
-    /// What belongs to no block (a stale rule, a jump, the empty chain) could
-    /// not be put right: not before that is over.
-    pub(super) housekeeping: Backoff,
     /// A single pass failed here, or there was no tool where the sets stand in:
     /// no more commands.
     pub(super) is_given_up: bool,
@@ -134,6 +125,19 @@ pub(super) struct FilterTable {
     /// A batch failed: one change at a time until all are through, so that one
     /// refused entry never vetoes the others.
     pub(super) one_by_one: bool,
+    /// Rules of ours that stand there, or are about to.
+    pub(super) rules: u32,
+    /// What the last change was about, or is.
+    pub(super) batch: Contents,
+    pub(super) next_listing: Option<Instant>,
+    pub(super) last_listing: Option<Instant>,
+    /// Listing failed: no command before that is over.
+    pub(super) retry: Backoff,
+    /// What belongs to no block (a stale rule, a jump, the empty chain) could
+    /// not be put right: not before that is over.
+    pub(super) housekeeping: Backoff,
+    /// Those in INPUT and FORWARD.
+    pub(super) jumps: [Jump; 2],
 }
 
 impl FilterTable {
@@ -143,6 +147,7 @@ impl FilterTable {
         state: State::Unfound,
         chain: Chain::Never,
         rules: 0,
+        batch: Contents::NONE,
         jumps: [Jump::NONE; 2],
         is_torn: false,
         next_listing: None,
@@ -209,14 +214,14 @@ impl FilterTable {
         is_worth_it
     }
 
-    /// A batch with so many changes of blocks is in the kernel.
-    pub(super) fn changed(&mut self, blocks: u32, puts_frame: bool, now: Instant) {
-        self.has_refused &= blocks == 0;
+    /// The batch is in the kernel.
+    pub(super) fn changed(&mut self, now: Instant) {
+        self.has_refused &= self.batch.blocks == 0;
         if !self.chain.exists() {
             self.chain = Chain::Ours;
             self.next_listing = Some(now.after(VERIFY_PERIOD));
         }
-        if puts_frame {
+        if self.batch.puts_frame {
             self.is_torn = false;
             self.jumps.iter_mut().for_each(|jump| jump.was_put(now));
         }
@@ -266,17 +271,15 @@ impl FilterTable {
         may_move: bool,
         now: Instant,
     ) -> bool {
-        match (job, job.changes()) {
-            (Job::List, _) => self.failed_listing(place, failure.reason, now),
-            (Job::Change { .. }, _) if may_move && failure.reason.is_absence() => {
-                self.retry.fail(now)
-            }
-            (_, Some((blocks, others))) if blocks + others > 1 && !self.one_by_one => {
+        let batch = self.batch;
+        match job {
+            Job::List => self.failed_listing(place, failure.reason, now),
+            Job::Change if may_move && failure.reason.is_absence() => self.retry.fail(now),
+            Job::Change if batch.blocks + batch.housekeeping > 1 && !self.one_by_one => {
                 self.one_by_one = true;
                 false
             }
-            (Job::RemoveChain, _) | (_, Some((0, _))) => self.housekeeping.fail(now),
-            (Job::Change { .. }, _) => {
+            Job::Change if batch.blocks > 0 => {
                 // What a rule goes without from now on may help.
                 let is_final = !may_move || failure.leaves_out.is_empty();
                 let refuses = failure.is_addition && is_final;
@@ -284,7 +287,8 @@ impl FilterTable {
                 self.has_refused |= refuses;
                 is_first && may_move
             }
-            (Job::None | Job::Version, _) => false,
+            Job::Change | Job::RemoveChain => self.housekeeping.fail(now),
+            Job::None | Job::Version => false,
         }
     }
 
@@ -307,7 +311,7 @@ impl FilterTable {
     ) -> bool {
         let is_over = match job {
             Job::List => self.failed_listing(place, reason, now),
-            Job::Change { .. } => {
+            Job::Change => {
                 self.housekeeping.fail(now);
                 self.housekeeping.hold(now);
                 if self.housekeeping.wait < LAST_TRY {

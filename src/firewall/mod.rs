@@ -218,14 +218,24 @@ impl Label for Refusal {
     }
 }
 
-/// One source's block, or the memory of one.
+/// One source's block, or the memory of one. The comments come last: what lies
+/// far behind the front takes longer instructions.
 #[derive(Clone, Copy)]
+#[repr(C)]
 struct Block {
     /// `None` for never.
     end: Option<Instant>,
     ended: Option<Instant>,
     since_seconds: u64,
+    /// When the kernel had it.
+    confirmed: Option<Instant>,
+    /// No command of its own before that is over.
+    retry: Backoff,
+    /// Commands of its own that failed in a row.
+    failures: u32,
     strikes: u32,
+    /// The number of the listing that showed it last.
+    listing: u32,
     data: Data,
     /// Where its rule stands; of no meaning while it is wanted.
     place: Place,
@@ -237,14 +247,6 @@ struct Block {
     /// The rule is of another boot, or of an older shape, and shall be replaced
     /// by one with this comment.
     renewed: Option<Comment>,
-    /// Commands of its own that failed in a row.
-    failures: u32,
-    /// No command of its own before that is over.
-    retry: Backoff,
-    /// When the kernel had it.
-    confirmed: Option<Instant>,
-    /// The number of the listing that showed it last.
-    listing: u32,
 }
 
 impl Block {

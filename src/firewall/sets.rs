@@ -18,7 +18,7 @@ use crate::options::FirewallChoice;
 use crate::text::{Text, TextView};
 use crate::time::Instant;
 
-use super::changes::{Changes, Failure, FailureReason, Job};
+use super::changes::{Changes, Contents, Failure, FailureReason, Job};
 use super::comment::{Comment, Facts};
 use super::filter_table::{Chain, State, VERIFY_GAP};
 use super::iptables::{Rule, Scope};
@@ -204,11 +204,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             }
             return Job::List;
         }
-        if self.task != Task::End && self.has_changes(place) {
-            let job = self.change_sets(out, host, now);
-            if job != Job::None {
-                return job;
-            }
+        if self.task != Task::End && self.has_changes(place) && self.change_sets(out, host, now) {
+            return Job::Change;
         }
         if may_keep_house && self.may_remove_chain(place) {
             let mut batch = Batch::begin(out, self.sets.family(), self.sets.end);
@@ -224,8 +221,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         (self.sets.first, self.sets.end) = (numbers.start, numbers.end);
     }
 
-    /// All changes in one batch.
-    fn change_sets(&mut self, out: &mut TextView, host: &Host, now: Instant) -> Job {
+    /// All changes in one batch, if there are any.
+    fn change_sets(&mut self, out: &mut TextView, host: &Host, now: Instant) -> bool {
         let place = Place::Sets;
         let table = self.table(place);
         let (exists, may_keep_house) = (table.chain.exists(), table.housekeeping.is_over(now));
@@ -253,17 +250,18 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             removal,
             now,
         };
-        let (blocks, housekeeping) = self.put_changes(&mut changes, place, host, now);
-        if blocks == 0 && housekeeping == 0 && !is_torn {
-            return Job::None;
+        self.put_changes(&mut changes, place, host, now);
+        let batch = &mut self.table_mut(place).batch;
+        if batch.is_empty() && !is_torn {
+            return false;
+        }
+        batch.puts_frame = puts_frame;
+        // A block's failure with the frame is the block's.
+        if batch.is_empty() {
+            batch.housekeeping = 1;
         }
         self.send(changes.batch);
-        Job::Change {
-            blocks,
-            // A block's failure with the frame is the block's.
-            housekeeping: housekeeping.max(u32::from(blocks == 0)),
-            puts_frame,
-        }
+        true
     }
 
     // A listing.
@@ -388,9 +386,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             self.succeeded(job, Place::Sets, now);
             return None;
         }
-        if self.excuse(job, error) {
-            let mut nobodys = self.failure_of(Job::None, Place::Sets, FailureReason::Error(error));
-            self.settle(Job::None, Place::Sets, Some(&mut nobodys), now);
+        if job == Job::Change && self.excuse(error) {
+            // It is no block's failure.
+            self.table_mut(Place::Sets).batch = Contents::NONE;
+            let mut nobodys = self.failure_of(job, Place::Sets, FailureReason::Error(error));
+            self.settle(Place::Sets, Some(&mut nobodys), now);
             self.table_mut(Place::Sets).invalidate();
             return None;
         }
@@ -399,11 +399,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Whether a change was refused for what another look or another shape of it
     /// puts right.
-    fn excuse(&mut self, job: Job, error: Errno) -> bool {
+    fn excuse(&mut self, error: Errno) -> bool {
+        let puts_frame = self.table(Place::Sets).batch.puts_frame;
         let sets = &mut self.sets;
-        let Job::Change { puts_frame, .. } = job else {
-            return false;
-        };
         sets.excuses = sets.excuses.saturating_add(1);
         if sets.excuses > EXCUSES {
             return false;
