@@ -288,10 +288,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 break;
             };
             room += 1;
-            if let Some(block) = self.blocks.value_mut(slot) {
-                block.end_reason = EndReason::Evicted;
-            }
-            self.set_stage(slot, Stage::Expired);
+            self.expire_block(slot, EndReason::Evicted);
         }
         room.max(1)
     }
@@ -302,8 +299,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let mut count = 0;
         let mut walk = self.walk(stage, Some(place));
         while let Some(slot) = self.step(&mut walk) {
-            let block = self.blocks.value(slot);
-            count += u32::from(block.is_some_and(|block| block.retry.is_over(now)));
+            count += u32::from(self.block_at(slot).retry.is_over(now));
             if count >= STALE_RULES as u32 {
                 break;
             }
@@ -316,8 +312,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let (mut first, mut least) = (None, u64::MAX);
         let mut walk = self.walk(Stage::Standing, Some(place));
         while let Some(slot) = self.step(&mut walk) {
-            let end = self.blocks.value(slot).and_then(|block| block.end);
-            let end = end.map_or(u64::MAX, Instant::as_secs);
+            let end = self.block_at(slot).end.map_or(u64::MAX, Instant::as_secs);
             if first.is_none() || end < least {
                 (first, least) = (Some(slot), end);
             }
@@ -337,12 +332,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         now: Instant,
     ) -> bool {
         self.complete(slot, place, host);
-        let (Some(rule), Some(block)) = (self.rule(slot), self.blocks.value(slot).copied()) else {
-            return false;
-        };
+        let block = self.block_at(slot);
         if !block.retry.is_over(now) {
             return false;
         }
+        let (mut rule, renewed) = (self.rule(slot), block.renewed);
         let stage = match self.stage(slot) {
             Stage::Expired => {
                 changes.remove(&rule);
@@ -359,17 +353,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                     }
                     None => {}
                 }
-                if let Some(comment) = block.renewed {
-                    let scope = rule.scope.renewed();
+                if let Some(comment) = renewed {
                     changes.remove(&rule);
-                    changes.add(&Rule {
-                        comment,
-                        scope,
-                        ..rule
-                    });
-                } else {
-                    changes.add(&rule);
+                    (rule.comment, rule.scope) = (comment, rule.scope.renewed());
                 }
+                changes.add(&rule);
                 if stage == Stage::Lost {
                     Stage::Restoring
                 } else {
@@ -386,9 +374,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// that is under way.
     fn may_wait(&mut self, slot: Slot, host: &Host, now: Instant) -> bool {
         let (stage, window) = (self.stage(slot), self.window);
-        let Some(block) = self.blocks.value_mut(slot) else {
-            return false;
-        };
+        let block = self.block_at_mut(slot);
         if stage != Stage::Wanted {
             block.retry.hold(now.after(RETRY_FIRST));
             return true;
@@ -405,25 +391,23 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let Lacks {
             addrtype, comment, ..
         } = self.table(place).lacks;
-        let source = self.blocks.key(slot).copied();
-        let is_new = self.stage(slot) == Stage::Wanted;
-        let boot_id = self.boot_id;
-        let block = self.blocks.value_mut(slot).filter(|_| is_new);
-        if let (Some(block), Some(source)) = (block, source) {
-            block.place = place;
-            let has_set = place != Place::Sets || Set::of(source, true).is_some();
-            block.scope = if host.is_on_link(source) && !addrtype && has_set {
-                Scope::ToHost
-            } else {
-                Scope::Everything
-            };
-            if comment {
-                block.comment = Comment::BLANK;
-            } else if block.comment.is_none() {
-                // What a chain without comments refused, the sets take only with
-                // one.
-                block.comment = block.facts(boot_id).write(&Vec::new());
-            }
+        if self.stage(slot) != Stage::Wanted {
+            return;
+        }
+        let (source, boot_id) = (*self.source_at(slot), self.boot_id);
+        let has_set = place != Place::Sets || Set::of(source, true).is_some();
+        let block = self.block_at_mut(slot);
+        block.place = place;
+        block.scope = if host.is_on_link(source) && !addrtype && has_set {
+            Scope::ToHost
+        } else {
+            Scope::Everything
+        };
+        if comment {
+            block.comment = Comment::BLANK;
+        } else if block.comment.is_none() {
+            // What a chain without comments refused, the sets take only with one.
+            block.comment = block.facts(boot_id).write(&Vec::new());
         }
     }
 
@@ -436,11 +420,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         removed
     }
 
+    #[inline(never)]
     pub(super) fn refuse(&mut self, slot: Slot, refusal: Refusal) {
-        if let Some(block) = self.blocks.value_mut(slot) {
-            block.refusal = refusal;
-            block.strikes = block.strikes.saturating_sub(1);
-        }
+        let block = self.block_at_mut(slot);
+        block.refusal = refusal;
+        block.strikes = block.strikes.saturating_sub(1);
         self.set_stage(slot, Stage::Refused);
     }
 
@@ -502,15 +486,15 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// The change is in the kernel.
     fn confirm(&mut self, slot: Slot, from: Stage, now: Instant) {
-        if let Some(block) = self.blocks.value_mut(slot) {
-            block.failures = 0;
-            block.confirmed = Some(now);
-            block.renew();
-            if from == Stage::Removing {
-                block.ended = Some(now);
-            } else {
-                self.next_end = nearest(self.next_end, block.end);
-            }
+        let block = self.block_at_mut(slot);
+        block.failures = 0;
+        block.confirmed = Some(now);
+        block.renew();
+        if from == Stage::Removing {
+            block.ended = Some(now);
+        } else {
+            let end = block.end;
+            self.next_end = nearest(self.next_end, end);
         }
     }
 
@@ -526,18 +510,16 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         now: Instant,
     ) {
         failure.is_addition |= from != Stage::Removing;
-        let source = self.blocks.key(slot).copied();
-        let may_move = from == Stage::Adding
-            && failure.tool.is_some()
-            && source.is_some_and(|source| self.can_use_sets(source.family()));
-        let is_alone = self.table(place).batch.is_one_block();
-        if let Some(block) = self.blocks.value_mut(slot).filter(|_| is_alone) {
-            if may_move {
-                // A tool that is gone is no matter of this block.
-                failure.source = source.filter(|_| !failure.reason.is_absence());
-                return;
-            }
-            failure.source = source;
+        if !self.table(place).batch.is_one_block() {
+            return;
+        }
+        let source = *self.source_at(slot);
+        let may_move =
+            from == Stage::Adding && failure.tool.is_some() && self.can_use_sets(source.family());
+        // A tool that is gone is no matter of this block.
+        failure.source = Some(source).filter(|_| !may_move || !failure.reason.is_absence());
+        if !may_move {
+            let block = self.block_at_mut(slot);
             block.failures = block.failures.saturating_add(1);
             block.retry.fail(now);
             failure.is_first = block.failures == 1;

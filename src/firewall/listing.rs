@@ -81,10 +81,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         };
         let (listing, stage) = (self.shown(place).number, self.stage(slot));
         let is_here = self.place(slot) == place;
-        let is_known = self.rule(slot).as_ref() == Some(rule);
-        let Some(block) = self.blocks.value_mut(slot) else {
-            return;
-        };
+        let is_known = self.rule(slot) == *rule;
+        let block = self.block_at_mut(slot);
         let is_listed = block.listing == listing;
         let is_in_kernel = is_listed
             || block.renewed.is_some()
@@ -113,8 +111,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             return self.adopt(place, rule, now);
         } else if (is_listed || !is_here) && self.ends_later(slot, rule) {
             // Of two rules the one that lasts longer stays.
-            if let Some(shorter) = self.rule(slot).filter(|_| is_in_kernel) {
-                let at = self.place(slot);
+            if is_in_kernel {
+                let (at, shorter) = (self.place(slot), self.rule(slot));
                 self.stale.get_mut(at).add(&shorter);
             }
             return self.adopt(place, rule, now);
@@ -125,9 +123,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Whether a rule is of this boot and its end lies behind the block's.
     fn ends_later(&self, slot: Slot, rule: &Rule) -> bool {
-        let Some(block) = self.blocks.value(slot) else {
-            return false;
-        };
+        let block = self.block_at(slot);
         let facts = Facts::read(&rule.comment).filter(|facts| facts.boot_id == self.boot_id);
         // The end of one of another boot is but a guess.
         let is_guessed = block
@@ -239,14 +235,11 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         now: Instant,
     ) {
         let is_absorbed = stage == Stage::Standing && self.is_absorbed(slot);
-        let Some(block) = self.blocks.value_mut(slot) else {
-            return;
-        };
+        let block = self.block_at_mut(slot);
         let is_listed = block.listing == listing;
         if is_absorbed && is_listed {
             // Both were adopted, or this one was on its way into another place.
-            block.end_reason = EndReason::Widened;
-            return self.set_stage(slot, Stage::Expired);
+            return self.expire_block(slot, EndReason::Widened);
         }
         let reason = block.end_reason;
         match (stage, is_listed) {

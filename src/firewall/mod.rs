@@ -516,6 +516,8 @@ pub struct Firewall<const N: usize, const I: usize> {
     turn: usize,
     repairs: u64,
     evictions: u64,
+    /// See `block_at`; blank.
+    no_block: Block,
     blocks: Table<Network, Block, N, I>,
     stale: PerPlace<StaleRules>,
     /// What `Task::List` found in the table that was listed last.
@@ -563,6 +565,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             turn: 0,
             repairs: 0,
             evictions: 0,
+            no_block: Block::BLANK,
         }
     }
 
@@ -726,9 +729,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// The ports that the rule of a source lists, or did.
     #[inline(never)]
     pub fn ports_of(&self, source: Network) -> &[u8] {
-        let block = self.blocks.find(&source);
-        let block = block.and_then(|slot| self.blocks.value(slot));
-        block.map_or(b"", |block| Facts::ports(&block.comment))
+        let slot = self.blocks.find(&source);
+        slot.map_or(b"", |slot| Facts::ports(&self.block_at(slot).comment))
     }
 
     /// The rules of ours that `Task::List` found in the table listed last, what
@@ -830,13 +832,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         for stage in [Stage::Standing, Stage::Lost] {
             let mut walk = self.walk(stage, None);
             while let Some(slot) = self.step(&mut walk) {
-                if !self.blocks.key(slot).is_some_and(is_protected) {
-                    continue;
+                if is_protected(self.source_at(slot)) {
+                    self.expire_block(slot, EndReason::Protected);
                 }
-                if let Some(block) = self.blocks.value_mut(slot) {
-                    block.end_reason = EndReason::Protected;
-                }
-                self.set_stage(slot, Stage::Expired);
             }
         }
     }
@@ -918,20 +916,19 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
         let source = self.widened(scan.source, host, now);
         let slot = self.blocks.find(&source);
-        let before = slot.and_then(|slot| self.blocks.value(slot));
-        let (strikes, ended) = before.map_or((0, None), |block| (block.strikes, block.ended));
-        let is_held = slot.is_some_and(|slot| self.stage(slot) == Stage::Held);
-        let strikes = strikes.saturating_add(u32::from(!is_held));
-        let end = self.end(strikes, now);
         let mut block = Block {
-            end,
-            // Until this one stands, the last one's end is what counts.
-            ended,
             since_seconds: now.as_secs(),
-            strikes,
+            strikes: 1,
             data: scan.data(),
             ..Block::BLANK
         };
+        if let Some(slot) = slot {
+            let (before, is_held) = (self.block_at(slot), self.stage(slot) == Stage::Held);
+            block.strikes = before.strikes.saturating_add(u32::from(!is_held));
+            // Until this one stands, the last one's end is what counts.
+            block.ended = before.ended;
+        }
+        block.end = self.end(block.strikes, now);
         block.comment = block.facts(self.boot_id).write(&scan.ports);
         self.put(source, &block, Stage::Held)?;
         self.grant(now);
@@ -949,9 +946,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         };
         // No rule while its place changes.
         self.set_stage(slot, Stage::Ended);
-        if let Some(value) = self.blocks.value_mut(slot) {
-            *value = *block;
-        }
+        *self.block_at_mut(slot) = *block;
         self.set_stage(slot, stage);
         self.next_end = nearest(self.next_end, block.end);
         Ok(())
@@ -987,8 +982,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     fn expire(&mut self, now: Instant) {
         while let Some(slot) = self.blocks.oldest(Stage::Ended as usize) {
-            let ended = self.blocks.value(slot).and_then(|block| block.ended);
-            if now.is_within(STRIKE_MEMORY, ended) {
+            if now.is_within(STRIKE_MEMORY, self.block_at(slot).ended) {
                 break;
             }
             self.blocks.remove(slot);
@@ -1003,7 +997,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         for stage in [Stage::Wanted, Stage::Added, Stage::Standing, Stage::Lost] {
             let mut walk = self.walk(stage, None);
             while let Some(slot) = self.step(&mut walk) {
-                let end = self.blocks.value(slot).and_then(|block| block.end);
+                let end = self.block_at(slot).end;
                 if !now.reaches(end) {
                     self.next_end = nearest(self.next_end, end);
                 } else if stage == Stage::Wanted {
@@ -1016,51 +1010,48 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     }
 
     fn end_block(&mut self, slot: Slot, reason: EndReason, now: Instant) {
-        if let Some(block) = self.blocks.value_mut(slot) {
-            block.end_reason = reason;
-            match reason {
-                EndReason::Expired
-                | EndReason::Protected
-                | EndReason::Evicted
-                | EndReason::Widened => block.ended = Some(now),
-                EndReason::Operator => {
-                    block.ended = Some(now);
-                    // An operator's decision outweighs ours.
-                    block.strikes = block.strikes.saturating_sub(1);
-                }
-                EndReason::NeverStood => block.strikes = block.strikes.saturating_sub(1),
-            }
+        let block = self.block_at_mut(slot);
+        block.end_reason = reason;
+        if reason != EndReason::NeverStood {
+            block.ended = Some(now);
+        }
+        // An operator's decision outweighs ours.
+        if matches!(reason, EndReason::Operator | EndReason::NeverStood) {
+            block.strikes = block.strikes.saturating_sub(1);
         }
         self.set_stage(slot, Stage::Removed);
+    }
+
+    /// It is to go from the kernel.
+    #[inline(never)]
+    fn expire_block(&mut self, slot: Slot, reason: EndReason) {
+        self.block_at_mut(slot).end_reason = reason;
+        self.set_stage(slot, Stage::Expired);
     }
 
     /// The next thing to say and to count.
     #[inline(never)]
     pub fn next_notice(&mut self) -> Option<Notice> {
         if let Some(slot) = self.blocks.oldest(Stage::Added as usize) {
-            let rule = self.rule(slot)?;
-            let block = *self.blocks.value(slot)?;
-            self.absorb(rule.source);
-            let is_renewed = block.renewed.is_none();
-            self.set_stage(
-                slot,
-                if is_renewed {
-                    Stage::Standing
-                } else {
-                    Stage::Lost
-                },
-            );
+            self.absorb(*self.source_at(slot));
+            let block = self.block_at(slot);
+            let (data, end) = (block.data, block.end);
             let since = Instant::from_secs(block.since_seconds);
             let nominal = self.nominal_length(block.strikes);
+            let stage = if block.renewed.is_none() {
+                Stage::Standing
+            } else {
+                Stage::Lost
+            };
+            self.set_stage(slot, stage);
             return Some(Notice::Blocked {
-                rule,
-                length: block.end.map(|end| nominal.unwrap_or(end.since(since))),
-                data: block.data,
+                rule: self.rule(slot),
+                length: end.map(|end| nominal.unwrap_or(end.since(since))),
+                data,
             });
         }
         if let Some(slot) = self.blocks.oldest(Stage::Refused as usize) {
-            let source = *self.blocks.key(slot)?;
-            let refusal = self.blocks.value(slot)?.refusal;
+            let (source, refusal) = (*self.source_at(slot), self.block_at(slot).refusal);
             self.never_stood(slot);
             return Some(Notice::Refused { source, refusal });
         }
@@ -1068,19 +1059,17 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             return Some(notice);
         }
         let slot = self.blocks.oldest(Stage::Removed as usize)?;
-        let (source, block) = (*self.blocks.key(slot)?, *self.blocks.value(slot)?);
-        match block.end_reason {
-            EndReason::Expired
-            | EndReason::Operator
-            | EndReason::Protected
-            | EndReason::Evicted
-            | EndReason::Widened => self.set_stage(slot, Stage::Ended),
-            EndReason::NeverStood => self.never_stood(slot),
+        let (source, block) = (*self.source_at(slot), self.block_at(slot));
+        let (reason, place) = (block.end_reason, block.place);
+        if reason == EndReason::NeverStood {
+            self.never_stood(slot);
+        } else {
+            self.set_stage(slot, Stage::Ended);
         }
-        let is_known = block.end_reason == EndReason::Operator && block.place == Place::Sets;
+        let is_known = reason == EndReason::Operator && place == Place::Sets;
         Some(Notice::Unblocked {
             source,
-            reason: block.end_reason,
+            reason,
             program: if is_known {
                 self.sets.program.clone()
             } else {
@@ -1116,8 +1105,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     #[inline(never)]
     fn never_stood(&mut self, slot: Slot) {
         self.set_stage(slot, Stage::Ended);
-        let block = self.blocks.value(slot);
-        if block.is_some_and(|block| block.strikes == 0) {
+        if self.block_at(slot).strikes == 0 {
             self.blocks.remove(slot);
         }
     }
@@ -1167,16 +1155,12 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         for stage in [Stage::Expired, Stage::Lost, Stage::Wanted] {
             let mut walk = self.walk(stage, None);
             while let Some(slot) = self.step(&mut walk) {
-                let Some(block) = self.blocks.value(slot) else {
-                    break;
-                };
                 let place = self.place(slot);
-                if waits(place) {
-                    continue;
+                if !waits(place) {
+                    let (block, table) = (self.block_at(slot), self.table(place));
+                    let due = block.retry.end(now).max(table.retry.end(now));
+                    deadline = nearest(deadline, Some(due));
                 }
-                let table = self.table(place);
-                let due = block.retry.end(now).max(table.retry.end(now));
-                deadline = nearest(deadline, Some(due));
             }
         }
         deadline
@@ -1260,11 +1244,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// Where a block stands or shall stand.
     fn place(&self, slot: Slot) -> Place {
-        let place = self.blocks.value(slot).map(|block| block.place);
-        let source = self.blocks.key(slot);
-        match (self.stage(slot), source) {
-            (Stage::Held | Stage::Wanted, Some(source)) => self.active(source.family()),
-            _ => place.unwrap_or(Place::Ipv4),
+        if matches!(self.stage(slot), Stage::Held | Stage::Wanted) {
+            self.active(self.source_at(slot).family())
+        } else {
+            self.block_at(slot).place
         }
     }
 
@@ -1321,22 +1304,38 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     #[inline(never)]
     fn set_stage(&mut self, slot: Slot, stage: Stage) {
         let was_rule = self.stage(slot).is_rule();
-        if let Some(block) = self.blocks.value(slot) {
-            let rules = &mut self.tables.get_mut(block.place).rules;
-            *rules = rules.wrapping_add(stage.is_rule().into());
-            *rules = rules.wrapping_sub(was_rule.into());
-        }
+        let place = self.block_at(slot).place;
+        let rules = &mut self.tables.get_mut(place).rules;
+        *rules = rules.wrapping_add(stage.is_rule().into());
+        *rules = rules.wrapping_sub(was_rule.into());
         self.blocks.touch(slot, stage as usize);
     }
 
-    fn rule(&self, slot: Slot) -> Option<Rule> {
-        let block = self.blocks.value(slot)?;
-        let source = *self.blocks.key(slot)?;
-        Some(Rule {
-            source,
+    fn rule(&self, slot: Slot) -> Rule {
+        let block = self.block_at(slot);
+        Rule {
+            source: *self.source_at(slot),
             scope: block.scope,
             comment: block.comment,
-        })
+        }
+    }
+
+    /// The block in a slot. What stands in for none spares all callers to say
+    /// what then: they have their slots from the table.
+    #[inline(never)]
+    fn block_at(&self, slot: Slot) -> &Block {
+        self.blocks.value(slot).unwrap_or(&self.no_block)
+    }
+
+    #[inline(never)]
+    fn block_at_mut(&mut self, slot: Slot) -> &mut Block {
+        let block = self.blocks.value_mut(slot);
+        block.unwrap_or(&mut self.no_block)
+    }
+
+    #[inline(never)]
+    fn source_at(&self, slot: Slot) -> &Network {
+        self.blocks.key(slot).unwrap_or(&Network::BLANK)
     }
 
     /// A walk over the blocks that are in `stage` now: those of one place, or

@@ -91,8 +91,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             self.set_stage(slot, Stage::Wanted);
         }
         while let Some(slot) = self.blocks.oldest(Stage::Held as usize)
-            && let Some(block) = self.blocks.value(slot)
-            && now.since(Instant::from_secs(block.since_seconds)) > self.window
+            && now.since(Instant::from_secs(self.block_at(slot).since_seconds)) > self.window
         {
             self.refuse(slot, Refusal::Rate);
         }
@@ -107,11 +106,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
 
     /// A block's time begins when it is wanted, not when it was held back.
     fn begin_length(&mut self, slot: Slot, now: Instant) {
-        let strikes = self.blocks.value(slot).map_or(0, |block| block.strikes);
-        let (end, boot_id) = (self.end(strikes, now), self.boot_id);
-        if let Some(block) = self.blocks.value_mut(slot)
-            && block.end != end
-        {
+        let end = self.end(self.block_at(slot).strikes, now);
+        let boot_id = self.boot_id;
+        let block = self.block_at_mut(slot);
+        if block.end != end {
             block.end = end;
             block.comment = block.facts(boot_id).rewrite(&block.comment);
         }
@@ -126,7 +124,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let (mut best, mut least) = (None, u64::MAX);
         let mut walk = self.walk(Stage::Held, None);
         while let Some(slot) = self.step(&mut walk) {
-            let source = self.blocks.key(slot).copied()?;
+            let source = *self.source_at(slot);
             let spent = self.shares.spent(provider(source), now).as_nanos();
             let place = if is_first { spent } else { !spent };
             let is_better = best.is_none() || place < least || is_first && place == least;

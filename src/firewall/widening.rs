@@ -92,22 +92,19 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     #[inline(never)]
     fn noted(&self, network: &Network) -> Option<&Block> {
         let slot = self.blocks.find(network)?;
-        let block = self.blocks.value(slot);
-        block.filter(|_| self.stage(slot) != Stage::Refused)
+        (self.stage(slot) != Stage::Refused).then(|| self.block_at(slot))
     }
 
     /// Whether the block of a network around makes this one needless. One that
     /// lasts longer stays: more addresses must not shorten what one has earned.
     #[inline(never)]
     pub(super) fn is_absorbed(&self, slot: Slot) -> bool {
-        let end = |slot| self.blocks.value(slot).and_then(|block| block.end);
-        let source = self.blocks.key(slot).copied();
-        let network = source.and_then(|source| self.around(source));
+        let network = self.around(*self.source_at(slot));
         let whole = network.and_then(|network| self.blocked_slot(network));
-        whole.is_some_and(|whole| {
-            let stands = matches!(self.stage(whole), Stage::Added | Stage::Standing);
-            stands && end(whole).is_none_or(|last| last.reaches(end(slot)))
-        })
+        let Some(whole) = whole else { return false };
+        let (last, end) = (self.block_at(whole).end, self.block_at(slot).end);
+        matches!(self.stage(whole), Stage::Added | Stage::Standing)
+            && last.is_none_or(|last| last.reaches(end))
     }
 
     /// A block stands. Those of its parts end; their sources stay blocked.
@@ -119,14 +116,14 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         for stage in [Stage::Held, Stage::Wanted, Stage::Standing, Stage::Lost] {
             let mut walk = self.walk(stage, None);
             while let Some(slot) = self.step(&mut walk) {
-                let is_absorbed = self.is_absorbed(slot);
-                let Some(block) = self.blocks.value_mut(slot).filter(|_| is_absorbed) else {
+                if !self.is_absorbed(slot) {
                     continue;
-                };
-                block.end_reason = EndReason::Widened;
+                }
                 if stage.is_rule() {
-                    self.set_stage(slot, Stage::Expired);
+                    self.expire_block(slot, EndReason::Widened);
                 } else {
+                    let block = self.block_at_mut(slot);
+                    block.end_reason = EndReason::Widened;
                     block.strikes = block.strikes.saturating_sub(1);
                     self.never_stood(slot);
                 }
