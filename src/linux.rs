@@ -353,6 +353,7 @@ impl Kernel for Linux {
         }
     }
 
+    #[inline(never)]
     fn poll(&mut self, interests: &mut [Interest], timeout: Option<Duration>) -> Result<(), Errno> {
         let mut table = [NOTHING; INTERESTS];
         let count = interests.len().min(INTERESTS);

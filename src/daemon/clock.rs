@@ -39,7 +39,12 @@ pub fn now(kernel: &mut impl Kernel) -> Instant {
     Instant::from_nanos(kernel.clock(Clock::Boottime).as_nanos())
 }
 
-#[inline(never)]
 pub fn cpu_time(kernel: &mut impl Kernel) -> Duration {
-    kernel.clock(Clock::ProcessCpu)
+    cpu_time_since(kernel, Duration::ZERO)
+}
+
+/// What came on top of that.
+#[inline(never)]
+pub fn cpu_time_since(kernel: &mut impl Kernel, before: Duration) -> Duration {
+    kernel.clock(Clock::ProcessCpu).saturating_sub(before)
 }

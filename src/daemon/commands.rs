@@ -192,8 +192,8 @@ impl Commands {
     /// Takes in who changed our table.
     pub fn take_events(&mut self, kernel: &mut impl Kernel, buffer: &mut [u8], now: Instant) {
         let family = self.firewall.table_family();
-        if let Some(program) = self.netfilter.take_events(kernel, buffer, family, now) {
-            self.firewall.note_change(&program, now);
+        if let Some(program) = &self.netfilter.take_events(kernel, buffer, family, now) {
+            self.firewall.note_change(program, now);
         }
     }
 

@@ -67,14 +67,15 @@ impl InstanceLock {
     /// later: a daemon that ends, one between its bind(2) and its listen(2),
     /// and --unblock are gone by then.
     pub(super) fn acquire(&mut self, kernel: &mut impl Kernel) -> Result<(), Obstacle> {
-        let mut result = self.claim(kernel);
-        for _ in 1..CLAIM_TRIES {
-            if result.is_err() {
-                let _ = kernel.poll(&mut [], Some(CLAIM_PAUSE));
-                result = self.claim(kernel);
+        let mut tries = CLAIM_TRIES;
+        loop {
+            let result = self.claim(kernel);
+            tries -= 1;
+            if result.is_ok() || tries == 0 {
+                return result;
             }
+            let _ = kernel.poll(&mut [], Some(CLAIM_PAUSE));
         }
-        result
     }
 
     fn claim(&mut self, kernel: &mut impl Kernel) -> Result<(), Obstacle> {

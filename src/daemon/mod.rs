@@ -513,7 +513,7 @@ impl Daemon {
                 break;
             }
         }
-        let cost = clock::cpu_time(kernel).saturating_sub(cpu_before);
+        let cost = clock::cpu_time_since(kernel, cpu_before);
         self.facts.end_slice(kernel, host, cost, now);
     }
 
@@ -810,7 +810,7 @@ impl Daemon {
         }
         let cpu_before = clock::cpu_time(kernel);
         self.read(kernel, trigger);
-        let cost = clock::cpu_time(kernel).saturating_sub(cpu_before);
+        let cost = clock::cpu_time_since(kernel, cpu_before);
         let ended = clock::now(kernel);
         self.account_reading(trigger, cost, ended);
         let good = self.reader.last_good().filter(|began| *began >= now);
@@ -1184,7 +1184,7 @@ impl Daemon {
             self.accept_clients(kernel, moment.now);
         }
         self.web.close_clients(kernel, moment);
-        let cost = clock::cpu_time(kernel).saturating_sub(cpu_before);
+        let cost = clock::cpu_time_since(kernel, cpu_before);
         self.web.pay(cost, moment.now);
     }
 
