@@ -127,7 +127,7 @@ impl Coverage {
     pub fn after_reading(&mut self, passive_opens: u64, seen: u64) {
         self.read_passive_opens = passive_opens;
         self.looks = 0;
-        self.lowest = self.lowest.min(self.deficit(passive_opens, seen));
+        self.note_deficit(passive_opens, seen);
     }
 
     /// Ends an interval, after `after_reading`: how many connections were
@@ -146,19 +146,19 @@ impl Coverage {
     /// meanwhile is taken for one of them, too: so what is called missed is a
     /// lower bound, and the rest stays in the deficit of the next interval.
     pub fn after_events(&mut self, seen: u64) {
-        let deficit = self.deficit(self.ended_passive_opens, seen);
-        self.lowest = self.lowest.min(deficit);
+        self.note_deficit(self.ended_passive_opens, seen);
+    }
+
+    #[inline(never)]
+    fn note_deficit(&mut self, passive_opens: u64, seen: u64) {
+        self.lowest = self.lowest.min(self.deficit(passive_opens, seen));
     }
 
     /// Connections seen that the counter had not counted yet when it was read
     /// make it zero for the moment.
     fn deficit(&self, passive_opens: u64, seen: u64) -> u64 {
         let deficit = passive_opens.wrapping_sub(seen).wrapping_sub(self.offset);
-        if deficit > i64::MAX as u64 {
-            0
-        } else {
-            deficit
-        }
+        (deficit as i64).max(0) as u64
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the kernel counted against what was seen, and the readings that are
 //! made early for what was not.
 
-use crate::coverage::{Coverage, Look, TcpCounters, parse_snmp};
+use crate::coverage::{Coverage, Look, parse_snmp};
 use crate::kernel::{Kernel, Path};
 use crate::limits::{
     COUNTERS_AGAIN, COUNTERS_PERIOD, EARLY_READING_SAVINGS, EARLY_READING_SHARE, EVENTS_LATENESS,
@@ -64,8 +64,8 @@ impl Counters {
         now: Instant,
     ) -> Option<Look> {
         self.next_look = Some(now.after(period));
-        let counters = self.settle(kernel, buffer, metrics, seen)?;
-        let look = self.coverage.look(counters.passive_opens, seen);
+        let passive_opens = self.settle(kernel, buffer, metrics, seen)?;
+        let look = self.coverage.look(passive_opens, seen);
         if look == Look::Again {
             self.next_look = Some(now.after(COUNTERS_AGAIN));
         }
@@ -73,8 +73,8 @@ impl Counters {
     }
 
     /// Reads the counters with every event taken in: what was seen was counted
-    /// before. Right before a reading's rows these are what the rows are held
-    /// against.
+    /// before. That of inbound connections, right before a reading's rows, is what
+    /// the rows are held against.
     #[inline(never)]
     pub(super) fn settle(
         &mut self,
@@ -82,10 +82,10 @@ impl Counters {
         buffer: &mut [u8],
         metrics: &mut Metrics,
         seen: u64,
-    ) -> Option<TcpCounters> {
-        let counters = self.read(kernel, buffer, metrics)?;
-        self.coverage.settle(counters.passive_opens, seen);
-        Some(counters)
+    ) -> Option<u64> {
+        let passive_opens = self.read(kernel, buffer, metrics)?;
+        self.coverage.settle(passive_opens, seen);
+        Some(passive_opens)
     }
 
     #[inline(never)]
@@ -94,11 +94,11 @@ impl Counters {
         kernel: &mut impl Kernel,
         buffer: &mut [u8],
         metrics: &mut Metrics,
-    ) -> Option<TcpCounters> {
+    ) -> Option<u64> {
         let counters = parse_snmp(self.snmp.read(kernel, buffer)?)?;
         metrics.resets_sent = counters.resets_sent;
         self.received = counters.received;
-        Some(counters)
+        Some(counters.passive_opens)
     }
 
     pub(super) fn received(&self) -> u64 {
@@ -131,14 +131,14 @@ impl Counters {
         metrics: &mut Metrics,
         seen: u64,
     ) {
-        if let Some(counters) = self.read(kernel, buffer, metrics) {
-            self.coverage.start(counters.passive_opens, seen);
+        if let Some(passive_opens) = self.read(kernel, buffer, metrics) {
+            self.coverage.start(passive_opens, seen);
         }
     }
 
-    /// After each later one, which began at the counters `before`.
-    pub(super) fn after_reading(&mut self, before: TcpCounters, seen: u64, now: Instant) {
-        self.coverage.after_reading(before.passive_opens, seen);
+    /// After each later one, which began at the counter `before`.
+    pub(super) fn after_reading(&mut self, before: u64, seen: u64, now: Instant) {
+        self.coverage.after_reading(before, seen);
         // What was on its way just now is not missing any more by then.
         self.next_look = Some(now.after(EVENTS_LATENESS));
     }
@@ -146,13 +146,13 @@ impl Counters {
     /// After a scheduled one: how many connections were missed for good since
     /// the last interval ended. On a busy host the kernel's worker sends its
     /// events late, so a short interval is not held against its count.
-    pub(super) fn end_interval(&mut self, before: TcpCounters, seen: u64, now: Instant) -> u64 {
+    pub(super) fn end_interval(&mut self, before: u64, seen: u64, now: Instant) -> u64 {
         if now.is_within(COUNTERS_PERIOD, self.interval_ended) {
             return 0;
         }
         self.interval_ended = Some(now);
         self.late_until = Some(now.after(EVENTS_LATENESS));
-        self.coverage.end_interval(before.passive_opens, seen)
+        self.coverage.end_interval(before, seen)
     }
 }
 

@@ -40,7 +40,7 @@ use heapless::Vec;
 use crate::address::Network;
 use crate::address::{Family, PerFamily};
 use crate::connections;
-use crate::coverage::{Look, TcpCounters};
+use crate::coverage::Look;
 use crate::detector::{self, Scan};
 use crate::firewall::comment::put_ports;
 use crate::firewall::{self, Task};
@@ -1048,8 +1048,8 @@ impl Daemon {
         is_v4_whole
     }
 
-    /// The counters that the rows are held against.
-    fn settle_counters(&mut self, kernel: &mut impl Kernel) -> Option<TcpCounters> {
+    /// The kernel's count that the rows are held against.
+    fn settle_counters(&mut self, kernel: &mut impl Kernel) -> Option<u64> {
         if self.options.action == Action::Once {
             return None;
         }
@@ -1095,13 +1095,8 @@ impl Daemon {
         })
     }
 
-    /// After a whole reading that began at these counters.
-    fn count_missed(
-        &mut self,
-        kernel: &mut impl Kernel,
-        before: Option<TcpCounters>,
-        trigger: Trigger,
-    ) {
+    /// After a whole reading that began at this count of the kernel's.
+    fn count_missed(&mut self, kernel: &mut impl Kernel, before: Option<u64>, trigger: Trigger) {
         let Some(before) = before else { return };
         let seen = self.intake.inbound_seen();
         let (buffer, metrics) = (&mut self.netlink_buffer, &mut self.metrics);
