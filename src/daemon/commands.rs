@@ -121,17 +121,17 @@ impl Commands {
         now: Instant,
     ) {
         let policy = Policy {
-            choice: options.firewall,
-            has_root: !options.exec_root.is_empty(),
             boot_id: boot_id(kernel).unwrap_or(0),
-            lengths: &options.block_times,
-            max_per_minute: options.max_blocks_per_minute,
-            widen: options.widen,
-            window: options.window,
             has_legacy: PerFamily::new(
                 has_legacy_table(kernel, Family::V4),
                 has_legacy_table(kernel, Family::V6),
             ),
+            choice: options.firewall,
+            has_root: !options.exec_root.is_empty(),
+            lengths: &options.block_times,
+            max_per_minute: options.max_blocks_per_minute,
+            widen: options.widen,
+            window: options.window,
         };
         self.firewall.enable(hash_key, &policy, task, now);
     }

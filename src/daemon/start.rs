@@ -78,7 +78,8 @@ pub(super) fn introduce(
 }
 
 fn words_if(is_so: bool, words: &'static [u8]) -> &'static [u8] {
-    if is_so { words } else { b"" }
+    let length = if is_so { words.len() } else { 0 };
+    words.get(..length).unwrap_or_default()
 }
 
 /// What is never to be blocked: --allow, and the peer of an SSH session.
