@@ -125,10 +125,10 @@ impl Destroyer {
         };
         let mut result = Ok(());
         for sequence in (2..).take(DESTROYS_PER_TURN) {
-            let Some(socket) = self.doomed.pop() else {
+            let Some(socket) = &self.doomed.pop() else {
                 break;
             };
-            result = self.destroy_one(kernel, netlink, buffer, &socket, sequence);
+            result = self.destroy_one(kernel, netlink, buffer, socket, sequence);
             if result.is_err() {
                 break;
             }

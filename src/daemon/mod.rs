@@ -1002,14 +1002,13 @@ impl Daemon {
     fn read(&mut self, kernel: &mut impl Kernel, trigger: Trigger) -> bool {
         let moment = Moment::read(kernel);
         let (now, calendar) = (moment.now, moment.calendar(kernel));
+        self.metrics.connections.clear();
+        let mut count = None;
+        // With --once there is nothing else.
         if self.options.action == Action::Run {
             self.output
                 .set_wait_budget(READING_WAIT_BUDGET, OUTPUT_WAIT_BUDGET);
-        }
-        self.metrics.connections.clear();
-        let counters = self.settle_counters(kernel);
-        // With --once there is nothing else.
-        if self.options.action == Action::Run {
+            count = self.settle_counters(kernel);
             self.intake.admission.note_first_reading(now);
         }
         self.intake.begin_reading(
@@ -1027,7 +1026,7 @@ impl Daemon {
             if self.commands.is_container && self.watcher.is_own_namespace() {
                 self.intake.log_if_alone(kernel);
             }
-            self.count_missed(kernel, counters, trigger);
+            self.count_missed(kernel, count, trigger);
             self.reader.note_good(now);
             self.metrics.last_reading_unix_nanoseconds = Moment::read(kernel).unix_nanoseconds;
         } else {
@@ -1050,9 +1049,6 @@ impl Daemon {
 
     /// The kernel's count that the rows are held against.
     fn settle_counters(&mut self, kernel: &mut impl Kernel) -> Option<u64> {
-        if self.options.action == Action::Once {
-            return None;
-        }
         let seen = self.intake.inbound_seen();
         let (buffer, metrics) = (&mut self.netlink_buffer, &mut self.metrics);
         self.counters.settle(kernel, buffer, metrics, seen)
