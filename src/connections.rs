@@ -9,7 +9,7 @@ use crate::limits::MEMORY;
 use crate::listeners::{Listeners, Port, PortRange};
 use crate::proc_net_tcp::{Socket, TcpState};
 use crate::sock_diag::Handshake;
-use crate::table::{Blank, Full, HashKey, Slot, Table};
+use crate::table::{Blank, HashKey, Slot, Table};
 use crate::time::Instant;
 
 /// Who opened a connection.
@@ -252,36 +252,34 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     }
 
     fn connection(&mut self, socket: &Socket, is_own: &dyn Fn() -> bool, now: Instant) -> Sighting {
-        let fingerprint = self.fingerprint(socket.local, socket.remote);
-        let Some(slot) = self.find(fingerprint) else {
-            let way = self.way(socket.local, is_own, None);
-            return Sighting::Opened(self.remember(fingerprint, way, socket.inode, now));
-        };
+        let fingerprint = self.fingerprint(&socket.local, &socket.remote);
+        let slot = self.find(fingerprint);
         let reading = self.reading;
-        let Some(memory) = self.remembered.value_mut(slot) else {
-            return Sighting::Other;
-        };
-        if memory.reading == reading && !memory.destroyed {
-            // Whatever the inode says: the next reading shows what stands.
-            return Sighting::Repeated;
+        if let Some(slot) = slot
+            && let Some(memory) = self.remembered.value_mut(slot)
+        {
+            if memory.reading == reading && !memory.destroyed {
+                // Whatever the inode says: the next reading shows what stands.
+                return Sighting::Repeated;
+            }
+            let inodes = (memory.inode, socket.inode);
+            let is_other_inode = inodes.0 != 0 && inodes.1 != 0 && inodes.0 != inodes.1;
+            let is_renewed = is_other_inode || (memory.destroyed && !is_remnant(socket));
+            if !is_renewed {
+                memory.reading = reading;
+                if socket.inode != 0 {
+                    memory.inode = socket.inode;
+                }
+                if matches!(memory.port, Port::New | Port::Foreign) {
+                    memory.port = self.listeners.port(&socket.local, is_own, None);
+                }
+                let connection = memory.connection(slot, now);
+                self.remembered.touch(slot, PRESENT);
+                return Sighting::Standing(connection);
+            }
         }
-        memory.reading = reading;
-        let is_other_inode = memory.inode != 0 && socket.inode != 0 && memory.inode != socket.inode;
-        let renewed = is_other_inode || (memory.destroyed && !is_remnant(socket));
-        if socket.inode != 0 {
-            memory.inode = socket.inode;
-        }
-        if !renewed && matches!(memory.port, Port::New | Port::Foreign) {
-            memory.port = self.listeners.port(socket.local, is_own, None);
-        }
-        let connection = memory.connection(slot, now);
-        self.remembered.touch(slot, PRESENT);
-        if renewed {
-            let way = self.way(socket.local, is_own, None);
-            Sighting::Opened(self.renew(slot, way, now))
-        } else {
-            Sighting::Standing(connection)
-        }
+        let way = self.way(&socket.local, is_own, None);
+        Sighting::Opened(self.open(slot, fingerprint, way, socket.inode, now))
     }
 
     /// A right guess spares the way over the index, which is scattered memory.
@@ -301,22 +299,17 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     /// unremembered, it would count twice.
     pub fn accepted(
         &mut self,
-        local: Endpoint,
-        remote: Endpoint,
+        local: &Endpoint,
+        remote: &Endpoint,
         now: Instant,
     ) -> Option<Connection> {
         let fingerprint = self.fingerprint(local, remote);
-        let Some(slot) = self.remembered.find(&fingerprint) else {
-            let has_room = self.remembered.len() < N || self.remembered.oldest(VANISHED).is_some();
-            return has_room.then(|| self.remember(fingerprint, ACCEPTED, 0, now));
+        let slot = self.remembered.find(&fingerprint);
+        let is_free = match slot {
+            Some(slot) => self.remembered.value(slot)?.destroyed,
+            None => self.remembered.len() < N || self.remembered.oldest(VANISHED).is_some(),
         };
-        let memory = self.remembered.value_mut(slot)?;
-        if !memory.destroyed {
-            return None;
-        }
-        memory.inode = 0;
-        self.remembered.touch(slot, PRESENT);
-        Some(self.renew(slot, ACCEPTED, now))
+        is_free.then(|| self.open(slot, fingerprint, ACCEPTED, 0, now))
     }
 
     /// Takes in a destroy event of a socket that was disconnected: it does
@@ -324,7 +317,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     /// less than taking each of them for missed.
     pub fn disconnected(
         &mut self,
-        local: Endpoint,
+        local: &Endpoint,
         is_own: &dyn Fn() -> bool,
         now: Instant,
     ) -> Ending {
@@ -339,50 +332,36 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     /// Takes in a destroy event of a connection with both its ends known.
     pub fn ended(
         &mut self,
-        local: Endpoint,
-        remote: Endpoint,
+        local: &Endpoint,
+        remote: &Endpoint,
         is_own: &dyn Fn() -> bool,
         now: Instant,
     ) -> Ending {
         let fingerprint = self.fingerprint(local, remote);
-        let Some(slot) = self.remembered.find(&fingerprint) else {
-            let way = self.way(local, is_own, Some(now));
-            if way.direction == Direction::Outbound {
-                return Ending::Unknown;
+        let slot = self.remembered.find(&fingerprint);
+        if let Some(slot) = slot
+            && let Some(memory) = self.remembered.value_mut(slot)
+            && !memory.destroyed
+        {
+            // Its row may stand on in TIME_WAIT: forgotten when it is gone.
+            memory.destroyed = true;
+            let mut connection = memory.connection(slot, now);
+            if self.remembered.class(slot) == Some(VANISHED) {
+                self.remembered.remove(slot);
+                connection.slot = None;
             }
-            let connection = self.remember(fingerprint, way, 0, now);
-            self.set_destroyed(connection.slot);
-            return Ending::Unseen(connection);
-        };
-        let is_vanished = self.remembered.class(slot) == Some(VANISHED);
-        let Some(memory) = self.remembered.value_mut(slot) else {
+            return Ending::Known(connection);
+        }
+        let way = self.way(local, is_own, Some(now));
+        // Else the same 4-tuple served another connection meanwhile.
+        if slot.is_none() && way.direction == Direction::Outbound {
             return Ending::Unknown;
-        };
-        if memory.destroyed {
-            // The same 4-tuple served another connection meanwhile.
-            memory.inode = 0;
-            let way = self.way(local, is_own, Some(now));
-            let connection = self.renew(slot, way, now);
-            self.set_destroyed(Some(slot));
-            return Ending::Unseen(connection);
         }
-        let connection = memory.connection(slot, now);
-        if is_vanished {
-            self.remembered.remove(slot);
-            return Ending::Known(Connection {
-                slot: None,
-                ..connection
-            });
-        }
-        // Its row may stand on in TIME_WAIT: forgotten when it is gone.
-        self.set_destroyed(Some(slot));
-        Ending::Known(connection)
-    }
-
-    fn set_destroyed(&mut self, slot: Option<Slot>) {
-        if let Some(memory) = self.memory_mut(slot) {
+        let connection = self.open(slot, fingerprint, way, 0, now);
+        if let Some(memory) = self.memory_mut(connection.slot) {
             memory.destroyed = true;
         }
+        Ending::Unseen(connection)
     }
 
     /// Notes that the connection stood in a list.
@@ -403,17 +382,36 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         self.remembered.value_mut(slot?)
     }
 
-    /// The same 4-tuple serves another connection.
-    fn renew(&mut self, slot: Slot, way: Way, now: Instant) -> Connection {
+    /// A connection that was not seen before, in the `slot` of another one that
+    /// the same 4-tuple served, if there is one.
+    #[inline(never)]
+    fn open(
+        &mut self,
+        slot: Option<Slot>,
+        fingerprint: u64,
+        way: Way,
+        inode: u32,
+        now: Instant,
+    ) -> Connection {
         let Way { direction, port } = way;
         self.inbound_seen += u64::from(direction == Direction::Inbound);
-        if let Some(memory) = self.remembered.value_mut(slot) {
-            memory.first_seen = Some(now);
-            memory.port = port;
-            memory.inbound = direction == Direction::Inbound;
-            memory.destroyed = false;
-            memory.listed = false;
-            memory.handshake = Handshake::Unknown;
+        let slot = match slot {
+            Some(slot) => {
+                self.remembered.touch(slot, PRESENT);
+                Some(slot)
+            }
+            None => self.place(fingerprint),
+        };
+        let reading = self.reading;
+        if let Some(memory) = self.memory_mut(slot) {
+            *memory = Memory {
+                first_seen: Some(now),
+                inode,
+                reading,
+                port,
+                inbound: direction == Direction::Inbound,
+                ..Memory::BLANK
+            };
         }
         Connection {
             direction,
@@ -421,42 +419,21 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
             first_seen: now,
             listed: false,
             handshake: Handshake::Unknown,
-            slot: Some(slot),
+            slot,
         }
     }
 
-    fn remember(&mut self, fingerprint: u64, way: Way, inode: u32, now: Instant) -> Connection {
-        let Way { direction, port } = way;
-        self.inbound_seen += u64::from(direction == Direction::Inbound);
-        let memory = Memory {
-            first_seen: Some(now),
-            vanished: None,
-            inode,
-            reading: self.reading,
-            port,
-            inbound: direction == Direction::Inbound,
-            destroyed: false,
-            listed: false,
-            handshake: Handshake::Unknown,
-        };
-        let mut slot = self.remembered.insert(fingerprint, memory, PRESENT);
-        if slot == Err(Full) {
-            // Vanished ones are evicted; where all are present the row stays
-            // evidence without being remembered.
-            self.evictions += 1;
-            if let Some(oldest) = self.remembered.oldest(VANISHED) {
-                self.remembered.remove(oldest);
-                slot = self.remembered.insert(fingerprint, memory, PRESENT);
-            }
+    /// Vanished ones are evicted; where all are present the row stays evidence
+    /// without being remembered.
+    fn place(&mut self, fingerprint: u64) -> Option<Slot> {
+        let result = self.remembered.place(fingerprint, PRESENT);
+        if result.is_ok() {
+            return result.ok();
         }
-        Connection {
-            direction,
-            port,
-            first_seen: now,
-            listed: false,
-            handshake: Handshake::Unknown,
-            slot: slot.ok(),
-        }
+        self.evictions += 1;
+        let oldest = self.remembered.oldest(VANISHED)?;
+        self.remembered.remove(oldest);
+        self.remembered.place(fingerprint, PRESENT).ok()
     }
 
     /// Inbound connections seen for the first time so far, loopback and own
@@ -465,7 +442,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         self.inbound_seen
     }
 
-    fn fingerprint(&self, local: Endpoint, remote: Endpoint) -> u64 {
+    fn fingerprint(&self, local: &Endpoint, remote: &Endpoint) -> u64 {
         let ports = u64::from(local.port) << 16 | u64::from(remote.port);
         match (local.address, remote.address) {
             (IpAddr::V4(local), IpAddr::V4(remote)) => {
@@ -489,7 +466,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     /// prove nothing. Without a listener it is a guess, for the
     /// list and the count of what was seen alone: outgoing connections are
     /// given ports of one range.
-    fn way(&self, local: Endpoint, is_own: &dyn Fn() -> bool, seen: Option<Instant>) -> Way {
+    fn way(&self, local: &Endpoint, is_own: &dyn Fn() -> bool, seen: Option<Instant>) -> Way {
         let port = self.listeners.port(local, is_own, seen);
         let is_outbound = port == Port::Unknown && self.listeners.is_ephemeral(local.port);
         let direction = if is_outbound {
@@ -787,7 +764,7 @@ mod tests {
 
     fn ended(connections: &mut Small, remote: &str, now: Instant) -> Ending {
         let row = row(remote, 0);
-        connections.ended(row.local, row.remote, &|| true, now)
+        connections.ended(&row.local, &row.remote, &|| true, now)
     }
 
     #[test]
@@ -823,7 +800,7 @@ mod tests {
         let mut connections = small();
         let peer = row("10.9.9.9:5000", 0);
         let accepted = |connections: &mut Small, second| {
-            let connection = connections.accepted(peer.local, peer.remote, at(second));
+            let connection = connections.accepted(&peer.local, &peer.remote, at(second));
             connection.map(|connection| connection.direction)
         };
         // No listener was seen yet.
@@ -897,7 +874,7 @@ mod tests {
         read(&mut connections, at(1), &[listener("10.0.0.2:80")]);
         // Nothing distinguishes it from one that we opened.
         let local = socket("10.0.0.1:40000", "10.9.9.9:443", TcpState::Established, 0);
-        let outgoing = connections.ended(local.local, local.remote, &|| true, at(2));
+        let outgoing = connections.ended(&local.local, &local.remote, &|| true, at(2));
         assert_eq!(outgoing, Ending::Unknown);
         let Ending::Unseen(connection) = ended(&mut connections, "10.9.9.9:5000", at(2)) else {
             panic!("outgoing connections are not given port 80");
@@ -925,7 +902,7 @@ mod tests {
             ("0.0.0.0:40000", Ending::Unknown, 2),
         ] {
             let local = Endpoint::parse(local.as_bytes()).unwrap();
-            let ending = connections.disconnected(local, &|| false, at(2));
+            let ending = connections.disconnected(&local, &|| false, at(2));
             assert_eq!(ending, expected);
             assert_eq!(connections.inbound_seen(), seen);
         }
@@ -977,7 +954,7 @@ mod tests {
         assert_eq!(connections.evictions(), 2);
         // What is accepted is counted when it ends.
         let (seen, ninth) = (connections.inbound_seen(), peer(8));
-        let accepted = connections.accepted(ninth.local, ninth.remote, at(3));
+        let accepted = connections.accepted(&ninth.local, &ninth.remote, at(3));
         assert!(accepted.is_none());
         assert_eq!(connections.inbound_seen(), seen);
         // The first vanishes and is evicted.

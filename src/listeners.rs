@@ -376,12 +376,12 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
     /// asked only where it matters. Only a listener of every address leaves
     /// sockets without one when they are aborted (net/ipv4/tcp.c,
     /// tcp_disconnect).
-    pub fn port(&self, local: Endpoint, is_own: &dyn Fn() -> bool, seen: Option<Instant>) -> Port {
+    pub fn port(&self, local: &Endpoint, is_own: &dyn Fn() -> bool, seen: Option<Instant>) -> Port {
         let is_any = local.address.is_unspecified();
         let bound = if is_any {
             Port::Unknown
         } else {
-            self.in_table(&local, seen)
+            self.in_table(local, seen)
         };
         match (bound, self.wildcard(local.port, seen)) {
             (Port::Service, _) | (_, Port::Unknown) => bound,
@@ -530,7 +530,7 @@ mod tests {
 
     /// What is known of a connection seen in that second.
     fn port(listeners: &Small, text: &str, second: u64) -> Port {
-        listeners.port(local(text), &|| true, Some(at(second)))
+        listeners.port(&local(text), &|| true, Some(at(second)))
     }
 
     #[test]
@@ -699,7 +699,7 @@ mod tests {
             let mut listeners = small();
             read(&mut listeners, 1, &[(address, 7)]);
             assert_eq!(port(&listeners, "10.0.0.1:40000", 2), Port::New);
-            let row = |listeners: &Small| listeners.port(local("10.0.0.1:40000"), &|| true, None);
+            let row = |listeners: &Small| listeners.port(&local("10.0.0.1:40000"), &|| true, None);
             listeners.begin_reading();
             assert_eq!(row(&listeners), Port::Unknown, "not shown");
             listeners.listen(local(address), 7, at(3));
@@ -720,7 +720,7 @@ mod tests {
             2,
             &[("0.0.0.0:80", 7), ("192.0.2.1:22", 8), ("[::]:81", 9)],
         );
-        let foreign = |text: &str| listeners.port(local(text), &|| false, Some(at(2)));
+        let foreign = |text: &str| listeners.port(&local(text), &|| false, Some(at(2)));
         assert_eq!(foreign("192.0.2.1:80"), Port::Foreign);
         assert_eq!(foreign("192.0.2.1:81"), Port::Foreign);
         // ip_nonlocal_bind

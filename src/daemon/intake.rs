@@ -1,8 +1,6 @@
 //! From what was seen to evidence: rows, destroy events and clients of our own
 //! take the same way through the stages.
 
-use core::net::IpAddr;
-
 use crate::address::{Endpoint, Family, Network, is_loopback};
 use crate::connections::{Connection, Direction, Ending, Sighting};
 use crate::host::{Host, Protection};
@@ -53,13 +51,16 @@ impl<'a> Context<'a> {
 
     /// Whether a local address is one where listeners of every address accept;
     /// those of another network namespace are not known.
-    fn is_local(&self, address: IpAddr) -> bool {
-        !self.is_own_namespace || self.host.is_incomplete() || self.host.is_own(address)
+    fn is_local(&self, local: &Endpoint) -> impl Fn() -> bool {
+        move || {
+            let is_any = !self.is_own_namespace || self.host.is_incomplete();
+            is_any || self.host.is_own(local.address)
+        }
     }
 
     /// Our own listener proves nothing about its clients: what scrapes us and
     /// three exporters is no scanner.
-    fn is_own_listener(&self, local: Endpoint) -> bool {
+    fn is_own_listener(&self, local: &Endpoint) -> bool {
         self.own_listener.is_some_and(|own| {
             let is_at = own.address.is_unspecified() || own.address == local.address;
             self.is_own_namespace && own.port == local.port && is_at
@@ -182,10 +183,10 @@ impl Intake {
         let (now, remote) = (context.now, socket.remote.address);
         if socket.state == TcpState::Listen {
             let is_of_no_service =
-                is_loopback(socket.local.address) || context.is_own_listener(socket.local);
+                is_loopback(socket.local.address) || context.is_own_listener(&socket.local);
             self.has_listener |= !is_of_no_service;
         }
-        let is_local = &|| context.is_local(socket.local.address);
+        let is_local = &context.is_local(&socket.local);
         let (connection, is_opened) = match self.connections.observe(socket, is_local, now) {
             Sighting::Opened(connection) => (Some(connection), true),
             Sighting::Standing(connection) => (Some(connection), false),
@@ -238,7 +239,7 @@ impl Intake {
             return;
         }
         let is_expected = if host.is_own(local.address) {
-            context.is_own_listener(local)
+            context.is_own_listener(&local)
         } else {
             !host.is_elsewhere(address) || host.is_elsewhere(local.address)
         };
@@ -271,11 +272,11 @@ impl Intake {
         firewall: &Firewall,
     ) -> Option<Network> {
         let host = context.host;
-        let is_ours = host.is_own(remote.address) || context.is_own_listener(*local);
+        let is_ours = host.is_own(remote.address) || context.is_own_listener(local);
         if is_ours || !host.is_own(local.address) {
             return None;
         }
-        let port = self.connections.listeners.port(*local, &|| true, None);
+        let port = self.connections.listeners.port(local, &|| true, None);
         let source = host.source_of(remote.address);
         (port == Port::Service && !firewall.is_blocked(source)).then_some(source)
     }
@@ -352,7 +353,7 @@ impl Intake {
         if remote.address.is_unspecified() {
             return None;
         }
-        let ending = self.ending(local, remote, event.is_disconnected, context);
+        let ending = self.ending(&local, &remote, event.is_disconnected, context);
         if context.host.is_own(remote.address) {
             return None;
         }
@@ -407,12 +408,12 @@ impl Intake {
     /// Takes note of the end of a connection.
     fn ending(
         &mut self,
-        local: Endpoint,
-        remote: Endpoint,
+        local: &Endpoint,
+        remote: &Endpoint,
         is_disconnected: bool,
         context: &Context,
     ) -> Ending {
-        let is_local = &|| context.is_local(local.address);
+        let is_local = &context.is_local(local);
         if is_disconnected {
             self.connections.disconnected(local, is_local, context.now)
         } else {
@@ -445,7 +446,7 @@ impl Intake {
         if !context.is_own_namespace || local.port == 0 {
             return;
         }
-        let opened = self.connections.accepted(local, remote, now);
+        let opened = self.connections.accepted(&local, &remote, now);
         let Some(connection) = opened.filter(|_| !context.host.is_own(remote.address)) else {
             return;
         };
@@ -460,7 +461,7 @@ impl Intake {
         context: &Context,
         firewall: &Firewall,
     ) -> Option<Instant> {
-        if context.is_own_listener(waiter.local) {
+        if context.is_own_listener(&waiter.local) {
             return None;
         }
         let (detector, now) = (&mut self.detector, context.now);
@@ -530,7 +531,7 @@ impl Intake {
     ) -> Retried {
         let (local, seen) = (waiter.local, waiter.first_seen.max(waiter.since));
         let listeners = &mut self.connections.listeners;
-        let port = listeners.port(local, &|| context.is_local(local.address), Some(seen));
+        let port = listeners.port(&local, &context.is_local(&local), Some(seen));
         let mut retried = match port {
             Port::Unknown if is_after_reading => return Retried::Done,
             Port::Unknown => return Retried::Unknown,
@@ -566,7 +567,7 @@ impl Intake {
         metrics: &mut Metrics,
     ) {
         let (local, remote) = (waiter.local, waiter.remote);
-        match self.ending(local, remote, waiter.is_unnamed, context) {
+        match self.ending(&local, &remote, waiter.is_unnamed, context) {
             Ending::Unseen(connection) => {
                 count_new(metrics, connection, local);
                 if waiter.is_proven {
