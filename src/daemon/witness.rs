@@ -94,7 +94,7 @@ impl Witness {
     }
 
     fn open(&mut self, kernel: &mut impl Kernel) -> Result<(), Errno> {
-        for (place, family) in self.sockets.iter_mut().zip(Family::ALL) {
+        for (place, &family) in self.sockets.iter_mut().zip(&Family::ALL) {
             let socket = kernel.packet_socket()?;
             *place = Some(socket);
             // In this order none comes in that the filter did not see.
@@ -105,8 +105,7 @@ impl Witness {
     }
 
     fn has_sockets(&self) -> bool {
-        let [one, _] = self.sockets;
-        one.is_some()
+        self.sockets[0].is_some()
     }
 
     /// Whether packets come in.
@@ -167,7 +166,7 @@ impl Witness {
         if !now.is_within(Duration::from_secs(1), self.second) {
             (self.second, self.taken) = (Some(now), 0);
         }
-        for (socket, family) in self.sockets.iter().zip(Family::ALL) {
+        for (socket, &family) in self.sockets.iter().zip(&Family::ALL) {
             let Some(socket) = *socket else { continue };
             let mut left = WITNESS_READS;
             while left > 0 {
@@ -202,9 +201,8 @@ impl Witness {
     /// What found no room while others waited.
     #[inline(never)]
     fn count_lost(&mut self, kernel: &mut impl Kernel, metrics: &mut Metrics, now: Instant) {
-        for socket in self.sockets {
-            let Some(socket) = socket else { continue };
-            let lost = kernel.lost_packets(socket);
+        for socket in self.sockets.iter().flatten() {
+            let lost = kernel.lost_packets(*socket);
             metrics.witness_packets_dropped += u64::from(lost);
             if lost > 0 {
                 self.lost_at = Some(now);
@@ -256,7 +254,7 @@ impl Witness {
     /// net/core/dev.c), and to open needs a right.
     #[inline(never)]
     fn bind(&mut self, kernel: &mut impl Kernel, pauses: bool) {
-        for (socket, family) in self.sockets.iter().zip(Family::ALL) {
+        for (socket, &family) in self.sockets.iter().zip(&Family::ALL) {
             let ethertype = if pauses {
                 NO_ETHERTYPE
             } else {
