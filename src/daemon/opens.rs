@@ -90,8 +90,9 @@ impl Opens {
             if ports + seen.len() > usize::from(threshold) {
                 break;
             }
-            if !seen.contains(&other.local.port) {
-                let _ = seen.push(other.local.port);
+            let port = other.local.port;
+            if seen.iter().all(|one| *one != port) {
+                let _ = seen.push(port);
             }
         }
         if let Some(place) = self.places.get_mut(self.next) {
