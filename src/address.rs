@@ -4,9 +4,7 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::label::label;
-#[cfg(test)]
-use crate::text::Text;
-use crate::text::{TextView, has_byte, parse_decimal, split};
+use crate::text::{Text, TextView, has_byte, parse_decimal, split, split_once};
 
 /// The IP version; IPv4-mapped IPv6 (RFC 4291 section 2.5.5.2) is IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,22 +123,20 @@ pub const UNSPECIFIED: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 #[derive(Clone, Copy, Debug, Eq)]
 pub struct Network {
     address: IpAddr,
-    prefix_length: u8,
+    /// The number of its last bits that addresses do not share.
+    host_bits: u8,
 }
 
 impl PartialEq for Network {
     #[inline(never)]
     fn eq(&self, other: &Self) -> bool {
-        self.prefix_length == other.prefix_length && self.address == other.address
+        self.host_bits == other.host_bits && self.address == other.address
     }
 }
 
 impl Network {
-    /// Filler for unused slots: 0.0.0.0/0 never stands in a live slot.
-    pub const BLANK: Self = Self {
-        address: UNSPECIFIED,
-        prefix_length: 0,
-    };
+    /// Filler for unused slots: 0.0.0.0 never stands in a live slot.
+    pub const BLANK: Self = Self::single(UNSPECIFIED);
 
     /// All of a family.
     pub const fn any(family: Family) -> Self {
@@ -152,41 +148,27 @@ impl Network {
 
     /// The block of `prefix_length` bits around `address`; longer prefixes
     /// than the family has are cut to a single address.
-    #[inline(never)]
     pub const fn new(address: IpAddr, prefix_length: u8) -> Self {
-        match address {
-            IpAddr::V4(v4) => {
-                let length = if prefix_length > 32 {
-                    32
-                } else {
-                    prefix_length
-                };
-                let bits = v4.to_bits() & mask32(length);
-                Self {
-                    address: IpAddr::V4(Ipv4Addr::from_bits(bits)),
-                    prefix_length: length,
-                }
-            }
-            IpAddr::V6(v6) => {
-                let length = if prefix_length > 128 {
-                    128
-                } else {
-                    prefix_length
-                };
-                let bits = v6.to_bits() & mask128(length);
-                Self {
-                    address: IpAddr::V6(Ipv6Addr::from_bits(bits)),
-                    prefix_length: length,
-                }
-            }
-        }
+        let bits = Family::of(address).bits();
+        Self::of_size(address, bits.saturating_sub(prefix_length))
+    }
+
+    /// The block around `address` in which `host_bits` differ.
+    #[inline(never)]
+    pub const fn of_size(address: IpAddr, host_bits: u8) -> Self {
+        let others = below(host_bits);
+        let address = match address {
+            IpAddr::V4(v4) => IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() & !(others as u32))),
+            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !others)),
+        };
+        Self { address, host_bits }
     }
 
     /// The block that holds just `address`.
     pub const fn single(address: IpAddr) -> Self {
         Self {
             address,
-            prefix_length: Family::of(address).bits(),
+            host_bits: 0,
         }
     }
 
@@ -197,7 +179,12 @@ impl Network {
 
     /// The number of leading bits that all addresses share.
     pub const fn prefix_length(self) -> u8 {
-        self.prefix_length
+        self.family().bits() - self.host_bits
+    }
+
+    /// The number of bits behind them.
+    pub const fn host_bits(self) -> u8 {
+        self.host_bits
     }
 
     /// That of its addresses.
@@ -212,17 +199,20 @@ impl Network {
 
     /// Whether the block holds just one address.
     pub const fn is_single(self) -> bool {
-        self.prefix_length == self.family().bits()
+        self.host_bits == 0
     }
 
     /// Whether `address` lies in the block.
     pub fn contains(self, address: IpAddr) -> bool {
+        let host_bits = self.host_bits.into();
         match (self.address, address) {
             (IpAddr::V4(a), IpAddr::V4(b)) => {
-                (a.to_bits() ^ b.to_bits()) & mask32(self.prefix_length) == 0
+                let differing = a.to_bits() ^ b.to_bits();
+                differing.checked_shr(host_bits).unwrap_or(0) == 0
             }
             (IpAddr::V6(a), IpAddr::V6(b)) => {
-                (a.to_bits() ^ b.to_bits()) & mask128(self.prefix_length) == 0
+                let differing = a.to_bits() ^ b.to_bits();
+                differing.checked_shr(host_bits).unwrap_or(0) == 0
             }
             _ => false,
         }
@@ -230,7 +220,7 @@ impl Network {
 
     /// Whether the two blocks share an address.
     pub fn overlaps(self, other: Self) -> bool {
-        if self.prefix_length <= other.prefix_length {
+        if self.host_bits >= other.host_bits {
             self.contains(other.address)
         } else {
             other.contains(self.address)
@@ -239,27 +229,25 @@ impl Network {
 
     /// Whether it is one of many IPv6 /64s.
     pub const fn is_wide(self) -> bool {
-        self.is_ipv6() && self.prefix_length < 64
+        self.host_bits > 64
     }
 
     /// The network of which an IPv6 /64 or /56 is one of 256 parts, as providers
     /// delegate them (RFC 6177 section 2).
     pub fn wider(self) -> Option<Self> {
-        let length = self.prefix_length.wrapping_sub(8);
-        let is_delegated = self.is_ipv6() && (length == 56 || length == 48);
-        is_delegated.then(|| Self::new(self.address, length))
+        let is_delegated = matches!(self.host_bits, 64 | 72);
+        is_delegated.then(|| Self::of_size(self.address, self.host_bits + 8))
     }
 
     /// One of the 256 parts of a `wider` network.
     #[inline(never)]
     pub fn part(self, number: u8) -> Self {
-        let length = self.prefix_length.saturating_add(8);
         let IpAddr::V6(v6) = self.address else {
             return self;
         };
-        let number = u128::from(number) << (128u8.saturating_sub(length) & 127);
-        let bits = v6.to_bits() | number;
-        Self::new(IpAddr::V6(Ipv6Addr::from_bits(bits)), length)
+        let host_bits = self.host_bits.saturating_sub(8);
+        let bits = v6.to_bits() | u128::from(number) << (host_bits & 127);
+        Self::of_size(IpAddr::V6(Ipv6Addr::from_bits(bits)), host_bits)
     }
 
     /// The block of so many bits around it, for either family. An address that
@@ -284,18 +272,15 @@ impl Network {
     /// Parses `192.0.2.0/24`, `2001:db8::/32` or a single address. Host bits
     /// are cleared. An IPv4-mapped IPv6 address is folded to IPv4 when single.
     pub fn parse(text: &[u8]) -> Option<Self> {
-        let slash = text.iter().position(|byte| *byte == b'/');
-        let Some(slash) = slash else {
-            return Some(Self::single(fold_mapped(parse_address(text)?)));
-        };
-        let (address, length) = text.split_at_checked(slash)?;
-        let length = length.get(1..).filter(|digits| digits.len() <= 3)?;
-        let length = parse_decimal(length)?;
-        let address = parse_address(address)?;
-        if length > u64::from(Family::of(address).bits()) {
-            return None;
+        let (before, digits) = split_once(text, b'/');
+        let address = parse_address(before)?;
+        if before.len() == text.len() {
+            return Some(Self::single(fold_mapped(address)));
         }
-        Some(Self::new(address, length as u8))
+        let bits = Family::of(address).bits();
+        let length = parse_decimal(digits).filter(|_| digits.len() <= 3)?;
+        let host_bits = u64::from(bits).checked_sub(length)?;
+        Some(Self::of_size(address, host_bits as u8))
     }
 
     /// Appends the block: a single address without its length, else CIDR.
@@ -303,7 +288,7 @@ impl Network {
         write_address(out, self.address);
         if !self.is_single() {
             out.put_byte(b'/');
-            out.put_decimal(u64::from(self.prefix_length));
+            out.put_decimal(u64::from(self.prefix_length()));
         }
     }
 
@@ -311,7 +296,7 @@ impl Network {
     pub fn write_cidr(self, out: &mut TextView) {
         write_address(out, self.address);
         out.put_byte(b'/');
-        out.put_decimal(u64::from(self.prefix_length));
+        out.put_decimal(u64::from(self.prefix_length()));
     }
 }
 
@@ -322,23 +307,17 @@ pub const NAT64: [Network; 2] = [
     Network::new(IpAddr::V6(Ipv6Addr::from_bits(0x0064_ff9b_0001 << 80)), 48),
 ];
 
-const fn mask32(length: u8) -> u32 {
-    if length == 0 {
-        0
-    } else {
-        u32::MAX << (32 - if length > 32 { 32 } else { length })
-    }
-}
-
-const fn mask128(length: u8) -> u128 {
-    if length == 0 {
-        0
-    } else {
-        u128::MAX << (128 - if length > 128 { 128 } else { length })
+/// So many bits, from the last one on.
+#[inline(never)]
+pub const fn below(count: u8) -> u128 {
+    match u128::MAX.checked_shl(count as u32) {
+        Some(above) => !above,
+        None => u128::MAX,
     }
 }
 
 /// `address`, with ::ffff:a.b.c.d (RFC 4291 section 2.5.5.2) turned into IPv4.
+#[inline(never)]
 pub fn fold_mapped(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(v6) => {
@@ -387,51 +366,50 @@ fn parse_ipv4(text: &[u8]) -> Option<Ipv4Addr> {
 }
 
 fn parse_ipv6(text: &[u8]) -> Option<Ipv6Addr> {
-    // The part before `::` fills from the top, the part behind it from the
-    // bottom; each is (bits, number of 16-bit groups).
+    let mut octets = Text::<16>::new();
     let gap = text.windows(2).position(|pair| pair == b"::");
-    let (bits, groups) = match gap {
-        None => parse_groups(text, true)?,
-        Some(gap) => {
-            let (head, head_groups) = parse_groups(text.get(..gap)?, false)?;
-            let (tail, tail_groups) = parse_groups(text.get(gap + 2..)?, true)?;
-            if head_groups + tail_groups > 7 {
-                return None;
-            }
-            let shift = 16 * (8 - head_groups);
-            (if shift == 128 { 0 } else { head << shift } | tail, 8)
-        }
-    };
-    (groups == 8).then_some(Ipv6Addr::from_bits(bits))
-}
-
-fn parse_groups(text: &[u8], dotted_end: bool) -> Option<(u128, u32)> {
-    let mut bits: u128 = 0;
-    let mut groups = 0;
-    if text.is_empty() {
-        return Some((0, 0));
-    }
-    let mut parts = split(text, b':').peekable();
-    while let Some(part) = parts.next() {
-        if dotted_end && parts.peek().is_none() && has_byte(part, b'.') {
-            bits = bits << 32 | u128::from(parse_ipv4(part)?.to_bits());
-            groups += 2;
-        } else {
-            if part.is_empty() || part.len() > 4 {
-                return None;
-            }
-            let mut group: u128 = 0;
-            for byte in part {
-                group = group << 4 | u128::from(hex_digit(*byte)?);
-            }
-            bits = bits << 16 | group;
-            groups += 1;
-        }
-        if groups > 8 {
+    if let Some(gap) = gap {
+        let (head, tail) = (text.get(..gap)?, text.get(gap + 2..)?);
+        let mut behind = Text::<16>::new();
+        put_groups(&mut behind, tail)?;
+        put_groups(&mut octets, head)?;
+        let gap = octets.room().checked_sub(behind.as_bytes().len())?;
+        if gap == 0 || has_byte(head, b'.') {
             return None;
         }
+        for _ in 0..gap {
+            octets.put_byte(0);
+        }
+        octets.put(behind.as_bytes());
+    } else {
+        put_groups(&mut octets, text)?;
     }
-    Some((bits, groups))
+    let octets: [u8; 16] = octets.as_bytes().try_into().ok()?;
+    Some(octets.into())
+}
+
+/// Appends the 16-bit groups between colons, the last of which may be IPv4's.
+#[inline(never)]
+fn put_groups(out: &mut TextView, text: &[u8]) -> Option<()> {
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (part, behind) = split_once(rest, b':');
+        let is_last = part.len() == rest.len();
+        if is_last && has_byte(part, b'.') {
+            out.put(&parse_ipv4(part)?.octets());
+        } else {
+            if part.is_empty() || part.len() > 4 || !is_last && behind.is_empty() {
+                return None;
+            }
+            let mut group: u16 = 0;
+            for byte in part {
+                group = group << 4 | u16::from(hex_digit(*byte)?);
+            }
+            out.put(&group.to_be_bytes());
+        }
+        rest = behind;
+    }
+    (!out.is_truncated()).then_some(())
 }
 
 /// The value of one hexadecimal digit.
@@ -446,14 +424,19 @@ pub fn hex_digit(byte: u8) -> Option<u8> {
 
 /// Appends `address`: dotted IPv4, or IPv6 as RFC 5952 recommends.
 pub fn write_address(out: &mut TextView, address: IpAddr) {
-    match address {
-        IpAddr::V4(v4) => write_ipv4(out, v4.to_bits()),
-        IpAddr::V6(v6) => write_ipv6(out, v6.to_bits()),
+    match fold_mapped(address) {
+        IpAddr::V4(v4) => {
+            if address.is_ipv6() {
+                out.put(b"::ffff:");
+            }
+            write_ipv4(out, &v4.octets());
+        }
+        IpAddr::V6(v6) => write_ipv6(out, &v6.octets()),
     }
 }
 
-fn write_ipv4(out: &mut TextView, bits: u32) {
-    for (index, octet) in bits.to_be_bytes().iter().enumerate() {
+fn write_ipv4(out: &mut TextView, octets: &[u8]) {
+    for (index, octet) in octets.iter().enumerate() {
         if index > 0 {
             out.put_byte(b'.');
         }
@@ -461,34 +444,29 @@ fn write_ipv4(out: &mut TextView, bits: u32) {
     }
 }
 
-fn write_ipv6(out: &mut TextView, bits: u128) {
-    if bits >> 32 == 0xffff {
-        out.put(b"::ffff:");
-        return write_ipv4(out, bits as u32);
-    }
-    let group = |index: u32| (bits >> (112 - 16 * index)) as u16;
+fn write_ipv6(out: &mut TextView, octets: &[u8; 16]) {
+    let groups = || octets.chunks_exact(2).zip(0..);
     // RFC 5952 section 4.2: the longest run of at least two zero groups, the
     // first of equals, is written `::`.
-    let (mut run_start, mut run_length, mut index) = (8, 1, 0);
-    while index < 8 {
-        let length = (index..8).take_while(|i| group(*i) == 0).count() as u32;
-        if length > run_length {
-            (run_start, run_length) = (index, length);
+    let (mut run, mut longest, mut begin) = (8, 1, 0);
+    for (group, index) in groups() {
+        if group != [0, 0] {
+            begin = index + 1;
+        } else if index + 1 - begin > longest {
+            (run, longest) = (begin, index + 1 - begin);
         }
-        index += length.max(1);
     }
-    let mut index = 0;
-    while index < 8 {
-        if index == run_start {
+    for (group, index) in groups() {
+        if index == run {
             out.put(b"::");
-            index += run_length;
-            continue;
         }
-        if index > 0 && index != run_start + run_length {
-            out.put_byte(b':');
+        if index < run || index >= run + longest {
+            if index > 0 && index != run + longest {
+                out.put_byte(b':');
+            }
+            let octet = |at| group.get(at).copied().map_or(0, u64::from);
+            out.put_hex(octet(0) << 8 | octet(1), 1);
         }
-        out.put_hex(u64::from(group(index)), 1);
-        index += 1;
     }
 }
 

@@ -332,7 +332,7 @@ pub struct Detector<const N: usize, const I: usize> {
 
 /// Whether an entry is a network's: no source has such a length.
 const fn is_network(key: Network) -> bool {
-    matches!(key.prefix_length(), 24 | 48)
+    matches!(key.host_bits(), 8 | 80)
 }
 
 impl<const N: usize, const I: usize> Detector<N, I> {

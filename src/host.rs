@@ -11,7 +11,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use heapless::{Vec, VecView};
 
-use crate::address::{NAT64, Network, fold_mapped, is_loopback, parse_address};
+use crate::address::{NAT64, Network, below, fold_mapped, is_loopback, parse_address};
 use crate::limits::{
     ALLOWED, BROADCASTS, GATEWAYS, LINK_LOCAL_GATEWAYS, NAMESERVERS, ON_LINK_PREFIXES,
     OWN_ADDRESSES, SHARED_LINKS,
@@ -140,45 +140,41 @@ const START: u8 = RESOLVER_FILES << 1;
 struct Fact {
     high: u64,
     low: u64,
-    length: u8,
+    host_bits: u8,
     /// The sections it is listed in.
     origins: u8,
     /// Those that listed it since their last dump began.
     fresh: u8,
 }
 
-/// The lowest address as a number, and the number of leading bits that count.
+/// The lowest address as a number, and the number of last bits that do not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place(u128, u8);
 
 impl Place {
     fn of(network: Network) -> Self {
-        let length = network.prefix_length();
-        match network.address() {
-            IpAddr::V4(v4) => Self(u128::MAX << 32 | u128::from(v4.to_bits()), 96 + length),
-            IpAddr::V6(v6) => Self(v6.to_bits(), length),
-        }
+        let number = match network.address() {
+            IpAddr::V4(v4) => u128::MAX << 32 | u128::from(v4.to_bits()),
+            IpAddr::V6(v6) => v6.to_bits(),
+        };
+        Self(number, network.host_bits())
     }
 
     fn last(self) -> u128 {
-        self.0 | u128::MAX.checked_shr(self.1.into()).unwrap_or(0)
+        self.0 | below(self.1)
     }
 
-    /// The network of `length` bits around it.
-    fn within(self, length: u8) -> Self {
-        Self(
-            self.0 & !u128::MAX.checked_shr(length.into()).unwrap_or(0),
-            length,
-        )
+    /// The network of `host_bits` around it.
+    fn within(self, host_bits: u8) -> Self {
+        Self(self.0 & !below(host_bits), host_bits)
     }
 
     const fn is_ipv4(self) -> bool {
-        self.0 >= u128::MAX << 32
+        (self.0 >> 64) as u64 == u64::MAX
     }
 
     const fn network(self) -> Network {
-        let above = if self.is_ipv4() { 96 } else { 0 };
-        Network::new(self.address(), self.1 - above)
+        Network::of_size(self.address(), self.1)
     }
 
     const fn address(self) -> IpAddr {
@@ -192,7 +188,7 @@ impl Place {
 
 impl Fact {
     const fn place(self) -> Place {
-        Place((self.high as u128) << 64 | self.low as u128, self.length)
+        Place((self.high as u128) << 64 | self.low as u128, self.host_bits)
     }
 }
 
@@ -207,8 +203,8 @@ fn ending(address: IpAddr) -> u64 {
 
 /// Facts of one kind, by place. The code is one for every capacity.
 struct Facts<V: ?Sized = VecView<Fact>> {
-    /// A bit for each prefix length among them that is not a single address.
-    lengths: u128,
+    /// A bit for each number of host bits among them, from one on.
+    sizes: u128,
     /// A bit for each `ending`, all where there is a whole network: hardly any
     /// peer of the thousands in a reading needs a search.
     endings: u64,
@@ -222,7 +218,7 @@ struct Facts<V: ?Sized = VecView<Fact>> {
 impl<const N: usize> Facts<Vec<Fact, N>> {
     const fn new() -> Self {
         Self {
-            lengths: 0,
+            sizes: 0,
             endings: 0,
             lost: 0,
             losing: 0,
@@ -252,7 +248,7 @@ impl Facts {
         let mut fact = Fact {
             high: (place.0 >> 64) as u64,
             low: place.0 as u64,
-            length: place.1,
+            host_bits: place.1,
             origins: origin,
             fresh: origin,
         };
@@ -276,11 +272,11 @@ impl Facts {
     }
 
     #[inline(never)]
-    fn summarise(&mut self, Place(bits, length): Place) {
-        if length >= 128 {
+    fn summarise(&mut self, Place(bits, host_bits): Place) {
+        if host_bits == 0 {
             self.endings |= 1 << (bits as u32 & 63);
         } else {
-            self.lengths |= 1 << length;
+            self.sizes |= 1 << (host_bits - 1 & 127);
             self.endings = u64::MAX;
         }
     }
@@ -321,7 +317,7 @@ impl Facts {
         let has_removed = kept != before;
         if has_removed {
             self.sorted.truncate(kept);
-            (self.lengths, self.endings) = (0, 0);
+            (self.sizes, self.endings) = (0, 0);
             for index in 0..self.sorted.len() {
                 let place = self.sorted.get(index).map(|fact| fact.place());
                 place.into_iter().for_each(|place| self.summarise(place));
@@ -339,28 +335,29 @@ impl Facts {
         let place = Place::of(network);
         // IPv4 stands above: where no fact is of IPv6, no IPv6 peer of the
         // thousands in a reading needs a search.
-        if place.last() < first.place().0 {
+        let last = place.last();
+        if last < first.place().0 {
             return false;
         }
-        let next = self.sorted.get(self.index_of(place));
+        let next = self.sorted.get(self.index_of(Place(place.0, 0)));
         let within = |fact: &&Fact| {
             let held = fact.place();
-            held.0 <= place.last() && held.is_ipv4() == place.is_ipv4()
+            held.0 <= last && held.is_ipv4() == place.is_ipv4()
         };
         if next.filter(within).is_some() {
             return true;
         }
-        let mut shorter = self.lengths & !u128::MAX.checked_shl(place.1.into()).unwrap_or(0);
+        let mut wider = self.sizes & !below(place.1);
         if place.is_ipv4() {
-            shorter &= u128::MAX << 96;
+            wider &= below(32);
         }
-        while shorter != 0 {
-            let around = place.within(shorter.trailing_zeros() as u8);
+        while wider != 0 {
+            let around = place.within(wider.trailing_zeros() as u8 + 1);
             let held = self.sorted.get(self.index_of(around));
             if held.is_some_and(|fact| fact.place() == around) {
                 return true;
             }
-            shorter &= shorter - 1;
+            wider &= wider - 1;
         }
         false
     }
@@ -680,7 +677,7 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
         let mut most = 0;
         for own in self.own.view().sorted.iter().map(|fact| fact.place()) {
             let common = (own.0 ^ peer.0).leading_zeros();
-            if own.1 == 128 && own.is_ipv4() == peer.is_ipv4() && common >= most {
+            if own.1 == 0 && own.is_ipv4() == peer.is_ipv4() && common >= most {
                 (nearest, most) = (Some(own), common);
             }
         }
@@ -924,13 +921,10 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
 
 /// `network` as IPv4 where it lies in ::ffff:0:0/96.
 fn fold_network(network: Network) -> Network {
-    match network.prefix_length().checked_sub(96) {
-        Some(length) if network.is_ipv6() => match fold_mapped(network.address()) {
-            IpAddr::V4(v4) => Network::new(IpAddr::V4(v4), length),
-            IpAddr::V6(_) => network,
-        },
-        _ => network,
+    if network.host_bits() > 32 {
+        return network;
     }
+    Network::of_size(fold_mapped(network.address()), network.host_bits())
 }
 
 /// The first word of `text` as an address, without the zone of `fe80::1%eth0`

@@ -110,7 +110,7 @@ impl Blank for Network {
 
 impl Key for Network {
     fn hash(&self, key: &HashKey) -> u32 {
-        key.hash_address(self.address(), self.prefix_length().into())
+        key.hash_address(self.address(), self.host_bits().into())
     }
 }
 

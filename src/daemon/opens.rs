@@ -1,7 +1,7 @@
 //! SYNs to services whose connections are looked for, exactly and soon: what
 //! the kernel's table shows then is evidence, whatever the packets said.
 
-use crate::address::{Endpoint, Family, Network};
+use crate::address::{Endpoint, Network};
 use crate::detector::Ports;
 use crate::limits::{OPENS, OPENS_PER_SECOND, OPENS_PER_TURN};
 use crate::metrics::Found;
@@ -29,7 +29,7 @@ impl Open {
     const FREE: Self = Self {
         local: Endpoint::BLANK,
         remote: Endpoint::BLANK,
-        source: Network::any(Family::V4),
+        source: Network::BLANK,
         since: None,
         due: None,
     };
