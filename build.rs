@@ -116,7 +116,10 @@ fn check_overrides() {
 fn revision() -> String {
     println!("cargo:rerun-if-env-changed=TCPPARSER_REVISION");
     if let Ok(revision) = env::var("TCPPARSER_REVISION") {
-        return revision;
+        return revision.replace(
+            |sign: char| !sign.is_ascii_graphic() || "\"\\|".contains(sign),
+            "-",
+        );
     }
     if fs::metadata(".git").is_err() {
         return "unknown".to_owned();

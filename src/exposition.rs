@@ -1,255 +1,43 @@
 //! Metrics as text: Prometheus text format 0.0.4 and OpenMetrics 1.0.0.
-//!
-//! Each family is one entry with its kind, its name (without `_total` and
-//! `_info`), its numbers, and what it means. A name that ends with `_seconds` or
-//! `_bytes` says its unit. What a family means is one line without quotes and
-//! backslashes, so that neither format needs to escape any of it.
 
-use crate::address::Family;
-use crate::connections::Direction;
-use crate::firewall::{Backend, EndReason, Refusal};
+use core::slice::Iter;
 
-use crate::http::{Format, Status};
-use crate::kernel::{HookRun, ProcessStatus};
-use crate::label::{Label, words};
-use crate::metrics::{
-    BUCKETS, BlockFailure, CommandExit, EvidenceSource, Found, Histogram, Metrics, RowsFile,
-    TABLE_CAPACITIES, Table, Trigger,
-};
-use crate::packets::Kind;
-use crate::probes::Target;
-use crate::proc_net_tcp::TcpState;
-use crate::sandbox::{Layer, Tier};
-use crate::text::{TextView, split_once};
+use crate::http::Format;
+use crate::label::nth;
+use crate::metrics::{BUCKETS, FAMILIES, Metrics, START_TIME_SECONDS};
+use crate::text::{TextView, split, split_into, split_once};
 use crate::time::Duration;
 
-/// All that is exposed at one moment.
-#[derive(Clone, Copy)]
-pub struct Snapshot<'a> {
-    /// What we counted.
-    pub metrics: &'a Metrics,
-    /// What the kernel says about this process.
-    pub process: ProcessStatus,
-}
-
 /// Appends all families, in the order in which they are exposed.
-pub fn write(snapshot: &Snapshot, format: Format, out: &mut TextView) {
+pub fn write(metrics: &Metrics, format: Format, out: &mut TextView) {
     let mut writer = Writer {
         out,
-        format,
-        start: snapshot.metrics.start_unix_nanoseconds,
+        is_text: format == Format::Text,
         has_created: false,
-        families: b"",
-        prefix: b"",
+        start: metrics.get(START_TIME_SECONDS),
+        numbers: metrics.numbers().iter(),
         name: b"",
         suffix: b"",
         labels: 0,
     };
-    write_readings(&mut writer, snapshot.metrics);
-    write_evidence(&mut writer, snapshot.metrics);
-    write_firewall(&mut writer, snapshot.metrics);
-    write_tables(&mut writer, snapshot.metrics);
-    write_process(&mut writer, snapshot);
+    for family in split(FAMILIES, b'\n') {
+        writer.family(family);
+    }
     if format == Format::OpenMetrics {
-        writer.out.put(b"# EOF\n");
-    }
-}
-
-/// Writes families down: for each its kind, name and number, and what it means.
-/// Names and meanings are one text, where strings of their own would take two
-/// registers in each call.
-macro_rules! families {
-    ($w:ident, $prefix:literal: $($kind:ident $name:literal = $method:ident $(::<$($label:ty),+>)? ($($number:expr)?),
-        $help:literal;)+) => {
-        $w.prefix = $prefix;
-        $w.families = concat!($(letter!($kind), $name, " ", $help, "\n",)+).as_bytes();
-        $($w.$method $(::<$($label),+>)? ($($number)?);)+
-    };
-}
-
-/// How a kind is named in that text.
-macro_rules! letter {
-    (counter) => {
-        "c"
-    };
-    // The kernel's, which did not start with this process.
-    (counter_since_boot) => {
-        "b"
-    };
-    (gauge) => {
-        "g"
-    };
-    (histogram) => {
-        "h"
-    };
-    (info) => {
-        "i"
-    };
-}
-
-#[inline(never)]
-fn write_readings(w: &mut Writer, m: &Metrics) {
-    families! { w, b"tcpparser_":
-        info "build" = build(),
-            "Always 1; version, target and revision of the running binary.";
-        counter "readings" = number(m.readings.total()),
-            "Passes over /proc/net/tcp and tcp6, scheduled and early ones together.";
-        counter "scheduled_readings" = number(m.readings.get(Trigger::Scheduled)),
-            "Readings made because the interval had passed.";
-        counter "early_readings" = number(m.readings.get(Trigger::Early)),
-            "Readings made ahead of schedule.";
-        counter "readings_failed" = number(m.readings_failed),
-            "Readings given up because a file could not be read.";
-        histogram "reading_duration_seconds" = histogram(&m.reading_duration),
-            "How long readings took.";
-        gauge "last_reading_timestamp_seconds" = seconds(m.last_reading_unix_nanoseconds),
-            "Unix time of the last good reading, 0 before the first.";
-        gauge "interval_seconds" = seconds(m.interval.as_nanos()),
-            "Time between scheduled readings, as configured.";
-        counter "rows" = labelled::<RowsFile>(m.rows.values()),
-            "Valid rows read, by file.";
-        counter "malformed_rows" = number(m.malformed_rows),
-            "Lines of /proc/net/tcp and tcp6 that were no row.";
-        gauge "connections" = grid::<Family, TcpState>(m.connections.values()),
-            "TCP sockets of the last reading, without those within the host, by address family and state.";
-        counter "new_connections" = grid::<Direction, Family>(m.new_connections.values()),
-            "Connections first seen, without those within the host, by who opened them and address family.";
-        counter "connections_missed" = number(m.connections_missed),
-            "Inbound connections the kernel completed and nothing here saw.";
-        counter_since_boot "resets_sent" = number(m.resets_sent),
-            "Resets sent by this host since boot: refused connects, aborts by services, destroyed sockets.";
-    }
-}
-
-fn write_evidence(w: &mut Writer, m: &Metrics) {
-    families! { w, b"tcpparser_":
-        counter "destroy_events" = number(m.destroy_events),
-            "Socket destroy events received from the kernel.";
-        counter "events_unproven" = number(m.events_unproven),
-            "Destroy events of inbound connections whose handshake nothing proves: no evidence.";
-        counter "destroy_event_overflows" = number(m.destroy_event_overflows),
-            "Times the kernel dropped destroy events because the receive buffer was full.";
-        counter "namespace_events" = number(m.namespace_events),
-            "Socket destroy events of other network namespaces, without those of private peers.";
-        counter "malformed_events" = number(m.malformed_events),
-            "Messages on the event sockets that were no destroy event.";
-        gauge "evidence_source_up" = labelled::<EvidenceSource>(m.evidence_source_up.values()),
-            "Whether a source of evidence works.";
-        gauge "witness_up" = number(u64::from(m.witness_up)),
-            "Whether packet sockets show what asks for connections.";
-        counter "witness_packets" = number(m.witness_packets),
-            "Packets they showed: SYN, NULL, FIN, XMAS.";
-        counter "witness_packets_dropped" = number(m.witness_packets_dropped),
-            "Packets they had no room for.";
-        counter "witness_pauses" = number(m.witness_pauses),
-            "Times they paused because of too many packets.";
-        counter "witness_lookups" = labelled::<Found>(m.witness_lookups.values()),
-            "Connections looked up for a SYN, by what was found.";
-        counter "probing_sources" = grid::<Kind, Target>(m.probing_sources.values()),
-            "Sources that asked for ports without a handshake; may be forged.";
-        counter "probes_of_blocked" = number(m.probes_of_blocked),
-            "Such packets of blocked sources.";
-        counter "port_scans" = number(m.port_scans),
-            "Port scans reported.";
-        counter "blocks" = number(m.blocks),
-            "Blocks of a source that the kernel has confirmed, without adopted ones.";
-        counter "blocks_adopted" = number(m.blocks_adopted),
-            "Blocks found in the kernel and taken over.";
-        counter "block_failures" = labelled::<BlockFailure>(m.block_failures.values()),
-            "Tries to block that failed, by reason.";
-        counter "unblocks" = labelled::<EndReason>(m.unblocks.values()),
-            "Blocks that ended, by reason.";
-        counter "blocks_refused" = labelled::<Refusal>(m.blocks_refused.values()),
-            "Port scans that no block followed, by reason.";
-    }
-}
-
-fn write_firewall(w: &mut Writer, m: &Metrics) {
-    families! { w, b"tcpparser_":
-        gauge "blocked_sources" = number(m.blocked_sources),
-            "Sources blocked in the kernel now.";
-        gauge "blocks_pending" = number(m.blocks_pending),
-            "Blocks decided and not yet in the kernel.";
-        gauge "blocking_enabled" = number(u64::from(m.blocking_enabled)),
-            "Whether scanners are to be blocked: 0 in a dry run and without a firewall.";
-        gauge "firewall_up" = number(u64::from(m.firewall_up)),
-            "Whether the firewall can be used.";
-        info "firewall" = labelled::<Backend>(m.backends.values()),
-            "Always 1; what holds blocks, or would hold the next one.";
-        gauge "sandbox_info" = labelled::<Tier>(m.sandbox_tier.values()),
-            "1 for the sandbox that was entered.";
-        gauge "sandbox" = labelled::<Layer>(m.sandbox_layers.values()),
-            "Whether the kernel holds up each part of it.";
-        gauge "firewall_jump_first" = number(u64::from(m.firewall_jump_first)),
-            "Whether the jump to our chain is the first rule.";
-        gauge "host_facts_known" = number(u64::from(m.host_facts_known)),
-            "Whether own addresses and gateways are fully known: without that nothing is blocked.";
-        counter "firewall_repairs" = number(m.firewall_repairs),
-            "Times our rules were lost and built again.";
-        counter "firewall_commands" = labelled::<CommandExit>(m.firewall_commands.values()),
-            "Firewall commands run, by exit status; what nf_tables does counts as 0, or other.";
-        histogram "firewall_command_duration_seconds" = histogram(&m.firewall_command_duration),
-            "How long firewall commands took.";
-        counter "hook_runs" = labelled::<HookRun>(m.hook_runs.values()),
-            "Events for the hook, by what became of its run.";
-        counter "sockets_destroyed" = number(m.sockets_destroyed),
-            "Sockets of blocked sources that were destroyed.";
-    }
-}
-
-fn write_tables(w: &mut Writer, m: &Metrics) {
-    families! { w, b"tcpparser_":
-        gauge "table_entries" = labelled::<Table>(m.table_entries.values()),
-            "Entries in each fixed-size table now.";
-        gauge "table_capacity" = labelled::<Table>(&TABLE_CAPACITIES),
-            "Entries each fixed-size table can hold.";
-        counter "table_evictions" = labelled::<Table>(m.table_evictions.values()),
-            "Entries evicted from a full table, or refused by one.";
-        counter "output_lines_dropped" = number(m.output_lines_dropped),
-            "Lines lost because standard output was blocked or broken.";
-        gauge "http_clients" = number(m.http_clients),
-            "HTTP clients connected now.";
-        counter "http_clients_accepted" = number(m.http_clients_accepted),
-            "HTTP clients accepted.";
-        counter "http_clients_evicted" = number(m.http_clients_evicted),
-            "HTTP clients evicted for a newer one.";
-        counter "http_requests" = labelled::<Status>(m.http_requests.values()),
-            "HTTP requests answered, by status code.";
-    }
-}
-
-/// The names and meanings all Prometheus client libraries share.
-fn write_process(w: &mut Writer, snapshot: &Snapshot) {
-    let p = &snapshot.process;
-    families! { w, b"process_":
-        counter "cpu_seconds" = seconds(p.cpu_time.as_nanos()),
-            "Total user and system CPU time spent in seconds.";
-        gauge "open_fds" = number(p.open_descriptors),
-            "Number of open file descriptors.";
-        gauge "max_fds" = limit(p.max_descriptors),
-            "Maximum number of open file descriptors.";
-        gauge "virtual_memory_bytes" = number(p.virtual_bytes),
-            "Virtual memory size in bytes.";
-        gauge "virtual_memory_max_bytes" = limit(p.max_virtual_bytes),
-            "Maximum amount of virtual memory available in bytes.";
-        gauge "resident_memory_bytes" = number(p.resident_bytes),
-            "Resident memory size in bytes.";
-        gauge "start_time_seconds" = seconds(snapshot.metrics.start_unix_nanoseconds),
-            "Start time of the process since unix epoch in seconds.";
+        out.put(b"# EOF\n");
     }
 }
 
 /// Writes families, one after the other.
 struct Writer<'a> {
     out: &'a mut TextView,
-    format: Format,
-    /// When counting began, and whether the family being written says so.
-    start: u64,
+    /// Not OpenMetrics.
+    is_text: bool,
+    /// Whether the family being written says when counting began, and when it did.
     has_created: bool,
-    /// What of `families!` is not written yet.
-    families: &'static [u8],
-    /// What the names of all of those begin with.
-    prefix: &'static [u8],
+    start: u64,
+    /// Those that are not written yet.
+    numbers: Iter<'a, u64>,
     /// Name of the family being written, and what its samples have behind it.
     name: &'static [u8],
     suffix: &'static [u8],
@@ -258,194 +46,154 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    #[inline(never)]
-    fn number(&mut self, number: u64) {
-        self.begin();
-        self.sample(&[b" "]);
-        self.end(number);
-    }
-
-    #[inline(never)]
-    fn seconds(&mut self, nanoseconds: u64) {
-        self.begin();
-        self.sample(&[b" "]);
-        self.out.put_seconds(nanoseconds);
-        self.end_line();
-    }
-
-    /// `None` is infinite.
-    fn limit(&mut self, limit: Option<u64>) {
-        match limit {
-            Some(number) => self.number(number),
-            None => {
-                self.begin();
-                self.sample(&[b" +Inf\n"]);
-            }
-        }
-    }
-
-    /// One number for each value of a label; where that is always 1, for those
-    /// that apply.
-    fn labelled<L: Label>(&mut self, numbers: &[u64]) {
-        self.row(L::WORDS, numbers);
-    }
-
-    #[inline(never)]
-    fn row(&mut self, label: &'static str, numbers: &[u64]) {
-        self.begin();
-        self.series(&[b"{"], label, numbers);
-    }
-
-    /// One number for each pair of values of two labels.
-    fn grid<A: Label, B: Label>(&mut self, numbers: &[u64]) {
-        self.rows(A::WORDS, B::WORDS, B::COUNT, numbers);
-    }
-
-    #[inline(never)]
-    fn rows(&mut self, label: &'static str, columns: &'static str, count: usize, numbers: &[u64]) {
-        self.begin();
-        let mut rows = numbers.chunks(count.max(1));
-        let mut values = words(label);
-        let name = values.next().unwrap_or_default();
-        for value in values {
-            let row = rows.next().unwrap_or_default();
-            let head = [b"{", name, b"=\"", value, b"\","];
-            self.series(&head, columns, row);
-        }
-    }
-
-    #[inline(never)]
-    fn series(&mut self, head: &[&[u8]], label: &'static str, numbers: &[u64]) {
-        let shows_all = self.suffix != b"_info";
-        let mut values = words(label);
-        let name = values.next().unwrap_or_default();
-        let samples = values.zip(numbers);
-        for (value, number) in samples.filter(|(_, number)| shows_all || **number > 0) {
-            self.sample(head);
-            self.put(&[name, b"=\"", value, b"\"} "]);
-            self.end(*number);
-        }
-    }
-
-    #[inline(never)]
-    fn histogram(&mut self, durations: &Histogram) {
-        self.begin();
-        let mut below: u64 = 0;
-        for (bound, count) in BUCKETS.iter().zip(durations.counts()) {
-            below = below.wrapping_add(*count);
-            self.sample(&[b"_bucket{le=\""]);
-            self.out.put_seconds(bound.as_nanos());
-            // As OpenMetrics 1.0.0 wants it ("Canonical Numbers"), so that a
-            // series has one name in both formats.
-            if *bound >= Duration::from_secs(1) {
-                self.put(&[b".0"]);
-            }
-            self.put(&[b"\"} "]);
-            self.end(below);
-        }
-        self.sample(&[b"_bucket{le=\"+Inf\"} "]);
-        self.end(durations.count());
-        self.sample(&[b"_sum "]);
-        self.out.put_seconds(durations.sum().as_nanos());
-        self.end_line();
-        self.sample(&[b"_count "]);
-        self.end(durations.count());
-    }
-
-    /// Always 1: what it shows are its labels.
-    fn build(&mut self) {
-        self.begin();
-        self.sample(&[b"{"]);
-        for (label, value) in [
-            ("version=\"", env!("CARGO_PKG_VERSION")),
-            ("\",target=\"", env!("TCPPARSER_TARGET")),
-            ("\",revision=\"", env!("TCPPARSER_REVISION")),
-        ] {
-            self.put(&[label.as_bytes()]);
-            put_escaped(self.out, value);
-        }
-        self.put(&[b"\"} 1\n"]);
-    }
-
-    /// The lines that describe the next family. In OpenMetrics they name it
-    /// without the suffix (section "MetricFamily"), in the text format with it.
-    #[inline(never)]
-    fn begin(&mut self) {
-        let (family, rest) = split_once(self.families, b'\n');
-        let (name, help) = split_once(family, b' ');
+    /// One line of `FAMILIES`.
+    fn family(&mut self, family: &'static [u8]) {
+        let mut fields: [&[u8]; 4] = [b""; 4];
+        split_into(&mut fields, family, b'|');
+        let [name, help, rows, columns] = fields;
         let Some((kind, name)) = name.split_first() else {
             return;
         };
-        self.families = rest;
-        let is_text = self.format == Format::Text;
-        let (suffix, word): (&[u8], &[u8]) = match kind {
-            b'c' | b'b' => (b"_total", b"counter"),
-            b'g' => (b"", b"gauge"),
-            b'h' => (b"", b"histogram"),
-            // The text format has no such type.
-            _ if is_text => (b"_info", b"gauge"),
-            _ => (b"_info", b"info"),
-        };
-        (self.name, self.suffix) = (name, suffix);
-        self.has_created = !is_text && *kind == b'c';
-        let suffix: &[u8] = if is_text { suffix } else { b"" };
-        self.describe(b"# HELP ", suffix, help);
-        self.describe(b"# TYPE ", suffix, word);
-        let units: [&[u8]; 2] = [b"seconds", b"bytes"];
-        let unit = units.into_iter().find(|unit| name.ends_with(unit));
-        if let Some(unit) = unit.filter(|_| !is_text) {
-            self.describe(b"# UNIT ", suffix, unit);
+        let mut kind = kind.wrapping_sub(b'0');
+        self.name = name;
+        self.suffix = nth("_total _total   _info", kind.into());
+        self.has_created = !self.is_text && kind == 0;
+        // The text format has no such type.
+        if self.is_text && kind == 4 {
+            kind = 2;
+        }
+        self.describe(b"# HELP ", help);
+        self.describe(
+            b"# TYPE ",
+            nth("counter counter gauge histogram info", kind.into()),
+        );
+        for unit in [b"seconds".as_slice(), b"bytes"] {
+            if !self.is_text && name.ends_with(unit) {
+                self.describe(b"# UNIT ", unit);
+            }
+        }
+        if kind == 3 {
+            self.histogram();
+        } else {
+            self.series(rows, columns);
+        }
+    }
+
+    /// A line about the family, which OpenMetrics names without the suffix
+    /// (section "MetricFamily").
+    #[inline(never)]
+    fn describe(&mut self, what: &[u8], words: &[u8]) {
+        self.put(what);
+        self.put_name(if self.is_text { self.suffix } else { b"" });
+        self.put(b" ");
+        self.put(words);
+        self.put(b"\n");
+    }
+
+    /// The names that all Prometheus client libraries share are whole.
+    #[inline(never)]
+    fn put_name(&mut self, suffix: &[u8]) {
+        if !self.name.starts_with(b"process_") {
+            self.put(b"tcpparser_");
+        }
+        self.put(self.name);
+        self.put(suffix);
+    }
+
+    /// One number; or one for each value of a label, and those for each value of
+    /// another. Where a number is always 1, those that apply.
+    fn series(&mut self, rows: &[u8], columns: &[u8]) {
+        let (row_label, rows) = split_once(rows, b' ');
+        let (label, columns) = split_once(columns, b' ');
+        for row in split(rows, b' ') {
+            for value in split(columns, b' ') {
+                let number = self.next();
+                if number == 0 && self.suffix == b"_info" {
+                    continue;
+                }
+                self.sample(b"");
+                self.label(row_label, row);
+                self.label(label, value);
+                self.end(number, self.name.ends_with(b"seconds"));
+            }
         }
     }
 
     #[inline(never)]
-    fn describe(&mut self, what: &[u8], suffix: &[u8], words: &[u8]) {
-        self.put(&[what, self.prefix, self.name, suffix, b" ", words, b"\n"]);
+    fn next(&mut self) -> u64 {
+        self.numbers.next().copied().unwrap_or_default()
+    }
+
+    fn histogram(&mut self) {
+        let mut below: u64 = 0;
+        for bound in BUCKETS {
+            below = below.wrapping_add(self.next());
+            self.sample(b"_bucket{le=\"");
+            self.out.put_seconds(bound.as_nanos());
+            // As OpenMetrics 1.0.0 wants it ("Canonical Numbers"), so that a
+            // series has one name in both formats.
+            if bound >= Duration::from_secs(1) {
+                self.put(b".0");
+            }
+            self.put(b"\"");
+            self.end(below, false);
+        }
+        let (count, sum) = (self.next(), self.next());
+        self.sample(b"_bucket{le=\"+Inf\"");
+        self.end(count, false);
+        self.sample(b"_sum");
+        self.end(sum, true);
+        self.sample(b"_count");
+        self.end(count, false);
     }
 
     /// Begins a sample: its name, then `rest`.
     #[inline(never)]
-    fn sample(&mut self, rest: &[&[u8]]) {
-        self.put(&[self.prefix, self.name, self.suffix]);
+    fn sample(&mut self, rest: &[u8]) {
+        self.put_name(self.suffix);
         self.labels = self.out.as_bytes().len();
         self.put(rest);
     }
 
+    /// A label, if there is one, behind another or the name.
     #[inline(never)]
-    fn put(&mut self, parts: &[&[u8]]) {
-        for part in parts {
-            self.out.put(part);
+    fn label(&mut self, label: &[u8], value: &[u8]) {
+        if !label.is_empty() {
+            self.put(if self.has_labels() { b"," } else { b"{" });
+            self.put(label);
+            self.put(b"=\"");
+            self.put(value);
+            self.put(b"\"");
         }
     }
 
     #[inline(never)]
-    fn end(&mut self, number: u64) {
-        self.out.put_decimal(number);
-        self.end_line();
+    fn has_labels(&self) -> bool {
+        self.out.as_bytes().ends_with(b"\"")
     }
 
-    /// Behind a counter comes in OpenMetrics since when it counts (section
-    /// "Counter"): what it counted before the first scrape is an increase, too.
     #[inline(never)]
-    fn end_line(&mut self) {
-        self.out.put_byte(b'\n');
+    fn put(&mut self, text: &[u8]) {
+        self.out.put(text);
+    }
+
+    /// Ends a sample. Behind a counter comes in OpenMetrics since when it counts
+    /// (section "Counter"): what it counted before the first scrape is an increase,
+    /// too.
+    #[inline(never)]
+    fn end(&mut self, number: u64, are_seconds: bool) {
+        self.put(if self.has_labels() { b"} " } else { b" " });
+        match number {
+            _ if are_seconds => self.out.put_seconds(number),
+            u64::MAX => self.put(b"+Inf"),
+            _ => self.out.put_decimal(number),
+        }
+        self.put(b"\n");
         if self.has_created {
-            self.put(&[self.prefix, self.name, b"_created"]);
+            self.put_name(b"_created");
             self.out.put_word_again(self.labels);
             self.out.put_seconds(self.start);
-            self.out.put_byte(b'\n');
-        }
-    }
-}
-
-/// A label value; both formats escape these three characters.
-fn put_escaped(out: &mut TextView, value: &str) {
-    for byte in value.bytes() {
-        match byte {
-            b'\\' => out.put(b"\\\\"),
-            b'"' => out.put(b"\\\""),
-            b'\n' => out.put(b"\\n"),
-            _ => out.put_byte(byte),
+            self.put(b"\n");
         }
     }
 }
@@ -459,49 +207,54 @@ mod tests {
     use std::vec::Vec;
 
     use super::*;
+    use crate::address::Family;
+    use crate::connections::Direction;
+    use crate::firewall::{Backend, Refusal};
     use crate::host::Protection;
     use crate::http::BODY_ROOM;
+    use crate::kernel::ProcessStatus;
+    use crate::metrics::{
+        BLOCKS_REFUSED, CONNECTIONS, EARLY_READINGS, FIREWALL, FIREWALL_UP, NEW_CONNECTIONS,
+        READING_DURATION_SECONDS, READINGS, SCHEDULED_READINGS,
+    };
+    use crate::proc_net_tcp::TcpState;
     use crate::testing::golden::assert_golden;
     use crate::text::Text;
     use crate::time::Duration;
 
-    fn written(snapshot: &Snapshot, format: Format) -> String {
+    fn written(metrics: &Metrics, format: Format) -> String {
         let mut text: std::boxed::Box<Text<BODY_ROOM>> = std::boxed::Box::new(Text::new());
-        write(snapshot, format, &mut *text);
+        write(metrics, format, &mut *text);
         assert!(!text.is_truncated());
         String::from_utf8(text.as_bytes().to_vec()).unwrap()
     }
 
-    fn sample(metrics: &Metrics) -> Snapshot<'_> {
-        Snapshot {
-            metrics,
-            process: ProcessStatus {
-                cpu_time: Duration::from_millis(1_500),
-                open_descriptors: 9,
-                max_descriptors: Some(1_024),
-                virtual_bytes: 1 << 20,
-                max_virtual_bytes: None,
-                resident_bytes: 65_536,
-            },
-        }
+    fn idle() -> Metrics {
+        let mut metrics = Metrics::new();
+        metrics.set_process(&ProcessStatus {
+            cpu_time: Duration::from_millis(1_500),
+            open_descriptors: 9,
+            max_descriptors: Some(1_024),
+            virtual_bytes: 1 << 20,
+            max_virtual_bytes: None,
+            resident_bytes: 65_536,
+        });
+        metrics
     }
 
     fn busy() -> Metrics {
-        let mut metrics = Metrics::new();
-        metrics.readings.add(Trigger::Scheduled, 3);
-        metrics.readings.add(Trigger::Early, 2);
-        metrics.reading_duration.observe(Duration::from_millis(2));
-        metrics.reading_duration.observe(Duration::from_secs(60));
-        (0..17).for_each(|_| metrics.connections.count(Family::V6, TcpState::TimeWait));
-        metrics
-            .new_connections
-            .count(Direction::Outbound, Family::V4);
-        metrics
-            .blocks_refused
-            .count(Refusal::Protected(Protection::Gateway));
-        metrics.firewall_up = true;
-        metrics.backends.set(Backend::Nft, 1);
-        metrics.start_unix_nanoseconds = 1_635_801_113_250_000_000;
+        let mut metrics = idle();
+        metrics.set(READINGS, 5_u64);
+        metrics.set(SCHEDULED_READINGS, 3_u64);
+        metrics.set(EARLY_READINGS, 2_u64);
+        metrics.observe(READING_DURATION_SECONDS, Duration::from_millis(2));
+        metrics.observe(READING_DURATION_SECONDS, Duration::from_secs(60));
+        metrics.add(CONNECTIONS.of(Family::V6, TcpState::TimeWait), 17);
+        metrics.count(NEW_CONNECTIONS.of(Direction::Outbound, Family::V4));
+        metrics.count(BLOCKS_REFUSED.of(Refusal::Protected(Protection::Gateway)));
+        metrics.set(FIREWALL_UP, true);
+        metrics.set(FIREWALL.of(Backend::Nft), true);
+        metrics.set(START_TIME_SECONDS, 1_635_801_113_250_000_000_u64);
         metrics
     }
 
@@ -571,9 +324,9 @@ mod tests {
 
     #[test]
     fn both_formats_are_well_formed() {
-        for metrics in [Metrics::new(), busy()] {
-            check(&written(&sample(&metrics), Format::Text));
-            let open = written(&sample(&metrics), Format::OpenMetrics);
+        for metrics in [idle(), busy()] {
+            check(&written(&metrics, Format::Text));
+            let open = written(&metrics, Format::OpenMetrics);
             check(&open);
             assert!(open.ends_with("\n# EOF\n"));
             assert_eq!(open.matches("# EOF").count(), 1);
@@ -584,7 +337,7 @@ mod tests {
     fn both_formats_have_the_same_samples() {
         let metrics = busy();
         let samples = |format| -> Vec<String> {
-            written(&sample(&metrics), format)
+            written(&metrics, format)
                 .lines()
                 .filter(|line| !line.starts_with('#') && !is_created(line))
                 .map(ToString::to_string)
@@ -602,9 +355,9 @@ mod tests {
     #[test]
     fn counters_say_since_when_they_count() {
         let metrics = busy();
-        let text = written(&sample(&metrics), Format::Text);
+        let text = written(&metrics, Format::Text);
         assert!(!text.lines().any(is_created));
-        let open = written(&sample(&metrics), Format::OpenMetrics);
+        let open = written(&metrics, Format::OpenMetrics);
         let since_boot = "tcpparser_resets_sent_total ";
         let mut lines = open.lines();
         let mut counters = 0;
@@ -625,11 +378,11 @@ mod tests {
     #[test]
     fn samples_carry_their_numbers() {
         let metrics = busy();
-        let text = written(&sample(&metrics), Format::Text);
+        let text = written(&metrics, Format::Text);
         let is_fixed = |line: &&str| !line.starts_with("tcpparser_build_info{");
         let lines: Vec<&str> = text.split_inclusive('\n').filter(is_fixed).collect();
         assert_golden("exposition.txt", &lines.concat());
-        let open = written(&sample(&metrics), Format::OpenMetrics);
+        let open = written(&metrics, Format::OpenMetrics);
         for line in [
             "# TYPE tcpparser_build info",
             "# TYPE tcpparser_readings counter",
@@ -661,8 +414,8 @@ mod tests {
     /// Every family and no other, with its type and what its HELP says.
     #[test]
     fn the_man_page_documents_every_metric() {
-        let metrics = Metrics::new();
-        let text = written(&sample(&metrics), Format::Text);
+        let metrics = idle();
+        let text = written(&metrics, Format::Text);
         let lines: Vec<&str> = text.lines().collect();
         let families = lines.windows(2).filter_map(|lines| {
             let (name, help) = lines[0].strip_prefix("# HELP ")?.split_once(' ')?;
@@ -697,8 +450,8 @@ mod tests {
     #[test]
     fn the_man_page_documents_every_label() {
         let heads = families_of_the_man_page();
-        let metrics = Metrics::new();
-        let text = written(&sample(&metrics), Format::Text);
+        let metrics = idle();
+        let text = written(&metrics, Format::Text);
         let samples = text.lines().filter_map(|line| line.split_once('{'));
         let mut documented = 0;
         for (name, rest) in samples.filter(|(name, _)| name.starts_with("tcpparser_")) {
@@ -725,8 +478,8 @@ mod tests {
 
     #[test]
     fn labels_are_few() {
-        let metrics = Metrics::new();
-        let text = written(&sample(&metrics), Format::Text);
+        let metrics = idle();
+        let text = written(&metrics, Format::Text);
         let labels: BTreeSet<&str> = text
             .lines()
             .filter(|line| !line.starts_with('#'))
@@ -759,8 +512,8 @@ mod tests {
     #[test]
     fn the_longest_text_fits() {
         let mut metrics = busy();
-        metrics.start_unix_nanoseconds = u64::MAX;
-        let text = written(&sample(&metrics), Format::OpenMetrics);
+        metrics.set(START_TIME_SECONDS, u64::MAX);
+        let text = written(&metrics, Format::OpenMetrics);
         let has_number = |line: &&str| !line.starts_with('#') && !is_created(line);
         let samples = text.lines().filter(has_number).count();
         let longest_number = "18446744073709551615".len();
@@ -768,11 +521,18 @@ mod tests {
         assert!(longest <= BODY_ROOM, "{longest} of {BODY_ROOM} bytes");
     }
 
+    /// Neither format needs to escape any of it.
     #[test]
-    fn label_values_are_escaped() {
-        let mut text: Text<32> = Text::new();
-        put_escaped(&mut text, "a\\b\"c\nd");
-        assert_eq!(text.as_bytes(), b"a\\\\b\\\"c\\nd");
+    fn labels_and_meanings_are_plain() {
+        let lines = split(FAMILIES.strip_suffix(b"\n").unwrap(), b'\n');
+        for line in lines.clone() {
+            assert_eq!(split(line, b'|').count(), 4);
+            assert!(line.iter().all(|byte| (b' '..=b'~').contains(byte)));
+            assert!(!line.contains(&b'\\'));
+        }
+        assert!(lines.count() > 60);
+        let build = env!("TCPPARSER_REVISION").to_string() + env!("TCPPARSER_TARGET");
+        assert!(!build.contains(['"', ' ', '|']), "{build}");
     }
 
     #[test]
@@ -788,7 +548,7 @@ mod tests {
             return;
         };
         let metrics = busy();
-        let text = written(&sample(&metrics), Format::Text);
+        let text = written(&metrics, Format::Text);
         let mut input = child.stdin.take().unwrap();
         input.write_all(text.as_bytes()).unwrap();
         drop(input);

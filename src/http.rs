@@ -49,6 +49,7 @@ macro_rules! statuses {
 
         impl Status {
             /// Every status.
+            #[cfg(test)]
             pub const ALL: [Self; [$($code),+].len()] = [$(Self::$name,)+];
 
             /// The code, as text of three digits.

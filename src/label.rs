@@ -28,12 +28,13 @@ pub trait Label: Copy {
 }
 
 /// The words of a text with one blank between.
-pub fn words(text: &'static str) -> Split<'static> {
+fn words(text: &'static str) -> Split<'static> {
     split(text.as_bytes(), b' ')
 }
 
+/// One of them; empty where there is none.
 #[inline(never)]
-fn nth(text: &'static str, index: usize) -> &'static [u8] {
+pub fn nth(text: &'static str, index: usize) -> &'static [u8] {
     words(text).nth(index).unwrap_or_default()
 }
 

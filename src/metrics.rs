@@ -1,9 +1,9 @@
-//! Counters and gauges: a plain struct that every stage's caller writes into
-//! and `exposition` reads. Metrics observe and decide nothing.
+//! Counters and gauges: all numbers in the order in which `exposition` writes
+//! them. Metrics observe and decide nothing.
 //!
-//! What has one value is a public field (`metrics.resets_sent = 7`), what has
-//! labels is counted by them (`metrics.unblocks.count(UnblockReason::Expired)`),
-//! durations are observed (`metrics.reading_duration.observe(duration)`).
+//! What has one value is set or counted (`metrics.set(RESETS_SENT, 7)`), what has
+//! labels by them (`metrics.count(UNBLOCKS.of(EndReason::Expired))`), durations
+//! are observed (`metrics.observe(READING_DURATION, duration)`).
 
 use core::marker::PhantomData;
 
@@ -12,7 +12,7 @@ use crate::connections::Direction;
 use crate::firewall::Backend;
 use crate::firewall::{EndReason, Refusal};
 use crate::http::Status;
-use crate::kernel::{Exit, HookRun};
+use crate::kernel::{Exit, HookRun, ProcessStatus};
 use crate::label::{Label, label};
 use crate::limits;
 use crate::packets::Kind;
@@ -53,14 +53,13 @@ impl RowsFile {
     }
 }
 
-labels! {
-    /// Why a reading was made.
-    Trigger "trigger" {
-        /// `--interval` had passed.
-        Scheduled = "scheduled",
-        /// Something hinted at connections not seen yet.
-        Early = "early",
-    }
+/// Why a reading was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// `--interval` had passed.
+    Scheduled,
+    /// Something hinted at connections not seen yet.
+    Early,
 }
 
 labels! {
@@ -104,7 +103,7 @@ labels! {
 }
 
 /// What each table can hold, in the order of `Table`.
-pub const TABLE_CAPACITIES: [u64; 5] = [
+const TABLE_CAPACITIES: [u64; 5] = [
     limits::CONNECTIONS as u64,
     limits::SOURCES as u64,
     limits::BLOCKS as u64,
@@ -172,97 +171,90 @@ impl CommandExit {
     }
 }
 
+/// The binary that runs, whose labels are always the same.
+#[derive(Clone, Copy)]
+pub struct Running;
+
+impl Label for Running {
+    // build.rs lets no blank and no quote in.
+    const WORDS: &'static str = concat!(
+        "version ",
+        env!("CARGO_PKG_VERSION"),
+        "\",target=\"",
+        env!("TCPPARSER_TARGET"),
+        "\",revision=\"",
+        env!("TCPPARSER_REVISION")
+    );
+    const COUNT: usize = 1;
+
+    fn index(self) -> usize {
+        0
+    }
+}
+
+/// Where one number stands.
+#[derive(Clone, Copy)]
+pub struct Number(usize);
+
+impl Number {
+    const COUNT: usize = 1;
+    const LABELS: [&'static str; 2] = ["", ""];
+
+    const fn at(place: usize) -> Self {
+        Self(place)
+    }
+}
+
 /// One number for each value of a label.
-pub struct Labelled<L, const N: usize> {
-    values: [u64; N],
-    label: PhantomData<L>,
+#[derive(Clone, Copy)]
+pub struct Labelled<L>(usize, PhantomData<L>);
+
+impl<L: Label> Labelled<L> {
+    const COUNT: usize = L::COUNT;
+    const LABELS: [&'static str; 2] = ["", L::WORDS];
+
+    const fn at(place: usize) -> Self {
+        Self(place, PhantomData)
+    }
+
+    /// The number of this kind; nowhere if it is not counted.
+    pub fn of(self, label: L) -> Number {
+        let index = label.index();
+        let is_counted = index < L::COUNT;
+        Number(if is_counted { self.0 + index } else { NUMBERS })
+    }
 }
 
-impl<L: Label, const N: usize> Labelled<L, N> {
-    /// All zero.
-    pub const fn new() -> Self {
-        const { assert!(N == L::COUNT, "one number for each value") };
-        Self {
-            values: [0; N],
-            label: PhantomData,
-        }
-    }
+/// One number for each pair of values of two labels, those of the first value of
+/// `A` first.
+#[derive(Clone, Copy)]
+pub struct Grid<A, B>(usize, PhantomData<(A, B)>);
 
-    /// One more of this kind.
-    pub fn count(&mut self, label: L) {
-        self.add(label, 1);
-    }
+impl<A: Label, B: Label> Grid<A, B> {
+    const COUNT: usize = A::COUNT * B::COUNT;
+    const LABELS: [&'static str; 2] = [A::WORDS, B::WORDS];
 
-    /// `number` more of this kind.
-    pub fn add(&mut self, label: L, number: u64) {
-        if let Some(value) = self.values.get_mut(label.index()) {
-            *value = value.wrapping_add(number);
-        }
-    }
-
-    /// Sets a gauge.
-    pub fn set(&mut self, label: L, number: u64) {
-        if let Some(value) = self.values.get_mut(label.index()) {
-            *value = number;
-        }
+    const fn at(place: usize) -> Self {
+        Self(place, PhantomData)
     }
 
     /// The number of this kind.
-    pub fn get(&self, label: L) -> u64 {
-        self.values.get(label.index()).copied().unwrap_or(0)
-    }
-
-    /// The sum of all kinds.
-    pub fn total(&self) -> u64 {
-        self.values.iter().fold(0, |sum, n| sum.wrapping_add(*n))
-    }
-
-    /// The numbers in the order of `L::values`.
-    pub fn values(&self) -> &[u64] {
-        &self.values
+    pub fn of(self, a: A, b: B) -> Number {
+        Number(self.0 + a.index() * B::COUNT + b.index())
     }
 }
 
-/// One number for each pair of values of two labels; `N` is the product.
-pub struct Grid<A, B, const N: usize> {
-    values: [u64; N],
-    labels: PhantomData<(A, B)>,
-}
+/// Durations counted by the bucket they fall into, then how many there were, and
+/// how long they were together.
+#[derive(Clone, Copy)]
+pub struct Durations(usize);
 
-impl<A: Label, B: Label, const N: usize> Grid<A, B, N> {
-    /// All zero.
-    pub const fn new() -> Self {
-        const { assert!(N == A::COUNT * B::COUNT, "one for each pair") };
-        Self {
-            values: [0; N],
-            labels: PhantomData,
-        }
-    }
+impl Durations {
+    const COUNT: usize = BUCKETS.len() + 2;
+    const LABELS: [&'static str; 2] = ["", ""];
 
-    fn index(a: A, b: B) -> usize {
-        a.index() * B::COUNT + b.index()
-    }
-
-    /// One more of this kind.
-    pub fn count(&mut self, a: A, b: B) {
-        if let Some(value) = self.values.get_mut(Self::index(a, b)) {
-            *value = value.wrapping_add(1);
-        }
-    }
-
-    /// The number of this kind.
-    pub fn get(&self, a: A, b: B) -> u64 {
-        self.values.get(Self::index(a, b)).copied().unwrap_or(0)
-    }
-
-    /// All numbers zero again: gauges are counted anew by each reading.
-    pub fn clear(&mut self) {
-        self.values = [0; N];
-    }
-
-    /// The numbers, those of the first value of `A` first.
-    pub fn values(&self) -> &[u64] {
-        &self.values
+    const fn at(place: usize) -> Self {
+        Self(place)
     }
 }
 
@@ -287,219 +279,297 @@ const fn microseconds(number: u64) -> Duration {
     Duration::from_nanos(number * 1_000)
 }
 
-/// Durations counted by the bucket they fall into.
-pub struct Histogram {
-    /// Not cumulative: exposition adds them up.
-    counts: [u64; BUCKETS.len()],
-    count: u64,
-    sum: Duration,
+/// Declares all families, in the order in which they are exposed: kind, name
+/// (without `_total` and `_info`), numbers, and what it means. A name that ends
+/// with `_seconds` or `_bytes` says its unit; seconds are counted in nanoseconds.
+/// What a family means is one line without quotes and backslashes, so that neither
+/// format needs to escape any of it.
+macro_rules! families {
+    ($($kind:ident $name:literal = $family:ident: $numbers:ty, $help:literal;)+) => {
+        #[allow(non_camel_case_types, clippy::upper_case_acronyms)]
+        enum Order { $($family,)+ }
+
+        /// How many numbers each has.
+        const COUNTS: &[usize] = &[$(<$numbers>::COUNT,)+];
+
+        $(
+            #[doc = $help]
+            pub const $family: $numbers = <$numbers>::at(sum(COUNTS, Order::$family as usize));
+        )+
+
+        const WORDS: &[&str] = &[$(
+            digit!($kind), $name, "|", $help, "|",
+            <$numbers>::LABELS[0], "|", <$numbers>::LABELS[1], "\n",
+        )+];
+    };
 }
 
-impl Histogram {
-    /// Nothing observed.
-    pub const fn new() -> Self {
-        Self {
-            counts: [0; BUCKETS.len()],
-            count: 0,
-            sum: Duration::ZERO,
-        }
-    }
-
-    /// Counts one duration.
-    pub fn observe(&mut self, duration: Duration) {
-        self.count = self.count.wrapping_add(1);
-        self.sum = self.sum.saturating_add(duration);
-        let mut buckets = BUCKETS.iter().zip(&mut self.counts);
-        if let Some((_, count)) = buckets.find(|(bound, _)| duration <= **bound) {
-            *count = count.wrapping_add(1);
-        }
-    }
-
-    /// How many fell into each bucket, without those below.
-    pub fn counts(&self) -> &[u64] {
-        &self.counts
-    }
-
-    /// How many there were.
-    pub fn count(&self) -> u64 {
-        self.count
-    }
-
-    /// How long they were together.
-    pub fn sum(&self) -> Duration {
-        self.sum
-    }
+/// How a kind is named in `FAMILIES`.
+macro_rules! digit {
+    (counter) => {
+        "0"
+    };
+    // The kernel's, which did not start with this process.
+    (counter_since_boot) => {
+        "1"
+    };
+    (gauge) => {
+        "2"
+    };
+    (histogram) => {
+        "3"
+    };
+    (info) => {
+        "4"
+    };
 }
 
-/// Everything that is counted. A `u64` whose comment says "now" is a gauge,
-/// the others only grow.
+/// A line for each family: the digit of its kind with its name, what it means,
+/// and its labels with their values, between bars. One text, since a table of
+/// texts would be addresses that the loader writes into memory of our own.
+pub const FAMILIES: &[u8] = &joined::<{ length(WORDS) }>(WORDS);
+
+const fn length(words: &[&str]) -> usize {
+    let (mut at, mut length) = (0, 0);
+    while at < words.len() {
+        length += words[at].len();
+        at += 1;
+    }
+    length
+}
+
+const fn joined<const N: usize>(words: &[&str]) -> [u8; N] {
+    let (mut text, mut length, mut at) = ([0; N], 0, 0);
+    while at < words.len() {
+        let (word, mut from) = (words[at].as_bytes(), 0);
+        while from < word.len() {
+            text[length] = word[from];
+            (length, from) = (length + 1, from + 1);
+        }
+        at += 1;
+    }
+    text
+}
+
+/// The sum of the first of these.
+const fn sum(numbers: &[usize], count: usize) -> usize {
+    let (mut at, mut sum) = (0, 0);
+    while at < count {
+        sum += numbers[at];
+        at += 1;
+    }
+    sum
+}
+
+const NUMBERS: usize = sum(COUNTS, COUNTS.len());
+
+families! {
+    info "build" = BUILD: Labelled<Running>,
+        "Always 1; version, target and revision of the running binary.";
+    counter "readings" = READINGS: Number,
+        "Passes over /proc/net/tcp and tcp6, scheduled and early ones together.";
+    counter "scheduled_readings" = SCHEDULED_READINGS: Number,
+        "Readings made because the interval had passed.";
+    counter "early_readings" = EARLY_READINGS: Number,
+        "Readings made ahead of schedule.";
+    counter "readings_failed" = READINGS_FAILED: Number,
+        "Readings given up because a file could not be read.";
+    histogram "reading_duration_seconds" = READING_DURATION_SECONDS: Durations,
+        "How long readings took.";
+    gauge "last_reading_timestamp_seconds" = LAST_READING_TIMESTAMP_SECONDS: Number,
+        "Unix time of the last good reading, 0 before the first.";
+    gauge "interval_seconds" = INTERVAL_SECONDS: Number,
+        "Time between scheduled readings, as configured.";
+    counter "rows" = ROWS: Labelled<RowsFile>,
+        "Valid rows read, by file.";
+    counter "malformed_rows" = MALFORMED_ROWS: Number,
+        "Lines of /proc/net/tcp and tcp6 that were no row.";
+    gauge "connections" = CONNECTIONS: Grid<Family, TcpState>,
+        "TCP sockets of the last reading, without those within the host, by address family and state.";
+    counter "new_connections" = NEW_CONNECTIONS: Grid<Direction, Family>,
+        "Connections first seen, without those within the host, by who opened them and address family.";
+    counter "connections_missed" = CONNECTIONS_MISSED: Number,
+        "Inbound connections the kernel completed and nothing here saw.";
+    counter_since_boot "resets_sent" = RESETS_SENT: Number,
+        "Resets sent by this host since boot: refused connects, aborts by services, destroyed sockets.";
+    counter "destroy_events" = DESTROY_EVENTS: Number,
+        "Socket destroy events received from the kernel.";
+    counter "events_unproven" = EVENTS_UNPROVEN: Number,
+        "Destroy events of inbound connections whose handshake nothing proves: no evidence.";
+    counter "destroy_event_overflows" = DESTROY_EVENT_OVERFLOWS: Number,
+        "Times the kernel dropped destroy events because the receive buffer was full.";
+    counter "namespace_events" = NAMESPACE_EVENTS: Number,
+        "Socket destroy events of other network namespaces, without those of private peers.";
+    counter "malformed_events" = MALFORMED_EVENTS: Number,
+        "Messages on the event sockets that were no destroy event.";
+    gauge "evidence_source_up" = EVIDENCE_SOURCE_UP: Labelled<EvidenceSource>,
+        "Whether a source of evidence works.";
+    gauge "witness_up" = WITNESS_UP: Number,
+        "Whether packet sockets show what asks for connections.";
+    counter "witness_packets" = WITNESS_PACKETS: Number,
+        "Packets they showed: SYN, NULL, FIN, XMAS.";
+    counter "witness_packets_dropped" = WITNESS_PACKETS_DROPPED: Number,
+        "Packets they had no room for.";
+    counter "witness_pauses" = WITNESS_PAUSES: Number,
+        "Times they paused because of too many packets.";
+    counter "witness_lookups" = WITNESS_LOOKUPS: Labelled<Found>,
+        "Connections looked up for a SYN, by what was found.";
+    counter "probing_sources" = PROBING_SOURCES: Grid<Kind, Target>,
+        "Sources that asked for ports without a handshake; may be forged.";
+    counter "probes_of_blocked" = PROBES_OF_BLOCKED: Number,
+        "Such packets of blocked sources.";
+    counter "port_scans" = PORT_SCANS: Number,
+        "Port scans reported.";
+    counter "blocks" = BLOCKS: Number,
+        "Blocks of a source that the kernel has confirmed, without adopted ones.";
+    counter "blocks_adopted" = BLOCKS_ADOPTED: Number,
+        "Blocks found in the kernel and taken over.";
+    counter "block_failures" = BLOCK_FAILURES: Labelled<BlockFailure>,
+        "Tries to block that failed, by reason.";
+    counter "unblocks" = UNBLOCKS: Labelled<EndReason>,
+        "Blocks that ended, by reason.";
+    counter "blocks_refused" = BLOCKS_REFUSED: Labelled<Refusal>,
+        "Port scans that no block followed, by reason.";
+    gauge "blocked_sources" = BLOCKED_SOURCES: Number,
+        "Sources blocked in the kernel now.";
+    gauge "blocks_pending" = BLOCKS_PENDING: Number,
+        "Blocks decided and not yet in the kernel.";
+    gauge "blocking_enabled" = BLOCKING_ENABLED: Number,
+        "Whether scanners are to be blocked: 0 in a dry run and without a firewall.";
+    gauge "firewall_up" = FIREWALL_UP: Number,
+        "Whether the firewall can be used.";
+    info "firewall" = FIREWALL: Labelled<Backend>,
+        "Always 1; what holds blocks, or would hold the next one.";
+    gauge "sandbox_info" = SANDBOX_INFO: Labelled<Tier>,
+        "1 for the sandbox that was entered.";
+    gauge "sandbox" = SANDBOX: Labelled<Layer>,
+        "Whether the kernel holds up each part of it.";
+    gauge "firewall_jump_first" = FIREWALL_JUMP_FIRST: Number,
+        "Whether the jump to our chain is the first rule.";
+    gauge "host_facts_known" = HOST_FACTS_KNOWN: Number,
+        "Whether own addresses and gateways are fully known: without that nothing is blocked.";
+    counter "firewall_repairs" = FIREWALL_REPAIRS: Number,
+        "Times our rules were lost and built again.";
+    counter "firewall_commands" = FIREWALL_COMMANDS: Labelled<CommandExit>,
+        "Firewall commands run, by exit status; what nf_tables does counts as 0, or other.";
+    histogram "firewall_command_duration_seconds" = FIREWALL_COMMAND_DURATION_SECONDS: Durations,
+        "How long firewall commands took.";
+    counter "hook_runs" = HOOK_RUNS: Labelled<HookRun>,
+        "Events for the hook, by what became of its run.";
+    counter "sockets_destroyed" = SOCKETS_DESTROYED: Number,
+        "Sockets of blocked sources that were destroyed.";
+    gauge "table_entries" = TABLE_ENTRIES: Labelled<Table>,
+        "Entries in each fixed-size table now.";
+    gauge "table_capacity" = TABLE_CAPACITY: Labelled<Table>,
+        "Entries each fixed-size table can hold.";
+    counter "table_evictions" = TABLE_EVICTIONS: Labelled<Table>,
+        "Entries evicted from a full table, or refused by one.";
+    counter "output_lines_dropped" = OUTPUT_LINES_DROPPED: Number,
+        "Lines lost because standard output was blocked or broken.";
+    gauge "http_clients" = HTTP_CLIENTS: Number,
+        "HTTP clients connected now.";
+    counter "http_clients_accepted" = HTTP_CLIENTS_ACCEPTED: Number,
+        "HTTP clients accepted.";
+    counter "http_clients_evicted" = HTTP_CLIENTS_EVICTED: Number,
+        "HTTP clients evicted for a newer one.";
+    counter "http_requests" = HTTP_REQUESTS: Labelled<Status>,
+        "HTTP requests answered, by status code.";
+    counter "process_cpu_seconds" = CPU_SECONDS: Number,
+        "Total user and system CPU time spent in seconds.";
+    gauge "process_open_fds" = OPEN_FDS: Number,
+        "Number of open file descriptors.";
+    gauge "process_max_fds" = MAX_FDS: Number,
+        "Maximum number of open file descriptors.";
+    gauge "process_virtual_memory_bytes" = VIRTUAL_MEMORY_BYTES: Number,
+        "Virtual memory size in bytes.";
+    gauge "process_virtual_memory_max_bytes" = VIRTUAL_MEMORY_MAX_BYTES: Number,
+        "Maximum amount of virtual memory available in bytes.";
+    gauge "process_resident_memory_bytes" = RESIDENT_MEMORY_BYTES: Number,
+        "Resident memory size in bytes.";
+    gauge "process_start_time_seconds" = START_TIME_SECONDS: Number,
+        "Start time of the process since unix epoch in seconds.";
+}
+
+/// Everything that is counted.
 pub struct Metrics {
-    /// Readings, by why they were made.
-    pub readings: Labelled<Trigger, 2>,
-    /// Readings given up because a file could not be read.
-    pub readings_failed: u64,
-    /// How long readings took.
-    pub reading_duration: Histogram,
-    /// Wall clock at the end of the last good reading, in nanoseconds since
-    /// 1970; 0 before the first.
-    pub last_reading_unix_nanoseconds: u64,
-    /// `--interval`.
-    pub interval: Duration,
-    /// Wall clock at the start of the process, in nanoseconds since 1970.
-    pub start_unix_nanoseconds: u64,
-    /// Valid rows read.
-    pub rows: Labelled<RowsFile, 2>,
-    /// Lines that were no row.
-    pub malformed_rows: u64,
-    /// Now: rows of the last reading.
-    pub connections: Grid<Family, TcpState, { Family::COUNT * TcpState::COUNT }>,
-    /// Connections first seen.
-    pub new_connections: Grid<Direction, Family, 4>,
-    /// Inbound connections the kernel counted and we did not see.
-    pub connections_missed: u64,
-    /// Resets sent by the kernel since boot, OutRsts of /proc/net/snmp: set it
-    /// as read.
-    pub resets_sent: u64,
-    /// Destroy events received.
-    pub destroy_events: u64,
-    /// Those of them that ended a connection to us without proof of a handshake.
-    pub events_unproven: u64,
-    /// Times the kernel dropped events because our buffer was full (ENOBUFS).
-    pub destroy_event_overflows: u64,
-    /// Those of other network namespaces.
-    pub namespace_events: u64,
-    /// Messages on the event sockets that were no event.
-    pub malformed_events: u64,
-    /// Now: 1 where a source of evidence works.
-    pub evidence_source_up: Labelled<EvidenceSource, 3>,
-    /// Now: whether packet sockets show packets as they come in.
-    pub witness_up: bool,
-    /// Packets they showed.
-    pub witness_packets: u64,
-    /// Packets they had no room for.
-    pub witness_packets_dropped: u64,
-    /// Times they paused because there were too many.
-    pub witness_pauses: u64,
-    /// Connections looked up because a SYN asked for them.
-    pub witness_lookups: Labelled<Found, 3>,
-    /// Sources that probed ports, told or not.
-    pub probing_sources: Grid<Kind, Target, 8>,
-    /// Packets of sources that are blocked.
-    pub probes_of_blocked: u64,
-    /// Port scans reported.
-    pub port_scans: u64,
-    /// Blocks the kernel has confirmed; adopted ones are not among them.
-    pub blocks: u64,
-    /// Blocks found in the kernel at start or put back by another program.
-    pub blocks_adopted: u64,
-    /// Tries to block that failed.
-    pub block_failures: Labelled<BlockFailure, 7>,
-    /// 1 for each that is in use.
-    pub backends: Labelled<Backend, 3>,
-    /// 1 for the one that was entered.
-    pub sandbox_tier: Labelled<Tier, 3>,
-    /// 1 for each that holds.
-    pub sandbox_layers: Labelled<Layer, 4>,
-    /// Blocks that ended.
-    pub unblocks: Labelled<EndReason, 5>,
-    /// Scans that no block followed.
-    pub blocks_refused: Labelled<Refusal, { Refusal::COUNT }>,
-    /// Now: sources blocked in the kernel.
-    pub blocked_sources: u64,
-    /// Now: blocks decided and not yet in the kernel.
-    pub blocks_pending: u64,
-    /// Now: whether blocks are wanted at all: neither `--dry-run` nor
-    /// `--firewall none`.
-    pub blocking_enabled: bool,
-    /// Now: whether the firewall can be used.
-    pub firewall_up: bool,
-    /// Now: whether our jump is the first rule of its chains.
-    pub firewall_jump_first: bool,
-    /// Now: whether own addresses and gateways are fully known.
-    pub host_facts_known: bool,
-    /// Times our rules were lost and built again.
-    pub firewall_repairs: u64,
-    /// Firewall commands, by how they ended.
-    pub firewall_commands: Labelled<CommandExit, 9>,
-    /// How long firewall commands took.
-    pub firewall_command_duration: Histogram,
-    /// Events the hook was to be run for, by what became of that.
-    pub hook_runs: Labelled<HookRun, 4>,
-    /// Sockets of blocked sources that were destroyed.
-    pub sockets_destroyed: u64,
-    /// Now: entries of each table.
-    pub table_entries: Labelled<Table, 5>,
-    /// Entries evicted from a full table, or those that found no place in it.
-    pub table_evictions: Labelled<Table, 5>,
-    /// Lines that a blocked or broken stdout cost.
-    pub output_lines_dropped: u64,
-    /// Now: HTTP clients.
-    pub http_clients: u64,
-    /// HTTP clients accepted.
-    pub http_clients_accepted: u64,
-    /// HTTP clients evicted for a newer one.
-    pub http_clients_evicted: u64,
-    /// Answers given, by status code.
-    pub http_requests: Labelled<Status, { Status::ALL.len() }>,
+    numbers: [u64; NUMBERS],
 }
 
 impl Metrics {
     /// All zero.
     pub const fn new() -> Self {
         Self {
-            readings: Labelled::new(),
-            readings_failed: 0,
-            reading_duration: Histogram::new(),
-            last_reading_unix_nanoseconds: 0,
-            interval: Duration::ZERO,
-            start_unix_nanoseconds: 0,
-            rows: Labelled::new(),
-            malformed_rows: 0,
-            connections: Grid::new(),
-            new_connections: Grid::new(),
-            connections_missed: 0,
-            resets_sent: 0,
-            destroy_events: 0,
-            events_unproven: 0,
-            destroy_event_overflows: 0,
-            namespace_events: 0,
-            malformed_events: 0,
-            evidence_source_up: Labelled::new(),
-            witness_up: false,
-            witness_packets: 0,
-            witness_packets_dropped: 0,
-            witness_pauses: 0,
-            witness_lookups: Labelled::new(),
-            probing_sources: Grid::new(),
-            probes_of_blocked: 0,
-            port_scans: 0,
-            blocks: 0,
-            blocks_adopted: 0,
-            block_failures: Labelled::new(),
-            backends: Labelled::new(),
-            sandbox_tier: Labelled::new(),
-            sandbox_layers: Labelled::new(),
-            unblocks: Labelled::new(),
-            blocks_refused: Labelled::new(),
-            blocked_sources: 0,
-            blocks_pending: 0,
-            blocking_enabled: false,
-            firewall_up: false,
-            firewall_jump_first: false,
-            host_facts_known: false,
-            firewall_repairs: 0,
-            firewall_commands: Labelled::new(),
-            firewall_command_duration: Histogram::new(),
-            hook_runs: Labelled::new(),
-            sockets_destroyed: 0,
-            table_entries: Labelled::new(),
-            table_evictions: Labelled::new(),
-            output_lines_dropped: 0,
-            http_clients: 0,
-            http_clients_accepted: 0,
-            http_clients_evicted: 0,
-            http_requests: Labelled::new(),
+            numbers: [0; NUMBERS],
         }
+    }
+
+    /// One more.
+    pub fn count(&mut self, number: Number) {
+        self.add(number, 1);
+    }
+
+    /// So many more.
+    pub fn add(&mut self, number: Number, more: u64) {
+        if let Some(value) = self.numbers.get_mut(number.0) {
+            *value = value.wrapping_add(more);
+        }
+    }
+
+    /// Sets a gauge, or what is counted elsewhere.
+    pub fn set(&mut self, number: Number, to: impl Into<u64>) {
+        if let Some(value) = self.numbers.get_mut(number.0) {
+            *value = to.into();
+        }
+    }
+
+    /// Counts one duration.
+    pub fn observe(&mut self, durations: Durations, duration: Duration) {
+        let mut bounds = BUCKETS.iter();
+        let bucket = bounds.position(|bound| duration <= *bound);
+        let count = durations.0 + BUCKETS.len();
+        self.count(Number(
+            bucket.map_or(NUMBERS, |bucket| durations.0 + bucket),
+        ));
+        self.count(Number(count));
+        self.add(Number(count + 1), duration.as_nanos());
+    }
+
+    /// All zero again: gauges are counted anew by each reading.
+    pub fn clear<A: Label, B: Label>(&mut self, grid: Grid<A, B>) {
+        let numbers = self.numbers.iter_mut().skip(grid.0);
+        for number in numbers.take(Grid::<A, B>::COUNT) {
+            *number = 0;
+        }
+    }
+
+    /// What the kernel says about this process, and what is always the same.
+    #[inline(never)]
+    pub fn set_process(&mut self, process: &ProcessStatus) {
+        let or_infinite = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+        self.set(BUILD.of(Running), true);
+        let capacities = self.numbers.get_mut(TABLE_CAPACITY.0..);
+        if let Some(capacities) = capacities.and_then(|numbers| numbers.first_chunk_mut()) {
+            *capacities = TABLE_CAPACITIES;
+        }
+        self.set(CPU_SECONDS, process.cpu_time.as_nanos());
+        self.set(OPEN_FDS, process.open_descriptors);
+        self.set(MAX_FDS, or_infinite(process.max_descriptors));
+        self.set(VIRTUAL_MEMORY_BYTES, process.virtual_bytes);
+        self.set(
+            VIRTUAL_MEMORY_MAX_BYTES,
+            or_infinite(process.max_virtual_bytes),
+        );
+        self.set(RESIDENT_MEMORY_BYTES, process.resident_bytes);
+    }
+
+    /// The number now.
+    pub fn get(&self, number: Number) -> u64 {
+        self.numbers.get(number.0).copied().unwrap_or(0)
+    }
+
+    /// All of them, in the order of `FAMILIES`.
+    pub fn numbers(&self) -> &[u64] {
+        &self.numbers
     }
 }
 
@@ -512,13 +582,13 @@ mod tests {
     #[test]
     fn labels_count_apart() {
         let mut metrics = Metrics::new();
-        metrics.readings.count(Trigger::Early);
-        metrics.readings.add(Trigger::Scheduled, 2);
-        assert_eq!(metrics.readings.values(), [2, 1]);
-        assert_eq!(metrics.readings.get(Trigger::Scheduled), 2);
-        assert_eq!(metrics.readings.total(), 3);
-        metrics.unblocks.count(EndReason::NeverStood);
-        assert_eq!(metrics.unblocks.total(), 0, "no value of that label");
+        metrics.count(ROWS.of(RowsFile::Tcp6));
+        metrics.add(ROWS.of(RowsFile::Tcp), 2);
+        assert_eq!(metrics.get(ROWS.of(RowsFile::Tcp6)), 1);
+        assert_eq!(metrics.get(ROWS.of(RowsFile::Tcp)), 2);
+        metrics.count(UNBLOCKS.of(EndReason::NeverStood));
+        let all: u64 = metrics.numbers().iter().sum();
+        assert_eq!(all, 3, "no value of that label");
     }
 
     #[test]
@@ -527,13 +597,27 @@ mod tests {
         let families = [Family::V4, Family::V6];
         let pairs = families.map(|family| TcpState::ALL.map(|state| (family, state)));
         for (times, (family, state)) in pairs.concat().into_iter().enumerate() {
-            (0..times).for_each(|_| metrics.connections.count(family, state));
+            (0..times).for_each(|_| metrics.count(CONNECTIONS.of(family, state)));
         }
         for (times, (family, state)) in pairs.concat().into_iter().enumerate() {
-            assert_eq!(metrics.connections.get(family, state), times as u64);
+            assert_eq!(metrics.get(CONNECTIONS.of(family, state)), times as u64);
         }
-        metrics.connections.clear();
-        assert!(metrics.connections.values().iter().all(|n| *n == 0));
+        metrics.count(MALFORMED_ROWS);
+        metrics.count(NEW_CONNECTIONS.of(Direction::Inbound, Family::V4));
+        metrics.clear(CONNECTIONS);
+        let all: u64 = metrics.numbers().iter().sum();
+        assert_eq!(all, 2, "those beside stay");
+    }
+
+    /// What no number has is at no other one's place.
+    #[test]
+    fn numbers_stand_one_after_the_other() {
+        assert_eq!(BUILD.0, 0);
+        assert_eq!(MALFORMED_ROWS.0, ROWS.0 + 2);
+        assert_eq!(NEW_CONNECTIONS.0, CONNECTIONS.0 + 22);
+        assert_eq!(HOOK_RUNS.0, FIREWALL_COMMAND_DURATION_SECONDS.0 + 14);
+        assert_eq!(START_TIME_SECONDS.0 + 1, NUMBERS);
+        assert!(Metrics::new().numbers().iter().all(|number| *number == 0));
     }
 
     /// Each refusal has a label and words of its own, in the right order.
@@ -591,14 +675,20 @@ mod tests {
 
     #[test]
     fn durations_fall_into_the_first_bucket_that_holds_them() {
-        let mut histogram = Histogram::new();
+        let mut metrics = Metrics::new();
+        let place = READING_DURATION_SECONDS.0;
         for (index, bound) in BUCKETS.iter().enumerate() {
-            histogram.observe(*bound);
-            assert_eq!(histogram.counts()[index], 1, "{bound:?}");
+            metrics.observe(READING_DURATION_SECONDS, *bound);
+            assert_eq!(metrics.numbers()[place + index], 1, "{bound:?}");
         }
-        histogram.observe(Duration::from_secs(11));
-        assert_eq!(histogram.count(), BUCKETS.len() as u64 + 1);
-        assert_eq!(histogram.counts().iter().sum::<u64>(), BUCKETS.len() as u64);
+        metrics.observe(READING_DURATION_SECONDS, Duration::from_secs(11));
+        let [buckets @ .., count, sum] = &metrics.numbers()[place..place + Durations::COUNT] else {
+            panic!("two more");
+        };
+        assert_eq!(*count, BUCKETS.len() as u64 + 1);
+        assert_eq!(buckets.iter().sum::<u64>(), BUCKETS.len() as u64);
+        let all = BUCKETS.iter().map(|bound| bound.as_nanos()).sum::<u64>();
+        assert_eq!(*sum, all + Duration::from_secs(11).as_nanos());
         assert!(BUCKETS.is_sorted());
     }
 

@@ -10,7 +10,8 @@ use crate::address::{Endpoint, Network};
 use crate::kernel::{PATH_MAX_LENGTH, Path};
 use crate::limits;
 use crate::text::{
-    Text, TextView, before, eq_ignore_case, has_byte, holds, parse_decimal, split, split_once, trim,
+    Text, TextView, before, eq_ignore_case, has_byte, holds, parse_decimal, split, split_into,
+    split_once, trim,
 };
 use crate::time::Duration;
 
@@ -206,9 +207,7 @@ fn find(is_meant: &dyn Fn(&Row) -> bool) -> Option<Id> {
 fn row_of(id: Id) -> Row {
     let line = split(TABLE, b'\n').nth(id as usize).unwrap_or_default();
     let mut fields: [&[u8]; 6] = [b""; 6];
-    for (field, text) in fields.iter_mut().zip(split(line, b'|')) {
-        *field = text;
-    }
+    split_into(&mut fields, line, b'|');
     let [name, short, argument, default, range, help] = fields;
     Row {
         id,

@@ -272,6 +272,14 @@ impl<'a> Iterator for Split<'a> {
     }
 }
 
+/// Fills in what stands between such bytes, as far as there is room.
+#[inline(never)]
+pub fn split_into<'a>(fields: &mut [&'a [u8]], bytes: &'a [u8], byte: u8) {
+    for (field, part) in fields.iter_mut().zip(split(bytes, byte)) {
+        *field = part;
+    }
+}
+
 /// Whether there is such a byte. Not `contains`, which searches long texts word
 /// by word, at each place anew.
 #[inline(never)]

@@ -11,7 +11,7 @@ use crate::firewall::{
 use crate::host::{Host, Knowledge, Protection};
 use crate::kernel::{Child, Descriptor, Errno, Exit, Interest, Invocation, Kernel};
 use crate::limits::OUTPUT_BUFFER;
-use crate::metrics::{BlockFailure, CommandExit, Metrics};
+use crate::metrics::{self, BlockFailure, CommandExit, Metrics};
 use crate::options::{FirewallChoice, Options};
 use crate::report::{self, Advice, Line};
 use crate::table::HashKey;
@@ -325,20 +325,20 @@ impl Commands {
         output: &mut Output,
         moment: Moment,
     ) {
-        metrics.firewall_command_duration.observe(ended.duration);
+        metrics.observe(metrics::FIREWALL_COMMAND_DURATION_SECONDS, ended.duration);
         let failure = ended.failure.as_ref();
         if let Some(exit) = ended.exit {
             let timed_out = failure.is_some_and(|one| one.reason == FailureReason::Deadline);
-            metrics.firewall_commands.count(if timed_out {
+            metrics.count(metrics::FIREWALL_COMMANDS.of(if timed_out {
                 CommandExit::Timeout
             } else {
                 CommandExit::new(exit)
-            });
+            }));
         }
         let Some(failure) = failure else { return };
         self.last_failure = failure_label(failure, ended.exit.is_none());
         if failure.is_addition {
-            metrics.block_failures.count(self.last_failure);
+            metrics.count(metrics::BLOCK_FAILURES.of(self.last_failure));
         }
         if !failure.leaves_out.is_empty() {
             let words = b" is refused here: rules go in without, and this is not said again";
@@ -409,7 +409,7 @@ impl Commands {
                     length,
                     data,
                 } => {
-                    metrics.blocks += 1;
+                    metrics.count(metrics::BLOCKS);
                     detector.forget(rule.source);
                     if destroys {
                         self.destroyer.add(rule.source);
@@ -423,7 +423,7 @@ impl Commands {
                         // Who goes on scanning is found again.
                         _ => detector.forget(source),
                     }
-                    metrics.blocks_refused.count(refusal);
+                    metrics.count(metrics::BLOCKS_REFUSED.of(refusal));
                     report::not_blocked(&mut line, calendar, source, refusal.words());
                 }
                 Notice::JumpStays {
@@ -441,7 +441,7 @@ impl Commands {
                     reason,
                     ref program,
                 } => {
-                    metrics.unblocks.count(reason);
+                    metrics.count(metrics::UNBLOCKS.of(reason));
                     self.notify_hook(kernel, metrics, Event::Unblock(reason), source);
                     if reason == EndReason::Widened {
                         continue;
@@ -494,7 +494,7 @@ impl Commands {
     ) {
         let (mut line, calendar) = (Line::new(), moment.calendar(kernel));
         if let Err(refusal) = verdict {
-            metrics.blocks_refused.count(refusal);
+            metrics.count(metrics::BLOCKS_REFUSED.of(refusal));
             report::not_blocked(&mut line, calendar, scan.source, refusal.words());
             return output.line(kernel, &line);
         }
@@ -504,7 +504,7 @@ impl Commands {
             let mut why: Text<80> =
                 Text::from_bytes(unusable.unwrap_or(Unusable::Family(family)).name());
             why.put(b" cannot be used; it is tried again");
-            metrics.block_failures.count(self.last_failure);
+            metrics.count(metrics::BLOCK_FAILURES.of(self.last_failure));
             report::block_failed(&mut line, calendar, scan.source, why.as_bytes());
             output.line(kernel, &line);
         }
@@ -544,7 +544,7 @@ impl Commands {
         let firewall = &self.firewall;
         let is_blocked = |address| firewall.is_blocked(host.source_of(address));
         match self.destroyer.destroy(kernel, buffer, is_blocked, now) {
-            Ok(destroyed) => metrics.sockets_destroyed += destroyed,
+            Ok(destroyed) => metrics.add(metrics::SOCKETS_DESTROYED, destroyed),
             Err(_) => {
                 let words = b"sockets of blocked sources cannot be destroyed here: they run into their timeouts";
                 log_words(kernel, words);

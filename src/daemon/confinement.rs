@@ -3,7 +3,7 @@
 use crate::kernel::Kernel;
 use crate::label::Label;
 use crate::limits::SANDBOX_WAIT;
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 use crate::options::Options;
 use crate::sandbox::{Filter, Layer, Tier, sandbox};
 use crate::time::Instant;
@@ -26,7 +26,7 @@ impl Confinement {
     /// From now on it is waited for.
     pub(super) fn start(&mut self, options: &Options, metrics: &mut Metrics, now: Instant) {
         self.deadline = options.has_sandbox.then(|| now.after(SANDBOX_WAIT));
-        metrics.sandbox_tier.set(Tier::None, 1);
+        metrics.set(metrics::SANDBOX_INFO.of(Tier::None), true);
     }
 
     /// The tier whose time has come: a listing by iptables may load modules, which
@@ -58,11 +58,11 @@ impl Confinement {
         sandbox.proc_directory = options.proc_directory.as_bytes();
         sandbox.beside = RESOLVER_FILES.as_bytes();
         let layers = kernel.enter_sandbox(&sandbox);
-        metrics.sandbox_tier.set(Tier::None, 0);
-        metrics.sandbox_tier.set(tier, 1);
+        metrics.set(metrics::SANDBOX_INFO.of(Tier::None), false);
+        metrics.set(metrics::SANDBOX_INFO.of(tier), true);
         for layer in Layer::ALL {
             let holds = layers & layer.bit() != 0;
-            metrics.sandbox_layers.set(layer, holds.into());
+            metrics.set(metrics::SANDBOX.of(layer), holds);
             if !holds {
                 let words = b"the kernel or a container refuses part of the sandbox: ";
                 log_pair(kernel, words, layer.value());

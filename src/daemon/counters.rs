@@ -6,7 +6,7 @@ use crate::kernel::{Kernel, Path};
 use crate::limits::{
     COUNTERS_AGAIN, COUNTERS_PERIOD, EARLY_READING_SAVINGS, EARLY_READING_SHARE, EVENTS_LATENESS,
 };
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 use crate::time::{Duration, Instant, nearest};
 
 use super::cpu_share::CpuShare;
@@ -96,7 +96,7 @@ impl Counters {
         metrics: &mut Metrics,
     ) -> Option<u64> {
         let counters = parse_snmp(self.snmp.read(kernel, buffer)?)?;
-        metrics.resets_sent = counters.resets_sent;
+        metrics.set(metrics::RESETS_SENT, counters.resets_sent);
         self.received = counters.received;
         Some(counters.passive_opens)
     }

@@ -7,7 +7,7 @@ use crate::firewall::EndReason;
 use crate::kernel::{Descriptor, Errno, HOOK_RECORD, HookRun, Kernel, Path, Stream};
 use crate::label::Label;
 use crate::limits::{HOOK_WAITING, PORTS_PER_SOURCE};
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 use crate::report::error_words;
 use crate::text::Text;
 use crate::time::Duration;
@@ -95,17 +95,19 @@ impl Hook {
             Ok(0) => {
                 kernel.close(answers);
                 self.answers = None;
-                let runs = &mut metrics.hook_runs;
-                runs.add(HookRun::Dropped, self.unanswered as u64);
+                metrics.add(
+                    metrics::HOOK_RUNS.of(HookRun::Dropped),
+                    self.unanswered as u64,
+                );
                 log_words(kernel, b"the hook is run no more: its launcher is gone");
             }
             Ok(_) => {
                 self.unanswered = self.unanswered.saturating_sub(1);
-                metrics.hook_runs.count(match answer[0] {
+                metrics.count(metrics::HOOK_RUNS.of(match answer[0] {
                     0 => HookRun::Ok,
                     1 => HookRun::Failed,
                     _ => HookRun::Timeout,
-                });
+                }));
             }
             Err(_) => {}
         }
@@ -158,7 +160,7 @@ impl Hook {
         if has_room && kernel.write(Stream::Hook, record.as_bytes()).is_ok() {
             self.unanswered += 1;
         } else {
-            metrics.hook_runs.count(HookRun::Dropped);
+            metrics.count(metrics::HOOK_RUNS.of(HookRun::Dropped));
         }
     }
 }

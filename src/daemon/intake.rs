@@ -7,7 +7,7 @@ use crate::host::{Host, Protection};
 use crate::kernel::{Accepted, Kernel};
 use crate::limits::SERVICE_AGE;
 use crate::listeners::Port;
-use crate::metrics::{Found, Metrics};
+use crate::metrics::{self, Found, Metrics};
 use crate::options::Options;
 use crate::packets::Packet;
 use crate::proc_net_tcp::{Socket, TcpState};
@@ -198,7 +198,7 @@ impl Intake {
         }
         if origin != RowOf::LookUp {
             let family = Family::of(socket.local.address);
-            metrics.connections.count(family, socket.state);
+            metrics.count(metrics::CONNECTIONS.of(family, socket.state));
         }
         let Some(connection) = connection else {
             return Shown::NOTHING;
@@ -388,7 +388,7 @@ impl Intake {
             }
         };
         if !waiter.is_proven {
-            metrics.events_unproven += 1;
+            metrics.count(metrics::EVENTS_UNPROVEN);
             if waiter.is_counted {
                 return None;
             }
@@ -597,5 +597,5 @@ enum Retried {
 #[inline(never)]
 fn count_new(metrics: &mut Metrics, connection: Connection, local: Endpoint) {
     let family = Family::of(local.address);
-    metrics.new_connections.count(connection.direction, family);
+    metrics.count(metrics::NEW_CONNECTIONS.of(connection.direction, family));
 }

@@ -52,7 +52,7 @@ use crate::limits::{
     OUTPUT_WAIT_BUDGET, PEERS_ASKED, SOURCES, TURN_ROUND, index_size,
 };
 use crate::listeners::{self, Port};
-use crate::metrics::{EvidenceSource, Metrics, RowsFile, Trigger};
+use crate::metrics::{self, EvidenceSource, Metrics, RowsFile, Trigger};
 use crate::netlink::RECEIVE_BUFFER;
 use crate::options::{Action, Options, write_help, write_version};
 use crate::packets::Kind;
@@ -208,7 +208,8 @@ impl Daemon {
             write_error(kernel, error.line().as_bytes());
             return start::USAGE;
         }
-        self.metrics.start_unix_nanoseconds = Moment::read(kernel).unix_nanoseconds;
+        let start = Moment::read(kernel).unix_nanoseconds;
+        self.metrics.set(metrics::START_TIME_SECONDS, start);
         self.commands.signals = start_up.signals;
         self.commands.is_container = start::is_container(start_up);
         self.output.open(start_up);
@@ -319,7 +320,8 @@ impl Daemon {
         self.reader.configure(proc_directory);
         self.intake.configure(start_up.hash_key, options);
         self.namespaces.configure(start_up.hash_key, options.window);
-        self.metrics.interval = options.interval;
+        self.metrics
+            .set(metrics::INTERVAL_SECONDS, options.interval.as_nanos());
         if let Some(screen) = start_up.screen {
             self.intake.list.set_screen(screen);
         }
@@ -543,9 +545,9 @@ impl Daemon {
             } else {
                 Target::Behind
             };
+            let kind = probes::kind(probing.marks);
             self.metrics
-                .probing_sources
-                .count(probes::kind(probing.marks), target);
+                .count(metrics::PROBING_SOURCES.of(kind, target));
             let mut line = Line::new();
             report::probes(&mut line, moment.calendar(kernel), probing, target);
             self.output.line(kernel, &line);
@@ -603,7 +605,7 @@ impl Daemon {
         {
             scan.local = own;
         }
-        self.metrics.port_scans += 1;
+        self.metrics.count(metrics::PORT_SCANS);
         self.print_scan(kernel, scan, moment);
         let mut ports: Text<{ hook::PORTS }> = Text::new();
         put_ports(&mut ports, &scan.ports);
@@ -839,9 +841,9 @@ impl Daemon {
             context.host.is_own(event.remote.address)
         });
         let Some(taken) = taken else { return };
-        metrics.destroy_events += taken.events;
-        metrics.malformed_events += taken.malformed;
-        metrics.destroy_event_overflows += taken.overflows;
+        metrics.add(metrics::DESTROY_EVENTS, taken.events);
+        metrics.add(metrics::MALFORMED_EVENTS, taken.malformed);
+        metrics.add(metrics::DESTROY_EVENT_OVERFLOWS, taken.overflows);
         if taken.overflows > 0 {
             early.request(now);
         }
@@ -937,7 +939,7 @@ impl Daemon {
             let found =
                 intake.look_up(kernel, open.local, open.remote, &context, firewall, metrics);
             match found {
-                Some(found) => metrics.witness_lookups.count(found),
+                Some(found) => metrics.count(metrics::WITNESS_LOOKUPS.of(found)),
                 // A reading shows what there is.
                 None => early.request(now),
             }
@@ -1002,7 +1004,7 @@ impl Daemon {
     fn read(&mut self, kernel: &mut impl Kernel, trigger: Trigger) -> bool {
         let moment = Moment::read(kernel);
         let (now, calendar) = (moment.now, moment.calendar(kernel));
-        self.metrics.connections.clear();
+        self.metrics.clear(metrics::CONNECTIONS);
         let mut count = None;
         // With --once there is nothing else.
         if self.options.action == Action::Run {
@@ -1028,22 +1030,29 @@ impl Daemon {
             }
             self.count_missed(kernel, count, trigger);
             self.reader.note_good(now);
-            self.metrics.last_reading_unix_nanoseconds = Moment::read(kernel).unix_nanoseconds;
+            let end = Moment::read(kernel).unix_nanoseconds;
+            self.metrics
+                .set(metrics::LAST_READING_TIMESTAMP_SECONDS, end);
         } else {
-            self.metrics.readings_failed += 1;
+            self.metrics.count(metrics::READINGS_FAILED);
         }
-        self.metrics
-            .evidence_source_up
-            .set(EvidenceSource::Readings, u64::from(is_whole));
-        self.metrics.readings.count(trigger);
+        self.metrics.set(
+            metrics::EVIDENCE_SOURCE_UP.of(EvidenceSource::Readings),
+            is_whole,
+        );
+        self.metrics.count(metrics::READINGS);
+        self.metrics.count(match trigger {
+            Trigger::Scheduled => metrics::SCHEDULED_READINGS,
+            Trigger::Early => metrics::EARLY_READINGS,
+        });
         self.intake.detector.expire(now);
         self.intake.probes.sources.expire(now);
         if trigger == Trigger::Scheduled {
             self.end_list(kernel, is_v4_whole, calendar, now);
         }
+        let duration = clock::now(kernel).since(now);
         self.metrics
-            .reading_duration
-            .observe(clock::now(kernel).since(now));
+            .observe(metrics::READING_DURATION_SECONDS, duration);
         is_v4_whole
     }
 
@@ -1073,10 +1082,10 @@ impl Daemon {
         PerFamily::from_fn(|family| {
             reader.read(kernel, family, |kernel, row| {
                 let Some(socket) = row else {
-                    metrics.malformed_rows += 1;
+                    metrics.count(metrics::MALFORMED_ROWS);
                     return;
                 };
-                metrics.rows.count(RowsFile::of(family));
+                metrics.count(metrics::ROWS.of(RowsFile::of(family)));
                 let shown = intake.row(kernel, socket, origin, &context, firewall, metrics);
                 if let Some(direction) = shown.listed {
                     let entry = Entry {
@@ -1103,7 +1112,8 @@ impl Daemon {
         self.counters.after_reading(before, seen, now);
         // However long our turn did not come: nothing that waits is missed.
         if trigger == Trigger::Scheduled && self.watcher.is_drained() {
-            metrics.connections_missed += self.counters.end_interval(before, seen, now);
+            let missed = self.counters.end_interval(before, seen, now);
+            metrics.add(metrics::CONNECTIONS_MISSED, missed);
         }
     }
 
@@ -1119,9 +1129,11 @@ impl Daemon {
         list.end(kernel, output, calendar, now, |entry| {
             firewall.is_blocked(host.source_of(entry.remote.address))
         });
-        let standing = &self.metrics.connections;
-        let established = standing.get(Family::V4, TcpState::Established)
-            + standing.get(Family::V6, TcpState::Established);
+        let standing = |family| {
+            let number = metrics::CONNECTIONS.of(family, TcpState::Established);
+            self.metrics.get(number)
+        };
+        let established = standing(Family::V4) + standing(Family::V6);
         if has_rows && list.is_empty(established) {
             output.bare(kernel, report::NO_CONNECTION);
         }

@@ -16,7 +16,7 @@ use crate::limits::{
     EVENTS_RETRY, NAMESPACE_EVENTS, NAMESPACE_LOOKUPS, NAMESPACE_MEMORY, WITNESS_FULL_REST,
     WITNESS_REST,
 };
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 use crate::netlink::{route_request, walk_next_hops};
 use crate::packets::Packet;
 use crate::sights::Sights;
@@ -161,7 +161,7 @@ impl Namespaces {
                 Ok(received) => received,
                 Err(Errno::EINTR) => continue,
                 Err(Errno::ENOBUFS) => {
-                    metrics.destroy_event_overflows += 1;
+                    metrics.count(metrics::DESTROY_EVENT_OVERFLOWS);
                     continue;
                 }
                 // EAGAIN: there are no more.
@@ -173,13 +173,14 @@ impl Namespaces {
             // Our own have a socket of their own.
             let bytes = buffer.get(..count).filter(|_| origin != 0);
             let malformed = walk_events(bytes.unwrap_or_default(), &mut |event| {
-                metrics.namespace_events += 1;
-                metrics.events_unproven += u64::from(event.handshake == Handshake::Unproven);
+                metrics.count(metrics::NAMESPACE_EVENTS);
+                let is_unproven = event.handshake == Handshake::Unproven;
+                metrics.add(metrics::EVENTS_UNPROVEN, is_unproven.into());
                 if is_candidate(&event, scene) {
                     let _ = candidates.push(event);
                 }
             });
-            metrics.malformed_events += malformed as u64;
+            metrics.add(metrics::MALFORMED_EVENTS, malformed as u64);
         }
         self.rest_until = Some(now.after(rest));
     }

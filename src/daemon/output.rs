@@ -6,7 +6,7 @@ use core::mem;
 
 use crate::kernel::{Descriptor, Errno, Interest, Kernel, StartUp, Stream};
 use crate::limits::{DAY, LINES_PER_PERIOD, LINES_PERIOD, OUTPUT_BUFFER, PROBE_LINES};
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 use crate::report::{self, LABEL_WIDTH, Label, Line, STAMP_WIDTH};
 use crate::text::{Text, parse_decimal, split_once};
 use crate::time::{Duration, Instant, nearest};
@@ -199,8 +199,10 @@ impl Output {
 
     /// Says what a day brought.
     pub fn say_day(&mut self, kernel: &mut impl Kernel, metrics: &Metrics, standing: u64) {
-        let scans = metrics.port_scans - mem::replace(&mut self.scans, metrics.port_scans);
-        let blocks = metrics.blocks - mem::replace(&mut self.blocks, metrics.blocks);
+        let scans = metrics.get(metrics::PORT_SCANS)
+            - mem::replace(&mut self.scans, metrics.get(metrics::PORT_SCANS));
+        let blocks = metrics.get(metrics::BLOCKS)
+            - mem::replace(&mut self.blocks, metrics.get(metrics::BLOCKS));
         let mut line = Line::new();
         report::day(&mut line, scans, blocks, standing);
         self.line(kernel, &line);

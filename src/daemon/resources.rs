@@ -6,7 +6,7 @@ use core::net::IpAddr;
 use crate::address::{Network, is_loopback};
 use crate::firewall::Backend;
 use crate::host::{Host, Knowledge};
-use crate::metrics::{EvidenceSource, Metrics, Table};
+use crate::metrics::{self, EvidenceSource, Metrics, Table};
 use crate::options::Options;
 use crate::report;
 use crate::text::TextView;
@@ -42,30 +42,26 @@ impl Resources<'_> {
     /// Copies what the parts know into the gauges.
     pub(super) fn update_gauges(&self, metrics: &mut Metrics) {
         self.update_tables(metrics);
-        let has_events = u64::from(self.watcher.is_up());
-        metrics
-            .evidence_source_up
-            .set(EvidenceSource::DestroyEvents, has_events);
-        metrics
-            .evidence_source_up
-            .set(EvidenceSource::Namespaces, self.namespaces.is_up().into());
-        metrics.witness_up = self.witness.is_up();
+        let source = |source| metrics::EVIDENCE_SOURCE_UP.of(source);
+        metrics.set(source(EvidenceSource::DestroyEvents), self.watcher.is_up());
+        metrics.set(source(EvidenceSource::Namespaces), self.namespaces.is_up());
+        metrics.set(metrics::WITNESS_UP, self.witness.is_up());
         let firewall = &self.commands.firewall;
-        metrics.blocked_sources = firewall.standing() as u64;
-        metrics.blocks_adopted = firewall.adopted();
-        metrics.blocks_pending = (firewall.pending() + firewall.held_back()) as u64;
-        metrics.blocking_enabled = firewall.is_enabled();
-        metrics.firewall_up = firewall.is_up();
+        metrics.set(metrics::BLOCKED_SOURCES, firewall.standing() as u64);
+        metrics.set(metrics::BLOCKS_ADOPTED, firewall.adopted());
+        let pending = firewall.pending() + firewall.held_back();
+        metrics.set(metrics::BLOCKS_PENDING, pending as u64);
+        metrics.set(metrics::BLOCKING_ENABLED, firewall.is_enabled());
+        metrics.set(metrics::FIREWALL_UP, firewall.is_up());
         for backend in [Backend::IptablesNft, Backend::IptablesLegacy, Backend::Nft] {
-            let uses = u64::from(firewall.uses(backend));
-            metrics.backends.set(backend, uses);
+            metrics.set(metrics::FIREWALL.of(backend), firewall.uses(backend));
         }
-        metrics.firewall_jump_first = firewall.is_jump_first();
-        metrics.firewall_repairs = firewall.repairs();
-        metrics.host_facts_known =
-            !self.host.is_incomplete() && self.host.knowledge() != Knowledge::Lacking;
-        metrics.probes_of_blocked = self.intake.probes.of_blocked;
-        metrics.output_lines_dropped = self.lines_dropped;
+        metrics.set(metrics::FIREWALL_JUMP_FIRST, firewall.is_jump_first());
+        metrics.set(metrics::FIREWALL_REPAIRS, firewall.repairs());
+        let is_known = !self.host.is_incomplete() && self.host.knowledge() != Knowledge::Lacking;
+        metrics.set(metrics::HOST_FACTS_KNOWN, is_known);
+        metrics.set(metrics::PROBES_OF_BLOCKED, self.intake.probes.of_blocked);
+        metrics.set(metrics::OUTPUT_LINES_DROPPED, self.lines_dropped);
     }
 
     fn update_tables(&self, metrics: &mut Metrics) {
@@ -80,8 +76,8 @@ impl Resources<'_> {
             (Table::Listeners, listeners.entries(), listeners.evictions()),
             (Table::Probes, probes.sources().0, probes.evictions()),
         ] {
-            metrics.table_entries.set(table, entries as u64);
-            metrics.table_evictions.set(table, evictions);
+            metrics.set(metrics::TABLE_ENTRIES.of(table), entries as u64);
+            metrics.set(metrics::TABLE_EVICTIONS.of(table), evictions);
         }
     }
 

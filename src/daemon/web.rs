@@ -3,13 +3,13 @@
 use heapless::Vec;
 
 use crate::address::{Endpoint, UNSPECIFIED};
-use crate::exposition::{self, Snapshot};
+use crate::exposition;
 use crate::http::{BODY_ROOM, ContentType, Exchange, Format, Request, Server, Status};
 use crate::kernel::{Accepted, Descriptor, Errno, Interest, Kernel, Link, More, Path};
 use crate::limits::{
     HTTP_ACCEPTS, HTTP_CLIENTS, HTTP_FRESH, HTTP_SAVINGS, HTTP_SHARE, START_RETRY,
 };
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 use crate::report::{self, error_words};
 use crate::text::{Text, TextView};
 use crate::time::{Duration, Instant, nearest};
@@ -222,7 +222,7 @@ impl Web {
         accepted: &Accepted,
         now: Instant,
     ) {
-        metrics.http_clients_accepted += 1;
+        metrics.count(metrics::HTTP_CLIENTS_ACCEPTED);
         if self.server.len() as u64 >= self.clients_max {
             self.evict(kernel, metrics);
         }
@@ -255,7 +255,7 @@ impl Web {
         };
         kernel.close(spare);
         if let Ok(accepted) = kernel.accept(listener) {
-            metrics.http_clients_accepted += 1;
+            metrics.count(metrics::HTTP_CLIENTS_ACCEPTED);
             close_evicted(kernel, metrics, Some(accepted.descriptor));
         }
         self.keep_spare_descriptor(kernel);
@@ -278,7 +278,7 @@ impl Web {
         resources: &Resources,
         moment: Moment,
     ) {
-        metrics.http_clients = self.server.len() as u64;
+        metrics.set(metrics::HTTP_CLIENTS, self.server.len() as u64);
         for interest in found.iter().filter(|interest| interest.is_met()) {
             if let Some(exchange) = self.server.find(interest.descriptor) {
                 service_client(kernel, exchange, &mut self.page, metrics, resources, moment);
@@ -310,9 +310,9 @@ impl Page {
             return;
         }
         resources.update_gauges(metrics);
-        let process = kernel.process_status();
+        metrics.set_process(&kernel.process_status());
         self.text.clear();
-        exposition::write(&Snapshot { metrics, process }, format, &mut self.text);
+        exposition::write(metrics, format, &mut self.text);
         self.format = format;
         self.fresh_until = Some(now.after(HTTP_FRESH));
     }
@@ -321,7 +321,7 @@ impl Page {
 #[inline(never)]
 fn close_evicted(kernel: &mut impl Kernel, metrics: &mut Metrics, evicted: Option<Descriptor>) {
     if let Some(client) = evicted {
-        metrics.http_clients_evicted += 1;
+        metrics.count(metrics::HTTP_CLIENTS_EVICTED);
         kernel.close(client);
     }
 }
@@ -443,7 +443,7 @@ fn answer(
 #[inline(never)]
 fn count_status(exchange: &mut Exchange, metrics: &mut Metrics) {
     if let Some(status) = exchange.take_status() {
-        metrics.http_requests.count(status);
+        metrics.count(metrics::HTTP_REQUESTS.of(status));
     }
 }
 

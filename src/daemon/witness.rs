@@ -7,7 +7,7 @@ use crate::limits::{
     WITNESS_BURST, WITNESS_FULL_REST, WITNESS_PACKETS, WITNESS_PAUSE, WITNESS_READS,
     WITNESS_REPEATS, WITNESS_REST,
 };
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 use crate::packets::{NO_ETHERTYPE, Packet, ethertype, filter, parse};
 use crate::text::{before, parse_decimal, split_once, trim};
 use crate::time::{Duration, Instant, nearest};
@@ -162,7 +162,7 @@ impl Witness {
         self.is_behind = false;
         self.rest_until = None;
         let repeats = !now.is_past(self.repeats_until);
-        let before = metrics.witness_packets;
+        let before = metrics.get(metrics::WITNESS_PACKETS);
         if !now.is_within(Duration::from_secs(1), self.second) {
             (self.second, self.taken) = (Some(now), 0);
         }
@@ -173,7 +173,7 @@ impl Witness {
                 left -= 1;
                 match kernel.receive_from(socket, buffer) {
                     Ok((count, link)) => {
-                        metrics.witness_packets += 1;
+                        metrics.count(metrics::WITNESS_PACKETS);
                         let bytes = buffer.get(..count).unwrap_or_default();
                         if let Some(packet) = parse(bytes, family) {
                             visit(&packet, if repeats { 0 } else { link });
@@ -186,8 +186,8 @@ impl Witness {
             }
             self.is_behind |= left == 0;
         }
-        if metrics.witness_packets != before {
-            self.taken += (metrics.witness_packets - before) as usize;
+        if metrics.get(metrics::WITNESS_PACKETS) != before {
+            self.taken += (metrics.get(metrics::WITNESS_PACKETS) - before) as usize;
             let rest = if self.taken >= WITNESS_BURST {
                 WITNESS_FULL_REST
             } else {
@@ -203,7 +203,7 @@ impl Witness {
     fn count_lost(&mut self, kernel: &mut impl Kernel, metrics: &mut Metrics, now: Instant) {
         for socket in self.sockets.iter().flatten() {
             let lost = kernel.lost_packets(*socket);
-            metrics.witness_packets_dropped += u64::from(lost);
+            metrics.add(metrics::WITNESS_PACKETS_DROPPED, lost.into());
             if lost > 0 {
                 self.lost_at = Some(now);
             }
@@ -241,7 +241,7 @@ impl Witness {
         if came <= most >> u8::from(self.has_one_processor) {
             return;
         }
-        metrics.witness_pauses += 1;
+        metrics.count(metrics::WITNESS_PAUSES);
         self.paused_until = Some(now.after(WITNESS_PAUSE));
         self.bind(kernel, true);
         if self.paused.say() {
