@@ -117,18 +117,8 @@ const TEXTS: u32 = Id::Help.bit() | Id::Version.bit();
 pub struct Row {
     /// What the parser does with it.
     pub id: Id,
-    /// The long name without its dashes.
-    pub name: &'static [u8],
-    /// The letter of the short form.
-    pub short: Option<u8>,
-    /// The word for the value in `--help`; empty for a flag.
-    pub argument: &'static [u8],
-    /// The value where none is given, as one would type it; empty for none.
-    pub default: &'static [u8],
-    /// Which values are allowed. `low..high` is what the parser checks against.
-    pub range: &'static [u8],
-    /// What it does, in a few words.
-    pub help: &'static [u8],
+    /// What its line of the table says.
+    fields: [&'static [u8]; 6],
 }
 
 /// What the name of each environment variable begins with.
@@ -140,10 +130,40 @@ const VARIABLE_MAX: usize = 40;
 const NAME_MAX: usize = VARIABLE_MAX - PREFIX.len();
 
 impl Row {
+    /// The long name without its dashes.
+    pub const fn name(&self) -> &'static [u8] {
+        self.fields[0]
+    }
+
+    /// The letter of the short form.
+    pub const fn short(&self) -> Option<u8> {
+        self.fields[1].first().copied()
+    }
+
+    /// The word for the value in `--help`; empty for a flag.
+    pub const fn argument(&self) -> &'static [u8] {
+        self.fields[2]
+    }
+
+    /// The value where none is given, as one would type it; empty for none.
+    pub const fn default(&self) -> &'static [u8] {
+        self.fields[3]
+    }
+
+    /// Which values are allowed. `low..high` is what the parser checks against.
+    pub const fn range(&self) -> &'static [u8] {
+        self.fields[4]
+    }
+
+    /// What it does, in a few words.
+    pub const fn help(&self) -> &'static [u8] {
+        self.fields[5]
+    }
+
     /// The environment variable that does the same: TCPPARSER_BLOCK_TIME.
     pub fn variable(&self) -> Text<VARIABLE_MAX> {
         let mut name = Text::from_bytes(PREFIX);
-        for byte in self.name {
+        for byte in self.name() {
             name.put_byte(if *byte == b'-' {
                 b'_'
             } else {
@@ -154,7 +174,7 @@ impl Row {
     }
 
     const fn is_flag(&self) -> bool {
-        self.argument.is_empty()
+        self.argument().is_empty()
     }
 
     const fn is_list(&self) -> bool {
@@ -206,26 +226,20 @@ fn find(is_meant: &dyn Fn(&Row) -> bool) -> Option<Id> {
 #[inline(never)]
 fn row_of(id: Id) -> Row {
     let line = split(TABLE, b'\n').nth(id as usize).unwrap_or_default();
-    let mut fields: [&[u8]; 6] = [b""; 6];
-    split_into(&mut fields, line, b'|');
-    let [name, short, argument, default, range, help] = fields;
-    Row {
+    let mut row = Row {
         id,
-        name,
-        short: short.first().copied(),
-        argument,
-        default,
-        range,
-        help,
-    }
+        fields: [b""; 6],
+    };
+    split_into(&mut row.fields, line, b'|');
+    row
 }
 
 /// Entries of --block-time.
 pub const BLOCK_TIMES: usize = 8;
 
-/// The bounds of one entry of --block-time: 24 days fit the longest timeout of
-/// a kernel set (ipset(8): 2147483 seconds).
-const BLOCK_TIME_RANGE: &[u8] = b"1s..24d";
+/// One entry of --block-time: 24 days fit the longest timeout of a kernel set
+/// (ipset(8): 2147483 seconds).
+const BLOCK_TIME_RANGE: &[u8] = b"1s..24d/forever";
 
 /// Longest directory or file the options accept, in bytes.
 pub const OPTION_PATH_MAX_LENGTH: usize = 200;
@@ -412,89 +426,98 @@ impl Options {
     ) -> Result<(), UsageError<'e>> {
         self.set_defaults();
         let mut given = Given::new();
-        self.read_arguments(arguments, &mut given)?;
-        // Help is for those whose environment is broken, too.
-        if !given.asks_for_text() {
-            self.read_environment(environment, &mut given)?;
-        }
-        self.action = given.action()?;
-        Ok(())
+        let read = self.read(arguments, environment, &mut given);
+        read.map_err(|problem| UsageError {
+            problem,
+            origin: given.origin,
+            word: given.word,
+        })
     }
 
     fn set_defaults(&mut self) {
-        self.action = Action::Run;
         self.allow.clear();
-        self.dry_run = false;
         self.exec_root.clear();
         self.hook.clear();
-        self.require_silent = false;
         self.max_blocks_per_minute = 0;
         for row in rows() {
-            if !row.default.is_empty() {
+            if !row.default().is_empty() {
                 // A unit test holds that the table's defaults are allowed.
-                let _ = self.take(row.id, row.default, Origin::Argument, &mut Given::new());
+                let _ = self.take(row.id, row.default(), &mut Given::new());
             }
         }
     }
 
-    fn read_arguments<'a>(
+    fn read<'a: 'e, 'e>(
+        &mut self,
+        arguments: impl Iterator<Item = &'a [u8]>,
+        environment: impl Iterator<Item = &'e [u8]>,
+        given: &mut Given<'e>,
+    ) -> Result<(), Problem> {
+        self.read_arguments(arguments, given)?;
+        // Help is for those whose environment is broken, too.
+        if !given.asks_for_text() {
+            self.read_environment(environment, given)?;
+        }
+        self.dry_run = given.is_on(Id::DryRun);
+        self.require_silent = given.is_on(Id::RequireSilent);
+        self.action = given.action()?;
+        Ok(())
+    }
+
+    fn read_arguments<'a: 'e, 'e>(
         &mut self,
         mut arguments: impl Iterator<Item = &'a [u8]>,
-        given: &mut Given,
-    ) -> Result<(), UsageError<'a>> {
+        given: &mut Given<'e>,
+    ) -> Result<(), Problem> {
         while let Some(argument) = arguments.next() {
+            given.word = argument;
             match argument {
-                b"-" | b"--" => return Err(unknown(argument)),
-                [b'-', b'-', ..] => self.read_long(argument, &mut arguments, given)?,
-                [b'-', ..] => self.read_short(argument, &mut arguments, given)?,
-                _ => return Err(unknown(argument)),
+                [b'-', b'-', long @ ..] => self.read_long(long, &mut arguments, given)?,
+                [b'-', _, ..] => self.read_short(argument, &mut arguments, given)?,
+                _ => return Err(Problem::Unknown),
             }
         }
         Ok(())
     }
 
     /// `--name`, `--name value` or `--name=value`.
-    fn read_long<'a>(
+    fn read_long<'a: 'e, 'e>(
         &mut self,
-        argument: &'a [u8],
+        long: &'a [u8],
         arguments: &mut impl Iterator<Item = &'a [u8]>,
-        given: &mut Given,
-    ) -> Result<(), UsageError<'a>> {
-        let (name, value) = split_once(argument, b'=');
-        let name = name.strip_prefix(b"--").unwrap_or_default();
-        let id = find(&|row| row.name == name).ok_or(unknown(argument))?;
-        let value = if has_byte(argument, b'=') {
+        given: &mut Given<'e>,
+    ) -> Result<(), Problem> {
+        let (name, value) = split_once(long, b'=');
+        let id = find(&|row| row.name() == name).ok_or(Problem::Unknown)?;
+        let value = if name.len() < long.len() {
             value
         } else if row_of(id).is_flag() {
             b"on"
         } else {
-            arguments.next().ok_or(UsageError::NoValue(id))?
+            arguments.next().ok_or(Problem::NoValue(id))?
         };
-        self.take(id, value, Origin::Argument, given)
+        self.take(id, value, given)
     }
 
     /// `-n`, several flags at once as in `-nh`, `-i 5s` or `-i5s`.
-    fn read_short<'a>(
+    fn read_short<'a: 'e, 'e>(
         &mut self,
         argument: &'a [u8],
         arguments: &mut impl Iterator<Item = &'a [u8]>,
-        given: &mut Given,
-    ) -> Result<(), UsageError<'a>> {
+        given: &mut Given<'e>,
+    ) -> Result<(), Problem> {
         let mut letters = argument.get(1..).unwrap_or_default();
         while let [letter, rest @ ..] = letters {
-            let id = find(&|row| row.short == Some(*letter));
-            let id = id.ok_or(unknown(argument))?;
+            given.word = argument;
+            let id = find(&|row| row.short() == Some(*letter)).ok_or(Problem::Unknown)?;
+            let mut value = rest;
+            letters = b"";
             if row_of(id).is_flag() {
-                self.take(id, b"on", Origin::Argument, given)?;
-                letters = rest;
-                continue;
+                (value, letters) = (b"on", rest);
+            } else if rest.is_empty() {
+                value = arguments.next().ok_or(Problem::NoValue(id))?;
             }
-            let value = if rest.is_empty() {
-                arguments.next().ok_or(UsageError::NoValue(id))?
-            } else {
-                rest
-            };
-            return self.take(id, value, Origin::Argument, given);
+            self.take(id, value, given)?;
         }
         Ok(())
     }
@@ -502,10 +525,11 @@ impl Options {
     fn read_environment<'a>(
         &mut self,
         environment: impl Iterator<Item = &'a [u8]>,
-        given: &mut Given,
-    ) -> Result<(), UsageError<'a>> {
-        let arguments = *given;
-        let mut decided = arguments.seen & !Id::Allow.bit();
+        given: &mut Given<'a>,
+    ) -> Result<(), Problem> {
+        let acts = given.acts();
+        let mut decided = given.seen & !Id::Allow.bit();
+        given.origin = Origin::Variable;
         for entry in environment {
             let (name, value) = split_once(entry, b'=');
             if !name.starts_with(PREFIX) {
@@ -515,35 +539,31 @@ impl Options {
                 if is_injected(entry, name) {
                     continue;
                 }
-                return Err(UsageError::Unknown(Origin::Variable, name));
+                given.word = name;
+                return Err(Problem::Unknown);
             };
-            let is_decided = decided & id.bit() != 0 || id.is_action() && arguments.acts();
+            let is_decided = decided & id.bit() != 0 || id.is_action() && acts;
             decided |= id.bit();
             if !is_decided && !value.is_empty() {
-                self.take(id, value, Origin::Variable, given)?;
+                self.take(id, value, given)?;
             }
         }
+        given.origin = Origin::Argument;
         Ok(())
     }
 
     /// Takes a value, or each part of a list.
     #[inline(never)]
-    fn take<'a>(
-        &mut self,
-        id: Id,
-        value: &'a [u8],
-        origin: Origin,
-        given: &mut Given,
-    ) -> Result<(), UsageError<'a>> {
+    fn take<'a>(&mut self, id: Id, value: &'a [u8], given: &mut Given<'a>) -> Result<(), Problem> {
         let row = row_of(id);
         if id == Id::BlockTime {
             self.block_times.clear();
         }
         if !row.is_list() {
-            return self.take_part(&row, value, origin, given);
+            return self.take_part(&row, value, given);
         }
         for part in split(value, b',') {
-            self.take_part(&row, trim(part), origin, given)?;
+            self.take_part(&row, trim(part), given)?;
         }
         Ok(())
     }
@@ -553,14 +573,18 @@ impl Options {
         &mut self,
         row: &Row,
         part: &'a [u8],
-        origin: Origin,
-        given: &mut Given,
-    ) -> Result<(), UsageError<'a>> {
+        given: &mut Given<'a>,
+    ) -> Result<(), Problem> {
+        given.word = part;
         if self.list_length(row.id) >= list_capacity(row.id) {
-            return Err(UsageError::TooMany(row.id, origin, part));
+            return Err(Problem::TooMany(row.id));
         }
-        let is_on = self.set(row, part, given);
-        let is_on = is_on.ok_or(UsageError::NotAllowed(row.id, origin, part))?;
+        let is_on = if row.is_flag() {
+            parse_flag(part)
+        } else {
+            self.set(row, part, given).map(|()| true)
+        };
+        let is_on = is_on.ok_or(Problem::NotAllowed(row.id))?;
         given.note(row.id, is_on);
         Ok(())
     }
@@ -573,65 +597,65 @@ impl Options {
         }
     }
 
-    /// Sets one option; `None` where the value is not allowed, else whether the
-    /// option is now in force.
+    /// Sets one option that is no flag; `None` where the value is not allowed.
     #[inline(never)]
-    fn set(&mut self, row: &Row, value: &[u8], given: &mut Given) -> Option<bool> {
+    fn set(&mut self, row: &Row, value: &[u8], given: &mut Given) -> Option<()> {
+        let number = number(value, row.range());
         match row.id {
-            Id::Interval => self.interval = duration_between(value, row.range)?,
-            Id::Window => self.window = duration_between(value, row.range)?,
-            Id::Ports => self.ports = between(value, row.range, parse_decimal)? as u8,
-            Id::Show => {
-                self.show = choose(value, row.range, &[Show::All, Show::New, Show::Scans])?;
-            }
+            Id::Interval => self.interval = Duration::from_nanos(number?),
+            Id::Window => self.window = Duration::from_nanos(number?),
+            Id::Ports => self.ports = number? as u8,
+            Id::Show => self.show = *[Show::All, Show::New, Show::Scans].get(number? as usize)?,
             Id::Allow => self.allow.push(Network::parse(value)?).ok()?,
             Id::BlockTime => self.block_times.push(parse_block_time(value)?).ok()?,
             Id::Firewall => {
                 self.names_ipset = value == b"ipset";
-                let value = if self.names_ipset { row.default } else { value };
-                self.firewall = choose(value, row.range, &FirewallChoice::ALL)?;
+                let place = if self.names_ipset { 0 } else { number? };
+                self.firewall = *FirewallChoice::ALL.get(place as usize)?;
             }
-            Id::Widen if value == b"none" => self.widen = 0,
-            Id::Widen => {
-                self.widen = between(value, before(row.range, b'/'), parse_decimal)? as u16
-            }
-            Id::Witness => self.has_witness = parse_auto(value)?,
-            Id::Sandbox => self.has_sandbox = parse_auto(value)?,
-            Id::DryRun => return store_flag(&mut self.dry_run, value),
+            // None is the second word.
+            Id::Widen => self.widen = if number? == 1 { 0 } else { number? as u16 },
+            Id::Witness => self.has_witness = number? == 0,
+            Id::Sandbox => self.has_sandbox = number? == 0,
             Id::Listen => self.listen = parse_listen(value)?,
             Id::Proc => store_path(&mut self.proc_directory, value)?,
             Id::ExecRoot => store_path(&mut self.exec_root, value)?,
             Id::Hook if value.first() != Some(&b'/') => return None,
             Id::Hook => store_path(&mut self.hook, value)?,
-            Id::RequireSilent => return store_flag(&mut self.require_silent, value),
-            Id::MaxBlocksPerMinute => {
-                self.max_blocks_per_minute = between(value, row.range, parse_decimal)? as u32;
-            }
+            Id::MaxBlocksPerMinute => self.max_blocks_per_minute = number? as u32,
             Id::Unblock => given.target = Target::parse(value)?,
-            Id::Once | Id::List | Id::Healthcheck | Id::Check | Id::Help | Id::Version => {
-                return parse_flag(value);
-            }
+            Id::DryRun
+            | Id::RequireSilent
+            | Id::Once
+            | Id::List
+            | Id::Healthcheck
+            | Id::Check
+            | Id::Help
+            | Id::Version => {}
         }
-        Some(true)
+        Some(())
     }
 }
 
-/// Which options were spoken of, one bit each.
-#[derive(Clone, Copy)]
-struct Given {
+/// Which options were spoken of, one bit each, and what is read.
+struct Given<'a> {
     seen: u32,
     on: u32,
     target: Target,
+    origin: Origin,
+    word: &'a [u8],
 }
 
 const _: () = assert!(Id::ALL.len() <= u32::BITS as usize, "a bit for each option");
 
-impl Given {
+impl Given<'_> {
     const fn new() -> Self {
         Self {
             seen: 0,
             on: 0,
             target: Target::All,
+            origin: Origin::Argument,
+            word: b"",
         }
     }
 
@@ -657,29 +681,27 @@ impl Given {
     }
 
     /// What to do; two modes at once are refused.
-    fn action(&self) -> Result<Action, UsageError<'static>> {
-        if self.is_on(Id::Help) {
-            return Ok(Action::Help);
+    fn action(&self) -> Result<Action, Problem> {
+        let first = |bits: u32| Id::ALL.get(bits.trailing_zeros() as usize).copied();
+        let modes = self.on & MODES;
+        let is_none = !self.asks_for_text();
+        if let (Some(one), Some(other), true) =
+            (first(modes), first(modes & modes.wrapping_sub(1)), is_none)
+        {
+            return Err(Problem::NotTogether(one, other));
         }
-        if self.is_on(Id::Version) {
-            return Ok(Action::Version);
-        }
-        let is_mode = |id: &Id| self.on & MODES & id.bit() != 0;
-        let mut modes = Id::ALL.iter().copied().filter(is_mode);
-        match (modes.next(), modes.next()) {
-            (Some(one), Some(other)) => Err(UsageError::NotTogether(one, other)),
-            _ if self.is_on(Id::Check) => Ok(Action::Check),
-            (Some(Id::Once), None) => Ok(Action::Once),
-            (Some(Id::List), None) => Ok(Action::List),
-            (Some(Id::Unblock), None) => Ok(Action::Unblock(self.target)),
-            (Some(Id::Healthcheck), None) => Ok(Action::Healthcheck),
-            _ => Ok(Action::Run),
-        }
+        let said = [self.on & TEXTS, self.on & Id::Check.bit(), modes];
+        Ok(match said.into_iter().find_map(first) {
+            Some(Id::Help) => Action::Help,
+            Some(Id::Version) => Action::Version,
+            Some(Id::Check) => Action::Check,
+            Some(Id::Once) => Action::Once,
+            Some(Id::List) => Action::List,
+            Some(Id::Unblock) => Action::Unblock(self.target),
+            Some(Id::Healthcheck) => Action::Healthcheck,
+            _ => Action::Run,
+        })
     }
-}
-
-const fn unknown(argument: &[u8]) -> UsageError<'_> {
-    UsageError::Unknown(Origin::Argument, argument)
 }
 
 /// What the variables hold, up to and with their `=`, that Kubernetes makes for
@@ -704,7 +726,7 @@ fn nearest(word: &[u8]) -> Option<Id> {
     let word = word.get(..NAME_MAX).unwrap_or(word);
     // What is like the half of it at least.
     for most in 0..=word.len() / 2 {
-        let id = find(&|row| distance(word, row.name) <= most);
+        let id = find(&|row| distance(word, row.name()) <= most);
         if id.is_some() {
             return id;
         }
@@ -746,28 +768,30 @@ const fn list_capacity(id: Id) -> usize {
     }
 }
 
-/// The value of `text` if it lies in `range` (`low..high`, both included).
+/// What a text means of the words of a range, between slashes: its value, if it
+/// lies in `low..high`, both included, or the place of its word. Durations are in
+/// nanoseconds.
 #[inline(never)]
-fn between(text: &[u8], range: &[u8], parse: fn(&[u8]) -> Option<u64>) -> Option<u64> {
-    let (low, high) = split_once(range, b'.');
-    let value = parse(text)?;
-    let is_inside = parse(low)? <= value && value <= parse(high.strip_prefix(b".")?)?;
-    is_inside.then_some(value)
-}
-
-fn duration_between(text: &[u8], range: &[u8]) -> Option<Duration> {
-    let parse = |text: &[u8]| Duration::parse(text).map(Duration::as_nanos);
-    between(text, range, parse).map(Duration::from_nanos)
-}
-
-/// What of `choices` has the place of `text` in `words`, between slashes.
-fn choose<T: Copy>(text: &[u8], words: &[u8], choices: &[T]) -> Option<T> {
-    choices.get(place(text, words)?).copied()
-}
-
-#[inline(never)]
-fn place(text: &[u8], words: &[u8]) -> Option<usize> {
-    split(words, b'/').position(|word| word == text)
+fn number(text: &[u8], range: &[u8]) -> Option<u64> {
+    for (place, word) in split(range, b'/').enumerate() {
+        if word == text {
+            return Some(place as u64);
+        }
+        let (low, high) = split_once(word, b'.');
+        let Some(high) = high.strip_prefix(b".") else {
+            continue;
+        };
+        let parse = |text| match parse_decimal(high) {
+            Some(_) => parse_decimal(text),
+            None => Duration::parse(text).map(Duration::as_nanos),
+        };
+        if let (Some(low), Some(value), Some(high)) = (parse(low), parse(text), parse(high))
+            && (low..=high).contains(&value)
+        {
+            return Some(value);
+        }
+    }
+    None
 }
 
 #[inline(never)]
@@ -777,26 +801,11 @@ fn parse_flag(text: &[u8]) -> Option<bool> {
     Some(place < 4)
 }
 
-#[inline(never)]
-fn parse_auto(text: &[u8]) -> Option<bool> {
-    match text {
-        b"auto" => Some(true),
-        b"none" => Some(false),
-        _ => None,
-    }
-}
-
-fn store_flag(flag: &mut bool, text: &[u8]) -> Option<bool> {
-    *flag = parse_flag(text)?;
-    Some(*flag)
-}
-
 /// One entry of --block-time; the inner `None` is for ever.
 fn parse_block_time(text: &[u8]) -> Option<Option<Duration>> {
-    if text == b"forever" {
-        return Some(None);
-    }
-    duration_between(text, BLOCK_TIME_RANGE).map(Some)
+    let nanoseconds = number(text, BLOCK_TIME_RANGE)?;
+    // The second word.
+    Some((nanoseconds != 1).then_some(Duration::from_nanos(nanoseconds)))
 }
 
 /// `none`, an endpoint, or `:PORT` for any address.
@@ -825,22 +834,30 @@ fn store_path(path: &mut Path, text: &[u8]) -> Option<()> {
 
 /// What is wrong with the command line or the environment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UsageError<'a> {
+pub struct UsageError<'a> {
+    problem: Problem,
+    origin: Origin,
+    /// What was read last.
+    word: &'a [u8],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Problem {
     /// Neither an option nor anything else that is expected.
-    Unknown(Origin, &'a [u8]),
+    Unknown,
     /// The last argument is an option that takes a value.
     NoValue(Id),
     /// The value is not allowed.
-    NotAllowed(Id, Origin, &'a [u8]),
+    NotAllowed(Id),
     /// The list was full before this value.
-    TooMany(Id, Origin, &'a [u8]),
+    TooMany(Id),
     /// Two options that say what to do.
     NotTogether(Id, Id),
 }
 
 /// Where a value came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
+enum Origin {
     /// The command line.
     Argument,
     /// The environment.
@@ -878,50 +895,40 @@ impl UsageError<'_> {
     #[inline(never)]
     fn write(&self, out: &mut TextView) {
         out.put(b"tcpparser: ");
-        match self {
-            Self::Unknown(origin, word) => {
-                let name = match origin {
-                    Origin::Argument => word,
-                    Origin::Variable => word.get(PREFIX.len()..).unwrap_or_default(),
-                };
-                put_quote(out, word);
-                out.put(b" is not an option");
-                if let Some(id) = nearest(name) {
-                    out.put(b", the nearest is ");
-                    put_name(out, id, *origin);
-                }
-                out.put(b": see --help");
-            }
-            Self::NoValue(id) => {
-                put_name(out, *id, Origin::Argument);
-                out.put(b": a value is missing: ");
-                put_allowed(out, *id);
-            }
-            Self::NotAllowed(id, origin, value) => {
-                put_value(out, *id, *origin, value);
-                out.put(b" is not allowed: ");
-                put_allowed(out, *id);
-            }
-            Self::TooMany(id, origin, value) => {
-                put_value(out, *id, *origin, value);
-                out.put(b" is one too many: at most ");
-                out.put_decimal(list_capacity(*id) as u64);
-            }
-            Self::NotTogether(one, other) => {
-                put_name(out, *one, Origin::Argument);
-                out.put(b": not together with ");
-                put_name(out, *other, Origin::Argument);
-            }
+        let (id, words): (_, &[u8]) = match self.problem {
+            Problem::Unknown => return self.write_unknown(out),
+            Problem::NoValue(id) => (id, b": a value is missing: "),
+            Problem::NotAllowed(id) => (id, b" is not allowed: "),
+            Problem::TooMany(id) => (id, b" is one too many: at most "),
+            Problem::NotTogether(id, _) => (id, b": not together with "),
+        };
+        put_name(out, id, self.origin);
+        if words.starts_with(b" ") {
+            out.put(b": ");
+            put_quote(out, self.word);
+        }
+        out.put(words);
+        match self.problem {
+            Problem::TooMany(id) => out.put_decimal(list_capacity(id) as u64),
+            Problem::NotTogether(_, other) => put_name(out, other, self.origin),
+            _ => put_allowed(out, id),
         }
         out.put_byte(b'\n');
     }
-}
 
-#[inline(never)]
-fn put_value(out: &mut TextView, id: Id, origin: Origin, value: &[u8]) {
-    put_name(out, id, origin);
-    out.put(b": ");
-    put_quote(out, value);
+    fn write_unknown(&self, out: &mut TextView) {
+        let name = match self.origin {
+            Origin::Argument => self.word,
+            Origin::Variable => self.word.get(PREFIX.len()..).unwrap_or_default(),
+        };
+        put_quote(out, self.word);
+        out.put(b" is not an option");
+        if let Some(id) = nearest(name) {
+            out.put(b", the nearest is ");
+            put_name(out, id, self.origin);
+        }
+        out.put(b": see --help\n");
+    }
 }
 
 /// The option's name as one types it, or the variable's.
@@ -929,7 +936,7 @@ fn put_value(out: &mut TextView, id: Id, origin: Origin, value: &[u8]) {
 fn put_name(out: &mut TextView, id: Id, origin: Origin) {
     let row = row_of(id);
     match origin {
-        Origin::Argument => write_part(out, b"--", row.name, b""),
+        Origin::Argument => write_part(out, b"--", row.name(), b""),
         Origin::Variable => out.put(row.variable().as_bytes()),
     }
 }
@@ -939,7 +946,7 @@ fn put_allowed(out: &mut TextView, id: Id) {
     if row.is_flag() {
         out.put(b"1/true/yes/on or 0/false/no/off");
     } else {
-        out.put(row.range);
+        out.put(row.range());
     }
 }
 
@@ -956,27 +963,19 @@ pub fn write_help(out: &mut TextView) {
 
 #[inline(never)]
 fn write_help_line(out: &mut TextView, row: &Row) {
-    let mut names: Text<HELP_NAMES> = Text::new();
-    match row.short {
-        None => names.put(b"      --"),
-        Some(letter) => {
-            names.put(b"  -");
-            names.put_byte(letter);
-            names.put(b", --");
-        }
+    let mut names: Text<HELP_NAMES> = Text::from_bytes(b"      --");
+    if let Some(letter) = row.short() {
+        names.overwrite(2, &[b'-', letter, b',']);
     }
-    names.put(row.name);
-    if !row.is_flag() {
-        names.put_byte(b' ');
-        names.put(row.argument);
-    }
+    names.put(row.name());
+    write_part(&mut names, b" ", row.argument(), b"");
     out.put(names.as_bytes());
     for _ in 0..names.room() {
         out.put_byte(b' ');
     }
-    out.put(row.help);
-    write_part(out, b": ", row.range, b"");
-    write_part(out, b" [", row.default, b"]");
+    out.put(row.help());
+    write_part(out, b": ", row.range(), b"");
+    write_part(out, b" [", row.default(), b"]");
     out.put_byte(b'\n');
 }
 
@@ -1033,11 +1032,11 @@ mod tests {
         let text = |bytes| std::str::from_utf8(bytes).unwrap();
         let texts = rows().map(|row| TextRow {
             row,
-            name: text(row.name),
-            argument: text(row.argument),
-            default: text(row.default),
-            range: text(row.range),
-            help: text(row.help),
+            name: text(row.name()),
+            argument: text(row.argument()),
+            default: text(row.default()),
+            range: text(row.range()),
+            help: text(row.help()),
             environment: String::from_utf8(row.variable().as_bytes().to_vec()).unwrap(),
         });
         texts.collect()
@@ -1217,14 +1216,12 @@ mod tests {
             if !row.default.is_empty() {
                 let mut given = Given::new();
                 let value = row.default.as_bytes();
-                Options::new()
-                    .take(row.id, value, Origin::Argument, &mut given)
-                    .unwrap();
+                Options::new().take(row.id, value, &mut given).unwrap();
                 assert!(given.is_on(row.id));
             }
             for other in TABLE.iter().take(index) {
                 assert_ne!(row.name, other.name);
-                assert!(row.short.is_none() || row.short != other.short);
+                assert!(row.short().is_none() || row.short() != other.short());
             }
         }
     }
@@ -1266,7 +1263,7 @@ mod tests {
             };
             format!(
                 "{} {} {default}",
-                row.short.unwrap_or(b'-') as char,
+                row.short().unwrap_or(b'-') as char,
                 row.name
             )
         });
@@ -1412,7 +1409,7 @@ mod tests {
             let result = parse_bytes(&[], &[(&row.environment, variable.as_bytes())]);
             assert_eq!(outcome(result), expected, "{}", row.environment);
             assert_ne!(outcome(parse(&[])), expected, "{name}");
-            let Some(letter) = row.short else { continue };
+            let Some(letter) = row.short() else { continue };
             let short = format!("-{}", letter as char);
             if row.is_flag() {
                 assert_eq!(outcome(parse(&[&short])), expected);
@@ -1832,7 +1829,7 @@ mod tests {
         let (section, _) = section.split_once("\n.Sh ").unwrap();
         let mut items = section.split("\n.It Fl ").skip(1);
         for row in TABLE.iter() {
-            let short = row.short.map(|letter| format!("{} , ", letter as char));
+            let short = row.short().map(|letter| format!("{} , ", letter as char));
             let argument = match row.argument {
                 "" => String::new(),
                 argument => format!(" Ar {argument}"),
@@ -1865,7 +1862,7 @@ mod tests {
         };
         for row in TABLE.iter() {
             let mut names = format!("`--{} {}`", row.name, row.argument).replace(" `", "`");
-            if let Some(letter) = row.short {
+            if let Some(letter) = row.short() {
                 names = format!("`-{}`, {names}", letter as char);
             }
             let start = format!("| {names} | {} | {} | ", cell(row.default), cell(row.range));
