@@ -29,7 +29,7 @@ use crate::limits::{
     HTTP_REQUEST, HTTP_RESPONSE,
 };
 use crate::text::{
-    Text, TextView, before, eq_ignore_case, has_byte, parse_decimal, split, split_once, trim,
+    Text, TextView, before, eq_ignore_case, has_byte, parse_decimal, place, split, split_once, trim,
 };
 use crate::time::{Calendar, Date, Duration, Instant, nearest, order};
 
@@ -52,14 +52,10 @@ macro_rules! statuses {
             #[cfg(test)]
             pub const ALL: [Self; [$($code),+].len()] = [$(Self::$name,)+];
 
-            /// The code, as text of three digits.
-            pub const fn code(self) -> &'static str {
-                match self { $(Self::$name => $code,)+ }
-            }
-
-            /// The reason phrase.
-            pub const fn reason(self) -> &'static str {
-                match self { $(Self::$name => $reason,)+ }
+            /// The code and the reason phrase.
+            pub fn words(self) -> &'static [u8] {
+                let all = concat!($($code, " ", $reason, "\n",)+);
+                split(all.as_bytes(), b'\n').nth(self as usize).unwrap_or_default()
             }
         }
 
@@ -286,26 +282,17 @@ impl Head {
             return Err(Status::BadRequest);
         }
         let value = trim(value);
-        let is = |known: &[u8]| eq_ignore_case(name, known);
-        if is(b"host") {
-            self.take_host(value)
-        } else if is(b"content-length") {
-            self.take_content_length(value)
-        } else if is(b"transfer-encoding") {
-            self.take_transfer_encoding(value);
-            Ok(())
-        } else if is(b"connection") {
-            self.take_connection(value);
-            Ok(())
-        } else if is(b"accept") {
-            self.take_preferences(value, false);
-            Ok(())
-        } else if is(b"accept-encoding") {
-            self.take_preferences(value, true);
-            Ok(())
-        } else {
-            Ok(())
+        let known = b"host content-length transfer-encoding connection accept accept-encoding";
+        match place(known, name, eq_ignore_case) {
+            Some(0) => return self.take_host(value),
+            Some(1) => return self.take_content_length(value),
+            Some(2) => self.take_transfer_encoding(value),
+            Some(3) => self.take_connection(value),
+            Some(4) => self.take_preferences(value, false),
+            Some(5) => self.take_preferences(value, true),
+            _ => {}
         }
+        Ok(())
     }
 
     /// RFC 9112 section 3.2: one Host with a valid value, however old the
@@ -357,23 +344,19 @@ impl Head {
     fn take_preferences(&mut self, value: &[u8], are_codings: bool) {
         for element in split(value, b',') {
             let (name, quality, version) = parse_element(element);
-            let is = |known: &[u8]| eq_ignore_case(name, known);
-            let is_gzip = is(b"gzip");
             if are_codings {
-                if is_gzip || name == b"*" {
-                    let verdict = u8::from(is_gzip) << 1 | u8::from(quality > 0);
+                if let Some(place) = place(b"* gzip", name, eq_ignore_case) {
+                    let verdict = (place as u8) << 1 | u8::from(quality > 0);
                     self.gzip = self.gzip.max(verdict);
                 }
                 continue;
             }
-            let (best, own_version): (_, &[u8]) = if is(b"application/openmetrics-text") {
-                (&mut self.openmetrics_quality, b"1.0.0")
-            } else if is(b"text/plain") {
-                (&mut self.text_quality, b"0.0.4")
-            } else if is(b"text/html") {
-                (&mut self.page_quality, b"")
-            } else {
-                continue;
+            let known = b"application/openmetrics-text text/plain text/html";
+            let (best, own_version): (_, &[u8]) = match place(known, name, eq_ignore_case) {
+                Some(0) => (&mut self.openmetrics_quality, b"1.0.0"),
+                Some(1) => (&mut self.text_quality, b"0.0.4"),
+                Some(2) => (&mut self.page_quality, b""),
+                _ => continue,
             };
             if version.is_none_or(|version| version == own_version) {
                 *best = quality.max(*best);
@@ -471,10 +454,8 @@ fn is_host(value: &[u8]) -> bool {
 
 /// The minor version of HTTP/1.x (RFC 9112 section 2.3).
 fn parse_version(version: &[u8]) -> Result<u8, Status> {
-    match version {
-        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
-            if major.is_ascii_digit() && minor.is_ascii_digit() =>
-        {
+    match version.strip_prefix(b"HTTP/") {
+        Some([major, b'.', minor]) if major.is_ascii_digit() && minor.is_ascii_digit() => {
             if *major == b'1' {
                 Ok(minor.wrapping_sub(b'0'))
             } else {
@@ -513,12 +494,13 @@ fn path_of(target: &[u8]) -> Option<&[u8]> {
 
 #[inline(never)]
 fn resource_of(path: &[u8]) -> Resource {
-    match before(path, b'?') {
-        b"/" => Resource::Root,
-        b"/metrics" => Resource::Metrics,
-        b"/healthz" => Resource::Healthz,
-        b"/blocked" => Resource::Blocked,
-        b"/blocks" => Resource::Blocks,
+    let known = b"/ /metrics /healthz /blocked /blocks";
+    match place(known, before(path, b'?'), |one, other| one == other) {
+        Some(0) => Resource::Root,
+        Some(1) => Resource::Metrics,
+        Some(2) => Resource::Healthz,
+        Some(3) => Resource::Blocked,
+        Some(4) => Resource::Blocks,
         _ => Resource::Unknown,
     }
 }
@@ -844,8 +826,7 @@ impl Exchange {
 
     /// Answers with an error and a line of text that names it.
     pub fn refuse(&mut self, status: Status) {
-        let (code, reason) = (status.code().as_bytes(), status.reason().as_bytes());
-        self.respond(status, ContentType::Plain, &[code, b" ", reason, b"\n"]);
+        self.respond(status, ContentType::Plain, &[status.words(), b"\n"]);
     }
 
     /// Answers with a body of at most `BODY_ROOM` bytes; a longer one becomes
@@ -855,11 +836,12 @@ impl Exchange {
         for part in body {
             self.response.put(part);
         }
+        self.next_part = None;
         if self.response.is_truncated() {
             self.begin_body();
-            self.respond_whole(Status::InternalError, ContentType::Plain, b"");
+            self.answer(Status::InternalError, ContentType::Plain, b"", true);
         } else {
-            self.respond_whole(status, content_type, b"");
+            self.answer(status, content_type, b"", true);
         }
     }
 
@@ -867,7 +849,7 @@ impl Exchange {
     /// where the list goes on, or `None` at its end; it must write something
     /// before it may go on. The end of the connection ends a list of several
     /// parts: its length cannot be known before (RFC 9112 section 6.3). `field`
-    /// is a line more of the head, with its end, or nothing.
+    /// is a line more of the head, behind the end of another, or nothing.
     pub fn respond_part(&mut self, field: &[u8], write: impl FnOnce(&mut TextView) -> Option<u32>) {
         let is_first = self.next_part.is_none();
         let next = write(self.begin_body());
@@ -877,16 +859,11 @@ impl Exchange {
             // A cut list could not be distinguished from a whole one.
             return self.fail();
         }
-        match (is_first, next) {
-            (true, None) => self.respond_whole(Status::Ok, ContentType::Plain, field),
-            (true, Some(_)) => {
-                self.close_after = true;
-                let mut head = self.answer_head(Status::Ok, ContentType::Plain);
-                head.put(field);
-                head.put(b"\r\n");
-                self.send_answer(head.as_bytes());
-            }
-            (false, _) => self.send_answer(b""),
+        if is_first {
+            self.close_after |= next.is_some();
+            self.answer(Status::Ok, ContentType::Plain, field, next.is_none());
+        } else {
+            self.send_answer(b"");
         }
     }
 
@@ -897,46 +874,41 @@ impl Exchange {
         &mut self.response
     }
 
-    fn respond_whole(&mut self, status: Status, content_type: ContentType, field: &[u8]) {
-        let length = self.response.as_bytes().len().saturating_sub(HEAD_ROOM);
-        let mut head = self.answer_head(status, content_type);
-        head.put(field);
-        head.put(b"Content-Length: ");
-        head.put_decimal(length as u64);
-        head.put(b"\r\n\r\n");
-        self.next_part = None;
-        self.send_answer(head.as_bytes());
-    }
-
-    /// Everything of an answer's head but its framing and the empty line.
-    fn answer_head(&mut self, status: Status, content_type: ContentType) -> Text<HEAD_ROOM> {
+    /// Sends the body, all of it or the first part, with a head. Each line of
+    /// that has its end before the next one.
+    #[inline(never)]
+    fn answer(&mut self, status: Status, content_type: ContentType, field: &[u8], is_whole: bool) {
         self.status = status;
         self.status_due = true;
-        let mut head = Text::new();
-        head.put(b"HTTP/1.1 ");
-        head.put(status.code().as_bytes());
-        head.put_byte(b' ');
-        head.put(status.reason().as_bytes());
-        head.put(b"\r\n");
+        let mut head: Text<HEAD_ROOM> = Text::from_bytes(b"HTTP/1.1 ");
+        head.put(status.words());
         write_date(&mut head, self.unix_seconds);
         if status == Status::MethodNotAllowed {
-            head.put(b"Allow: GET, HEAD\r\n");
+            head.put(b"\r\nAllow: GET, HEAD");
         }
-        if self.close_after {
-            head.put(b"Connection: close\r\n");
+        head.put(if self.close_after {
+            b"\r\nConnection: close"
         } else if !self.head.is_1_1 {
-            head.put(b"Connection: keep-alive\r\n");
-        }
-        head.put(b"Content-Type: ");
+            b"\r\nConnection: keep-alive"
+        } else {
+            b""
+        });
+        head.put(b"\r\nContent-Type: ");
         head.put(content_type.value().as_bytes());
-        head.put(b"\r\n");
         // What decided it (RFC 9110 section 12.5.5).
-        match self.head.resource {
-            Resource::Root => head.put(b"Vary: Accept, Accept-Encoding\r\n"),
-            Resource::Metrics => head.put(b"Vary: Accept\r\n"),
-            Resource::Unknown | Resource::Healthz | Resource::Blocked | Resource::Blocks => {}
+        head.put(match self.head.resource {
+            Resource::Root => b"\r\nVary: Accept, Accept-Encoding",
+            Resource::Metrics => b"\r\nVary: Accept",
+            Resource::Unknown | Resource::Healthz | Resource::Blocked | Resource::Blocks => b"",
+        });
+        head.put(field);
+        if is_whole {
+            let length = self.response.as_bytes().len().saturating_sub(HEAD_ROOM);
+            head.put(b"\r\nContent-Length: ");
+            head.put_decimal(length as u64);
         }
-        head
+        head.put(b"\r\n\r\n");
+        self.send_answer(head.as_bytes());
     }
 
     /// Sets `head` right before the body that stands in `response`.
@@ -1055,8 +1027,8 @@ impl Exchange {
     }
 }
 
-/// `Date: Mon, 01 Nov 2021 21:11:53 GMT` (RFC 9110 section 5.6.7); nothing
-/// where the clock stands at 0.
+/// `Date: Mon, 01 Nov 2021 21:11:53 GMT` (RFC 9110 section 5.6.7) behind the end of
+/// another line; nothing where the clock stands at 0.
 fn write_date(out: &mut TextView, unix_seconds: u64) {
     const DAYS: &[u8; 21] = b"ThuFriSatSunMonTueWed";
     const MONTHS: &[u8; 36] = b"JanFebMarAprMayJunJulAugSepOctNovDec";
@@ -1068,7 +1040,7 @@ fn write_date(out: &mut TextView, unix_seconds: u64) {
         let mut names = names.chunks_exact(3);
         names.nth(index as usize).unwrap_or_default()
     };
-    out.put(b"Date: ");
+    out.put(b"\r\nDate: ");
     out.put(name(DAYS, unix_seconds / 86_400 % 7));
     out.put(b", ");
     let Date { year, month, day } = calendar.date();
@@ -1078,7 +1050,7 @@ fn write_date(out: &mut TextView, unix_seconds: u64) {
     out.put_byte(b' ');
     out.put_decimal_padded(year, 4);
     calendar.write_time(out);
-    out.put(b" GMT\r\n");
+    out.put(b" GMT");
 }
 
 /// Places for `CLIENTS` clients; all zero bytes when new.
@@ -1344,10 +1316,9 @@ mod tests {
             let mut lines = head.split("\r\n");
             let status = lines.next().unwrap();
             let (version, rest) = status.split_once(' ').unwrap();
-            let (code, reason) = rest.split_once(' ').unwrap();
+            let (code, _) = rest.split_once(' ').unwrap();
             assert_eq!(version, "HTTP/1.1");
-            let known = Status::ALL.iter().find(|s| s.code() == code).unwrap();
-            assert_eq!(known.reason(), reason);
+            assert!(Status::ALL.iter().any(|s| s.words() == rest.as_bytes()));
             let mut fields = BTreeMap::new();
             for line in lines {
                 let (name, value) = line.split_once(": ").unwrap();
@@ -2017,7 +1988,7 @@ mod tests {
             (1_704_067_199, "Sun, 31 Dec 2023 23:59:59"),
             (4_107_542_400, "Mon, 01 Mar 2100 00:00:00"),
         ] {
-            assert_eq!(written(seconds), format!("Date: {expected} GMT\r\n"));
+            assert_eq!(written(seconds), format!("\r\nDate: {expected} GMT"));
         }
     }
 
@@ -2038,11 +2009,11 @@ mod tests {
                 ContentType::Metrics(Format::OpenMetrics),
                 ContentType::Page,
             ] {
-                let mut head = exchange.answer_head(status, content_type);
-                head.put(&field);
-                assert!(!head.is_truncated());
-                let rest = "Content-Length: 32768\r\n\r\n".len();
-                assert!(head.room() >= rest);
+                exchange.begin_body();
+                exchange.answer(status, content_type, &field, true);
+                let head = exchange.to_send();
+                assert!(head.ends_with(b"\r\nContent-Length: 0\r\n\r\n"));
+                assert!(head.len() + "3276".len() <= HEAD_ROOM);
             }
         }
     }

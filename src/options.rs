@@ -10,8 +10,8 @@ use crate::address::{Endpoint, Network};
 use crate::kernel::{PATH_MAX_LENGTH, Path};
 use crate::limits;
 use crate::text::{
-    Text, TextView, before, eq_ignore_case, has_byte, holds, parse_decimal, split, split_into,
-    split_once, trim,
+    Text, TextView, before, eq_ignore_case, has_byte, holds, parse_decimal, place, split,
+    split_into, split_once, trim,
 };
 use crate::time::Duration;
 
@@ -796,8 +796,7 @@ fn number(text: &[u8], range: &[u8]) -> Option<u64> {
 
 #[inline(never)]
 fn parse_flag(text: &[u8]) -> Option<bool> {
-    let mut words = split(b"1/true/yes/on/0/false/no/off", b'/');
-    let place = words.position(|word| eq_ignore_case(text, word))?;
+    let place = place(b"1 true yes on 0 false no off", text, eq_ignore_case)?;
     Some(place < 4)
 }
 

@@ -356,22 +356,29 @@ pub fn put_reason(text: &mut TextView, failure: &Failure) {
 
 /// An errno in words, for a diagnostic.
 pub fn error_words(error: Errno) -> Text<48> {
-    let mut text = Text::new();
-    let words: &[u8] = match error {
-        Errno::ENOENT => b"no such file",
-        Errno::EACCES | Errno::EPERM => b"permission denied",
-        Errno::EADDRINUSE => b"address in use",
-        Errno::ELOOP => b"a symbolic link",
-        Errno::EEXIST => b"the name is taken",
-        Errno::ECONNREFUSED => b"connection refused",
-        Errno::ETIMEDOUT => b"no answer in time",
-        Errno::EADDRNOTAVAIL => b"address not there",
-        Errno::EMFILE | Errno::ENFILE => b"too many open files",
-        Errno::EOPNOTSUPP => b"not supported by this kernel",
-        _ => b"error ",
-    };
-    text.put(words);
-    if words.ends_with(b" ") {
+    const ERRORS: [Errno; 12] = [
+        Errno::ENOENT,
+        Errno::EACCES,
+        Errno::EPERM,
+        Errno::EADDRINUSE,
+        Errno::ELOOP,
+        Errno::EEXIST,
+        Errno::ECONNREFUSED,
+        Errno::ETIMEDOUT,
+        Errno::EADDRNOTAVAIL,
+        Errno::EMFILE,
+        Errno::ENFILE,
+        Errno::EOPNOTSUPP,
+    ];
+    // In that order.
+    let words = b"no such file\npermission denied\npermission denied\naddress in use\n\
+        a symbolic link\nthe name is taken\nconnection refused\nno answer in time\n\
+        address not there\ntoo many open files\ntoo many open files\n\
+        not supported by this kernel\nerror ";
+    let known = ERRORS.iter().position(|known| *known == error);
+    let place = known.unwrap_or(ERRORS.len());
+    let mut text = Text::from_bytes(split(words, b'\n').nth(place).unwrap_or_default());
+    if known.is_none() {
         text.put_decimal(error.0.unsigned_abs().into());
     }
     text
@@ -548,15 +555,14 @@ pub fn put_block(out: &mut TextView, block: &Standing, now: Instant, unix_nanose
     }
 }
 
-/// Bytes of the longest field of that name: without its end the rest of the head
-/// would become part of it.
+/// Bytes of the longest field of that name.
 pub const UNDO_FIELD: usize = 320;
 
-/// How a block of /blocks is undone: a field of its head.
+/// How a block of /blocks is undone: a field of its head, behind the end of
+/// another.
 pub fn put_undo_field(out: &mut TextView, advice: &Advice) {
-    out.put(b"Undo: ");
+    out.put(b"\r\nUndo: ");
     put_undo(out, b"SOURCE", advice);
-    out.put(b"\r\n");
 }
 
 #[cfg(test)]
@@ -895,11 +901,11 @@ mod tests {
         assert!(!line.is_truncated());
         let mut field: Text<UNDO_FIELD> = Text::new();
         put_undo_field(&mut field, &in_container(&directory));
-        assert!(field.as_bytes().ends_with(b"r\r\n"));
+        assert!(field.as_bytes().starts_with(b"\r\nUndo: ") && !field.is_truncated());
         // No byte of a name begins another field.
         field.clear();
         put_undo_field(&mut field, &in_container(b"/r\r\nSet-Cookie: a"));
-        let expected = "Undo: docker exec NAME tcpparser --unblock SOURCE --exec-root DIR\r\n";
+        let expected = "\r\nUndo: docker exec NAME tcpparser --unblock SOURCE --exec-root DIR";
         assert_eq!(from_utf8(field.as_bytes()).unwrap(), expected);
     }
 

@@ -272,6 +272,12 @@ impl<'a> Iterator for Split<'a> {
     }
 }
 
+/// Which of some words, with a blank between, is the same as this one.
+#[inline(never)]
+pub fn place(words: &[u8], word: &[u8], is_same: fn(&[u8], &[u8]) -> bool) -> Option<usize> {
+    split(words, b' ').position(|one| is_same(one, word))
+}
+
 /// Fills in what stands between such bytes, as far as there is room.
 #[inline(never)]
 pub fn split_into<'a>(fields: &mut [&'a [u8]], bytes: &'a [u8], byte: u8) {
