@@ -19,6 +19,7 @@
 //! at once, so the answer depends on the bytes alone and not on how they were
 //! split, and one byte a second costs no more than all at once.
 
+use core::mem;
 use core::net::IpAddr;
 
 use crate::address::UNSPECIFIED;
@@ -228,7 +229,7 @@ impl Head {
     /// and RFC 9110 section 5.5 nothing is let in: a TLS hello or a NUL is
     /// known by its first wrong byte, and a line feed alone ends no line.
     fn admits(&mut self, byte: u8) -> bool {
-        let after_return = core::mem::replace(&mut self.after_return, byte == b'\r');
+        let after_return = mem::replace(&mut self.after_return, byte == b'\r');
         match byte {
             b'\n' => after_return,
             _ if after_return => false,
@@ -927,7 +928,7 @@ impl Exchange {
     /// each `next_request` and `respond`, and before each send: 408 comes from
     /// `Server::next_to_close`.
     pub fn take_status(&mut self) -> Option<Status> {
-        core::mem::take(&mut self.status_due).then_some(self.status)
+        mem::take(&mut self.status_due).then_some(self.status)
     }
 
     /// Bytes to send; empty where there are none.
@@ -998,7 +999,7 @@ impl Exchange {
     /// Whether shutdown(2) of our side is due, once: the last answer is sent.
     /// Where the client takes it slowly, `linger` is called next.
     pub fn take_shutdown(&mut self) -> bool {
-        core::mem::take(&mut self.shutdown_due)
+        mem::take(&mut self.shutdown_due)
     }
 
     /// When the exchange, as far as it has come, times out.
@@ -1089,10 +1090,21 @@ impl<const CLIENTS: usize> Server<CLIENTS> {
     /// The place for a new client: the first free one, so that few pages are ever
     /// touched, else that of a client that is finished or waited longest.
     fn place(&self) -> usize {
+        let mut used = self.exchanges.iter().take(self.used);
+        match used.position(|exchange| exchange.state == State::Free) {
+            Some(free) => free,
+            None if self.used < CLIENTS => self.used,
+            None => self.oldest(),
+        }
+    }
+
+    /// That of the client that is finished or waited longest.
+    #[inline(never)]
+    fn oldest(&self) -> usize {
         let (mut place, mut oldest) = (0, u64::MAX);
         for (at, exchange) in self.exchanges.iter().take(self.used).enumerate() {
             let since = match exchange.state {
-                State::Free => return at,
+                State::Free => continue,
                 State::Finished => order(None),
                 _ => order(exchange.since),
             };
@@ -1100,20 +1112,15 @@ impl<const CLIENTS: usize> Server<CLIENTS> {
                 (place, oldest) = (at, since);
             }
         }
-        if self.used < CLIENTS {
-            self.used
-        } else {
-            place
-        }
+        place
     }
 
     /// Evicts the client that waited longest, unfinished or idle: close it.
     pub fn evict(&mut self) -> Option<Descriptor> {
-        let oldest = self
-            .exchanges()
-            .min_by_key(|exchange| order(exchange.since))?;
-        oldest.state = State::Free;
-        oldest.descriptor
+        let place = self.oldest();
+        let oldest = self.exchanges.get_mut(place)?;
+        let state = mem::replace(&mut oldest.state, State::Free);
+        oldest.descriptor.filter(|_| state != State::Free)
     }
 
     /// Clients now.

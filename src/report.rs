@@ -410,30 +410,29 @@ pub fn listed_block(
     now: Instant,
     firewall: &[u8],
 ) {
-    let mut column: Text<160> = Text::new();
-    rule.source.write(&mut column);
-    put_column(line, &mut column, 43);
+    rule.source.write(line);
+    put_blanks(line, 44);
     match since {
-        Some(since) => since.write(&mut column),
-        None => column.put(b"before this boot"),
+        Some(since) => since.write(line),
+        None => line.put(b"before this boot"),
     }
-    put_column(line, &mut column, 19);
+    put_blanks(line, 64);
     match facts.map(|facts| facts.end_seconds) {
-        None => column.put(b"?"),
-        Some(0) => column.put(b"for ever"),
+        None => line.put(b"?"),
+        Some(0) => line.put(b"for ever"),
         Some(end) => {
             let left = now.until(Instant::from_secs(end)).as_secs_rounded_up();
-            write_left(&mut column, left);
+            write_left(line, left);
         }
     }
-    put_column(line, &mut column, 9);
+    put_blanks(line, 74);
     match facts {
-        Some(facts) => column.put_decimal(u64::from(facts.strikes)),
-        None => column.put(b"?"),
+        Some(facts) => line.put_decimal(u64::from(facts.strikes)),
+        None => line.put(b"?"),
     }
-    put_column(line, &mut column, 7);
-    column.put(firewall);
-    put_column(line, &mut column, 15);
+    put_blanks(line, 82);
+    line.put(firewall);
+    put_blanks(line, 98);
     // Last, since there can be many.
     line.put(Facts::ports(&rule.comment));
 }
@@ -455,28 +454,26 @@ pub fn never_blocked(line: &mut Line, network: Option<Network>, reason: Protecti
     line.put(b")");
 }
 
-/// Appends the column up to `width`, at least a blank behind it, and empties it.
-fn put_column(line: &mut Line, column: &mut Text<160>, width: usize) {
-    line.put(column.as_bytes());
-    let length = column.as_bytes().len();
-    for _ in length..length.max(width) + 1 {
+/// Appends blanks up to the next column, at least one.
+#[inline(never)]
+fn put_blanks(line: &mut Line, column: usize) {
+    line.put_byte(b' ');
+    for _ in line.as_bytes().len()..column {
         line.put_byte(b' ');
     }
-    column.clear();
 }
 
 /// Appends `6d23h`, `9m50s`: the two largest units.
 #[inline(never)]
 fn write_left(out: &mut TextView, seconds: u64) {
-    let units: [(u64, &[u8]); 4] = [(86_400, b"d"), (3_600, b"h"), (60, b"m"), (1, b"s")];
     let mut rest = seconds;
     let mut shown = 0;
-    for (size, unit) in units {
+    for (size, unit) in [86_400, 3_600, 60, 1].into_iter().zip(b"dhms") {
         let count = rest.checked_div(size).unwrap_or(0);
         rest -= count * size;
         if (count > 0 || shown > 0 || size == 1) && shown < 2 {
             out.put_decimal(count);
-            out.put(unit);
+            out.put_byte(*unit);
             shown += 1;
         }
     }

@@ -141,6 +141,7 @@ impl TextView {
 
     /// Appends a count of nanoseconds as seconds with up to nine decimals and
     /// no trailing zeros: `1500000000` becomes `1.5`.
+    #[inline(never)]
     pub fn put_seconds(&mut self, nanoseconds: u64) {
         self.put_decimal(nanoseconds / 1_000_000_000);
         let mut fraction = (nanoseconds % 1_000_000_000) as u32;

@@ -102,10 +102,11 @@ impl Folder {
             first: entry,
             count: 1,
         };
-        if let Err(fold) = self.folds.push(fold)
-            && let Some(least) = self.folds.iter_mut().min_by_key(|fold| fold.count)
-        {
-            self.more += mem::replace(least, fold).count;
+        if !self.folds.is_full() {
+            let _ = self.folds.push(fold);
+        } else if let Some(least) = self.folds.iter_mut().min_by_key(|fold| fold.count) {
+            self.more += least.count;
+            *least = fold;
         }
     }
 

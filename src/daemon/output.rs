@@ -263,15 +263,14 @@ impl Output {
     #[inline(never)]
     fn put(&mut self, kernel: &mut impl Kernel, label: Option<Label>, line: &[u8]) {
         let length = line.len() + DECORATION;
-        if self.buffer.room() <= length {
+        let mut has_flushed = false;
+        while self.buffer.room() <= length {
+            if has_flushed && !self.wait(kernel) {
+                self.dropped += 1;
+                return;
+            }
             self.flush(kernel);
-        }
-        while self.buffer.room() <= length && self.wait(kernel) {
-            self.flush(kernel);
-        }
-        if self.buffer.room() <= length {
-            self.dropped += 1;
-            return;
+            has_flushed = true;
         }
         let out = &mut self.buffer;
         let (priority, colour) = look(label);

@@ -40,7 +40,8 @@ impl Failures {
             return;
         }
         if trim(self.explanation.as_bytes()).is_empty() {
-            self.explanation = failure.explanation.clone();
+            self.explanation.clear();
+            self.explanation.put(failure.explanation.as_bytes());
             if let FailureReason::Error(error) = failure.reason {
                 self.explanation.put(error_words(error).as_bytes());
             }

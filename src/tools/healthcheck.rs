@@ -8,7 +8,7 @@ use crate::firewall::EXPLANATION_MAX;
 use crate::kernel::{Descriptor, Errno, Interest, Kernel, More};
 use crate::limits::HEALTHCHECK_DEADLINE;
 use crate::report::{self, error_words};
-use crate::text::Text;
+use crate::text::{Text, trim};
 use crate::time::{Duration, Instant};
 
 /// Another program that has the port may well answer 200 to everything.
@@ -32,7 +32,7 @@ pub fn run(kernel: &mut impl Kernel, address: Option<Endpoint>, buffer: &mut [u8
         Err(error) => why.put(error_words(error).as_bytes()),
     }
     let place = report::endpoint_words(b"", address, b": ");
-    log_pair(kernel, place.as_bytes(), why.as_bytes());
+    log_pair(kernel, place.as_bytes(), trim(why.as_bytes()));
     1
 }
 
@@ -57,7 +57,7 @@ fn put_reason(why: &mut Text<EXPLANATION_MAX>, answer: &[u8]) {
     why.put_printable(rest.get(..4).unwrap_or(rest));
     let body = rest.windows(4).position(|end| end == b"\r\n\r\n");
     let body = body.and_then(|end| rest.get(end + 4..));
-    why.put_printable(body.unwrap_or_default().trim_ascii_end());
+    why.put_printable(body.unwrap_or_default());
 }
 
 /// Sends the request and fills the buffer up to the answer's end.
