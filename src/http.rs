@@ -430,27 +430,30 @@ impl Head {
 
 /// RFC 9110 section 5.6.2.
 fn is_token(bytes: &[u8]) -> bool {
-    let is_token_byte =
-        |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-    !bytes.is_empty() && bytes.iter().all(is_token_byte)
+    !bytes.is_empty() && has_only(bytes, b"!#$%&'*+-.^_`|~")
+}
+
+/// Letters, digits and these signs.
+#[inline(never)]
+fn has_only(bytes: &[u8], signs: &[u8]) -> bool {
+    let is_one = |byte: &u8| byte.is_ascii_alphanumeric() || has_byte(signs, *byte);
+    bytes.iter().all(is_one)
 }
 
 /// A host, perhaps empty, with or without a port (RFC 3986 sections 3.2.2 and
 /// 3.2.3); no userinfo, which RFC 9110 section 4.2.4 calls an error.
 fn is_host(value: &[u8]) -> bool {
-    let is_name_byte =
-        |byte: &u8| byte.is_ascii_alphanumeric() || has_byte(b"-._~!$&'()*+,;=%", *byte);
     let colon = value.iter().rposition(|byte| *byte == b':');
     let colon = colon.filter(|_| !value.ends_with(b"]"));
     let (host, port) = value
         .split_at_checked(colon.unwrap_or(value.len()))
         .unwrap_or_default();
     let port = port.strip_prefix(b":").unwrap_or_default();
-    let is_host = match host {
-        [b'[', inner @ .., b']'] => inner.iter().all(|byte| is_name_byte(byte) || *byte == b':'),
-        name => name.iter().all(is_name_byte),
+    let (name, signs): (_, &[u8]) = match host {
+        [b'[', inner @ .., b']'] => (inner, b"-._~!$&'()*+,;=%:"),
+        name => (name, b"-._~!$&'()*+,;=%"),
     };
-    is_host && port.iter().all(u8::is_ascii_digit)
+    has_only(name, signs) && port.iter().all(u8::is_ascii_digit)
 }
 
 /// The minor version of HTTP/1.x (RFC 9112 section 2.3).
@@ -474,15 +477,10 @@ fn path_of(target: &[u8]) -> Option<&[u8]> {
         return Some(target);
     }
     let (scheme, rest) = split_once(target, b':');
-    if !eq_ignore_case(scheme, b"http") && !eq_ignore_case(scheme, b"https") {
-        return None;
-    }
+    place(b"http https", scheme, eq_ignore_case)?;
     let rest = rest.strip_prefix(b"//")?;
-    let authority = rest
-        .iter()
-        .take_while(|byte| !b"/?#".contains(byte))
-        .count();
-    let (authority, path) = rest.split_at_checked(authority)?;
+    let authority = before(before(before(rest, b'/'), b'?'), b'#');
+    let path = rest.get(authority.len()..)?;
     if authority.is_empty() || !is_host(authority) {
         return None;
     }

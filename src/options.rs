@@ -439,10 +439,11 @@ impl Options {
         self.exec_root.clear();
         self.hook.clear();
         self.max_blocks_per_minute = 0;
+        let mut given = Given::new();
         for row in rows() {
             if !row.default().is_empty() {
                 // A unit test holds that the table's defaults are allowed.
-                let _ = self.take(row.id, row.default(), &mut Given::new());
+                let _ = self.take(row.id, row.default(), &mut given);
             }
         }
     }
