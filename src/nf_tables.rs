@@ -93,12 +93,6 @@ const TIMEOUT_MIN_MS: u64 = 10;
 /// before 4.16 take.
 const TIMEOUT_MAX_MS: u64 = 24 * 24 * 3_600_000;
 
-/// The longest request.
-pub const REQUEST: usize = HEADER + FIXED + 16 + 12;
-
-/// A request, ready to be sent.
-pub type Request = Text<REQUEST>;
-
 /// Address families a table can be of (NFPROTO_*).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TableFamily {
@@ -416,7 +410,7 @@ impl<'a> Batch<'a> {
     /// Ends the batch and asks for an acknowledgement of its last command
     /// alone: many would not fit the socket's buffer, and before Linux 6.10
     /// the end itself is not acknowledged. Returns the numbers of all messages.
-    pub fn end(self) -> Range<u32> {
+    pub fn end(&mut self) -> Range<u32> {
         // struct nlmsghdr: length, type, flags. NLM_F_REQUEST is all there is in
         // their lower byte.
         let at = self.last + 6 + usize::from(cfg!(target_endian = "big"));
@@ -686,51 +680,68 @@ impl Answer {
     }
 }
 
-/// Asks for all elements of a set.
-pub fn elements_request(family: TableFamily, set: Set, sequence: u32) -> Request {
-    request(GETSETELEM, OF_SET, family, set, Chain::Input, sequence)
+/// What can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// The generation, which is that of all families.
+    Generation,
+    /// Our table.
+    Table,
+    /// All rules of a chain.
+    Rules(Chain),
+    /// All elements of a set.
+    Elements(Set),
 }
 
-/// Asks for all rules of a chain.
-pub fn rules_request(family: TableFamily, chain: Chain, sequence: u32) -> Request {
-    request(GETRULE, OF_CHAIN, family, Set::Drop4, chain, sequence)
+impl Question {
+    /// What a whole listing asks for, one after the other.
+    pub fn of_listing(family: TableFamily) -> &'static [Self] {
+        const ALL: [Question; 11] = [
+            Question::Generation,
+            Question::Table,
+            Question::Rules(Chain::Input),
+            Question::Rules(Chain::Forward),
+            Question::Elements(Set::Drop4),
+            Question::Elements(Set::Host4),
+            // A table of IPv4 has no more.
+            Question::Elements(Set::Drop6),
+            Question::Elements(Set::Net64),
+            Question::Elements(Set::Net56),
+            Question::Elements(Set::Net48),
+            Question::Elements(Set::Host6),
+        ];
+        let [of_ipv4 @ .., _, _, _, _, _] = &ALL;
+        match family {
+            TableFamily::Inet => &ALL,
+            TableFamily::Ip => of_ipv4,
+        }
+    }
+
+    /// Writes the request into `out`, whose older content goes.
+    #[inline(never)]
+    pub fn put(self, out: &mut TextView, family: TableFamily, sequence: u32) {
+        out.clear();
+        let mut batch = Batch::new(out, family, sequence);
+        let mut values = Element::BLANK;
+        let (kind, template) = match self {
+            Self::Generation => (GETGEN, ""),
+            Self::Table => (GETTABLE, OF_TABLE),
+            Self::Rules(chain) => {
+                batch.chain = chain;
+                (GETRULE, OF_CHAIN)
+            }
+            Self::Elements(set) => {
+                values.set = set;
+                (GETSETELEM, OF_SET)
+            }
+        };
+        batch.command(kind, template, &values);
+    }
 }
 
-/// Asks for our table.
-pub fn table_request(family: TableFamily, sequence: u32) -> Request {
-    let (set, chain) = (Set::Drop4, Chain::Input);
-    request(GETTABLE, OF_TABLE, family, set, chain, sequence)
-}
-
-#[inline(never)]
-fn request(
-    kind: u16,
-    template: &'static str,
-    family: TableFamily,
-    set: Set,
-    chain: Chain,
-    sequence: u32,
-) -> Request {
-    let mut out = Request::new();
-    let mut batch = Batch::new(&mut out, family, sequence);
-    batch.chain = chain;
-    let values = Element {
-        set,
-        ..Element::BLANK
-    };
-    batch.command(kind, template, &values);
-    out
-}
-
-/// Asks for the generation, which is that of all families.
-pub fn generation_request(sequence: u32) -> Request {
-    let (set, chain) = (Set::Drop4, Chain::Input);
-    request(GETGEN, "", TableFamily::Inet, set, chain, sequence)
-}
-
-/// Reads a part of the answer to `rules_request` or `elements_request`: adds the
-/// rules to `count`. There are none where there is no such chain; no such table
-/// or set is refused with ENOENT.
+/// Reads a part of the answer about rules or elements: adds the rules to
+/// `count`. There are none where there is no such chain; no such table or set is
+/// refused with ENOENT.
 pub fn count_rules(bytes: &[u8], sequence: u32, count: &mut usize) -> Progress {
     walk_dump(bytes, sequence, &mut |kind, _| {
         *count += usize::from(kind == SUBSYSTEM | NEWRULE);
@@ -768,7 +779,7 @@ impl TableState {
     }
 }
 
-/// What the answer to `table_request` says; ENOENT where there is none.
+/// What the answer about our table says; ENOENT where there is none.
 pub fn table_answer(bytes: &[u8], sequence: u32) -> Result<TableState, Errno> {
     let table = only(bytes, sequence, NEWTABLE)?;
     let owner = match find(table, TABLE_USERDATA) {
@@ -783,12 +794,13 @@ pub fn table_answer(bytes: &[u8], sequence: u32) -> Result<TableState, Errno> {
     })
 }
 
-/// What the answer to `generation_request` says.
-pub fn generation_answer(bytes: &[u8], sequence: u32) -> Result<Generation, Errno> {
-    only(bytes, sequence, NEWGEN).map(parse_generation)
+/// The number of the generation that an answer tells.
+pub fn generation_answer(bytes: &[u8], sequence: u32) -> Result<u32, Errno> {
+    only(bytes, sequence, NEWGEN).map(|attributes| number(attributes, GEN_ID))
 }
 
 /// The attributes of the one object of an answer.
+#[inline(never)]
 fn only(bytes: &[u8], sequence: u32, kind: u16) -> Result<&[u8], Errno> {
     let payload = netlink::only(bytes, sequence, SUBSYSTEM | kind)?;
     attributes_of(payload).map_err(|Malformed| Errno::EINVAL)
@@ -806,7 +818,7 @@ fn number(attributes: &[u8], kind: u16) -> u32 {
     number.map(u32::from_be).unwrap_or(0)
 }
 
-/// The elements in a part of the answer to `elements_request`, save those that
+/// The elements in a part of the answer about a set, save those that
 /// no rule of ours can match. Not handed to a closure: the compiler would not
 /// know whose code that runs.
 pub struct Elements<'a> {
@@ -1498,17 +1510,24 @@ mod tests {
             [&head[..], &[family, 0, 0, 0]].concat()
         };
         let name = host_order_attribute(1, b"tcpparser\0\0\0", 14);
-        let elements = elements_request(INET, Set::Net56, 7);
+        let request = |question: Question, family| {
+            let mut out: Text<72> = Text::from_bytes(b"older");
+            question.put(&mut out, family, 7);
+            out
+        };
+        let elements = request(Question::Elements(Set::Net56), INET);
         let set = host_order_attribute(2, b"net56\0\0\0", 10);
         let expected = [ask(13, 0x300, 48, 1), name.clone(), set].concat();
         assert_eq!(elements.as_bytes(), expected);
-        let rules = rules_request(INET, Chain::Forward, 7);
+        let rules = request(Question::Rules(Chain::Forward), INET);
         let chain = host_order_attribute(2, b"forward\0", 12);
         let expected = [ask(7, 0x300, 48, 1), name.clone(), chain].concat();
         assert_eq!(rules.as_bytes(), expected);
         let expected = [ask(1, 0, 36, 2), name].concat();
-        assert_eq!(table_request(TableFamily::Ip, 7).as_bytes(), expected);
-        assert_eq!(generation_request(7).as_bytes(), ask(16, 0, 20, 1));
+        let table = request(Question::Table, TableFamily::Ip);
+        assert_eq!(table.as_bytes(), expected);
+        let generation = request(Question::Generation, INET);
+        assert_eq!(generation.as_bytes(), ask(16, 0, 20, 1));
     }
 
     fn host_order_attribute(kind: u16, padded: &[u8], length: u16) -> List<u8> {
@@ -1644,7 +1663,9 @@ mod tests {
     #[test]
     fn generations() {
         let read = |text: &str| {
-            let generation = generation_answer(&host_order(&hex(text)), 7).unwrap();
+            let bytes = host_order(&hex(text));
+            let generation = parse_generation(only(&bytes, 7, NEWGEN).unwrap());
+            assert_eq!(generation_answer(&bytes, 7), Ok(generation.id));
             let name = generation.program.as_bytes().to_vec();
             (generation.id, String::from_utf8(name).unwrap())
         };

@@ -10,9 +10,8 @@ use crate::kernel::Errno;
 use crate::limits::{FACTS_WAIT, RETRY_LONGEST, VERIFY_PERIOD};
 use crate::netlink::{Failure as DumpFailure, Malformed, Progress};
 use crate::nf_tables::{
-    self, Answer, Batch, Element, Elements, Owner, Removal, Set, TableFamily, count_rules,
-    elements_request, generation_answer, generation_request, rules_request, table_answer,
-    table_request,
+    Answer, Batch, Element, Elements, Owner, Question, Removal, Set, TableFamily, count_rules,
+    generation_answer, table_answer,
 };
 use crate::options::FirewallChoice;
 use crate::text::{Text, TextView};
@@ -25,11 +24,9 @@ use super::iptables::{Rule, Scope};
 use super::place::Place;
 use super::{Firewall, ProgramName, Stage, Task};
 
-/// What a listing asks for; then the elements of each set.
-const GENERATION: usize = 0;
-const TABLE: usize = 1;
-const RULES: usize = 2;
-const ELEMENTS: usize = RULES + nf_tables::Chain::ALL.len();
+/// What a listing asks first: see `Question::of_listing`.
+const GENERATION: u8 = 0;
+const TABLE: u8 = 1;
 
 /// Changes in a row that may fail for what a look or another try puts right.
 const EXCUSES: u8 = 3;
@@ -38,7 +35,7 @@ const EXCUSES: u8 = 3;
 pub(super) struct Sets {
     job: Job,
     /// Of a listing.
-    step: usize,
+    step: u8,
     /// Ours is of IPv4 alone.
     is_ipv4_only: bool,
     /// The kernel has no tables of both families: it lacks IPv6.
@@ -109,15 +106,10 @@ impl Sets {
         }
     }
 
-    /// The chain or the set whose turn it is in a listing.
-    fn chain(&self) -> Option<nf_tables::Chain> {
-        let index = self.step.checked_sub(RULES)?;
-        nf_tables::Chain::ALL.get(index).copied()
-    }
-
-    fn set(&self) -> Option<Set> {
-        let index = self.step.checked_sub(ELEMENTS)?;
-        self.family().sets().get(index).copied()
+    /// What a listing asks now; `None` at its end.
+    fn question(&self) -> Option<Question> {
+        let questions = Question::of_listing(self.family());
+        questions.get(usize::from(self.step)).copied()
     }
 }
 
@@ -210,13 +202,13 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         if may_keep_house && self.may_remove_chain(place) {
             let mut batch = Batch::begin(out, self.sets.family(), self.sets.end);
             batch.delete_table();
-            self.send(batch);
+            self.send(&mut batch);
             return Job::RemoveChain;
         }
         Job::None
     }
 
-    fn send(&mut self, batch: Batch) {
+    fn send(&mut self, batch: &mut Batch) {
         let numbers = batch.end();
         (self.sets.first, self.sets.end) = (numbers.start, numbers.end);
     }
@@ -227,29 +219,27 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let table = self.table(place);
         let (exists, may_keep_house) = (table.chain.exists(), table.housekeeping.is_over(now));
         let is_torn = may_keep_house && self.lacks_frame(place);
-        let mut batch = Batch::begin(out, self.sets.family(), self.sets.end);
+        let mut changes = SetChanges {
+            batch: Batch::begin(out, self.sets.family(), self.sets.end),
+            removal: if self.sets.lacks_destroy {
+                Removal::Delete
+            } else {
+                Removal::Destroy
+            },
+            now,
+        };
         let puts_frame = !exists || is_torn || self.sets.rebuilds;
         if self.sets.rebuilds {
-            batch.delete_table();
+            changes.batch.delete_table();
             let mut walk = self.walk(Stage::Standing, Some(place));
             while let Some(slot) = self.step(&mut walk) {
                 self.set_stage(slot, Stage::Lost);
             }
         }
         if puts_frame {
-            batch.set_up();
+            changes.batch.set_up();
         }
-        self.sets.frame = batch.sequence();
-        let removal = if self.sets.lacks_destroy {
-            Removal::Delete
-        } else {
-            Removal::Destroy
-        };
-        let mut changes = SetChanges {
-            batch,
-            removal,
-            now,
-        };
+        self.sets.frame = changes.batch.sequence();
         self.put_changes(&mut changes, place, host, now);
         let batch = &mut self.table_mut(place).batch;
         if batch.is_empty() && !is_torn {
@@ -260,7 +250,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         if batch.is_empty() {
             batch.housekeeping = 1;
         }
-        self.send(changes.batch);
+        self.send(&mut changes.batch);
         true
     }
 
@@ -270,14 +260,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let sets = &mut self.sets;
         let (number, family) = (sets.end, sets.family());
         (sets.first, sets.end) = (number, number.wrapping_add(1));
-        let request = match (sets.chain(), sets.set()) {
-            (Some(chain), _) => rules_request(family, chain, number),
-            (_, Some(set)) => elements_request(family, set, number),
-            _ if sets.step == TABLE => table_request(family, number),
-            _ => generation_request(number),
-        };
-        out.clear();
-        out.put(request.as_bytes());
+        if let Some(question) = sets.question() {
+            question.put(out, family, number);
+        }
     }
 
     /// Takes in a datagram of the answer.
@@ -291,7 +276,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 sets.error.get_or_insert((number, error));
             });
         }
-        let progress = if sets.step >= RULES {
+        let progress = if sets.step > TABLE {
             let mut progress = count_rules(bytes, number, &mut sets.rules);
             let mut elements = Elements::new(bytes, number);
             while !matches!(progress, Progress::Failed(_))
@@ -332,7 +317,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 shown.has_foreign_rules |= table.objects as usize > family.objects();
             })
         } else {
-            generation_answer(bytes, number).map(|one| self.sets.listed_generation = one.id)
+            generation_answer(bytes, number).map(|id| self.sets.listed_generation = id)
         };
         match result {
             Ok(()) => Progress::Done,
@@ -453,10 +438,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             // There is none of ours.
             (Some(Errno::ENOENT), TABLE) => {
                 sets.is_ipv4_only = sets.lacks_inet;
-                sets.step = usize::MAX;
+                sets.step = u8::MAX;
             }
             (None, step) => {
-                if let Some(chain) = sets.chain() {
+                if let Some(Question::Rules(chain)) = sets.question() {
                     let ours = chain.rules(sets.family());
                     let rules = sets.rules;
                     let shown = self.shown_mut(place);
@@ -488,7 +473,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             }
         }
         let sets = &mut self.sets;
-        if sets.step >= ELEMENTS && sets.set().is_none() {
+        if sets.question().is_none() {
             sets.job = Job::None;
             if sets.is_strange {
                 // To set up ours in it would take its rules away.

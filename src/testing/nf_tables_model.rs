@@ -869,9 +869,8 @@ mod tests {
     use super::*;
     use crate::netlink::{Failure, Progress};
     use crate::nf_tables::{
-        Answer, Batch, Chain, Elements, Event, Owner, Removal, TableFamily, count_rules,
-        elements_request, generation_answer, generation_request, rules_request, table_answer,
-        table_request, walk_events,
+        Answer, Batch, Chain, Elements, Event, Owner, Question, Removal, TableFamily, count_rules,
+        generation_answer, table_answer, walk_events,
     };
     use crate::text::Text;
 
@@ -906,6 +905,12 @@ mod tests {
 
     fn ask(kernel: &mut NfTables, bytes: &[u8]) -> Vec<Bytes> {
         kernel.request(bytes, PORT, "python3", kernel.now)
+    }
+
+    fn request_for(question: Question, family: TableFamily, sequence: u32) -> Text<72> {
+        let mut out = Text::new();
+        question.put(&mut out, family, sequence);
+        out
     }
 
     fn send(kernel: &mut NfTables, bytes: &[u8]) -> Outcome {
@@ -970,14 +975,14 @@ mod tests {
         let end = "34000000 0c0a0200 09000000 bf100000 0100005f 0e000100 74637070 61727365
             72000000 0a000200 64726f70 34000000 04000300 14000000 03000200 09000000 bf100000
             00000000";
-        let request = elements_request(INET, Set::Drop4, 9);
+        let request = request_for(Question::Elements(Set::Drop4), INET, 9);
         assert_eq!(
             ask(&mut kernel, request.as_bytes()),
             [hex(listed), hex(end)]
         );
         let generation = "30000000 0f0a0000 0b000000 bf100000 0000005f 08000100 0000005f
             08000200 000010bf 0c000300 70797468 6f6e3300";
-        let request = generation_request(11);
+        let request = request_for(Question::Generation, INET, 11);
         assert_eq!(ask(&mut kernel, request.as_bytes()), [hex(generation)]);
         kernel.take_events();
         kernel.expire(after(24));
@@ -992,7 +997,7 @@ mod tests {
         assert!(kernel.delete_table());
         let absent = "24000000 02000001 0a000000 bf100000 feffffff 30000000 0d0a0103 0a000000
             00000000";
-        let request = elements_request(INET, Set::Drop4, 10);
+        let request = request_for(Question::Elements(Set::Drop4), INET, 10);
         assert_eq!(ask(&mut kernel, request.as_bytes()), [hex(absent)]);
     }
 
@@ -1026,7 +1031,7 @@ mod tests {
     #[cfg(target_endian = "little")]
     fn recorded_rules_and_events() {
         let mut kernel = set_up();
-        let request = rules_request(INET, Chain::Input, 7);
+        let request = request_for(Question::Rules(Chain::Input), INET, 7);
         let answers = ask(&mut kernel, request.as_bytes());
         assert_eq!(answers.len(), 2, "the end comes alone");
         assert_alike(&answers, include_bytes!("nf_tables/rules.bin"));
@@ -1152,7 +1157,7 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(send(&mut kernel, &bytes), good());
             let mut count = 0;
-            let request = rules_request(INET, Chain::Forward, 7);
+            let request = request_for(Question::Rules(Chain::Forward), INET, 7);
             let answers = ask(&mut kernel, request.as_bytes());
             assert_eq!(
                 count_rules(&answers.concat(), 7, &mut count),
@@ -1253,7 +1258,7 @@ mod tests {
             let mut kernel = NfTables::new();
             assert!(kernel.add_table("mine", false) && trap(&mut kernel));
             let state = |kernel: &mut NfTables| {
-                let answers = ask(kernel, table_request(INET, 7).as_bytes());
+                let answers = ask(kernel, request_for(Question::Table, INET, 7).as_bytes());
                 table_answer(&answers[0], 7).map(|table| (table.owner, table.objects))
             };
             assert_eq!(state(&mut kernel), Ok((Owner::Other, 1)));
@@ -1311,7 +1316,10 @@ mod tests {
                 let mut kernel = NfTables::new();
                 lack(&mut kernel.lacks);
                 let (_, errors) = send(&mut kernel, &batch(family, |batch| batch.set_up()));
-                let answers = ask(&mut kernel, table_request(family, 7).as_bytes());
+                let answers = ask(
+                    &mut kernel,
+                    request_for(Question::Table, family, 7).as_bytes(),
+                );
                 let owner = table_answer(&answers[0], 7).map(|table| table.owner);
                 (errors.first().copied(), owner)
             });
@@ -1371,9 +1379,9 @@ mod tests {
         assert!(kernel.delete_table());
         let expected = [vec!["deleted"; 7 + 2 + 1], vec!["false 8 nft"]].concat();
         assert_eq!(reported(&mut kernel), expected);
-        let request = generation_request(7);
+        let request = request_for(Question::Generation, INET, 7);
         let answers = ask(&mut kernel, request.as_bytes());
-        assert_eq!(generation_answer(&answers[0], 7).unwrap().id, 8);
+        assert_eq!(generation_answer(&answers[0], 7), Ok(8));
         kernel.generation = u32::MAX;
         kernel.load_other(0);
         assert_eq!(reported(&mut kernel), ["false 1 nft"], "never 0");
@@ -1389,7 +1397,7 @@ mod tests {
             let one = element("192.0.2.9", Some(1_000_000), &comment);
             assert!(kernel.add_element(&Element { source, ..one }));
         }
-        let request = elements_request(INET, Set::Drop4, 7);
+        let request = request_for(Question::Elements(Set::Drop4), INET, 7);
         let answers = ask(&mut kernel, request.as_bytes());
         // The lengths that Linux 6.18 had for the same.
         let lengths: Vec<_> = answers.iter().map(Vec::len).collect();
@@ -1398,7 +1406,7 @@ mod tests {
         assert_eq!(count_rules(&answers, 7, &mut 0), Progress::Done);
         let elements = Elements::new(&answers, 7);
         assert_eq!(elements.filter(Result::is_ok).count(), 300);
-        let request = elements_request(TableFamily::Ip, Set::Drop4, 7);
+        let request = request_for(Question::Elements(Set::Drop4), TableFamily::Ip, 7);
         let absent = ask(&mut kernel, request.as_bytes());
         let refused = Progress::Failed(Failure::Refused(Errno::ENOENT));
         assert_eq!(count_rules(&absent[0], 7, &mut 0), refused);
