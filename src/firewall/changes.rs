@@ -18,7 +18,7 @@ use super::filter_table::{Chain, Lacks, State};
 use super::iptables::{Rule, Scope, Tool};
 use super::jump::Jump;
 use super::place::Place;
-use super::{EndReason, Firewall, Refusal, Shown, Stage, Task};
+use super::{EndReason, Firewall, Refusal, Shown, Stage, Task, walk};
 
 /// What is done in a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,10 +216,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Whether there may be changes of one place; where there are none, all went
     /// through that were tried one by one.
     pub(super) fn has_changes(&mut self, place: Place) -> bool {
-        let mut stages = [Stage::Expired, Stage::Lost, Stage::Wanted].into_iter();
         let has_changes = self.has_stale_rules(place)
             || self.lacks_frame(place)
-            || stages.any(|stage| self.step(&mut self.walk(stage, Some(place))).is_some());
+            || self.step(&mut walk(&Stage::DUE, Some(place))).is_some();
         if !has_changes {
             self.table_mut(place).one_by_one = false;
         }
@@ -250,17 +249,18 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
         let most = if one_by_one { 1 } else { u32::MAX };
         let (mut blocks, mut added) = (0, 0);
-        for &stage in &[Stage::Expired, Stage::Lost, Stage::Wanted] {
-            let mut walk = self.walk(stage, Some(place));
-            while let Some(slot) = self.step(&mut walk) {
-                let is_full = stage == Stage::Wanted && added >= room;
-                if is_full || blocks >= most || !changes.has_room() {
-                    break;
-                }
-                let one = u32::from(self.add_change(changes, slot, place, host, now));
-                added += one * u32::from(stage == Stage::Wanted);
-                blocks += one;
+        let mut walk = walk(&Stage::DUE, Some(place));
+        while blocks < most
+            && changes.has_room()
+            && let Some(slot) = self.step(&mut walk)
+        {
+            let is_new = walk.stage == Stage::Wanted;
+            if is_new && added >= room {
+                break;
             }
+            let one = u32::from(self.add_change(changes, slot, place, host, now));
+            added += one * u32::from(is_new);
+            blocks += one;
         }
         if may_keep_house && one_by_one && blocks == 0 {
             housekeeping += self.remove_stale_rules(changes, place, 1);
@@ -297,7 +297,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     #[inline(never)]
     fn count_due(&self, stage: Stage, place: Place, now: Instant) -> u32 {
         let mut count = 0;
-        let mut walk = self.walk(stage, Some(place));
+        let stages = [stage];
+        let mut walk = walk(&stages, Some(place));
         while let Some(slot) = self.step(&mut walk) {
             count += u32::from(self.block_at(slot).retry.is_over(now));
             if count >= STALE_RULES as u32 {
@@ -310,7 +311,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// The block with least time left.
     fn first_to_end(&self, place: Place) -> Option<Slot> {
         let (mut first, mut least) = (None, u64::MAX);
-        let mut walk = self.walk(Stage::Standing, Some(place));
+        let mut walk = walk(&[Stage::Standing], Some(place));
         while let Some(slot) = self.step(&mut walk) {
             let end = self.block_at(slot).end.map_or(u64::MAX, Instant::as_secs);
             if first.is_none() || end < least {
@@ -466,21 +467,29 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Every block that a batch was about moves on, or back after a failure.
     #[inline(never)]
     pub(super) fn settle(&mut self, place: Place, mut failure: Option<&mut Failure>, now: Instant) {
-        for &(from, on, back) in &[
-            (Stage::Removing, Stage::Removed, Stage::Expired),
-            (Stage::Restoring, Stage::Standing, Stage::Lost),
-            (Stage::Adding, Stage::Added, Stage::Wanted),
-        ] {
-            let mut walk = self.walk(from, Some(place));
-            while let Some(slot) = self.step(&mut walk) {
-                if let Some(failure) = failure.as_deref_mut() {
+        let stages = [Stage::Removing, Stage::Restoring, Stage::Adding];
+        let mut walk = walk(&stages, Some(place));
+        while let Some(slot) = self.step(&mut walk) {
+            let from = walk.stage;
+            let to = match failure.as_deref_mut() {
+                Some(failure) => {
                     self.take_back(slot, from, place, failure, now);
-                    self.set_stage(slot, back);
-                } else {
-                    self.confirm(slot, from, now);
-                    self.set_stage(slot, on);
+                    match from {
+                        Stage::Removing => Stage::Expired,
+                        Stage::Restoring => Stage::Lost,
+                        _ => Stage::Wanted,
+                    }
                 }
-            }
+                None => {
+                    self.confirm(slot, from, now);
+                    match from {
+                        Stage::Removing => Stage::Removed,
+                        Stage::Restoring => Stage::Standing,
+                        _ => Stage::Added,
+                    }
+                }
+            };
+            self.set_stage(slot, to);
         }
     }
 

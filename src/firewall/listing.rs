@@ -11,7 +11,7 @@ use super::comment::Facts;
 use super::filter_table::{Chain, State};
 use super::iptables::{Listed, Rule};
 use super::place::Place;
-use super::{ABOVE_MAX, Block, EndReason, Firewall, Stage, Task};
+use super::{ABOVE_MAX, Block, EndReason, Firewall, Stage, Task, walk};
 
 /// What goes so long before its end went by itself.
 const EARLY_END: Duration = Duration::from_secs(1);
@@ -212,17 +212,16 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 chain.next_listing = chain.next_listing.map(|_| now);
             }
         }
-        for stage in [
+        let stages = [
             Stage::Added,
             Stage::Standing,
             Stage::Expired,
             Stage::Lost,
             Stage::Wanted,
-        ] {
-            let mut walk = self.walk(stage, Some(place));
-            while let Some(slot) = self.step(&mut walk) {
-                self.reconcile_block(slot, stage, shown.number, is_reload, now);
-            }
+        ];
+        let mut walk = walk(&stages, Some(place));
+        while let Some(slot) = self.step(&mut walk) {
+            self.reconcile_block(slot, walk.stage, shown.number, is_reload, now);
         }
     }
 

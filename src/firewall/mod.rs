@@ -104,6 +104,9 @@ impl Stage {
         Self::Ended,
     ];
 
+    /// What a command is to change. What it takes away comes first.
+    const DUE: [Self; 3] = [Self::Expired, Self::Lost, Self::Wanted];
+
     fn from_class(class: usize) -> Self {
         Self::ALL.get(class).copied().unwrap_or(Self::Ended)
     }
@@ -466,8 +469,12 @@ impl Unusable {
     }
 }
 
-/// A walk over blocks. What is moved on to its end meanwhile is not of it.
-struct Walk {
+/// A walk over blocks, stage by stage. What comes to a stage while that is walked
+/// is not of it.
+struct Walk<'a> {
+    /// The stages still to come, and the one that is walked.
+    stages: &'a [Stage],
+    stage: Stage,
     next: Option<Slot>,
     left: usize,
     place: Option<Place>,
@@ -829,12 +836,10 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             let protection = host.protected(*source);
             protection.is_some_and(|one| one != Protection::HostUnknown)
         };
-        for stage in [Stage::Standing, Stage::Lost] {
-            let mut walk = self.walk(stage, None);
-            while let Some(slot) = self.step(&mut walk) {
-                if is_protected(self.source_at(slot)) {
-                    self.expire_block(slot, EndReason::Protected);
-                }
+        let mut walk = walk(&[Stage::Standing, Stage::Lost], None);
+        while let Some(slot) = self.step(&mut walk) {
+            if is_protected(self.source_at(slot)) {
+                self.expire_block(slot, EndReason::Protected);
             }
         }
     }
@@ -994,17 +999,16 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             return;
         }
         self.next_end = None;
-        for stage in [Stage::Wanted, Stage::Added, Stage::Standing, Stage::Lost] {
-            let mut walk = self.walk(stage, None);
-            while let Some(slot) = self.step(&mut walk) {
-                let end = self.block_at(slot).end;
-                if !now.reaches(end) {
-                    self.next_end = nearest(self.next_end, end);
-                } else if stage == Stage::Wanted {
-                    self.end_block(slot, EndReason::NeverStood, now);
-                } else {
-                    self.set_stage(slot, Stage::Expired);
-                }
+        let stages = [Stage::Wanted, Stage::Added, Stage::Standing, Stage::Lost];
+        let mut walk = walk(&stages, None);
+        while let Some(slot) = self.step(&mut walk) {
+            let end = self.block_at(slot).end;
+            if !now.reaches(end) {
+                self.next_end = nearest(self.next_end, end);
+            } else if walk.stage == Stage::Wanted {
+                self.end_block(slot, EndReason::NeverStood, now);
+            } else {
+                self.set_stage(slot, Stage::Expired);
             }
         }
     }
@@ -1152,15 +1156,13 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             let due = nearest(listing, housekeeping);
             deadline = nearest(deadline, due.map(|due| due.max(retry)));
         }
-        for stage in [Stage::Expired, Stage::Lost, Stage::Wanted] {
-            let mut walk = self.walk(stage, None);
-            while let Some(slot) = self.step(&mut walk) {
-                let place = self.place(slot);
-                if !waits(place) {
-                    let (block, table) = (self.block_at(slot), self.table(place));
-                    let due = block.retry.end(now).max(table.retry.end(now));
-                    deadline = nearest(deadline, Some(due));
-                }
+        let mut walk = walk(&Stage::DUE, None);
+        while let Some(slot) = self.step(&mut walk) {
+            let place = self.place(slot);
+            if !waits(place) {
+                let (block, table) = (self.block_at(slot), self.table(place));
+                let due = block.retry.end(now).max(table.retry.end(now));
+                deadline = nearest(deadline, Some(due));
             }
         }
         deadline
@@ -1283,7 +1285,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Whether a place's chain is of use. At the end what is only wanted never
     /// comes.
     fn has_blocks(&self, place: Place) -> bool {
-        let mut wanted = self.walk(Stage::Wanted, Some(place));
+        let mut wanted = walk(&[Stage::Wanted], Some(place));
         self.table(place).rules > 0 || self.task != Task::End && self.step(&mut wanted).is_some()
     }
 
@@ -1338,26 +1340,39 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         self.blocks.key(slot).unwrap_or(&Network::BLANK)
     }
 
-    /// A walk over the blocks that are in `stage` now: those of one place, or
-    /// of all.
-    #[inline(never)]
-    fn walk(&self, stage: Stage, place: Option<Place>) -> Walk {
-        Walk {
-            next: self.blocks.oldest(stage as usize),
-            left: self.blocks.class_len(stage as usize),
-            place,
-        }
-    }
-
     /// The next block of a walk; it may be moved to another stage then.
     fn step(&self, walk: &mut Walk) -> Option<Slot> {
-        while let Some(slot) = walk.next {
-            walk.left = walk.left.checked_sub(1)?;
-            walk.next = self.blocks.younger(slot);
+        loop {
+            let slot = self.step_anywhere(walk)?;
             if walk.place.is_none_or(|place| self.place(slot) == place) {
                 return Some(slot);
             }
         }
-        None
+    }
+
+    #[inline(never)]
+    fn step_anywhere(&self, walk: &mut Walk) -> Option<Slot> {
+        while walk.next.is_none() || walk.left == 0 {
+            let (stage, rest) = walk.stages.split_first()?;
+            (walk.stage, walk.stages) = (*stage, rest);
+            walk.next = self.blocks.oldest(*stage as usize);
+            walk.left = self.blocks.class_len(*stage as usize);
+        }
+        let slot = walk.next?;
+        walk.left -= 1;
+        walk.next = self.blocks.younger(slot);
+        Some(slot)
+    }
+}
+
+/// A walk over the blocks that are in such stages: those of one place, or of all.
+#[inline(never)]
+fn walk(stages: &[Stage], place: Option<Place>) -> Walk<'_> {
+    Walk {
+        stages,
+        stage: Stage::Held,
+        next: None,
+        left: 0,
+        place,
     }
 }

@@ -22,7 +22,7 @@ use super::comment::{Comment, Facts};
 use super::filter_table::{Chain, State, VERIFY_GAP};
 use super::iptables::{Rule, Scope};
 use super::place::Place;
-use super::{Firewall, ProgramName, Stage, Task};
+use super::{Firewall, ProgramName, Stage, Task, walk};
 
 /// What a listing asks first: see `Question::of_listing`.
 const GENERATION: u8 = 0;
@@ -184,7 +184,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let may_be_gone = self.sets.lacks_destroy
             && table.last_listing != Some(now)
             && self
-                .step(&mut self.walk(Stage::Expired, Some(place)))
+                .step(&mut walk(&[Stage::Expired], Some(place)))
                 .is_some();
         if self.is_listing_due(place, now) || may_be_gone {
             self.begin_listing(place);
@@ -231,7 +231,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let puts_frame = !exists || is_torn || self.sets.rebuilds;
         if self.sets.rebuilds {
             changes.batch.delete_table();
-            let mut walk = self.walk(Stage::Standing, Some(place));
+            let mut walk = walk(&[Stage::Standing], Some(place));
             while let Some(slot) = self.step(&mut walk) {
                 self.set_stage(slot, Stage::Lost);
             }

@@ -6,7 +6,7 @@ use crate::limits::{HELD_BLOCKS, SHARES};
 use crate::table::Slot;
 use crate::time::{Duration, Instant, nearest, order};
 
-use super::{Firewall, Refusal, Stage};
+use super::{Firewall, Refusal, Stage, walk};
 
 /// The period of --max-blocks-per-minute.
 const MINUTE: Duration = Duration::from_secs(60);
@@ -122,7 +122,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     #[inline(never)]
     fn rank(&self, cost: Duration, is_first: bool, now: Instant) -> Option<(Slot, Network)> {
         let (mut best, mut least) = (None, u64::MAX);
-        let mut walk = self.walk(Stage::Held, None);
+        let mut walk = walk(&[Stage::Held], None);
         while let Some(slot) = self.step(&mut walk) {
             let source = *self.source_at(slot);
             let spent = self.shares.spent(provider(source), now).as_nanos();

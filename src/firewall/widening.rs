@@ -6,7 +6,7 @@ use crate::host::Host;
 use crate::table::Slot;
 use crate::time::{Duration, Instant};
 
-use super::{Block, EndReason, Firewall, Stage};
+use super::{Block, EndReason, Firewall, Stage, walk};
 
 /// Blocks of a network count together for so long.
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -113,20 +113,19 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         if !network.is_wide() {
             return;
         }
-        for stage in [Stage::Held, Stage::Wanted, Stage::Standing, Stage::Lost] {
-            let mut walk = self.walk(stage, None);
-            while let Some(slot) = self.step(&mut walk) {
-                if !self.is_absorbed(slot) {
-                    continue;
-                }
-                if stage.is_rule() {
-                    self.expire_block(slot, EndReason::Widened);
-                } else {
-                    let block = self.block_at_mut(slot);
-                    block.end_reason = EndReason::Widened;
-                    block.strikes = block.strikes.saturating_sub(1);
-                    self.never_stood(slot);
-                }
+        let stages = [Stage::Held, Stage::Wanted, Stage::Standing, Stage::Lost];
+        let mut walk = walk(&stages, None);
+        while let Some(slot) = self.step(&mut walk) {
+            if !self.is_absorbed(slot) {
+                continue;
+            }
+            if walk.stage.is_rule() {
+                self.expire_block(slot, EndReason::Widened);
+            } else {
+                let block = self.block_at_mut(slot);
+                block.end_reason = EndReason::Widened;
+                block.strikes = block.strikes.saturating_sub(1);
+                self.never_stood(slot);
             }
         }
     }
