@@ -851,7 +851,7 @@ impl<'a> Elements<'a> {
 
     fn try_next(&mut self) -> Result<Option<Element<'a>>, Malformed> {
         loop {
-            while let Some(attribute) = self.rest.next() {
+            for attribute in self.rest.by_ref() {
                 let element = parse_element(self.set, attribute?.value);
                 if element.is_some() {
                     return Ok(element);

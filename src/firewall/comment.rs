@@ -103,21 +103,21 @@ impl Facts {
     }
 
     fn put_head(&self, text: &mut TextView) {
-        text.put(OURS);
-        text.put(b"v1 b=");
+        text.put(b"tcpparser v1 b=");
         text.put_hex(u64::from(self.boot_id), 8);
-        text.put(b" e=");
-        text.put_decimal(self.end_seconds);
-        text.put(b" s=");
-        text.put_decimal(u64::from(self.strikes));
-        text.put(b" t=");
-        text.put_decimal(self.since_seconds);
+        for (name, value) in [
+            (b" e=", self.end_seconds),
+            (b" s=", u64::from(self.strikes)),
+            (b" t=", self.since_seconds),
+        ] {
+            text.put(name);
+            text.put_decimal(value);
+        }
         text.put(match self.data {
-            Data::Unknown => b" d=?",
-            Data::Silent => b" d=n",
-            Data::Sent => b" d=y",
+            Data::Unknown => b" d=? p=",
+            Data::Silent => b" d=n p=",
+            Data::Sent => b" d=y p=",
         });
-        text.put(b" p=");
     }
 
     /// Reads a comment of ours; `None` where a field is missing or odd.

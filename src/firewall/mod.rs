@@ -1198,45 +1198,38 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// works, else into the sets.
     #[inline(never)]
     fn active(&self, family: Family) -> Place {
-        let chain = self.active_chain(family);
-        let rules = Place::chains(family).map(|place| self.table(place).rules);
-        let is_full = rules.iter().sum::<u32>() >= CHAIN_RULES as u32;
-        let table = self.table(chain);
+        // The preferred flavour's, unless only the other one has a chain of ours.
+        let [preferred, other] = Place::chains(family).map(|place| self.table(place));
+        let is_other = other.chain.exists() && !preferred.chain.exists();
+        let (chain, table) = if is_other {
+            (Place::other(family), other)
+        } else {
+            (Place::preferred(family), preferred)
+        };
+        let is_full = preferred.rules + other.rules >= CHAIN_RULES as u32;
         // One that was never listed may hang.
-        let prefers_sets = is_full || !table.is_usable() || table.last_listing.is_none();
+        let prefers_sets = is_full || table.last_listing.is_none();
         // Where the chain is of no use, sets that refused are tried all the same.
-        let is_last = !self.table(chain).is_usable()
-            && self.choice == FirewallChoice::Auto
-            && self.knows_sets()
-            && self.sets.takes(family);
-        if self.choice == FirewallChoice::Nft
-            || is_last
-            || prefers_sets && self.can_use_sets(family)
-        {
+        let takes_sets = if table.is_usable() {
+            prefers_sets && self.can_use_sets(family)
+        } else {
+            self.may_use_sets(family)
+        };
+        if self.choice == FirewallChoice::Nft || takes_sets {
             Place::Sets
         } else {
             chain
         }
     }
 
-    /// The preferred flavour's chain, unless only the other one has a chain of
-    /// ours already.
-    fn active_chain(&self, family: Family) -> Place {
-        let [preferred, other] = Place::chains(family);
-        if self.table(other).chain.exists() && !self.table(preferred).chain.exists() {
-            other
-        } else {
-            preferred
-        }
-    }
-
     /// Whether the sets take what the chain does not.
     fn can_use_sets(&self, family: Family) -> bool {
-        let table = self.table(Place::Sets);
-        self.choice == FirewallChoice::Auto
-            && self.knows_sets()
-            && table.is_usable()
-            && self.sets.takes(family)
+        self.may_use_sets(family) && self.table(Place::Sets).is_usable()
+    }
+
+    /// The same if they did not refuse.
+    fn may_use_sets(&self, family: Family) -> bool {
+        self.choice == FirewallChoice::Auto && self.knows_sets() && self.sets.takes(family)
     }
 
     /// Whether most blocks go into the sets.
