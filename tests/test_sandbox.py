@@ -82,6 +82,14 @@ def test_a_user_without_rights_gives_up_what_there_is(t):
     assert layers(guard) == list(LAYERS), "layers"
 
 
+def test_groups_go_with_the_user(t):
+    """Those it was started with, of which root mostly has none."""
+    need("setpriv")
+    guard = t.guard(t.lan().host, "--dry-run", before=("setpriv", "--groups=4,20"))
+    enters(guard, "sealed")
+    assert status(guard.pid)["Groups"].split() == [], "groups"
+
+
 def test_one_capability_and_its_user_stay(t):
     """As in a container that was given just one."""
     need("setpriv")
