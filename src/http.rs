@@ -1603,6 +1603,9 @@ mod tests {
         ("application/openmetrics-text-not", false),
         (";;;,,,=;q", false),
         ("text/plain;q=0.4|application/openmetrics-text;q=0.5", true),
+        ("text/plain;q=0.6|application/openmetrics-text;q=0.5", false),
+        // The best of what names a format twice.
+        ("text/plain;q=0.6, application/openmetrics-text;q=0.5, text/plain;q=0.4", false),
     ];
 
     #[test]
@@ -1633,6 +1636,7 @@ mod tests {
         ("Accept: text/plain;q=0.9, text/html;q=0.9|Accept-Encoding: *", true),
         ("Accept: text/html|Accept-Encoding: *;q=0, gzip", true),
         ("Accept: text/html|Accept-Encoding: gzip;q=1, *;q=0", true),
+        ("Accept: text/html|Accept: */*|Accept-Encoding: gzip|Accept-Encoding: br", true),
         ("Accept: text/html|Accept-Encoding: gzip;q=0", false),
         ("Accept: text/html|Accept-Encoding: gzip;q=0.000, *", false),
         ("Accept: text/html|Accept-Encoding: *, gzip ; Q=0", false),
