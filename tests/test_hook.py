@@ -96,6 +96,15 @@ def is_gone(pid):
     return not os.path.exists(f"/proc/{pid}")
 
 
+def is_over(pid):
+    """Or a zombie, which not every init reaps."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(") ")[2].startswith("Z")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 def test_it_is_run_at_each_event_in_order(t):
     scene = Scene(t)
     firewall = t.firewall(scene.lan.host)
@@ -110,6 +119,7 @@ def test_it_is_run_at_each_event_in_order(t):
     # It holds nothing of ours, and a restart can bind at once.
     launcher = launcher_of(guard)
     assert os.getpgid(launcher) != os.getpgid(guard.pid), "a group of its own"
+    assert os.getpriority(os.PRIO_PROCESS, launcher) == 10, "what wakes it keeps its processor"
     held = [os.readlink(f"/proc/{launcher}/fd/{number}").partition(":")[0]
             for number in sorted(os.listdir(f"/proc/{launcher}/fd"), key=int)]
     assert held == ["pipe", "pipe", "pipe", "anon_inode", "/dev/null"], "descriptors"
@@ -142,12 +152,31 @@ def test_it_runs_in_our_root_with_nothing_of_ours(t):
     wait_for(lambda: runs(guard, "ok") == 1, "a good run")
 
 
+def test_what_is_no_shell_starts_as_clean(t):
+    """Shells see to their signals themselves."""
+    scene = Scene(t)
+    scene.hook = shutil.copy(shutil.which("yes"), scene.folder)
+    guard = scene.guard("--dry-run")
+    launcher = launcher_of(guard)
+    scene.scan()
+    (hook,) = wait_for(lambda: children(launcher), "a run")
+    wait_for(lambda: os.readlink(f"/proc/{hook}/exe") == scene.hook, "its program")
+    with open(f"/proc/{hook}/status") as file:
+        signals = re.findall(r"^Sig(Blk|Ign):\t0*(\w+)$", file.read(), re.M)
+    assert signals == [("Blk", "0"), ("Ign", "0")], "signals that are blocked or ignored"
+    held = {number: os.readlink(f"/proc/{hook}/fd/{number}")
+            for number in os.listdir(f"/proc/{hook}/fd")}
+    assert held == dict.fromkeys("012", "/dev/null"), "descriptors"
+    os.kill(hook, signal.SIGKILL)
+    wait_for(lambda: runs(guard, "failed") == 1, "its end")
+
+
 def test_what_hangs_is_ended_and_what_fails_is_counted(t):
     """Both signals, and the whole group; failures beside that."""
     scene = Scene(t, """#!/bin/sh
 [ "$1" = scan ] || exit 3
 trap 'echo >> {0}/asked' TERM
-/bin/sleep 600 & echo "$$ $!" > {0}/hangs
+(trap '' TERM; exec /bin/sleep 600) & echo "$$ $!" > {0}/hangs
 while :; do wait; done
 """)
     guard = scene.guard("--block-time", "1m", env=t.firewall(scene.lan.host).env)
@@ -161,7 +190,8 @@ while :; do wait; done
     took = time.monotonic() - started
     assert 10 < took < 12.5, f"{took:.1f} s"
     assert os.path.exists(f"{scene.folder}/asked"), "SIGTERM comes first"
-    assert all(map(is_gone, hung)), "what it started"
+    assert is_gone(hung[0]), "reaped"
+    wait_for(lambda: is_over(hung[1]), "the end of what it started")
     wait_for(lambda: runs(guard, "failed") == 1, "the next one's failure")
     assert children(launcher_of(guard)) == [], "zombies"
 
