@@ -588,6 +588,12 @@ impl Trace {
                 let runs = std::mem::take(&mut self.run.kernel.launcher.runs);
                 assert_eq!(runs.len(), number::<usize>(count), "{runs:?}");
             }
+            ["a", "launcher", "of", file, "was", "started"] => {
+                assert_eq!(self.run.kernel.launcher.file, file);
+            }
+            ["no", "launcher", "was", "started"] => {
+                assert_eq!(self.run.kernel.launcher.file, "");
+            }
             ["a", "child", "runs"] => assert!(self.run.kernel.has_child()),
             [tool @ ("iptables" | "ip6tables"), ref words @ ..] => {
                 let table = table(&mut self.run.kernel, tool);
