@@ -355,9 +355,8 @@ def left_behind(m):
 
 # -------------------------------------------------------------------- procd
 
-# Enough of OpenWrt's API: UCI sections as shell variables, as its functions.sh
-# has them, and a procd that writes down what it receives.
-RC_COMMON = r"""#!/bin/sh
+# UCI sections as shell variables, as OpenWrt's functions.sh has them.
+UCI = r"""
 config_load() { . "/tmp/uci.$1"; }
 config_foreach() { for section in $SECTIONS; do "$1" "$section"; done; }
 config_get() { eval "$1=\${CONFIG_$2_$3:-\$4}"; }
@@ -371,6 +370,10 @@ config_get_bool() {
     esac
     eval "$1=\$found"
 }
+"""
+
+# Enough of OpenWrt's API with a procd that writes down what it receives.
+RC_COMMON = "#!/bin/sh" + UCI + r"""
 record() {
     for word in "$@"; do printf '%s\t' "$word"; done >>/tmp/procd
     echo >>/tmp/procd

@@ -7,7 +7,7 @@ from shlex import quote
 
 from harness import must, need, run, wait_for
 from machine import BUSYBOX, Machine
-from test_init import DIST, IDLE, dist, files_below, need_busybox, uci_as_shell
+from test_init import DIST, IDLE, UCI, dist, files_below, need_busybox, uci_as_shell
 from test_readme import ROOT
 
 PORTS = (22, 25, 80, 443)
@@ -116,22 +116,7 @@ cp {dist}/install.sh {dist}/tcpparser.* {binary} $root/root
 
 # rc.common and procd's functions, with one instance, which really runs. What a
 # script defines itself beats the defaults; procd's verbs beat both.
-RC_COMMON = r"""#!/bin/sh
-initscript=$1
-action=$2
-config_load() { . "/tmp/uci.$1"; }
-config_foreach() { for section in $SECTIONS; do "$1" "$section"; done; }
-config_get() { eval "$1=\${CONFIG_$2_$3:-\$4}"; }
-config_get_bool() {
-    config_get "$1" "$2" "$3"
-    eval "found=\$$1"
-    case $found in
-        1 | on | true | yes | enabled) found=1 ;;
-        0 | off | false | no | disabled) found=0 ;;
-        *) found=$4 ;;
-    esac
-    eval "$1=\$found"
-}
+RC_COMMON = "#!/bin/sh\ninitscript=$1\naction=$2" + UCI + r"""
 script=$(readlink -f "$initscript")
 name=${script##*/}
 number=/var/run/$name.pid
