@@ -88,7 +88,9 @@ class Content:
         self.scripts = {
             name: must(*ask, "--qf", "%{" + tag + "}", path).encode() for name, tag in (
                 ("postinst", "POSTIN"), ("prerm", "PREUN"), ("postrm", "POSTUN"))}
-        self.settings = must(*ask, "--configfiles", path).split()
+        # Of `config` alone rpm puts changed ones aside where a release has others.
+        flags = must(*ask, "--qf", "[%{FILEFLAGS:fflags} %{FILENAMES}\n]", path)
+        self.settings = re.findall("^cn (.*)$", flags, re.M)
 
     def ipk(self, path, t):
         with tarfile.open(path) as outer:
