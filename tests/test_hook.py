@@ -92,6 +92,12 @@ def launcher_of(guard):
     return found
 
 
+def status(pid, *names):
+    with open(f"/proc/{pid}/status") as file:
+        fields = dict(line.rstrip("\n").split(":\t", 1) for line in file)
+    return [fields[name] for name in names]
+
+
 def is_gone(pid):
     return not os.path.exists(f"/proc/{pid}")
 
@@ -161,9 +167,11 @@ def test_what_is_no_shell_starts_as_clean(t):
     scene.scan()
     (hook,) = wait_for(lambda: children(launcher), "a run")
     wait_for(lambda: os.readlink(f"/proc/{hook}/exe") == scene.hook, "its program")
-    with open(f"/proc/{hook}/status") as file:
-        signals = re.findall(r"^Sig(Blk|Ign):\t0*(\w+)$", file.read(), re.M)
-    assert signals == [("Blk", "0"), ("Ign", "0")], "signals that are blocked or ignored"
+    signals = status(hook, "SigBlk", "SigIgn")
+    assert [int(mask, 16) for mask in signals] == [0, 0], "signals that are blocked or ignored"
+    wait_for(lambda: guard.metric('tcpparser_sandbox_info{tier="sealed"}') == 1, "the sandbox")
+    rights = "Uid", "CapEff", "NoNewPrivs", "Seccomp"
+    assert status(hook, *rights) == status(os.getpid(), *rights), "it is outside of the sandbox"
     held = {number: os.readlink(f"/proc/{hook}/fd/{number}")
             for number in os.listdir(f"/proc/{hook}/fd")}
     assert held == dict.fromkeys("012", "/dev/null"), "descriptors"
