@@ -215,7 +215,10 @@ impl Trace {
         let kernel = &mut self.run.kernel;
         match *words {
             // Standing connections; in a state of closing from the first.
-            ["opens", ref ports @ .., "in", state] => {
+            [verb @ ("opens" | "holds"), ref ports @ .., "in", state] => {
+                if verb == "holds" {
+                    self.ask(peer, ports);
+                }
                 self.open(peer, ports);
                 let sockets = self.run.kernel.sockets.iter_mut();
                 for socket in sockets.rev().take(ports.len()) {

@@ -84,8 +84,7 @@ fn forged_connections_stay_no_evidence() {
         without oracle
         at 0 s: start --interval=1h
         at 1 s: 198.51.100.7 is forged
-        at 5 s: 198.51.100.7 asks for 22, 25, 80, 445
-        198.51.100.7 opens 22, 25, 80, 445 in FIN_WAIT1
+        at 5 s: 198.51.100.7 holds 22, 25, 80, 445 in FIN_WAIT1
         at 6 s: expect: Ports probed: 198.51.100.7 -> …
         at 20 s: metric tcpparser_port_scans_total is 0
     "}
