@@ -1,8 +1,6 @@
 //! This reading against the last: which connections are new, which way they
 //! go, and which are gone.
 
-use core::net::IpAddr;
-
 use crate::address::Endpoint;
 use crate::label::label;
 use crate::limits::MEMORY;
@@ -252,7 +250,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     }
 
     fn connection(&mut self, socket: &Socket, is_own: &dyn Fn() -> bool, now: Instant) -> Sighting {
-        let fingerprint = self.fingerprint(&socket.local, &socket.remote);
+        let fingerprint = self.hash_key.hash_ends(&socket.local, &socket.remote);
         let slot = self.find(fingerprint);
         let reading = self.reading;
         if let Some(slot) = slot
@@ -303,7 +301,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         remote: &Endpoint,
         now: Instant,
     ) -> Option<Connection> {
-        let fingerprint = self.fingerprint(local, remote);
+        let fingerprint = self.hash_key.hash_ends(local, remote);
         let slot = self.remembered.find(&fingerprint);
         let is_free = match slot {
             Some(slot) => self.remembered.value(slot)?.destroyed,
@@ -337,7 +335,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         is_own: &dyn Fn() -> bool,
         now: Instant,
     ) -> Ending {
-        let fingerprint = self.fingerprint(local, remote);
+        let fingerprint = self.hash_key.hash_ends(local, remote);
         let slot = self.remembered.find(&fingerprint);
         if let Some(slot) = slot
             && let Some(memory) = self.remembered.value_mut(slot)
@@ -442,26 +440,6 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
         self.inbound_seen
     }
 
-    fn fingerprint(&self, local: &Endpoint, remote: &Endpoint) -> u64 {
-        let ports = u64::from(local.port) << 16 | u64::from(remote.port);
-        match (local.address, remote.address) {
-            (IpAddr::V4(local), IpAddr::V4(remote)) => {
-                let addresses = u64::from(local.to_bits()) << 32 | u64::from(remote.to_bits());
-                self.hash_key.hash(&[addresses], ports)
-            }
-            (local, remote) => {
-                let (local, remote) = (wide(local), wide(remote));
-                let addresses = [
-                    (local >> 64) as u64,
-                    local as u64,
-                    (remote >> 64) as u64,
-                    remote as u64,
-                ];
-                self.hash_key.hash(&addresses, ports)
-            }
-        }
-    }
-
     /// Inbound iff a socket listens on the local port: timers and port numbers
     /// prove nothing. Without a listener it is a guess, for the
     /// list and the count of what was seen alone: outgoing connections are
@@ -493,14 +471,6 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
 /// were closed (net/ipv4/tcp_minisocks.c, tcp_time_wait).
 fn is_remnant(socket: &Socket) -> bool {
     socket.inode == 0 && matches!(socket.state, TcpState::TimeWait | TcpState::FinWait2)
-}
-
-/// 128 bits of any address; IPv4 as its mapped form.
-fn wide(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(v6) => v6.to_bits(),
-    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use core::net::IpAddr;
 
 use crate::address::Endpoint;
 use crate::limits::{SIGHT_RINGS, SIGHTS, TURN_ROUND};
-use crate::table::HashKey;
+use crate::table::{HashKey, words};
 use crate::time::{Duration, Instant};
 
 /// A SYN that came in.
@@ -173,11 +173,8 @@ impl Sights {
     }
 
     /// A number that nobody can aim at.
-    #[inline(never)]
     pub fn fingerprint(&self, source: Endpoint, destination: Endpoint) -> u64 {
-        let ([a, b], [c, d]) = (words(source.address), words(destination.address));
-        let ports = u64::from(source.port) << 16 | u64::from(destination.port);
-        self.hash_key.hash(&[a, b, c, d], ports)
+        self.hash_key.hash_ends(&source, &destination)
     }
 
     fn of_source(&self, address: IpAddr, number: u64) -> u64 {
@@ -188,14 +185,6 @@ impl Sights {
 #[inline(never)]
 fn is_among(ways: &[u32], link: u32) -> bool {
     ways.contains(&link)
-}
-
-/// No IPv6 address begins with all ones where an IPv4 one has them.
-fn words(address: IpAddr) -> [u64; 2] {
-    match address {
-        IpAddr::V4(v4) => [u64::MAX, v4.to_bits().into()],
-        IpAddr::V6(v6) => [(v6.to_bits() >> 64) as u64, v6.to_bits() as u64],
-    }
 }
 
 #[cfg(test)]

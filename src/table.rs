@@ -8,7 +8,7 @@
 
 use core::net::IpAddr;
 
-use crate::address::Network;
+use crate::address::{Endpoint, Network};
 use crate::limits::PORTS_PER_SOURCE;
 
 /// What an unused slot holds; must be all zero bytes where that matters for
@@ -63,6 +63,30 @@ impl HashKey {
                 self.hash(&[(bits >> 64) as u64, bits as u64], number)
             }
         })
+    }
+
+    /// Both ends of a connection, each in its place.
+    #[inline(never)]
+    pub fn hash_ends(self, one: &Endpoint, other: &Endpoint) -> u64 {
+        let ports = u64::from(one.port) << 16 | u64::from(other.port);
+        match (one.address, other.address) {
+            (IpAddr::V4(one), IpAddr::V4(other)) => {
+                let addresses = u64::from(one.to_bits()) << 32 | u64::from(other.to_bits());
+                self.hash(&[addresses], ports)
+            }
+            (one, other) => {
+                let ([a, b], [c, d]) = (words(one), words(other));
+                self.hash(&[a, b, c, d], ports)
+            }
+        }
+    }
+}
+
+/// No IPv6 address begins with all ones where an IPv4 one has them.
+pub fn words(address: IpAddr) -> [u64; 2] {
+    match address {
+        IpAddr::V4(v4) => [u64::MAX, v4.to_bits().into()],
+        IpAddr::V6(v6) => [(v6.to_bits() >> 64) as u64, v6.to_bits() as u64],
     }
 }
 

@@ -427,7 +427,7 @@ mod tests {
     #[test]
     fn look_ups_are_shared() {
         let mut namespaces: Box<Namespaces> = crate::testing::boxed(Namespaces::new);
-        namespaces.configure(HashKey { k0: 1, k1: 2 }, Duration::from_secs(60));
+        namespaces.configure(HashKey { k0: 3, k1: 4 }, Duration::from_secs(60));
         let source = |text: &str| Network::single(endpoint(text).address);
         let mut asked = |text: &str, has_evidence, now| {
             let may_ask = |_: &usize| namespaces.may_ask(source(text), has_evidence, now);
