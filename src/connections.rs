@@ -223,7 +223,7 @@ impl<const N: usize, const I: usize, const L: usize, const LI: usize> Connection
     ) -> Sighting {
         match socket.state {
             TcpState::Listen => {
-                self.listeners.listen(socket.local, socket.inode, now);
+                self.listeners.listen(&socket.local, socket.inode, now);
                 Sighting::Other
             }
             TcpState::SynSent | TcpState::SynRecv | TcpState::Close => Sighting::Other,

@@ -8,7 +8,7 @@
 use crate::address::Endpoint;
 use crate::limits::{LISTENER_AGE, MEMORY, SERVICE_AGE};
 use crate::table::{Blank, Full, HashKey, Key, Slot, Table};
-use crate::time::{Instant, order};
+use crate::time::{Instant, nearest, order};
 
 /// What a local port is to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +84,15 @@ impl Blank for Listener {
 
 impl Listener {
     /// A reading shows one of its sockets; the one before was at `last_reading`.
-    fn stand(&mut self, inode: u32, reading: u32, last_reading: Option<Instant>, now: Instant) {
+    /// Whether that makes a service of it.
+    #[inline(never)]
+    fn stand(
+        &mut self,
+        inode: u32,
+        reading: u32,
+        last_reading: Option<Instant>,
+        now: Instant,
+    ) -> bool {
         let mut takes_over = self.reading != 0 && self.reading != reading;
         if order(self.last_seen) < order(last_reading) {
             // Whatever stood here went meanwhile.
@@ -95,11 +103,7 @@ impl Listener {
         let mut sockets = self.sockets.iter_mut();
         if let Some(socket) = sockets.find(|socket| socket.inode == inode) {
             socket.reading = reading;
-            return;
-        }
-        let gone = self.sockets.iter_mut();
-        let gone = gone.filter(|socket| socket.reading != reading);
-        if let Some(place) = gone.min_by_key(|socket| socket.reading) {
+        } else if let Some(place) = self.longest_gone() {
             *place = Shown {
                 inode,
                 reading,
@@ -107,18 +111,32 @@ impl Listener {
                 absent_at: if takes_over { Some(now) } else { last_reading },
             };
         }
+        self.is_old() || self.is_remembered(now)
+    }
+
+    /// The place of the socket that was shown longest ago, if that went.
+    fn longest_gone(&mut self) -> Option<&mut Shown> {
+        let [one, other] = &mut self.sockets;
+        let oldest = if other.reading < one.reading {
+            other
+        } else {
+            one
+        };
+        (oldest.reading != self.reading).then_some(oldest)
     }
 
     /// Since when one of the sockets stands that the last reading showed and
     /// that can have accepted a connection seen first at `connected`, where that
     /// matters: the reading that did not show it was before that.
     fn stands_since(&self, connected: Option<Instant>) -> Option<Instant> {
-        let standing = self.sockets.iter();
-        let standing = standing.filter(|socket| {
+        let mut since = None;
+        for socket in &self.sockets {
             let is_earlier = connected.is_none_or(|at| order(socket.absent_at) < at.as_nanos());
-            self.reading != 0 && socket.reading == self.reading && is_earlier
-        });
-        standing.filter_map(|socket| socket.first_seen).min()
+            if self.reading != 0 && socket.reading == self.reading && is_earlier {
+                since = nearest(since, socket.first_seen);
+            }
+        }
+        since
     }
 
     /// Whether readings showed one of its sockets for long.
@@ -224,21 +242,25 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
 
     /// Takes in one LISTEN row.
     #[inline(never)]
-    pub fn listen(&mut self, local: Endpoint, inode: u32, now: Instant) {
+    pub fn listen(&mut self, local: &Endpoint, inode: u32, now: Instant) {
         if local.address.is_unspecified() {
             return self.listen_everywhere(local.port, inode, now);
         }
+        let (slot, mut is_service) = match self.table.find(local) {
+            Some(slot) => (slot, self.table.class(slot) == Some(STANDING)),
+            None => {
+                let Ok(slot) = self.add(local) else {
+                    self.has_unknown = true;
+                    return;
+                };
+                let was_service = self.is_wildcard_service(local.port, now);
+                (slot, self.last_reading.is_none() || was_service)
+            }
+        };
         let (reading, last_reading) = (self.reading, self.last_reading);
-        let Some(slot) = self.table.find(&local) else {
-            return self.appear(local, inode, now);
-        };
-        let class = self.table.class(slot);
-        let Some(listener) = self.table.value_mut(slot) else {
-            return;
-        };
-        listener.stand(inode, reading, last_reading, now);
-        let is_service =
-            class == Some(STANDING) || listener.is_old() || listener.is_remembered(now);
+        if let Some(listener) = self.table.value_mut(slot) {
+            is_service |= listener.stand(inode, reading, last_reading, now);
+        }
         let class = if is_service { STANDING } else { NEW };
         self.table.touch(slot, class);
     }
@@ -251,27 +273,11 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
             return;
         };
         ports.listening |= bit(port);
-        if ports.services & bit(port) != 0 {
-            return;
-        }
-        if last_reading.is_none() {
-            ports.services |= bit(port);
-            return;
-        }
-        listener.stand(inode, reading, last_reading, now);
-        if listener.is_old() || listener.is_remembered(now) {
+        if ports.services & bit(port) == 0
+            && (last_reading.is_none() || listener.stand(inode, reading, last_reading, now))
+        {
             ports.services |= bit(port);
         }
-    }
-
-    /// A listener of one address that the table does not know.
-    fn appear(&mut self, local: Endpoint, inode: u32, now: Instant) {
-        let was_service = self.is_wildcard_service(local.port, now);
-        let is_service = self.last_reading.is_none() || was_service;
-        let mut listener = Listener::BLANK;
-        listener.stand(inode, self.reading, self.last_reading, now);
-        let class = if is_service { STANDING } else { NEW };
-        self.has_unknown |= self.add(local, listener, class) == Err(Full);
     }
 
     /// Whether a service stands or stood at every address of the port.
@@ -282,25 +288,24 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
             || listener.is_some_and(|listener| listener.is_remembered(now))
     }
 
-    /// Only what is gone is evicted.
-    fn add(&mut self, local: Endpoint, listener: Listener, class: usize) -> Result<Slot, Full> {
-        let result = self.table.insert(local, listener, class);
+    /// A place for a listener of one address. Only what is gone is evicted.
+    fn add(&mut self, local: &Endpoint) -> Result<Slot, Full> {
+        let result = self.table.insert(*local, Listener::BLANK, NEW);
         if result.is_ok() {
             return result;
         }
         self.evictions += 1;
         let oldest = self.table.oldest(GONE).ok_or(Full)?;
         self.table.remove(oldest);
-        self.table.insert(local, listener, class)
+        self.table.insert(*local, Listener::BLANK, NEW)
     }
 
     /// Ends a reading that saw every row: who was not seen is gone.
     pub fn end_reading(&mut self, now: Instant) {
-        while let Some((slot, _)) = self.oldest_unseen(NEW) {
-            self.table.remove(slot);
-        }
-        while let Some((slot, local)) = self.oldest_unseen(STANDING) {
-            self.go(slot, local, now);
+        for class in STANDING..GONE {
+            while let Some(slot) = self.oldest_unseen(class) {
+                self.go(slot, now);
+            }
         }
         self.forget_wildcards();
         while let Some(slot) = self.table.oldest(GONE) {
@@ -314,10 +319,11 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
         self.last_reading = Some(now);
     }
 
-    /// A service of one address went. A port that outgoing connections are
-    /// given may serve one next.
-    fn go(&mut self, slot: Slot, local: Endpoint, now: Instant) {
-        let is_ephemeral = self.is_ephemeral(local.port);
+    /// A listener of one address went; one that was old is remembered. A port
+    /// that outgoing connections are given may serve one next.
+    fn go(&mut self, slot: Slot, now: Instant) {
+        let local = self.table.key(slot);
+        let is_ephemeral = local.is_some_and(|local| self.is_ephemeral(local.port));
         let is_remembered = self.table.value_mut(slot).is_some_and(|listener| {
             if listener.is_old() {
                 listener.last_old = listener.last_seen;
@@ -331,11 +337,10 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
         }
     }
 
-    fn oldest_unseen(&self, class: usize) -> Option<(Slot, Endpoint)> {
+    fn oldest_unseen(&self, class: usize) -> Option<Slot> {
         let slot = self.table.oldest(class)?;
         let listener = self.table.value(slot)?;
-        let local = self.table.key(slot)?;
-        (listener.reading != self.reading).then_some((slot, *local))
+        (listener.reading != self.reading).then_some(slot)
     }
 
     #[inline(never)]
@@ -523,7 +528,7 @@ mod tests {
     fn read(listeners: &mut Small, second: u64, rows: &[(&str, u32)]) {
         listeners.begin_reading();
         for (address, inode) in rows {
-            listeners.listen(local(address), *inode, at(second));
+            listeners.listen(&local(address), *inode, at(second));
         }
         listeners.end_reading(at(second));
     }
@@ -702,7 +707,7 @@ mod tests {
             let row = |listeners: &Small| listeners.port(&local("10.0.0.1:40000"), &|| true, None);
             listeners.begin_reading();
             assert_eq!(row(&listeners), Port::Unknown, "not shown");
-            listeners.listen(local(address), 7, at(3));
+            listeners.listen(&local(address), 7, at(3));
             assert_eq!(row(&listeners), Port::Service);
             listeners.end_reading(at(3));
             assert_eq!(port(&listeners, "10.0.0.1:40000", 2), Port::Service);
@@ -776,7 +781,7 @@ mod tests {
                     port: number,
                     ..Endpoint::BLANK
                 };
-                listeners.listen(local, number.into(), at(second));
+                listeners.listen(&local, number.into(), at(second));
             }
             listeners.end_reading(at(second));
         }
