@@ -402,11 +402,11 @@ impl<const N: usize, const I: usize> Listeners<N, I> {
     /// that, if one may.
     pub fn outlives(
         &mut self,
-        local: Endpoint,
+        local: &Endpoint,
         connected: Instant,
         since: Instant,
     ) -> Result<(), Option<Instant>> {
-        let slot = self.table.find(&local);
+        let slot = self.table.find(local);
         let slot = slot.filter(|slot| self.table.class(*slot) == Some(NEW));
         let in_table = slot.and_then(|slot| self.table.value(slot));
         let everywhere = self.wildcard_listeners.get(usize::from(local.port));
@@ -568,7 +568,7 @@ mod tests {
             let mut listeners = small();
             let asked = local("10.0.0.1:80");
             let outlives =
-                |listeners: &mut Small, second| listeners.outlives(asked, at(second), at(second));
+                |listeners: &mut Small, second| listeners.outlives(&asked, at(second), at(second));
             read(&mut listeners, 1, &[]);
             assert_eq!(outlives(&mut listeners, 1), Err(None));
             read(&mut listeners, 5, &[(address, 7)]);
@@ -595,11 +595,11 @@ mod tests {
             for second in [5, 7, 9] {
                 read(&mut listeners, second, &[(address, 8)]);
                 for connected in [2, 3] {
-                    let result = listeners.outlives(asked, at(connected), at(connected));
+                    let result = listeners.outlives(&asked, at(connected), at(connected));
                     assert_eq!(result, Err(None), "{address} at {second}");
                 }
             }
-            assert_eq!(listeners.outlives(asked, at(4), at(4)), Ok(()));
+            assert_eq!(listeners.outlives(&asked, at(4), at(4)), Ok(()));
         }
     }
 
@@ -613,7 +613,7 @@ mod tests {
             read(&mut listeners, second, &[("10.0.0.1:21100", second as u32)]);
             assert_eq!(port(&listeners, "10.0.0.1:21100", second), Port::New);
             let connected = at(second - 1);
-            assert!(listeners.outlives(asked, connected, connected).is_err());
+            assert!(listeners.outlives(&asked, connected, connected).is_err());
         }
         read(&mut listeners, 60, &[]);
         assert_eq!(port(&listeners, "10.0.0.1:21100", 60), Port::Unknown);
@@ -631,10 +631,10 @@ mod tests {
             read(&mut listeners, 3, &[(address, 7)]);
             for second in [5, 7, 9] {
                 read(&mut listeners, second, &[(address, 8)]);
-                let result = listeners.outlives(asked, at(4), at(4));
+                let result = listeners.outlives(&asked, at(4), at(4));
                 assert_eq!(result, Err(None), "{address} at {second}");
             }
-            assert_eq!(listeners.outlives(asked, at(6), at(6)), Ok(()));
+            assert_eq!(listeners.outlives(&asked, at(6), at(6)), Ok(()));
         }
     }
 
@@ -816,7 +816,7 @@ mod tests {
         assert_eq!(port(&listeners, "10.0.0.1:22", 2), Port::New);
         read(&mut listeners, 4, &rows);
         let asked = local("10.0.0.1:22");
-        assert_eq!(listeners.outlives(asked, at(3), at(3)), Ok(()));
+        assert_eq!(listeners.outlives(&asked, at(3), at(3)), Ok(()));
     }
 
     #[test]

@@ -96,8 +96,10 @@ impl<const N: usize> Waiting<N> {
             }
             newer.rank += 1;
         }
-        if self.waiters.push(newer).is_err() {
+        if self.waiters.is_full() {
             self.replace(newer);
+        } else {
+            let _ = self.waiters.push(newer);
         }
     }
 
@@ -140,8 +142,8 @@ impl<const N: usize> Waiting<N> {
     }
 
     /// The one with this number.
-    pub fn get(&self, index: usize) -> Option<Waiter> {
-        self.waiters.get(index).copied()
+    pub fn get(&self, index: usize) -> Option<&Waiter> {
+        self.waiters.get(index)
     }
 
     /// Its connection counts as inbound from now on.
@@ -162,9 +164,10 @@ impl<const N: usize> Waiting<N> {
     pub fn sweep(&mut self) {
         let mut kept = 0;
         for index in 0..self.waiters.len() {
-            let waiter = self.waiters.get(index).copied();
-            let waiter = waiter.filter(|waiter| waiter.source != Network::BLANK);
-            if let (Some(waiter), Some(place)) = (waiter, self.waiters.get_mut(kept)) {
+            if let Some(&waiter) = self.get(index)
+                && waiter.source != Network::BLANK
+                && let Some(place) = self.waiters.get_mut(kept)
+            {
                 *place = waiter;
                 kept += 1;
             }

@@ -204,7 +204,7 @@ impl Intake {
             return Shown::NOTHING;
         };
         if is_opened {
-            count_new(metrics, connection, socket.local);
+            count_new(metrics, connection, &socket.local);
         }
         let source = context.host.source_of(remote);
         if firewall.is_blocked(source) {
@@ -348,17 +348,17 @@ impl Intake {
         firewall: &mut Firewall,
         metrics: &mut Metrics,
     ) -> Option<Instant> {
-        let (local, remote, now) = (event.local, event.remote, context.now);
+        let (local, remote, now) = (&event.local, &event.remote, context.now);
         // A listener's own end, or a socket that never connected.
         if remote.address.is_unspecified() {
             return None;
         }
-        let ending = self.ending(&local, &remote, event.is_disconnected, context);
+        let ending = self.ending(local, remote, event.is_disconnected, context);
         if context.host.is_own(remote.address) {
             return None;
         }
         let source = context.host.source_of(remote.address);
-        let mut waiter = Waiter::new(source, local, remote, now);
+        let mut waiter = Waiter::new(source, *local, *remote, now);
         waiter.data = data(event);
         waiter.is_unnamed = event.is_disconnected;
         waiter.is_proven = self.handshakes.is_proof(event.handshake);
@@ -442,11 +442,11 @@ impl Intake {
         firewall: &mut Firewall,
         metrics: &mut Metrics,
     ) {
-        let (local, remote, now) = (accepted.local, accepted.remote, context.now);
+        let (local, remote, now) = (&accepted.local, &accepted.remote, context.now);
         if !context.is_own_namespace || local.port == 0 {
             return;
         }
-        let opened = self.connections.accepted(&local, &remote, now);
+        let opened = self.connections.accepted(local, remote, now);
         let Some(connection) = opened.filter(|_| !context.host.is_own(remote.address)) else {
             return;
         };
@@ -499,9 +499,10 @@ impl Intake {
             let Some(waiter) = self.admission.waiting.get(index) else {
                 break;
             };
+            let mut waiter = *waiter;
             let age = context.now.since(waiter.first_seen.max(waiter.since));
             let retried = if age < window {
-                self.retry(&waiter, is_after_reading, context, firewall, metrics)
+                self.retry(&mut waiter, is_after_reading, context, firewall, metrics)
             } else {
                 Retried::Done
             };
@@ -523,15 +524,15 @@ impl Intake {
     #[inline(never)]
     fn retry(
         &mut self,
-        waiter: &Waiter,
+        waiter: &mut Waiter,
         is_after_reading: bool,
         context: &Context,
         firewall: &Firewall,
         metrics: &mut Metrics,
     ) -> Retried {
-        let (local, seen) = (waiter.local, waiter.first_seen.max(waiter.since));
+        let (local, seen) = (&waiter.local, waiter.first_seen.max(waiter.since));
         let listeners = &mut self.connections.listeners;
-        let port = listeners.port(&local, &context.is_local(&local), Some(seen));
+        let port = listeners.port(local, &context.is_local(local), Some(seen));
         let mut retried = match port {
             Port::Unknown if is_after_reading => return Retried::Done,
             Port::Unknown => return Retried::Unknown,
@@ -552,9 +553,8 @@ impl Intake {
             self.count_waiter(waiter, context, firewall, metrics);
         }
         if retried == Retried::Done {
-            let mut counted = *waiter;
-            counted.is_counted = true;
-            self.admit(&counted, Port::Service, context, firewall);
+            waiter.is_counted = true;
+            self.admit(waiter, Port::Service, context, firewall);
         }
         retried
     }
@@ -566,8 +566,8 @@ impl Intake {
         firewall: &Firewall,
         metrics: &mut Metrics,
     ) {
-        let (local, remote) = (waiter.local, waiter.remote);
-        match self.ending(&local, &remote, waiter.is_unnamed, context) {
+        let (local, remote) = (&waiter.local, &waiter.remote);
+        match self.ending(local, remote, waiter.is_unnamed, context) {
             Ending::Unseen(connection) => {
                 count_new(metrics, connection, local);
                 if waiter.is_proven {
@@ -595,7 +595,7 @@ enum Retried {
 
 /// Counts a connection that was seen for the first time.
 #[inline(never)]
-fn count_new(metrics: &mut Metrics, connection: Connection, local: Endpoint) {
+fn count_new(metrics: &mut Metrics, connection: Connection, local: &Endpoint) {
     let family = Family::of(local.address);
     metrics.count(metrics::NEW_CONNECTIONS.of(connection.direction, family));
 }
