@@ -203,7 +203,7 @@ impl Network {
     }
 
     /// Whether `address` lies in the block.
-    pub fn contains(self, address: IpAddr) -> bool {
+    pub fn contains(&self, address: IpAddr) -> bool {
         let host_bits = self.host_bits.into();
         match (self.address, address) {
             (IpAddr::V4(a), IpAddr::V4(b)) => {
@@ -219,7 +219,7 @@ impl Network {
     }
 
     /// Whether the two blocks share an address.
-    pub fn overlaps(self, other: Self) -> bool {
+    pub fn overlaps(&self, other: Self) -> bool {
         if self.host_bits >= other.host_bits {
             self.contains(other.address)
         } else {
@@ -234,16 +234,16 @@ impl Network {
 
     /// The network of which an IPv6 /64 or /56 is one of 256 parts, as providers
     /// delegate them (RFC 6177 section 2).
-    pub fn wider(self) -> Option<Self> {
+    pub fn wider(&self) -> Option<Self> {
         let is_delegated = matches!(self.host_bits, 64 | 72);
         is_delegated.then(|| Self::of_size(self.address, self.host_bits + 8))
     }
 
     /// One of the 256 parts of a `wider` network.
     #[inline(never)]
-    pub fn part(self, number: u8) -> Self {
+    pub fn part(&self, number: u8) -> Self {
         let IpAddr::V6(v6) = self.address else {
-            return self;
+            return *self;
         };
         let host_bits = self.host_bits.saturating_sub(8);
         let bits = v6.to_bits() | u128::from(number) << (host_bits & 127);
@@ -253,7 +253,7 @@ impl Network {
     /// The block of so many bits around it, for either family. An address that
     /// NAT64 made of an IPv4 address counts as that.
     #[inline(never)]
-    pub fn around(self, v4_length: u8, v6_length: u8) -> Self {
+    pub fn around(&self, v4_length: u8, v6_length: u8) -> Self {
         match self.address {
             IpAddr::V6(v6) => {
                 let bits = v6.to_bits();
@@ -284,7 +284,7 @@ impl Network {
     }
 
     /// Appends the block: a single address without its length, else CIDR.
-    pub fn write(self, out: &mut TextView) {
+    pub fn write(&self, out: &mut TextView) {
         write_address(out, self.address);
         if !self.is_single() {
             out.put_byte(b'/');
@@ -293,7 +293,7 @@ impl Network {
     }
 
     /// Appends the block always with its length, as iptables-save prints it.
-    pub fn write_cidr(self, out: &mut TextView) {
+    pub fn write_cidr(&self, out: &mut TextView) {
         write_address(out, self.address);
         out.put_byte(b'/');
         out.put_decimal(u64::from(self.prefix_length()));
@@ -481,7 +481,7 @@ impl Endpoint {
     };
 
     /// Appends `192.0.2.1:80` or `[2001:db8::1]:443`.
-    pub fn write(self, out: &mut TextView) {
+    pub fn write(&self, out: &mut TextView) {
         if self.address.is_ipv6() {
             out.put_byte(b'[');
             write_address(out, self.address);

@@ -29,7 +29,7 @@ pub struct Evidence {
 }
 
 /// Whether a peer sent data.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Data {
     /// Nothing says so or otherwise.
     #[default]
@@ -43,20 +43,16 @@ pub enum Data {
 impl Data {
     /// What is known of several connections together: silent only if each is.
     pub fn with(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Sent, _) | (_, Self::Sent) => Self::Sent,
-            (Self::Silent, Self::Silent) => Self::Silent,
-            (Self::Unknown, _) | (_, Self::Unknown) => Self::Unknown,
+        if self == other || self.max(other) == Self::Sent {
+            self.max(other)
+        } else {
+            Self::Unknown
         }
     }
 
     /// What is known of the same connections after `newer` was learned.
     pub fn and(self, newer: Self) -> Self {
-        match (self, newer) {
-            (Self::Sent, _) | (_, Self::Sent) => Self::Sent,
-            (known, Self::Unknown) => known,
-            (_, Self::Silent) => Self::Silent,
-        }
+        self.max(newer)
     }
 }
 
@@ -93,13 +89,8 @@ impl Scan {
     /// What is known of all connections together: silent only if each was.
     #[inline(never)]
     pub fn data(&self) -> Data {
-        if self.port_data.contains(&Data::Sent) {
-            Data::Sent
-        } else if self.port_data.iter().all(|data| *data == Data::Silent) {
-            Data::Silent
-        } else {
-            Data::Unknown
-        }
+        let all = self.port_data.iter().copied();
+        all.fold(Data::Silent, Data::with)
     }
 
     /// Adds what is learned of one of its connections.
@@ -235,7 +226,9 @@ impl Watched {
 
     fn drop_old(&mut self, now: Instant, window: Duration) {
         let mut index = 0;
-        while let Some(touched) = self.in_use().get(index) {
+        while let Some(touched) = self.touched.get(index)
+            && index < usize::from(self.count)
+        {
             if now.is_within(window, touched.seen) {
                 index += 1;
             } else {
@@ -246,13 +239,13 @@ impl Watched {
 
     /// The last one takes its place.
     #[inline(never)]
-    fn remove(&mut self, index: usize) {
-        let last = self.in_use().last().copied();
-        if let (Some(hole), Some(last)) = (self.touched.get_mut(index), last) {
-            self.whole -= u8::from(hole.is_whole);
-            self.count -= 1;
-            *hole = last;
-        }
+    fn remove(&mut self, index: usize) -> Option<()> {
+        let last = *self.touched.get(usize::from(self.count).wrapping_sub(1))?;
+        let hole = self.touched.get_mut(index)?;
+        self.whole -= u8::from(hole.is_whole);
+        self.count -= 1;
+        *hole = last;
+        Some(())
     }
 
     /// The class of a source that is no scanner yet, or none to be blocked.
@@ -265,29 +258,17 @@ impl Watched {
     fn members(&self) -> usize {
         let in_use = self.in_use();
         let is_first = |(index, touched): &(usize, &Touched)| {
-            let mut earlier = in_use.iter().take(*index);
+            let mut earlier = in_use.get(..*index).unwrap_or_default().iter();
             earlier.all(|other| other.member != touched.member)
         };
         in_use.iter().enumerate().filter(is_first).count()
     }
 
-    /// In ascending order of ports, by selection: at most 64, once a scan.
-    fn sorted(&self) -> Vec<Touched, PORTS_PER_SOURCE> {
-        let mut sorted = Vec::new();
-        let mut floor = None;
-        loop {
-            let above = self
-                .in_use()
-                .iter()
-                .filter(|touched| Some(touched.port) > floor);
-            let Some(next) = above.min_by_key(|touched| touched.port) else {
-                return sorted;
-            };
-            floor = Some(next.port);
-            if sorted.push(*next).is_err() {
-                return sorted;
-            }
-        }
+    /// The one with the lowest port from this one on: at most 64 times a scan.
+    fn next(&self, from: u32) -> Option<&Touched> {
+        let in_use = self.in_use().iter();
+        let behind = in_use.filter(|touched| u32::from(touched.port) >= from);
+        behind.min_by_key(|touched| touched.port)
     }
 }
 
@@ -383,7 +364,7 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         let Some(slot) = self.watch(key, evidence.is_whole) else {
             return false;
         };
-        let class = self.sources.class(slot);
+        let class = self.sources.class(slot).unwrap_or_default();
         let Some(watched) = self.sources.value_mut(slot) else {
             return false;
         };
@@ -392,11 +373,11 @@ impl<const N: usize, const I: usize> Detector<N, I> {
         watched.last_seen = Some(now);
         let class = match class {
             // It keeps its place: in the order in which they crossed.
-            Some(CROSSED) => {
+            CROSSED => {
                 watched.is_whole |= watched.whole > self.threshold;
                 return false;
             }
-            Some(REPORTED) if !was_quiet => REPORTED,
+            REPORTED if !was_quiet => REPORTED,
             _ => {
                 if !evidence.local.is_unspecified() {
                     watched.local = evidence.local;
@@ -539,7 +520,9 @@ impl<const N: usize, const I: usize> Detector<N, I> {
             is_whole: watched.is_whole,
             marks: 0,
         };
-        for touched in &watched.sorted() {
+        let mut from = 0;
+        while let Some(touched) = watched.next(from) {
+            from = u32::from(touched.port) + 1;
             scan.marks |= touched.member;
             let _ = scan.ports.push(touched.port);
             // What is not whole keeps no scanner from a block.

@@ -19,7 +19,7 @@ use crate::limits::{
 use crate::netlink::{
     AddressMessage, HostMessage, Link, RT_SCOPE_LINK, RT_TABLE_LOCAL, Route, RouteKind, Section,
 };
-use crate::text::{Text, trim};
+use crate::text::{Text, split, trim};
 
 /// Why a source must not be blocked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +121,7 @@ const PRIVATE: [Network; 7] = [
 ];
 
 /// A link by its number, where networks are kept.
+#[inline(never)]
 fn place_of_link(number: u32) -> Network {
     Network::single(IpAddr::V6(Ipv6Addr::from_bits(number.into())))
 }
@@ -252,16 +253,15 @@ impl Facts {
             origins: origin,
             fresh: origin,
         };
-        if self.sorted.is_full() {
+        if self.sorted.push(fact).is_err() {
             self.lost |= origin;
             self.losing |= origin;
             return false;
         }
         // Each one behind it moves on by a place.
-        for held in self.sorted.iter_mut().skip(index) {
+        for held in self.sorted.get_mut(index..).unwrap_or_default() {
             mem::swap(held, &mut fact);
         }
-        let _ = self.sorted.push(fact);
         self.summarise(place);
         true
     }
@@ -429,13 +429,16 @@ impl ResolverLine {
     fn put(&mut self, byte: u8) {
         let is_blank = matches!(byte, b' ' | b'\t' | b'\r');
         match self.part {
-            LinePart::Name if byte == b'=' => self.begin_value(match self.word.as_bytes() {
-                b"server" | b"local" => LinePart::Address,
-                b"rev-server" => LinePart::Network,
-                _ => LinePart::Rest,
-            }),
-            LinePart::Name if is_blank && self.word.as_bytes() == b"nameserver" => {
-                self.begin_value(LinePart::Address);
+            LinePart::Name if byte == b'=' || is_blank => {
+                let word = self.word.as_bytes();
+                let mut names = split(b"nameserver server local rev-server", b' ');
+                let part = match (names.position(|name| name == word), is_blank) {
+                    (Some(0), true) | (Some(1 | 2), false) => LinePart::Address,
+                    (Some(3), false) => LinePart::Network,
+                    (_, false) => LinePart::Rest,
+                    (_, true) => return,
+                };
+                self.begin_value(part);
             }
             LinePart::Network if byte == b',' => self.part = LinePart::Address,
             LinePart::Address if byte == b'/' => self.word.clear(),
@@ -798,19 +801,20 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
     /// dump shows it, and until one has shown no other all links count as shared.
     /// An open tunnel is shared by all who reach its end here.
     fn take_link(&mut self, link: Link) {
-        let shared = self.shared_links.view_mut();
         let Link { lower, master, .. } = link;
-        for (is_shared, by, number) in [
-            (link.leaves_namespace, lower, master),
-            (link.is_open_tunnel, lower, link.number),
-            (false, master, link.number),
-        ] {
-            let is_shared = is_shared || shared.overlaps(place_of_link(by));
-            let place = place_of_link(number);
-            if is_shared && number != 0 && shared.insert(place, Section::Links.bit()) {
-                self.has_new_shared_links = true;
-                self.known &= !Section::Links.bit();
-            }
+        self.share_link(link.leaves_namespace, lower, master);
+        self.share_link(link.is_open_tunnel, lower, link.number);
+        self.share_link(false, master, link.number);
+    }
+
+    #[inline(never)]
+    fn share_link(&mut self, is_shared: bool, by: u32, number: u32) {
+        let shared = self.shared_links.view_mut();
+        let is_shared = is_shared || shared.overlaps(place_of_link(by));
+        let place = place_of_link(number);
+        if is_shared && number != 0 && shared.insert(place, Section::Links.bit()) {
+            self.has_new_shared_links = true;
+            self.known &= !Section::Links.bit();
         }
     }
 

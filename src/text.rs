@@ -182,9 +182,10 @@ impl TextView {
     /// Sets `bytes` over those that stand from `offset` on, as far as they are.
     #[inline(never)]
     pub fn overwrite(&mut self, offset: usize, bytes: &[u8]) {
-        let standing = self.bytes.iter_mut().take(self.length).skip(offset);
-        for (to, from) in standing.zip(bytes) {
-            *to = *from;
+        for (at, byte) in (offset..self.length).zip(bytes) {
+            if let Some(standing) = self.bytes.get_mut(at) {
+                *standing = *byte;
+            }
         }
     }
 
