@@ -156,7 +156,7 @@ impl Network {
     /// The block around `address` in which `host_bits` differ.
     #[inline(never)]
     pub const fn of_size(address: IpAddr, host_bits: u8) -> Self {
-        let others = below(host_bits);
+        let others = mask(host_bits);
         let address = match address {
             IpAddr::V4(v4) => IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() & !(others as u32))),
             IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !others)),
@@ -310,6 +310,11 @@ pub const NAT64: [Network; 2] = [
 /// So many bits, from the last one on.
 #[inline(never)]
 pub const fn below(count: u8) -> u128 {
+    mask(count)
+}
+
+/// The same where each row of a reading comes.
+const fn mask(count: u8) -> u128 {
     match u128::MAX.checked_shl(count as u32) {
         Some(above) => !above,
         None => u128::MAX,

@@ -720,10 +720,11 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
             return Network::single(address);
         }
         let address = fold_mapped(address);
-        if address.is_ipv4() || self.shares_its_64(address) {
+        let around = Network::new(address, 64);
+        if address.is_ipv4() || self.shares_its_64(address, around) {
             Network::single(address)
         } else {
-            Network::new(address, 64)
+            around
         }
     }
 
@@ -868,10 +869,10 @@ impl<const OWN: usize, const LINKS: usize> Host<OWN, LINKS> {
         }
     }
 
-    fn shares_its_64(&self, address: IpAddr) -> bool {
+    fn shares_its_64(&self, address: IpAddr, around: Network) -> bool {
         SHARED.iter().any(|network| network.contains(address))
             || self.on_link.view().overlaps(Network::single(address))
-            || self.known_protection(Network::new(address, 64)).is_some()
+            || self.known_protection(around).is_some()
     }
 
     fn known_protection(&self, network: Network) -> Option<Protection> {
