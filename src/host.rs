@@ -276,7 +276,7 @@ impl Facts {
         if host_bits == 0 {
             self.endings |= 1 << (bits as u32 & 63);
         } else {
-            self.sizes |= 1 << (host_bits - 1 & 127);
+            self.sizes |= 1 << ((host_bits - 1) & 127);
             self.endings = u64::MAX;
         }
     }
