@@ -316,6 +316,14 @@ pub fn split_once(bytes: &[u8], byte: u8) -> (&[u8], &[u8]) {
     (before, bytes.get(before.len() + 1..).unwrap_or_default())
 }
 
+/// The first word up to a blank or what is no text, and what stands behind it.
+#[inline(never)]
+pub fn split_word(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let bytes = trim(bytes);
+    let length = bytes.iter().take_while(|byte| **byte > b' ').count();
+    bytes.split_at_checked(length).unwrap_or_default()
+}
+
 /// The value of decimal `digits` (at least one, no sign), or `None`.
 #[inline(never)]
 pub fn parse_decimal(digits: &[u8]) -> Option<u64> {

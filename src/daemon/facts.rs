@@ -17,6 +17,7 @@ use crate::text::split;
 use crate::time::{Duration, Instant, nearest};
 
 use super::files::{open_of_root, open_regular};
+use super::kept_file::fill;
 use super::once::Once;
 
 /// A bit for each section that must be known.
@@ -506,11 +507,10 @@ impl HostFacts {
             return;
         };
         for _ in 0..RESOLVER_READS {
-            match kernel.read(file.descriptor, buffer) {
-                Ok(0) => break,
-                Ok(count) => host.feed_resolver(number, buffer.get(..count).unwrap_or_default()),
-                Err(Errno::EINTR) => {}
-                Err(_) => break,
+            let (filled, _) = fill(kernel, file.descriptor, buffer);
+            host.feed_resolver(number, buffer.get(..filled).unwrap_or_default());
+            if filled == 0 {
+                break;
             }
         }
         host.end_resolver_file(number);
@@ -540,7 +540,7 @@ impl HostFacts {
 
 /// Whether what nothing keeps current was not asked for lately.
 fn is_old(asked: Option<Instant>, now: Instant) -> bool {
-    asked.is_none_or(|asked| now.since(asked) > FACTS_AGE)
+    !now.is_within(FACTS_AGE, asked)
 }
 
 fn open_resolver_file(kernel: &mut impl Kernel, path: &[u8]) -> Result<File, Errno> {

@@ -5,7 +5,7 @@
 
 use crate::address::parse_address;
 use crate::kernel::Kernel;
-use crate::text::{before, eq_ignore_case, split, split_once, trim};
+use crate::text::{before, eq_ignore_case, split, split_once, split_word};
 
 use super::procfs::read_small;
 
@@ -66,17 +66,17 @@ fn is_named(name: &[u8], own: &[u8], resolver: &[u8]) -> bool {
 
 /// Whether a line of resolv.conf(5) names the domain.
 fn is_search(line: &[u8], domain: &[u8]) -> bool {
-    let (mut rest, mut is_list) = (line, false);
+    let (keyword, mut rest) = split_word(line);
+    if keyword != b"search" && keyword != b"domain" {
+        return false;
+    }
     loop {
-        rest = trim(rest);
-        let length = rest.iter().take_while(|byte| **byte > b' ').count();
-        let (word, after) = rest.split_at_checked(length).unwrap_or_default();
-        if is_list && !word.is_empty() && eq_ignore_case(without_dot(word), domain) {
-            return true;
-        }
-        is_list |= word == b"search" || word == b"domain";
-        if !is_list || word.is_empty() {
+        let (word, after) = split_word(rest);
+        if word.is_empty() {
             return false;
+        }
+        if eq_ignore_case(without_dot(word), domain) {
+            return true;
         }
         rest = after;
     }

@@ -4,7 +4,7 @@
 use crate::address::Family;
 use crate::kernel::{Kernel, Link, Path};
 use crate::listeners::PortRange;
-use crate::text::{before, parse_decimal, split, trim};
+use crate::text::{parse_decimal, split, split_word};
 
 use super::files::open_regular;
 use super::kept_file::fill;
@@ -38,11 +38,9 @@ pub(super) fn read_setting(
         path.put(name);
         let mut buffer = [0; 64];
         let text = read_small(kernel, path.as_bytes(), &mut buffer);
-        let line = trim(before(text, b'\n'));
-        let length = line.iter().take_while(|byte| **byte > b' ').count();
-        let (first, second) = line.split_at_checked(length).unwrap_or_default();
+        let (first, rest) = split_word(text);
         if let Some(first) = parse_decimal(first) {
-            return [Some(first), parse_decimal(trim(second))];
+            return [Some(first), parse_decimal(split_word(rest).0)];
         }
     }
     [None; 2]
