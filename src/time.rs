@@ -188,6 +188,16 @@ impl Instant {
         wait.is_none_or(|wait| self >= wait)
     }
 
+    /// The value, once a wait until then is over.
+    pub fn past<T>(self, wait: Option<Self>, value: Option<T>) -> Option<T> {
+        if self.is_past(wait) { value } else { None }
+    }
+
+    /// What of a wait until then lies ahead: its end.
+    pub fn end_of(self, wait: Option<Self>) -> Option<Self> {
+        if self.is_past(wait) { None } else { wait }
+    }
+
     /// This, or that if it is later.
     #[inline(never)]
     pub fn or_later(self, other: Option<Self>) -> Self {

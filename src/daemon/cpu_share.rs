@@ -52,7 +52,7 @@ impl CpuShare {
 
     /// When a debt is paid.
     pub(super) fn paid_at(&self, now: Instant) -> Option<Instant> {
-        self.saved_at.filter(|at| now < *at)
+        now.end_of(self.saved_at)
     }
 }
 

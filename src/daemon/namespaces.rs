@@ -101,12 +101,12 @@ impl Namespaces {
 
     /// The socket, where events are waited for.
     pub(super) fn events(&self, now: Instant) -> Option<Descriptor> {
-        self.socket.filter(|_| now.is_past(self.rest_until))
+        now.past(self.rest_until, self.socket)
     }
 
     /// When events are to be waited for again.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
-        self.rest_until.filter(|rest| *rest > now)
+        now.end_of(self.rest_until)
     }
 
     /// Whether what ends in other namespaces can be evidence.

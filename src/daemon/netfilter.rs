@@ -80,12 +80,12 @@ impl Netfilter {
 
     /// The socket of events, where they are waited for.
     pub(super) fn events(&self, now: Instant) -> Option<Descriptor> {
-        self.events.filter(|_| now.is_past(self.rest_until))
+        now.past(self.rest_until, self.events)
     }
 
     /// When they are waited for again.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
-        self.rest_until.filter(|until| *until > now)
+        now.end_of(self.rest_until)
     }
 
     /// Opens the socket of events, which needs CAP_NET_ADMIN.

@@ -72,7 +72,7 @@ impl Watcher {
 
     /// The socket, where events are waited for.
     pub(super) fn events(&self, now: Instant) -> Option<Descriptor> {
-        self.socket.filter(|_| now.is_past(self.rest_until))
+        now.past(self.rest_until, self.socket)
     }
 
     /// Whether what netlink shows is of the network namespace that is read.

@@ -138,8 +138,11 @@ impl Web {
 
     /// The listener, unless there is a pause.
     pub(super) fn listener(&self, now: Instant) -> Option<Descriptor> {
-        let may_accept = self.may_serve(now) && self.next_accept.is_none();
-        self.listener.filter(|_| may_accept)
+        if self.may_serve(now) && self.next_accept.is_none() {
+            self.listener
+        } else {
+            None
+        }
     }
 
     /// What clients wait for.
@@ -183,7 +186,7 @@ impl Web {
         now: Instant,
     ) -> Vec<Accepted, HTTP_ACCEPTS> {
         let mut clients = Vec::new();
-        let Some(listener) = self.listener.filter(|_| now.is_past(self.next_accept)) else {
+        let Some(listener) = now.past(self.next_accept, self.listener) else {
             return clients;
         };
         self.next_accept = None;
