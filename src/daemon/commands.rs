@@ -58,9 +58,9 @@ pub struct Commands {
     pub signals: Option<Descriptor>,
     child: Option<Child>,
     child_started: Option<Instant>,
-    /// The child closed its standard output, its standard error: always ready
-    /// to poll, and nothing to wait for.
-    child_has_closed: [bool; 2],
+    /// Its standard output and its standard error, unless it closed them: those
+    /// are always ready to poll, and nothing to wait for.
+    pub(super) pipes: [Option<Descriptor>; 2],
     pub(super) hook: Hook,
     way_out: Once,
     /// This is a container: what is advised is to be typed outside.
@@ -84,7 +84,7 @@ impl Commands {
             signals: None,
             child: None,
             child_started: None,
-            child_has_closed: [false; 2],
+            pipes: [None; 2],
             buffer: [0; OUTPUT_BUFFER],
             destroyer: Destroyer::new(),
             hook: Hook::NEW,
@@ -98,17 +98,6 @@ impl Commands {
     /// Whether no child runs.
     pub fn is_idle(&self) -> bool {
         self.child.is_none()
-    }
-
-    /// The child's pipes that are still open at its end.
-    #[inline(never)]
-    pub fn pipes(&self) -> [Option<Descriptor>; 2] {
-        let [output_closed, errors_closed] = self.child_has_closed;
-        let child = self.child.as_ref();
-        [
-            child.map(|child| child.output).filter(|_| !output_closed),
-            child.map(|child| child.errors).filter(|_| !errors_closed),
-        ]
     }
 
     /// From now on commands are made, for `task`.
@@ -205,7 +194,8 @@ impl Commands {
         self.child_started = Some(now);
         match kernel.spawn(&self.invocation) {
             Ok(child) => {
-                (self.child, self.child_has_closed) = (Some(child), [false; 2]);
+                self.child = Some(child);
+                self.pipes = [Some(child.output), Some(child.errors)];
                 Start::Running
             }
             Err(_) => Start::Failed,
@@ -228,7 +218,7 @@ impl Commands {
         if exit.is_some() {
             kernel.close(child.output);
             kernel.close(child.errors);
-            self.child = None;
+            (self.child, self.pipes) = (None, [None; 2]);
             return Some(self.ended(exit, now));
         }
         if let Some(step) = self.firewall.overdue(now) {
@@ -244,14 +234,11 @@ impl Commands {
         } else {
             CHILD_READS
         };
-        let pipes = [child.output, child.errors].into_iter();
-        for (descriptor, has_closed) in pipes.zip(&mut self.child_has_closed) {
+        for pipe in &mut self.pipes {
             for _ in 0..reads {
+                let Some(descriptor) = *pipe else { break };
                 match kernel.read(descriptor, &mut self.buffer) {
-                    Ok(0) => {
-                        *has_closed = true;
-                        break;
-                    }
+                    Ok(0) => *pipe = None,
                     Ok(count) => {
                         let bytes = self.buffer.get(..count).unwrap_or_default();
                         if descriptor == child.output {
@@ -287,11 +274,11 @@ impl Commands {
                 // A killed child is gone at once, unless the disk holds it;
                 // then our parent reaps it.
                 kernel.reap(child.process);
-                self.child = None;
+                (self.child, self.pipes) = (None, [None; 2]);
                 break;
             }
             let wake = nearest(deadline, self.firewall.child_deadline());
-            let [output, errors] = self.pipes();
+            let [output, errors] = self.pipes;
             let mut interests = [self.signals, output, errors].map(Interest::read);
             let timeout = wake.map(|wake| now.until(wake));
             let _ = kernel.poll(&mut interests, timeout);

@@ -409,7 +409,7 @@ impl Daemon {
 
     fn put_interests(&self, found: &mut Interests, now: Instant) {
         let [v4, v6] = self.witness.sockets(now);
-        let [output, errors] = self.commands.pipes();
+        let [output, errors] = self.commands.pipes;
         let own = [
             self.commands.signals,
             self.commands.hook.answers(),
