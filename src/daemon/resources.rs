@@ -68,17 +68,16 @@ impl Resources<'_> {
         let (connections, detector) = (&self.intake.connections, &self.intake.detector);
         let firewall = &self.commands.firewall;
         let (listeners, probes) = (&connections.listeners, &self.intake.probes.sources);
-        let (remembered, sources) = (connections.remembered().0, detector.sources().0);
-        for (table, entries, evictions) in [
-            (Table::Connections, remembered, connections.evictions()),
-            (Table::Sources, sources, detector.evictions()),
-            (Table::Blocks, firewall.entries().0, firewall.evictions()),
-            (Table::Listeners, listeners.entries(), listeners.evictions()),
-            (Table::Probes, probes.sources().0, probes.evictions()),
-        ] {
+        let mut set = |table, entries: usize, evictions| {
             metrics.set(metrics::TABLE_ENTRIES.of(table), entries as u64);
             metrics.set(metrics::TABLE_EVICTIONS.of(table), evictions);
-        }
+        };
+        let (remembered, sources) = (connections.remembered().0, detector.sources().0);
+        set(Table::Connections, remembered, connections.evictions());
+        set(Table::Sources, sources, detector.evictions());
+        set(Table::Blocks, firewall.entries().0, firewall.evictions());
+        set(Table::Listeners, listeners.entries(), listeners.evictions());
+        set(Table::Probes, probes.sources().0, probes.evictions());
     }
 
     /// What keeps the daemon from being well: a subject and the rest of a line.
