@@ -309,6 +309,11 @@ pub fn before(bytes: &[u8], byte: u8) -> &[u8] {
     bytes.get(..length).unwrap_or_default()
 }
 
+/// The first `length` of the bytes, or all of them.
+pub fn head(bytes: &[u8], length: usize) -> &[u8] {
+    bytes.get(..length.min(bytes.len())).unwrap_or_default()
+}
+
 /// That, and what stands behind it: nothing where there is none.
 #[inline(never)]
 pub fn split_once(bytes: &[u8], byte: u8) -> (&[u8], &[u8]) {

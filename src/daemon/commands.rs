@@ -15,7 +15,7 @@ use crate::metrics::{self, BlockFailure, CommandExit, Metrics};
 use crate::options::{FirewallChoice, Options};
 use crate::report::{self, Advice, Line};
 use crate::table::HashKey;
-use crate::text::{Text, trim};
+use crate::text::{Text, head, trim};
 use crate::time::{Duration, Instant, nearest};
 
 use super::clock::{self, Moment};
@@ -240,7 +240,7 @@ impl Commands {
                 match kernel.read(descriptor, &mut self.buffer) {
                     Ok(0) => *pipe = None,
                     Ok(count) => {
-                        let bytes = self.buffer.get(..count).unwrap_or_default();
+                        let bytes = head(&self.buffer, count);
                         if descriptor == child.output {
                             self.firewall.output(bytes, now);
                         } else {

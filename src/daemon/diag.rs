@@ -8,6 +8,7 @@ use crate::kernel::{Errno, Kernel, More, Netlink};
 use crate::limits::PEERS_ASKED;
 use crate::netlink::Progress;
 use crate::sock_diag::{DiagSocket, dump_request, walk_sockets};
+use crate::text::head;
 
 /// All states but LISTEN, SYN_SENT and SYN_RECV (bit n for state n of
 /// net/tcp_states.h).
@@ -37,7 +38,7 @@ fn dump(
         match kernel.receive(socket, buffer) {
             Ok(0) => break,
             Ok(count) => {
-                let bytes = buffer.get(..count).unwrap_or_default();
+                let bytes = head(buffer, count);
                 progress = walk_sockets(bytes, |socket| wants_more &= visit(socket));
             }
             Err(Errno::EINTR) => {}

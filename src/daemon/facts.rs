@@ -13,7 +13,7 @@ use crate::limits::{
     EARLY_READING_SHARE, FACTS_AGE, FACTS_REST, FACTS_RETRY, FACTS_ROUTES, FACTS_SETTLE,
 };
 use crate::netlink::{HostMessage, Progress, Section, host_request, walk_host};
-use crate::text::split;
+use crate::text::{head, split};
 use crate::time::{Duration, Instant, nearest};
 
 use super::files::{open_of_root, open_regular};
@@ -242,7 +242,7 @@ impl HostFacts {
         match kernel.receive(socket, buffer) {
             Ok(count) => {
                 self.has_taken = true;
-                let bytes = buffer.get(..count).unwrap_or_default();
+                let bytes = head(buffer, count);
                 self.take_datagram(kernel, host, bytes, now);
             }
             Err(Errno::EINTR) => {}
@@ -508,7 +508,7 @@ impl HostFacts {
         };
         for _ in 0..RESOLVER_READS {
             let (filled, _) = fill(kernel, file.descriptor, buffer);
-            host.feed_resolver(number, buffer.get(..filled).unwrap_or_default());
+            host.feed_resolver(number, head(buffer, filled));
             if filled == 0 {
                 break;
             }

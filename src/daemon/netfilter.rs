@@ -6,6 +6,7 @@ use crate::kernel::{Descriptor, Errno, Kernel, More, Netlink};
 use crate::limits::{EVENTS_RETRY, NETFILTER_EVENTS, NETFILTER_REST};
 use crate::netlink::Messages;
 use crate::nf_tables::{Event, TableFamily, walk_events};
+use crate::text::head;
 use crate::time::Instant;
 
 use super::Firewall;
@@ -59,7 +60,7 @@ impl Netfilter {
         while result.is_ok() {
             match kernel.receive(socket, buffer) {
                 Ok(count) => {
-                    let bytes = buffer.get(..count).unwrap_or_default();
+                    let bytes = head(buffer, count);
                     if let Some(Ok(message)) = Messages::new(bytes).next() {
                         self.port = message.port;
                     }
@@ -113,7 +114,7 @@ impl Netfilter {
             match kernel.receive(socket, buffer) {
                 Ok(count) => {
                     self.rest_until = Some(now.after(NETFILTER_REST));
-                    let bytes = buffer.get(..count).unwrap_or_default();
+                    let bytes = head(buffer, count);
                     let is_touched = &mut self.is_touched;
                     let walk = walk_events(bytes, family, self.port, &mut |event| match event {
                         Event::Committed { generation, is_own } => {

@@ -4,7 +4,7 @@
 use crate::address::Family;
 use crate::kernel::{Kernel, Link, Path};
 use crate::listeners::PortRange;
-use crate::text::{parse_decimal, split, split_word};
+use crate::text::{head, parse_decimal, split, split_word};
 
 use super::files::open_regular;
 use super::kept_file::fill;
@@ -21,7 +21,7 @@ pub(super) fn read_small<'a>(
     };
     let (filled, _) = fill(kernel, file.descriptor, buffer);
     kernel.close(file.descriptor);
-    buffer.get(..filled).unwrap_or_default()
+    head(buffer, filled)
 }
 
 /// The first two numbers of a file below `sys`. A process's folder of procfs

@@ -3,6 +3,7 @@
 
 use crate::kernel::{Descriptor, Errno, Kernel, More, Netlink};
 use crate::netlink::u32_at;
+use crate::text::head;
 
 /// System calls for one question: signals interrupt them, and answers to older
 /// ones are passed over. None waits.
@@ -60,7 +61,7 @@ impl Questions {
             match result {
                 Ok(_) if !is_sent => is_sent = true,
                 Ok(count) if u32_at(buffer, SEQUENCE) == Some(self.sequence) => {
-                    return Ok(buffer.get(..count).unwrap_or_default());
+                    return Ok(head(buffer, count));
                 }
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return Err(error),

@@ -5,6 +5,7 @@ use crate::address::is_loopback;
 use crate::kernel::{Descriptor, Errno, Kernel, Netlink};
 use crate::limits::{EVENTS_PER_TURN, EVENTS_REST, EVENTS_RETRY, SELF_TEST_WAIT_BUDGET};
 use crate::sock_diag::{DiagSocket, walk_events};
+use crate::text::head;
 use crate::time::{Instant, nearest};
 
 use super::once::Once;
@@ -122,7 +123,7 @@ impl Watcher {
         for _ in 0..EVENTS_PER_TURN {
             match kernel.receive(socket, buffer) {
                 Ok(count) => {
-                    let bytes = buffer.get(..count).unwrap_or_default();
+                    let bytes = head(buffer, count);
                     let malformed = walk_events(bytes, &mut |event| {
                         taken.events += 1;
                         let is_own = self.ends_test(&event) || visit(&event);

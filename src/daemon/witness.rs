@@ -9,7 +9,7 @@ use crate::limits::{
 };
 use crate::metrics::{self, Metrics};
 use crate::packets::{NO_ETHERTYPE, Packet, ethertype, filter, parse};
-use crate::text::{before, parse_decimal, split_once, trim};
+use crate::text::{before, head, parse_decimal, split_once, trim};
 use crate::time::{Duration, Instant, nearest};
 
 use super::kept_file::KeptFile;
@@ -174,7 +174,7 @@ impl Witness {
                 match kernel.receive_from(socket, buffer) {
                     Ok((count, link)) => {
                         metrics.count(metrics::WITNESS_PACKETS);
-                        let bytes = buffer.get(..count).unwrap_or_default();
+                        let bytes = head(buffer, count);
                         if let Some(packet) = parse(bytes, family) {
                             visit(&packet, if repeats { 0 } else { link });
                         }
