@@ -262,9 +262,11 @@ impl HostFacts {
         cost: Duration,
         now: Instant,
     ) {
-        let is_soon = now.is_within(FACTS_REST, self.last_taken);
-        self.rest_until = (self.has_taken && is_soon).then(|| now.after(FACTS_REST));
+        self.rest_until = None;
         if core::mem::take(&mut self.has_taken) {
+            if now.is_within(FACTS_REST, self.last_taken) {
+                self.rest_until = Some(now.after(FACTS_REST));
+            }
             self.last_taken = Some(now);
         }
         if self.asked != 0 && now.reaches(self.deadline) {
