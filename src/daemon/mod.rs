@@ -1207,8 +1207,8 @@ impl Daemon {
     }
 
     fn accept_clients(&mut self, kernel: &mut impl Kernel, now: Instant) {
-        let clients = self.web.accept(kernel, &mut self.metrics, now);
-        for client in &clients {
+        let mut left = self.web.begin_burst(kernel, now);
+        while let Some(client) = &self.web.accept(kernel, &mut self.metrics, &mut left, now) {
             self.see_client(client, now);
         }
     }

@@ -1,7 +1,5 @@
 //! The HTTP side: accept, receive, answer, send, close.
 
-use heapless::Vec;
-
 use crate::address::{Endpoint, UNSPECIFIED};
 use crate::exposition;
 use crate::http::{BODY_ROOM, ContentType, Exchange, Format, Request, Server, Status};
@@ -178,26 +176,33 @@ impl Web {
         self.accept_burst = HTTP_ACCEPTS;
     }
 
-    /// Accepts the clients that wait, at most `accept_burst` of them.
-    pub(super) fn accept(
-        &mut self,
-        kernel: &mut impl Kernel,
-        metrics: &mut Metrics,
-        now: Instant,
-    ) -> Vec<Accepted, HTTP_ACCEPTS> {
-        let mut clients = Vec::new();
-        let Some(listener) = now.past(self.next_accept, self.listener) else {
-            return clients;
-        };
+    /// How many of the clients that wait to accept now, at most.
+    pub(super) fn begin_burst(&mut self, kernel: &mut impl Kernel, now: Instant) -> usize {
+        if now.past(self.next_accept, self.listener).is_none() {
+            return 0;
+        }
         self.next_accept = None;
         self.keep_spare_descriptor(kernel);
         let burst = self.accept_burst.clamp(1, HTTP_ACCEPTS);
         self.accept_burst = 2 * burst;
-        for _ in 0..burst {
+        burst
+    }
+
+    /// Accepts the next of a burst, of which so many are left.
+    pub(super) fn accept(
+        &mut self,
+        kernel: &mut impl Kernel,
+        metrics: &mut Metrics,
+        left: &mut usize,
+        now: Instant,
+    ) -> Option<Accepted> {
+        let listener = self.listener?;
+        while *left > 0 {
+            *left -= 1;
             match kernel.accept(listener) {
                 Ok(accepted) => {
                     self.accept_client(kernel, metrics, &accepted, now);
-                    let _ = clients.push(accepted);
+                    return Some(accepted);
                 }
                 Err(Errno::EAGAIN) => {
                     self.accept_burst = 1;
@@ -214,7 +219,7 @@ impl Web {
                 }
             }
         }
-        clients
+        None
     }
 
     #[inline(never)]
