@@ -283,7 +283,7 @@ impl Head {
             return Err(Status::BadRequest);
         }
         let value = trim(value);
-        let known = b"host content-length transfer-encoding connection accept accept-encoding";
+        let known = b"host|content-length|transfer-encoding|connection|accept|accept-encoding";
         match place(known, name, eq_ignore_case) {
             Some(0) => return self.take_host(value),
             Some(1) => return self.take_content_length(value),
@@ -346,13 +346,13 @@ impl Head {
         for element in split(value, b',') {
             let (name, quality, version) = parse_element(element);
             if are_codings {
-                if let Some(place) = place(b"* gzip", name, eq_ignore_case) {
+                if let Some(place) = place(b"*|gzip", name, eq_ignore_case) {
                     let verdict = (place as u8) << 1 | u8::from(quality > 0);
                     self.gzip = self.gzip.max(verdict);
                 }
                 continue;
             }
-            let known = b"application/openmetrics-text text/plain text/html";
+            let known = b"application/openmetrics-text|text/plain|text/html";
             let (best, own_version): (_, &[u8]) = match place(known, name, eq_ignore_case) {
                 Some(0) => (&mut self.openmetrics_quality, b"1.0.0"),
                 Some(1) => (&mut self.text_quality, b"0.0.4"),
@@ -477,7 +477,7 @@ fn path_of(target: &[u8]) -> Option<&[u8]> {
         return Some(target);
     }
     let (scheme, rest) = split_once(target, b':');
-    place(b"http https", scheme, eq_ignore_case)?;
+    place(b"http|https", scheme, eq_ignore_case)?;
     let rest = rest.strip_prefix(b"//")?;
     let authority = before(before(before(rest, b'/'), b'?'), b'#');
     let path = rest.get(authority.len()..)?;
@@ -493,7 +493,7 @@ fn path_of(target: &[u8]) -> Option<&[u8]> {
 
 #[inline(never)]
 fn resource_of(path: &[u8]) -> Resource {
-    let known = b"/ /metrics /healthz /blocked /blocks";
+    let known = b"/|/metrics|/healthz|/blocked|/blocks";
     match place(known, before(path, b'?'), |one, other| one == other) {
         Some(0) => Resource::Root,
         Some(1) => Resource::Metrics,

@@ -797,7 +797,7 @@ fn number(text: &[u8], range: &[u8]) -> Option<u64> {
 
 #[inline(never)]
 fn parse_flag(text: &[u8]) -> Option<bool> {
-    let place = place(b"1 true yes on 0 false no off", text, eq_ignore_case)?;
+    let place = place(b"1|true|yes|on|0|false|no|off", text, eq_ignore_case)?;
     Some(place < 4)
 }
 
@@ -990,15 +990,16 @@ fn write_part(out: &mut TextView, before: &[u8], text: &[u8], after: &[u8]) {
 
 /// Appends the line of `--version`: name, version, target, revision.
 pub fn write_version(out: &mut TextView) {
-    for (text, end) in [
-        ("tcpparser", b' '),
-        (env!("CARGO_PKG_VERSION"), b' '),
-        (env!("TCPPARSER_TARGET"), b' '),
-        (env!("TCPPARSER_REVISION"), b'\n'),
-    ] {
-        out.put(text.as_bytes());
-        out.put_byte(end);
-    }
+    let line = concat!(
+        "tcpparser ",
+        env!("CARGO_PKG_VERSION"),
+        " ",
+        env!("TCPPARSER_TARGET"),
+        " ",
+        env!("TCPPARSER_REVISION"),
+        "\n"
+    );
+    out.put(line.as_bytes());
 }
 
 #[cfg(test)]

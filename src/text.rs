@@ -274,10 +274,10 @@ impl<'a> Iterator for Split<'a> {
     }
 }
 
-/// Which of some words, with a blank between, is the same as this one.
+/// Which of some words, with bars between, is the same as this one.
 #[inline(never)]
 pub fn place(words: &[u8], word: &[u8], is_same: fn(&[u8], &[u8]) -> bool) -> Option<usize> {
-    split(words, b' ').position(|one| is_same(one, word))
+    split(words, b'|').position(|one| is_same(one, word))
 }
 
 /// Fills in what stands between such bytes, as far as there is room.

@@ -483,15 +483,17 @@ def only_for_tests():
 
 
 def texts_of_the_source():
-    """All byte strings of the product, with no blank or punctuation at the ends."""
+    """All lines of byte strings of the product, with no blank or punctuation at the
+    ends."""
     found = set()
     for path in glob.glob(f"{ROOT}/src/**/*.rs", recursive=True):
         if "/testing/" not in path and os.path.basename(path) not in only_for_tests():
             code = re.split(r"^#\[cfg\(test\)\]\nmod ", text_of(path), flags=re.M)[0]
             code = re.sub(r"^\s*//.*$", "", code, flags=re.M)
             found.update(re.findall(r'\bb"((?:[^"\\]|\\.|\\\n)*)"', code))
-    found = {re.sub(r"\\\n\s*|\\n", "", text) for text in found}
-    return {text.strip(" ,:;") for text in found if not text.startswith(NO_MESSAGES)}
+    found = {re.sub(r"\\\n\s*", "", text) for text in found}
+    return {line.strip(" ,:;") for text in found if not text.startswith(NO_MESSAGES)
+            for line in text.split(r"\n")}
 
 
 def man_words(source):
