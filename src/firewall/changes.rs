@@ -333,38 +333,32 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         now: Instant,
     ) -> bool {
         self.complete(slot, place, host);
-        let block = self.block_at(slot);
-        if !block.retry.is_over(now) {
+        if !self.block_at(slot).retry.is_over(now) {
             return false;
         }
-        let (mut rule, renewed) = (self.rule(slot), block.renewed);
-        let stage = match self.stage(slot) {
-            Stage::Expired => {
-                changes.remove(&rule);
-                Stage::Removing
+        let stage = self.stage(slot);
+        let is_addition = stage != Stage::Expired;
+        let protection = host.protected(*self.source_at(slot));
+        if let Some(protection) = protection.filter(|_| is_addition) {
+            if protection != Protection::HostUnknown || !self.may_wait(slot, host, now) {
+                self.refuse(slot, Refusal::Protected(protection));
             }
-            stage => {
-                match host.protected(rule.source) {
-                    Some(Protection::HostUnknown) if self.may_wait(slot, host, now) => {
-                        return false;
-                    }
-                    Some(protection) => {
-                        self.refuse(slot, Refusal::Protected(protection));
-                        return false;
-                    }
-                    None => {}
-                }
-                if let Some(comment) = renewed {
-                    changes.remove(&rule);
-                    (rule.comment, rule.scope) = (comment, rule.scope.renewed());
-                }
-                changes.add(&rule);
-                if stage == Stage::Lost {
-                    Stage::Restoring
-                } else {
-                    Stage::Adding
-                }
-            }
+            return false;
+        }
+        let (mut rule, block) = (self.rule(slot), self.block_at(slot));
+        if !is_addition || block.renewed.is_some() {
+            changes.remove(&rule);
+        }
+        if let Some(comment) = block.renewed {
+            (rule.comment, rule.scope) = (comment, rule.scope.renewed());
+        }
+        if is_addition {
+            changes.add(&rule);
+        }
+        let stage = match stage {
+            Stage::Expired => Stage::Removing,
+            Stage::Lost => Stage::Restoring,
+            _ => Stage::Adding,
         };
         self.set_stage(slot, stage);
         true
@@ -467,8 +461,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// Every block that a batch was about moves on, or back after a failure.
     #[inline(never)]
     pub(super) fn settle(&mut self, place: Place, mut failure: Option<&mut Failure>, now: Instant) {
-        let stages = [Stage::Removing, Stage::Restoring, Stage::Adding];
-        let mut walk = walk(&stages, Some(place));
+        let stages = &[Stage::Removing, Stage::Restoring, Stage::Adding];
+        let mut walk = walk(stages, Some(place));
         while let Some(slot) = self.step(&mut walk) {
             let from = walk.stage;
             let to = match failure.as_deref_mut() {
@@ -526,7 +520,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         let may_move =
             from == Stage::Adding && failure.tool.is_some() && self.can_use_sets(source.family());
         // A tool that is gone is no matter of this block.
-        failure.source = Some(source).filter(|_| !may_move || !failure.reason.is_absence());
+        if !may_move || !failure.reason.is_absence() {
+            failure.source = Some(source);
+        }
         if !may_move {
             let block = self.block_at_mut(slot);
             block.failures = block.failures.saturating_add(1);

@@ -212,14 +212,14 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
                 chain.next_listing = chain.next_listing.map(|_| now);
             }
         }
-        let stages = [
+        let stages = &[
             Stage::Added,
             Stage::Standing,
             Stage::Expired,
             Stage::Lost,
             Stage::Wanted,
         ];
-        let mut walk = walk(&stages, Some(place));
+        let mut walk = walk(stages, Some(place));
         while let Some(slot) = self.step(&mut walk) {
             self.reconcile_block(slot, walk.stage, shown.number, is_reload, now);
         }

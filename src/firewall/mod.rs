@@ -999,8 +999,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             return;
         }
         self.next_end = None;
-        let stages = [Stage::Wanted, Stage::Added, Stage::Standing, Stage::Lost];
-        let mut walk = walk(&stages, None);
+        let stages = &[Stage::Wanted, Stage::Added, Stage::Standing, Stage::Lost];
+        let mut walk = walk(stages, None);
         while let Some(slot) = self.step(&mut walk) {
             let end = self.block_at(slot).end;
             if !now.reaches(end) {

@@ -82,8 +82,9 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         };
         let (one, quarter) = (cost(per_minute), cost(per_minute.div_ceil(4)));
         while self.shares.spent(ALL, now).saturating_add(one) <= MINUTE
-            && let Some((slot, source)) = self.rank(quarter, true, now)
+            && let Some(slot) = self.rank(quarter, true, now)
         {
+            let source = *self.source_at(slot);
             self.shares.charge(ALL, one, now);
             self.shares.charge(provider(source), one, now);
             self.shares.charge(site(source), quarter, now);
@@ -97,7 +98,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         }
         let held = self.held_back();
         if held > HELD_BLOCKS
-            && let Some((slot, _)) = self.rank(Duration::ZERO, false, now)
+            && let Some(slot) = self.rank(Duration::ZERO, false, now)
         {
             self.refuse(slot, Refusal::Rate);
         }
@@ -120,7 +121,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
     /// of the provider that had least lately the newest; or the last one: of the
     /// provider that had most the oldest.
     #[inline(never)]
-    fn rank(&self, cost: Duration, is_first: bool, now: Instant) -> Option<(Slot, Network)> {
+    fn rank(&self, cost: Duration, is_first: bool, now: Instant) -> Option<Slot> {
         let (mut best, mut least) = (None, u64::MAX);
         let mut walk = walk(&[Stage::Held], None);
         while let Some(slot) = self.step(&mut walk) {
@@ -130,7 +131,7 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
             let is_better = best.is_none() || place < least || is_first && place == least;
             let share = self.shares.spent(site(source), now);
             if is_better && (!is_first || share.saturating_add(cost) <= MINUTE) {
-                (best, least) = (Some((slot, source)), place);
+                (best, least) = (Some(slot), place);
             }
         }
         best

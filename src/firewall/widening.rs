@@ -113,8 +113,8 @@ impl<const N: usize, const I: usize> Firewall<N, I> {
         if !network.is_wide() {
             return;
         }
-        let stages = [Stage::Held, Stage::Wanted, Stage::Standing, Stage::Lost];
-        let mut walk = walk(&stages, None);
+        let stages = &[Stage::Held, Stage::Wanted, Stage::Standing, Stage::Lost];
+        let mut walk = walk(stages, None);
         while let Some(slot) = self.step(&mut walk) {
             if !self.is_absorbed(slot) {
                 continue;
