@@ -275,6 +275,32 @@ impl<'a> Iterator for Attributes<'a> {
     }
 }
 
+/// Values of attributes, each in the place of its type. All that are asked for have
+/// types below its length.
+pub struct Values<'a>([Option<&'a [u8]>; 32]);
+
+impl<'a> Values<'a> {
+    /// None yet.
+    pub const NONE: Self = Self([None; 32]);
+
+    /// Takes them; of several of one type the last stays.
+    #[inline(never)]
+    pub fn take(&mut self, attributes: &'a [u8]) -> Result<(), Malformed> {
+        for attribute in Attributes::new(attributes) {
+            let Attribute { kind, value } = attribute?;
+            if let Some(place) = self.0.get_mut(usize::from(kind)) {
+                *place = Some(value);
+            }
+        }
+        Ok(())
+    }
+
+    /// That of this type.
+    pub fn get(&self, kind: u16) -> Option<&'a [u8]> {
+        self.0.get(usize::from(kind)).copied().flatten()
+    }
+}
+
 fn split_attribute(bytes: &[u8]) -> Option<(Attribute<'_>, &[u8])> {
     let length = usize::from(u16_at(bytes, 0)?);
     let (attribute, rest) = split_aligned(bytes, length)?;
@@ -413,40 +439,33 @@ pub struct AddressMessage {
     pub interface: u32,
 }
 
-/// `None` for another family than IPv4 and IPv6, or without an address.
+/// Nothing for another family than IPv4 and IPv6, or without an address.
 #[inline(never)]
-fn parse_address(payload: &[u8]) -> Result<Option<AddressMessage>, Malformed> {
+fn parse_address(payload: &[u8], each: &mut dyn FnMut(HostMessage)) -> Result<(), Malformed> {
     // struct ifaddrmsg
     let (fixed, attributes) = payload.split_first_chunk::<8>().ok_or(Malformed)?;
     let [family, prefix_length, flags, scope, ..] = *fixed;
-    if Family::from_number(family).is_none() {
-        return Ok(None);
-    }
-    let (mut address, mut local, mut broadcast) = (None, None, None);
-    let mut flags = u32::from(flags);
-    for attribute in Attributes::new(attributes) {
-        let Attribute { kind, value } = attribute?;
-        match kind {
-            IFA_ADDRESS => address = Some(address_of(value)?),
-            IFA_LOCAL => local = Some(address_of(value)?),
-            IFA_BROADCAST => broadcast = Some(address_of(value)?),
-            IFA_FLAGS => flags = u32_at(value, 0).ok_or(Malformed)?,
-            _ => {}
-        }
-    }
+    let mut values = Values::NONE;
+    values.take(attributes)?;
     // IPv6 says IFA_LOCAL only where there is a peer; a driver's IPv4 address
     // may lack IFA_ADDRESS.
-    let Some(local) = local.or(address) else {
-        return Ok(None);
+    let address = values.get(IFA_ADDRESS);
+    let local = values.get(IFA_LOCAL).or(address);
+    let (Some(_), Some(local)) = (Family::from_number(family), local) else {
+        return Ok(());
     };
-    Ok(Some(AddressMessage {
-        local,
-        prefix: Network::new(address.unwrap_or(local), prefix_length),
-        broadcast,
+    each(HostMessage::Address(AddressMessage {
+        local: address_of(local)?,
+        prefix: Network::new(address_of(address.unwrap_or(local))?, prefix_length),
+        broadcast: values.get(IFA_BROADCAST).map(address_of).transpose()?,
         scope,
-        flags,
+        flags: match values.get(IFA_FLAGS) {
+            Some(value) => u32_at(value, 0).ok_or(Malformed)?,
+            None => flags.into(),
+        },
         interface: u32_at(fixed, 4).ok_or(Malformed)?,
-    }))
+    }));
+    Ok(())
 }
 
 /// What the kernel does with packets to a route's destination.
@@ -570,11 +589,7 @@ fn parse_host(message: &Message, each: &mut dyn FnMut(HostMessage)) -> Result<()
         }
     }
     match message.kind {
-        RTM_NEWADDR => {
-            if let Some(address) = parse_address(payload)? {
-                each(HostMessage::Address(address));
-            }
-        }
+        RTM_NEWADDR => parse_address(payload, each)?,
         RTM_DELADDR => {
             // Routes with it as their source go without a message
             // (net/ipv4/fib_semantics.c, fib_sync_down_addr).
@@ -653,33 +668,30 @@ fn parse_route(payload: &[u8], each: &mut dyn FnMut(HostMessage)) -> Result<(), 
     let Some(family) = family else {
         return Ok(());
     };
+    let mut values = Values::NONE;
+    values.take(attributes)?;
+    let number = |kind, otherwise| match values.get(kind) {
+        Some(value) => u32_at(value, 0).ok_or(Malformed),
+        None => Ok(otherwise),
+    };
+    // The gateways of a nexthop object are its own, and change without the route,
+    // which has copies of them.
+    let has_object = values.get(RTA_NH_ID).is_some();
     let section = Section::of_routes(family);
-    let mut route = Route {
-        destination: Network::any(family),
+    let has_gateway = has_object
+        || parse_gateway(&values, section, each)?
+            | parse_multipath(values.get(RTA_MULTIPATH), section, each)?;
+    each(HostMessage::Route(Route {
+        destination: match values.get(RTA_DST) {
+            Some(value) => Network::new(address_of(value)?, prefix_length),
+            None => Network::any(family),
+        },
         kind: route_kind(kind),
         scope,
-        table: u32::from(table),
-        interface: 0,
-        has_gateway: false,
-    };
-    // The gateways of a nexthop object are its own, and change without the
-    // route. The kernel puts RTA_NH_ID before what it copies from there
-    // (fib_dump_info, rt6_fill_node).
-    let mut has_object = false;
-    for attribute in Attributes::new(attributes) {
-        let attribute = attribute?;
-        let value = attribute.value;
-        match attribute.kind {
-            RTA_DST => route.destination = Network::new(address_of(value)?, prefix_length),
-            RTA_TABLE => route.table = u32_at(value, 0).ok_or(Malformed)?,
-            RTA_OIF => route.interface = u32_at(value, 0).ok_or(Malformed)?,
-            RTA_NH_ID => (has_object, route.has_gateway) = (true, true),
-            _ if has_object => {}
-            RTA_MULTIPATH => route.has_gateway |= parse_multipath(value, section, each)?,
-            _ => route.has_gateway |= parse_gateway(attribute, section, each)?,
-        }
-    }
-    each(HostMessage::Route(route));
+        table: number(RTA_TABLE, table.into())?,
+        interface: number(RTA_OIF, 0)?,
+        has_gateway,
+    }));
     Ok(())
 }
 
@@ -692,17 +704,17 @@ fn route_kind(kind: u8) -> RouteKind {
     }
 }
 
-/// Reports the gateway where `attribute` is one, and whether it is.
+/// Reports the gateway, and whether there is one.
+#[inline(never)]
 fn parse_gateway(
-    attribute: Attribute<'_>,
+    values: &Values,
     section: Section,
     each: &mut dyn FnMut(HostMessage),
 ) -> Result<bool, Malformed> {
-    let address = match attribute.kind {
-        RTA_GATEWAY => attribute.value,
-        // struct rtvia: two bytes of family, then the address.
-        RTA_VIA => attribute.value.get(2..).ok_or(Malformed)?,
-        _ => return Ok(false),
+    // struct rtvia: two bytes of family, then the address.
+    let via = values.get(RTA_VIA).map(|via| via.get(2..).unwrap_or(&[]));
+    let Some(address) = values.get(RTA_GATEWAY).or(via) else {
+        return Ok(false);
     };
     let address = address_of(address)?;
     if address.is_unspecified() {
@@ -714,22 +726,21 @@ fn parse_gateway(
 
 /// An array of struct rtnexthop (rtnetlink(7)), each with its attributes:
 /// whether one names a gateway.
-#[inline(never)]
 fn parse_multipath(
-    bytes: &[u8],
+    bytes: Option<&[u8]>,
     section: Section,
     each: &mut dyn FnMut(HostMessage),
 ) -> Result<bool, Malformed> {
     let mut has_gateway = false;
-    let mut rest = bytes;
+    let mut rest = bytes.unwrap_or_default();
     while !rest.is_empty() {
         let length = usize::from(u16_at(rest, 0).ok_or(Malformed)?);
         let (nexthop, behind) = split_aligned(rest, length).ok_or(Malformed)?;
         // Eight bytes at least, so the loop always advances.
         let attributes = nexthop.get(8..).ok_or(Malformed)?;
-        for attribute in Attributes::new(attributes) {
-            has_gateway |= parse_gateway(attribute?, section, each)?;
-        }
+        let mut values = Values::NONE;
+        values.take(attributes)?;
+        has_gateway |= parse_gateway(&values, section, each)?;
         rest = behind;
     }
     Ok(has_gateway)
@@ -737,12 +748,10 @@ fn parse_multipath(
 
 fn parse_nexthop(payload: &[u8], each: &mut dyn FnMut(HostMessage)) -> Result<(), Malformed> {
     // struct nhmsg
-    let attributes = payload.get(8..).ok_or(Malformed)?;
-    for attribute in Attributes::new(attributes) {
-        let Attribute { kind, value } = attribute?;
-        if kind == NHA_GATEWAY {
-            each(HostMessage::Gateway(Section::Nexthops, address_of(value)?));
-        }
+    let mut values = Values::NONE;
+    values.take(payload.get(8..).ok_or(Malformed)?)?;
+    if let Some(value) = values.get(NHA_GATEWAY) {
+        each(HostMessage::Gateway(Section::Nexthops, address_of(value)?));
     }
     Ok(())
 }

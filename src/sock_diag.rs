@@ -8,8 +8,8 @@ use crate::kernel::bpf::{AND, JEQ, LDB, LDH, LDW, RET, jump, load};
 use crate::kernel::{Errno, Instruction};
 use crate::limits::PEERS_ASKED;
 use crate::netlink::{
-    Attribute, Attributes, Malformed, Messages, NLM_F_ACK, NLM_F_DUMP, Progress, endpoint_of,
-    header, octets, only, u32_at, walk_dump,
+    Malformed, Messages, NLM_F_ACK, NLM_F_DUMP, Progress, Values, endpoint_of, header, octets,
+    only, u32_at, walk_dump,
 };
 use crate::proc_net_tcp::TcpState;
 
@@ -175,7 +175,10 @@ fn parse_socket(payload: &[u8]) -> Result<DiagSocket, Malformed> {
     let (fixed, attributes) = payload.split_first_chunk::<FIXED>().ok_or(Malformed)?;
     let (local, remote) = (endpoint(fixed, 4, 8)?, endpoint(fixed, 6, 24)?);
     let word = |offset| u32_at(fixed, offset).ok_or(Malformed);
-    let info = tcp_info(attributes)?;
+    // struct tcp_info; there is none of TIME_WAIT.
+    let mut values = Values::NONE;
+    values.take(attributes)?;
+    let info = values.get(INET_DIAG_INFO).unwrap_or_default();
     // It lost its counters, too (before Linux 5.4 its data's alone): a peer
     // whose port is 0 sent segments.
     let has_lost = local.address.is_unspecified() || u32_at(info, SEGMENTS_IN).unwrap_or(0) == 0;
@@ -200,18 +203,6 @@ fn endpoint(fixed: &[u8; FIXED], port: usize, address: usize) -> Result<Endpoint
     let (_, address) = fixed.split_at_checked(address).ok_or(Malformed)?;
     let (_, port) = fixed.split_at_checked(port).ok_or(Malformed)?;
     endpoint_of(address.get(..length).ok_or(Malformed)?, port)
-}
-
-/// The struct tcp_info; empty where there is none, as of TIME_WAIT.
-fn tcp_info(attributes: &[u8]) -> Result<&[u8], Malformed> {
-    let mut info: &[u8] = &[];
-    for attribute in Attributes::new(attributes) {
-        let Attribute { kind, value } = attribute?;
-        if kind == INET_DIAG_INFO {
-            info = value;
-        }
-    }
-    Ok(info)
 }
 
 /// By a round trip that was measured, or by a segment (the SYN-ACK among them)
@@ -257,15 +248,15 @@ pub fn dump_request(family: Family, states: u32, peers: &[Network]) -> Request {
     for peers in peers {
         // Go on behind it if it matches, else past the jump that follows, or
         // past the end, which refuses.
-        put_operation(&mut request, INET_DIAG_BC_D_COND, CONDITION - 4, CONDITION);
+        let [code, yes, a, b] = operation(INET_DIAG_BC_D_COND, CONDITION - 4, CONDITION);
         // struct inet_diag_hostcond; port -1 is any.
-        let address = peers.family().number();
-        put(&mut request, &[address, peers.prefix_length(), 0, 0]);
-        put(&mut request, &(-1i32).to_ne_bytes());
+        let (family, length) = (peers.family().number(), peers.prefix_length());
+        let head = [code, yes, a, b, family, length, 0, 0, !0, !0, !0, !0];
+        put(&mut request, &head);
         put(&mut request, &octets(peers.address()));
         left -= CONDITION;
         if left > 0 {
-            put_operation(&mut request, INET_DIAG_BC_JMP, 4, left);
+            put(&mut request, &operation(INET_DIAG_BC_JMP, 4, left));
         }
     }
     request
@@ -337,9 +328,9 @@ fn put_fixed(request: &mut Request, family: Family, states: u32) {
 }
 
 /// struct inet_diag_bc_op
-fn put_operation(request: &mut Request, code: u8, yes: usize, no: usize) {
-    put(request, &[code, yes as u8]);
-    put(request, &(no as u16).to_ne_bytes());
+fn operation(code: u8, yes: usize, no: usize) -> [u8; 4] {
+    let [first, second] = (no as u16).to_ne_bytes();
+    [code, yes as u8, first, second]
 }
 
 /// Requests are of fixed composition and fit by `REQUEST`.
