@@ -322,7 +322,7 @@ impl<const N: usize> RowReader<N> {
             // The last line may lack it.
             *newline = b'\n';
         }
-        let end = self.unread.saturating_add(count.max(1)).min(N);
+        let end = (self.unread + count.max(1)).min(N);
         let mut unread = self.bytes.get(..end).unwrap_or_default();
         let mut socket = Socket::BLANK;
         loop {

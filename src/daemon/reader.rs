@@ -5,7 +5,6 @@ use crate::kernel::{Descriptor, Errno, Kernel, Link, Path};
 use crate::metrics::Trigger;
 use crate::proc_net_tcp::{RowReader, Socket};
 use crate::report::error_words;
-use crate::text::Text;
 use crate::time::{Duration, Instant};
 
 use super::kept_file::KeptFile;
@@ -176,12 +175,13 @@ impl RowsSource {
         } else {
             b"--proc"
         };
+        let words = error_words(error);
         let why = if error == Errno::EINVAL {
-            Text::from_bytes(b"neither on procfs nor a regular file")
+            b"neither on procfs nor a regular file"
         } else {
-            error_words(error)
+            words.as_bytes()
         };
-        log_error(kernel, &[b"cannot read ", path, b": ", why.as_bytes()]);
+        log_error(kernel, &[b"cannot read ", path, b": ", why]);
     }
 }
 
