@@ -78,8 +78,7 @@ pub(super) fn introduce(
 }
 
 fn words_if(is_so: bool, words: &'static [u8]) -> &'static [u8] {
-    let length = if is_so { words.len() } else { 0 };
-    words.get(..length).unwrap_or_default()
+    if is_so { words } else { b"" }
 }
 
 /// What is never to be blocked: --allow, and the peer of an SSH session.
