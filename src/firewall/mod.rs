@@ -523,14 +523,14 @@ pub struct Firewall<const N: usize, const I: usize> {
     turn: usize,
     repairs: u64,
     evictions: u64,
-    /// See `block_at`; blank.
-    no_block: Block,
     blocks: Table<Network, Block, N, I>,
     stale: PerPlace<StaleRules>,
     /// What `Task::List` found in the table that was listed last.
     listing_ours: Vec<Rule, N>,
     listing_place: Place,
     shares: Shares,
+    /// See `block_at`; blank.
+    no_block: Block,
 }
 
 impl<const N: usize, const I: usize> Firewall<N, I> {
