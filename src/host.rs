@@ -19,7 +19,7 @@ use crate::limits::{
 use crate::netlink::{
     AddressMessage, HostMessage, Link, RT_SCOPE_LINK, RT_TABLE_LOCAL, Route, RouteKind, Section,
 };
-use crate::text::{Text, split, trim};
+use crate::text::{Text, place, trim};
 
 /// Why a source must not be blocked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -431,8 +431,8 @@ impl ResolverLine {
         match self.part {
             LinePart::Name if byte == b'=' || is_blank => {
                 let word = self.word.as_bytes();
-                let mut names = split(b"nameserver server local rev-server", b' ');
-                let part = match (names.position(|name| name == word), is_blank) {
+                let name = place(b"nameserver|server|local|rev-server", word, |a, b| a == b);
+                let part = match (name, is_blank) {
                     (Some(0), true) | (Some(1 | 2), false) => LinePart::Address,
                     (Some(3), false) => LinePart::Network,
                     (_, false) => LinePart::Rest,

@@ -186,6 +186,8 @@ def test_a_tun_device_and_an_interface_that_comes_later_are_seen(t):
         fcntl.ioctl(tun, 0x400454ca, struct.pack("16sH22x", b"tun0", 0x1001))  # TUNSETIFF: IFF_TUN | IFF_NO_PI
     try:
         scene.space.ip("address add 203.0.115.2/24 dev tun0", "link set tun0 up")
+        # What is told of the host may rest for 5 ms where more was told before.
+        time.sleep(0.1)
         for port in range(1, 6):
             ends = socket.inet_aton("198.51.100.40") + socket.inet_aton("203.0.115.2")
             head = struct.pack("!BBHHHBBH", 0x45, 0, 40, 0, 0, 64, socket.IPPROTO_TCP, 0) + ends
