@@ -1748,7 +1748,7 @@ mod tests {
             };
             let exchange = fed(&mut server, 5, request.as_bytes(), START);
             assert_eq!(exchange.next_request(WALL), part(0));
-            exchange.respond_part(b"Undo: it\r\n", |body| {
+            exchange.respond_part(b"\r\nUndo: it", |body| {
                 body.put(b"192.0.2.1\n");
                 Some(7)
             });

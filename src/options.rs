@@ -775,11 +775,11 @@ const fn list_capacity(id: Id) -> usize {
 #[inline(never)]
 fn number(text: &[u8], range: &[u8]) -> Option<u64> {
     for (place, word) in split(range, b'/').enumerate() {
-        if word == text {
-            return Some(place as u64);
-        }
         let (low, high) = split_once(word, b'.');
         let Some(high) = high.strip_prefix(b".") else {
+            if word == text {
+                return Some(place as u64);
+            }
             continue;
         };
         let parse = |text| match parse_decimal(high) {
@@ -1386,6 +1386,19 @@ mod tests {
             ("--once", "once"),
             ("--once -n -p4 -i1", "once interval=1s ports=4 dry-run=true"),
         ]);
+    }
+
+    /// What stands for all values of an option is none of them.
+    #[test]
+    fn a_range_is_no_value() {
+        for row in TABLE.iter().filter(|row| !row.is_flag()) {
+            for word in row.range.split('/').filter(|word| word.contains("..")) {
+                let argument = format!("--{}={word}", row.name);
+                let is_path = matches!(row.id, Id::Proc | Id::ExecRoot);
+                assert!(is_path || parse(&[&argument]).is_err(), "{argument}");
+            }
+        }
+        assert!(parse(&["--block-time=1s..24d"]).is_err());
     }
 
     /// Every spelling of a value means the same.
