@@ -171,7 +171,7 @@ impl Place {
     }
 
     const fn is_ipv4(self) -> bool {
-        (self.0 >> 64) as u64 == u64::MAX
+        self.0 >= u128::MAX << 32
     }
 
     const fn network(self) -> Network {
@@ -1151,6 +1151,30 @@ mod tests {
         }
         host.set_knowledge(Knowledge::Whole);
         host
+    }
+
+    /// No address of a host lies there, but an option may name it.
+    #[test]
+    fn the_highest_ipv6_addresses_are_none_of_ipv4() {
+        let mut host: Box<Host> = crate::testing::boxed(Host::new);
+        for text in [
+            "ffff:ffff:ffff:ffff::/64",
+            "ffff:ffff:ffff:ffff::1",
+            "192.0.2.1",
+            "0.0.0.0/0",
+        ] {
+            assert!(host.allow(net(text)));
+        }
+        let mut named = List::new();
+        host.name_protected(9, &mut |network, _| named.extend(network));
+        for text in [
+            "ffff:ffff:ffff:ffff::/64",
+            "ffff:ffff:ffff:ffff::1",
+            "192.0.2.1",
+            "0.0.0.0/0",
+        ] {
+            assert!(named.contains(&net(text)), "{text}: {named:?}");
+        }
     }
 
     #[test]

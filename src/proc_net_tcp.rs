@@ -153,11 +153,11 @@ impl Socket {
 const PORT: usize = 6;
 
 /// Parses the row at the start of `text` into `socket`. What stands behind the
-/// columns that were read is returned, and no column holds a newline. `None`
-/// where `sl`, an address, a port or the state is missing, torn or unknown. What
-/// follows the state never makes a row malformed: where it is torn, or a column
-/// of an old kernel is wider than usual (`tm->when` of a timer that is late),
-/// the inode is 0, which claims nothing about the connection.
+/// columns that were read is returned; in a row of the kernel none of them holds a
+/// newline. `None` where `sl`, an address, a port or the state is missing, torn or
+/// unknown. What follows the state never makes a row malformed: where it is torn,
+/// or a column of an old kernel is wider than usual (`tm->when` of a timer that is
+/// late), the inode is 0, which claims nothing about the connection.
 fn parse_row<'a>(text: &'a [u8], socket: &mut Socket) -> Option<&'a [u8]> {
     let (_, text) = number(text)?;
     let mut text = text.strip_prefix(b": ")?;
@@ -173,6 +173,7 @@ fn parse_row<'a>(text: &'a [u8], socket: &mut Socket) -> Option<&'a [u8]> {
     let [b'0', digit, text @ ..] = text else {
         return None;
     };
+    // 12, TCP_NEW_SYN_RECV, is printed as 3.
     let index = b"123456789AB".iter().position(|one| one == digit)?;
     socket.state = *TcpState::ALL.get(index)?;
     if !matches!(text.first()?, b' ' | b'\n') {
@@ -377,4 +378,29 @@ fn behind_newline(bytes: &[u8]) -> Option<&[u8]> {
     }
     let in_tail = rest.iter().position(|byte| *byte == b'\n')?;
     rest.get(in_tail + 1..)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each byte at each place, beside the least and the greatest of digits.
+    #[test]
+    fn hexadecimal_digits_are_those_the_kernel_prints() {
+        for rest in [*b"00000000", *b"FFFFFFFF", *b"9A9A9A9A"] {
+            for (place, byte) in
+                (0..8).flat_map(|place| (0..=u8::MAX).map(move |byte| (place, byte)))
+            {
+                let mut digits = rest;
+                digits[place] = byte;
+                let is_digit = matches!(byte, b'0'..=b'9' | b'A'..=b'F');
+                let expected = std::str::from_utf8(&digits)
+                    .ok()
+                    .filter(|_| is_digit)
+                    .and_then(|digits| u32::from_str_radix(digits, 16).ok());
+                let number = hex::<0x0101_0101_0101_0101>(u64::from_be_bytes(digits));
+                assert_eq!(number, expected, "{digits:?}");
+            }
+        }
+    }
 }

@@ -189,7 +189,7 @@ impl Instant {
     }
 
     /// The value, once a wait until then is over.
-    pub fn past<T>(self, wait: Option<Self>, value: Option<T>) -> Option<T> {
+    pub fn once_past<T>(self, wait: Option<Self>, value: Option<T>) -> Option<T> {
         if self.is_past(wait) { value } else { None }
     }
 

@@ -211,7 +211,7 @@ impl HostFacts {
 
     /// The socket, where its events are waited for.
     pub(super) fn events(&self, now: Instant) -> Option<Descriptor> {
-        now.past(self.rest_until, self.socket)
+        now.once_past(self.rest_until, self.socket)
     }
 
     /// When something is to be done though nothing was received.

@@ -94,7 +94,7 @@ impl InstanceLock {
     /// Turns away those who connected: they saw whose socket it is, and would
     /// fill its queue. It is not polled, so that connects do not wake us.
     pub(super) fn drain(&mut self, kernel: &mut impl Kernel, now: Instant) {
-        let Some(socket) = now.past(self.next_drain, self.socket) else {
+        let Some(socket) = now.once_past(self.next_drain, self.socket) else {
             return;
         };
         self.next_drain = Some(now.after(START_RETRY));

@@ -94,7 +94,7 @@ pub enum Flow {
 
 /// What is read in a turn, in the order in which it is polled.
 #[derive(Clone, Copy)]
-enum Source {
+enum Readable {
     Signals,
     Hook,
     Facts,
@@ -106,7 +106,7 @@ enum Source {
     Listener,
 }
 
-impl Source {
+impl Readable {
     const COUNT: usize = Self::Listener as usize + 1;
 
     /// Whether its bit is one of these.
@@ -119,7 +119,7 @@ impl Source {
 const READING_WAIT_BUDGET: Duration = OUTPUT_WAIT_BUDGET.saturating_mul(10);
 
 /// Beside the clients and these: a child's two pipes, and standard output.
-const INTERESTS: usize = HTTP_CLIENTS + Source::COUNT + 3;
+const INTERESTS: usize = HTTP_CLIENTS + Readable::COUNT + 3;
 
 type Connections = connections::Connections<
     CONNECTIONS,
@@ -343,16 +343,16 @@ impl Daemon {
         let mut found = Interests::new();
         let ready = self.wait(kernel, &mut found);
         let moment = Moment::read(kernel);
-        if Source::Signals.is_in(ready) {
+        if Readable::Signals.is_in(ready) {
             self.take_signals(kernel);
         }
         self.watch_command(kernel, moment);
-        if Source::Hook.is_in(ready) {
+        if Readable::Hook.is_in(ready) {
             self.commands.hook.take_answer(kernel, &mut self.metrics);
         }
-        self.update_facts(kernel, Source::Facts.is_in(ready), moment.now);
-        let has_events = Source::DestroyEvents.is_in(ready);
-        let has_packets = Source::Ipv4Packets.is_in(ready) || Source::Ipv6Packets.is_in(ready);
+        self.update_facts(kernel, Readable::Facts.is_in(ready), moment.now);
+        let has_events = Readable::DestroyEvents.is_in(ready);
+        let has_packets = Readable::Ipv4Packets.is_in(ready) || Readable::Ipv6Packets.is_in(ready);
         // What opened a connection comes before its end.
         let is_wanted = has_packets || has_events && self.witness.may_be_hurried(moment.now);
         if is_wanted || moment.now.reaches(self.witness.deadline()) {
@@ -364,10 +364,10 @@ impl Daemon {
         if moment.now.reaches(self.opens.deadline()) {
             self.look_up_opens(kernel, moment.now);
         }
-        if Source::NamespaceEvents.is_in(ready) {
+        if Readable::NamespaceEvents.is_in(ready) {
             self.take_namespace_events(kernel, moment.now);
         }
-        if Source::NetfilterEvents.is_in(ready) {
+        if Readable::NetfilterEvents.is_in(ready) {
             let buffer = &mut self.netlink_buffer;
             self.commands.take_events(kernel, buffer, moment.now);
         }
@@ -380,7 +380,7 @@ impl Daemon {
         }
         self.run_commands(kernel, moment);
         self.enter_sandbox(kernel, moment.now);
-        self.serve(kernel, &found, Source::Listener.is_in(ready), moment);
+        self.serve(kernel, &found, Readable::Listener.is_in(ready), moment);
         self.instance.drain(kernel, moment.now);
         self.say_counts(kernel, moment.now);
         self.output.flush(kernel);
@@ -403,13 +403,14 @@ impl Daemon {
             // Interrupted, or short of memory: what is due is done anyway.
             found.clear();
         }
-        let sources = found.iter().take(Source::COUNT).rev();
+        let sources = found.iter().take(Readable::COUNT).rev();
         sources.fold(0, |ready, one| ready << 1 | u32::from(one.is_readable))
     }
 
     fn put_interests(&self, found: &mut Interests, now: Instant) {
         let [v4, v6] = self.witness.sockets(now);
         let [output, errors] = self.commands.pipes;
+        // In the order of `Readable`; then what no turn asks for.
         let own = [
             self.commands.signals,
             self.commands.hook.answers(),
@@ -1005,12 +1006,12 @@ impl Daemon {
         let moment = Moment::read(kernel);
         let (now, calendar) = (moment.now, moment.calendar(kernel));
         self.metrics.clear(metrics::CONNECTIONS);
-        let mut count = None;
-        // With --once there is nothing else.
+        let mut before = None;
+        // With --once nothing follows that this is held against.
         if self.options.action == Action::Run {
             self.output
                 .set_wait_budget(READING_WAIT_BUDGET, OUTPUT_WAIT_BUDGET);
-            count = self.settle_counters(kernel);
+            before = self.settle_counters(kernel);
             self.intake.admission.note_first_reading(now);
         }
         self.intake.begin_reading(
@@ -1028,7 +1029,7 @@ impl Daemon {
             if self.commands.is_container && self.watcher.is_own_namespace() {
                 self.intake.log_if_alone(kernel);
             }
-            self.count_missed(kernel, count, trigger);
+            self.count_missed(kernel, before, trigger);
             self.reader.note_good(now);
             let end = Moment::read(kernel).unix_nanoseconds;
             self.metrics

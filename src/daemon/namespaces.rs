@@ -101,7 +101,7 @@ impl Namespaces {
 
     /// The socket, where events are waited for.
     pub(super) fn events(&self, now: Instant) -> Option<Descriptor> {
-        now.past(self.rest_until, self.socket)
+        now.once_past(self.rest_until, self.socket)
     }
 
     /// When events are to be waited for again.
@@ -427,6 +427,7 @@ mod tests {
     #[test]
     fn look_ups_are_shared() {
         let mut namespaces: Box<Namespaces> = crate::testing::boxed(Namespaces::new);
+        // With this key no two of the sites below share a place.
         namespaces.configure(HashKey { k0: 3, k1: 4 }, Duration::from_secs(60));
         let source = |text: &str| Network::single(endpoint(text).address);
         let mut asked = |text: &str, has_evidence, now| {

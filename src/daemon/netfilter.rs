@@ -81,7 +81,7 @@ impl Netfilter {
 
     /// The socket of events, where they are waited for.
     pub(super) fn events(&self, now: Instant) -> Option<Descriptor> {
-        now.past(self.rest_until, self.events)
+        now.once_past(self.rest_until, self.events)
     }
 
     /// When they are waited for again.

@@ -73,7 +73,7 @@ impl Watcher {
 
     /// The socket, where events are waited for.
     pub(super) fn events(&self, now: Instant) -> Option<Descriptor> {
-        now.past(self.rest_until, self.socket)
+        now.once_past(self.rest_until, self.socket)
     }
 
     /// Whether what netlink shows is of the network namespace that is read.

@@ -178,7 +178,7 @@ impl Web {
 
     /// How many of the clients that wait to accept now, at most.
     pub(super) fn begin_burst(&mut self, kernel: &mut impl Kernel, now: Instant) -> usize {
-        if now.past(self.next_accept, self.listener).is_none() {
+        if now.once_past(self.next_accept, self.listener).is_none() {
             return 0;
         }
         self.next_accept = None;
