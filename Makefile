@@ -148,7 +148,7 @@ test: build build-quick tools ## every check and test; what lacks its tools says
 	awk '/^test result:/ { passed += $$4; failed += $$6; ignored += $$8 } /^exit status/ { status = $$3 } END { \
 	print "cargo test: " passed+0 " passed, " failed+0 " failed, " ignored+0 " skipped"; exit status }' target/cargo-test && exit $$pytest
 
-test-dist: build build-quick tools ## release files for all processors, each run by qemu: half an hour
+test-dist: build build-quick tools ## release files for all processors, each run by qemu: 15 minutes
 	ARCHITECTURES='$(ARCHITECTURES)' VECTORS=yes sh tests/release.sh
 	@$(as_root) $(PYTHON) -B -m pytest tests/test_dist.py tests/test_packages.py tests/test_image.py --binary $(BINARY)
 

@@ -34,21 +34,21 @@ class Processor(typing.NamedTuple):
 
 ARCHITECTURES = {
     "x86_64": Processor("x86_64-unknown-linux-musl", r"ELF 64-bit LSB .*, x86-64, ",
-                        "qemu-x86_64", 192),
+                        "qemu-x86_64", 180),
     "i686": Processor("i686-unknown-linux-musl", r"ELF 32-bit LSB .*, Intel (i386|80386), ",
-                      "qemu-i386", 216),
+                      "qemu-i386", 200),
     "aarch64": Processor("aarch64-unknown-linux-musl", r"ELF 64-bit LSB .*, ARM aarch64, ",
-                         "qemu-aarch64", 204),
+                         "qemu-aarch64", 192),
     "armv7": Processor("armv7-unknown-linux-musleabi", r"ELF 32-bit LSB .*, ARM, EABI5 ",
-                       "qemu-arm", 272),
+                       "qemu-arm", 220),
     "armv5te": Processor("armv5te-unknown-linux-musleabi", r"ELF 32-bit LSB .*, ARM, EABI5 ",
-                         "qemu-arm", 272),
+                         "qemu-arm", 232),
     "riscv64": Processor("riscv64gc-unknown-linux-musl", r"ELF 64-bit LSB .*, UCB RISC-V, ",
-                         "qemu-riscv64", 272),
+                         "qemu-riscv64", 184),
     "mips": Processor("mips-unknown-linux-musl", r"ELF 32-bit MSB .*, MIPS, MIPS32 rel2 ",
-                      "qemu-mips", 384, "big"),
+                      "qemu-mips", 264, "big"),
     "mipsel": Processor("mipsel-unknown-linux-musl", r"ELF 32-bit LSB .*, MIPS, MIPS32 rel2 ",
-                        "qemu-mipsel", 384),
+                        "qemu-mipsel", 264),
 }
 # What `make test` makes. `make test-dist` makes all that can be built here.
 ALWAYS = ("x86_64", "i686", "aarch64")
