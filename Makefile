@@ -3,11 +3,11 @@
 # `make install` puts the program into $(DESTDIR)$(PREFIX)/bin, /usr/local/bin by
 # default, and has INIT start it: none, sysv, openrc, procd or systemd. With
 # DESTDIR, for packages and images, nothing is started (dist/install.sh).
-PREFIX =
-DESTDIR =
-INIT = auto
+PREFIX ?=
+DESTDIR ?=
+INIT ?= auto
 # `make uninstall UNBLOCK=no` goes on where blocks cannot be lifted.
-UNBLOCK = yes
+UNBLOCK ?= yes
 # MUSL=gcc links with Debian's musl-tools instead of rustup's musl target.
 MUSL =
 # Options for `make run`, such as ARGS='--dry-run --interval 2s'.

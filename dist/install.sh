@@ -3,6 +3,8 @@
 #
 #   install.sh [install|uninstall|start|stop] [NAME=VALUE ...]
 #
+# What is not named here is taken from the environment.
+#
 # start and stop are what packages do after and before their files are there:
 # enable and start it; stop and disable it, and lift all blocks.
 #
@@ -24,7 +26,8 @@ set -eu
 umask 022
 
 here=$(cd "$(dirname "$0")" && pwd)
-verb='' INIT=auto PREFIX='' DESTDIR='' BINARY='' UNBLOCK=yes UPGRADE=no
+verb='' INIT=${INIT:-auto} PREFIX=${PREFIX:-} DESTDIR=${DESTDIR:-} BINARY=${BINARY:-}
+UNBLOCK=${UNBLOCK:-yes} UPGRADE=${UPGRADE:-no}
 PATH=$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 give_up() {
@@ -42,8 +45,8 @@ for argument in "$@"; do
         PREFIX=*) PREFIX=${argument#*=} ;;
         DESTDIR=*) DESTDIR=${argument#*=} ;;
         BINARY=*) BINARY=${argument#*=} ;;
-        UNBLOCK=yes | UNBLOCK=no) UNBLOCK=${argument#*=} ;;
-        UPGRADE=yes | UPGRADE=no) UPGRADE=${argument#*=} ;;
+        UNBLOCK=*) UNBLOCK=${argument#*=} ;;
+        UPGRADE=*) UPGRADE=${argument#*=} ;;
         -h | --help | help)
             # The comment at the head.
             sed -n '1d; /^#/!q; s/^# \{0,1\}//p' "$0"
@@ -52,6 +55,10 @@ for argument in "$@"; do
         *) give_up "'$argument' is not known: see $0 --help" ;;
     esac
 done
+case $UNBLOCK$UPGRADE in
+    yesyes | yesno | noyes | nono) ;;
+    *) give_up "'UNBLOCK=$UNBLOCK' or 'UPGRADE=$UPGRADE' is not known: yes or no" ;;
+esac
 : "${verb:=install}"
 
 # What goes where, below DESTDIR. Units lie where systemd looks for them. Where

@@ -833,6 +833,7 @@ def test_install_says_what_it_cannot_do(t):
                              (("PREFIX=local",), "an absolute path"),
                              (("BINARY=/nowhere",), "BINARY=/nowhere is no file"),
                              (("bogus",), "'bogus' is not known: see"),
+                             (("UNBLOCK=maybe",), "'UNBLOCK=maybe' or "),
                              (("install", "uninstall"), "'install' or 'uninstall', not both"),
                              (("DESTDIR=/proc", f"BINARY={t.binary}"),
                               "/proc/usr/local/bin cannot be written: use sudo")):
@@ -840,6 +841,19 @@ def test_install_says_what_it_cannot_do(t):
         assert done.returncode == 1, f"exit status of {arguments}"
         assert words in done.stderr and done.stderr.count("\n") == 1, f"said: {done.stderr}"
     assert files_below(t.folder("tree")) == {}, "files"
+
+
+def test_install_looks_into_the_environment(t):
+    """`DESTDIR=… make install` is what packagers write: nothing may go elsewhere."""
+    tree = t.folder("tree")
+    env = dict(os.environ, DESTDIR=tree, INIT="none", PREFIX="/opt")
+    must("sh", f"{DIST}/install.sh", f"BINARY={t.binary}", env=env)
+    assert "/opt/bin/tcpparser" in files_below(tree), "the program"
+    must("sh", f"{DIST}/install.sh", "uninstall", env=env)
+    assert files_below(tree) == {}, "after uninstall"
+    said = must("make", "-n", "-C", ROOT, "install", "uninstall", env=dict(env, UNBLOCK="no"))
+    for word in (f"'DESTDIR={tree}'", "'INIT=none'", "'PREFIX=/opt'", "'UNBLOCK=no'"):
+        assert word in said, f"{word} in {said}"
 
 
 def test_make_install_builds_what_is_old(t):

@@ -462,6 +462,10 @@ def test_table_of_somebody_else_stays(t, comment, priority):
     wait_for(lambda: "tcpparser: nf_tables refuses: the name is taken: the table tcpparser is another "
              "program's; it is tried again" in guard.error_output(), "whose it is")
     guard.wait_readings(2)
+    done = scene.firewall.product(scene.host, "--list")
+    assert done.returncode == 1 and done.stderr == (
+        "tcpparser: the firewall cannot be listed: the name is taken: the table tcpparser is another "
+        "program's\n"), f"--list: {done.stderr}"
     assert scene.firewall.everything(scene.host) == before, "the table"
 
 

@@ -40,11 +40,14 @@ impl Failures {
             return;
         }
         if trim(self.explanation.as_bytes()).is_empty() {
+            let explanation = trim(failure.explanation.as_bytes());
             self.explanation.clear();
-            self.explanation.put(failure.explanation.as_bytes());
             if let FailureReason::Error(error) = failure.reason {
                 self.explanation.put(error_words(error).as_bytes());
+                self.explanation
+                    .put(if explanation.is_empty() { b"" } else { b": " });
             }
+            self.explanation.put(explanation);
         }
         match failure.tool {
             Some(tool) => {
