@@ -156,7 +156,7 @@ bench: build tools bench-tools ## readings against cat, HTTP against lighttpd an
 	@python3 -B tests/bench.py $(BINARY)
 	@TCPPARSER_BUILD_HTTP_SHARE=1 TCPPARSER_BUILD_WITNESS_PACKETS=1000000000 $(MAKE) -s build OUT=$(OUT)/busy
 	@LD_LIBRARY_PATH="$$(echo target/tools/usr/lib/*-linux-*)"; export LD_LIBRARY_PATH; \
-	python3 -B tests/bench_http.py $(OUT)/busy/tcpparser && python3 -B tests/bench_witness.py $(OUT)/busy/tcpparser
+	python3 -B tests/bench_http.py $(OUT)/busy/tcpparser && $(PYTHON) -B tests/bench_witness.py $(OUT)/busy/tcpparser
 	@$(PYTHON) -B tests/bench_blocks.py $(BINARY)
 
 detect: build tools ## which scans are seen and how fast they are blocked (needs root)
