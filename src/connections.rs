@@ -553,16 +553,12 @@ mod tests {
     fn what_takes_over_a_4_tuple_is_one_connection() {
         let mut connections = small();
         let peer = "10.9.9.9:5000";
-        read(
-            &mut connections,
-            at(1),
-            &[listener("0.0.0.0:80"), row(peer, 7)],
-        );
+        let rows = |inode| [listener("0.0.0.0:80"), row(peer, inode)];
+        read(&mut connections, at(1), &rows(7));
         assert!(matches!(
             ended(&mut connections, peer, at(2)),
             Ending::Known(_)
         ));
-        let rows = |inode| [listener("0.0.0.0:80"), row(peer, inode)];
         assert!(is_opened(read(&mut connections, at(3), &rows(0))[1]));
         assert!(!is_opened(read(&mut connections, at(4), &rows(8))[1]));
         assert!(is_opened(read(&mut connections, at(5), &rows(9))[1]));

@@ -82,7 +82,8 @@ impl HashKey {
     }
 }
 
-/// No IPv6 address begins with all ones where an IPv4 one has them.
+/// As 128 bits. IPv4 has 64 ones in front: those of IPv6 that begin so are
+/// multicast, which no connection has.
 pub fn words(address: IpAddr) -> [u64; 2] {
     match address {
         IpAddr::V4(v4) => [u64::MAX, v4.to_bits().into()],
